@@ -1,0 +1,31 @@
+"""A small Qwen from random weights, on generated arithmetic: the recipe scaled down to minutes on two CPU cores.
+
+mathqwen demo
+"""
+
+from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
+from mathqwen.model.config import ModelConfig
+
+config = Experiment(
+  model=ModelConfig(
+    vocab_size=1024,
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=256,
+    tie_word_embeddings=True,
+  ),
+  data=DataConfig(seq_len=128, batch_size=16, eval_examples=256),
+  optim=OptimConfig(learning_rate=3e-3, warmup_steps=100),
+  train=TrainConfig(
+    steps=1000,
+    dropout=0.0,
+    compute_dtype='float32',
+    remat='none',
+    eval_every=250,
+    checkpoint_every=500,
+  ),
+)

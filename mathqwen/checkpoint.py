@@ -1,0 +1,175 @@
+"""Orbax checkpoints under WORKDIR/checkpoints/STEP: params, optimizer state, the data iterator's state, the config.
+
+WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokenizer: with them the directory is a MODEL.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mathqwen import config as config_lib
+from mathqwen.errors import UserError
+
+EXPERIMENT = 'experiment.json'
+# Settings that may change between runs in one workdir: they move no weight.
+FREE = (
+  'init',  # read only at step 0
+  'data.data_dir',
+  'mesh.data',
+  'mesh.fsdp',
+  'mesh.tensor',
+  'train.remat',
+  'train.loss_chunk',
+  'train.log_every',
+  'train.eval_every',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+)
+
+
+class Checkpoints:
+  """The checkpoints of one workdir. Saving is asynchronous and a step appears under its name only when it is whole."""
+
+  def __init__(self, workdir: str, keep: int | None = None):
+    self.directory = epath.Path(workdir) / 'checkpoints'
+    # Orbax wants an absolute path; a URL such as gs:// is one already.
+    if '://' not in str(workdir):
+      self.directory = epath.Path(pathlib.Path(workdir).absolute()) / 'checkpoints'
+    self._manager = ocp.CheckpointManager(
+      self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
+    )
+
+  @property
+  def latest(self) -> int | None:
+    return self._manager.latest_step()
+
+  def path(self, step: int) -> str:
+    return str(self.directory / str(step))
+
+  def save(self, step: int, params, opt_state, data_state: dict, experiment: config_lib.Experiment):
+    """Starts to write; errors of writing surface in the next call or in `wait`."""
+    with _disk(self.directory):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(params),
+          opt_state=ocp.args.StandardSave(opt_state),
+          data=ocp.args.JsonSave(data_state),
+          config=ocp.args.JsonSave(dataclasses.asdict(experiment)),
+        ),
+      )
+
+  def wait(self):
+    with _disk(self.directory):
+      self._manager.wait_until_finished()
+
+  def close(self):
+    self._manager.close()
+
+  def restore(self, step: int, params, opt_state):
+    """(params, opt_state, data_state) of `step`, in the shapes, dtypes and shardings of the abstract trees given."""
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(params),
+        opt_state=ocp.args.StandardRestore(opt_state),
+        data=ocp.args.JsonRestore(),
+      ),
+    )
+    return restored['params'], restored['opt_state'], restored['data']
+
+  def restore_params(self, step: int, params):
+    """The weights alone."""
+    return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(params)))['params']
+
+
+class _disk:
+  """Turns a full disk, which surfaces in several guises, into one line."""
+
+  def __init__(self, directory):
+    self.directory = directory
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    if error is not None and ('No space left' in str(error) or 'ENOSPC' in str(error) or 'quota' in str(error).lower()):
+      raise UserError(
+        f'no space left on the disk of {self.directory}: free some and run the same command again '
+        '(earlier checkpoints are kept, and training continues from the newest)'
+      ) from error
+    return False
+
+
+def check_space(workdir: str, params, opt_state, keep: int):
+  """Refuses a local disk that cannot hold the checkpoints to be kept and the one being written."""
+  if '://' in str(workdir):
+    return
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, opt_state)))
+  existing = sum(f.stat().st_size for f in pathlib.Path(workdir).rglob('*') if f.is_file())
+  need, free = size * (keep + 1) - existing, shutil.disk_usage(workdir).free
+  if need > free:
+    raise UserError(
+      f'{workdir} has {free / 2**30:.1f} GiB free and {keep + 1} checkpoints of {size / 2**30:.1f} GiB need '
+      f'{need / 2**30:.1f}: free some space, use another --workdir, or set train.keep_checkpoints=1'
+    )
+
+
+def claim(workdir: str, experiment: config_lib.Experiment):
+  """Makes `workdir` this experiment's, or refuses one that holds another's."""
+  directory = epath.Path(workdir)
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / EXPERIMENT
+    if file.exists():
+      before = config_lib.to_flat(config_lib.from_json(file.read_text(), str(file)))
+      now = config_lib.to_flat(experiment)
+      differs = [name for name in now if before.get(name) != now[name] and name not in FREE]
+      if differs:
+        listed = ', '.join(f'{name} {before.get(name)!r} -> {now[name]!r}' for name in differs[:5])
+        more = f' and {len(differs) - 5} more' if len(differs) > 5 else ''
+        raise UserError(
+          f'{workdir} holds a run of another config ({listed}{more}): use another --workdir, or the same settings'
+        )
+    if jax.process_index() == 0:
+      temporary = directory / f'{EXPERIMENT}.tmp'
+      temporary.write_text(config_lib.to_json(experiment))
+      temporary.replace(file)
+  except OSError as error:
+    raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
+
+
+def find(path: str) -> tuple[str, config_lib.Experiment, int] | None:
+  """(workdir, experiment, step) of a workdir, its checkpoints/ or one of its steps; None for other paths."""
+  directory, step = epath.Path(path), None
+  for parent in (directory, directory.parent, directory.parent.parent):
+    file = parent / EXPERIMENT
+    if file.exists():
+      break
+  else:
+    return None
+  experiment = config_lib.from_json(file.read_text(), str(file))
+  if parent == directory.parent.parent:
+    step = directory.name
+  checkpoints = Checkpoints(str(parent))
+  latest = checkpoints.latest
+  checkpoints.close()
+  if step is None:
+    if latest is None:
+      raise UserError(f'{path} holds no finished checkpoint yet: let `mathqwen train` save one first')
+    return str(parent), experiment, latest
+  if not step.isdigit() or not directory.exists():
+    raise UserError(f'{path} is not a checkpoint step: give {parent} for its newest ({latest})')
+  return str(parent), experiment, int(step)
+
+
+def read_json(path) -> dict:
+  try:
+    return json.loads(epath.Path(path).read_text())
+  except ValueError as error:
+    raise UserError(f'{path} is not JSON ({error}): is it a half-written file?') from None

@@ -1,0 +1,280 @@
+"""The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 preempted after a save."""
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+
+from mathqwen.errors import Preempted, UserError
+
+EX_TEMPFAIL = 75  # sysexits.h: try again
+REMEDIES = {
+  errno.ENOSPC: 'free some space and run the same command again',
+  errno.EDQUOT: 'free some of the quota and run the same command again',
+  errno.EACCES: 'name a place that you may read and write',
+  errno.EROFS: 'name a place that can be written',
+  errno.ENOENT: 'look at the spelling of the path',
+  errno.ENOTDIR: 'a file stands where a directory is needed',
+  errno.EEXIST: 'a file stands where a directory is needed',
+  errno.EISDIR: 'name a file, not a directory',
+}
+
+
+class Parser(argparse.ArgumentParser):
+  """Errors in one line."""
+
+  def error(self, message):
+    raise UserError(f'{message} (see {self.prog} --help)')
+
+
+def build_parser() -> Parser:
+  parser = Parser(prog='mathqwen', description='Math models of the Qwen family with JAX and Flax on TPU pods.')
+  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=Parser)
+
+  def command(name, run, text, **kwargs):
+    sub = commands.add_parser(name, help=text, description=text, **kwargs)
+    sub.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
+    sub.set_defaults(run=run)
+    return sub
+
+  demo = command('demo', run_demo, 'the whole way on this machine: data, training, evaluation, export, table')
+  demo.add_argument(
+    '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
+  )
+  demo.add_argument('--steps', type=int, metavar='N', help='fewer steps, to see the way and not the result')
+
+  train = command('train', run_train, 'train a config, or continue the run in the workdir')
+  train.add_argument('config', metavar='CONFIG', help='a name in configs/, or the path of such a file')
+  train.add_argument('--workdir', metavar='DIR', help='checkpoints, metrics and the resolved config')
+  train.add_argument('--init', metavar='MODEL', help="a MODEL to start from, or 'random'")
+  train.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (data.data_dir)')
+  train.add_argument(
+    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting'
+  )
+  train.add_argument(
+    '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
+  )
+
+  evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
+  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, or a run's workdir")
+  evaluate.add_argument(
+    '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
+  )
+  evaluate.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
+  evaluate.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
+  evaluate.add_argument('--prompt', metavar='NAME', help="how problems are asked (default: the benchmark's)")
+  evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
+  evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
+  evaluate.add_argument(
+    '--batch-size', type=int, default=64, metavar='N', help='problems decoded together (default: %(default)s)'
+  )
+  _add_dtype(evaluate)
+
+  grade = command('grade', run_grade, 'grade stored answers again; needs no accelerator')
+  grade.add_argument('records', metavar='RECORDS.jsonl')
+  grade.add_argument('--benchmark', required=True, metavar='NAME')
+  grade.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
+  grade.add_argument('--out', metavar='DIR')
+
+  generate = command('generate', run_generate, 'answers to questions; without one, a chat')
+  generate.add_argument('model', metavar='MODEL')
+  generate.add_argument('questions', nargs='*', metavar='QUESTION')
+  generate.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
+  generate.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 is greedy (default)')
+  generate.add_argument('--top-p', type=float, default=1.0, metavar='P')
+  generate.add_argument('--top-k', type=int, default=0, metavar='K')
+  generate.add_argument('--seed', type=int, default=0, metavar='N')
+  _add_dtype(generate)
+
+  convert = command('convert', run_convert, 'Hugging Face directories out of checkpoints')
+  convert.add_argument('direction', choices=['to-hf'])
+  convert.add_argument('source', metavar='MODEL')
+  convert.add_argument('target', metavar='OUT')
+  convert.add_argument('--dtype', default='bfloat16', choices=['bfloat16', 'float16', 'float32'])
+
+  data = command('data', None, 'prepare and inspect data sets')
+  verbs = data.add_subparsers(dest='verb', required=True, metavar='VERB', parser_class=Parser)
+  prepare = verbs.add_parser('prepare', help='download (or read from --data-dir) and store for random access')
+  prepare.add_argument('names', nargs='+', metavar='NAME', help='gsm8k, math, math401, math23k')
+  prepare.add_argument('--data-dir', metavar='DIR', help='a local copy; without it the public addresses are asked')
+  prepare.set_defaults(run=run_data_prepare)
+  inspect = verbs.add_parser(
+    'inspect', help="counts, packing efficiency, tokens per second and the first row of a config's data"
+  )
+  inspect.add_argument('config', metavar='CONFIG')
+  inspect.add_argument(
+    '--tokenizer', metavar='DIR', help='a directory with tokenizer files (default: the one in this package)'
+  )
+  inspect.add_argument('--data-dir', metavar='DIR')
+  inspect.add_argument('--set', action='append', default=[], dest='settings', metavar='A.B=VALUE')
+  inspect.set_defaults(run=run_data_inspect)
+  for verb in (prepare, inspect):
+    verb.add_argument('--json', action='store_true', default=argparse.SUPPRESS)
+
+  table = command('table', run_table, 'Table 12: published rows beside measured ones')
+  table.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
+  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX and HTML there')
+  return parser
+
+
+def _add_dtype(parser):
+  parser.add_argument(
+    '--dtype', choices=['bfloat16', 'float32'], help='of weights and activations (default: bfloat16, on a CPU float32)'
+  )
+
+
+def _load(path, dtype):
+  import jax
+
+  from mathqwen import api, sharding
+  from mathqwen.config import MeshConfig
+
+  mesh = sharding.make_mesh(MeshConfig()) if jax.device_count() > 1 else None
+  return api.load(path, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
+
+
+def _experiment(args):
+  from mathqwen import config
+
+  settings = list(args.settings)
+  experiment = config.load(args.config)
+  init = getattr(args, 'init', None)
+  if init is not None:
+    settings.insert(0, f'init={"None" if init == "random" else init}')
+  if args.data_dir is not None:
+    settings.insert(0, f'data.data_dir={args.data_dir}')
+  return config.override(experiment, settings)
+
+
+def run_demo(args):
+  from mathqwen import demo
+
+  return demo.run(args.workdir, args.steps)
+
+
+def run_train(args):
+  from mathqwen.run import Run, dry_run
+
+  if args.workdir is None and not args.dry_run:
+    raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
+  run = Run.prepare(_experiment(args), dry=args.dry_run)
+  return dry_run(run) if args.dry_run else run.train(args.workdir)
+
+
+def run_evaluate(args):
+  from mathqwen.evals import benchmarks, table
+  from mathqwen.evals.run import evaluate
+
+  names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
+  if args.prompt:
+    benchmarks.get_prompt(args.prompt)
+  result = evaluate(
+    _load(args.model, args.dtype),
+    names,
+    data_dir=args.data_dir,
+    limit=args.limit,
+    prompt=args.prompt,
+    out=args.out,
+    batch_size=args.batch_size,
+    max_new_tokens=args.max_new_tokens,
+  )
+  _print_scores(result)
+  if args.out and not args.json:
+    print(table.table([args.out]))
+  return result
+
+
+def _print_scores(result):
+  for name, scores in result['benchmarks'].items():
+    print(
+      f'{name}: {scores["correct"]} of {scores["n"]} right, {100 * scores["accuracy"]:.1f}% '
+      f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer, '
+      f'{scores["truncated"]} cut off; rule {scores["rule"]}, prompt {scores["prompt"]}'
+    )
+
+
+def run_grade(args):
+  from mathqwen.evals.run import grade_records
+
+  result = grade_records(args.records, args.benchmark, args.rule, args.out)
+  _print_scores(result)
+  return result
+
+
+def run_generate(args):
+  options = {k: getattr(args, k) for k in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
+  model = _load(args.model, args.dtype)
+  if args.questions:
+    answers = model.generate(args.questions, **options)
+    for answer in answers:
+      print(answer)
+    return {'answers': answers}
+  from mathqwen import chat
+
+  return chat.interact(model, options)
+
+
+def run_convert(args):
+  from mathqwen import api
+
+  model = api.load(args.source, dtype='float32')
+  model.save_hf(args.target, args.dtype)
+  print(f'{args.target}: a Hugging Face directory in {args.dtype}')
+  return {'out': args.target, 'dtype': args.dtype}
+
+
+def run_data_prepare(args):
+  from mathqwen.data import datasets
+
+  done = [datasets.prepare(name, args.data_dir, download=args.data_dir is None) for name in args.names]
+  for one in done:
+    rows = ', '.join(f'{split} {rows:,}' for split, rows in one['splits'].items())
+    print(f'{one["name"]}: {rows} rows in {one["path"]}')
+  return {'prepared': done}
+
+
+def run_data_inspect(args):
+  from mathqwen.run import inspect_data
+
+  return inspect_data(_experiment(args), args.tokenizer)
+
+
+def run_table(args):
+  from mathqwen.evals import table
+
+  text = table.table(args.scores, args.out)
+  print(text)
+  return {'table': text}
+
+
+def main(argv=None) -> int:
+  # TFDS, grain and orbax speak of their own affairs at INFO and WARNING; ours go through `print`.
+  logging.getLogger('absl').setLevel(logging.ERROR)
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    args = build_parser().parse_args(argv)
+    result = args.run(args)
+    if args.json:
+      print(json.dumps(result))
+    sys.stdout.flush()
+    return 0
+  except UserError as error:
+    return _fail(str(error))
+  except KeyboardInterrupt:
+    return _fail('interrupted', 130)
+  except BrokenPipeError:
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - the reader left; nothing more may be written at exit
+    return 0
+  except Preempted as error:
+    return _fail(str(error), EX_TEMPFAIL)
+  except OSError as error:
+    if error.errno not in REMEDIES:
+      raise
+    return _fail(f'{error.filename or "disk"}: {error.strerror}; {REMEDIES[error.errno]}')
+
+
+def _fail(message, status=2) -> int:
+  print(f'mathqwen: {" ".join(message.split())}', file=sys.stderr)
+  return status

@@ -1,0 +1,431 @@
+r"""Math problems as one kind of record, whatever file they come from.
+
+gsm8k/train.jsonl.gz:1   {"question": "Natalia sold ...", "answer": "... <<48/2=24>>24 clips ...\n#### 72"}
+Example                  id 'gsm8k/train/0', solution '... 24 clips ...\n#### 72', answer '72'
+
+math23k/test.jsonl.gz:1  {"id": "35", "original_text": "在一正方形花池...", "equation": "x=44*20", "ans": "880"}
+Example                  id 'math23k/test/35', solution '算式：44*20\n答案：880', answer '880'
+"""
+
+import codecs
+import collections
+import dataclasses
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mathqwen.data import arithmetic
+from mathqwen.errors import UserError
+
+# source -> split -> files, the first that is there is read; each may also end in .gz
+FILES = {
+  'gsm8k': {'train': ['gsm8k/train.jsonl'], 'test': ['gsm8k/test.jsonl']},
+  'math': {'train': ['math/train.jsonl'], 'test': ['math/test.jsonl']},
+  'math500': {'test': ['math/test500.jsonl']},
+  'math401': {'test': ['math401/test.jsonl', 'math401/math401.json']},
+  'math23k': {
+    'train': ['math23k/train.jsonl'],
+    'test': ['math23k/test.jsonl', 'math23k/test_upstream.json', 'math23k/math23k_test.json'],
+  },
+  'arithmetic': {'train': ['arithmetic/train.jsonl'], 'test': ['arithmetic/test.jsonl']},
+}
+SCHEMAS = '{question, answer|solution}, {query, response}, {problem, solution} or {messages: [{role, content}, ...]}'
+_KEPT = 100  # rows named per kind in a report
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One problem; `where` is its file and 1-based line."""
+
+  id: str
+  question: str
+  solution: str  # what the assistant should say
+  answer: str  # the gold answer as graders compare it, '' where the source has none
+  extra: dict
+  where: str
+  messages: tuple[dict, ...] | None = None
+
+
+class Report:
+  """What was left out and where, by kind: 'malformed', 'duplicate', 'no_loss_token', 'too_long'."""
+
+  def __init__(self):
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
+
+  def add(self, kind: str, where: str, detail: str = '') -> None:
+    self.counts[kind] += 1
+    if len(self.rows[kind]) < _KEPT:
+      self.rows[kind].append((where, detail))
+
+  def lines(self, limit: int = 5) -> list[str]:
+    """For people: '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'."""
+    result = []
+    for kind, count in self.counts.items():
+      named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
+      result.append(f'{count} {kind}: ' + ', '.join(named + ['...'] * (count > len(named))))
+    return result
+
+  def merge(self, other: 'Report') -> None:
+    for kind, count in other.counts.items():
+      self.counts[kind] += count
+      self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
+
+  def to_dict(self) -> dict:
+    return {
+      kind: {'count': count, 'rows': [list(row) for row in self.rows[kind]]} for kind, count in self.counts.items()
+    }
+
+  @classmethod
+  def from_dict(cls, value: dict) -> 'Report':
+    report = cls()
+    for kind, entry in value.items():
+      report.counts[kind] = entry['count']
+      report.rows[kind] = [(where, detail) for where, detail in entry['rows']]
+    return report
+
+
+class Malformed(ValueError):
+  """A record that cannot be read; the message says why."""
+
+
+def load(
+  source: str,
+  split: str = 'train',
+  data_dir: str | None = None,
+  strict: bool = False,
+) -> tuple[list[Example], Report]:
+  """Examples of a data set or of a .jsonl[.gz] file (whose split is ignored), and what was left out.
+
+  strict: for evaluation, where a benchmark must be whole. A malformed record or one without an answer is a UserError
+  and duplicates stay (Math401 asks eight queries twice). Otherwise both are left out and reported by line.
+  """
+  if source == 'arithmetic' or source not in FILES:
+    if source == 'arithmetic':
+      path = find(source, split, _need_data_dir(data_dir))
+    else:
+      path = Path(source)
+      if not path.exists() and '.json' not in path.name:
+        raise UserError(
+          f'unknown data set {source!r}: the names are {", ".join(FILES)}, or give the path of a .jsonl file'
+        )
+    examples, report = parse_file(path, source, split)
+    folder = path.parent
+  else:
+    from mathqwen.data import datasets
+
+    examples, report, folder = datasets.read(source, split, data_dir)
+  if strict:
+    for where, detail in report.rows['malformed']:
+      raise UserError(f'{folder / where}: {detail}; an evaluation needs every record: repair or replace the file')
+    for example in examples:
+      if not example.answer:
+        raise UserError(f'{folder / example.where}: no gold answer; an evaluation needs one for every record')
+    return examples, report
+  kept, seen = [], {}
+  for example in examples:
+    key = (example.question, example.solution, json.dumps(example.messages))
+    if key in seen:
+      report.add('duplicate', example.where, f'same as {seen[key]}')
+    else:
+      seen[key] = example.where
+      kept.append(example)
+  return kept, report
+
+
+def _need_data_dir(data_dir: str | None) -> str:
+  if data_dir is None:
+    raise UserError(
+      'the arithmetic data set is generated: call mathqwen.data.arithmetic.write("DIR/arithmetic", '
+      '...) and pass --data-dir DIR'
+    )
+  return data_dir
+
+
+def find(source: str, split: str, data_dir: str | Path) -> Path:
+  """The file of one split under a folder laid out as FILES says; a UserError names the paths tried."""
+  if split not in FILES[source]:
+    raise UserError(f'{source} has no split {split!r}: it has {", ".join(FILES[source])}')
+  tried = [Path(data_dir) / f'{name}{end}' for name in FILES[source][split] for end in ('', '.gz')]
+  for path in tried:
+    if path.is_file():
+      return path
+  names = ', '.join(str(path.relative_to(data_dir)) for path in tried)
+  raise UserError(f'no {source} {split} data in {data_dir}: tried {names}; put one there or pass another --data-dir')
+
+
+# --- files ---
+
+
+def read_text(path: Path) -> str:
+  """The text of a plain or gzip'ed UTF-8 file, told apart by content."""
+  try:
+    raw = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
+  if raw.startswith(b'\x1f\x8b'):
+    try:
+      raw = gzip.decompress(raw)
+    except (EOFError, OSError, zlib.error) as error:
+      raise UserError(f'{path} is half-written or damaged ({error}); fetch it again') from error
+  try:
+    return raw.removeprefix(codecs.BOM_UTF8).decode('utf-8')
+  except UnicodeDecodeError as error:
+    line = raw.count(b'\n', 0, error.start) + 1
+    raise UserError(f'{path}:{line}: not UTF-8; save it as UTF-8') from error
+
+
+def records(path: Path) -> Iterator[tuple[int, object]]:
+  """(line, value) of each record; the value is Malformed where a line is not JSON.
+
+  *.jsonl holds one object per line. *.json holds objects one after another, which may spread over lines (Math23K's
+  test file) or not (Math401's).
+  """
+  text = read_text(path)
+  if not text.strip():
+    raise UserError(f'{path} is empty; fetch or write it again')
+  if path.name.removesuffix('.gz').endswith('.json'):
+    yield from _objects(path, text)
+    return
+  lines = text.split('\n')  # not splitlines(): U+2028 inside a string is no line end
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      yield number, json.loads(line)
+    except (ValueError, RecursionError) as error:
+      if number == len(lines):
+        raise UserError(
+          f'{path}:{number}: the last line is half-written (no line end, not JSON); write the file again'
+        ) from error
+      yield number, Malformed(f'not JSON: {error}')
+
+
+def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
+  decoder, at, line = json.JSONDecoder(), 0, 1
+  while at < len(text):
+    end = re.compile(r'\s*').match(text, at).end()
+    line += text.count('\n', at, end)
+    at = end
+    if at == len(text):
+      return
+    try:
+      value, end = decoder.raw_decode(text, at)
+    except (ValueError, RecursionError) as error:
+      raise UserError(
+        f'{path}:{line}: half-written or not JSON objects one after another; write the file again'
+      ) from error
+    yield line, value
+    line += text.count('\n', at, end)
+    at = end
+
+
+def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Report]:
+  """All readable records of a file, duplicates too, and a report of the malformed ones."""
+  parse = PARSERS.get(source, _generic)
+  rows = list(records(path))
+  ids = _ids_beside(path, len(rows)) if source == 'math' else None
+  examples, report, used = [], Report(), collections.Counter()
+  for row, (line, record) in enumerate(rows):
+    where = f'{path.name}:{line}'
+    try:
+      if isinstance(record, Malformed):
+        raise record
+      if not isinstance(record, dict):
+        raise Malformed('not a JSON object')
+      fields = parse(record)
+    except Malformed as error:
+      report.add('malformed', where, str(error))
+      continue
+    if source == 'math401' and len(rows) == 401 and 'group' not in record:
+      fields['extra']['group'] = arithmetic.GROUPS[(row - 1) // 25] if row else 'Euler'
+    stem = f'{source}/{split}' if source in FILES else path.name.removesuffix('.gz').removesuffix('.jsonl')
+    own = fields.pop('id', None)
+    name = ids[row] if ids else own
+    if name is None or source == 'math23k':
+      name = f'{stem}/{row if name is None else name}'
+    used[name] += 1
+    examples.append(Example(id=f'{name}#{used[name]}' if used[name] > 1 else name, where=where, **fields))
+  if not examples:
+    found = next((', '.join(map(str, value)) for _, value in rows if isinstance(value, dict)), 'no object')
+    wanted = ', '.join(WANTED[source]) if source in WANTED else SCHEMAS
+    raise UserError(
+      f'{path}: no usable record among {len(rows)}: fields found: {found}; wanted: {wanted}; '
+      f'first trouble: {report.lines(1)[0].split(": ", 1)[1]}'
+    )
+  return examples, report
+
+
+def companion(path: Path) -> Path | None:
+  """math/train_paths.txt[.gz] beside math/train.jsonl[.gz]: the upstream path of each row."""
+  stem = path.name.split('.')[0]
+  return next((p for end in ('', '.gz') if (p := path.with_name(f'{stem}_paths.txt{end}')).is_file()), None)
+
+
+def _ids_beside(path: Path, count: int) -> list[str] | None:
+  beside = companion(path)
+  names = read_text(beside).split() if beside else []
+  return names if len(names) == count and len(set(names)) == count else None
+
+
+# --- records: dict -> fields of Example without `where`; `id` where the record has its own ---
+
+
+def _text(record: dict, field: str) -> str:
+  value = record.get(field)
+  if not isinstance(value, str) or not value.strip():
+    raise Malformed(f'no field "{field}"' if value is None else f'field "{field}" is empty or not text')
+  try:
+    value.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise Malformed(f'field "{field}" holds half a surrogate pair') from error
+  return value.strip()
+
+
+def last_boxed(solution: str) -> str:
+  r"""Content of the last box, braces nested: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2', none -> ''."""
+  start = max(solution.rfind('\\boxed'), solution.rfind('\\fbox'))
+  if start < 0:
+    return ''
+  rest = solution[start:].split('box', 1)[1].removeprefix('ed').lstrip()
+  if not rest.startswith('{'):
+    return re.match(r'[^\s$.]*', rest).group()
+  depth = 0
+  for at, char in enumerate(rest):
+    if char in '{}' and rest[at - 1 : at] != '\\':
+      depth += 1 if char == '{' else -1
+    if depth == 0:
+      return rest[1:at].strip()
+  return ''
+
+
+def _gsm8k(record: dict) -> dict:
+  question, text = _text(record, 'question'), _text(record, 'answer')
+  gold = re.search(r'####\s*(\S[^\n]*)$', text)
+  if not gold:
+    raise Malformed('field "answer" does not end with "#### ANSWER"')
+  return {
+    'question': question,
+    'solution': re.sub(r'<<[^<>]*>>', '', text),
+    'answer': gold.group(1).strip().replace(',', ''),
+    'extra': {},
+  }
+
+
+def _math(record: dict) -> dict:
+  question, solution = _text(record, 'problem'), _text(record, 'solution')
+  level = re.search(r'\d+', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
+  extra = {'level': int(level.group()) if level else None, 'subject': record.get('subject', record.get('type'))}
+  answer = record.get('answer')
+  answer = answer.strip() if isinstance(answer, str) else last_boxed(solution)
+  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': record.get('unique_id')}
+
+
+def _math401(record: dict) -> dict:
+  response = _text(record, 'response')
+  return {
+    'question': _text(record, 'query'),
+    'solution': response,
+    'answer': response,
+    'extra': {key: value for key, value in record.items() if key not in ('query', 'response')},
+  }
+
+
+def plain_number(ans: str) -> str:
+  """Math23K's answer as a number is usually written: '((4)/(7))' -> '4/7', '5((7)/(10))' -> '57/10', '25%' stays."""
+  match = re.fullmatch(r'(-?)(\d*)\(\((\d+)\)/\((\d+)\)\)', ans)
+  if not match:
+    return ans
+  sign, whole, top, bottom = match.groups()
+  return f'{sign}{int(whole or 0) * int(bottom) + int(top)}/{int(bottom)}'
+
+
+def _equation_gives(equation: str, answer: str) -> bool:
+  try:
+    return arithmetic.evaluate(equation) == arithmetic.evaluate(answer)
+  except ValueError:
+    return False
+
+
+def _math23k(record: dict) -> dict:
+  equation, ans = _text(record, 'equation'), _text(record, 'ans')
+  answer, worked = plain_number(ans), equation.removeprefix('x=')
+  # Seven published equations are no formula or give another value: those rows teach the answer only.
+  steps = f'算式：{worked}\n' if _equation_gives(worked, answer) else ''
+  number = record.get('id')
+  return {
+    'question': _text(record, 'original_text'),
+    'solution': f'{steps}答案：{answer}',
+    'answer': answer,
+    'extra': {'equation': equation, 'ans': ans},
+    'id': None if number is None else str(number),
+  }
+
+
+def gold_of(text: str) -> str:
+  """The answer a worked solution ends with: after '####', in the last box, or the whole of a text without spaces."""
+  if '####' in text:
+    return text.rsplit('####', 1)[1].strip().replace(',', '')
+  return last_boxed(text) or ('' if re.search(r'\s', text) else text)
+
+
+def _generic(record: dict) -> dict:
+  own = str(record['id']) if isinstance(record.get('id'), str | int) else None
+  if 'messages' in record:
+    return _chat(record) | {'id': own}
+  for ask, tell in (('question', 'solution'), ('question', 'answer'), ('query', 'response'), ('problem', 'solution')):
+    if ask in record and tell in record:
+      break
+  else:
+    raise Malformed(f'fields {", ".join(map(str, record))}: wanted {SCHEMAS}')
+  question, solution = _text(record, ask), re.sub(r'<<[^<>]*>>', '', _text(record, tell))
+  if tell != 'answer' and record.get('answer') is not None:
+    answer = str(record['answer']).strip()
+  else:
+    answer = gold_of(solution) or ('' if tell != 'answer' or '\n' in solution else solution)
+  extra = {key: value for key, value in record.items() if key not in (ask, tell, 'id', 'answer')}
+  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': own}
+
+
+def _chat(record: dict) -> dict:
+  turns = record['messages']
+  if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    raise Malformed('field "messages" is not a list of {role, content}')
+  messages = []
+  for turn in turns:
+    if turn.get('role') not in ('system', 'user', 'assistant'):
+      raise Malformed(f'role {turn.get("role")!r} is none of system, user, assistant')
+    messages.append({'role': turn['role'], 'content': _text(turn, 'content')})
+  said = {role: [m['content'] for m in messages if m['role'] == role] for role in ('user', 'assistant')}
+  if not said['user'] or not said['assistant']:
+    raise Malformed('messages without a user turn or without an assistant turn')
+  solution = said['assistant'][-1]
+  answer = str(record['answer']).strip() if record.get('answer') is not None else gold_of(solution)
+  return {
+    'question': said['user'][0],
+    'solution': solution,
+    'answer': answer,
+    'messages': tuple(messages),
+    'extra': {key: value for key, value in record.items() if key not in ('messages', 'id', 'answer')},
+  }
+
+
+PARSERS: dict[str, Callable[[dict], dict]] = {
+  'gsm8k': _gsm8k,
+  'math': _math,
+  'math500': _math,
+  'math401': _math401,
+  'math23k': _math23k,
+  'arithmetic': _math401,
+}
+WANTED = {
+  'gsm8k': ('question', 'answer'),
+  'math': ('problem', 'solution'),
+  'math500': ('problem', 'solution'),
+  'math401': ('query', 'response'),
+  'math23k': ('id', 'original_text', 'equation', 'ans'),
+  'arithmetic': ('query', 'response', 'group'),
+}

@@ -1,0 +1,132 @@
+"""Trains the small SentencePiece tokenizer that ships as `mathqwen/assets/arithmetic.model`.
+
+  python -m mathqwen.data.train_tokenizer --input gsm8k/train.jsonl.gz math/train.jsonl.gz --vocab-size 1024 \\
+    --output mathqwen/assets/arithmetic.model
+
+Provenance of the shipped file: the training splits of GSM8K (openai/grade-school-math@3101c7d, MIT) and MATH
+(hendrycks/math, MIT), without GSM8K's <<...>> annotations, and arithmetic generated below. The run is deterministic.
+
+BPE over raw text: no normalisation, no prefix space, no lost space, digits one by one, bytes for what has no piece.
+SentencePiece writes a space as U+2581 and so cannot tell the two apart; here pieces hold the space itself. The ids are
+laid out as in Qwen's vocabularies: 0 is '!', the ChatML specials come last and no text produces them.
+
+   0      1 ...                                        V-4     V-3             V-2            V-1
+  '!'    pieces by rank, then bytes <0x00>..<0xFF>    <unk>   <|endoftext|>   <|im_start|>   <|im_end|>
+"""
+
+import argparse
+import gzip
+import io
+import json
+import random
+import re
+from collections.abc import Iterable, Iterator
+
+from mathqwen.errors import UserError
+
+ROLES = ('system', 'user', 'assistant')
+SPACE = '\u2581'  # what SentencePiece writes for a space
+FIELDS = ('question', 'answer', 'problem', 'solution', 'query', 'response')
+
+
+def texts(path: str) -> Iterator[str]:
+  """Lines of text of a .jsonl[.gz] file's known fields, or of any other (text) file."""
+  opener = gzip.open if path.endswith('.gz') else open
+  try:
+    with opener(path, 'rt', encoding='utf-8') as lines:
+      for number, line in enumerate(lines, 1):
+        if '.jsonl' not in path:
+          yield line.rstrip('\n')
+          continue
+        try:
+          row = json.loads(line)
+        except json.JSONDecodeError as error:
+          raise UserError(f'{path}:{number}: not JSON ({error}); give JSON Lines or plain text') from None
+        for field in FIELDS:
+          if field in row:
+            yield from re.sub(r'<<.*?>>', '', str(row[field])).split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f'{path}: cannot be read ({error}); give JSON Lines or plain text in UTF-8') from None
+
+
+def arithmetic(count: int, seed: int = 0) -> Iterator[str]:
+  """'12 + 7 = 19', 'What is 3 * 45?', 'The answer is 135.': the phrases of small arithmetic sets."""
+  rng = random.Random(seed)
+  for _ in range(count):
+    a, b, op = rng.randrange(10 ** rng.randint(1, 5)), rng.randrange(10 ** rng.randint(1, 5)), rng.choice('+-*')
+    value = {'+': a + b, '-': a - b, '*': a * b}[op]
+    yield rng.choice(
+      (
+        f'{a} {op} {b} = {value}',
+        f'{a}{op}{b}=',
+        f'What is {a} {op} {b}?',
+        f'Calculate {a} {op} {b}.',
+        f'The answer is {value}.',
+        f'#### {value}',
+        f'{a}! / {b}.5 = {value}.0',
+      )
+    )
+
+
+def train(sentences: Iterable[str], vocab_size: int) -> bytes:
+  """The model file's bytes."""
+  import sentencepiece
+  from sentencepiece import sentencepiece_model_pb2
+
+  printable = ''.join(map(chr, range(0x21, 0x7F)))
+  out = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(sentences),
+    model_writer=out,
+    model_type='bpe',
+    vocab_size=vocab_size,
+    normalization_rule_name='identity',
+    add_dummy_prefix=False,
+    remove_extra_whitespaces=False,
+    split_digits=True,
+    byte_fallback=True,
+    character_coverage=0.9995,
+    required_chars='\n\t' + printable,
+    max_sentence_length=1 << 20,
+    unk_id=0,
+    pad_id=1,
+    bos_id=2,
+    eos_id=3,
+    num_threads=1,
+    minloglevel=1,
+    pad_piece='<|endoftext|>',
+    bos_piece='<|im_start|>',
+    eos_piece='<|im_end|>',
+  )
+  model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
+  kind = sentencepiece_model_pb2.ModelProto.SentencePiece.Type
+  order = {kind.NORMAL: 0, kind.BYTE: 1, kind.UNKNOWN: 2, kind.CONTROL: 3}
+  pieces = sorted(model.pieces, key=lambda p: (p.piece != '!', order[p.type]))
+  del model.pieces[:]
+  for piece in pieces:
+    if piece.type == kind.NORMAL:
+      piece.piece = piece.piece.replace(SPACE, ' ')
+    model.pieces.append(piece)
+  model.normalizer_spec.escape_whitespaces = False
+  spec = model.trainer_spec
+  spec.pad_id, spec.bos_id, spec.eos_id = (len(pieces) - back for back in (3, 2, 1))
+  spec.unk_id = len(pieces) - 4
+  return model.SerializeToString(deterministic=True)
+
+
+def main(args: list[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('--input', nargs='+', required=True, help='.jsonl[.gz] or text files')
+  parser.add_argument('--vocab-size', type=int, default=1024)
+  parser.add_argument('--output', required=True)
+  options = parser.parse_args(args)
+  sentences = [line for path in options.input for line in texts(path) if line]
+  sentences += list(arithmetic(20_000))
+  sentences += list(ROLES) * 10_000  # each role header is one piece
+  model = train(sentences, options.vocab_size)
+  with open(options.output, 'wb') as file:
+    file.write(model)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,95 @@
+r"""Graders: pure functions `(response, gold) -> Verdict`, by name in RULES.
+
+A rule belongs to a benchmark, not to a model: `number` reads GSM8K and is unfit for MATH; a symbolic grader alone
+misreads GSM8K endings such as `... $129,200. #### 129200`. String equality always comes first, so gold against gold is
+100%.
+
+    grade('She pays $18.\n#### 18', '18', 'number')             Verdict(True, '18', 'equal text')
+    grade('Thus \boxed{\dfrac12}.', '\frac{1}{2}', 'math')    Verdict(True, '\dfrac12', 'equal after normalisation')
+"""
+
+import difflib
+import re
+from fractions import Fraction
+
+from mathqwen.errors import UserError
+from mathqwen.evals import extract, latex, symbolic, values
+from mathqwen.evals.published import PUBLISHED, close
+from mathqwen.evals.rule import MAX_ANSWER, Rule, Verdict
+
+_within_1e4 = close('1e-4')
+_BASE = re.compile(r'[0-9A-Z]\}?_\{?(?:\\text\{)?(\d+)')
+
+
+def _number(answer: str, gold: str) -> tuple[bool, str]:
+  """Percent counts by value (25% = 0.25); where the gold answer has no sign, also as GSM8K writes it (25% for 25)."""
+  if answer == gold:
+    return True, 'equal text'
+  equal, reason = _within_1e4(answer, gold)
+  if not equal and values.is_percent(answer) and not values.is_percent(gold):
+    bare, _ = _within_1e4(values.without_percent(answer), gold)
+    if bare:
+      return True, 'difference < 1e-4 without the percent sign'
+  return equal, reason
+
+
+def _value(answer: str, gold: str) -> tuple[bool, str]:
+  return (True, 'equal text') if answer == gold else _within_1e4(answer, gold)
+
+
+def math(response: str, gold: str) -> Verdict:
+  r"""MATH: the last \boxed{}, else the stated answer, else the last formula; equal strings first, then math-verify."""
+  if len(response) <= MAX_ANSWER and latex.normalise(response) == latex.normalise(gold):
+    return Verdict(True, response.strip(), 'equal after normalisation')
+  answer = extract.final_answer(response)
+  if answer is None:
+    answer = extract.last_math(response) or extract.last_number(response)
+  return Rule('', lambda _: answer, _mathematics)(response, gold)
+
+
+def _mathematics(answer: str, gold: str) -> tuple[bool, str]:
+  if latex.normalise(answer) == latex.normalise(gold):
+    return True, 'equal after normalisation'
+  bases = [_BASE.search(text) for text in (answer, gold)]
+  if all(bases) and bases[0].group(1) != bases[1].group(1):  # math-verify takes 2112_5 for 2112_6
+    return False, 'different number base'
+  return symbolic.equal(gold, answer)
+
+
+RULES = {
+  'number': Rule(
+    'GSM8K: the number after `#### `, in \\boxed{}, after `The answer is`, else the last one; '
+    '|difference| < 1e-4; a percent sign the gold answer lacks may be dropped',
+    extract.number, _number,
+  ),
+  'math23k': Rule(
+    'Math23K: the same number, by its value (percent, fraction, mixed number); |difference| < 1e-4',
+    extract.number, _value,
+  ),
+  'math401': Rule(
+    'Math401 (arXiv 2304.02015): the last number; |decoded - target| < 1e-3', extract.last_number, close('1e-3')
+  ),
+  'math': math,
+  **PUBLISHED,
+}  # fmt: skip
+
+
+def grade(response: str, gold: str, rule: str) -> Verdict:
+  """The verdict of the rule of that name."""
+  return get(rule)(response, gold)
+
+
+def get(rule: str):
+  if rule not in RULES:
+    near = difflib.get_close_matches(rule, RULES, n=1)
+    hint = f'did you mean {near[0]!r}? ' if near else ''
+    raise UserError(f'unknown rule {rule!r}; {hint}there are: {", ".join(RULES)}')
+  return RULES[rule]
+
+
+def relative_error(extracted: str | None, gold: str) -> float:
+  """Math401's second metric: min(10, |decoded - target| / max(|target|, 1)); 10 when no number was decoded."""
+  got, want = values.value(extracted), values.value(gold)
+  if got is None or want is None:
+    return 10.0
+  return float(min(Fraction(10), abs(got - want) / max(abs(want), 1)))

@@ -1,0 +1,71 @@
+r"""Two ways of writing an answer in one form, so that equal answers become equal strings.
+
+normalise('\dfrac12')                        '\frac{1}{2}'
+normalise('\left( 3, \frac{\pi}{2} \right)') '(3,\frac{\pi}{2})'
+normalise('x = 14{,}400\%')                  '14400'
+minerva('x=5\text{ cm}')                     '5'
+"""
+
+import re
+
+_SPACING = re.compile(r'\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits)(?![a-zA-Z])|\\[!,;: ]|[~$]')
+_WORDS = re.compile(r'\\(?:text|mbox|textbf|textit|mathrm|mathbf|textrm|operatorname)\s?\{([^{}]*+)\}')
+_UNITS = re.compile(r'(?<=[\d}])\s*+\\(?:text|mbox|mathrm|textrm)\s?\{\s*+[a-zA-Z][^{}]*+\}(?:\^\{?\d\}?)?$')
+_THOUSANDS = re.compile(r'\d{1,3}(?:,\d{3})++(?:\.\d++)?')
+_DEGREES = re.compile(r'\^\{?\\circ\}?|\\degree(?![a-zA-Z])|°')
+_SHORT_FRACTION = re.compile(r'\\frac\s?(?:\{([^{}]++)\}|(\w))\s?(?:\{([^{}]++)\}|(\w))')
+_SHORT_ROOT = re.compile(r'\\sqrt\s?(\w)')
+_NAME = re.compile(r'^[a-zA-Z](?:\([a-z]\))?\s?=(?!=)')
+_POINT = re.compile(r'(?<![\d])\.(?=\d)')
+_TRAILING_ZEROS = re.compile(r'(?<=\d)\.0++(?!\d)')
+_PLAIN_FRACTION = re.compile(r'(-?)(\d++)/(\d++)')
+
+
+def normalise(text: str) -> str:
+  """The default form for MATH: spacing, units, percent and degree signs, `x =` and short fractions do not count."""
+  text = text.strip().rstrip('.').replace('\n', ' ').replace('−', '-')
+  text = text.replace('{,}', ',').replace('\\%', '').replace('%', '').replace('\\$', '')
+  text = _SPACING.sub('', text).replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac')
+  text = text.replace('\\lbrace', '\\{').replace('\\rbrace', '\\}').replace('\\cdotp', '\\cdot')
+  text = text.replace('\\geq', '\\ge').replace('\\leq', '\\le').replace('\\neq', '\\ne')
+  text = _WORDS.sub(r'\1', _UNITS.sub('', text.strip()))
+  text = _NAME.sub('', _DEGREES.sub('', text).strip())
+  text = _SHORT_FRACTION.sub(lambda m: f'\\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}', text)
+  text = _TRAILING_ZEROS.sub('', _POINT.sub('0.', _SHORT_ROOT.sub(r'\\sqrt{\1}', text)))
+  text = ''.join(text.split())
+  if _THOUSANDS.fullmatch(text.lstrip('-')):
+    text = text.replace(',', '')
+  if fraction := _PLAIN_FRACTION.fullmatch(text):
+    text = f'{fraction[1]}\\frac{{{fraction[2]}}}{{{fraction[3]}}}'
+  return text
+
+
+# Minerva (arXiv 2206.14858), Appendix D.1.
+_MINERVA_REPLACED = (
+  ('an ', ''), ('a ', ''), ('.$', '$'), ('\\$', ''), ('\\ ', ''), (' ', ''), ('mbox', 'text'), (',\\text{and}', ','),
+  ('\\text{and}', ','), ('\\text{m}', '\\text{}'),
+)  # fmt: skip
+_MINERVA_REMOVED = (
+  'square', 'ways', 'integers', 'dollars', 'mph', 'inches', 'ft', 'hours', 'km', 'units', '\\ldots', 'sue', 'points',
+  'feet', 'minutes', 'digits', 'cents', 'degrees', 'cm', 'gm', 'pounds', 'meters', 'meals', 'edges', 'students',
+  'childrentickets', 'multiples', '\\text{s}', '\\text{.}', '\\text{\ns}', '\\text{}^2', '\\text{}^3', '\\text{\n}',
+  '\\text{}', '\\mathrm{th}', '^\\circ', '^{\\circ}', '\\;', ',\\!', '{,}', '"', '\\dots',
+)  # fmt: skip
+
+
+def minerva(text: str) -> str:
+  """Minerva's form; its order and its oddities (`a ` is cut out of `pa 5`) are kept."""
+  text = text.split('=')[-1]
+  for before, after in _MINERVA_REPLACED:
+    text = text.replace(before, after)
+  for expression in _MINERVA_REMOVED:
+    text = text.replace(expression, '')
+  text = re.sub(r'(.*?)(\$)(.*?)(\$)(.*)', r'$\3$', text)
+  text = re.sub(r'(\\text\{)(.*?)(\})', r'\2', text)
+  text = re.sub(r'(\\textbf\{)(.*?)(\})', r'\2', text)
+  text = re.sub(r'(\\overline\{)(.*?)(\})', r'\2', text)
+  text = re.sub(r'(\\boxed\{)(.*)(\})', r'\2', text)
+  text = re.sub(r'(frac)([^{])(.)', r'frac{\2}{\3}', text)
+  text = re.sub(r'(sqrt)([^{])', r'sqrt{\2}', text)
+  text = text.replace('$', '')
+  return text.replace(',', '') if text.replace(',', '').isdigit() else text

@@ -1,0 +1,173 @@
+"""What an evaluation leaves on disk: `records.jsonl`, one line per problem, and `scores.json`, computed from it.
+
+    {"id": "gsm8k/test/0", "benchmark": "gsm8k", "question": ..., "prompt": ..., "response": ..., "extracted": "18",
+     "gold": "18", "correct": true, "reason": "equal text", "tokens": 117, "truncated": false, "extra": {...}}
+
+Records are appended and flushed as answers end, so a killed run loses no finished answer; scores are
+written atomically.
+"""
+
+import dataclasses
+import gzip
+import json
+import math
+import os
+import pathlib
+import zlib
+
+from mathqwen.errors import UserError
+from mathqwen.evals.benchmarks import Benchmark
+from mathqwen.evals.grade import relative_error
+
+FIELDS = (
+  'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+  records: list[dict]
+  note: str | None  # what was left out, for people
+  whole: int  # bytes up to the end of the last whole line
+
+
+def read(path: str | os.PathLike) -> Stored:
+  """The records of a file (`.gz` too). A half-written last line, which a killed run leaves, is left out with a note."""
+  path = pathlib.Path(path)
+  if path.is_dir():
+    raise UserError(f'{path} is a directory; give the records.jsonl inside it')
+  try:
+    data = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; give a records.jsonl') from None
+  except (EOFError, OSError, zlib.error) as error:
+    raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
+  records, seen, note, whole = [], {}, None, 0
+  lines = data.split(b'\n')
+  for number, line in enumerate(lines, 1):
+    last = number == len(lines)  # what stands after the last newline; empty in a whole file
+    if line.strip():
+      try:
+        record = json.loads(line.decode('utf-8'))
+      except ValueError as error:
+        if last:
+          note = f'{path}:{number}: half-written last line dropped'
+          break
+        raise UserError(f'{path}:{number}: not JSON ({error}); mend or delete the line') from None
+      _check(record, f'{path}:{number}')
+      if (name := record.get('id')) is not None:
+        if name in seen:
+          raise UserError(f'{path}:{number}: id {name!r} is already in line {seen[name]}; ids must be unique')
+        seen[name] = number
+      records.append(record)
+    whole += len(line) + (not last)
+  return Stored(records, note, whole)
+
+
+def _check(record, where: str):
+  if not isinstance(record, dict):
+    raise UserError(f'{where}: a record is a JSON object, not {type(record).__name__}')
+  for field in ('response', 'gold'):
+    if not isinstance(record.get(field), str):
+      found = f'is {type(record[field]).__name__}' if field in record else 'is missing'
+      raise UserError(f'{where}: field {field!r} {found}; it must be text')
+  if not any(isinstance(record.get(field), str | int) for field in ('id', 'question')):
+    raise UserError(f"{where}: field 'id' or 'question' is needed to say which problem this is")
+
+
+def line(record: dict) -> bytes:
+  """One line: the fields of FIELDS first and in that order, then all others."""
+  ordered = {field: record[field] for field in FIELDS if field in record} | record
+  # A lone surrogate becomes its JSON escape instead of an encoding error.
+  return json.dumps(ordered, ensure_ascii=False).encode('utf-8', 'backslashreplace') + b'\n'
+
+
+class Writer:
+  """Appends records; each is on disk, whole, when `write` returns."""
+
+  def __init__(self, path: pathlib.Path, whole: int = 0):
+    """`whole`: bytes to keep of what is there, `Stored.whole`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    self._file = open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
+    self._file.truncate(whole)
+    if whole:
+      self._file.seek(whole - 1)
+      if self._file.read(1) != b'\n':
+        self._file.write(b'\n')
+
+  def write(self, record: dict):
+    self._file.write(line(record))
+    self._file.flush()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self._file.close()
+
+
+def write_all(path: pathlib.Path, records: list[dict]):
+  write_atomically(path, b''.join(line(record) for record in records))
+
+
+def write_json(path: pathlib.Path, value: dict):
+  write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
+
+
+def write_atomically(path: pathlib.Path, data: bytes):
+  """The file is either the old or the new one, whole, whatever happens in between."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(path.name + '.part')
+  with open(part, 'wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(part, path)
+
+
+def read_json(path: pathlib.Path) -> dict:
+  try:
+    value = json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file') from None
+  except ValueError as error:
+    raise UserError(f'{path}: not JSON ({error}); evaluate or grade again to write it') from None
+  if not isinstance(value, dict):
+    raise UserError(f'{path}: holds {type(value).__name__}, wants one JSON object')
+  return value
+
+
+def summarise(records: list[dict], benchmark: Benchmark, rule: str) -> dict:
+  """Counts and accuracies of graded records. `truncated` is None where the records do not say it."""
+  n, correct = len(records), sum(record['correct'] for record in records)
+  scores = {
+    'benchmark': benchmark.name,
+    'n': n,
+    'published_n': benchmark.size,
+    **_accuracy(n, correct),
+    'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
+    'unextractable': sum(record['extracted'] is None for record in records),
+    'truncated': sum(r['truncated'] for r in records) if all('truncated' in r for r in records) else None,
+    'rule': rule,
+  }
+  if rule == 'math401' and n:
+    scores['relative_error'] = math.fsum(relative_error(r['extracted'], r['gold']) for r in records) / n
+    scores['non_number_ratio'] = scores['unextractable'] / n
+  groups = {}
+  for record in records:
+    for group in benchmark.groups_of(record):
+      groups.setdefault(group, []).append(record['correct'])
+  if groups:
+    ordered = sorted(groups.items(), key=_natural)
+    scores['by_group'] = {name: {'n': len(right), **_accuracy(len(right), sum(right))} for name, right in ordered}
+  return scores
+
+
+def _accuracy(n: int, correct: int) -> dict:
+  return {'correct': correct, 'accuracy': correct / n if n else None}
+
+
+def _natural(item):
+  """'Level 2' before 'Level 10'."""
+  head, _, tail = item[0].rpartition(' ')
+  return (head, int(tail)) if tail.isdigit() else (item[0], -1)

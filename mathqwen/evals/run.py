@@ -1,0 +1,238 @@
+"""Evaluate a model on benchmarks, and grade stored answers again.
+
+`evaluate` reads every benchmark and checks every prompt before the first token is generated; answers are graded and
+appended to `OUT/NAME/records.jsonl` as they end; the same call again continues after the last of them.
+`grade_records` needs no model and no accelerator.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import sys
+import time
+
+from mathqwen.errors import UserError
+from mathqwen.evals import benchmarks, records
+from mathqwen.evals import grade as graders
+from mathqwen.evals.benchmarks import Benchmark
+from mathqwen.evals.progress import Bar
+from mathqwen.evals.provenance import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One benchmark, ready to be asked."""
+
+  benchmark: Benchmark
+  examples: list
+  prompts: list[list[int]]  # per example: token ids
+  settings: dict  # what makes two runs the same run
+
+
+def evaluate(
+  model,
+  names,
+  *,
+  data_dir=None,
+  limit: int | None = None,
+  prompt: str | None = None,
+  out: str | os.PathLike | None = None,
+  batch_size: int = 64,
+  max_new_tokens: int | None = None,
+  progress: bool = True,
+) -> dict:
+  """Greedy answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
+
+  `limit` takes the first problems only; `prompt` is a name in benchmarks.PROMPTS (default: the benchmark's);
+  `batch_size` problems of similar length go to the model at a time; `max_new_tokens` defaults to the benchmark's, or
+  to less where the model's positions leave less. With `out`, records and scores are kept there.
+  """
+  names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
+  names = list(dict.fromkeys(names))
+  if not names:
+    raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
+  for what, value in (('limit', limit), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
+    if value is not None and value < 1:
+      raise UserError(f'{what} is {value}; it must be 1 or more')
+  jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, max_new_tokens) for name in names]
+  finished = [_finished(job, out) for job in jobs]  # every directory is checked before the first is written to
+  scores, tokens, seconds = {}, 0, 0.0
+  for job, stored in zip(jobs, finished, strict=True):
+    name = job.benchmark.name
+    scores[name] = _run(model, job, stored, out and pathlib.Path(out) / name, batch_size, progress)
+    tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
+  return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
+
+
+def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.PathLike | None = None) -> dict:
+  """Grade stored answers again: `{'benchmarks': {name: scores}}`; with `out`, writes OUT/NAME/*.
+
+  Each record needs `response`, `gold` and `id` or `question`; every other key is kept. `verdicts_changed` counts the
+  records whose earlier `correct` differs.
+  """
+  chosen = benchmarks.get(benchmark)
+  rule = rule or chosen.rule
+  judge = graders.get(rule)
+  path = pathlib.Path(path)
+  stored = records.read(path)
+  if not stored.records:
+    raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
+  _tell(stored.note)
+  graded = []
+  for record in stored.records:
+    verdict = judge(record['response'], record['gold'])
+    graded.append({**record, 'benchmark': chosen.name, **dataclasses.asdict(verdict)})
+  scores = records.summarise(graded, chosen, rule)
+  scores['verdicts_changed'] = sum(
+    old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
+  )
+  run = path.with_name('scores.json')  # of the run that generated the answers
+  before = records.read_json(run) if run.exists() else {}
+  for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'seconds', 'tokens_per_second'):
+    scores[key] = before.get(key)
+  scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
+  scores.update(provenance())
+  if out is not None:
+    folder = pathlib.Path(out) / chosen.name
+    records.write_all(folder / 'records.jsonl', graded)
+    records.write_json(folder / 'scores.json', scores)
+  return {'benchmarks': {chosen.name: scores}}
+
+
+def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_tokens) -> Job:
+  from mathqwen.data import chatml, examples
+
+  prompt = prompt or benchmark.prompt
+  make_messages = benchmarks.get_prompt(prompt)
+  rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
+  rows = rows[:limit]
+  prompts = [chatml.prompt(make_messages(row), model.tokenizer) for row in rows]
+  positions = model.config.max_position_embeddings
+  longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
+  room = positions - len(prompts[longest])
+  where = f'{benchmark.name}: the prompt of {rows[longest].id} has {len(prompts[longest])} tokens'
+  if room < 1:
+    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
+  if max_new_tokens is None:
+    max_new_tokens = min(benchmark.max_new_tokens, room)
+    if room < benchmark.max_new_tokens:
+      _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {benchmark.max_new_tokens}')
+  elif max_new_tokens > room:
+    raise UserError(f'{where}: with {max_new_tokens} new ones it passes the {positions} positions; at most {room} fit')
+  settings = {
+    'model': model.name,
+    'dtype': str(model.dtype),
+    'benchmark': benchmark.name,
+    'prompt': prompt,
+    'rule': benchmark.rule,
+    'temperature': 0.0,
+    'max_new_tokens': max_new_tokens,
+    'limit': limit,
+  }
+  return Job(benchmark, rows, prompts, settings)
+
+
+def _finished(job: Job, out) -> records.Stored:
+  """The records an earlier, interrupted run of the same settings left in OUT/NAME."""
+  if out is None:
+    return records.Stored([], None, 0)
+  folder = pathlib.Path(out) / job.benchmark.name
+  path, settings = folder / 'records.jsonl', folder / 'settings.json'
+  if not settings.exists():
+    if path.exists():
+      raise UserError(f'{path} is there without settings.json, so it cannot be continued; give another --out')
+    return records.Stored([], None, 0)
+  before = records.read_json(settings)
+  changed = [key for key in before.keys() | job.settings.keys() if before.get(key) != job.settings.get(key)]
+  if changed:
+    what = ', '.join(f'{key} {before.get(key)!r} there and {job.settings.get(key)!r} now' for key in sorted(changed))
+    raise UserError(f'{folder} holds another run ({what}); give another --out, or delete it')
+  stored = records.read(path) if path.exists() else records.Stored([], None, 0)
+  questions = {example.id: example.question for example in job.examples}
+  for record in stored.records:
+    missing = [field for field in records.FIELDS if field not in record]
+    if missing:
+      raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
+    if questions.get(record.get('id')) != record.get('question'):
+      raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
+  return stored
+
+
+def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, batch_size: int, progress: bool) -> dict:
+  judge = graders.get(job.settings['rule'])
+  # Judged again: `grade` may have written verdicts of another rule there.
+  done = {r['id']: {**r, **dataclasses.asdict(judge(r['response'], r['gold']))} for r in stored.records}
+  todo = [i for i, example in enumerate(job.examples) if example.id not in done]
+  _tell(stored.note)
+  if done:
+    _tell(f'{job.benchmark.name}: {len(done)} of {len(job.examples)} answers are there, {len(todo)} to go')
+  if folder:
+    records.write_json(folder / 'settings.json', job.settings)
+  writer = records.Writer(folder / 'records.jsonl', stored.whole) if folder else contextlib.nullcontext()
+  tokens, start = 0, time.monotonic()
+  with writer, Bar(job.benchmark.name, len(job.examples), list(done.values()), progress) as bar:
+
+    def on_done(position, ids):
+      nonlocal tokens
+      record = _record(model, job, todo[position], ids, judge)
+      done[record['id']] = record
+      tokens += len(ids)
+      if folder:
+        writer.write(record)
+      bar.advance(record['correct'])
+
+    prompts = [job.prompts[i] for i in todo]
+    model.generate_ids(prompts, max_new_tokens=job.settings['max_new_tokens'], batch_size=batch_size, on_done=on_done)
+  seconds = time.monotonic() - start
+  ordered = [done[example.id] for example in job.examples]
+  scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
+  scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
+  scores['decoding'] = {'temperature': 0.0, 'max_new_tokens': job.settings['max_new_tokens'], 'batch_size': batch_size}
+  scores['tokens'] = sum(record['tokens'] for record in ordered)
+  # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
+  scores['resumed'] = len(stored.records)
+  scores['seconds'] = seconds if todo else None
+  scores['tokens_per_second'] = tokens / seconds if todo else None
+  scores.update(provenance())
+  if folder:
+    if not todo and (folder / 'scores.json').exists():
+      before = records.read_json(folder / 'scores.json')
+      scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
+    records.write_all(folder / 'records.jsonl', ordered)  # in the benchmark's order, not in that of the answers' ends
+    records.write_json(folder / 'scores.json', scores)
+  return scores | {'_tokens': tokens, '_seconds': seconds}
+
+
+def _record(model, job: Job, index: int, ids: list[int], judge) -> dict:
+  example = job.examples[index]
+  stopped = bool(len(ids)) and ids[-1] in model.tokenizer.stop_ids
+  response = model.tokenizer.decode(list(ids[:-1] if stopped else ids))
+  return {
+    'id': example.id,
+    'benchmark': job.benchmark.name,
+    'question': example.question,
+    'prompt': _text(job.prompts[index], model.tokenizer),
+    'response': response,
+    'gold': example.answer,
+    **dataclasses.asdict(judge(response, example.answer)),
+    'tokens': len(ids),
+    'truncated': not stopped,
+    'extra': example.extra,
+  }
+
+
+def _text(ids: list[int], tokenizer) -> str:
+  """The text of a prompt with its special tokens, which `decode` leaves out."""
+  names = {number: name for name, number in tokenizer.special.items()}
+  parts, start = [], 0
+  for end, number in enumerate([*ids, None]):
+    if number is None or number in names:
+      parts += [tokenizer.decode(ids[start:end]), names.get(number, '')]
+      start = end + 1
+  return ''.join(parts)
+
+
+def _tell(note: str | None):
+  if note:
+    print(note, file=sys.stderr)

@@ -1,0 +1,103 @@
+"""Symbolic comparison under a time limit: math-verify runs in one persistent process that is killed when it is late.
+
+A signal cannot stop a parser that is inside one long integer operation (`9^{9^9}`), and a thread cannot be killed;
+a process can. The next question starts a fresh one (about a second).
+"""
+
+import atexit
+import contextlib
+import json
+import pathlib
+import queue
+import subprocess
+import sys
+import threading
+
+from mathqwen.errors import UserError
+
+TIME_LIMIT = 5.0  # seconds for one comparison
+START_LIMIT = 120.0  # seconds for the process to import SymPy on a busy machine
+_WORKER = pathlib.Path(__file__).with_name('symbolic_worker.py')
+
+
+class Comparer:
+  """Asks one worker process; restarts it after a time-out or a crash. Safe to use from several threads."""
+
+  def __init__(self, time_limit: float = TIME_LIMIT):
+    self.time_limit = time_limit
+    self.starts = 0
+    self._process = None
+    self._answers = None
+    self._lock = threading.Lock()
+
+  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+    """Whether `answer` equals `gold`, and how that was found; never takes longer than the time limit once started."""
+    with self._lock:
+      if self._process is None or self._process.poll() is not None:
+        self._start()
+      reply, in_step = None, False
+      try:
+        self._process.stdin.write(json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n')
+        self._process.stdin.flush()
+        reply = self._answers.get(timeout=self.time_limit)
+        in_step = reply is not None
+      except queue.Empty:
+        return False, f'not decided in {self.time_limit:g} s'
+      except BrokenPipeError:
+        pass
+      finally:
+        if not in_step:  # also after Ctrl-C: a late answer must not be taken for the next question's
+          self._stop()
+      if reply is None:
+        return False, f'{test} could not read the answer'
+      return (True, f'equal by {test}') if reply['equal'] else (False, f'different by {test}')
+
+  def close(self):
+    with self._lock:
+      self._stop()
+
+  def _start(self):
+    self._stop()
+    self.starts += 1
+    # -P: mathqwen/evals must not become a place to import from.
+    self._process = subprocess.Popen(
+      [sys.executable, '-P', str(_WORKER)],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+      encoding='utf-8',
+    )
+    self._answers = queue.Queue()
+    threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
+    try:
+      hello = self._answers.get(timeout=START_LIMIT)
+    except queue.Empty:
+      hello = None
+    if hello is None or 'ready' not in hello:
+      self._stop()
+      why = (hello or {}).get('missing', f'no sign of life in {START_LIMIT:g} s')
+      raise UserError(f'cannot compare answers symbolically: {why}; install it with: pip install math-verify')
+
+  def _stop(self):
+    if self._process is not None:
+      self._process.kill()
+      self._process.wait()
+      with contextlib.suppress(BrokenPipeError):  # what it had not read
+        self._process.stdin.close()
+      self._process = None
+
+
+def _read(stream, answers: queue.Queue):
+  with stream:
+    for line in stream:
+      answers.put(json.loads(line))
+  answers.put(None)  # the process has ended
+
+
+_shared = Comparer()
+atexit.register(_shared.close)
+
+
+def equal(gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+  return _shared.equal(gold, answer, test)

@@ -1,0 +1,51 @@
+"""The process in which answers are parsed as mathematics. Run by path, never imported: it must stay free of JAX.
+
+One JSON object a line: in {"gold", "answer", "test"}, out {"equal"}; `test` is 'math-verify' or 'difference'.
+It has no time limit of its own: whoever started it kills it.
+"""
+
+import json
+import sys
+
+MEMORY_LIMIT = 4 * 2**30  # bytes; 9**9**9 would otherwise take the machine's memory before its time is up
+
+
+def limit_memory():
+  try:
+    import resource
+  except ImportError:  # not a POSIX system
+    return
+  resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def main():
+  limit_memory()
+  out = sys.stdout
+  sys.stdout = sys.stderr  # what a parser prints must not be taken for an answer
+  try:
+    import math_verify
+    import sympy
+  except ImportError as error:
+    print(json.dumps({'missing': str(error)}), file=out, flush=True)
+    return
+  config = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
+
+  def parse(text):
+    return math_verify.parse(f'\\boxed{{{text}}}', config, parsing_timeout=None)
+
+  def same(gold, answer):
+    return bool(math_verify.verify(parse(gold), parse(answer), timeout_seconds=None))
+
+  def no_difference(gold, answer):
+    sides = [next((x for x in parse(text) if isinstance(x, sympy.Expr)), None) for text in (gold, answer)]
+    return None not in sides and sympy.simplify(sides[0] - sides[1]) == 0
+
+  tests = {'math-verify': same, 'difference': no_difference}
+  print(json.dumps({'ready': True}), file=out, flush=True)
+  for line in sys.stdin:
+    ask = json.loads(line)
+    print(json.dumps({'equal': bool(tests[ask['test']](ask['gold'], ask['answer']))}), file=out, flush=True)
+
+
+if __name__ == '__main__':
+  main()

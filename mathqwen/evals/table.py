@@ -1,0 +1,189 @@
+"""Table 12 of the Qwen report beside measured rows: Markdown, LaTeX and HTML.
+
+The published rows are data here; every other figure is read from a `scores.json`, which is computed from records.
+"""
+
+import dataclasses
+import html
+import os
+import pathlib
+
+from mathqwen.errors import UserError
+from mathqwen.evals.benchmarks import BENCHMARKS
+from mathqwen.evals.records import read_json, write_atomically
+
+SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'
+PUBLISHED_COLUMNS = ('gsm8k', 'math500', 'math401', 'math23k')
+
+# Model, parameters, accuracy in % on GSM8K, MATH, Math401, Math23K; None: not reported.
+# MATH is the 500-problem split for the Qwen rows.
+PUBLISHED = (
+  ('GPT-4', '-', 92.0, 42.5, 83.5, 74.0),
+  ('GPT-3.5', '-', 80.8, 34.1, 75.1, 60.0),
+  ('Minerva', '8B', 16.2, 14.1, None, None),
+  ('Minerva', '62B', 52.4, 27.6, None, None),
+  ('Minerva', '540B', 58.8, 33.6, None, None),
+  ('LLaMA-1 RFT', '7B', 46.5, 5.2, None, None),
+  ('LLaMA-1 RFT', '13B', 52.1, 5.1, None, None),
+  ('WizardMath', '7B', 54.9, 10.7, None, None),
+  ('WizardMath', '13B', 63.9, 14.0, None, None),
+  ('WizardMath', '70B', 81.6, 22.7, None, None),
+  ('GAIRMath-Abel', '7B', 59.7, 13.0, None, None),
+  ('GAIRMath-Abel', '13B', 66.4, 17.3, None, None),
+  ('GAIRMath-Abel', '70B', 83.6, 28.3, None, None),
+  ('Qwen-Chat', '7B', 50.3, 6.8, 57.4, 51.2),
+  ('Qwen-Chat', '14B', 60.1, 18.4, 70.1, 67.0),
+  ('Math-Qwen-Chat', '7B', 62.5, 17.2, 80.8, 75.4),
+  ('Math-Qwen-Chat', '14B', 69.8, 24.2, 85.0, 78.4),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  title: str
+  header: list[str]
+  rows: list[list[str]]
+
+
+def table(paths, out: str | os.PathLike | None = None) -> str:
+  """Table 12 with the measured rows of `paths` (scores.json files, or directories holding some), as Markdown.
+
+  With `out`, that directory receives table.md, table.tex and table.html.
+  """
+  paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+  tables = build(_read(paths))
+  markdown = to_markdown(tables)
+  if out is not None:
+    texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(tables)}
+    for name, text in texts.items():
+      write_atomically(pathlib.Path(out) / name, text.encode())
+  return markdown
+
+
+def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
+  """`runs`: {label of a run: {benchmark: its scores}}."""
+  measured = {name for scores in runs.values() for name in scores}
+  columns = [name for name in BENCHMARKS if name in PUBLISHED_COLUMNS or name in measured]
+  comparison = []
+  for model, size, *accuracies in PUBLISHED:
+    cells = dict(zip(PUBLISHED_COLUMNS, accuracies, strict=True))
+    comparison.append([model, size, *(_percent(cells.get(name)) for name in columns), 'published'])
+  runs_rows, group_rows = [], []
+  for label, scores in runs.items():
+    comparison.append([label, '-', *(_measured(scores.get(name)) for name in columns), 'measured'])
+    for name in columns:
+      if name in scores:
+        runs_rows.append(_run_row(label, name, scores[name]))
+        for group, got in scores[name].get('by_group', {}).items():
+          group_rows.append([label, BENCHMARKS[name].title, group, str(got['n']), _percent(100 * got['accuracy'])])
+  titles = [BENCHMARKS[name].title for name in columns]
+  title = f'Accuracy in % (published: {SOURCE}; measured: ± standard error)'
+  tables = [Table(title, ['model', 'params', *titles, 'source'], comparison)]
+  if runs_rows:
+    header = ['run', 'benchmark', 'n', 'of', 'accuracy', 'std. error', 'no answer', 'truncated', 'prompt', 'rule']
+    header += ['dtype', 'new tokens', 'version', 'commit']
+    if any(row[-1] != '-' for row in runs_rows):
+      header = [*header, 'relative error, non-number ratio']
+    else:
+      runs_rows = [row[:-1] for row in runs_rows]
+    tables.append(Table('Measured runs', header, runs_rows))
+  if group_rows:
+    tables.append(Table('By group', ['run', 'benchmark', 'group', 'n', 'accuracy'], group_rows))
+  return tables
+
+
+def _read(paths) -> dict[str, dict[str, dict]]:
+  """Scores by run; a run is a directory, labelled by its model, and by its path too where labels would coincide."""
+  by_run: dict[tuple[str, pathlib.Path], dict] = {}
+  for path in map(pathlib.Path, paths):
+    files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
+    if not files:
+      raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
+    for file in files:
+      scores = read_json(file)
+      missing = [key for key in ('benchmark', 'n', 'correct', 'accuracy', 'stderr', 'rule') if key not in scores]
+      if missing:
+        raise UserError(f'{file}: field {missing[0]!r} is missing; evaluate or grade again to write it')
+      if scores['benchmark'] not in BENCHMARKS:
+        raise UserError(f'{file}: unknown benchmark {scores["benchmark"]!r}; there are: {", ".join(BENCHMARKS)}')
+      folder = file.resolve().parents[1] if file.parent.name == scores['benchmark'] else file.resolve().parent
+      run = by_run.setdefault((str(scores.get('model') or folder.name), folder), {})
+      run[scores['benchmark']] = scores
+  names = [name for name, _ in by_run]
+  return {name if names.count(name) == 1 else f'{name} ({folder})': scores for (name, folder), scores in by_run.items()}
+
+
+def _run_row(label: str, name: str, scores: dict) -> list[str]:
+  decoding = scores.get('decoding') or {}
+  errors = '-'
+  if 'relative_error' in scores:
+    errors = f'{scores["relative_error"]:.3f}, {scores["non_number_ratio"]:.3f}'
+  said = [scores.get(key) for key in ('unextractable', 'truncated', 'prompt', 'rule', 'dtype')]
+  said += [decoding.get('max_new_tokens'), scores.get('version'), scores.get('commit')]
+  of, accuracy, stderr = BENCHMARKS[name].size, scores['accuracy'], scores['stderr']
+  figures = [str(scores['n']), str(of or '-'), _percent(accuracy, 100), _percent(stderr, 100, 2)]
+  return [label, BENCHMARKS[name].title, *figures, *('-' if value is None else str(value) for value in said), errors]
+
+
+def _percent(value: float | None, scale: float = 1, digits: int = 1) -> str:
+  return '-' if value is None else f'{scale * value:.{digits}f}'
+
+
+def _measured(scores: dict | None) -> str:
+  """`62.5 ± 1.3`, and how many problems where it was not the whole benchmark: `60.0 ± 15.5 (n = 10)`."""
+  if scores is None or scores['accuracy'] is None:
+    return '-'
+  part = '' if scores['n'] == BENCHMARKS[scores['benchmark']].size else f' (n = {scores["n"]})'
+  return f'{_percent(scores["accuracy"], 100)} ± {_percent(scores["stderr"], 100)}{part}'
+
+
+def to_markdown(tables: list[Table]) -> str:
+  def cell(text):
+    return text.replace('|', '\\|').replace('\n', ' ')
+
+  blocks = []
+  for one in tables:
+    lines = [f'**{one.title}**', '', _pipes(map(cell, one.header)), _pipes(['---'] * len(one.header))]
+    blocks.append('\n'.join(lines + [_pipes(map(cell, row)) for row in one.rows]))
+  return '\n\n'.join(blocks) + '\n'
+
+
+def _pipes(cells) -> str:
+  return f'| {" | ".join(cells)} |'
+
+
+_LATEX = str.maketrans(
+  {c: f'\\{c}' for c in '&%$#_{}'}
+  | {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$'}
+)
+
+
+def to_latex(tables: list[Table]) -> str:
+  """Needs the package booktabs."""
+  blocks = []
+  for one in tables:
+    rows = [' & '.join(cell.translate(_LATEX) for cell in row) + r' \\' for row in [one.header, *one.rows]]
+    body = '\n'.join([r'\toprule', rows[0], r'\midrule', *rows[1:], r'\bottomrule'])
+    columns = 'l' * len(one.header)
+    blocks.append(
+      f'\\begin{{table}}\n\\caption{{{one.title.translate(_LATEX)}}}\n\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}'
+    )
+  return '\n\n'.join(blocks) + '\n'
+
+
+_STYLE = (
+  'body{font:15px/1.4 system-ui,sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0 2em}'
+  'caption{text-align:left;font-weight:600;padding:.4em 0}'
+  'td,th{padding:.2em .7em;border-bottom:1px solid #8884;text-align:left}'
+)
+
+
+def to_html(tables: list[Table]) -> str:
+  """One file with nothing to fetch."""
+  blocks = []
+  for one in tables:
+    head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in one.header)
+    rows = ''.join('<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>\n' for row in one.rows)
+    blocks.append(f'<table><caption>{html.escape(one.title)}</caption>\n<tr>{head}</tr>\n{rows}</table>')
+  head = f'<head><meta charset="utf-8"><title>Table 12</title><style>{_STYLE}</style></head>'
+  return f'<!doctype html>\n<html lang="en">{head}\n<body>\n' + '\n'.join(blocks) + '\n</body></html>\n'

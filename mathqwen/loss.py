@@ -1,0 +1,33 @@
+"""Masked cross-entropy as (sum, weight): the one division happens after micro-batches, devices and hosts are summed."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits_BTV, targets_BT, weights_BT):
+  """(sum of weighted negative log-likelihood in nats, sum of weights), both float32 scalars."""
+  logits_BTV = logits_BTV.astype(jnp.float32)
+  target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+  nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
+  # where, not a product: a position without loss must not carry its inf or NaN into the sum.
+  return jnp.sum(jnp.where(weights_BT > 0, nll_BT * weights_BT, 0.0)), jnp.sum(weights_BT)
+
+
+def chunked_cross_entropy(unembed, x_BTD, targets_BT, weights_BT, chunk: int):
+  """`cross_entropy(unembed(x), ...)`, holding the logits of at most `chunk` positions of each row at a time.
+
+  The backward pass computes each chunk's logits again, so a [B, T, 152K] array never exists. `chunk` is lowered to
+  the nearest divisor of T.
+  """
+  B, T, D = x_BTD.shape
+  chunk = next(c for c in range(min(chunk, T), 0, -1) if T % c == 0)
+  split = lambda a: jnp.moveaxis(a.reshape(B, T // chunk, chunk, *a.shape[2:]), 1, 0)
+
+  @jax.checkpoint
+  def one(total, xs):
+    x, targets, weights = xs
+    loss, weight = cross_entropy(unembed(x), targets, weights)
+    return (total[0] + loss, total[1] + weight), None
+
+  zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+  return jax.lax.scan(one, zero, (split(x_BTD), split(targets_BT), split(weights_BT)))[0]

@@ -1,0 +1,86 @@
+"""Pure functions on arrays. B batch, T query, S key, D embed, N heads, K kv heads, G = N / K, H head dim, F MLP."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def linear(equation, x, w):
+  """`jnp.einsum(equation, x, w)` of activations and a weight.
+
+  Its own derivative only because JAX's writes the weight's gradient as (gradient, x): XLA then transposes the wider
+  of the two in memory, 1.3 times the time of a whole backward pass on a CPU (`tests/model/test_layers.py` times it).
+  """
+  return jnp.einsum(equation, x, w)
+
+
+def _linear_forward(equation, x, w):
+  return linear(equation, x, w), (x, w)
+
+
+def _linear_backward(equation, saved, gradient):
+  (x, w), (inputs, y_axes) = saved, equation.split('->')
+  x_axes, w_axes = inputs.split(',')
+  return (
+    jnp.einsum(f'{y_axes},{w_axes}->{x_axes}', gradient, w),
+    jnp.einsum(f'{x_axes},{y_axes}->{w_axes}', x, gradient),
+  )
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def rms_norm(x, scale, eps):
+  """Normalises the last axis in float32, casts back, then scales, in the order that Hugging Face's Qwen does."""
+  x32 = x.astype(jnp.float32)
+  x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+  return x32.astype(x.dtype) * scale
+
+
+def rope_angles(positions_BT, head_dim, theta):
+  """(cos, sin), float32 [B, T, 1, H/2]. bfloat16 would lose whole positions: 257 rounds to 256."""
+  inv_freq = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+  angles = positions_BT[..., None, None].astype(jnp.float32) * inv_freq
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rope(x_BTNH, cos, sin):
+  """Rotates the pairs (i, i + H/2): the half-split form of Qwen and Hugging Face's LLaMA, not the interleaved one."""
+  x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BTNH.dtype)
+
+
+def causal_mask(query_segments_BT, key_segments_BS, first_slot=0):
+  """bool [B, T, S]: a query sees the keys of its own segment up to its own slot. Query t sits in slot `first_slot + t`.
+
+  Padding is segment 0 and sees only padding, by segment and never by token value: token 0 is `!` in Qwen's vocabulary.
+  """
+  T, S = query_segments_BT.shape[1], key_segments_BS.shape[1]
+  causal_TS = jnp.arange(S) <= first_slot + jnp.arange(T)[:, None]
+  return causal_TS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
+
+
+def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H]."""
+  B, T, N, H = q_BTNH.shape
+  K = k_BSKH.shape[2]
+  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
+  scores_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+  # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
+  scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
+  probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
+  return jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+
+
+def swiglu(x_BTD, gate_DF, up_DF, down_FD):
+  gate_BTF = jax.nn.silu(linear('BTD,DF->BTF', x_BTD, gate_DF))
+  return linear('BTF,FD->BTD', gate_BTF * linear('BTD,DF->BTF', x_BTD, up_DF), down_FD)
+
+
+def dropout(x, rate, key):
+  """Inverted dropout; `key=None` is evaluation."""
+  if key is None or rate == 0:
+    return x
+  return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

@@ -1,0 +1,184 @@
+"""The decoder: Qwen-1, Qwen1.5/2/2.5, Qwen3 and LLaMA, by configuration.
+
+Flax NNX declares the weights; everything outside sees a nested dict of arrays and these functions:
+
+  init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
+  logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
+  hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
+  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]
+
+B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mathqwen.model.cache import KVCache
+from mathqwen.model.config import ModelConfig
+from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
+
+REMAT = {
+  'none': None,  # keep every activation
+  'full': jax.checkpoint_policies.nothing_saveable,  # keep the layers' boundaries, compute the rest again
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the results of weight multiplications
+}
+
+
+def _param(init, rngs, shape, *axes):
+  # eager_sharding=False: the axes are names only; `sharding.py` decides what they mean on a mesh.
+  return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes, eager_sharding=False)
+
+
+_ones, _zeros = nnx.initializers.ones, nnx.initializers.zeros
+
+
+class Block(nnx.Module):
+  """One pre-norm layer."""
+
+  def __init__(self, cfg: ModelConfig, *, rngs):
+    D, F = cfg.hidden_size, cfg.intermediate_size
+    N, K, H = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
+    normal = nnx.initializers.normal(cfg.initializer_range)
+    self.cfg = cfg
+    self.input_norm = _param(_ones, rngs, (D,), 'norm')
+    self.q = _param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
+    self.k = _param(normal, rngs, (D, K, H), 'embed', 'kv_heads', 'head_dim')
+    self.v = _param(normal, rngs, (D, K, H), 'embed', 'kv_heads', 'head_dim')
+    if cfg.qkv_bias:
+      self.q_bias = _param(_zeros, rngs, (N, H), 'heads', 'head_dim')
+      self.k_bias = _param(_zeros, rngs, (K, H), 'kv_heads', 'head_dim')
+      self.v_bias = _param(_zeros, rngs, (K, H), 'kv_heads', 'head_dim')
+    if cfg.qk_norm:
+      self.q_norm = _param(_ones, rngs, (H,), 'norm')
+      self.k_norm = _param(_ones, rngs, (H,), 'norm')
+    self.o = _param(normal, rngs, (N, H, D), 'heads', 'head_dim', 'embed')
+    self.post_norm = _param(_ones, rngs, (D,), 'norm')
+    self.gate = _param(normal, rngs, (D, F), 'embed', 'mlp')
+    self.up = _param(normal, rngs, (D, F), 'embed', 'mlp')
+    self.down = _param(normal, rngs, (F, D), 'mlp', 'embed')
+
+  def __call__(self, x_BTD, angles, attend, drop):
+    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch."""
+    eps = self.cfg.rms_norm_eps
+    h_BTD = rms_norm(x_BTD, self.input_norm[...], eps)
+    q_BTNH = linear('BTD,DNH->BTNH', h_BTD, self.q[...])
+    k_BTKH = linear('BTD,DKH->BTKH', h_BTD, self.k[...])
+    v_BTKH = linear('BTD,DKH->BTKH', h_BTD, self.v[...])
+    if self.cfg.qkv_bias:
+      q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
+    if self.cfg.qk_norm:
+      q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
+    o_BTNH, cache = attend(rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH)
+    x_BTD = x_BTD + drop(linear('BTNH,NHD->BTD', o_BTNH, self.o[...]), 0)
+    h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
+    return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
+
+
+class Qwen(nnx.Module):
+  def __init__(self, cfg: ModelConfig, *, rngs):
+    V, D = cfg.vocab_size, cfg.hidden_size
+    normal = nnx.initializers.normal(cfg.initializer_range)
+    stack = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
+    self.embed = _param(normal, rngs, (V, D), 'vocab', 'embed')
+    self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
+    self.norm = _param(_ones, rngs, (D,), 'norm')
+    if not cfg.tie_word_embeddings:
+      self.head = _param(normal, rngs, (D, V), 'embed', 'vocab')
+
+
+def _model(cfg):
+  return Qwen(cfg, rngs=nnx.Rngs(0))
+
+
+@functools.lru_cache
+def _split_abstract(cfg: ModelConfig):
+  return nnx.split(nnx.eval_shape(lambda: _model(cfg)), nnx.Param)
+
+
+@functools.lru_cache
+def _block(cfg: ModelConfig):
+  return nnx.split(nnx.eval_shape(lambda: Block(cfg, rngs=nnx.Rngs(0))), nnx.Param)[0]
+
+
+def init(key, cfg: ModelConfig):
+  """Random float32 weights."""
+  return nnx.to_pure_dict(nnx.split(Qwen(cfg, rngs=nnx.Rngs(params=key)), nnx.Param)[1])
+
+
+def abstract(cfg: ModelConfig):
+  """The tree of `init` as `jax.ShapeDtypeStruct`s."""
+  as_struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
+  return jax.tree.map(as_struct, nnx.to_pure_dict(_split_abstract(cfg)[1]))
+
+
+def logical_axes(cfg: ModelConfig):
+  """The tree of `init` as tuples of axis names."""
+  specs = nnx.to_pure_dict(nnx.get_partition_spec(_split_abstract(cfg)[1]))
+  return jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+
+
+def hidden(
+  params,
+  cfg: ModelConfig,
+  tokens_BT,
+  segment_ids_BT=None,
+  positions_BT=None,
+  *,
+  cache: KVCache | None = None,
+  dtype=jnp.float32,
+  remat: str = 'none',
+  dropout_rate: float = 0.0,
+  dropout_key=None,
+):
+  """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
+
+  Without segment ids every token is of segment 1; without positions they count from 0. Weights are cast to `dtype`
+  layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
+  residual branches: fused attention kernels have none inside.
+  """
+  B, T = tokens_BT.shape
+  if segment_ids_BT is None:
+    segment_ids_BT = jnp.ones((B, T), jnp.int32)
+  if positions_BT is None:
+    positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
+  if cache is None:
+    mask_BTS = causal_mask(segment_ids_BT, segment_ids_BT)
+  else:
+    cache = cache.mark(segment_ids_BT)
+    mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
+  angles = rope_angles(positions_BT, cfg.head_dim, cfg.rope_theta)
+
+  def layer(carry, xs):
+    x_BTD, cache = carry
+    index, w = xs
+    block = nnx.merge(_block(cfg), jax.tree.map(lambda p: p.astype(dtype), w))
+
+    def attend(q, k, v):
+      if cache is None:
+        return attention(q, k, v, mask_BTS), None
+      new, (k_BSKH, v_BSKH) = cache.write(index, k, v)
+      return attention(q, k_BSKH, v_BSKH, mask_BTS), new
+
+    def drop(x, branch):
+      key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
+      return dropout(x, dropout_rate, key)
+
+    return block(x_BTD, angles, attend, drop), None
+
+  if REMAT[remat] is not None:
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
+  x_BTD = params['embed'].astype(dtype)[tokens_BT]
+  x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
+  (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))
+  x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
+  return x_BTD if cache is None else (x_BTD, cache.advance(T))
+
+
+def unembed(params, cfg: ModelConfig, x_BTD):
+  """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
+  if cfg.tie_word_embeddings:
+    return jnp.einsum('...D,VD->...V', x_BTD, params['embed'].astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  return jnp.einsum('...D,DV->...V', x_BTD, params['head'].astype(x_BTD.dtype), preferred_element_type=jnp.float32)

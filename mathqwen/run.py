@@ -1,0 +1,157 @@
+"""From an `Experiment` to a run: model, tokenizer, data and mesh are put together and checked, then trained."""
+
+import collections
+import dataclasses
+import functools
+import math
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from mathqwen import api, checkpoint, optim, sharding, train
+from mathqwen import config as config_lib
+from mathqwen.config import Experiment
+from mathqwen.data import examples, pipeline
+from mathqwen.data.inspect import describe
+from mathqwen.data.training import TrainingData
+from mathqwen.errors import UserError
+from mathqwen.model import qwen
+from mathqwen.tokenizer import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass
+class Run:
+  """Everything but the weights, checked to fit together; nothing large is allocated yet."""
+
+  experiment: Experiment  # with the model of `init` filled in
+  tokenizer: Tokenizer
+  mesh: jax.sharding.Mesh
+  read: object = None  # read(mesh, dtype) -> initial weights; None draws random ones
+
+  @classmethod
+  def prepare(cls, experiment: Experiment, dry: bool = False) -> 'Run':
+    """Resolves `init` and checks sizes. With `dry` a missing `init` passes: the preset and our tokenizer stand in."""
+    read, tokenizer = None, None
+    if experiment.init is not None:
+      missing = '://' not in experiment.init and not pathlib.Path(experiment.init).is_dir()
+      if missing and not dry:
+        raise UserError(
+          f'no model at {experiment.init!r}, which this config starts from: download it first (hf download '
+          f'{experiment.init} --local-dir DIR) and pass --init DIR, or pass --init random'
+        )
+      if missing:
+        print(
+          f'{experiment.init} is not here: sizes are the preset\'s, and text is shown with the small tokenizer of this '
+          'package', file=sys.stderr,
+        )  # fmt: skip
+      else:
+        model, read = api.open_model(experiment.init)
+        tokenizer = api.read_tokenizer(experiment.init)
+        experiment = dataclasses.replace(experiment, model=model)
+    tokenizer = tokenizer or load_tokenizer(None)
+    if tokenizer.vocab_size > experiment.model.vocab_size:
+      raise UserError(
+        f'the tokenizer knows {tokenizer.vocab_size} tokens and model.vocab_size is {experiment.model.vocab_size}: '
+        f'set model.vocab_size={tokenizer.vocab_size} or more'
+      )
+    experiment.check_model(experiment.model)
+    shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
+    sharding.check(shape, experiment.model, experiment.data.batch_size, experiment.train.micro_batches)
+    return cls(experiment, tokenizer, sharding.make_mesh(experiment.mesh), read)
+
+  def data(self) -> TrainingData:
+    return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
+
+  def train(self, workdir: str) -> dict:
+    """Trains in `workdir`, or continues what is there. Returns the summary of `train.fit`."""
+    checkpoint.claim(workdir, self.experiment)
+    data = self.data()
+    for line in data.describe():
+      print(line, file=sys.stderr)
+    target = pathlib.Path(workdir) / 'tokenizer'
+    if jax.process_index() == 0 and not target.exists():
+      self.tokenizer.save(target)
+    started = checkpoint.Checkpoints(workdir).latest is not None
+    params = self.read(self.mesh, 'float32') if self.read and not started else None
+    return train.fit(self.experiment, workdir, data, self.mesh, params)
+
+  def plan(self) -> dict:
+    """Parameters, and bytes per device of what the compiled step needs, without allocating any of it."""
+    experiment, cfg = self.experiment, self.experiment.model
+    tx = optim.optimizer(experiment.optim, experiment.train.steps)
+    state = train.abstract_state(self.mesh, cfg, tx)
+    shape = (experiment.data.batch_size, experiment.data.seq_len)
+    where = sharding.batch_sharding(self.mesh)
+    batch = {
+      name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == 'loss_weights' else jnp.int32, sharding=where)
+      for name in ('tokens', 'targets', 'segment_ids', 'positions', 'loss_weights')
+    }
+    memory = train.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
+    per_device = lambda tree: sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+    return {
+      'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
+      'weights_bytes': per_device(state.params),
+      'moments_bytes': per_device(state.opt_state),
+      'arguments_bytes': memory.argument_size_in_bytes,
+      'temporaries_bytes': memory.temp_size_in_bytes,
+      'total_bytes': memory.argument_size_in_bytes
+      + memory.temp_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes,
+    }
+
+
+def random_model(run: Run) -> api.Model:
+  """The model that training starts from when it starts from random weights."""
+  cfg, seed = run.experiment.model, run.experiment.train.seed
+  init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))
+  return api.Model('random weights', cfg, run.tokenizer, init(jax.random.key(seed)), run.experiment.train.compute_dtype)
+
+
+def dry_run(run: Run) -> dict:
+  """Prints sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
+  experiment, cfg = run.experiment, run.experiment.model
+  print(config_lib.to_json(experiment), end='')
+  numbers = run.plan()
+  shape = ' x '.join(f'{name} {size}' for name, size in dict(run.mesh.shape).items())
+  gib = lambda name: f'{numbers[name] / 2**30:.2f} GiB'
+  print(f'parameters: {numbers["parameters"]:,}')
+  print(f'mesh: {shape}; memory per device, from the compiled step:')
+  print(f'  {gib("weights_bytes")} float32 weights, {gib("moments_bytes")} AdamW moments')
+  print(f'  {gib("temporaries_bytes")} activations, gradients and other temporaries')
+  print(f'  {gib("total_bytes")} in all')
+  data = run.data()
+  for line in data.describe():
+    print(line)
+  tokens = experiment.train.steps * experiment.data.batch_size * experiment.data.seq_len
+  print(f'{experiment.train.steps:,} steps of {experiment.data.batch_size} x {experiment.data.seq_len} positions: '
+        f'{tokens / data.tokens:,.1f} epochs')  # fmt: skip
+  print('the first packed row, what is learnt in [[ ]] (in green on a terminal):')
+  first = {name: rows[0] for name, rows in next(data.train()).items()}
+  print(describe(first, run.tokenizer, sys.stdout.isatty()))
+  return numbers | {'parameters_dtype': 'float32', 'vocab_size': cfg.vocab_size}
+
+
+def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
+  """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers."""
+  data_cfg, tok = experiment.data, load_tokenizer(tokenizer)
+  numbers = {}
+  for source in data_cfg.sources:
+    read, report = examples.load(source, 'train', data_cfg.data_dir)
+    found = pipeline.statistics(read, tok, data_cfg.seq_len, data_cfg.system_prompt)
+    numbers[source] = found | {'left_out': dict(report.counts + collections.Counter(found['left_out']))}
+    print(
+      f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
+      f'  packed to {data_cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
+      f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
+    )
+  data = TrainingData(data_cfg, tok)
+  for line in data.describe():
+    print(line)
+  first = {name: rows[0] for name, rows in next(data.train()).items()}
+  print(describe(first, tok, sys.stdout.isatty()))
+  return {'sources': numbers}

@@ -1,0 +1,191 @@
+"""The generator's answers against sympy, its forms against rows of Math401, its splits against each other."""
+
+import collections
+import gzip
+import json
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import sympy
+from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
+
+from mathqwen.data import arithmetic
+from mathqwen.errors import UserError
+
+SHARED = Path(__file__).parents[3] / 'shared'
+
+
+def rows(path):
+  return [json.loads(line) for line in Path(path).read_text('utf-8').splitlines()]
+
+
+def spelled(query):
+  """The one spelling of a query, said again without the code under test."""
+  text = query.replace(' ', '').strip('=').replace('×', '*').replace('÷', '/').replace('π', 'pi')
+  return text.replace('**', '^')
+
+
+def truth(query):
+  """Value by sympy; the queries are the generator's own, so parse_expr sees nothing foreign."""
+  text = query.rstrip('=').replace('×', '*').replace('÷', '/').replace('π', '*pi').replace('(*pi', '(pi')
+  text = re.sub(r'^\*pi|(?<=[-+*/])\*pi', 'pi', text)
+  text = re.sub(r'log (\d+)\((\d+)\)', r'(ln(\2)/ln(\1))', text).replace('°', '*pi/180')
+  names = {'pi': sympy.pi, 'e': sympy.E, 'ln': sympy.log}
+  return parse_expr(text, names, standard_transformations + (convert_xor, rationalize))  # 0.17 is 17/100
+
+
+@pytest.mark.parametrize('group', arithmetic.GROUPS)
+def test_answers_are_exact(group):
+  rng = random.Random(7)
+  for _ in range(25):
+    row = arithmetic.problem(group, rng)
+    assert row['group'] == group and row['query'].endswith('=')
+    value, shown = truth(row['query']), row['response']
+    if re.fullmatch(r'-?\d+', shown):
+      assert value == sympy.Integer(shown), row
+    else:
+      assert re.fullmatch(r'-?\d+\.\d{4}', shown) and not re.fullmatch(r'-0\.0+', shown), row
+      assert abs(float(sympy.N(value - sympy.Rational(shown), 30, chop=True))) <= 0.5e-4 + 1e-9, row
+
+
+@pytest.mark.parametrize(
+  'value, text',
+  [
+    (Fraction(16, 83), '0.1928'),
+    (Fraction(1, 32), '0.0312'),
+    (Fraction(3, 32), '0.0938'),
+    (Fraction(-1, 10**6), '0.0000'),
+    (Fraction(-82, 95), '-0.8632'),
+    (59.0, '59.0000'),
+    (1933406196413, '1933406196413.0000'),
+  ],
+)
+def test_fixed(value, text):
+  assert arithmetic.fixed(value) == text
+
+
+@pytest.mark.parametrize(
+  'expression, value',
+  [
+    ('(11-1)*2', 20),
+    ('120*80%*15%', Fraction(72, 5)),
+    ('30/[1-37.5%-(1-37.5%)*40%]', 80),
+    ('1999+999^2', 1000000),
+    ('2^3^2', 512),
+    ('-2^2', -4),
+    ('10-3-2', 5),
+    ('16/4/2', 2),
+    ('(1/3)+0.25', Fraction(7, 12)),
+    ('2 × 3 ÷ 4=', 1.5),
+    ('2*-3', -6),
+    ('2^-1', 0.5),
+  ],
+)
+def test_evaluate(expression, value):
+  assert arithmetic.evaluate(expression) == value
+
+
+@pytest.mark.parametrize(
+  'expression',
+  [
+    '',
+    '1+',
+    '(1',
+    '1)',
+    '80千米/小时',
+    '1/0',
+    '0^-1',
+    '2^0.5',
+    '9^9^9^9',
+    '(1/6)0',
+    '1..2',
+    '__import__("os")',
+    '²',
+    '(' * 5000 + '1' + ')' * 5000,
+    '-' * 5000 + '1',
+  ],
+)
+def test_evaluate_refuses(expression):
+  with pytest.raises(ValueError):
+    arithmetic.evaluate(expression)
+
+
+def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):
+  said = arithmetic.write(str(tmp_path / 'a'), 3000, 10, seed=1)
+  train, test = rows(tmp_path / 'a' / 'train.jsonl'), rows(tmp_path / 'a' / 'test.jsonl')
+  everything = [spelled(row['query']) for row in train + test]
+  assert len(everything) == len(set(everything))
+  assert (said['train'], said['test']) == (len(train), len(test))
+  counts = collections.Counter(row['group'] for row in test)
+  assert counts['add_sub_100'] == counts['log'] == 10 and 0 < counts['pow_int'] < 10
+  assert {g: n['train'] for g, n in said['groups'].items()} == {
+    g: sum(row['group'] == g for row in train) for g in arithmetic.GROUPS
+  }
+  assert list(dict.fromkeys(row['group'] for row in test)) == list(arithmetic.GROUPS)
+  assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['test.jsonl', 'train.jsonl']  # nothing half-written
+
+
+def test_the_seed_decides(tmp_path):
+  for name, seed in (('a', 1), ('b', 1), ('c', 2)):
+    arithmetic.write(str(tmp_path / name), 300, 5, seed=seed)
+  read = {name: (tmp_path / name / 'train.jsonl').read_bytes() for name in 'abc'}
+  assert read['a'] == read['b'] != read['c']
+
+
+def test_a_small_group_gives_what_it_has_and_says_so(tmp_path):
+  said = arithmetic.write(str(tmp_path), 1000, 10, seed=0, weights={'pow_int': 1, 'add_sub_10': 1})
+  # 10 bases, exponents 2, 3, 4; and 11 * 11 sums and as many differences
+  assert sum(said['groups']['pow_int'].values()) == 30 and said['short']['pow_int'] == 510 - 30
+  assert sum(said['groups']['add_sub_10'].values()) == 242 and said['short']['add_sub_10'] == 510 - 242
+  assert said['groups']['pow_int']['test'] == 30 // 5
+  assert said['groups']['add_sub_100'] == {'train': 0, 'test': 10}
+
+
+def test_default_train_rows_are_mostly_sums_and_differences_within_100():
+  train, _ = arithmetic.generate(20000, 25, seed=0)
+  within = [row for row in train if row['group'] == 'add_sub_100']
+  assert len(within) > 14000
+  operands = {int(n) for row in within for n in re.findall(r'\d+', row['query'])}
+  assert operands == set(range(101))
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    ({'weights': {'sums': 1}}, 'sums'),
+    ({'weights': {'log': -1, 'div': 2}}, 'negative'),
+    ({'weights': {'log': 0}}, 'positive'),
+    ({'train_examples': 0, 'test_per_group': 0}, 'nothing'),
+  ],
+)
+def test_bad_arguments(arguments, words, tmp_path):
+  with pytest.raises(UserError, match=words):
+    arithmetic.write(str(tmp_path), **{'train_examples': 10, 'test_per_group': 1, 'seed': 0} | arguments)
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_directory_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='file'):
+    arithmetic.write(str(tmp_path / 'file' / 'below'), 10, 1, seed=0)
+
+
+def test_forms_are_those_of_math401():
+  """With numbers and spaced operators masked, the forms of a group cover nearly all of Math401's in that group."""
+
+  def form(query):
+    return re.sub(r' [-+*/] ', ' o ', re.sub(r'\d+', '9', query.strip()))
+
+  path = SHARED / 'data' / 'math401' / 'test.jsonl.gz'
+  if not path.exists():
+    pytest.skip(f'../shared is not here: {path}')
+  published = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode('utf-8').splitlines()]
+  rng = random.Random(0)
+  for number, group in enumerate(arithmetic.GROUPS):
+    made = {form(arithmetic.problem(group, rng)['query']) for _ in range(2000)}
+    theirs = [form(row['query']) for row in published[1 + 25 * number : 26 + 25 * number]]
+    missing = [query for query in theirs if query not in made]
+    assert len(missing) <= 4, (group, missing)  # 0*2, 2+6, 6-5 and 3*4 stand among the sums of e and pi

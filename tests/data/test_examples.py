@@ -1,0 +1,395 @@
+"""Records as the sources print them, and what load says about files that are not whole."""
+
+import collections
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mathqwen.data import examples
+from mathqwen.data.arithmetic import GROUPS
+from mathqwen.data.examples import Report, last_boxed, load, parse_file, plain_number
+from mathqwen.errors import UserError
+
+DATA = Path(__file__).parents[3] / 'shared' / 'data'
+
+NATALIA = {
+  'question': 'How many clips did Natalia sell?',
+  'answer': 'Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72',
+}
+
+
+def lines(path, *records, end='\n'):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  text = '\n'.join(r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records) + end
+  path.write_bytes(gzip.compress(text.encode()) if path.suffix == '.gz' else text.encode())
+  return path
+
+
+def one(source, record, tmp_path, split='train'):
+  parsed, report = parse_file(lines(tmp_path / 'rows.jsonl', record), source, split)
+  assert len(parsed) == 1 and not report.counts
+  return parsed[0]
+
+
+def test_imports_nothing_heavy():
+  code = (
+    'import sys, mathqwen.data.examples, mathqwen.data.arithmetic; '
+    'print([m for m in ("jax", "numpy", "tensorflow", "tensorflow_datasets") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == '[]'
+
+
+# --- the four data sets ---
+
+
+def test_gsm8k(tmp_path):
+  example = one('gsm8k', NATALIA, tmp_path)
+  assert example.id == 'gsm8k/train/0' and example.where == 'rows.jsonl:1' and example.messages is None
+  assert example.question == 'How many clips did Natalia sell?'
+  assert example.solution == 'Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips.\n#### 72'
+  assert example.answer == '72'
+
+
+@pytest.mark.parametrize('ending, answer', [('#### 2,125', '2125'), ('#### -5', '-5'), ('####  70,000 ', '70000')])
+def test_gsm8k_answers(ending, answer, tmp_path):
+  example = one('gsm8k', {'question': 'Janet’s ducks?', 'answer': f'It’s so.\n{ending}'}, tmp_path)
+  assert example.answer == answer
+  assert example.question == 'Janet’s ducks?' and example.solution == f'It’s so.\n{ending}'.strip()
+
+
+@pytest.mark.parametrize(
+  'solution, answer',
+  [
+    (r'so $a+b=-3+3=\boxed{0}$.', '0'),
+    (r'$\boxed{3}$ or rather $\boxed{\frac{1}{2}}$', r'\frac{1}{2}'),
+    (r'is $\boxed 2$.', '2'),
+    (r'is \boxed 9', '9'),
+    (r'\boxed{}', ''),
+    ('no box', ''),
+    (r'\boxed{ \{1, 2\} }', r'\{1, 2\}'),
+    (r'\boxed{\left\{ x \right\}}', r'\left\{ x \right\}'),
+    (r'\boxed{14,\!400}', r'14,\!400'),
+    (r'\boxed{2112_6}', '2112_6'),
+    (r'\boxed{never closed', ''),
+    (r'\fbox{7}', '7'),
+    (r'\boxed{\text{(A) } \{}', r'\text{(A) } \{'),
+  ],
+)
+def test_last_boxed(solution, answer):
+  assert last_boxed(solution) == answer
+
+
+@pytest.mark.parametrize(
+  'record, level, subject',
+  [
+    ({'level': 'Level 5', 'type': 'Algebra'}, 5, 'Algebra'),
+    ({'level': 'Level ?', 'type': 'Geometry'}, None, 'Geometry'),
+    ({'level': 2, 'subject': 'Precalculus'}, 2, 'Precalculus'),
+    ({}, None, None),
+  ],
+)
+def test_math_levels_and_subjects(record, level, subject, tmp_path):
+  example = one('math', {'problem': 'p', 'solution': r'\boxed{1}'} | record, tmp_path)
+  assert (example.extra, example.answer, example.id) == ({'level': level, 'subject': subject}, '1', 'math/train/0')
+
+
+def test_math500_names_its_rows_and_answers(tmp_path):
+  example = one(
+    'math500',
+    {
+      'problem': 'p',
+      'solution': r'\boxed{3}',
+      'answer': 'p - q',
+      'subject': 'Algebra',
+      'level': 1,
+      'unique_id': 'test/algebra/7.json',
+    },
+    tmp_path,
+    'test',
+  )
+  assert (example.id, example.answer) == ('test/algebra/7.json', 'p - q')
+
+
+def test_math_rows_take_their_paths_from_the_file_beside(tmp_path):
+  rows = [{'problem': f'p{n}', 'solution': r'\boxed{1}'} for n in range(2)]
+  path = lines(tmp_path / 'train.jsonl.gz', *rows)
+  lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json', 'train/algebra/100.json')
+  assert [e.id for e in parse_file(path, 'math', 'train')[0]] == ['train/algebra/0.json', 'train/algebra/100.json']
+  lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json')  # not the paths of these rows
+  assert [e.id for e in parse_file(path, 'math', 'train')[0]] == ['math/train/0', 'math/train/1']
+
+
+def test_a_box_left_empty_is_no_answer_but_trains(tmp_path):
+  lines(tmp_path / 'a.jsonl', {'problem': 'p', 'solution': r'so $\boxed{}$'})
+  (example,), report = load(str(tmp_path / 'a.jsonl'))
+  assert example.answer == '' and example.solution == r'so $\boxed{}$' and not report.counts
+  with pytest.raises(UserError, match=r'a\.jsonl:1: no gold answer'):
+    load(str(tmp_path / 'a.jsonl'), strict=True)
+
+
+def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
+  rows = [{'query': f' {n} + 0=', 'response': str(n)} for n in range(401)]
+  rows[30]['group'] = 'mine'
+  path = lines(tmp_path / 'math401.json', *rows, end='')  # upstream: no final newline
+  parsed, report = parse_file(path, 'math401', 'test')
+  assert len(parsed) == 401 and not report.counts
+  assert parsed[1].question == '1 + 0=' and parsed[1].answer == parsed[1].solution == '1'
+  groups = [example.extra['group'] for example in parsed]
+  assert groups[0] == 'Euler' and groups[30] == 'mine'
+  assert groups[1] == groups[25] == GROUPS[0] == 'add_sub_10' and groups[26] == groups[50] == GROUPS[1]
+  assert groups[376] == groups[400] == GROUPS[15] == 'log'
+  parsed, _ = parse_file(lines(tmp_path / 'fewer.json', *rows[:400]), 'math401', 'test')
+  assert 'group' not in parsed[1].extra and parsed[30].extra['group'] == 'mine'
+
+
+@pytest.mark.parametrize(
+  'ans, answer',
+  [
+    ('20', '20'),
+    ('14.4', '14.4'),
+    ('0.720', '0.720'),
+    ('((3)/(4))', '3/4'),
+    ('5((7)/(10))', '57/10'),
+    ('12.5%', '12.5%'),
+    ('25%', '25%'),
+    ('-1.5', '-1.5'),
+  ],
+)
+def test_math23k_answers(ans, answer):
+  assert plain_number(ans) == answer
+
+
+@pytest.mark.parametrize(
+  'equation, ans, solution',
+  [
+    ('x=(11-1)*2', '20', '算式：(11-1)*2\n答案：20'),
+    ('x=120*80%*15%', '14.4', '算式：120*80%*15%\n答案：14.4'),
+    ('x=3-2/6+5', '7((2)/(3))', '算式：3-2/6+5\n答案：23/3'),
+    ('x=(125-100)/100', '25%', '算式：(125-100)/100\n答案：25%'),
+    ('x=80千米/小时', '80', '答案：80'),
+    ('x=(15+25)/10', '21', '答案：21'),
+  ],
+)
+def test_math23k_solutions(equation, ans, solution, tmp_path):
+  record = {'id': '946', 'original_text': '多少米？', 'segmented_text': None, 'equation': equation, 'ans': ans}
+  example = one('math23k', record, tmp_path, 'test')
+  assert example.solution == solution and example.id == 'math23k/test/946' and example.question == '多少米？'
+  assert example.extra == {'equation': equation, 'ans': ans}
+
+
+def test_math23k_upstream_file_is_objects_one_after_another(tmp_path):
+  records = [
+    {'id': str(n), 'original_text': f'第{n}题？', 'segmented_text': '第 题', 'equation': 'x=1+1', 'ans': '2'}
+    for n in (35, 65)
+  ]
+  text = '\n'.join(json.dumps(record, indent=4, ensure_ascii=False) for record in records)
+  (tmp_path / 'test_upstream.json').write_text(text, 'utf-8')
+  parsed, _ = parse_file(tmp_path / 'test_upstream.json', 'math23k', 'test')
+  assert [(e.id, e.where) for e in parsed] == [
+    ('math23k/test/35', 'test_upstream.json:1'),
+    ('math23k/test/65', 'test_upstream.json:8'),
+  ]
+  (tmp_path / 'test_upstream.json').write_text(text[:-1], 'utf-8')
+  with pytest.raises(UserError, match='test_upstream.json:8: half-written'):
+    parse_file(tmp_path / 'test_upstream.json', 'math23k', 'test')
+
+
+def test_arithmetic_source(tmp_path):
+  lines(tmp_path / 'arithmetic' / 'train.jsonl', {'query': '1+1=', 'response': '2', 'group': 'add_sub_10'})
+  (example,), _ = load('arithmetic', 'train', str(tmp_path))
+  assert (example.id, example.answer, example.extra) == ('arithmetic/train/0', '2', {'group': 'add_sub_10'})
+  with pytest.raises(UserError, match='--data-dir'):
+    load('arithmetic', 'train')
+
+
+# --- other .jsonl files ---
+
+
+@pytest.mark.parametrize(
+  'record, question, solution, answer, extra',
+  [
+    ({'question': 'q', 'answer': 'a\n#### 1,000', 'n': 1}, 'q', 'a\n#### 1,000', '1000', {'n': 1}),
+    ({'question': 'q', 'solution': 's', 'answer': 7}, 'q', 's', '7', {}),
+    ({'question': 'q', 'answer': 'x = 3'}, 'q', 'x = 3', 'x = 3', {}),
+    ({'query': '1+1=', 'response': '2'}, '1+1=', '2', '2', {}),
+    ({'query': 'q', 'response': 'It is\n\\boxed{5}.'}, 'q', 'It is\n\\boxed{5}.', '5', {}),
+    ({'query': 'q', 'response': 'no number here'}, 'q', 'no number here', '', {}),
+    ({'problem': 'p', 'solution': '$\\boxed{4}$', 'level': 'Level 1'}, 'p', '$\\boxed{4}$', '4', {'level': 'Level 1'}),
+  ],
+)
+def test_generic_schemas(record, question, solution, answer, extra, tmp_path):
+  (example,), _ = load(str(lines(tmp_path / 'mine.jsonl.gz', record)))
+  assert (example.question, example.solution, example.answer, example.extra) == (question, solution, answer, extra)
+  assert example.id == 'mine/0' and example.where == 'mine.jsonl.gz:1'
+
+
+def test_chats_bring_their_own_turns(tmp_path):
+  turns = [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': '1+1?'},
+    {'role': 'assistant', 'content': '2'},
+    {'role': 'user', 'content': 'and 2+2?'},
+    {'role': 'assistant', 'content': '4'},
+  ]
+  (example,), _ = load(str(lines(tmp_path / 'chat.jsonl', {'messages': turns, 'id': 'c1', 'source': 'mine'})))
+  assert example.messages == tuple(turns) and example.id == 'c1'
+  assert (example.question, example.solution, example.answer) == ('1+1?', '4', '4')
+  assert example.extra == {'source': 'mine'}
+
+
+@pytest.mark.parametrize(
+  'messages, words',
+  [
+    ('hello', 'not a list'),
+    ([{'role': 'user', 'content': 'q'}], 'without'),
+    ([{'role': 'tool', 'content': 'q'}], "'tool'"),
+    ([{'role': 'user', 'content': None}, {'role': 'assistant', 'content': 'a'}], 'content'),
+  ],
+)
+def test_bad_chats_are_malformed(messages, words, tmp_path):
+  _, report = load(str(lines(tmp_path / 'chat.jsonl', {'messages': messages}, {'query': '1=', 'response': '1'})))
+  assert report.counts == {'malformed': 1} and words in report.lines()[0]
+
+
+def test_ids_are_unique(tmp_path):
+  rows = [{'id': 5, 'query': 'q', 'response': str(n)} for n in range(3)]
+  assert [e.id for e in load(str(lines(tmp_path / 'a.jsonl', *rows)))[0]] == ['5', '5#2', '5#3']
+
+
+# --- files that are not whole ---
+
+
+def test_malformed_and_duplicate_rows_are_left_out_by_line(tmp_path):
+  good = {'query': '1+1=', 'response': '2'}
+  path = lines(
+    tmp_path / 'a.jsonl',
+    good,
+    '{"query": "2+2="',
+    '',
+    {'query': '3+3=', 'response': ''},
+    good,
+    '[1]',
+    r'{"query": "\ud800", "response": "1"}',
+    {'query': 'u\u2028v', 'response': '6'},
+  )
+  kept, report = load(str(path))
+  assert [e.where for e in kept] == ['a.jsonl:1', 'a.jsonl:8'] and kept[1].question == 'u\u2028v'
+  assert report.counts == {'malformed': 4, 'duplicate': 1}
+  malformed, duplicate = report.lines()
+  assert malformed.startswith('4 malformed: a.jsonl:2 (not JSON: ')
+  assert 'a.jsonl:4 (field "response" is empty or not text), a.jsonl:6 (not a JSON object)' in malformed
+  assert duplicate == '1 duplicate: a.jsonl:5 (same as a.jsonl:1)'
+  assert report.lines(limit=1)[0].endswith(', ...')
+  with pytest.raises(UserError, match=r'a\.jsonl:2: not JSON'):
+    load(str(path), strict=True)
+
+
+def test_strict_keeps_duplicates(tmp_path):
+  row = {'query': '1+1=', 'response': '2'}
+  kept, report = load(str(lines(tmp_path / 'a.jsonl', row, row)), strict=True)
+  assert len(kept) == 2 and not report.counts
+
+
+def test_last_line_without_its_end(tmp_path):
+  row = {'query': '1+1=', 'response': '2'}
+  assert len(load(str(lines(tmp_path / 'a.jsonl', row, end='')))[0]) == 1  # whole JSON: a file without final newline
+  with pytest.raises(UserError, match=r'a\.jsonl:2: the last line is half-written'):
+    load(str(lines(tmp_path / 'a.jsonl', row, '{"query": "2+', end='')))
+
+
+@pytest.mark.parametrize('strict', [False, True])
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'', 'empty'),
+    (b'\n \n', 'empty'),
+    (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99)[:-9], 'half-written'),
+    (gzip.compress(b'{}\n')[:4], 'half-written'),
+    (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
+    (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; wanted: {question'),
+  ],
+)
+def test_files_without_use(content, words, strict, tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(content)
+  with pytest.raises(UserError, match=words) as caught:
+    load(str(tmp_path / 'a.jsonl'), strict=strict)
+  assert str(tmp_path) in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_missing_files_and_names(tmp_path):
+  with pytest.raises(UserError, match="unknown data set 'gms8k'.*gsm8k"):
+    load('gms8k', 'train', str(tmp_path))
+  with pytest.raises(UserError, match='cannot read .*none.jsonl: No such file'):
+    load(str(tmp_path / 'none.jsonl'))
+  with pytest.raises(UserError, match='Is a directory'):
+    load(str(tmp_path))
+  with pytest.raises(UserError, match='tried gsm8k/train.jsonl, gsm8k/train.jsonl.gz'):
+    examples.find('gsm8k', 'train', tmp_path)
+  with pytest.raises(UserError, match="no split 'valid'"):
+    examples.find('gsm8k', 'valid', tmp_path)
+
+
+def test_byte_order_mark_and_windows_lines(tmp_path):
+  rows = '\ufeff{"query": "1=", "response": "1"}\r\n{"query": "2=", "response": "2"}\r\n'
+  (tmp_path / 'a.jsonl').write_bytes(rows.encode())
+  kept, report = load(str(tmp_path / 'a.jsonl'))
+  assert len(kept) == 2 and not report.counts
+
+
+def test_reports_merge_and_travel():
+  a, b = Report(), Report()
+  a.add('malformed', 'x:1', 'why')
+  for n in range(300):
+    b.add('malformed', f'y:{n}')
+  b.add('too_long', 'y:1')
+  a.merge(b)
+  assert a.counts == {'malformed': 301, 'too_long': 1} and len(a.rows['malformed']) <= 100
+  again = Report.from_dict(json.loads(json.dumps(a.to_dict())))
+  assert again.lines() == a.lines() and again.counts == a.counts
+  assert a.lines(2) == ['301 malformed: x:1 (why), y:0, ...', '1 too_long: y:1']
+
+
+# --- the published files ---
+
+
+@pytest.mark.parametrize(
+  'source, split, rows, distinct',
+  [
+    ('gsm8k', 'train', 7473, 7473),
+    ('gsm8k', 'test', 1319, 1319),
+    ('math', 'train', 7500, 7500),
+    ('math', 'test', 5000, 5000),
+    ('math500', 'test', 500, 500),
+    ('math401', 'test', 401, 393),
+    ('math23k', 'train', 22162, 22148),
+    ('math23k', 'test', 1000, 1000),
+  ],
+)
+def test_published_rows(source, split, rows, distinct):
+  if not DATA.is_dir():
+    pytest.skip(f'../shared is not here: {DATA}')
+  parsed, report = parse_file(examples.find(source, split, DATA), source, split)
+  assert not report.counts and len(parsed) == rows == len({example.id for example in parsed})
+  assert len({example.question for example in parsed}) == distinct
+  assert all('<<' not in example.solution for example in parsed if source == 'gsm8k')
+  unanswered = [example.id for example in parsed if not example.answer]
+  assert unanswered == (
+    ['train/number_theory/7115.json', 'train/number_theory/7117.json'] if (source, split) == ('math', 'train') else []
+  )
+  if source == 'math401':
+    counts = collections.Counter(example.extra['group'] for example in parsed)
+    assert counts == {'Euler': 1} | {group: 25 for group in GROUPS}
+  if source == 'math500':  # the box and the answer field agree
+    assert all(last_boxed(example.solution) == example.answer for example in parsed)
+    assert {e.id for e in parsed} < {e.id for e in parse_file(examples.find('math', 'test', DATA), 'math', 'test')[0]}
+  if (source, split) == ('math23k', 'train'):
+    bad = [example.id.rsplit('/', 1)[1] for example in parsed if not example.solution.startswith('算式')]
+    assert bad == ['4303', '9718', '9761', '10431', '12495', '17520', '22085']
+  if (source, split) == ('math23k', 'test'):
+    upstream, _ = parse_file(DATA / 'math23k' / 'test_upstream.json.gz', source, split)
+    assert [e.solution for e in upstream] == [e.solution for e in parsed]

@@ -1,0 +1,68 @@
+"""A model that knows its answers by heart, and the data set it is asked."""
+
+import json
+import types
+
+import pytest
+
+QUESTIONS = [('1+1=', '2', 'add'), ('2*3=', '6', 'multiply'), ('1-5=', '-4', 'add'), ('7/2=', '3.5', 'divide')]
+
+
+class ByteTokenizer:
+  """Ids 0..255 are bytes; the three ChatML specials follow."""
+
+  special = {'<|im_start|>': 256, '<|im_end|>': 257, '<|endoftext|>': 258}
+  im_start, im_end, endoftext = 256, 257, 258
+  stop_ids = (257, 258)
+  vocab_size = 259
+
+  def encode(self, text):
+    return list(text.encode())
+
+  def encode_batch(self, texts):
+    return [self.encode(text) for text in texts]
+
+  def decode(self, ids):
+    return bytes(i for i in ids if i < 256).decode(errors='replace')
+
+
+class RecitingModel:
+  """Answers `answers[question]`; `stops_after` answers it is killed. A limit of new tokens cuts the stop token off."""
+
+  def __init__(self, answers, name='reciting', positions=512, stops_after=None):
+    self.tokenizer = ByteTokenizer()
+    self.config = types.SimpleNamespace(max_position_embeddings=positions)
+    self.name, self.dtype = name, 'float32'
+    self.answers, self.stops_after, self.batches, self.given = answers, stops_after, [], 0
+
+  def generate_ids(self, prompts, max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, seed=0, on_done=None):
+    self.batches.append(len(prompts))
+    done = {}
+    for index in reversed(range(len(prompts))):  # answers do not end in the order of the questions
+      if self.given == self.stops_after:
+        raise KeyboardInterrupt
+      question = self.tokenizer.decode(prompts[index]).split('user\n')[1].split('\nassistant')[0]
+      done[index] = [*self.tokenizer.encode(self.answers[question]), 257][:max_new_tokens]
+      self.given += 1
+      on_done(index, done[index])
+    return [done[index] for index in range(len(prompts))]
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+  folder = tmp_path / 'data' / 'arithmetic'
+  folder.mkdir(parents=True)
+  rows = [json.dumps({'query': q, 'response': a, 'group': g}) + '\n' for q, a, g in QUESTIONS]
+  (folder / 'test.jsonl').write_text(''.join(rows))
+  return str(tmp_path / 'data')
+
+
+@pytest.fixture
+def reciting():
+  """Three right answers of four; one has no number."""
+
+  def make(**kwargs):
+    answers = {q: f'the answer is {a}' for q, a, _ in QUESTIONS} | {'1-5=': 'I cannot say.'}
+    return RecitingModel(answers, **kwargs)
+
+  return make

@@ -1,0 +1,53 @@
+import types
+
+import pytest
+
+from mathqwen.errors import UserError
+from mathqwen.evals import benchmarks, grade
+
+
+def test_published_sizes_and_default_rules():
+  facts = {b.name: (b.size, b.rule, b.split) for b in benchmarks.BENCHMARKS.values()}
+  assert facts == {
+    'gsm8k': (1319, 'number', 'test'),
+    'math500': (500, 'math', 'test'),
+    'math': (5000, 'math', 'test'),
+    'math401': (401, 'math401', 'test'),
+    'math23k': (1000, 'math23k', 'test'),
+    'arithmetic': (None, 'math401', 'test'),
+  }
+
+
+def test_every_entry_names_a_rule_and_a_prompt_that_exist():
+  for benchmark in benchmarks.BENCHMARKS.values():
+    grade.get(benchmark.rule)
+    benchmarks.get_prompt(benchmark.prompt)
+
+
+def test_unknown_names_are_answered_with_the_nearest():
+  with pytest.raises(UserError, match="unknown benchmark 'gsm8'; did you mean 'gsm8k'.*math23k"):
+    benchmarks.get('gsm8')
+  with pytest.raises(UserError, match="unknown benchmark 'GSM8K'; did you mean 'gsm8k'"):
+    benchmarks.get('GSM8K')
+  with pytest.raises(UserError, match="unknown benchmark 'zzz'; there are: gsm8k"):
+    benchmarks.get('zzz')
+  with pytest.raises(UserError, match="unknown prompt 'chatlm'; did you mean 'chatml'"):
+    benchmarks.get_prompt('chatlm')
+
+
+def test_prompts():
+  example = types.SimpleNamespace(question='1+1=')
+  assert benchmarks.get_prompt('chatml')(example) == [{'role': 'user', 'content': '1+1='}]
+  assert benchmarks.get_prompt('qwen-chat')(example) == [
+    {'role': 'system', 'content': 'You are a helpful assistant.'},
+    {'role': 'user', 'content': '1+1='},
+  ]
+
+
+def test_groups():
+  math = benchmarks.get('math')
+  assert math.groups_of({'extra': {'level': 5, 'subject': 'Algebra'}}) == ['Level 5', 'Algebra']
+  assert math.groups_of({'level': 'Level 2', 'type': 'Geometry'}) == ['Level 2', 'Geometry']
+  assert math.groups_of({'extra': {'level': None, 'subject': 'Geometry'}}) == ['Geometry']
+  assert benchmarks.get('math401').groups_of({'extra': {'group': 'add_sub_10'}}) == ['add_sub_10']
+  assert benchmarks.get('gsm8k').groups_of({'extra': {}}) == []

@@ -1,0 +1,254 @@
+"""Verdicts: literal rows, the published verdicts in ../shared, gold against gold, and hostile answers."""
+
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mathqwen.errors import UserError
+from mathqwen.evals import grade, latex, symbolic
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHARED = ROOT.parent / 'shared'
+
+
+@pytest.mark.parametrize(
+  'rule, response, gold, correct, extracted',
+  [
+    ('number', 'pays $129,200. #### 129200', '129200', True, '129200'),
+    ('number', 'The answer is 18.00', '18', True, '18.00'),
+    ('number', '18.0001', '18', False, '18.0001'),
+    ('number', '18.00009', '18', True, '18.00009'),
+    ('number', 'It fell by 25%.', '25', True, '25%'),
+    ('number', 'It fell by 0.25.', '25%', True, '0.25'),
+    ('number', 'Nothing left.', '0', False, None),
+    ('math23k', '25%', '25', False, '25%'),
+    ('math23k', '答：0.25', '25%', True, '0.25'),
+    ('math23k', '57/10', '5((7)/(10))', True, '57/10'),
+    ('math23k', '9.33', '((28)/(3))', False, '9.33'),
+    ('math23k', '9.33333', '((28)/(3))', True, '9.33333'),
+    ('math401', '= 0.5910', '0.5914', True, '0.5910'),
+    ('math401', '= 0.592', '0.591', False, '0.592'),  # exactly 1e-3 apart: not below
+    ('math401', 'The answer is 7 (4 digits)', '7', False, '4'),  # the last number, whatever is said
+    ('math401', '0.0', '-0.0000', True, '0.0'),
+    ('math', '\\boxed{\\dfrac12}', '\\frac{1}{2}', True, '\\dfrac12'),
+    ('math', '\\boxed{0.5}', '\\frac{1}{2}', True, '0.5'),
+    ('math', 'so $x = 5$ or\n\\boxed{x=5}', '5', True, 'x=5'),
+    ('math', '\\boxed{(2,4)}', '(2, 4)', True, '(2,4)'),
+    ('math', '\\boxed{(4,2)}', '(2,4)', False, '(4,2)'),
+    ('math', '\\boxed{9999}', '10{,}000', False, '9999'),
+    ('math', '\\boxed{10000}', '10{,}000', True, '10000'),
+    ('math', '\\boxed{2112_5}', '2112_6', False, '2112_5'),
+    ('math', 'p - q', 'p - q', True, 'p - q'),
+    ('math', 'We find $a$ and then $b+1$.', '1+b', True, 'b+1'),
+    ('math', '\\boxed{\\sqrt{8}}', '2\\sqrt{2}', True, '\\sqrt{8}'),
+    ('math', '\\boxed{}', '4', False, None),
+    ('abel', '1. [...] #### 18', '18', True, '18'),
+    ('abel', '#### 1\nQuestion: another #### 2', '1', True, '1'),
+    ('abel', '#### 18\nso 18', '18', False, None),  # only the last line is read
+    ('abel', '#### 9.0', '9', True, '9.0'),
+    ('openai', 'so 26\nA: 1,026', '1026', True, '1026'),
+    ('openai', 'A: 26.', '26', False, '26.'),  # string equality, period and all
+    ('rft', '#### 5 #### 6', '5', True, '5'),
+    ('rft', '5', '5', False, None),
+    ('qwen-chat', 'about -1,000.50 then', '-1000.5', True, '-1000.50'),
+    ('qwen-base', 'it is -12', '12', True, '12'),
+    ('qwen-base', 'it is 12.5', '12.5', False, '5'),
+    ('wizardmath-gsm8k', 'The answer is: 1/2 cup', '0.5', True, '1/2'),
+    ('wizardmath-math', 'The answer is: \\dfrac12.', '\\frac{1}{2}', True, '\\dfrac12'),
+    ('minerva', 'The final answer is $x=5$. I hope it is correct.', '5', True, '$x=5$'),
+    ('minerva', 'The final answer is $\\frac{2}{4}$. I hope it is correct.', '\\frac12', True, '$\\frac{2}{4}$'),
+    ('lm-eval-strict', '#### 1,000', '1000', True, '1000'),
+    ('lm-eval-flexible', 'it is 1,000 then', '1000', True, '1000'),
+  ],
+)
+def test_verdicts(rule, response, gold, correct, extracted):
+  verdict = grade.grade(response, gold, rule)
+  assert (verdict.correct, verdict.extracted) == (correct, extracted), verdict.reason
+  assert verdict.reason
+
+
+def test_every_rule_has_a_row_above():
+  rows = next(mark for mark in test_verdicts.pytestmark if mark.name == 'parametrize').args[1]
+  assert {row[0] for row in rows} == set(grade.RULES)
+
+
+def test_unknown_rule_names_the_nearest():
+  with pytest.raises(UserError, match="unknown rule 'maths'; did you mean 'math'"):
+    grade.get('maths')
+
+
+@pytest.mark.parametrize('decoded, error', [('5', 0.0), ('6', 0.2), ('-1000', 10.0), (None, 10.0), ('abc', 10.0)])
+def test_relative_error(decoded, error):
+  assert grade.relative_error(decoded, '5') == error
+
+
+def test_relative_error_divides_by_one_at_least():
+  assert grade.relative_error('0.25', '0.125') == 0.125
+
+
+@pytest.mark.parametrize(
+  'text, form',
+  [
+    ('\\left( 3, \\frac{\\pi}{2} \\right)', '(3,\\frac{\\pi}{2})'),
+    ('\\tfrac34', '\\frac{3}{4}'),
+    ('3/4', '\\frac{3}{4}'),
+    ('x = 14{,}400\\%', '14400'),
+    ('5\\text{ cm}^2', '5'),
+    ('90^{\\circ}', '90'),
+    ('.5', '0.5'),
+    ('7.00', '7'),
+    ('10.05', '10.05'),
+    ('\\text{Evelyn}', 'Evelyn'),
+    ('(1,200)', '(1,200)'),
+    ('1,2', '1,2'),
+  ],
+)
+def test_normalised_form(text, form):
+  assert latex.normalise(text) == form
+
+
+@pytest.mark.parametrize('text, form', [('x=5\\text{ cm}', '5'), ('$\\frac12$', '\\frac{1}{2}'), ('1,000', '1000')])
+def test_minerva_form(text, form):
+  assert latex.minerva(text) == form
+
+
+def published(name):
+  path = SHARED / 'fixtures' / 'grading' / f'{name}.jsonl.gz'
+  if not path.exists():
+    pytest.skip(f'../shared is not here: {path}')
+  with gzip.open(path, 'rt', encoding='utf-8') as lines:
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+  'name, rule, least',
+  [
+    ('abel_7b_gsm8k', 'abel', 1.0),
+    ('openai_6b_finetuning_gsm8k', 'openai', 1.0),
+    ('abel_7b_gsm8k', 'number', 0.995),
+    ('openai_6b_finetuning_gsm8k', 'number', 0.995),
+    ('qwen25math_math_half', 'math', 0.995),
+  ],
+)
+def test_agreement_with_published_verdicts(name, rule, least):
+  rows = published(name)
+  agree = sum(grade.grade(row['response'], row['gold'], rule).correct == row['correct'] for row in rows)
+  assert agree / len(rows) >= least
+
+
+def test_published_accuracies():
+  rows = published('abel_7b_gsm8k')
+  assert sum(grade.grade(row['response'], row['gold'], 'abel').correct for row in rows) == 788
+  rows = published('openai_6b_finetuning_gsm8k')
+  assert sum(grade.grade(row['response'], row['gold'], 'openai').correct for row in rows) == 286
+
+
+@pytest.mark.parametrize('name', ['gsm8k', 'math500', 'math', 'math401', 'math23k'])
+def test_gold_against_itself(name):
+  from mathqwen.data import examples
+  from mathqwen.evals import benchmarks
+
+  if not (SHARED / 'data').exists():
+    pytest.skip(f'../shared is not here: {SHARED / "data"}')
+  benchmark = benchmarks.get(name)
+  rows, _ = examples.load(benchmark.source, benchmark.split, str(SHARED / 'data'), strict=True)
+  assert len(rows) == benchmark.size
+  for row in rows:
+    for response in (row.answer, row.solution):
+      verdict = grade.grade(response, row.answer, benchmark.rule)
+      assert verdict.correct, (row.id, response, row.answer, verdict)
+
+
+@pytest.fixture(scope='module')
+def one_second():
+  comparer = symbolic.Comparer(time_limit=1.0)
+  yield comparer
+  comparer.close()
+
+
+@pytest.fixture
+def quick(monkeypatch, one_second):
+  """The shared comparer with a limit of one second, started, so that the tests time comparisons only."""
+  one_second.equal('1', '1')
+  monkeypatch.setattr(symbolic, '_shared', one_second)
+
+
+@pytest.mark.parametrize(
+  'answer',
+  ['9**9**9', '9^{9^9}', '9^{9^{9^9}}', '100000000!', '{' * 900 + '1' + '}' * 900, '\\sqrt{' * 250 + '1' + '}' * 250]
+  + ["__import__('os').system('touch PWNED')", '9' * 1900, '9' * 1_000_000, '1e999999999', '\ud800'],
+)
+def test_hostile_answers_cost_at_most_the_limit(quick, answer, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  start = time.monotonic()
+  verdict = grade.grade(f'\\boxed{{{answer}}}', '4', 'math')
+  assert time.monotonic() - start < 1.0 + 3.0  # the limit, and what a busy machine takes to kill and schedule
+  assert not verdict.correct
+  assert not list(tmp_path.iterdir())
+  assert grade.grade('\\boxed{0.5}', '\\frac12', 'math').correct  # the next one is graded as ever
+
+
+def test_comparer_is_one_process_restarted_after_a_time_out():
+  comparer = symbolic.Comparer(time_limit=1.0)
+  assert comparer.equal('\\frac{1}{2}', '0.5') == (True, 'equal by math-verify')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  first = comparer._process
+  assert comparer.equal('4', '9^{9^{9^9}}') == (False, 'not decided in 1 s')
+  assert first.poll() is not None
+  assert comparer.equal('x+1', '1+x', test='difference') == (True, 'equal by difference')
+  assert comparer.starts == 2
+  comparer._process.kill()
+  comparer._process.wait()
+  assert comparer.equal('2', '2')[0]
+  comparer.close()
+
+
+def test_interrupted_comparison_leaves_no_late_answer_behind(monkeypatch):
+  comparer = symbolic.Comparer()
+  comparer.equal('1', '1')
+
+  def interrupted(timeout):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(comparer._answers, 'get', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    comparer.equal('2', '2.0')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  comparer.close()
+
+
+def test_worker_that_dies_is_an_answer_that_could_not_be_read(monkeypatch, tmp_path):
+  worker = tmp_path / 'worker.py'
+  worker.write_text('print(\'{"ready": true}\', flush=True)\ninput()\n')
+  monkeypatch.setattr(symbolic, '_WORKER', worker)
+  assert symbolic.Comparer().equal('1', '2') == (False, 'math-verify could not read the answer')
+
+
+def test_missing_math_verify_is_said(monkeypatch, tmp_path):
+  worker = tmp_path / 'worker.py'
+  worker.write_text('print(\'{"missing": "No module named math_verify"}\')')
+  monkeypatch.setattr(symbolic, '_WORKER', worker)
+  with pytest.raises(UserError, match='No module named math_verify; install it with: pip install math-verify'):
+    symbolic.Comparer().equal('1', '2')
+
+
+def test_grading_imports_neither_jax_nor_sympy():
+  code = (
+    'import sys; from mathqwen.evals import extract, grade, table; grade.grade("\\\\boxed{0.5}", "1/2", "math"); '
+    'print([m for m in ("jax", "sympy", "math_verify", "tensorflow_datasets") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == '[]', done.stderr
+
+
+def test_worker_imports_no_jax():
+  source = pathlib.Path(symbolic._WORKER).read_text()
+  assert 'mathqwen' not in source.replace('mathqwen/', '')
+  code = 'import sys, math_verify, sympy; print("jax" in sys.modules)'
+  done = subprocess.run([sys.executable, '-P', '-c', code], capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == 'False'

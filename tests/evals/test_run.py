@@ -1,0 +1,217 @@
+"""From prompts to scores with a model that recites; interrupted, resumed, refused, graded again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mathqwen.errors import UserError
+from mathqwen.evals import records, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def lines(out):
+  return [json.loads(line) for line in (out / 'arithmetic' / 'records.jsonl').read_text().splitlines()]
+
+
+def evaluate(model, out, data_dir, **kwargs):
+  return run.evaluate(model, 'arithmetic', data_dir=data_dir, out=out, progress=False, **kwargs)
+
+
+def test_evaluate(reciting, data_dir, tmp_path):
+  result = evaluate(reciting(), tmp_path / 'out', data_dir, batch_size=3)
+  scores = result['benchmarks']['arithmetic']
+  wanted = {'n': 4, 'correct': 3, 'accuracy': 0.75, 'unextractable': 1, 'truncated': 0, 'rule': 'math401'}
+  wanted |= {'prompt': 'chatml', 'model': 'reciting', 'dtype': 'float32', 'resumed': 0, 'limit': None}
+  assert {key: scores[key] for key in wanted} == wanted
+  assert scores['by_group']['add'] == {'n': 2, 'correct': 1, 'accuracy': 0.5}
+  assert scores['decoding'] == {'temperature': 0.0, 'max_new_tokens': 64, 'batch_size': 3}
+  assert scores['tokens'] == sum(row['tokens'] for row in lines(tmp_path / 'out'))
+  assert result['tokens_per_second'] > 0
+  assert json.loads((tmp_path / 'out' / 'arithmetic' / 'scores.json').read_text()) == scores
+
+
+def test_a_record(reciting, data_dir, tmp_path):
+  evaluate(reciting(), tmp_path, data_dir)
+  rows = lines(tmp_path)
+  assert [row['question'] for row in rows] == ['1+1=', '2*3=', '1-5=', '7/2=']  # in the benchmark's order
+  first = rows[0]
+  assert tuple(first)[: len(records.FIELDS)] == records.FIELDS
+  assert first['prompt'] == '<|im_start|>user\n1+1=<|im_end|>\n<|im_start|>assistant\n'
+  assert (first['response'], first['extracted'], first['gold'], first['correct']) == ('the answer is 2', '2', '2', True)
+  assert (first['tokens'], first['truncated'], first['extra']['group']) == (16, False, 'add')
+  assert rows[2]['reason'] == 'no answer found'
+
+
+def test_nothing_is_written_without_out(reciting, data_dir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  before = sorted(tmp_path.rglob('*'))
+  assert evaluate(reciting(), None, data_dir)['benchmarks']['arithmetic']['correct'] == 3
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_truncated_answers(reciting, data_dir):
+  model = reciting()
+  model.answers |= {'1+1=': '2', '2*3=': '6'}
+  scores = evaluate(model, None, data_dir, max_new_tokens=2)['benchmarks']['arithmetic']
+  assert scores['truncated'] == 2  # '2' and its stop token fit
+
+
+def test_limit_prompt_and_batches(reciting, data_dir):
+  model = reciting()
+  result = evaluate(model, None, data_dir, limit=3, prompt='qwen-chat', batch_size=2)
+  assert result['benchmarks']['arithmetic']['n'] == 3
+  assert result['benchmarks']['arithmetic']['prompt'] == 'qwen-chat'
+  assert model.batches == [2, 1]
+
+
+@pytest.mark.parametrize('answers', [0, 1, 2, 3])
+def test_interrupted_run_continues_after_the_last_finished_record(reciting, data_dir, tmp_path, answers):
+  whole, out = tmp_path / 'whole', tmp_path / 'out'
+  evaluate(reciting(), whole, data_dir, batch_size=2)
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=answers), out, data_dir, batch_size=2)
+  path = out / 'arithmetic' / 'records.jsonl'
+  assert len(lines(out)) == answers and not (out / 'arithmetic' / 'scores.json').exists()
+  with open(path, 'ab') as file:
+    file.write(b'{"id": "arith')  # killed while writing
+  model = reciting()
+  scores = evaluate(model, out, data_dir, batch_size=2)['benchmarks']['arithmetic']
+  assert (sum(model.batches), scores['resumed'], scores['n']) == (4 - answers, answers, 4)
+  assert path.read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
+
+
+def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
+  first = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
+  model = reciting()
+  assert evaluate(model, tmp_path, data_dir)['benchmarks'] == first
+  assert model.batches == []
+
+
+@pytest.mark.parametrize(
+  'change, kwargs, said',
+  [
+    ({'name': 'other'}, {}, "model 'reciting' there and 'other' now"),
+    ({}, {'max_new_tokens': 7}, 'max_new_tokens 64 there and 7 now'),
+    ({}, {'limit': 2}, 'limit None there and 2 now'),
+    ({}, {'prompt': 'qwen-chat'}, "prompt 'chatml' there and 'qwen-chat' now"),
+  ],
+)
+def test_another_run_in_the_same_directory_is_refused(reciting, data_dir, tmp_path, change, kwargs, said):
+  evaluate(reciting(), tmp_path, data_dir)
+  before = (tmp_path / 'arithmetic' / 'records.jsonl').read_bytes()
+  model = reciting(**change)
+  with pytest.raises(UserError, match=said):
+    evaluate(model, tmp_path, data_dir, **kwargs)
+  assert model.batches == []
+  assert (tmp_path / 'arithmetic' / 'records.jsonl').read_bytes() == before
+
+
+def test_verdicts_of_another_rule_are_not_taken_over(reciting, data_dir, tmp_path):
+  first = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
+  run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', rule='abel', out=tmp_path)
+  assert not any(row['correct'] for row in lines(tmp_path))
+  again = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
+  assert again['arithmetic']['correct'] == first['arithmetic']['correct'] == 3
+  assert sum(row['correct'] for row in lines(tmp_path)) == 3
+
+
+def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path):
+  evaluate(reciting(), tmp_path, data_dir)
+  path = tmp_path / 'arithmetic' / 'records.jsonl'
+  rows = [{key: value for key, value in row.items() if key != 'tokens'} for row in lines(tmp_path)]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  with pytest.raises(UserError, match="'arithmetic/test/0' has no field 'tokens'"):
+    evaluate(reciting(), tmp_path, data_dir)
+
+
+def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_path):
+  evaluate(reciting(), tmp_path / 'out', data_dir)
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text().replace('1+1=', '1+2='))
+  with pytest.raises(UserError, match='is no problem of this data'):
+    evaluate(reciting(), tmp_path / 'out', data_dir)
+
+
+@pytest.mark.parametrize(
+  'names, kwargs, said',
+  [
+    ('arithmetic,gsm8', {}, "unknown benchmark 'gsm8'"),
+    ([], {}, 'no benchmark given'),
+    ('arithmetic', {'prompt': 'alpaca'}, "unknown prompt 'alpaca'"),
+    ('arithmetic', {'limit': 0}, 'limit is 0; it must be 1 or more'),
+    ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
+  ],
+)
+def test_what_is_wrong_is_said_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, said):
+  model = reciting()
+  with pytest.raises(UserError, match=said):
+    run.evaluate(model, names, data_dir=data_dir, out=tmp_path / 'out', progress=False, **kwargs)
+  assert model.batches == [] and not (tmp_path / 'out').exists()
+
+
+def test_room_for_the_prompt(reciting, data_dir, capsys):
+  with pytest.raises(UserError, match='has 23 tokens, the model has 23 positions'):
+    evaluate(reciting(positions=23), None, data_dir)
+  scores = evaluate(reciting(positions=43), None, data_dir)['benchmarks']['arithmetic']
+  assert scores['decoding']['max_new_tokens'] == 20
+  assert 'answers end after 20 new tokens instead of 64' in capsys.readouterr().err
+
+
+def test_progress_goes_to_standard_error(reciting, data_dir, capsys):
+  run.evaluate(reciting(), ['arithmetic'], data_dir=data_dir, progress=True)
+  said = capsys.readouterr()
+  assert said.out == ''
+  assert '4/4' in said.err and '75.0% right' in said.err and 'problems/s' in said.err
+
+
+def test_grade_again(tmp_path):
+  path = tmp_path / 'stored.jsonl'
+  rows = [
+    {'question': 'q', 'response': 'so 5. #### 18', 'gold': '18', 'correct': False, 'mine': [1]},
+    {'id': 7, 'response': 'nothing', 'gold': '1'},
+  ]
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  scores = run.grade_records(path, 'gsm8k', out=tmp_path / 'out')['benchmarks']['gsm8k']
+  assert (scores['n'], scores['correct'], scores['unextractable'], scores['verdicts_changed']) == (2, 1, 1, 1)
+  assert (scores['prompt'], scores['truncated'], scores['model']) == (None, None, None)
+  stored = [json.loads(line) for line in (tmp_path / 'out' / 'gsm8k' / 'records.jsonl').read_text().splitlines()]
+  assert stored[0]['mine'] == [1] and stored[0]['correct'] and 'id' not in stored[0]
+  assert stored[1] == {
+    'id': 7, 'benchmark': 'gsm8k', 'response': 'nothing', 'extracted': None, 'gold': '1', 'correct': False,
+    'reason': 'no answer found',
+  }  # fmt: skip
+  assert run.grade_records(path, 'gsm8k', rule='abel')['benchmarks']['gsm8k']['rule'] == 'abel'
+
+
+def test_grading_an_evaluation_again_gives_the_same_scores(reciting, data_dir, tmp_path):
+  scores = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
+  again = run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic')['benchmarks']['arithmetic']
+  assert again['verdicts_changed'] == 0
+  for key in again.keys() & scores.keys():
+    assert again[key] == scores[key], key
+
+
+@pytest.mark.parametrize('benchmark, rule, said', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])
+def test_grade_with_unknown_names(tmp_path, benchmark, rule, said):
+  with pytest.raises(UserError, match=said):
+    run.grade_records(tmp_path / 'none', benchmark, rule)
+
+
+def test_empty_records(tmp_path):
+  (tmp_path / 'r.jsonl').write_text('')
+  with pytest.raises(UserError, match='no records in it'):
+    run.grade_records(tmp_path / 'r.jsonl', 'gsm8k')
+
+
+def test_grading_needs_no_jax(tmp_path):
+  (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
+  code = (
+    f'import sys; from mathqwen.evals import run; run.grade_records({str(tmp_path / "r.jsonl")!r}, "gsm8k"); '
+    'print([m for m in ("jax", "numpy", "tensorflow_datasets") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == '[]', done.stderr

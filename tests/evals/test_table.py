@@ -1,0 +1,113 @@
+import html.parser
+import json
+import pathlib
+import re
+
+import pytest
+
+from mathqwen.errors import UserError
+from mathqwen.evals import table
+
+SCORES = {
+  'benchmark': 'gsm8k', 'n': 1319, 'correct': 824, 'accuracy': 824 / 1319, 'stderr': 0.01333, 'unextractable': 2,
+  'truncated': 5, 'rule': 'number', 'prompt': 'chatml', 'model': 'my_model', 'dtype': 'bfloat16', 'version': '0.1',
+  'commit': 'abc123', 'decoding': {'max_new_tokens': 512},
+}  # fmt: skip
+
+
+def write(folder, **change):
+  scores = SCORES | change
+  path = folder / scores['benchmark'] / 'scores.json'
+  path.parent.mkdir(parents=True)
+  path.write_text(json.dumps(scores))
+  return path
+
+
+def rows(markdown):
+  lines = [line for line in markdown.splitlines() if line.startswith('|')]
+  return [[cell.strip() for cell in line.strip('|').split(' | ')] for line in lines]
+
+
+def test_published_rows_alone():
+  cells = rows(table.table([]))
+  assert cells[0] == ['model', 'params', 'GSM8K', 'MATH', 'Math401', 'Math23K', 'source']
+  assert len(cells) == 2 + 17
+  assert cells[2] == ['GPT-4', '-', '92.0', '42.5', '83.5', '74.0', 'published']
+  assert cells[4] == ['Minerva', '8B', '16.2', '14.1', '-', '-', 'published']
+  assert cells[-2] == ['Math-Qwen-Chat', '7B', '62.5', '17.2', '80.8', '75.4', 'published']
+  assert cells[-1] == ['Math-Qwen-Chat', '14B', '69.8', '24.2', '85.0', '78.4', 'published']
+
+
+def test_published_rows_equal_the_recipe():
+  recipe = pathlib.Path(__file__).parents[3] / 'shared' / 'recipe.md'
+  if not recipe.exists():
+    pytest.skip(f'../shared is not here: {recipe}')
+  wanted = re.findall(r'^\| (\S[^|]*) \| (-|\d+B)' + r' \| ([\d.-]+)' * 4 + r' \|$', recipe.read_text(), re.M)
+  assert [tuple(row[:-1]) for row in rows(table.table([]))[2:]] == wanted
+
+
+def test_measured_row(tmp_path):
+  write(tmp_path)
+  write(tmp_path, benchmark='math500', n=100, accuracy=0.25, stderr=0.0433, rule='math', commit=None)
+  cells = rows(table.table([tmp_path]))
+  assert ['my_model', '-', '62.5 ± 1.3', '25.0 ± 4.3 (n = 100)', '-', '-', 'measured'] in cells
+  left = ['2', '5', 'chatml']
+  setting = ['bfloat16', '512', '0.1']
+  assert ['my_model', 'GSM8K', '1319', '1319', '62.5', '1.33', *left, 'number', *setting, 'abc123'] in cells
+  assert ['my_model', 'MATH', '100', '500', '25.0', '4.33', *left, 'math', *setting, '-'] in cells
+
+
+def test_other_benchmarks_get_a_column_only_when_measured(tmp_path):
+  groups = {'add': {'n': 2, 'correct': 1, 'accuracy': 0.5}}
+  errors = {'relative_error': 2.5, 'non_number_ratio': 0.25}
+  write(tmp_path, benchmark='arithmetic', n=4, accuracy=0.75, stderr=0.2167, by_group=groups, **errors)
+  text = table.table(tmp_path)
+  cells = rows(text)
+  assert cells[0] == ['model', 'params', 'GSM8K', 'MATH', 'Math401', 'Math23K', 'Arithmetic', 'source']
+  assert ['GPT-4', '-', '92.0', '42.5', '83.5', '74.0', '-', 'published'] in cells
+  assert ['my_model', '-', '-', '-', '-', '-', '75.0 ± 21.7 (n = 4)', 'measured'] in cells
+  assert ['my_model', 'Arithmetic', 'add', '2', '50.0'] in cells
+  assert '2.500, 0.250' in text
+
+
+def test_two_runs_of_one_model_are_two_rows(tmp_path):
+  paths = [write(tmp_path / 'a'), write(tmp_path / 'b', accuracy=0.5)]
+  measured = [row for row in rows(table.table(paths)) if row[-1] == 'measured']
+  assert [(row[0], row[2]) for row in measured] == [
+    (f'my_model ({tmp_path}/a)', '62.5 ± 1.3'),
+    (f'my_model ({tmp_path}/b)', '50.0 ± 1.3'),
+  ]
+
+
+def test_files(tmp_path):
+  write(tmp_path / 'run', model='a_b & <c> | 100%')
+  markdown = table.table([tmp_path / 'run'], out=tmp_path / 'out')
+  assert (tmp_path / 'out' / 'table.md').read_text() == markdown
+  assert 'a_b & <c> \\| 100%' in markdown
+  latex = (tmp_path / 'out' / 'table.tex').read_text()
+  assert r'a\_b \& <c> | 100\% & - & 62.5 $\pm$ 1.3 & - & - & - & measured \\' in latex
+  assert latex.count(r'\begin{tabular}') == latex.count(r'\end{tabular}') == 2
+  page = (tmp_path / 'out' / 'table.html').read_text()
+  assert '<td>a_b &amp; &lt;c&gt; | 100%</td>' in page
+  assert not re.search(r'https?:|src=|href=|<script', page)
+  tags = []
+
+  class Parser(html.parser.HTMLParser):
+    def handle_starttag(self, tag, attrs):
+      tags.append(tag)
+
+  Parser().feed(page)
+  assert tags.count('table') == 2 and tags.count('tr') == 1 + 18 + 1 + 1
+
+
+def test_bad_scores(tmp_path):
+  with pytest.raises(UserError, match='no scores.json below it'):
+    table.table([tmp_path])
+  with pytest.raises(UserError, match='no such file'):
+    table.table([tmp_path / 'none.json'])
+  path = write(tmp_path, benchmark='gsm9k')
+  with pytest.raises(UserError, match="unknown benchmark 'gsm9k'"):
+    table.table([path])
+  path.write_text('{"benchmark": "gsm8k"}')
+  with pytest.raises(UserError, match="field 'n' is missing"):
+    table.table([path])
