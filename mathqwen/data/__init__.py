@@ -1,0 +1,1 @@
+"""Examples to batches: readers, ChatML, packing, and the pipeline that joins them."""

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from mathqwen.data.worked import worked
 from mathqwen.errors import UserError
 
 _MISSES = 3000  # draws in a row without a new expression before a group counts as exhausted
@@ -250,11 +251,12 @@ GROUPS = tuple(_DRAW)  # in Math401's order
 # Shares of the train rows. Sums and differences within 100 have 20,402 expressions: a small model learns them only
 # when it sees most; the other groups keep a taste of each form.
 WEIGHTS = {group: 0.01 for group in GROUPS} | {
-  'add_sub_10': 0.015,
-  'add_sub_100': 0.75,
-  'add_sub_1000': 0.04,
-  'add_sub_negative': 0.03,
-  'mul_100': 0.04,
+  'add_sub_10': 0.01,
+  'add_sub_100': 0.55,
+  'add_sub_1000': 0.22,
+  'add_sub_1e12': 0.01,
+  'add_sub_negative': 0.05,
+  'mul_100': 0.02,
 }
 
 
@@ -310,10 +312,12 @@ def write(
 ) -> dict:
   """Writes directory/train.jsonl and directory/test.jsonl; the same arguments give the same bytes.
 
+  A training row's response is the worked solution where there is one (`worked.worked`), and `answer` the answer alone.
   Returns {'train': rows, 'test': rows, 'groups': {group: {'train': n, 'test': n}}, 'short': {group: rows missing}};
   'short' names the groups that ran out of distinct expressions.
   """
   train, test = generate(train_examples, test_per_group, seed, weights)
+  train = [row | {'response': worked(row['query']) or row['response'], 'answer': row['response']} for row in train]
   groups = {
     g: {'train': sum(r['group'] == g for r in train), 'test': sum(r['group'] == g for r in test)} for g in GROUPS
   }

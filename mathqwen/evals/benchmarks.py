@@ -48,23 +48,24 @@ BENCHMARKS = {
 }
 
 
-def _question_alone(example) -> list[dict]:
-  return [{'role': 'user', 'content': example.question}]
+def _chatml(example, system_prompt: str) -> list[dict]:
+  system = [{'role': 'system', 'content': system_prompt}] if system_prompt else []
+  return [*system, {'role': 'user', 'content': example.question}]
 
 
-def _qwen_chat(example) -> list[dict]:
-  return [{'role': 'system', 'content': 'You are a helpful assistant.'}, *_question_alone(example)]
+def _qwen_chat(example, system_prompt: str) -> list[dict]:
+  return _chatml(example, 'You are a helpful assistant.')
 
 
-# Example -> chat turns. mathqwen.data.chatml turns them into ids, as in training.
-PROMPTS: dict[str, Callable[[object], list[dict]]] = {'chatml': _question_alone, 'qwen-chat': _qwen_chat}
+# (example, the model's own system prompt) -> chat turns. mathqwen.data.chatml turns them into ids, as in training.
+PROMPTS: dict[str, Callable[[object, str], list[dict]]] = {'chatml': _chatml, 'qwen-chat': _qwen_chat}
 
 
 def get(name: str) -> Benchmark:
   return _get(BENCHMARKS, name, 'benchmark')
 
 
-def get_prompt(name: str) -> Callable[[object], list[dict]]:
+def get_prompt(name: str) -> Callable[[object, str], list[dict]]:
   return _get(PROMPTS, name, 'prompt')
 
 

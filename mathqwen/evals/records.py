@@ -15,6 +15,7 @@ import os
 import pathlib
 import zlib
 
+from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.grade import relative_error
@@ -168,6 +169,8 @@ def _accuracy(n: int, correct: int) -> dict:
 
 
 def _natural(item):
-  """'Level 2' before 'Level 10'."""
-  head, _, tail = item[0].rpartition(' ')
-  return (head, int(tail)) if tail.isdigit() else (item[0], -1)
+  """'Level 2' before 'Level 10'; the groups of Math401 in its own order."""
+  name = item[0]
+  place = GROUPS.index(name) if name in GROUPS else -1
+  head, _, tail = name.rpartition(' ')
+  return (place, head, int(tail)) if tail.isdigit() else (place, name, -1)

@@ -48,6 +48,35 @@ def evaluate(
   `batch_size` problems of similar length go to the model at a time; `max_new_tokens` defaults to the benchmark's, or
   to less where the model's positions leave less. With `out`, records and scores are kept there.
   """
+  prepared = prepare(
+    model, names, data_dir=data_dir, limit=limit, prompt=prompt, out=out, batch_size=batch_size,
+    max_new_tokens=max_new_tokens,
+  )  # fmt: skip
+  return run(model, prepared, out, batch_size, progress)
+
+
+def run(model, prepared: list[tuple[Job, records.Stored]], out, batch_size: int = 64, progress: bool = True) -> dict:
+  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done."""
+  scores, tokens, seconds = {}, 0, 0.0
+  for job, stored in prepared:
+    name = job.benchmark.name
+    scores[name] = _run(model, job, stored, out and pathlib.Path(out) / name, batch_size, progress)
+    tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
+  return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
+
+
+def prepare(
+  model,
+  names,
+  *,
+  data_dir=None,
+  limit: int | None = None,
+  prompt: str | None = None,
+  out: str | os.PathLike | None = None,
+  batch_size: int = 64,
+  max_new_tokens: int | None = None,
+) -> list[tuple[Job, records.Stored]]:
+  """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
   names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
   names = list(dict.fromkeys(names))
   if not names:
@@ -56,13 +85,11 @@ def evaluate(
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')
   jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, max_new_tokens) for name in names]
-  finished = [_finished(job, out) for job in jobs]  # every directory is checked before the first is written to
-  scores, tokens, seconds = {}, 0, 0.0
-  for job, stored in zip(jobs, finished, strict=True):
-    name = job.benchmark.name
-    scores[name] = _run(model, job, stored, out and pathlib.Path(out) / name, batch_size, progress)
-    tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
-  return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
+  prepared = [(job, _finished(job, out)) for job in jobs]  # every directory is checked before the first is written to
+  if out is not None:
+    for job in jobs:
+      (pathlib.Path(out) / job.benchmark.name).mkdir(parents=True, exist_ok=True)
+  return prepared
 
 
 def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.PathLike | None = None) -> dict:
@@ -107,7 +134,7 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_token
   make_messages = benchmarks.get_prompt(prompt)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
   rows = rows[:limit]
-  prompts = [chatml.prompt(make_messages(row), model.tokenizer) for row in rows]
+  prompts = [chatml.prompt(make_messages(row, model.system_prompt), model.tokenizer) for row in rows]
   positions = model.config.max_position_embeddings
   longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
   room = positions - len(prompts[longest])
@@ -125,6 +152,7 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_token
     'dtype': str(model.dtype),
     'benchmark': benchmark.name,
     'prompt': prompt,
+    'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': benchmark.rule,
     'temperature': 0.0,
     'max_new_tokens': max_new_tokens,

@@ -68,14 +68,12 @@ def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
   for model, size, *accuracies in PUBLISHED:
     cells = dict(zip(PUBLISHED_COLUMNS, accuracies, strict=True))
     comparison.append([model, size, *(_percent(cells.get(name)) for name in columns), 'published'])
-  runs_rows, group_rows = [], []
+  runs_rows = []
   for label, scores in runs.items():
     comparison.append([label, '-', *(_measured(scores.get(name)) for name in columns), 'measured'])
     for name in columns:
       if name in scores:
         runs_rows.append(_run_row(label, name, scores[name]))
-        for group, got in scores[name].get('by_group', {}).items():
-          group_rows.append([label, BENCHMARKS[name].title, group, str(got['n']), _percent(100 * got['accuracy'])])
   titles = [BENCHMARKS[name].title for name in columns]
   title = f'Accuracy in % (published: {SOURCE}; measured: ± standard error)'
   tables = [Table(title, ['model', 'params', *titles, 'source'], comparison)]
@@ -87,8 +85,13 @@ def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
     else:
       runs_rows = [row[:-1] for row in runs_rows]
     tables.append(Table('Measured runs', header, runs_rows))
-  if group_rows:
-    tables.append(Table('By group', ['run', 'benchmark', 'group', 'n', 'accuracy'], group_rows))
+  for name in columns:
+    by_group = {label: scores.get(name, {}).get('by_group') for label, scores in runs.items()}
+    grouped = {label: found for label, found in by_group.items() if found}
+    if grouped:
+      groups = list(dict.fromkeys(group for found in grouped.values() for group in found))
+      rows = [[group, *(_group(found.get(group)) for found in grouped.values())] for group in groups]
+      tables.append(Table(f'{BENCHMARKS[name].title} by group', ['group', *grouped], rows))
   return tables
 
 
@@ -137,19 +140,21 @@ def _measured(scores: dict | None) -> str:
   return f'{_percent(scores["accuracy"], 100)} ± {_percent(scores["stderr"], 100)}{part}'
 
 
-def to_markdown(tables: list[Table]) -> str:
-  def cell(text):
-    return text.replace('|', '\\|').replace('\n', ' ')
+def _group(got: dict | None) -> str:
+  """`96.0 (n = 25)`"""
+  return '-' if got is None else f'{_percent(got["accuracy"], 100)} (n = {got["n"]})'
 
+
+def to_markdown(tables: list[Table]) -> str:
+  """Columns padded, so that it reads on a terminal too."""
   blocks = []
   for one in tables:
-    lines = [f'**{one.title}**', '', _pipes(map(cell, one.header)), _pipes(['---'] * len(one.header))]
-    blocks.append('\n'.join(lines + [_pipes(map(cell, row)) for row in one.rows]))
+    cells = [[c.replace('|', '\\|').replace('\n', ' ') for c in row] for row in [one.header, *one.rows]]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    pipes = [f'| {" | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |' for row in cells]
+    rule = f'| {" | ".join("-" * w for w in widths)} |'
+    blocks.append('\n'.join([f'**{one.title}**', '', pipes[0], rule, *pipes[1:]]))
   return '\n\n'.join(blocks) + '\n'
-
-
-def _pipes(cells) -> str:
-  return f'| {" | ".join(cells)} |'
 
 
 _LATEX = str.maketrans(

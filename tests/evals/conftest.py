@@ -29,14 +29,15 @@ class ByteTokenizer:
 class RecitingModel:
   """Answers `answers[question]`; `stops_after` answers it is killed. A limit of new tokens cuts the stop token off."""
 
-  def __init__(self, answers, name='reciting', positions=512, stops_after=None):
+  def __init__(self, answers, name='reciting', positions=512, stops_after=None, system_prompt=''):
     self.tokenizer = ByteTokenizer()
     self.config = types.SimpleNamespace(max_position_embeddings=positions)
-    self.name, self.dtype = name, 'float32'
-    self.answers, self.stops_after, self.batches, self.given = answers, stops_after, [], 0
+    self.name, self.dtype, self.system_prompt = name, 'float32', system_prompt
+    self.answers, self.stops_after, self.asked, self.given = answers, stops_after, [], 0
 
-  def generate_ids(self, prompts, max_new_tokens, temperature=0.0, top_p=1.0, top_k=0, seed=0, on_done=None):
-    self.batches.append(len(prompts))
+  def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None):
+    self.asked.append(len(prompts))
+    self.batch_size = batch_size
     done = {}
     for index in reversed(range(len(prompts))):  # answers do not end in the order of the questions
       if self.given == self.stops_after:

@@ -37,8 +37,12 @@ def test_unknown_names_are_answered_with_the_nearest():
 
 def test_prompts():
   example = types.SimpleNamespace(question='1+1=')
-  assert benchmarks.get_prompt('chatml')(example) == [{'role': 'user', 'content': '1+1='}]
-  assert benchmarks.get_prompt('qwen-chat')(example) == [
+  assert benchmarks.get_prompt('chatml')(example, '') == [{'role': 'user', 'content': '1+1='}]
+  assert benchmarks.get_prompt('chatml')(example, 'Be brief.') == [
+    {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': '1+1='},
+  ]
+  assert benchmarks.get_prompt('qwen-chat')(example, 'Be brief.') == [
     {'role': 'system', 'content': 'You are a helpful assistant.'},
     {'role': 'user', 'content': '1+1='},
   ]

@@ -60,12 +60,12 @@ def test_truncated_answers(reciting, data_dir):
   assert scores['truncated'] == 2  # '2' and its stop token fit
 
 
-def test_limit_prompt_and_batches(reciting, data_dir):
+def test_limit_prompt_and_batch_size(reciting, data_dir):
   model = reciting()
   result = evaluate(model, None, data_dir, limit=3, prompt='qwen-chat', batch_size=2)
   assert result['benchmarks']['arithmetic']['n'] == 3
   assert result['benchmarks']['arithmetic']['prompt'] == 'qwen-chat'
-  assert model.batches == [2, 1]
+  assert (model.asked, model.batch_size) == ([3], 2)
 
 
 @pytest.mark.parametrize('answers', [0, 1, 2, 3])
@@ -80,7 +80,7 @@ def test_interrupted_run_continues_after_the_last_finished_record(reciting, data
     file.write(b'{"id": "arith')  # killed while writing
   model = reciting()
   scores = evaluate(model, out, data_dir, batch_size=2)['benchmarks']['arithmetic']
-  assert (sum(model.batches), scores['resumed'], scores['n']) == (4 - answers, answers, 4)
+  assert (sum(model.asked), scores['resumed'], scores['n']) == (4 - answers, answers, 4)
   assert path.read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
 
 
@@ -88,7 +88,7 @@ def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
   first = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
   model = reciting()
   assert evaluate(model, tmp_path, data_dir)['benchmarks'] == first
-  assert model.batches == []
+  assert sum(model.asked) == 0
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_another_run_in_the_same_directory_is_refused(reciting, data_dir, tmp_pa
   model = reciting(**change)
   with pytest.raises(UserError, match=said):
     evaluate(model, tmp_path, data_dir, **kwargs)
-  assert model.batches == []
+  assert sum(model.asked) == 0
   assert (tmp_path / 'arithmetic' / 'records.jsonl').read_bytes() == before
 
 
@@ -150,7 +150,7 @@ def test_what_is_wrong_is_said_before_anything_is_generated(reciting, data_dir, 
   model = reciting()
   with pytest.raises(UserError, match=said):
     run.evaluate(model, names, data_dir=data_dir, out=tmp_path / 'out', progress=False, **kwargs)
-  assert model.batches == [] and not (tmp_path / 'out').exists()
+  assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
 
 def test_room_for_the_prompt(reciting, data_dir, capsys):
