@@ -34,7 +34,7 @@ setup(
     'safetensors>=0.6',
     'math-verify==0.9.0',  # the graders' verdicts are checked against this version
     'rich>=13',
-    'tensorboardX>=2.6',
+    'etils[epath]>=1.12',
     'numpy>=2',
   ],
   extras_require={
@@ -43,6 +43,15 @@ setup(
     'hf': ['huggingface_hub>=0.34'],  # the `hf download` command
     'gcs': ['gcsfs'],  # checkpoints and workdirs on gs://
     # The independent truth of the tests. This version of torch is the CPU build here.
-    'dev': ['pytest>=8', 'pytest-timeout', 'hypothesis>=6', 'ruff', 'torch==2.13.0', 'transformers>=5,<6', 'sympy'],
+    'dev': [
+      'pytest>=8',
+      'pytest-timeout',
+      'hypothesis>=6',
+      'ruff',
+      'torch==2.13.0',
+      'transformers>=5,<6',
+      'sympy',
+      'tensorboardX>=2.6',
+    ],
   },
 )

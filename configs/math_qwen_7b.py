@@ -4,8 +4,8 @@
 
 128 rows of 1,024 tokens, 50,000 steps, AdamW (0.9, 0.95, 1e-8), weight decay 0.1, clipping at 1.0, dropout 0.1, warmup
 over 1,430 steps to 2e-5; bfloat16 compute on float32 masters. Those are the defaults of `mathqwen.config`; they stand
-here so that the recipe can be read in one place. What follows the warmup the report does not say: cosine to 10%, as in its
-pretraining. Its data are not published either: these are the training splits of the benchmarks that have one.
+here so that the recipe can be read in one place. What follows the warmup the report does not say: cosine to 10%, as
+in its pretraining. Its data are not published either: these are the training splits of the benchmarks that have one.
 """
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig

@@ -7,52 +7,74 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from mathqwen import checkpoint, generate, hf, sharding
+from mathqwen.config import MeshConfig
 from mathqwen.data import chatml
 from mathqwen.errors import UserError
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
 
+MAX_NEW_TOKENS = 512
+
 
 @dataclasses.dataclass
 class Model:
   """Weights with what is needed to use them."""
 
-  name: str  # the path it was loaded from
+  name: str  # which weights: the Hugging Face directory, or 'WORKDIR/checkpoints/STEP'
   config: ModelConfig
   tokenizer: Tokenizer
-  params: dict
+  params: dict | None  # None until read, in what `open_model` returns
   dtype: str = 'bfloat16'  # of weights and activations
   mesh: jax.sharding.Mesh | None = None
+  system_prompt: str = ''  # the system turn it was trained with; '' is none
 
   def logits(self, tokens_BT, segment_ids=None, positions=None):
     """float32 [B, T, V] of int32 [B, T]. Attention does not cross segments; positions count from 0 unless given."""
-    return _logits(self.params, tokens_BT, segment_ids, positions, cfg=self.config, dtype=self.dtype)
+    arrays = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens_BT, segment_ids, positions)]
+    return _logits(self.params, *arrays, cfg=self.config, dtype=self.dtype)
 
   def generate(
     self,
     questions: Sequence[str],
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
-    system_prompt: str = '',
+    system_prompt: str | None = None,
   ) -> list[str]:
-    """The assistant's answer to each question, asked in ChatML."""
+    """The assistant's answer to each question, asked in ChatML as in training: with the model's own system prompt
+    unless another is given. max_new_tokens: by default 512, or what the model's positions leave."""
     if isinstance(questions, str):
       raise UserError('generate takes a list of questions: write generate([question])')
-    system = [{'role': 'system', 'content': system_prompt}] if system_prompt else []
-    prompts = [chatml.prompt([*system, {'role': 'user', 'content': q}], self.tokenizer) for q in questions]
+    prompts = [self.prompt([{'role': 'user', 'content': q}], system_prompt) for q in questions]
     answers = self.generate_ids(prompts, max_new_tokens, temperature, top_p, top_k, seed)
     return [self.tokenizer.decode(ids) for ids in answers]
+
+  def prompt(self, messages: Sequence[dict], system_prompt: str | None = None) -> list[int]:
+    """Ids that ask for the next turn of a conversation, after the system prompt."""
+    system = self.system_prompt if system_prompt is None else system_prompt
+    return chatml.prompt([*([{'role': 'system', 'content': system}] if system else []), *messages], self.tokenizer)
+
+  def new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
+    """How many an answer may have by default: 512, or what the longest prompt leaves of the model's positions."""
+    return max(1, min(MAX_NEW_TOKENS, self.config.max_position_embeddings - max(map(len, prompts), default=0)))
+
+  def check(self, prompts, max_new_tokens=None, temperature=0.0, top_p=1.0, top_k=0, seed=0):
+    """UserError where `generate_ids` would refuse these arguments; needs no weights."""
+    if max_new_tokens is None:
+      max_new_tokens = self.new_tokens(prompts)
+    generate.Sampling(temperature, top_p, top_k)
+    generate.check(self.config, prompts, max_new_tokens, seed)
 
   def generate_ids(
     self,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
@@ -61,6 +83,8 @@ class Model:
     on_done: Callable[[int, list[int]], None] | None = None,
   ) -> list[list[int]]:
     """Ids of each answer; the stop id, when one was reached, is the last. on_done(index, ids) as batches end."""
+    if max_new_tokens is None:
+      max_new_tokens = self.new_tokens(prompts)
     return generate.generate(
       self.params,
       self.config,
@@ -78,62 +102,65 @@ class Model:
 
   def save_hf(self, directory: str, dtype: str | None = None, card: str = ''):
     """Writes a Hugging Face directory; `dtype` is the files', by default the model's own."""
-    hf.save(directory, self.params, self.config, self.tokenizer, dtype or self.dtype, card)
+    hf.save(directory, self.params, self.config, self.tokenizer, dtype or self.dtype, card, self.system_prompt)
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))
 def _logits(params, tokens, segment_ids, positions, *, cfg, dtype):
-  x_BTD = qwen.hidden(params, cfg, jnp.asarray(tokens), segment_ids, positions, dtype=jnp.dtype(dtype))
+  x_BTD = qwen.hidden(params, cfg, tokens, segment_ids, positions, dtype=jnp.dtype(dtype))
   return qwen.unembed(params, cfg, x_BTD)
 
 
 def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16') -> Model:
   """A model from a Hugging Face directory or from a checkpoint directory of ours, onto `mesh` when one is given."""
-  path = str(path)
+  model, read = open_model(path, mesh, dtype)
+  model.params = read()
+  return model
+
+
+def open_model(
+  path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16'
+) -> tuple[Model, Callable[[], dict]]:
+  """(model without its weights, read): what can be checked is checked now, `read() -> params` takes its time."""
+  path = str(epath.Path(path))
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
-  config, read = open_model(path)
-  tokenizer = read_tokenizer(path)
-  if mesh is not None:
-    sharding.check(dict(mesh.shape), config)
-  return Model(path, config, tokenizer, read(mesh, dtype), dtype, mesh)
-
-
-def open_model(path: str) -> tuple[ModelConfig, Callable]:
-  """(config, read): the sizes at once, and `read(mesh, dtype) -> params` for when they are wanted."""
   if '://' not in path and not pathlib.Path(path).is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
   if (pathlib.Path(path) / 'config.json').exists():
     config = hf.read_config(path)
-
-    def read(mesh, dtype):
-      where = None if mesh is None else sharding.params_shardings(mesh, config)
-      return hf.load_params(path, config, where, dtype)
-
-    return config, read
-  found = checkpoint.find(path)
-  if found is None:
-    raise UserError(f'{path} holds neither config.json (Hugging Face) nor {checkpoint.EXPERIMENT} (a run of ours)')
-  workdir, experiment, step = found
-
-  def restore(mesh, dtype):
-    devices = sharding.make_mesh(experiment.mesh.__class__(), jax.devices()[:1]) if mesh is None else mesh
-    target = jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=s),
-      qwen.abstract(experiment.model),
-      sharding.params_shardings(devices, experiment.model),
+    model = Model(path, config, load_tokenizer(path), None, dtype, mesh, hf.read_system_prompt(path))
+    where = None if mesh is None else sharding.params_shardings(mesh, config)
+    read = functools.partial(hf.load_params, path, config, where, dtype)
+  elif found := checkpoint.find(path):
+    workdir, experiment, step = found
+    config, name = experiment.model, str(checkpoint.step_path(path, step))
+    tokenizer = load_tokenizer(str(epath.Path(workdir) / 'tokenizer'))
+    model = Model(name, config, tokenizer, None, dtype, mesh, experiment.data.system_prompt)
+    read = functools.partial(_read_checkpoint, workdir, step, config, mesh, dtype)
+  else:
+    raise UserError(
+      f'{path} holds neither config.json (Hugging Face) nor {checkpoint.EXPERIMENT} (a run of ours): '
+      'give a Hugging Face directory, or the --workdir of a run'
     )
-    checkpoints = checkpoint.Checkpoints(workdir)
-    params = checkpoints.restore_params(step, target)
-    checkpoints.close()
-    return params
+  if model.tokenizer.vocab_size > config.vocab_size:
+    raise UserError(
+      f"{path}: its tokenizer knows {model.tokenizer.vocab_size} tokens and its model's vocab_size is "
+      f'{config.vocab_size}: these are files of different models, fetch them again'
+    )
+  if mesh is not None:
+    sharding.check(dict(mesh.shape), config)
+  return model, read
 
-  return experiment.model, restore
 
-
-def read_tokenizer(path: str) -> Tokenizer:
-  """The tokenizer that lies beside the weights of `path`."""
-  if (pathlib.Path(path) / 'config.json').exists():
-    return load_tokenizer(path)
-  found = checkpoint.find(path)
-  return load_tokenizer(str(pathlib.Path(found[0]) / 'tokenizer'))
+def _read_checkpoint(workdir, step, config, mesh, dtype):
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
+  target = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=s),
+    qwen.abstract(config),
+    sharding.params_shardings(mesh, config),
+  )
+  checkpoints = checkpoint.Checkpoints(workdir)
+  params = checkpoints.restore_params(step, target)
+  checkpoints.close()
+  return params

@@ -2,22 +2,28 @@
 
 import sys
 
-from mathqwen.data import chatml
+from mathqwen.errors import UserError
 
 
 def interact(model, options: dict) -> dict:
   """Reads questions from standard input until its end, keeping the conversation; an empty line starts a new one."""
   messages: list[dict] = []
+  turns = 0
   print('Ask a question; an empty line starts a new conversation, Ctrl-D ends.', file=sys.stderr)
   while True:
     try:
       question = input('> ' if sys.stdin.isatty() else '')
     except EOFError:
-      return {'turns': len(messages) // 2}
+      return {'turns': turns}
     if not question.strip():
       messages = []
       continue
-    messages.append({'role': 'user', 'content': question})
-    (ids,) = model.generate_ids([chatml.prompt(messages, model.tokenizer)], **options)
-    messages.append({'role': 'assistant', 'content': model.tokenizer.decode(ids)})
+    asked = [*messages, {'role': 'user', 'content': question}]
+    try:
+      (ids,) = model.generate_ids([model.prompt(asked)], **options)
+    except UserError as error:  # no room is left for an answer
+      print(f'{error} (an empty line starts a new conversation)', file=sys.stderr)
+      continue
+    messages = [*asked, {'role': 'assistant', 'content': model.tokenizer.decode(ids)}]
+    turns += 1
     print(messages[-1]['content'], flush=True)

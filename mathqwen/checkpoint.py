@@ -4,7 +4,7 @@ WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokeni
 """
 
 import dataclasses
-import json
+import errno
 import pathlib
 import shutil
 
@@ -53,7 +53,7 @@ class Checkpoints:
 
   def save(self, step: int, params, opt_state, data_state: dict, experiment: config_lib.Experiment):
     """Starts to write; errors of writing surface in the next call or in `wait`."""
-    with _disk(self.directory):
+    with _Disk(self.directory):
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -65,7 +65,7 @@ class Checkpoints:
       )
 
   def wait(self):
-    with _disk(self.directory):
+    with _Disk(self.directory):
       self._manager.wait_until_finished()
 
   def close(self):
@@ -73,22 +73,46 @@ class Checkpoints:
 
   def restore(self, step: int, params, opt_state):
     """(params, opt_state, data_state) of `step`, in the shapes, dtypes and shardings of the abstract trees given."""
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(params),
-        opt_state=ocp.args.StandardRestore(opt_state),
-        data=ocp.args.JsonRestore(),
-      ),
-    )
+    with _Whole(self, step):
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardRestore(params),
+          opt_state=ocp.args.StandardRestore(opt_state),
+          data=ocp.args.JsonRestore(),
+        ),
+      )
     return restored['params'], restored['opt_state'], restored['data']
 
   def restore_params(self, step: int, params):
     """The weights alone."""
-    return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(params)))['params']
+    with _Whole(self, step):
+      return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(params)))['params']
+
+  def earlier(self, step: int) -> int | None:
+    return max((s for s in self._manager.all_steps() if s < step), default=None)
 
 
-class _disk:
+class _Whole:
+  """Turns what a damaged checkpoint raises into one line."""
+
+  def __init__(self, checkpoints: Checkpoints, step: int):
+    self._checkpoints, self._step = checkpoints, step
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, trace):
+    # Orbax raises Exception itself where TensorStore cannot read an array.
+    if isinstance(error, ValueError | KeyError | OSError) or kind is Exception:
+      path, earlier = self._checkpoints.path(self._step), self._checkpoints.earlier(self._step)
+      remedy = 'there is no earlier one' if earlier is None else f'to go on from step {earlier}, delete {path}'
+      reason = ' '.join(str(error).split())[:100]
+      raise UserError(f'the checkpoint {path} is not whole ({reason} ...): copy it again; {remedy}') from error
+    return False
+
+
+class _Disk:
   """Turns a full disk, which surfaces in several guises, into one line."""
 
   def __init__(self, directory):
@@ -121,7 +145,7 @@ def check_space(workdir: str, params, opt_state, keep: int):
 
 
 def claim(workdir: str, experiment: config_lib.Experiment):
-  """Makes `workdir` this experiment's, or refuses one that holds another's."""
+  """Makes `workdir` this experiment's, or refuses one that holds checkpoints of another's."""
   directory = epath.Path(workdir)
   try:
     directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +154,8 @@ def claim(workdir: str, experiment: config_lib.Experiment):
       before = config_lib.to_flat(config_lib.from_json(file.read_text(), str(file)))
       now = config_lib.to_flat(experiment)
       differs = [name for name in now if before.get(name) != now[name] and name not in FREE]
-      if differs:
+      steps = directory / 'checkpoints'
+      if differs and steps.exists() and any(step.name.isdigit() for step in steps.iterdir()):
         listed = ', '.join(f'{name} {before.get(name)!r} -> {now[name]!r}' for name in differs[:5])
         more = f' and {len(differs) - 5} more' if len(differs) > 5 else ''
         raise UserError(
@@ -141,21 +166,33 @@ def claim(workdir: str, experiment: config_lib.Experiment):
       temporary.write_text(config_lib.to_json(experiment))
       temporary.replace(file)
   except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
     raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
+
+
+def step_path(path: str, step: int) -> epath.Path:
+  """Directory of `step` in a path that `find` takes."""
+  directory = epath.Path(path)
+  if directory.name == str(step):
+    return directory
+  return directory / str(step) if directory.name == 'checkpoints' else directory / 'checkpoints' / str(step)
 
 
 def find(path: str) -> tuple[str, config_lib.Experiment, int] | None:
   """(workdir, experiment, step) of a workdir, its checkpoints/ or one of its steps; None for other paths."""
   directory, step = epath.Path(path), None
-  for parent in (directory, directory.parent, directory.parent.parent):
-    file = parent / EXPERIMENT
-    if file.exists():
-      break
-  else:
+  if '://' not in path:
+    directory = epath.Path(pathlib.Path(path).absolute())
+  parent = directory
+  if directory.name == 'checkpoints':
+    parent = directory.parent
+  elif directory.parent.name == 'checkpoints':
+    parent, step = directory.parent.parent, directory.name
+  file = parent / EXPERIMENT
+  if not file.exists():
     return None
   experiment = config_lib.from_json(file.read_text(), str(file))
-  if parent == directory.parent.parent:
-    step = directory.name
   checkpoints = Checkpoints(str(parent))
   latest = checkpoints.latest
   checkpoints.close()
@@ -166,10 +203,3 @@ def find(path: str) -> tuple[str, config_lib.Experiment, int] | None:
   if not step.isdigit() or not directory.exists():
     raise UserError(f'{path} is not a checkpoint step: give {parent} for its newest ({latest})')
   return str(parent), experiment, int(step)
-
-
-def read_json(path) -> dict:
-  try:
-    return json.loads(epath.Path(path).read_text())
-  except ValueError as error:
-    raise UserError(f'{path} is not JSON ({error}): is it a half-written file?') from None

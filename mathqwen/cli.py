@@ -54,6 +54,13 @@ def build_parser() -> Parser:
     '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting'
   )
   train.add_argument(
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,N,I',
+    help='one run over several hosts: give it on each of them (a pod slice needs no value)',
+  )
+  train.add_argument(
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
   )
 
@@ -81,7 +88,9 @@ def build_parser() -> Parser:
   generate = command('generate', run_generate, 'answers to questions; without one, a chat')
   generate.add_argument('model', metavar='MODEL')
   generate.add_argument('questions', nargs='*', metavar='QUESTION')
-  generate.add_argument('--max-new-tokens', type=int, default=512, metavar='N')
+  generate.add_argument(
+    '--max-new-tokens', type=int, metavar='N', help="default: 512, or what the model's positions leave"
+  )
   generate.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 is greedy (default)')
   generate.add_argument('--top-p', type=float, default=1.0, metavar='P')
   generate.add_argument('--top-k', type=int, default=0, metavar='K')
@@ -125,14 +134,15 @@ def _add_dtype(parser):
   )
 
 
-def _load(path, dtype):
+def _open(path, dtype):
+  """(model without its weights, read): arguments are checked between the two."""
   import jax
 
   from mathqwen import api, sharding
   from mathqwen.config import MeshConfig
 
   mesh = sharding.make_mesh(MeshConfig()) if jax.device_count() > 1 else None
-  return api.load(path, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
+  return api.open_model(path, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
 
 
 def _experiment(args):
@@ -155,23 +165,27 @@ def run_demo(args):
 
 
 def run_train(args):
-  from mathqwen.run import Run, dry_run
-
   if args.workdir is None and not args.dry_run:
     raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
-  run = Run.prepare(_experiment(args), dry=args.dry_run)
+  experiment = _experiment(args)
+  from mathqwen import hosts
+  from mathqwen.run import Run, dry_run
+
+  if args.distributed:
+    hosts.join(args.distributed)
+  run = Run.prepare(experiment, dry=args.dry_run)
   return dry_run(run) if args.dry_run else run.train(args.workdir)
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, table
-  from mathqwen.evals.run import evaluate
+  from mathqwen.evals import benchmarks, run, table
 
   names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
   if args.prompt:
     benchmarks.get_prompt(args.prompt)
-  result = evaluate(
-    _load(args.model, args.dtype),
+  model, read = _open(args.model, args.dtype)
+  prepared = run.prepare(
+    model,
     names,
     data_dir=args.data_dir,
     limit=args.limit,
@@ -180,6 +194,8 @@ def run_evaluate(args):
     batch_size=args.batch_size,
     max_new_tokens=args.max_new_tokens,
   )
+  model.params = read()
+  result = run.run(model, prepared, args.out, args.batch_size)
   _print_scores(result)
   if args.out and not args.json:
     print(table.table([args.out]))
@@ -205,7 +221,9 @@ def run_grade(args):
 
 def run_generate(args):
   options = {k: getattr(args, k) for k in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
-  model = _load(args.model, args.dtype)
+  model, read = _open(args.model, args.dtype)
+  model.check([model.prompt([{'role': 'user', 'content': question}]) for question in args.questions], **options)
+  model.params = read()
   if args.questions:
     answers = model.generate(args.questions, **options)
     for answer in answers:
@@ -217,8 +235,9 @@ def run_generate(args):
 
 
 def run_convert(args):
-  from mathqwen import api
+  from mathqwen import api, hf
 
+  hf.check_target(args.target)
   model = api.load(args.source, dtype='float32')
   model.save_hf(args.target, args.dtype)
   print(f'{args.target}: a Hugging Face directory in {args.dtype}')
@@ -250,8 +269,8 @@ def run_table(args):
 
 
 def main(argv=None) -> int:
-  # TFDS, grain and orbax speak of their own affairs at INFO and WARNING; ours go through `print`.
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  # TFDS, grain and orbax speak of their own affairs here, with a traceback for every error that they also raise.
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   try:
     args = build_parser().parse_args(argv)

@@ -7,8 +7,10 @@ settings, is an error that names the nearest one.
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 import runpy
+import traceback
 import types
 import typing
 
@@ -81,6 +83,9 @@ class Experiment:
   train: TrainConfig = TrainConfig()
 
   def __post_init__(self):
+    for name, value in to_flat(self).items():
+      if not _fits(value, _type_of(name)):
+        raise UserError(f'{name} is {value!r}: {_wanted(_type_of(name))} is expected')
     d, o, t = self.data, self.optim, self.train
     _one_of('optim.schedule', o.schedule, SCHEDULES)
     _one_of('train.remat', t.remat, REMAT)
@@ -100,14 +105,28 @@ class Experiment:
     ]:
       if value < least:
         raise UserError(f'{name} is {value}: it must be at least {least}')
-    if not 0 <= t.dropout < 1:
-      raise UserError(f'train.dropout is {t.dropout}: it must be at least 0 and below 1')
+    for name, value, ok, bounds in [
+      ('optim.learning_rate', o.learning_rate, 0 < o.learning_rate < math.inf, 'above 0 and finite'),
+      ('optim.final_ratio', o.final_ratio, 0 <= o.final_ratio <= 1, 'from 0 to 1'),
+      ('optim.beta1', o.beta1, 0 <= o.beta1 < 1, 'at least 0 and below 1'),
+      ('optim.beta2', o.beta2, 0 <= o.beta2 < 1, 'at least 0 and below 1'),
+      ('optim.eps', o.eps, 0 < o.eps < math.inf, 'above 0 and finite'),
+      ('optim.weight_decay', o.weight_decay, 0 <= o.weight_decay < math.inf, 'at least 0 and finite'),
+      ('optim.clip_norm', o.clip_norm, o.clip_norm > 0, 'above 0 (inf does not clip)'),
+      ('train.dropout', t.dropout, 0 <= t.dropout < 1, 'at least 0 and below 1'),
+      ('data.seed', d.seed, 0 <= d.seed < 2**32, 'from 0 to 2**32 - 1'),
+      ('train.seed', t.seed, 0 <= t.seed < 2**32, 'from 0 to 2**32 - 1'),
+    ]:
+      if not ok:
+        raise UserError(f'{name} is {value}: it must be {bounds}')
     if not d.sources:
       raise UserError('data.sources is empty: name at least one data set or JSON Lines file')
     if d.weights and len(d.weights) != len(d.sources):
       raise UserError(f'data.weights has {len(d.weights)} entries for {len(d.sources)} data.sources: give one for each')
-    if any(w <= 0 for w in d.weights):
-      raise UserError(f'data.weights {d.weights} must all be above 0; leave a source out of data.sources instead')
+    if not all(0 < w < math.inf for w in d.weights):
+      raise UserError(
+        f'data.weights {d.weights} must all be above 0 and finite; leave a source out of data.sources instead'
+      )
     if d.batch_size % t.micro_batches:
       raise UserError(
         f'data.batch_size {d.batch_size} is not divisible by train.micro_batches {t.micro_batches}: '
@@ -167,7 +186,12 @@ def load(config: str) -> Experiment:
     path = found[0]
   elif not path.exists():
     raise UserError(f'no config file {config}: give the path of a Python file that defines `config`')
-  experiment = runpy.run_path(str(path)).get('config')
+  try:
+    experiment = runpy.run_path(str(path)).get('config')
+  except (SyntaxError, NameError, TypeError, AttributeError, ImportError, ValueError, LookupError, OSError) as error:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+    raise UserError(f'{path}:{line}: {type(error).__name__}: {error}; mend the config file') from error
   if not isinstance(experiment, Experiment):
     raise UserError(f'{path} does not define `config = Experiment(...)`')
   return experiment
@@ -214,6 +238,24 @@ def _type_of(name):
   return cls
 
 
+def _fits(value, kind) -> bool:
+  if isinstance(kind, types.UnionType):
+    return any(_fits(value, k) for k in typing.get_args(kind))
+  if typing.get_origin(kind) is tuple:
+    return isinstance(value, tuple) and all(_fits(v, typing.get_args(kind)[0]) for v in value)
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _wanted(kind) -> str:
+  if isinstance(kind, types.UnionType):
+    return ' or '.join(map(_wanted, typing.get_args(kind)))
+  if typing.get_origin(kind) is tuple:
+    return f'a tuple, each {_wanted(typing.get_args(kind)[0])},'
+  return {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', types.NoneType: 'None'}[kind]
+
+
 def _parse(name, kind, text):
   """`text` as `kind`: int, float, bool, str, `... | None`, or a tuple written with commas."""
   if isinstance(kind, types.UnionType):
@@ -231,8 +273,7 @@ def _parse(name, kind, text):
   try:
     return kind(text.replace('_', '') if kind is int else text)
   except ValueError:
-    expected = {int: 'a whole number', float: 'a number'}[kind]
-    raise UserError(f'--set {name}={text}: {expected} is expected') from None
+    raise UserError(f'--set {name}={text}: {_wanted(kind)} is expected') from None
 
 
 def _replace(node, changes):
@@ -266,10 +307,12 @@ def from_json(text: str, where: str) -> Experiment:
   try:
     return _from_dict(Experiment, json.loads(text), '')
   except (ValueError, TypeError, KeyError) as error:
-    raise UserError(f'{where} is not a resolved config of mathqwen: {error}') from None
+    raise UserError(f'{where} is not a resolved config of mathqwen ({error}): copy it again') from None
 
 
 def _from_dict(cls, values, prefix):
+  if not isinstance(values, dict):
+    raise ValueError(f'{prefix or "the whole"} is {type(values).__name__}')
   hints = typing.get_type_hints(cls)
   if unknown := set(values) - set(hints):
     raise ValueError(f'unknown setting {prefix}{sorted(unknown)[0]}')

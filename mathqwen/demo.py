@@ -2,17 +2,18 @@
 
 import dataclasses
 import pathlib
+import shutil
 import sys
 import time
 
-from mathqwen import api, config, hf
+from mathqwen import api, config
 from mathqwen.data import arithmetic
 from mathqwen.errors import UserError
 from mathqwen.evals import table
 from mathqwen.evals.run import evaluate
 from mathqwen.run import Run, random_model
 
-TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 80_000, 50, 0
+TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
 
 
 def run(workdir: str, steps: int | None = None) -> dict:
@@ -26,14 +27,15 @@ def run(workdir: str, steps: int | None = None) -> dict:
       raise UserError(f'--steps {steps}: the demo needs at least 2 steps, one to warm up and one to decay')
     optim = dataclasses.replace(experiment.optim, warmup_steps=min(experiment.optim.warmup_steps, steps // 2))
     experiment = dataclasses.replace(experiment, optim=optim, train=dataclasses.replace(experiment.train, steps=steps))
-  data = dataclasses.replace(experiment.data, sources=(str(data_dir / 'arithmetic' / 'train.jsonl'),))
+  sources = tuple(str(data_dir / 'arithmetic' / 'train' / f'{group}.jsonl') for group in arithmetic.MIX)
+  data = dataclasses.replace(experiment.data, sources=sources, weights=tuple(arithmetic.MIX.values()))
   prepared = Run.prepare(dataclasses.replace(experiment, data=data))
 
   _say('1. arithmetic in the 16 groups of Math401, training and test disjoint')
   written = arithmetic.write(data_dir / 'arithmetic', TRAIN_EXAMPLES, TEST_PER_GROUP, SEED)
   print(f'{written["train"]:,} training and {written["test"]:,} held-out problems in {data_dir / "arithmetic"}')
 
-  options = {'data_dir': str(data_dir), 'max_new_tokens': 24, 'batch_size': 128}
+  options = {'data_dir': str(data_dir), 'max_new_tokens': 80, 'batch_size': 128}
   _say('2. the held-out problems before training, with random weights')
   before = evaluate(random_model(prepared), ['arithmetic'], out=out / 'before', **options)
 
@@ -45,8 +47,8 @@ def run(workdir: str, steps: int | None = None) -> dict:
   after = evaluate(model, ['arithmetic'], out=out / 'after', **options)
 
   _say('5. as a Hugging Face directory, loaded again')
-  if export.exists():
-    hf.remove(export)
+  for earlier in (export, out / 'hf'):  # of a demo in the same workdir
+    shutil.rmtree(earlier, ignore_errors=True)
   model.save_hf(str(export))
   again = evaluate(api.load(str(export), dtype='float32'), ['arithmetic'], out=out / 'hf', **options)
   print(f'{export}: {_agreement(out)}')
@@ -54,7 +56,8 @@ def run(workdir: str, steps: int | None = None) -> dict:
   _say('6. beside the published systems')
   print(table.table([str(out / 'before'), str(out / 'after')], str(root / 'table')))
   seconds = time.monotonic() - begun
-  print(f'{seconds:.0f} seconds in all. Ask it yourself: mathqwen generate {run_dir} "37+45="')
+  program = sys.argv[0] if pathlib.Path(sys.argv[0]).name == 'mathqwen' else 'mathqwen'
+  print(f'{seconds:.0f} seconds in all. Ask it yourself: {program} generate {run_dir} "37+45="')
   return {'seconds': seconds, 'before': before, 'after': after, 'hf': again, 'train': summary}
 
 

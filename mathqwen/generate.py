@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -26,8 +27,10 @@ class Sampling:
   top_k: int = 0
 
   def __post_init__(self):
-    if self.temperature < 0:
-      raise UserError(f'temperature {self.temperature} is below 0: 0 is greedy, 1 samples as the model says')
+    if not 0 <= self.temperature < math.inf:
+      raise UserError(
+        f'temperature {self.temperature} is not a number of at least 0: 0 is greedy, 1 samples as the model says'
+      )
     if not 0 < self.top_p <= 1:
       raise UserError(f'top_p {self.top_p} is not in (0, 1]: 1 leaves every token in')
     if self.top_k < 0:
@@ -97,6 +100,24 @@ def decode(params, tokens_BT, lengths_B, keys_B, *, cfg, new_tokens, vocab_size,
   return jax.lax.while_loop(going, body, (jnp.int32(0), first_B, done_B, answers, cache))[3]
 
 
+def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int):
+  """UserError where `generate` would refuse these arguments."""
+  if max_new_tokens < 1:
+    raise UserError(f'max_new_tokens is {max_new_tokens}: it must be at least 1')
+  if not 0 <= seed < 2**32:
+    raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')
+  for index, prompt in enumerate(prompts):
+    room = cfg.max_position_embeddings - len(prompt)
+    if not prompt:
+      raise UserError(f'prompt {index} is empty: give at least one token')
+    if max_new_tokens > room:
+      remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
+      raise UserError(
+        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {max_new_tokens} is above the model's "
+        f'max_position_embeddings {cfg.max_position_embeddings}: {remedy}'
+      )
+
+
 def generate(
   params,
   cfg: ModelConfig,
@@ -117,17 +138,7 @@ def generate(
   Prompts are sorted by length and padded to a few static shapes. on_done(index, ids) is called as batches end.
   UserError when a prompt and `max_new_tokens` exceed the model's positions.
   """
-  if max_new_tokens < 1:
-    raise UserError(f'max_new_tokens is {max_new_tokens}: it must be at least 1')
-  for index, prompt in enumerate(prompts):
-    if not prompt:
-      raise UserError(f'prompt {index} is empty: give at least one token')
-    if len(prompt) + max_new_tokens > cfg.max_position_embeddings:
-      raise UserError(
-        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {max_new_tokens} is above the model's "
-        f'max_position_embeddings {cfg.max_position_embeddings}: set max_new_tokens to at most '
-        f'{cfg.max_position_embeddings - len(prompt)}, or shorten the prompt'
-      )
+  check(cfg, prompts, max_new_tokens, seed)
   where = None if mesh is None else sharding.batch_sharding(mesh)
   if mesh is not None:
     shards = sharding.batch_shards(dict(mesh.shape))

@@ -22,6 +22,7 @@ from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 
 SHARD_BYTES = 5 * 10**9
+SYSTEM_PROMPT = 'system_prompt'  # our key in config.json: the system turn of training, where there was one
 DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.float16}
 
 
@@ -85,11 +86,12 @@ def config_from_hf(values: dict, where: str) -> ModelConfig:
   architecture = (values.get('architectures') or ['none'])[0]
   if architecture not in ARCHITECTURES:
     raise UserError(f'{where}: architecture {architecture!r} is not one of {", ".join(ARCHITECTURES)}')
-  needed = 'vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads'.split()
+  needed = ['vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads']
   if missing := [n for n in [*needed, 'max_position_embeddings', 'rms_norm_eps'] if values.get(n) is None]:
     problems.append(f'no {", ".join(missing)}')
   rope = values.get('rope_parameters') or {}
-  theta = values.get('rope_theta', rope.get('rope_theta'))
+  # Llama 2's own config.json has no rope_theta: it is older than the field.
+  theta = values.get('rope_theta', rope.get('rope_theta', 10_000.0 if architecture == 'LlamaForCausalLM' else None))
   if theta is None:
     problems.append('neither rope_theta nor rope_parameters.rope_theta')
   scaling = values.get('rope_scaling') or {}
@@ -152,10 +154,25 @@ def config_to_hf(cfg: ModelConfig, tokenizer, dtype: str) -> dict:
 
 def read_config(directory: str) -> ModelConfig:
   file = pathlib.Path(directory) / 'config.json'
+  return config_from_hf(_read_json(file), str(file))
+
+
+def read_system_prompt(directory: str) -> str:
+  file = pathlib.Path(directory) / 'config.json'
+  prompt = _read_json(file).get(SYSTEM_PROMPT, '')
+  if not isinstance(prompt, str):
+    raise UserError(f'{file}: {SYSTEM_PROMPT} is {type(prompt).__name__}: write text, or leave it out')
+  return prompt
+
+
+def _read_json(file: pathlib.Path) -> dict:
   try:
-    return config_from_hf(json.loads(file.read_text()), str(file))
+    values = json.loads(file.read_text())
   except ValueError as error:
     raise UserError(f'{file} is not JSON ({error}): is it a half-written file?') from None
+  if not isinstance(values, dict):
+    raise UserError(f'{file} holds {type(values).__name__}, wants one JSON object: is this a Hugging Face directory?')
+  return values
 
 
 def table(cfg: ModelConfig):
@@ -179,7 +196,7 @@ class _Files:
     self.directory = pathlib.Path(directory)
     index = self.directory / 'model.safetensors.index.json'
     if index.exists():
-      files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+      files = sorted(set(_read_json(index)['weight_map'].values()))
     else:
       files = ['model.safetensors']
     self._stack = contextlib.ExitStack()
@@ -252,14 +269,22 @@ def _put(tree, path, value):
   tree[path[-1]] = value
 
 
-def save(directory: str, params, cfg: ModelConfig, tokenizer, dtype: str = 'bfloat16', card: str = ''):
+def check_target(directory: str):
+  """UserError where `save` would refuse to write."""
+  target = pathlib.Path(directory)
+  if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    raise UserError(f'{directory} is {"not empty" if target.is_dir() else "a file"}: name a new directory')
+
+
+def save(
+  directory: str, params, cfg: ModelConfig, tokenizer, dtype: str = 'bfloat16', card: str = '', system_prompt: str = ''
+):
   """Writes a directory that transformers and vLLM load: weights, config, generation config, tokenizer, model card.
 
   The directory appears whole or not at all: everything is written beside it first, then renamed.
   """
+  check_target(directory)
   target = pathlib.Path(directory)
-  if target.exists() and any(target.iterdir()):
-    raise UserError(f'{directory} is not empty: name a new directory')
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f'.{target.name}.'))
@@ -273,7 +298,8 @@ def save(directory: str, params, cfg: ModelConfig, tokenizer, dtype: str = 'bflo
       'pad_token_id': tokenizer.pad,
       'do_sample': False,
     }
-    (temporary / 'config.json').write_text(json.dumps(config_to_hf(cfg, tokenizer, dtype), indent=2) + '\n')
+    config = config_to_hf(cfg, tokenizer, dtype) | ({SYSTEM_PROMPT: system_prompt} if system_prompt else {})
+    (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
     (temporary / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
     tokenizer.save(temporary)
     if card:

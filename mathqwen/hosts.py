@@ -10,8 +10,8 @@ TIMEOUT = 300  # seconds that the hosts wait for each other
 def join(where: str):
   """Joins this process to the others; to be called on every host, before anything else touches a device.
 
-  where: 'auto' asks the machine (a TPU pod slice, GKE, Slurm know their hosts); 'HOST:PORT,N,I' names the coordinator, the
-  number of processes and this one's number.
+  where: 'auto' asks the machine (a TPU pod slice, GKE, Slurm know their hosts); 'HOST:PORT,N,I' names the coordinator,
+  the number of processes and this one's number.
   """
   try:
     if where == 'auto':

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 
 def cross_entropy(logits_BTV, targets_BT, weights_BT):
   """(sum of weighted negative log-likelihood in nats, sum of weights), both float32 scalars."""
-  logits_BTV = logits_BTV.astype(jnp.float32)
+  # where, not a product, and before the logarithm: a position without loss must not carry its inf or NaN into the sum,
+  # nor, as 0 * NaN, into the gradient.
+  logits_BTV = jnp.where(weights_BT[..., None] > 0, logits_BTV.astype(jnp.float32), 0.0)
   target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
   nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
-  # where, not a product: a position without loss must not carry its inf or NaN into the sum.
-  return jnp.sum(jnp.where(weights_BT > 0, nll_BT * weights_BT, 0.0)), jnp.sum(weights_BT)
+  return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 
 
 def chunked_cross_entropy(unembed, x_BTD, targets_BT, weights_BT, chunk: int):

@@ -2,14 +2,16 @@
 
 import json
 import os
-import pathlib
 import resource
+import socket
 import sys
 import time
 
 import rich.console
 import rich.progress
-from tensorboardX import SummaryWriter
+from etils import epath
+
+from mathqwen import tensorboard
 
 
 def peak_rss_bytes() -> int:
@@ -74,28 +76,76 @@ def _clock(seconds: float) -> str:
 class Writer:
   """metrics.jsonl (an object a line, `step` first) and TensorBoard; a resumed run drops what is past its checkpoint."""
 
-  def __init__(self, workdir: str, resume_step: int):
-    self._path = pathlib.Path(workdir) / 'metrics.jsonl'
+  def __init__(self, workdir: str, resume_step: int, primary: bool = True):
+    """primary: whether this host is the one that writes."""
+    self.last: dict = {}  # newest value of each name up to resume_step
+    self._lines = self._board = None
+    if not primary:
+      return
+    path = epath.Path(workdir) / 'metrics.jsonl'
     kept = []
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
+    if path.exists():
+      for line in path.read_text().splitlines():
         try:
-          if json.loads(line)['step'] <= resume_step:
+          values = json.loads(line)
+          if values['step'] <= resume_step:
             kept.append(line + '\n')
-        except (ValueError, KeyError):
+            self.last |= values
+        except (ValueError, KeyError, TypeError):
           break  # the half line of a killed run; what follows it would be later still
-    temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept))
-    os.replace(temporary, self._path)
-    self._file = self._path.open('a')
-    self._board = SummaryWriter(str(pathlib.Path(workdir) / 'tensorboard'), purge_step=resume_step + 1)
+    folder = epath.Path(workdir) / 'tensorboard'
+    folder.mkdir(parents=True, exist_ok=True)
+    remote = '://' in str(workdir)
+    self._lines = Appended(path, ''.join(kept).encode(), remote)
+    events = folder / f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+    self._board = Appended(events, tensorboard.header() + tensorboard.restart(resume_step + 1), remote)
 
   def write(self, step: int, values: dict[str, float]):
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    for name, value in values.items():
-      self._board.add_scalar(name, value, step)
+    if self._lines is not None:
+      self._lines.append((json.dumps({'step': step, **values}) + '\n').encode())
+      self._board.append(tensorboard.scalars(step, values))
+
+  def sync(self):
+    """All that was written is to be read by others; on a local disk it is as soon as `write` returns."""
+    if self._lines is not None:
+      self._lines.sync()
+      self._board.sync()
 
   def close(self):
-    self._file.close()
-    self._board.close()
+    self.sync()
+    if self._lines is not None:
+      self._lines.close()
+      self._board.close()
+
+
+class Appended:
+  """A file that grows. Object stores cannot append: there the whole is written again, at most once a minute."""
+
+  def __init__(self, path, start: bytes, remote: bool):
+    """Replaces what is at `path` by `start`."""
+    self._path, self._parts, self._file = path, [start], None
+    if remote:
+      self.sync()
+    else:
+      temporary = path.with_name(f'{path.name}.part')
+      temporary.write_bytes(start)
+      temporary.replace(path)
+      self._file = open(path, 'ab')  # noqa: SIM115 - closed by close()
+
+  def append(self, data: bytes):
+    if self._file is not None:
+      self._file.write(data)
+      self._file.flush()
+      return
+    self._parts.append(data)
+    if time.monotonic() - self._synced > 60:
+      self.sync()
+
+  def sync(self):
+    if self._file is None:
+      self._path.write_bytes(b''.join(self._parts))
+      self._synced = time.monotonic()
+
+  def close(self):
+    if self._file is not None:
+      self._file.close()

@@ -6,9 +6,11 @@ import functools
 import math
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from mathqwen import api, checkpoint, optim, sharding, train
 from mathqwen import config as config_lib
@@ -28,12 +30,14 @@ class Run:
   experiment: Experiment  # with the model of `init` filled in
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
-  read: object = None  # read(mesh, dtype) -> initial weights; None draws random ones
+  read: Callable[[], dict] | None = None  # initial weights in float32 on the mesh; None draws random ones
 
   @classmethod
   def prepare(cls, experiment: Experiment, dry: bool = False) -> 'Run':
     """Resolves `init` and checks sizes. With `dry` a missing `init` passes: the preset and our tokenizer stand in."""
     read, tokenizer = None, None
+    shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
+    mesh = sharding.make_mesh(experiment.mesh)
     if experiment.init is not None:
       missing = '://' not in experiment.init and not pathlib.Path(experiment.init).is_dir()
       if missing and not dry:
@@ -47,9 +51,9 @@ class Run:
           'package', file=sys.stderr,
         )  # fmt: skip
       else:
-        model, read = api.open_model(experiment.init)
-        tokenizer = api.read_tokenizer(experiment.init)
-        experiment = dataclasses.replace(experiment, model=model)
+        model, read = api.open_model(experiment.init, mesh, 'float32')
+        tokenizer = model.tokenizer
+        experiment = dataclasses.replace(experiment, model=model.config)
     tokenizer = tokenizer or load_tokenizer(None)
     if tokenizer.vocab_size > experiment.model.vocab_size:
       raise UserError(
@@ -57,9 +61,8 @@ class Run:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
-    shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
     sharding.check(shape, experiment.model, experiment.data.batch_size, experiment.train.micro_batches)
-    return cls(experiment, tokenizer, sharding.make_mesh(experiment.mesh), read)
+    return cls(experiment, tokenizer, mesh, read)
 
   def data(self) -> TrainingData:
     return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
@@ -70,11 +73,11 @@ class Run:
     data = self.data()
     for line in data.describe():
       print(line, file=sys.stderr)
-    target = pathlib.Path(workdir) / 'tokenizer'
-    if jax.process_index() == 0 and not target.exists():
-      self.tokenizer.save(target)
     started = checkpoint.Checkpoints(workdir).latest is not None
-    params = self.read(self.mesh, 'float32') if self.read and not started else None
+    target = epath.Path(workdir) / 'tokenizer'
+    if jax.process_index() == 0 and not (started and target.exists()):
+      self.tokenizer.save(target)
+    params = self.read() if self.read and not started else None
     return train.fit(self.experiment, workdir, data, self.mesh, params)
 
   def plan(self) -> dict:
@@ -109,7 +112,8 @@ def random_model(run: Run) -> api.Model:
   """The model that training starts from when it starts from random weights."""
   cfg, seed = run.experiment.model, run.experiment.train.seed
   init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))
-  return api.Model('random weights', cfg, run.tokenizer, init(jax.random.key(seed)), run.experiment.train.compute_dtype)
+  params, dtype = init(jax.random.key(seed)), run.experiment.train.compute_dtype
+  return api.Model('random weights', cfg, run.tokenizer, params, dtype, None, run.experiment.data.system_prompt)
 
 
 def dry_run(run: Run) -> dict:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
+from etils import epath
+
 from mathqwen.data.chatml import CHAT_TEMPLATE
 from mathqwen.errors import UserError
 
@@ -96,7 +98,7 @@ class Tokenizer:
     Files the tokenizer was loaded from are written byte for byte, their chat template included; only where they have
     none is ours added, as chat_template.jinja. Returns whose template the directory now has: 'original' or 'mathqwen'.
     """
-    directory = Path(directory)
+    directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = dict(self.files)
     if 'tokenizer_config.json' not in files:
@@ -188,7 +190,7 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
   """The tokenizer in a directory or file; None or 'arithmetic': the small one in this package (1,024 ids, ChatML)."""
   if path is None or str(path) == 'arithmetic':
     return _packaged()
-  path = Path(path)
+  path = epath.Path(path)
   if path.is_file():
     return _load_files({path.name: path.read_bytes()}, path)
   wanted = [name for kind in KINDS for name in kind.files]

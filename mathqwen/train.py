@@ -173,13 +173,16 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
 
   compiled = compile_step(mesh, cfg, experiment, tx)
   evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train))
-  writer = Writer(workdir, resume_step=step)
+  writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
   meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len)
-  summary = {'step': step}
+  # A run that is resumed at its end, or within one window of it, has its last numbers from before.
+  names = ('step', 'loss', 'tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency')
+  summary = dict.fromkeys(names) | writer.last
 
   def save():
     if checkpoints.latest != step:
       checkpoints.save(step, state.params, state.opt_state, batches.get_state(), experiment)
+      writer.sync()
 
   def log(windows):
     for values in windows:
@@ -205,7 +208,8 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
       evaluating = data.held_out is not None and (last or step % train.eval_every == 0)
       saving = not last and step % train.checkpoint_every == 0
       if evaluating or saving or last:
-        log(meter.drain(flush=last))
+        # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
+        log(meter.drain(flush=last or saving))
         progress.update(step, meter.text)
       with meter.pause():
         if evaluating:

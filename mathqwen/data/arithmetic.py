@@ -248,15 +248,15 @@ _DRAW = {
   'log': _log,
 }
 GROUPS = tuple(_DRAW)  # in Math401's order
-# Shares of the train rows. Sums and differences within 100 have 20,402 expressions: a small model learns them only
-# when it sees most; the other groups keep a taste of each form.
-WEIGHTS = {group: 0.01 for group in GROUPS} | {
-  'add_sub_10': 0.01,
-  'add_sub_100': 0.55,
-  'add_sub_1000': 0.22,
-  'add_sub_1e12': 0.01,
-  'add_sub_negative': 0.05,
-  'mul_100': 0.02,
+# How many training examples `write` makes of each group, as shares. Sums and differences within 100 have 20,402
+# expressions, and a small model learns them only when it sees many; the other groups keep a taste of each form.
+WEIGHTS = {group: 0.02 for group in GROUPS} | {'add_sub_100': 0.5, 'add_sub_1000': 0.2, 'add_sub_negative': 0.04}
+# How often training draws from a group, as a share: a small group comes round more often than a large one.
+MIX = {group: 0.015 for group in GROUPS} | {
+  'add_sub_10': 0.06,
+  'add_sub_100': 0.42,
+  'add_sub_1000': 0.24,
+  'add_sub_negative': 0.1,
 }
 
 
@@ -310,7 +310,7 @@ def generate(
 def write(
   directory: str, train_examples: int, test_per_group: int, seed: int, weights: Mapping[str, float] | None = None
 ) -> dict:
-  """Writes directory/train.jsonl and directory/test.jsonl; the same arguments give the same bytes.
+  """Writes directory/train/GROUP.jsonl and directory/test.jsonl; the same arguments give the same bytes.
 
   A training row's response is the worked solution where there is one (`worked.worked`), and `answer` the answer alone.
   Returns {'train': rows, 'test': rows, 'groups': {group: {'train': n, 'test': n}}, 'short': {group: rows missing}};
@@ -323,9 +323,10 @@ def write(
   }
   wanted = _wanted(train_examples, test_per_group, weights)
   missing = {g: wanted[g] + test_per_group - sum(counts.values()) for g, counts in groups.items()}
+  files = {os.path.join('train', f'{g}.jsonl'): [row for row in train if row['group'] == g] for g in GROUPS}
   try:
-    os.makedirs(directory, exist_ok=True)
-    for name, rows in (('train.jsonl', train), ('test.jsonl', test)):
+    os.makedirs(os.path.join(directory, 'train'), exist_ok=True)
+    for name, rows in ({name: rows for name, rows in files.items() if rows} | {'test.jsonl': test}).items():
       path = os.path.join(directory, name)
       with open(f'{path}.{os.getpid()}.part', 'w', encoding='utf-8') as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)

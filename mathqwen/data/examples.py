@@ -30,7 +30,7 @@ FILES = {
     'train': ['math23k/train.jsonl'],
     'test': ['math23k/test.jsonl', 'math23k/test_upstream.json', 'math23k/math23k_test.json'],
   },
-  'arithmetic': {'train': ['arithmetic/train.jsonl'], 'test': ['arithmetic/test.jsonl']},
+  'arithmetic': {'test': ['arithmetic/test.jsonl']},  # its training files are given by path, one for each group
 }
 SCHEMAS = '{question, answer|solution}, {query, response}, {problem, solution} or {messages: [{role, content}, ...]}'
 _KEPT = 100  # rows named per kind in a report

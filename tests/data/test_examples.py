@@ -200,11 +200,11 @@ def test_math23k_upstream_file_is_objects_one_after_another(tmp_path):
 
 
 def test_arithmetic_source(tmp_path):
-  lines(tmp_path / 'arithmetic' / 'train.jsonl', {'query': '1+1=', 'response': '2', 'group': 'add_sub_10'})
-  (example,), _ = load('arithmetic', 'train', str(tmp_path))
-  assert (example.id, example.answer, example.extra) == ('arithmetic/train/0', '2', {'group': 'add_sub_10'})
+  lines(tmp_path / 'arithmetic' / 'test.jsonl', {'query': '1+1=', 'response': '2', 'group': 'add_sub_10'})
+  (example,), _ = load('arithmetic', 'test', str(tmp_path))
+  assert (example.id, example.answer, example.extra) == ('arithmetic/test/0', '2', {'group': 'add_sub_10'})
   with pytest.raises(UserError, match='--data-dir'):
-    load('arithmetic', 'train')
+    load('arithmetic', 'test')
 
 
 # --- other .jsonl files ---

@@ -29,7 +29,9 @@ def test_literal_rows(query, lines):
   assert worked(query).split('\n') == lines
 
 
-@pytest.mark.parametrize('query', ['7*8=', '1.5+2=', '3/4=', '(1+2)-3=', '1+2', 'e+1=', '45 + 34=', '1+2+3=', '10000+1=', '5-(-10000)='])
+@pytest.mark.parametrize(
+  'query', ['7*8=', '1.5+2=', '3/4=', '(1+2)-3=', '1+2', 'e+1=', '45 + 34=', '1+2+3=', '10000+1=', '5-(-10000)=']
+)
 def test_other_queries_have_no_worked_solution(query):
   assert worked(query) is None
 

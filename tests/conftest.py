@@ -1,0 +1,167 @@
+"""Tiny models. Every weight is random, norms and biases too, so that none can be dropped or mixed up unseen."""
+
+import os
+
+import pytest
+
+# Compiling takes most of the time here, and the models are too small to gain from it.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+
+SIZES = {
+  'vocab_size': 97,  # odd
+  'hidden_size': 48,
+  'intermediate_size': 80,
+  'num_hidden_layers': 3,
+  'num_attention_heads': 6,
+  'num_key_value_heads': 2,
+  'max_position_embeddings': 128,
+  'rms_norm_eps': 1e-3,  # large, and the base unusual, so that a default in their place shows
+  'tie_word_embeddings': False,
+}
+ROPE_THETA = 3_000.0
+FAMILIES = {
+  'qwen2': {'qkv_bias': True, 'qk_norm': False, 'head_dim': 8},
+  'qwen3': {'qkv_bias': False, 'qk_norm': True, 'head_dim': 12},  # 6 * 12 is not 48
+  'llama': {'qkv_bias': False, 'qk_norm': False, 'head_dim': 8},
+}
+
+
+@pytest.fixture(scope='session')
+def tiny_config():
+  """tiny_config('qwen3', num_hidden_layers=2) -> ModelConfig"""
+  from mathqwen.model.config import ModelConfig
+
+  return lambda family='qwen2', **changes: ModelConfig(
+    **{**SIZES, 'rope_theta': ROPE_THETA, **FAMILIES[family], **changes}
+  )
+
+
+@pytest.fixture(scope='session')
+def random_params():
+  """random_params(cfg) -> float32 weights: norms around 1, biases around 0, matrices large enough to matter."""
+  import jax
+  import numpy as np
+
+  from mathqwen.model import qwen
+
+  def make(cfg, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def draw(path, struct):
+      name = path[-1].key
+      mean, scale = (1, 0.3) if name.endswith('norm') else (0, 0.3 if name.endswith('bias') else 0.15)
+      return jax.numpy.asarray(mean + scale * rng.standard_normal(struct.shape), struct.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, qwen.abstract(cfg))
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def torch_model():
+  """torch_model('qwen3', vocab_size=101) -> float32 model of transformers in evaluation mode."""
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+
+  def make(family='qwen2', seed=0, **changes):
+    kinds = {'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'llama': 'Llama'}
+    config = getattr(transformers, f'{kinds[family]}Config')(
+      **{**SIZES, 'head_dim': FAMILIES[family]['head_dim'], **changes},
+      rope_parameters={'rope_type': 'default', 'rope_theta': ROPE_THETA},
+      attn_implementation='eager',
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+      for name, weight in model.named_parameters():
+        mean, scale = (1, 0.3) if 'norm' in name else (0, 0.3 if name.endswith('bias') else 0.15)
+        weight.copy_(mean + scale * torch.randn(weight.shape, generator=generator))
+    return model
+
+  return make
+
+
+@pytest.fixture
+def from_torch(tmp_path):
+  """from_torch(model) -> (cfg, params), through the directory that transformers writes."""
+  from mathqwen import hf
+
+  def load(model, name='hf'):
+    model.save_pretrained(tmp_path / name)
+    cfg = hf.read_config(str(tmp_path / name))
+    return cfg, hf.load_params(str(tmp_path / name), cfg)
+
+  return load
+
+
+TINY_CONFIG = '''"""Twenty steps of a model of 30,000 parameters.
+
+mathqwen train tiny.py --workdir DIR
+"""
+
+from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
+from mathqwen.model.config import ModelConfig
+
+config = Experiment(
+  model=ModelConfig(
+    vocab_size=1024,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=16,
+    max_position_embeddings=96,
+    tie_word_embeddings=True,
+  ),
+  data=DataConfig(sources=({train!r},), seq_len=64, batch_size=4, eval_examples=16),
+  optim=OptimConfig(learning_rate=3e-3, warmup_steps=5),
+  train=TrainConfig(
+    steps=20, compute_dtype='float32', remat='none', log_every=3, eval_every=10, checkpoint_every=7, keep_checkpoints=9
+  ),
+)
+'''
+
+
+@pytest.fixture(scope='session')
+def compiled_once(tmp_path_factory):
+  """Compiled programs are kept for the session: a run takes seconds less. The environment for subprocesses."""
+  import jax
+
+  options = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+  }
+  for name, value in options.items():
+    jax.config.update(name, value)
+  return {name.upper(): str(value) for name, value in options.items()}
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory, compiled_once):
+  """config: path of TINY_CONFIG; data_dir: 168 sums to train on, about nine steps an epoch, and 8 to test on."""
+  import json
+  import types
+
+  folder = tmp_path_factory.mktemp('tiny')
+  rows = [{'query': f'{a}+{b}=', 'response': str(a + b), 'group': 'sums'} for a in range(11, 27) for b in range(3, 14)]
+  (folder / 'data' / 'arithmetic').mkdir(parents=True)
+  for name, part in (('train', rows[8:]), ('test', rows[:8])):
+    text = ''.join(json.dumps(row) + '\n' for row in part)
+    (folder / 'data' / 'arithmetic' / f'{name}.jsonl').write_text(text)
+  train = str(folder / 'data' / 'arithmetic' / 'train.jsonl')
+  (folder / 'tiny.py').write_text(TINY_CONFIG.replace('{train!r}', repr(train)))
+  return types.SimpleNamespace(
+    folder=folder, config=str(folder / 'tiny.py'), data_dir=str(folder / 'data'), train=train, env=compiled_once
+  )
+
+
+@pytest.fixture(scope='session')
+def trained(tiny):
+  """A workdir after all twenty steps, with checkpoints 7, 14 and 20. To be copied, not changed."""
+  from mathqwen.cli import main
+
+  workdir = tiny.folder / 'trained'
+  assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0
+  return workdir

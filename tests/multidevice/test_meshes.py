@@ -1,0 +1,42 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.timeout(600)  # 45 seconds of compiling, on a machine that does nothing else
+SCRIPT = pathlib.Path(__file__).parent / 'run_meshes.py'
+ROOT = SCRIPT.parents[2]
+
+
+@pytest.fixture(scope='module')
+def results():
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'PYTHONPATH': str(ROOT),
+  }
+  done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=590)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize('mesh', ['8x1x1', '1x8x1', '2x2x2', '1x4x2'])
+def test_mesh_trains_like_one_device(mesh, results):
+  got, one = results['trained'][mesh], results['trained']['1x1x1']
+  assert got['losses'] == pytest.approx(one['losses'], rel=1e-5)
+  assert got['compiled'] == 1
+  assert one['losses'][0] - one['losses'][4] > 0.1  # of the same batch: wrong updates would show
+
+
+def test_mesh_answers_like_one_device(results):
+  one, mesh = results['answers']
+  assert mesh == one and len({tuple(answer) for answer in one}) == 5
+
+
+def test_optimizer_state_is_split(results):
+  assert {mesh: result['smallest'] for mesh, result in results['trained'].items()} == {
+    '1x1x1': 1, '8x1x1': 1, '1x8x1': 1 / 8, '2x2x2': 1 / 4, '1x4x2': 1 / 8,
+  }  # fmt: skip

@@ -1,0 +1,230 @@
+"""`mathqwen.load` of a workdir and of its export; what is asked is what was trained on, the system prompt included."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mathqwen
+from mathqwen import api, chat, config
+from mathqwen.data import chatml
+from mathqwen.data.training import TrainingData
+from mathqwen.errors import UserError
+from mathqwen.evals import run
+
+ROOT = pathlib.Path(__file__).parent.parent
+BRIEF = 'Answer with a number.'
+
+
+@pytest.fixture(scope='module')
+def model(trained):
+  return mathqwen.load(str(trained), dtype='float32')
+
+
+@pytest.fixture(scope='module')
+def exported(model, tmp_path_factory):
+  target = tmp_path_factory.mktemp('export') / 'hf'
+  model.save_hf(str(target), 'float32')
+  return target
+
+
+@pytest.fixture
+def briefed(trained, tmp_path):
+  """A workdir as training with data.system_prompt leaves it."""
+  workdir = tmp_path / 'briefed'
+  shutil.copytree(trained, workdir)
+  file = workdir / 'experiment.json'
+  experiment = config.from_json(file.read_text(), str(file))
+  file.write_text(config.to_json(config.override(experiment, [f'data.system_prompt={BRIEF}'])))
+  return workdir
+
+
+def test_a_workdir(model, trained):
+  assert model.config.hidden_size == 32 and model.tokenizer.vocab_size == 1024
+  assert model.name == f'{trained}/checkpoints/20'  # another checkpoint is another model
+  assert mathqwen.load(str(trained / 'checkpoints' / '7'), dtype='float32').name == f'{trained}/checkpoints/7'
+  assert mathqwen.load(f'{trained}/', dtype='float32').name == model.name
+  assert (model.system_prompt, model.mesh) == ('', None)
+
+
+def test_checkpoints_of_one_run_differ(model, trained):
+  earlier = mathqwen.load(str(trained / 'checkpoints' / '7'), dtype='float32')
+  tokens = [[1, 5, 9]]
+  assert not np.allclose(earlier.logits(tokens), model.logits(tokens), atol=1e-3)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_logits(trained, dtype):
+  model = mathqwen.load(str(trained), dtype=dtype)
+  assert model.params['embed'].dtype == dtype
+  tokens = np.arange(12, dtype=np.int32).reshape(2, 6)
+  logits = model.logits(tokens)
+  assert (logits.shape, logits.dtype) == ((2, 6, 1024), np.float32)
+  changed = tokens.copy()
+  changed[0, 5] = 700
+  again = model.logits(changed)
+  assert np.array_equal(again[0, :5], logits[0, :5]) and not np.array_equal(again[0, 5], logits[0, 5])
+  # Two segments in a row are two rows.
+  segments, positions = [[1, 1, 1, 2, 2, 2]], [[0, 1, 2, 0, 1, 2]]
+  packed = model.logits(tokens[:1], segments, positions)
+  np.testing.assert_allclose(packed[0, 3:], model.logits(tokens[:1, 3:])[0], atol=1e-5 if dtype == 'float32' else 2e-2)
+  assert not np.array_equal(packed[0, 5], logits[0, 5])
+
+
+def test_an_export_is_the_same_model(model, exported):
+  again = mathqwen.load(exported, dtype='float32')
+  assert (again.name, again.config) == (str(exported), model.config)
+  tokens = np.arange(20, dtype=np.int32)[None]
+  np.testing.assert_array_equal(again.logits(tokens), model.logits(tokens))
+  assert 'system_prompt' not in json.loads((exported / 'config.json').read_text())
+
+
+def test_generate(model):
+  answers = model.generate(['11+3=', '12+4=', '13+5='], max_new_tokens=5)
+  assert len(answers) == 3 and all(isinstance(answer, str) for answer in answers)
+  assert model.generate(['13+5='], max_new_tokens=5) == answers[2:]
+  with pytest.raises(UserError, match=r'write generate\(\[question\]\)'):
+    model.generate('11+3=')
+
+
+def test_default_length_is_what_the_model_has_room_for(model):
+  assert model.new_tokens([[1] * 10, [1] * 40]) == 96 - 40
+  assert model.new_tokens([[1] * 96]) == 1  # refused later, by name
+  with pytest.raises(UserError, match='shorten the prompt'):
+    model.generate(['1' * 200])
+  assert all(isinstance(answer, str) for answer in model.generate(['11+3=']))
+
+
+def test_check_needs_no_weights(trained):
+  model, _ = api.open_model(str(trained))
+  assert model.params is None
+  model.check([[1, 2]])
+  for arguments, message in [
+    ({'temperature': -1.0}, 'temperature -1.0'),
+    ({'temperature': float('nan')}, 'temperature nan'),
+    ({'top_p': 0.0}, 'top_p 0.0'),
+    ({'top_k': -1}, 'top_k -1'),
+    ({'seed': -1}, 'seed is -1'),
+    ({'max_new_tokens': 0}, 'max_new_tokens is 0'),
+    ({'max_new_tokens': 95}, 'set max_new_tokens to at most 94'),
+  ]:
+    with pytest.raises(UserError, match=message):
+      model.check([[1, 2]], **arguments)
+
+
+def test_training_renders_what_is_asked(tiny, briefed):
+  model, _ = api.open_model(str(briefed))
+  cfg = dataclasses.replace(config.load(tiny.config).data, system_prompt=model.system_prompt, eval_examples=0)
+  ids, mask = TrainingData(cfg, model.tokenizer).sources[0][0]
+  question = json.loads(pathlib.Path(tiny.train).read_text().splitlines()[0])['query']
+  assert ids[: mask.argmax()].tolist() == model.prompt([{'role': 'user', 'content': question}])
+
+
+def test_the_system_prompt_of_training_is_asked_everywhere(tiny, briefed, tmp_path, monkeypatch):
+  """In generation, chat and evaluation, of the checkpoint and of its export; another one may be given."""
+  model = mathqwen.load(str(briefed), dtype='float32')
+  assert model.system_prompt == BRIEF
+  model.save_hf(str(tmp_path / 'hf'))
+  assert json.loads((tmp_path / 'hf' / 'config.json').read_text())['system_prompt'] == BRIEF
+  question = {'role': 'user', 'content': '11+3='}
+  wanted = chatml.prompt([{'role': 'system', 'content': BRIEF}, question], model.tokenizer)
+  for one in (model, mathqwen.load(tmp_path / 'hf', dtype='float32')):
+    asked = []
+    monkeypatch.setattr(type(one), 'generate_ids', lambda self, prompts, *_, **__: asked.extend(prompts) or [[5]])  # noqa: B023
+    one.generate(['11+3='])
+    one.generate(['11+3='], system_prompt='')
+    assert asked == [wanted, chatml.prompt([question], one.tokenizer)]
+    asked.clear()
+    monkeypatch.setattr('builtins.input', _reading(['11+3=', '', '11+3=']))
+    assert chat.interact(one, {}) == {'turns': 2}
+    assert asked == [wanted, wanted]
+    monkeypatch.undo()
+    ((job, _),) = run.prepare(one, 'arithmetic', data_dir=tiny.data_dir)
+    assert job.prompts[0] == wanted
+    ((job, _),) = run.prepare(one, 'arithmetic', data_dir=tiny.data_dir, prompt='qwen-chat')
+    assert job.prompts[0] != wanted
+
+
+def _reading(lines):
+  left = iter(lines)
+
+  def read(_):
+    try:
+      return next(left)
+    except StopIteration:
+      raise EOFError from None
+
+  return read
+
+
+def test_chat_keeps_the_conversation_until_an_empty_line(model, monkeypatch, capsys):
+  asked = []
+  monkeypatch.setattr(api.Model, 'generate_ids', lambda self, prompts, **_: asked.extend(prompts) or [[5, 6]])
+  monkeypatch.setattr('builtins.input', _reading(['11+3=', '12+3=', '', '13+3=']))
+  chat.interact(model, {})
+  user = lambda text: {'role': 'user', 'content': text}
+  said = {'role': 'assistant', 'content': model.tokenizer.decode([5, 6])}
+  turns = [[user('11+3=')], [user('11+3='), said, user('12+3=')], [user('13+3=')]]
+  assert asked == [chatml.prompt(messages, model.tokenizer) for messages in turns]
+
+
+def test_chat_goes_on_when_a_question_is_too_long(model, monkeypatch, capsys):
+  monkeypatch.setattr('builtins.input', _reading(['1' * 200, '11+3=']))
+  assert chat.interact(model, {'max_new_tokens': 3}) == {'turns': 1}
+  assert 'shorten the prompt (an empty line starts a new conversation)' in capsys.readouterr().err
+
+
+def test_a_system_prompt_that_is_no_text(exported, tmp_path):
+  broken = tmp_path / 'hf'
+  broken.mkdir()
+  values = json.loads((exported / 'config.json').read_text()) | {'system_prompt': 3}
+  (broken / 'config.json').write_text(json.dumps(values))
+  for file in exported.glob('tokenizer*'):
+    (broken / file.name).write_bytes(file.read_bytes())
+  with pytest.raises(UserError, match='config.json: system_prompt is int: write text'):
+    mathqwen.load(broken)
+
+
+def test_a_tokenizer_larger_than_the_model(exported, tmp_path):
+  broken = tmp_path / 'hf'
+  broken.mkdir()
+  for file in exported.iterdir():
+    (broken / file.name).write_bytes(file.read_bytes())
+  values = json.loads((broken / 'config.json').read_text()) | {'vocab_size': 1000}
+  (broken / 'config.json').write_text(json.dumps(values))
+  with pytest.raises(UserError, match="its tokenizer knows 1024 tokens and its model's vocab_size is 1000"):
+    mathqwen.load(broken)
+
+
+@pytest.mark.parametrize('path', ['none', 'file', 'empty'])
+def test_what_is_no_model(tmp_path, path):
+  (tmp_path / 'file').write_text('x')
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(UserError, match='give a Hugging Face directory, or the --workdir of a run'):
+    mathqwen.load(tmp_path / path)
+
+
+def test_unknown_dtype(trained):
+  with pytest.raises(UserError, match="dtype 'float8' is not one of float32, bfloat16, float16"):
+    mathqwen.load(str(trained), dtype='float8')
+
+
+def test_importing_starts_nothing():
+  code = 'import mathqwen, sys; print([m for m in ("jax", "flax", "orbax", "grain", "numpy") if m in sys.modules])'
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout == '[]\n'
+
+
+def test_public_names(model):
+  assert mathqwen.render is chatml.render
+  assert mathqwen.load is api.load and mathqwen.UserError is UserError
+  assert mathqwen.load_tokenizer().vocab_size == 1024
+  for name in mathqwen.__all__:
+    assert getattr(mathqwen, name)
+  with pytest.raises(AttributeError, match='no_such_name'):
+    mathqwen.no_such_name  # noqa: B018

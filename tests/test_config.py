@@ -1,0 +1,212 @@
+"""Settings: known, read, typed, within bounds, and back from JSON as they were; the recipe to the letter."""
+
+import ast
+import dataclasses
+import pathlib
+
+import pytest
+
+from mathqwen import config
+from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig, load, override
+from mathqwen.errors import UserError
+from mathqwen.model.config import PRESETS, ModelConfig
+
+PACKAGE = pathlib.Path(config.__file__).parent
+CONFIGS = PACKAGE.parent / 'configs'
+
+
+@pytest.fixture
+def base():
+  model = ModelConfig(
+    vocab_size=1024,
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    max_position_embeddings=256,
+  )
+  data, optim = DataConfig(seq_len=128, batch_size=16), OptimConfig(learning_rate=3e-3, warmup_steps=100)
+  return Experiment(model=model, data=data, optim=optim, train=TrainConfig(steps=1000))
+
+
+def test_overrides_are_typed_by_the_field(base):
+  settings = ['train.steps=2_000', 'optim.learning_rate=1e-3', 'model.qk_norm=true', 'data.sources=a.jsonl, b.jsonl']
+  settings += ['data.weights=1,2.5', 'data.data_dir=None', 'init=some/dir', 'data.system_prompt=a=b, c']
+  now = override(base, [s for s in settings if not s.startswith(('init', 'model'))])
+  assert (now.train.steps, now.optim.learning_rate) == (2000, 0.001)
+  assert (now.data.sources, now.data.weights) == (('a.jsonl', 'b.jsonl'), (1.0, 2.5))
+  assert now.data.data_dir is None and now.data.system_prompt == 'a=b, c'
+  assert override(base, ['model.qk_norm=true']).model.qk_norm is True
+  assert override(base, ['init=some/dir']).init == 'some/dir'
+  assert base.train.steps == 1000  # the one given is as it was
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    (['train.step=5'], "--set train.step: there is no such setting; did you mean 'train.steps'?"),
+    (['optim.lr_schedule=linear'], "there is no such setting; did you mean 'optim.schedule'?"),
+    (['optim=5'], '--set optim: there is no such setting'),
+    (['train.steps'], '--set train.steps: write it as name=value, for example --set train.steps=100'),
+    (['train.steps=1e3'], '--set train.steps=1e3: a whole number is expected'),
+    (['train.steps='], '--set train.steps=: a whole number is expected'),
+    (['optim.eps=small'], '--set optim.eps=small: a number is expected'),
+    (['model.qk_norm=1'], '--set model.qk_norm=1: write true or false'),
+    (['data.weights=1,x'], '--set data.weights=x: a number is expected'),
+    (['optim.schedule=cosin'], "optim.schedule is 'cosin': it must be one of cosine, linear, constant; did you mean"),
+    (['train.remat=some'], "train.remat is 'some': it must be one of none, full, dots"),
+    (['train.compute_dtype=float16'], "train.compute_dtype is 'float16': it must be one of float32, bfloat16"),
+    (['train.steps=0'], 'train.steps is 0: it must be at least 1'),
+    (['optim.learning_rate=nan'], 'optim.learning_rate is nan: it must be above 0 and finite'),
+    (['optim.learning_rate=inf'], 'optim.learning_rate is inf: it must be above 0 and finite'),
+    (['optim.clip_norm=0'], 'optim.clip_norm is 0.0: it must be above 0'),
+    (['optim.beta2=1'], 'optim.beta2 is 1.0: it must be at least 0 and below 1'),
+    (['optim.eps=0'], 'optim.eps is 0.0: it must be above 0 and finite'),
+    (['optim.weight_decay=-1'], 'optim.weight_decay is -1.0: it must be at least 0'),
+    (['optim.final_ratio=2'], 'optim.final_ratio is 2.0: it must be from 0 to 1'),
+    (['train.dropout=1'], 'train.dropout is 1.0: it must be at least 0 and below 1'),
+    (['data.seed=-1'], 'data.seed is -1: it must be from 0'),
+    (['train.seed=4294967296'], 'train.seed is 4294967296: it must be from 0'),
+    (['data.sources='], 'data.sources is empty'),
+    (['data.weights=1,2'], 'data.weights has 2 entries for 1 data.sources'),
+    (['data.weights=nan'], 'must all be above 0 and finite'),
+    (
+      ['data.batch_size=6', 'train.micro_batches=4'],
+      'not divisible by train.micro_batches 4: set train.micro_batches=3',
+    ),
+    (['optim.warmup_steps=1000'], 'leaves no step to decay in train.steps 1000: set optim.warmup_steps=100'),
+    (['model.head_dim=15'], 'model.head_dim 15 is odd'),
+    (['model.num_key_value_heads=3'], 'is not a multiple of'),
+  ],
+)
+def test_refused(base, settings, message):
+  with pytest.raises(UserError) as error:
+    override(base, settings)
+  assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    (['optim.schedule=constant', 'optim.final_ratio=0.5'], "nearest setting that is read is 'optim.schedule'"),
+    (['data.eval_examples=0', 'train.eval_every=5'], "nearest setting that is read is 'data.eval_examples'"),
+    (['init=dir', 'model.hidden_size=256'], 'nothing reads it, because the model comes from dir'),
+    (['train.eval_every=5000'], 'is never reached in train.steps 1000'),
+  ],
+)
+def test_settings_that_nothing_would_read(base, settings, message):
+  with pytest.raises(UserError) as error:
+    override(base, settings)
+  assert message in str(error.value)
+  override(base, settings[:-1])  # the last one is the trouble
+
+
+@pytest.mark.parametrize(
+  'cls, fields, message',
+  [
+    (TrainConfig, {'steps': '100'}, "train.steps is '100': a whole number is expected"),
+    (TrainConfig, {'steps': 1e4}, 'train.steps is 10000.0: a whole number is expected'),
+    (TrainConfig, {'steps': True}, 'train.steps is True: a whole number is expected'),
+    (OptimConfig, {'learning_rate': '2e-5'}, "optim.learning_rate is '2e-5': a number is expected"),
+    (DataConfig, {'sources': 'gsm8k'}, "data.sources is 'gsm8k': a tuple, each text, is expected"),
+    (DataConfig, {'data_dir': 5}, 'data.data_dir is 5: text or None is expected'),
+    (DataConfig, {'system_prompt': None}, 'data.system_prompt is None: text is expected'),
+  ],
+)
+def test_types_in_python(base, cls, fields, message):
+  name = {TrainConfig: 'train', OptimConfig: 'optim', DataConfig: 'data'}[cls]
+  with pytest.raises(UserError) as error:
+    dataclasses.replace(base, **{name: cls(**fields)})
+  assert str(error.value) == message
+
+
+def test_sequences_longer_than_the_model(base):
+  base.check_model(base.model)
+  longer = override(base, ['data.seq_len=257'])
+  with pytest.raises(UserError, match="above the model's max_position_embeddings 256: set data.seq_len=256 or less"):
+    longer.check_model(longer.model)
+
+
+@pytest.mark.parametrize('cls', [ModelConfig, DataConfig, OptimConfig, MeshConfig, TrainConfig, Experiment])
+def test_every_field_is_read_outside_config_py(cls):
+  """As `something.field`, anywhere in the package but where it is declared and checked."""
+  read = set()
+  for file in PACKAGE.rglob('*.py'):
+    if file.name != 'config.py':
+      for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+          read.add(node.attr)
+  assert 'hidden_size' in read and 'no_such_field' not in read
+  assert [field.name for field in dataclasses.fields(cls) if field.name not in read] == []
+
+
+def test_json_and_back(base):
+  changed = override(base, ['data.weights=1', 'optim.clip_norm=inf', 'data.system_prompt=好 "x"\n'])
+  for experiment in (base, changed, load('math_qwen_7b')):
+    assert config.from_json(config.to_json(experiment), 'here') == experiment
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"model": 3}', '{"modl": {}}', '{"model": {"vocab_size": 3}}'])
+def test_json_that_is_no_experiment(text):
+  with pytest.raises(UserError, match='^run/experiment.json is not a resolved config of mathqwen'):
+    config.from_json(text, 'run/experiment.json')
+
+
+def test_json_with_a_wrong_type(base):
+  text = config.to_json(base).replace('"steps": 1000', '"steps": "many"')
+  with pytest.raises(UserError, match="train.steps is 'many': a whole number is expected"):
+    config.from_json(text, 'here')
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('config = 3\n', 'does not define `config = Experiment(...)`'),
+    ('x = 1\n', 'does not define `config = Experiment(...)`'),
+    ('\nconfig = Experiment(\n', ':2: SyntaxError'),
+    ('\n\nthis\n', ":3: NameError: name 'this' is not defined; mend the config file"),
+    ('from mathqwen.config import Experiment\nconfig = Experiment(modl=3)\n', ':2: TypeError'),
+    ('import no_such_module\n', ':1: ModuleNotFoundError'),
+    ("from mathqwen.model.config import PRESETS\nPRESETS['Qwen-8B']\n", ":2: KeyError: 'Qwen-8B'"),
+  ],
+)
+def test_broken_files(tmp_path, text, message):
+  (tmp_path / 'mine.py').write_text(text)
+  with pytest.raises(UserError) as error:
+    load(str(tmp_path / 'mine.py'))
+  assert str(error.value).startswith(f'{tmp_path}/mine.py') and message in str(error.value)
+
+
+def test_unknown_names(tmp_path):
+  with pytest.raises(UserError, match="no config 'dem': known are .*; did you mean 'demo'?"):
+    load('dem')
+  with pytest.raises(UserError, match='no config file nope.py'):
+    load('nope.py')
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
+def test_files_in_configs(path):
+  experiment = load(path.stem)
+  experiment.check_model(experiment.model)
+  docstring = ast.get_docstring(ast.parse(path.read_text())) or ''
+  command = 'mathqwen demo' if path.stem == 'demo' else f'mathqwen train {path.stem} '
+  assert command in docstring
+  assert docstring.splitlines()[0].strip()
+
+
+@pytest.mark.parametrize('name, model', [('math_qwen_7b', 'Qwen-7B'), ('math_qwen_14b', 'Qwen-14B')])
+def test_the_recipe(name, model):
+  """Qwen Technical Report (arXiv 2309.16609), sections 3.1.2 and 5.1."""
+  e = load(name)
+  assert e.model == PRESETS[model]
+  assert e.init is not None and e.init.endswith(model)
+  assert (e.data.batch_size, e.data.seq_len) == (128, 1024)
+  assert (e.optim.learning_rate, e.optim.warmup_steps) == (2e-5, 1430)
+  assert (e.optim.beta1, e.optim.beta2, e.optim.eps) == (0.9, 0.95, 1e-8)
+  assert (e.optim.weight_decay, e.optim.clip_norm) == (0.1, 1.0)
+  assert (e.train.steps, e.train.dropout, e.train.compute_dtype) == (50_000, 0.1, 'bfloat16')

@@ -1,0 +1,111 @@
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mathqwen import sharding
+from mathqwen.config import MeshConfig
+from mathqwen.errors import UserError
+from mathqwen.model import qwen
+
+SPECS = {
+  'embed': P('tensor', 'fsdp'),
+  'head': P('fsdp', 'tensor'),
+  'norm': P(None),
+  'layers/input_norm': P(None, None),
+  'layers/post_norm': P(None, None),
+  'layers/q': P(None, 'fsdp', 'tensor', None),
+  'layers/k': P(None, 'fsdp', 'tensor', None),
+  'layers/v': P(None, 'fsdp', 'tensor', None),
+  'layers/o': P(None, 'tensor', None, 'fsdp'),
+  'layers/q_bias': P(None, 'tensor', None),
+  'layers/k_bias': P(None, 'tensor', None),
+  'layers/v_bias': P(None, 'tensor', None),
+  'layers/q_norm': P(None, None),
+  'layers/k_norm': P(None, None),
+  'layers/gate': P(None, 'fsdp', 'tensor'),
+  'layers/up': P(None, 'fsdp', 'tensor'),
+  'layers/down': P(None, 'tensor', 'fsdp'),
+}
+
+
+def test_every_weight_lies_where_the_table_says(tiny_config):
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  got = {}
+  for family in ('qwen2', 'qwen3'):
+    cfg = tiny_config(family)
+    shardings = jax.tree_util.tree_leaves_with_path(sharding.params_shardings(mesh, cfg))
+    got |= {'/'.join(key.key for key in path): where.spec for path, where in shardings}
+    ranks = [len(x.shape) for x in jax.tree.leaves(qwen.abstract(cfg))]
+    assert [len(where.spec) for _, where in shardings] == ranks
+  assert got == SPECS
+  assert sharding.batch_sharding(mesh).spec == P(('data', 'fsdp'), None)
+
+
+def test_two_axes_on_one_mesh_axis_are_refused():
+  with pytest.raises(ValueError, match='collide'):
+    sharding.spec(('heads', 'mlp'))
+  with pytest.raises(KeyError):
+    sharding.spec(('experts',))
+
+
+@pytest.mark.parametrize(
+  'mesh, devices, want',
+  [
+    (MeshConfig(), 8, (1, 8, 1)),
+    (MeshConfig(data=-1, fsdp=2, tensor=2), 8, (2, 2, 2)),
+    (MeshConfig(data=2, fsdp=2, tensor=-1), 8, (2, 2, 2)),
+    (MeshConfig(data=1, fsdp=1, tensor=1), 1, (1, 1, 1)),
+  ],
+)
+def test_mesh_shape(mesh, devices, want):
+  assert sharding.mesh_shape(mesh, devices) == dict(zip(('data', 'fsdp', 'tensor'), want, strict=True))
+
+
+@pytest.mark.parametrize(
+  'mesh, devices',
+  [
+    (MeshConfig(data=3), 8),
+    (MeshConfig(data=2, fsdp=2, tensor=1), 8),
+    (MeshConfig(data=-1, fsdp=-1), 8),
+    (MeshConfig(data=0), 8),
+    (MeshConfig(data=-2), 8),
+  ],
+)
+def test_mesh_that_does_not_fit_the_devices(mesh, devices):
+  with pytest.raises(UserError, match='mesh'):
+    sharding.mesh_shape(mesh, devices)
+
+
+def check(cfg, data=1, fsdp=1, tensor=1, **batch):
+  sharding.check({'data': data, 'fsdp': fsdp, 'tensor': tensor}, cfg, **batch)
+
+
+def test_sizes_that_fit(tiny_config):
+  cfg = tiny_config(vocab_size=96)
+  check(cfg, 2, 2, 2, batch_size=8, micro_batches=2)
+  check(cfg, 1, 1, 1, batch_size=3)
+
+
+@pytest.mark.parametrize(
+  'mesh, batch, remedy',
+  [
+    (
+      {'tensor': 4},
+      {},
+      'mesh.tensor 4 does not divide num_attention_heads 6, num_key_value_heads 2: set mesh.tensor=2',
+    ),
+    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48: set mesh.fsdp=6'),
+    ({'data': 4}, {'batch_size': 7}, 'data.batch_size 7 in 1 micro-batches .*set data.batch_size=8'),
+    ({'data': 2, 'fsdp': 2}, {'batch_size': 10}, 'set data.batch_size=8'),
+    ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),
+    ({'data': 8}, {'batch_size': 2}, 'set data.batch_size=8'),
+  ],
+)
+def test_sizes_that_do_not_fit_name_the_nearest_that_does(mesh, batch, remedy, tiny_config):
+  with pytest.raises(UserError, match=remedy):
+    check(tiny_config(vocab_size=96), **mesh, **batch)
+
+
+def test_all_problems_are_one_error(tiny_config):
+  with pytest.raises(UserError, match='vocab_size 97.*mesh.fsdp=.*data.batch_size='):
+    check(tiny_config(), fsdp=5, tensor=2, batch_size=4)
