@@ -79,7 +79,7 @@ def train_step(state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig
     'loss_sum': loss_sum,
     'loss_tokens': weight,
     'tokens': jnp.sum(batch['segment_ids'] > 0),
-    'grad_norm': optax.global_norm(grads),
+    'grad_norm': optax.tree.norm(grads),
   }
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
