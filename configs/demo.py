@@ -20,7 +20,7 @@ config = Experiment(
     initializer_range=0.08,  # about 1 / sqrt(hidden_size); 0.02 is for wider models, and learns more slowly here
   ),
   data=DataConfig(seq_len=128, batch_size=16, eval_examples=256),
-  optim=OptimConfig(learning_rate=4e-3, warmup_steps=50),
+  optim=OptimConfig(learning_rate=2.5e-3, warmup_steps=50),
   train=TrainConfig(
     steps=1400,
     dropout=0.0,
