@@ -252,9 +252,9 @@ GROUPS = tuple(_DRAW)  # in Math401's order
 # expressions, and a small model learns them only when it sees many; the other groups keep a taste of each form.
 WEIGHTS = {group: 0.02 for group in GROUPS} | {'add_sub_100': 0.5, 'add_sub_1000': 0.2, 'add_sub_negative': 0.04}
 # How often training draws from a group, as a share: a small group comes round more often than a large one.
-MIX = {group: 0.015 for group in GROUPS} | {
-  'add_sub_10': 0.06,
-  'add_sub_100': 0.42,
+MIX = {group: 0.01 for group in GROUPS} | {
+  'add_sub_10': 0.08,
+  'add_sub_100': 0.44,
   'add_sub_1000': 0.24,
   'add_sub_negative': 0.1,
 }
@@ -286,7 +286,7 @@ def generate(
 ) -> tuple[list[dict], list[dict]]:
   """Train rows in random order and test rows by group; no expression twice, however it is spelled.
 
-  A group with too few distinct expressions gives what it has, at most a fifth of it to the test.
+  A group with too few distinct expressions gives what it has, at most a tenth of it to the test.
   """
   seen: set[str] = set()
   train, test = [], []
@@ -300,7 +300,7 @@ def generate(
       if key not in seen:
         seen.add(key)
         pool.append(row)
-    held_out = test_per_group if len(pool) == wanted + test_per_group else min(test_per_group, len(pool) // 5)
+    held_out = test_per_group if len(pool) == wanted + test_per_group else min(test_per_group, len(pool) // 10)
     test += pool[:held_out]
     train += pool[held_out:]
   random.Random(f'{seed}/order').shuffle(train)

@@ -144,7 +144,7 @@ def test_a_small_group_gives_what_it_has_and_says_so(tmp_path):
   # 10 bases, exponents 2, 3, 4; and 11 * 11 sums and as many differences
   assert sum(said['groups']['pow_int'].values()) == 30 and said['short']['pow_int'] == 510 - 30
   assert sum(said['groups']['add_sub_10'].values()) == 242 and said['short']['add_sub_10'] == 510 - 242
-  assert said['groups']['pow_int']['test'] == 30 // 5
+  assert said['groups']['pow_int']['test'] == 30 // 10
   assert said['groups']['add_sub_100'] == {'train': 0, 'test': 10}
 
 
