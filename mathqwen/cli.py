@@ -27,7 +27,8 @@ class Parser(argparse.ArgumentParser):
   """Errors in one line."""
 
   def error(self, message):
-    raise UserError(f'{message} (see {self.prog} --help)')
+    hint = '; write -- before a question that begins with -' if message.startswith('unrecognized arguments: -') else ''
+    raise UserError(f'{message} (see {self.prog} --help{hint})')
 
 
 def build_parser() -> Parser:

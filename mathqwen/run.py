@@ -124,7 +124,7 @@ def dry_run(run: Run) -> dict:
   shape = ' x '.join(f'{name} {size}' for name, size in dict(run.mesh.shape).items())
   gib = lambda name: f'{numbers[name] / 2**30:.2f} GiB'
   print(f'parameters: {numbers["parameters"]:,}')
-  print(f'mesh: {shape}; memory per device, from the compiled step:')
+  print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
   print(f'  {gib("weights_bytes")} float32 weights, {gib("moments_bytes")} AdamW moments')
   print(f'  {gib("temporaries_bytes")} activations, gradients and other temporaries')
   print(f'  {gib("total_bytes")} in all')

@@ -12,6 +12,7 @@ import time
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental import multihost_utils
 
 from mathqwen import checkpoint, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
@@ -132,24 +133,30 @@ def init_state(mesh, cfg: ModelConfig, tx, seed: int, params=None) -> TrainState
 
 
 class StopOnSigterm:
-  """`asked` becomes true when the process receives SIGTERM; the loop looks at it after every step."""
+  """`asked(step)`, called after every step: has this host received SIGTERM, or any host of a run over several?"""
 
   def __enter__(self):
-    self.asked = False
-    self._before = signal.signal(signal.SIGTERM, self._ask)
+    self._asked, self._before = False, None
+    # Over several hosts JAX's preemption service takes the signal, and names a step at which all of them stop.
+    if jax.process_count() == 1:
+      self._before = signal.signal(signal.SIGTERM, self._ask)
     return self
 
   def _ask(self, *_):
-    self.asked = True
+    self._asked = True
+
+  def asked(self, step: int) -> bool:
+    return self._asked if self._before is not None else multihost_utils.reached_preemption_sync_point(step)
 
   def __exit__(self, *_):
-    signal.signal(signal.SIGTERM, self._before)
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
 
 
 def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
   """Trains to `train.steps` from the newest checkpoint in `workdir`, or from the start.
 
-  data: `mathqwen.data.pipeline.TrainingData`. params: initial weights on the mesh; None draws random ones.
+  data: `mathqwen.data.training.TrainingData`. params: initial weights on the mesh; None draws random ones.
   Returns the summary that `mathqwen train --json` prints. Preempted after a save on SIGTERM.
   """
   cfg, train = experiment.model, experiment.train
@@ -196,7 +203,7 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
       writer.write(values['step'], {k: v for k, v in values.items() if k != 'step'})
 
   with StopOnSigterm() as stop, Progress('train', train.steps, step) as progress:
-    while step < train.steps and not stop.asked:
+    while step < train.steps and not stop.asked(step):
       batch = sharding.global_batch(next(batches), mesh)
       state, metrics = compiled(state, batch)
       # Reads the numbers of the step before this one, which the devices are now busy with.
@@ -228,7 +235,7 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
     'checkpoint': checkpoints.path(step),
   }
   checkpoints.close()
-  if stop.asked and step < train.steps:
+  if step < train.steps:
     raise Preempted(
       f'stopped by SIGTERM at step {step}, saved in {summary["checkpoint"]}: run the same command to continue'
     )

@@ -135,7 +135,7 @@ def test_sigterm_is_given_back(tiny, trained):
   before = signal.getsignal(signal.SIGTERM)
   with train.StopOnSigterm() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.asked
+    assert stop.asked(1)
   assert signal.getsignal(signal.SIGTERM) is before
 
 
