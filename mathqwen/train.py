@@ -136,9 +136,9 @@ class StopOnSigterm:
   """`asked(step)`, called after every step: has this host received SIGTERM, or any host of a run over several?"""
 
   def __enter__(self):
-    self._asked, self._before = False, None
+    self._asked, self._alone = False, jax.process_count() == 1
     # Over several hosts JAX's preemption service takes the signal, and names a step at which all of them stop.
-    if jax.process_count() == 1:
+    if self._alone:
       self._before = signal.signal(signal.SIGTERM, self._ask)
     return self
 
@@ -146,11 +146,11 @@ class StopOnSigterm:
     self._asked = True
 
   def asked(self, step: int) -> bool:
-    return self._asked if self._before is not None else multihost_utils.reached_preemption_sync_point(step)
+    return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
 
   def __exit__(self, *_):
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    if self._alone:
+      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
 
 def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:

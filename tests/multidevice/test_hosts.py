@@ -1,0 +1,76 @@
+"""Two real processes, joined by jax.distributed, against one."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mathqwen import hosts
+from mathqwen.errors import UserError
+
+pytestmark = pytest.mark.timeout(400)
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(tiny, workdir, *settings):
+  """The processes 0 and 1 of a run, each with two simulated devices."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+  env = (
+    os.environ
+    | tiny.env
+    | {
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+      'PYTHONPATH': str(ROOT),
+    }
+  )
+  command = [sys.executable, '-m', 'mathqwen', 'train', tiny.config, '--workdir', str(workdir)]
+  command += [word for setting in settings for word in ('--set', setting)]
+  return [
+    subprocess.Popen([*command, '--distributed', f'127.0.0.1:{port},2,{i}'], env=env, stderr=subprocess.PIPE, text=True)
+    for i in (0, 1)
+  ]
+
+
+def losses(workdir):
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [(values['step'], values['loss']) for values in map(json.loads, lines) if 'loss' in values]
+
+
+def test_two_hosts_train_like_one_and_stop_together(tiny, trained, tmp_path):
+  workdir = tmp_path / 'two'
+  run = start(tiny, workdir)
+  said = [process.communicate(timeout=300)[1] for process in run]
+  assert [process.returncode for process in run] == [0, 0], said
+  got, one = losses(workdir), losses(trained)
+  assert [step for step, _ in got] == [step for step, _ in one] and len(got) > 5
+  assert [loss for _, loss in got] == pytest.approx([loss for _, loss in one], rel=1e-5)
+
+
+def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
+  workdir = tmp_path / 'two'
+  run = start(tiny, workdir, 'train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
+  deadline = time.monotonic() + 200
+  while not (workdir / 'metrics.jsonl').exists() or not losses(workdir):
+    assert time.monotonic() < deadline and all(process.poll() is None for process in run)
+    time.sleep(0.2)
+  run[1].send_signal(signal.SIGTERM)
+  said = [process.communicate(timeout=200)[1].splitlines()[-1] for process in run]
+  assert [process.returncode for process in run] == [75, 75]
+  assert said[0] == said[1] and said[0].startswith('mathqwen: stopped by SIGTERM at step ')
+  (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
+  assert f'at step {saved},' in said[0]
+
+
+@pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
+def test_bad_addresses(where):
+  with pytest.raises(UserError, match='--distributed'):
+    hosts.join(where)
