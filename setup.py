@@ -46,6 +46,7 @@ setup(
     'dev': [
       'pytest>=8',
       'pytest-timeout',
+      'pytest-xdist',
       'hypothesis>=6',
       'ruff',
       'torch==2.13.0',
