@@ -4,6 +4,7 @@ mathqwen demo
 """
 
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
+from mathqwen.data.arithmetic import MIX
 from mathqwen.model.config import ModelConfig
 
 config = Experiment(
@@ -17,9 +18,16 @@ config = Experiment(
     head_dim=32,
     max_position_embeddings=256,
     tie_word_embeddings=True,
+    qkv_bias=False,  # as in Qwen3, with whose files transformers reads a tokenizer that is not Qwen's own
+    qk_norm=True,
     initializer_range=0.08,  # about 1 / sqrt(hidden_size); 0.02 is for wider models, and learns more slowly here
   ),
-  data=DataConfig(seq_len=128, batch_size=16, eval_examples=256),
+  data=DataConfig(
+    sources=tuple(f'mathqwen-demo/data/arithmetic/train/{group}.jsonl' for group in MIX),
+    weights=tuple(MIX.values()),
+    seq_len=128,
+    batch_size=16,
+  ),
   optim=OptimConfig(learning_rate=2.5e-3, warmup_steps=50),
   train=TrainConfig(
     steps=1400,

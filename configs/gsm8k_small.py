@@ -17,6 +17,8 @@ config = Experiment(
     head_dim=32,
     max_position_embeddings=2048,
     tie_word_embeddings=True,
+    qkv_bias=False,  # as in Qwen3, with whose files transformers reads a tokenizer that is not Qwen's own
+    qk_norm=True,
   ),
   data=DataConfig(sources=('gsm8k',), batch_size=8),
   optim=OptimConfig(learning_rate=1e-3, warmup_steps=50),

@@ -153,6 +153,8 @@ def _experiment(args):
   settings = list(args.settings)
   experiment = config.load(args.config)
   init = getattr(args, 'init', None)
+  if init == '':
+    raise UserError("--init is empty: give a MODEL, or 'random'")
   if init is not None:
     settings.insert(0, f'init={"None" if init == "random" else init}')
   if args.data_dir is not None:

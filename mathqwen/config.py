@@ -157,7 +157,9 @@ def _nearest_divisor(n, near):
 
 
 def _did_you_mean(name, names):
-  close = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+  initials = lambda n: ''.join(word[0] for word in n.split('.')[-1].split('_') if word)
+  close = [n for n in names if initials(n) == name.split('.')[-1]]  # lr is learning_rate
+  close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
   return f'; did you mean {close[0]!r}?' if close else ''
 
 

@@ -27,8 +27,8 @@ def run(workdir: str, steps: int | None = None) -> dict:
       raise UserError(f'--steps {steps}: the demo needs at least 2 steps, one to warm up and one to decay')
     optim = dataclasses.replace(experiment.optim, warmup_steps=min(experiment.optim.warmup_steps, steps // 2))
     experiment = dataclasses.replace(experiment, optim=optim, train=dataclasses.replace(experiment.train, steps=steps))
-  sources = tuple(str(data_dir / 'arithmetic' / 'train' / f'{group}.jsonl') for group in arithmetic.MIX)
-  data = dataclasses.replace(experiment.data, sources=sources, weights=tuple(arithmetic.MIX.values()))
+  sources = tuple(str(data_dir / 'arithmetic' / 'train' / pathlib.Path(s).name) for s in experiment.data.sources)
+  data = dataclasses.replace(experiment.data, sources=sources)
   prepared = Run.prepare(dataclasses.replace(experiment, data=data))
 
   _say('1. arithmetic in the 16 groups of Math401, training and test disjoint')

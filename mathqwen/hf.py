@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import jax
@@ -20,6 +21,7 @@ import safetensors.numpy
 from mathqwen.errors import UserError
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.tokenizer import HuggingFace
 
 SHARD_BYTES = 5 * 10**9
 SYSTEM_PROMPT = 'system_prompt'  # our key in config.json: the system turn of training, where there was one
@@ -284,6 +286,12 @@ def save(
   The directory appears whole or not at all: everything is written beside it first, then renamed.
   """
   check_target(directory)
+  if cfg.qkv_bias and not isinstance(tokenizer, HuggingFace):
+    print(
+      f'{directory}: transformers reads the tokenizer of a Qwen2 model as byte-level BPE, which this one is not, and '
+      'would lose spaces and newlines; use mathqwen.load there, or train with model.qkv_bias=false (Qwen3, LLaMA)',
+      file=sys.stderr,
+    )
   target = pathlib.Path(directory)
   try:
     target.parent.mkdir(parents=True, exist_ok=True)

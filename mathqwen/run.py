@@ -119,6 +119,7 @@ def random_model(run: Run) -> api.Model:
 def dry_run(run: Run) -> dict:
   """Prints sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
   experiment, cfg = run.experiment, run.experiment.model
+  data = run.data()  # first: what is wrong with the data shows before anything is compiled
   print(config_lib.to_json(experiment), end='')
   numbers = run.plan()
   shape = ' x '.join(f'{name} {size}' for name, size in dict(run.mesh.shape).items())
@@ -128,7 +129,6 @@ def dry_run(run: Run) -> dict:
   print(f'  {gib("weights_bytes")} float32 weights, {gib("moments_bytes")} AdamW moments')
   print(f'  {gib("temporaries_bytes")} activations, gradients and other temporaries')
   print(f'  {gib("total_bytes")} in all')
-  data = run.data()
   for line in data.describe():
     print(line)
   tokens = experiment.train.steps * experiment.data.batch_size * experiment.data.seq_len

@@ -252,40 +252,47 @@ def mean_loss(evaluate, params, batches, mesh) -> float:
 
 
 class Meter:
-  """Sums the metrics of `every` steps and the time between them. The first step, which compiles, is in no rate."""
+  """Sums the metrics of `every` steps, and takes the time between the ends of steps.
+
+  Where steps run while the host goes on, the newest one is still under way when the one before it is read; where they
+  do not (a CPU), it has ended too. A mark is therefore a time and the number of steps that had ended by then. The
+  first step, which compiles, lies before the first mark.
+  """
 
   def __init__(self, every: int, positions: int):
     self._every, self._positions = every, positions  # positions of a batch, padding included
     self._pending = self._mark = None
+    self._sums = collections.Counter()
     self.text = 'compiling'
-    self._reset()
-
-  def _reset(self):
-    self._sums = collections.Counter()  # over all steps of the window
-    self._timed = collections.Counter()  # over those with a measured time
 
   def add(self, step: int, metrics: dict, learning_rate: float) -> list[dict]:
     """Takes the metrics of `step`, still being computed. Returns the window that the one before completed, if any."""
-    done = self.drain()
+    done = self.drain(newest=metrics)
     self._pending = (step + 1, metrics, learning_rate)
     return done
 
-  def drain(self, flush: bool = False) -> list[dict]:
+  def drain(self, flush: bool = False, newest: dict | None = None) -> list[dict]:
     """Waits for the step taken last. Returns its window if it is complete, or in any case with `flush`."""
     if self._pending is None:
       return []
     (step, metrics, learning_rate), self._pending = self._pending, None
     metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    sums = {name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')} | {'steps': 1}
+    self._sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')} | {'steps': 1})
+    ended = step + (newest is not None and newest['loss_sum'].is_ready())
     now = time.monotonic()
-    self._sums.update(sums)
-    if self._mark is not None:
-      self._timed.update(sums | {'seconds': now - self._mark})
-    self._mark = now
-    rate = self._timed['tokens'] / self._timed['seconds'] if self._timed else 0.0
-    self.text = f'loss {metrics["loss_sum"] / max(metrics["loss_tokens"], 1):.4f}  ' + (
-      f'{rate:,.0f} tokens/s' if rate else ''
-    )
+    if self._mark is None:
+      self._mark = (now, ended)
+    seconds = (now - self._mark[0]) / max(ended - self._mark[1], 1)  # of a step
+    rates = {}
+    if ended > self._mark[1]:
+      per_step = 1 / self._sums['steps'] / seconds
+      rates = {
+        'tokens_per_second': self._sums['tokens'] * per_step,
+        'loss_tokens_per_second': self._sums['loss_tokens'] * per_step,
+        'step_seconds': seconds,
+      }
+    speed = f'  {rates["tokens_per_second"]:,.0f} tokens/s' if rates else ''
+    self.text = f'loss {metrics["loss_sum"] / max(metrics["loss_tokens"], 1):.4f}{speed}'
     if not flush and step % self._every:
       return []
     values = {
@@ -295,14 +302,8 @@ class Meter:
       'grad_norm': metrics['grad_norm'],
       'packing_efficiency': self._sums['tokens'] / (self._sums['steps'] * self._positions),
     }
-    if self._timed:
-      values |= {
-        'tokens_per_second': rate,
-        'loss_tokens_per_second': self._timed['loss_tokens'] / self._timed['seconds'],
-        'step_seconds': self._timed['seconds'] / self._timed['steps'],
-      }
-    self._reset()
-    return [values]
+    self._sums, self._mark = collections.Counter(), (now, ended)
+    return [values | rates]
 
   @contextlib.contextmanager
   def pause(self):
@@ -310,4 +311,4 @@ class Meter:
     begun = time.monotonic()
     yield
     if self._mark is not None:
-      self._mark += time.monotonic() - begun
+      self._mark = (self._mark[0] + time.monotonic() - begun, self._mark[1])

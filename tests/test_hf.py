@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from mathqwen import hf
+from mathqwen.data import chatml
 from mathqwen.errors import UserError
 from mathqwen.testing import tiny_bpe_tokenizer
+from mathqwen.tokenizer import load_tokenizer
 
 VOCAB = 411  # more rows than the tokenizer has ids
 
@@ -55,6 +57,26 @@ def test_export_loads_in_transformers(family, tied, tiny_config, random_params, 
   assert set(theirs.generation_config.eos_token_id) == set(tokenizer.stop_ids)
   assert theirs.generation_config.do_sample is False
   assert (tmp_path / 'export' / 'README.md').read_text() == '# A model\n'
+
+
+@pytest.mark.parametrize('family', ['qwen3', 'llama'])
+def test_the_packaged_tokenizer_beside_its_model(family, tiny_config, random_params, tmp_path):
+  transformers = pytest.importorskip('transformers')
+  cfg, tokenizer = tiny_config(family, vocab_size=1024), load_tokenizer(None)
+  hf.save(str(tmp_path / 'export'), random_params(cfg), cfg, tokenizer, 'float32')
+  reader = transformers.AutoTokenizer.from_pretrained(tmp_path / 'export')
+  for text in ('What is 12 + 30?\nab\r\n', '  two  spaces', '5! = 120 \U0001f600 你好'):
+    ids = reader(text, add_special_tokens=False)['input_ids']
+    assert ids == tokenizer.encode(text) and reader.decode(ids) == text
+  messages = [{'role': 'user', 'content': '12+30='}]
+  asked = reader.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+  assert asked['input_ids'] == chatml.prompt(messages, tokenizer)
+
+
+def test_a_tokenizer_that_transformers_would_misread_is_said(tiny_config, random_params, tmp_path, capsys):
+  cfg = tiny_config('qwen2', vocab_size=1024)
+  hf.save(str(tmp_path / 'export'), random_params(cfg), cfg, load_tokenizer(None), 'float32')
+  assert 'would lose spaces and newlines' in capsys.readouterr().err
 
 
 def test_shards(tiny_config, random_params, tmp_path, monkeypatch):

@@ -16,8 +16,21 @@ def clock(monkeypatch):
   return times
 
 
-def step_metrics(loss_sum, loss_tokens, tokens, grad_norm=1.0):
-  return {'loss_sum': loss_sum, 'loss_tokens': loss_tokens, 'tokens': tokens, 'grad_norm': grad_norm}
+class Number(float):
+  """What the devices compute; `ready` when the step has ended."""
+
+  ready = False
+
+  def is_ready(self):
+    return self.ready
+
+
+class Ready(Number):
+  ready = True
+
+
+def step_metrics(loss_sum, loss_tokens, tokens, grad_norm=1.0, number=Number):
+  return {'loss_sum': number(loss_sum), 'loss_tokens': loss_tokens, 'tokens': tokens, 'grad_norm': grad_norm}
 
 
 def test_a_window(clock):
@@ -33,10 +46,25 @@ def test_a_window(clock):
     'learning_rate': 2e-3,  # of the last step of the window, as the gradient norm
     'grad_norm': 0.5,
     'packing_efficiency': 0.7,  # (80 + 60) / 200
-    'tokens_per_second': 30.0,  # the second step alone: 60 tokens in 2 seconds
-    'loss_tokens_per_second': 15.0,
+    'tokens_per_second': 35.0,  # 70 tokens a step, and 2 seconds from the end of the first step to that of the second
+    'loss_tokens_per_second': 10.0,
     'step_seconds': 2.0,
   }
+
+
+@pytest.mark.parametrize('number', [Number, Ready])
+def test_rates_where_the_host_waits_for_each_step_and_where_it_does_not(clock, number):
+  """Steps of 2 seconds. A `Ready` step has ended when it is handed in, another one when the next is."""
+  meter, windows = train.Meter(every=3, positions=10), []
+  for step in range(8):
+    clock[0] += 2
+    windows += meter.add(step, step_metrics(1.0, 5, 10, number=number), 1e-3)
+  clock[0] += 0 if number is Ready else 2
+  windows += meter.drain(flush=True)
+  assert [window['step'] for window in windows] == [3, 6, 8]
+  assert {window.get('step_seconds', 2.0) for window in windows} == {2.0}
+  assert {window.get('tokens_per_second', 5.0) for window in windows} == {5.0}
+  assert 'step_seconds' in windows[1] and 'step_seconds' in windows[2]
 
 
 def test_flush_ends_a_window_early_and_empties_it(clock):

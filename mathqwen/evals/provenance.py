@@ -1,17 +1,14 @@
 """Which code made a number."""
 
-import importlib.metadata
 import os
 import pathlib
 import subprocess
 
+import mathqwen
+
 
 def provenance() -> dict:
-  """Version of the installed package, and commit of the source tree where it runs from one."""
-  try:
-    version = importlib.metadata.version('mathqwen')
-  except importlib.metadata.PackageNotFoundError:
-    version = None
+  """Version of the package, and commit of the source tree where it runs from one."""
   root = pathlib.Path(__file__).parents[2]
   commit = None
   if (root / '.git').exists():
@@ -21,4 +18,4 @@ def provenance() -> dict:
       commit = answer.stdout.strip() or None
     except FileNotFoundError:  # no git on this machine
       commit = None
-  return {'version': version, 'commit': commit}
+  return {'version': mathqwen.__version__, 'commit': commit}
