@@ -20,9 +20,9 @@ config = Experiment(
     qkv_bias=False,  # as in Qwen3, with whose files transformers reads a tokenizer that is not Qwen's own
     qk_norm=True,
   ),
-  data=DataConfig(sources=('gsm8k',), batch_size=8),
+  data=DataConfig(sources=('gsm8k',), batch_size=4),
   optim=OptimConfig(learning_rate=1e-3, warmup_steps=50),
   train=TrainConfig(
-    steps=500, dropout=0.0, compute_dtype='float32', remat='none', eval_every=100, checkpoint_every=100
+    steps=200, dropout=0.0, compute_dtype='float32', remat='none', eval_every=100, checkpoint_every=100
   ),
 )
