@@ -25,7 +25,7 @@ NATALIA = {
 def lines(path, *records, end='\n'):
   path.parent.mkdir(parents=True, exist_ok=True)
   text = '\n'.join(r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records) + end
-  path.write_bytes(gzip.compress(text.encode()) if path.suffix == '.gz' else text.encode())
+  path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == '.gz' else text.encode())
   return path
 
 
@@ -308,8 +308,8 @@ def test_last_line_without_its_end(tmp_path):
   [
     (b'', 'empty'),
     (b'\n \n', 'empty'),
-    (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99)[:-9], 'half-written'),
-    (gzip.compress(b'{}\n')[:4], 'half-written'),
+    (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99, mtime=0)[:-9], 'half-written'),
+    (gzip.compress(b'{}\n', mtime=0)[:4], 'half-written'),
     (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
     (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; wanted: {question'),
   ],
