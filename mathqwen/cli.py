@@ -273,8 +273,8 @@ def run_table(args):
 
 
 def _keep_freed_memory():
-  """Has glibc reuse large buffers, which it would return to the kernel after every step of a CPU run: page faults took
-  a fifth of the demo's CPU time. One arena, because only the main one can grow beyond 64 MB."""
+  """Has glibc reuse large buffers, which it would return to the kernel after every step of a CPU run and fault in
+  again, page by page. One arena, because only the main one can grow beyond 64 MB."""
   libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h

@@ -20,8 +20,7 @@ def test_published_sizes_and_default_rules():
 
 def test_every_entry_names_a_rule_and_a_prompt_that_exist():
   for benchmark in benchmarks.BENCHMARKS.values():
-    grade.get(benchmark.rule)
-    benchmarks.get_prompt(benchmark.prompt)
+    assert callable(grade.get(benchmark.rule)) and callable(benchmarks.get_prompt(benchmark.prompt))
 
 
 def test_unknown_names_are_answered_with_the_nearest():
