@@ -180,6 +180,8 @@ def test_workdir_without_permission(train, tmp_path, monkeypatch):
 
 
 def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch):
+  import jax
+
   from mathqwen import train as train_lib
 
   add = train_lib.Meter.add
@@ -187,7 +189,7 @@ def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch
     train_lib.Meter,
     'add',
     lambda self, step, metrics, rate: add(
-      self, step, metrics | ({'loss_sum': float('nan')} if step == 16 else {}), rate
+      self, step, metrics | ({'loss_sum': jax.numpy.float32('nan')} if step == 16 else {}), rate
     ),
   )
   said = train()
