@@ -1,11 +1,9 @@
-"""Hugging Face directories in and out: one table of names, read by `load_params` and `save`.
-
-A torch Linear is stored [out, in]; ours keep the axes that the einsums name, inputs first.
-"""
+"""Hugging Face directories in and out: one table of names, read by `load_params` and `save`."""
 
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -30,44 +28,33 @@ DTYPES = {'float32': np.float32, 'bfloat16': ml_dtypes.bfloat16, 'float16': np.f
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-  """`name` in a Hugging Face file, {} being the layer; `inputs`: how many leading axes of ours a Linear contracts."""
+  """`name` in a Hugging Face file, {} being the layer. Both sides store a Linear outputs first: only shapes differ."""
 
   name: str
-  inputs: int | None = None
-
-  def to_hf(self, array):
-    """One layer's array of ours -> as Hugging Face stores it."""
-    if self.inputs is None:
-      return array.reshape(array.shape if 'embed' in self.name else -1)
-    return array.reshape(int(np.prod(array.shape[: self.inputs])), -1).T
-
-  def to_ours(self, array, shape):
-    if self.inputs is None:
-      return array.reshape(shape)
-    return array.T.reshape(shape)
+  outputs: int | None = None  # leading axes of ours that a Linear puts out; None: a vector there
 
   def hf_shape(self, shape):
-    if self.inputs is None:
-      return shape if 'embed' in self.name else (int(np.prod(shape)),)
-    return (int(np.prod(shape[self.inputs :])), int(np.prod(shape[: self.inputs])))
+    if self.outputs is None:
+      return (math.prod(shape),)
+    return (math.prod(shape[: self.outputs]), math.prod(shape[self.outputs :]))
 
 
 TOP = {
-  'embed': Weight('model.embed_tokens.weight'),
+  'embed': Weight('model.embed_tokens.weight', 1),
   'norm': Weight('model.norm.weight'),
   'head': Weight('lm_head.weight', 1),
 }
 LAYER = {
   'input_norm': Weight('model.layers.{}.input_layernorm.weight'),
-  'q': Weight('model.layers.{}.self_attn.q_proj.weight', 1),
-  'k': Weight('model.layers.{}.self_attn.k_proj.weight', 1),
-  'v': Weight('model.layers.{}.self_attn.v_proj.weight', 1),
+  'q': Weight('model.layers.{}.self_attn.q_proj.weight', 2),
+  'k': Weight('model.layers.{}.self_attn.k_proj.weight', 2),
+  'v': Weight('model.layers.{}.self_attn.v_proj.weight', 2),
   'q_bias': Weight('model.layers.{}.self_attn.q_proj.bias'),
   'k_bias': Weight('model.layers.{}.self_attn.k_proj.bias'),
   'v_bias': Weight('model.layers.{}.self_attn.v_proj.bias'),
   'q_norm': Weight('model.layers.{}.self_attn.q_norm.weight'),
   'k_norm': Weight('model.layers.{}.self_attn.k_norm.weight'),
-  'o': Weight('model.layers.{}.self_attn.o_proj.weight', 2),
+  'o': Weight('model.layers.{}.self_attn.o_proj.weight', 1),
   'post_norm': Weight('model.layers.{}.post_attention_layernorm.weight'),
   'gate': Weight('model.layers.{}.mlp.gate_proj.weight', 1),
   'up': Weight('model.layers.{}.mlp.up_proj.weight', 1),
@@ -252,7 +239,7 @@ def load_params(directory: str, cfg: ModelConfig, shardings=None, dtype='float32
 
     params: dict = {}
     for path, weight, shape, layers in table(cfg):
-      arrays = [weight.to_ours(files.get(name).astype(DTYPES[dtype]), shape) for name in _names(weight, layers)]
+      arrays = [files.get(name).astype(DTYPES[dtype]).reshape(shape) for name in _names(weight, layers)]
       array = arrays[0] if layers is None else np.stack(arrays)
       where = None if shardings is None else _at(shardings, path)
       _put(params, path, jax.device_put(array, where))
@@ -341,7 +328,7 @@ def _save_weights(directory: pathlib.Path, params, cfg, dtype):
     for name, path, weight, layer in shard:
       array = _at(params, path)
       array = np.asarray(array if layer is None else array[layer])
-      tensors[name] = np.ascontiguousarray(weight.to_hf(array).astype(DTYPES[dtype]))
+      tensors[name] = np.ascontiguousarray(array.astype(DTYPES[dtype])).reshape(weight.hf_shape(array.shape))
       weight_map[name] = file
       total += tensors[name].nbytes
     safetensors.numpy.save_file(tensors, directory / file, metadata={'format': 'pt'})

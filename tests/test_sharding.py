@@ -9,22 +9,22 @@ from mathqwen.model import qwen
 
 SPECS = {
   'embed': P('tensor', 'fsdp'),
-  'head': P('fsdp', 'tensor'),
+  'head': P('tensor', 'fsdp'),
   'norm': P(None),
   'layers/input_norm': P(None, None),
   'layers/post_norm': P(None, None),
-  'layers/q': P(None, 'fsdp', 'tensor', None),
-  'layers/k': P(None, 'fsdp', 'tensor', None),
-  'layers/v': P(None, 'fsdp', 'tensor', None),
-  'layers/o': P(None, 'tensor', None, 'fsdp'),
+  'layers/q': P(None, 'tensor', None, 'fsdp'),
+  'layers/k': P(None, 'tensor', None, 'fsdp'),
+  'layers/v': P(None, 'tensor', None, 'fsdp'),
+  'layers/o': P(None, 'fsdp', 'tensor', None),
   'layers/q_bias': P(None, 'tensor', None),
   'layers/k_bias': P(None, 'tensor', None),
   'layers/v_bias': P(None, 'tensor', None),
   'layers/q_norm': P(None, None),
   'layers/k_norm': P(None, None),
-  'layers/gate': P(None, 'fsdp', 'tensor'),
-  'layers/up': P(None, 'fsdp', 'tensor'),
-  'layers/down': P(None, 'tensor', 'fsdp'),
+  'layers/gate': P(None, 'tensor', 'fsdp'),
+  'layers/up': P(None, 'tensor', 'fsdp'),
+  'layers/down': P(None, 'fsdp', 'tensor'),
 }
 
 

@@ -127,7 +127,8 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
   for path, weight, _, layers in hf.table(cfg):
     array = np.asarray(hf._at(step.state.params, path))
     for layer, name in enumerate(hf._names(weight, layers)):
-      ours = weight.to_hf(array if layers is None else array[layer])
+      ours = np.asarray(array if layers is None else array[layer])
+      ours = ours.reshape(weight.hf_shape(ours.shape))
       assert np.abs(ours - after[name]).max() < 2e-4, name
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def linear(equation, x, w):
-  """`jnp.einsum(equation, x, w)` of activations and a weight.
+  """`jnp.einsum(equation, x, w)` of activations and a weight, which lies as torch stores it: outputs first.
 
-  Its own derivative only because JAX's writes the weight's gradient as (gradient, x): XLA then transposes the wider
-  of the two in memory, and loss and gradient of a small model take 1.2 times the CPU time. To measure it:
+  Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
+  gradient in memory. Here the small side, the weight's gradient, is transposed instead (the barrier keeps XLA from
+  folding that back). Loss and gradient of a small model take 1.2 times the CPU time without it; to measure:
   `python tests/model/test_layers.py`.
   """
   return jnp.einsum(equation, x, w)
@@ -24,9 +25,11 @@ def _linear_forward(equation, x, w):
 def _linear_backward(equation, saved, gradient):
   (x, w), (inputs, y_axes) = saved, equation.split('->')
   x_axes, w_axes = inputs.split(',')
+  inputs_first = ''.join(sorted(w_axes, key=lambda axis: axis in y_axes))
+  w_gradient = jax.lax.optimization_barrier(jnp.einsum(f'{x_axes},{y_axes}->{inputs_first}', x, gradient))
   return (
     jnp.einsum(f'{y_axes},{w_axes}->{x_axes}', gradient, w),
-    jnp.einsum(f'{x_axes},{y_axes}->{w_axes}', x, gradient),
+    jnp.einsum(f'{inputs_first}->{w_axes}', w_gradient),
   )
 
 
@@ -75,9 +78,9 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
   return jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, v_BSKH).reshape(B, T, N, H)
 
 
-def swiglu(x_BTD, gate_DF, up_DF, down_FD):
-  gate_BTF = jax.nn.silu(linear('BTD,DF->BTF', x_BTD, gate_DF))
-  return linear('BTF,FD->BTD', gate_BTF * linear('BTD,DF->BTF', x_BTD, up_DF), down_FD)
+def swiglu(x_BTD, gate_FD, up_FD, down_DF):
+  gate_BTF = jax.nn.silu(linear('BTD,FD->BTF', x_BTD, gate_FD))
+  return linear('BTF,DF->BTD', gate_BTF * linear('BTD,FD->BTF', x_BTD, up_FD), down_DF)
 
 
 def dropout(x, rate, key):

@@ -7,6 +7,7 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
   hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
   unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]
 
+Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
 B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
 """
 
@@ -44,9 +45,9 @@ class Block(nnx.Module):
     normal = nnx.initializers.normal(cfg.initializer_range)
     self.cfg = cfg
     self.input_norm = _param(_ones, rngs, (D,), 'norm')
-    self.q = _param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
-    self.k = _param(normal, rngs, (D, K, H), 'embed', 'kv_heads', 'head_dim')
-    self.v = _param(normal, rngs, (D, K, H), 'embed', 'kv_heads', 'head_dim')
+    self.q = _param(normal, rngs, (N, H, D), 'heads', 'head_dim', 'embed')
+    self.k = _param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
+    self.v = _param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
     if cfg.qkv_bias:
       self.q_bias = _param(_zeros, rngs, (N, H), 'heads', 'head_dim')
       self.k_bias = _param(_zeros, rngs, (K, H), 'kv_heads', 'head_dim')
@@ -54,25 +55,25 @@ class Block(nnx.Module):
     if cfg.qk_norm:
       self.q_norm = _param(_ones, rngs, (H,), 'norm')
       self.k_norm = _param(_ones, rngs, (H,), 'norm')
-    self.o = _param(normal, rngs, (N, H, D), 'heads', 'head_dim', 'embed')
+    self.o = _param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
     self.post_norm = _param(_ones, rngs, (D,), 'norm')
-    self.gate = _param(normal, rngs, (D, F), 'embed', 'mlp')
-    self.up = _param(normal, rngs, (D, F), 'embed', 'mlp')
-    self.down = _param(normal, rngs, (F, D), 'mlp', 'embed')
+    self.gate = _param(normal, rngs, (F, D), 'mlp', 'embed')
+    self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
+    self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
 
   def __call__(self, x_BTD, angles, attend, drop):
     """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch."""
     eps = self.cfg.rms_norm_eps
     h_BTD = rms_norm(x_BTD, self.input_norm[...], eps)
-    q_BTNH = linear('BTD,DNH->BTNH', h_BTD, self.q[...])
-    k_BTKH = linear('BTD,DKH->BTKH', h_BTD, self.k[...])
-    v_BTKH = linear('BTD,DKH->BTKH', h_BTD, self.v[...])
+    q_BTNH = linear('BTD,NHD->BTNH', h_BTD, self.q[...])
+    k_BTKH = linear('BTD,KHD->BTKH', h_BTD, self.k[...])
+    v_BTKH = linear('BTD,KHD->BTKH', h_BTD, self.v[...])
     if self.cfg.qkv_bias:
       q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
     if self.cfg.qk_norm:
       q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
     o_BTNH, cache = attend(rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH)
-    x_BTD = x_BTD + drop(linear('BTNH,NHD->BTD', o_BTNH, self.o[...]), 0)
+    x_BTD = x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0)
     h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
     return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
 
@@ -86,7 +87,7 @@ class Qwen(nnx.Module):
     self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
     self.norm = _param(_ones, rngs, (D,), 'norm')
     if not cfg.tie_word_embeddings:
-      self.head = _param(normal, rngs, (D, V), 'embed', 'vocab')
+      self.head = _param(normal, rngs, (V, D), 'vocab', 'embed')
 
 
 def _model(cfg):
@@ -179,6 +180,5 @@ def hidden(
 
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  if cfg.tie_word_embeddings:
-    return jnp.einsum('...D,VD->...V', x_BTD, params['embed'].astype(x_BTD.dtype), preferred_element_type=jnp.float32)
-  return jnp.einsum('...D,DV->...V', x_BTD, params['head'].astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  head_VD = params['embed' if cfg.tie_word_embeddings else 'head']
+  return jnp.einsum('...D,VD->...V', x_BTD, head_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)

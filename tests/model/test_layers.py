@@ -13,7 +13,7 @@ import pytest
 from mathqwen.model import layers, qwen
 from mathqwen.model.config import ModelConfig
 
-EQUATIONS = ['BTD,DNH->BTNH', 'BTD,DKH->BTKH', 'BTNH,NHD->BTD', 'BTD,DF->BTF', 'BTF,FD->BTD']
+EQUATIONS = ['BTD,NHD->BTNH', 'BTD,KHD->BTKH', 'BTNH,DNH->BTD', 'BTD,FD->BTF', 'BTF,DF->BTD']
 LENGTHS = {'B': 2, 'T': 3, 'D': 5, 'N': 4, 'K': 2, 'H': 6, 'F': 7}
 
 
@@ -108,7 +108,8 @@ def test_attention_of_padding_is_finite():
 def test_swiglu():
   x, gate, up, down = normal((1, 2, 3)), normal((3, 4), 1), normal((3, 4), 2), normal((4, 3), 3)
   g = (x @ gate).astype(np.float64)
-  np.testing.assert_allclose(layers.swiglu(x, gate, up, down), (g / (1 + np.exp(-g)) * (x @ up)) @ down, atol=1e-5)
+  want = (g / (1 + np.exp(-g)) * (x @ up)) @ down
+  np.testing.assert_allclose(layers.swiglu(x, gate.T, up.T, down.T), want, atol=1e-5)
 
 
 @pytest.mark.parametrize('rate', [0.1, 0.75])
