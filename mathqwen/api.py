@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from etils import epath
 
 from mathqwen import checkpoint, generate, hf, sharding
-from mathqwen.config import MeshConfig
+from mathqwen.config import Experiment, MeshConfig
 from mathqwen.data import chatml
-from mathqwen.errors import UserError
+from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
@@ -26,7 +27,7 @@ class Model:
 
   name: str  # which weights: the Hugging Face directory, or 'WORKDIR/checkpoints/STEP'
   config: ModelConfig
-  tokenizer: Tokenizer
+  tokenizer: Tokenizer | None  # None: its directory has no tokenizer files
   params: dict | None  # None until read, in what `open_model` returns
   dtype: str = 'bfloat16'  # of weights and activations
   mesh: jax.sharding.Mesh | None = None
@@ -58,6 +59,8 @@ class Model:
   def prompt(self, messages: Sequence[dict], system_prompt: str | None = None) -> list[int]:
     """Ids that ask for the next turn of a conversation, after the system prompt."""
     system = self.system_prompt if system_prompt is None else system_prompt
+    if self.tokenizer is None:
+      raise UserError(f'{self.name} has no tokenizer files: copy those of its model there, or use logits(ids)')
     return chatml.prompt([*([{'role': 'system', 'content': system}] if system else []), *messages], self.tokenizer)
 
   def new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
@@ -90,8 +93,8 @@ class Model:
       self.config,
       prompts,
       max_new_tokens=max_new_tokens,
-      vocab_size=self.tokenizer.vocab_size,
-      stop_ids=self.tokenizer.stop_ids,
+      vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
+      stop_ids=() if self.tokenizer is None else self.tokenizer.stop_ids,
       sampling=generate.Sampling(temperature, top_p, top_k),
       seed=seed,
       batch_size=batch_size,
@@ -100,9 +103,9 @@ class Model:
       on_done=on_done,
     )
 
-  def save_hf(self, directory: str, dtype: str | None = None, card: str = ''):
-    """Writes a Hugging Face directory; `dtype` is the files', by default the model's own."""
-    hf.save(directory, self.params, self.config, self.tokenizer, dtype or self.dtype, card, self.system_prompt)
+  def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
+    """Writes a Hugging Face directory; `dtype` is the files', by default the weights' own."""
+    hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, system_prompt=self.system_prompt)
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))
@@ -112,7 +115,8 @@ def _logits(params, tokens, segment_ids, positions, *, cfg, dtype):
 
 
 def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16') -> Model:
-  """A model from a Hugging Face directory or from a checkpoint directory of ours, onto `mesh` when one is given."""
+  """A model from a Hugging Face directory (or a name on the hub) or from a checkpoint directory of ours, onto `mesh`
+  when one is given."""
   model, read = open_model(path, mesh, dtype)
   model.params = read()
   return model
@@ -122,45 +126,67 @@ def open_model(
   path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16'
 ) -> tuple[Model, Callable[[], dict]]:
   """(model without its weights, read): what can be checked is checked now, `read() -> params` takes its time."""
-  path = str(epath.Path(path))
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
-  if '://' not in path and not pathlib.Path(path).is_dir():
-    raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
-  if (pathlib.Path(path) / 'config.json').exists():
-    config = hf.read_config(path)
-    model = Model(path, config, load_tokenizer(path), None, dtype, mesh, hf.read_system_prompt(path))
-    where = None if mesh is None else sharding.params_shardings(mesh, config)
-    read = functools.partial(hf.load_params, path, config, where, dtype)
-  elif found := checkpoint.find(path):
-    workdir, experiment, step = found
-    config, name = experiment.model, str(checkpoint.step_path(path, step))
-    tokenizer = load_tokenizer(str(epath.Path(workdir) / 'tokenizer'))
-    model = Model(name, config, tokenizer, None, dtype, mesh, experiment.data.system_prompt)
-    read = functools.partial(_read_checkpoint, workdir, step, config, mesh, dtype)
-  else:
-    raise UserError(
-      f'{path} holds neither config.json (Hugging Face) nor {checkpoint.EXPERIMENT} (a run of ours): '
-      'give a Hugging Face directory, or the --workdir of a run'
-    )
-  if model.tokenizer.vocab_size > config.vocab_size:
-    raise UserError(
-      f"{path}: its tokenizer knows {model.tokenizer.vocab_size} tokens and its model's vocab_size is "
-      f'{config.vocab_size}: these are files of different models, fetch them again'
-    )
+  source = open_source(path)
   if mesh is not None:
-    sharding.check(dict(mesh.shape), config)
-  return model, read
+    sharding.check(dict(mesh.shape), source.config)
+  model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, source.system_prompt)
+  return model, functools.partial(source.read, mesh, dtype)
 
 
-def _read_checkpoint(workdir, step, config, mesh, dtype):
-  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
-  target = jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, jnp.dtype(dtype), sharding=s),
-    qwen.abstract(config),
-    sharding.params_shardings(mesh, config),
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A MODEL where it is stored. Everything small is read and checked; `weights` reads one, `read` all of them."""
+
+  name: str
+  config: ModelConfig
+  tokenizer: Tokenizer | None  # None: there are no tokenizer files
+  system_prompt: str
+  weights: hf.Checkpoint | checkpoint.Stored  # each has dtype(path), read(path) and close()
+  experiment: Experiment | None = None  # of a run of ours
+  step: int | None = None
+
+  def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None) -> dict:
+    """All weights in `dtype`, or in their own, on `mesh` or on one device."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
+    where = sharding.params_shardings(mesh, self.config)
+    if isinstance(self.weights, hf.Checkpoint):
+      return self.weights.read_all(where, dtype)
+    return self.weights.read_all(qwen.abstract(self.config), where, dtype)
+
+
+def open_source(path: str) -> Source:
+  """Finds and checks what `path` names; UserError if that is no model, or not a whole one."""
+  path = str(epath.Path(path)) if '://' not in str(path) else str(path)
+  if name := hub.name_of(path):
+    path = hub.fetch(name)
+  if '://' not in path and not pathlib.Path(path).is_dir():
+    raise UserError(f'no model at {path}: give a Hugging Face directory or the --workdir of a run')
+  if '://' not in path and (pathlib.Path(path) / 'config.json').exists():
+    config, prompt = hf.read_config(path), hf.read_system_prompt(path)
+    tokenizer = _tokenizer(path, path, config)
+    return Source(path, config, tokenizer, prompt, hf.Checkpoint(path))
+  if found := checkpoint.find(path):
+    workdir, experiment, step = found
+    name = workdir if checkpoint.is_converted(workdir) else str(checkpoint.step_path(path, step))
+    tokenizer = _tokenizer(path, str(epath.Path(workdir) / 'tokenizer'), experiment.model)
+    stored = checkpoint.Stored(workdir, step)
+    return Source(name, experiment.model, tokenizer, experiment.data.system_prompt, stored, experiment, step)
+  raise UserError(
+    f'{path} holds neither config.json (Hugging Face) nor {checkpoint.EXPERIMENT} (a run of ours): '
+    'give a Hugging Face directory, or the --workdir of a run'
   )
-  checkpoints = checkpoint.Checkpoints(workdir)
-  params = checkpoints.restore_params(step, target)
-  checkpoints.close()
-  return params
+
+
+def _tokenizer(path: str, directory: str, config: ModelConfig) -> Tokenizer | None:
+  try:
+    tokenizer = load_tokenizer(directory)
+  except NoTokenizer:
+    return None
+  if tokenizer.vocab_size > config.vocab_size:
+    raise UserError(
+      f"{path}: its tokenizer knows {tokenizer.vocab_size} tokens and its model's vocab_size is {config.vocab_size}: "
+      'these are files of different models, fetch them again'
+    )
+  return tokenizer

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -93,6 +94,78 @@ class Checkpoints:
     return max((s for s in self._manager.all_steps() if s < step), default=None)
 
 
+class Stored:
+  """The weights of one step, each read when asked for."""
+
+  def __init__(self, workdir: str, step: int):
+    self._checkpoints, self._step = Checkpoints(workdir), step
+    self._path = self._checkpoints.directory / str(step) / 'params'
+    self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    with _Whole(self._checkpoints, step):
+      metadata = self._reader.metadata(self._path).item_metadata
+      if metadata is None:
+        raise ValueError(f'{self._path} holds no arrays')
+      self._metadata = metadata.tree
+
+  def dtype(self, path) -> np.dtype:
+    return np.dtype(_at(self._metadata, path).dtype)
+
+  def read(self, path) -> np.ndarray:
+    item, args = 0, ocp.RestoreArgs(restore_type=np.ndarray)
+    for name in reversed(path):
+      item, args = {name: item}, {name: args}
+    with _Whole(self._checkpoints, self._step):
+      read = self._reader.restore(
+        self._path, args=ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+      )
+    return _at(read, path)
+
+  def read_all(self, abstract, shardings, dtype: str | None = None) -> dict:
+    """All weights, in the shapes of the abstract tree given; in `dtype`, or in their own."""
+
+    def target(path, x, sharding):
+      own = _at(self._metadata, [key.key for key in path]).dtype
+      return jax.ShapeDtypeStruct(x.shape, jax.numpy.dtype(dtype or own), sharding=sharding)
+
+    return self._checkpoints.restore_params(self._step, jax.tree_util.tree_map_with_path(target, abstract, shardings))
+
+  def close(self):
+    self._reader.close()
+    self._checkpoints.close()
+
+
+def _at(tree, path):
+  for name in path:
+    tree = tree[name]
+  return tree
+
+
+def write_model(folder, weights, paths, experiment: config_lib.Experiment, tokenizer):
+  """Writes `weights` as step 0 of a workdir in `folder`, one after the other: a model without a run behind it."""
+  from orbax.checkpoint.experimental import v1
+
+  folder = pathlib.Path(folder)
+  (folder / EXPERIMENT).write_text(config_lib.to_json(experiment))
+  if tokenizer is not None:
+    tokenizer.save(folder / 'tokenizer')
+  step = folder / 'checkpoints' / '0'
+  step.mkdir(parents=True)
+  # Uncompressed, since weights hardly shrink and writing would take twice the time.
+  saving = v1.options.ArrayOptions.Saving(use_compression=False, use_zarr3=False, enable_post_merge_validation=False)
+  with _Disk(folder), v1.Context(
+    array_options=v1.options.ArrayOptions(saving=saving),
+    memory_options=v1.options.MemoryOptions(deepcopy_host_arrays=False),
+  ):  # fmt: skip
+    for path in paths:
+      tree = weights.read(path)
+      for name in reversed(path):
+        tree = {name: tree}
+      v1.partial.save(step / 'partial', tree)
+    v1.partial.finalize(step / 'partial')
+  (step / 'partial' / 'state').rename(step / 'params')
+  shutil.rmtree(step / 'partial')
+
+
 class _Whole:
   """Turns what a damaged checkpoint raises into one line."""
 
@@ -150,6 +223,8 @@ def claim(workdir: str, experiment: config_lib.Experiment):
   try:
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / EXPERIMENT
+    if is_converted(directory):
+      raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
     if file.exists():
       before = config_lib.to_flat(config_lib.from_json(file.read_text(), str(file)))
       now = config_lib.to_flat(experiment)
@@ -169,6 +244,12 @@ def claim(workdir: str, experiment: config_lib.Experiment):
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       raise
     raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
+
+
+def is_converted(workdir) -> bool:
+  """Whether `workdir` holds what `write_model` wrote, not a run."""
+  first = epath.Path(workdir) / 'checkpoints' / '0'
+  return first.exists() and not (first / 'opt_state').exists()
 
 
 def step_path(path: str, step: int) -> epath.Path:

@@ -99,11 +99,39 @@ def build_parser() -> Parser:
   generate.add_argument('--seed', type=int, default=0, metavar='N')
   _add_dtype(generate)
 
-  convert = command('convert', run_convert, 'Hugging Face directories out of checkpoints')
-  convert.add_argument('direction', choices=['to-hf'])
-  convert.add_argument('source', metavar='MODEL')
-  convert.add_argument('target', metavar='OUT')
-  convert.add_argument('--dtype', default='bfloat16', choices=['bfloat16', 'float16', 'float32'])
+  convert = command('convert', None, 'Hugging Face directories in and out, and two models compared')
+  ways = convert.add_subparsers(dest='direction', required=True, metavar='WAY', parser_class=Parser)
+  from_hf = ways.add_parser('from-hf', help='a Hugging Face directory (or a name on the hub) as a checkpoint of ours')
+  from_hf.add_argument('source', metavar='HF_DIR')
+  from_hf.add_argument('target', metavar='OUT')
+  from_hf.set_defaults(run=run_from_hf)
+  to_hf = ways.add_parser('to-hf', help='a MODEL as a directory that transformers and vLLM load')
+  to_hf.add_argument('source', metavar='MODEL')
+  to_hf.add_argument('target', metavar='OUT')
+  to_hf.add_argument('--layout', metavar='NAME', help='qwen1 keeps a Qwen-1 in its own files (default: qwen2 for it)')
+  to_hf.add_argument(
+    '--dtype',
+    choices=['bfloat16', 'float16', 'float32'],
+    help="of the files (default: bfloat16 for a run's float32 masters, otherwise as stored)",
+  )
+  to_hf.add_argument(
+    '--scores', action='append', default=[], metavar='DIR', help='what evaluate --out wrote, for the model card'
+  )
+  to_hf.add_argument(
+    '--distributed', nargs='?', const='auto', metavar='HOST:PORT,N,I', help='each host writes its share of the shards'
+  )
+  to_hf.set_defaults(run=run_to_hf)
+  for way in (from_hf, to_hf):
+    way.add_argument(
+      '--no-check', action='store_true', help='do not compare the two models afterwards, which loads them in turn'
+    )
+  check = ways.add_parser('check', help='logits, KL divergence and greedy tokens of two models, on a small batch')
+  check.add_argument('source', metavar='A')
+  check.add_argument('target', metavar='B')
+  check.add_argument('--tolerance', type=float, metavar='X', help='exit status 2 when a logit differs by more')
+  check.set_defaults(run=run_check)
+  for way in (from_hf, to_hf, check):
+    way.add_argument('--json', action='store_true', default=argparse.SUPPRESS)
 
   data = command('data', None, 'prepare and inspect data sets')
   verbs = data.add_subparsers(dest='verb', required=True, metavar='VERB', parser_class=Parser)
@@ -238,14 +266,24 @@ def run_generate(args):
   return chat.interact(model, options)
 
 
-def run_convert(args):
-  from mathqwen import api, hf
+def run_from_hf(args):
+  from mathqwen import convert
 
-  hf.check_target(args.target)
-  model = api.load(args.source, dtype='float32')
-  model.save_hf(args.target, args.dtype)
-  print(f'{args.target}: a Hugging Face directory in {args.dtype}')
-  return {'out': args.target, 'dtype': args.dtype}
+  return convert.from_hf(args.source, args.target, check=not args.no_check)
+
+
+def run_to_hf(args):
+  from mathqwen import convert, hosts
+
+  if args.distributed:
+    hosts.join(args.distributed)
+  return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)
+
+
+def run_check(args):
+  from mathqwen import convert
+
+  return convert.compare_models(args.source, args.target, args.tolerance)
 
 
 def run_data_prepare(args):

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import math
-import pathlib
 import sys
 from collections.abc import Callable
 
@@ -19,6 +18,7 @@ from mathqwen.data import examples, pipeline
 from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
+from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
 
@@ -39,13 +39,8 @@ class Run:
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
     if experiment.init is not None:
-      missing = '://' not in experiment.init and not pathlib.Path(experiment.init).is_dir()
-      if missing and not dry:
-        raise UserError(
-          f'no model at {experiment.init!r}, which this config starts from: download it first (hf download '
-          f'{experiment.init} --local-dir DIR) and pass --init DIR, or pass --init random'
-        )
-      if missing:
+      # A dry run fetches nothing from the hub.
+      if dry and hub.name_of(experiment.init):
         print(
           f'{experiment.init} is not here: sizes are the preset\'s, and text is shown with the small tokenizer of this '
           'package', file=sys.stderr,
@@ -53,6 +48,10 @@ class Run:
       else:
         model, read = api.open_model(experiment.init, mesh, 'float32')
         tokenizer = model.tokenizer
+        if tokenizer is None:
+          raise UserError(
+            f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there'
+          )
         experiment = dataclasses.replace(experiment, model=model.config)
     tokenizer = tokenizer or load_tokenizer(None)
     if tokenizer.vocab_size > experiment.model.vocab_size:

@@ -18,7 +18,7 @@ from pathlib import Path
 from etils import epath
 
 from mathqwen.data.chatml import CHAT_TEMPLATE
-from mathqwen.errors import UserError
+from mathqwen.errors import NoTokenizer, UserError
 
 ENDOFTEXT, IM_START, IM_END = CHATML_SPECIALS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
 # Qwen2's split before BPE; every digit stands alone.
@@ -209,7 +209,7 @@ def _load_files(files: dict[str, bytes], path: Path) -> Tokenizer:
           'copy the file again from its source'
         ) from None
   looked = '; '.join(' + '.join(kind.files) for kind in KINDS)
-  raise UserError(f'{path}: no tokenizer there; looked for {looked}. Give the directory of a Hugging Face checkpoint')
+  raise NoTokenizer(f'{path}: no tokenizer there; looked for {looked}. Give the directory of a Hugging Face checkpoint')
 
 
 def _from_json(files: dict[str, bytes]) -> HuggingFace:

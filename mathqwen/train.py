@@ -42,6 +42,7 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig):
     remat=train.remat,
     dropout_rate=train.dropout,
     dropout_key=key,
+    training=True,
   )
   unembed = functools.partial(qwen.unembed, params, cfg)
   return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)

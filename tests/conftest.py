@@ -89,7 +89,7 @@ def from_torch(tmp_path):
   def load(model, name='hf'):
     model.save_pretrained(tmp_path / name)
     cfg = hf.read_config(str(tmp_path / name))
-    return cfg, hf.load_params(str(tmp_path / name), cfg)
+    return cfg, hf.load_params(str(tmp_path / name))
 
   return load
 

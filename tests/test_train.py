@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import hf, optim, sharding, train
+from mathqwen import optim, sharding, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pipeline
+from mathqwen.hf import layouts
+from mathqwen.hf.reading import at
 
 
 def examples_of(count, vocab_size=97, longest=12, seed=0):
@@ -124,12 +126,11 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
   assert losses[15] < losses[0] - 0.1
   # Not the losses alone: decay of norms and biases would hardly show in those.
   after = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
-  for path, weight, _, layers in hf.table(cfg):
-    array = np.asarray(hf._at(step.state.params, path))
-    for layer, name in enumerate(hf._names(weight, layers)):
-      ours = np.asarray(array if layers is None else array[layer])
-      ours = ours.reshape(weight.hf_shape(ours.shape))
-      assert np.abs(ours - after[name]).max() < 2e-4, name
+  for tensor in layouts.stored(cfg, family):
+    ((path, layer),) = tensor.parts
+    array = np.asarray(at(step.state.params, path))
+    ours = (array if layer is None else array[layer]).reshape(tensor.shape)
+    assert np.abs(ours - after[tensor.name]).max() < 2e-4, tensor.name
 
 
 def test_masters_and_moments_are_float32_and_move(tiny_config):

@@ -27,6 +27,7 @@ class KVCache:
   v: jax.Array  # [L, B, S, K, H]
   segment_ids: jax.Array  # int32 [B, S]
   length: jax.Array  # int32 []: slots written
+  prompt_lengths: jax.Array  # int32 [B]: tokens of each row that were written first, as the prompt
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype) -> 'KVCache':
@@ -36,6 +37,7 @@ class KVCache:
       v=jnp.zeros(shape, dtype),
       segment_ids=jnp.zeros((batch, slots), jnp.int32),
       length=jnp.zeros((), jnp.int32),
+      prompt_lengths=jnp.zeros((batch,), jnp.int32),
     )
 
   def write(self, layer, k_BTKH, v_BTKH):
@@ -47,9 +49,11 @@ class KVCache:
     return dataclasses.replace(self, k=k, v=v), (layer_of(k), layer_of(v))
 
   def mark(self, segment_ids_BT):
-    """The cache with the segments of the next T slots written."""
+    """The cache with the segments of the next T slots written; of an empty cache they are the prompts."""
     segment_ids = jax.lax.dynamic_update_slice(self.segment_ids, segment_ids_BT, (0, self.length))
-    return dataclasses.replace(self, segment_ids=segment_ids)
+    written = jnp.sum(segment_ids_BT > 0, axis=1, dtype=jnp.int32)
+    prompt_lengths = jnp.where(self.length == 0, written, self.prompt_lengths)
+    return dataclasses.replace(self, segment_ids=segment_ids, prompt_lengths=prompt_lengths)
 
   def advance(self, tokens: int):
     return dataclasses.replace(self, length=self.length + tokens)

@@ -22,18 +22,24 @@ class ModelConfig:
   tie_word_embeddings: bool = False  # the head is the embedding
   qkv_bias: bool = True  # Qwen-1, 1.5, 2, 2.5
   qk_norm: bool = False  # Qwen3: RMSNorm over each head of q and k
+  seq_length: int | None = None  # Qwen-1: length it was trained at, past which the next two act (not in training)
+  use_dynamic_ntk: bool = False  # Qwen-1: a larger rotary base for longer sequences
+  use_logn_attn: bool = False  # Qwen-1: queries further on are scaled up
   initializer_range: float = 0.02  # standard deviation of random weights
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if field.type is int and (not isinstance(value, int) or value < 1):
+      wants_int = field.type is int or (field.name == 'seq_length' and value is not None)
+      if wants_int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise UserError(f'model.{field.name} is {value!r}: it must be a whole number of at least 1')
     if self.num_attention_heads % self.num_key_value_heads:
       raise UserError(
         f'model.num_attention_heads {self.num_attention_heads} is not a multiple of '
         f'model.num_key_value_heads {self.num_key_value_heads}'
       )
+    if self.seq_length is None and (self.use_dynamic_ntk or self.use_logn_attn):
+      raise UserError('model.use_dynamic_ntk and model.use_logn_attn act past model.seq_length: set it')
     if self.head_dim % 2:
       raise UserError(f'model.head_dim {self.head_dim} is odd: rotary embeddings turn pairs; set an even one')
 
@@ -60,12 +66,20 @@ _SIZES = (
 PRESETS: dict[str, ModelConfig] = {
   **_family(
     ('Qwen-1_8B', 'Qwen-7B', 'Qwen-14B'),
-    _SIZES,
+    (*_SIZES, 'seq_length'),
     (
-      (2048, 5504, 24, 16, 16, 128, 151936, False, 8192),
-      (4096, 11008, 32, 32, 32, 128, 151936, False, 8192),
-      (5120, 13696, 40, 40, 40, 128, 152064, False, 2048),
+      (2048, 5504, 24, 16, 16, 128, 151936, False, 8192, 8192),
+      (4096, 11008, 32, 32, 32, 128, 151936, False, 32768, 8192),
+      (5120, 13696, 40, 40, 40, 128, 152064, False, 8192, 2048),
     ),
+    use_dynamic_ntk=True,
+    use_logn_attn=True,
+  ),
+  **_family(
+    ('Qwen-72B',),
+    (*_SIZES, 'seq_length'),
+    ((8192, 24576, 80, 64, 64, 128, 152064, False, 32768, 32768),),
+    rope_theta=1e6,
   ),
   **_family(
     ('Qwen2.5-0.5B', 'Qwen2.5-1.5B', 'Qwen2.5-3B', 'Qwen2.5-7B'),

@@ -1,6 +1,7 @@
 """Pure functions on arrays. B batch, T query, S key, D embed, N heads, K kv heads, G = N / K, H head dim, F MLP."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +45,28 @@ def rms_norm(x, scale, eps):
 
 
 def rope_angles(positions_BT, head_dim, theta):
-  """(cos, sin), float32 [B, T, 1, H/2]. bfloat16 would lose whole positions: 257 rounds to 256."""
+  """(cos, sin), float32 [B, T, 1, H/2], of a base theta (a number, or [B, T]).
+
+  bfloat16 would lose whole positions: 257 rounds to 256.
+  """
+  theta = jnp.asarray(theta, jnp.float32)[..., None, None]
   inv_freq = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
   angles = positions_BT[..., None, None].astype(jnp.float32) * inv_freq
   return jnp.cos(angles), jnp.sin(angles)
+
+
+def ntk_theta(theta, lengths_BT, seq_length, head_dim):
+  """Qwen-1's dynamic NTK: the rotary base [B, T], larger with each doubling of the lengths past `seq_length`."""
+  # ceil(log2(length / seq_length)) in whole numbers: a float32 logarithm may miss an exact power of two.
+  doublings = sum((lengths_BT > seq_length << n).astype(jnp.int32) for n in range(10))
+  alpha = (jnp.left_shift(2, doublings) - 1).astype(jnp.float32)
+  return theta * alpha ** (head_dim / (head_dim - 2))
+
+
+def logn_scale(positions_BT, seq_length):
+  """Qwen-1's logn attention: what the query at each position is multiplied by, above 1 past `seq_length`; [B, T]."""
+  counted = positions_BT.astype(jnp.float32) + 1
+  return jnp.where(counted > seq_length, jnp.log(counted) / math.log(seq_length), 1.0)
 
 
 def rope(x_BTNH, cos, sin):

@@ -19,7 +19,18 @@ from flax import nnx
 
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
+from mathqwen.model.layers import (
+  attention,
+  causal_mask,
+  dropout,
+  linear,
+  logn_scale,
+  ntk_theta,
+  rms_norm,
+  rope,
+  rope_angles,
+  swiglu,
+)
 
 REMAT = {
   'none': None,  # keep every activation
@@ -133,12 +144,14 @@ def hidden(
   remat: str = 'none',
   dropout_rate: float = 0.0,
   dropout_key=None,
+  training: bool = False,
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
   Without segment ids every token is of segment 1; without positions they count from 0. Weights are cast to `dtype`
   layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
-  residual branches: fused attention kernels have none inside.
+  residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past `seq_length`,
+  but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length made it.
   """
   B, T = tokens_BT.shape
   if segment_ids_BT is None:
@@ -150,7 +163,12 @@ def hidden(
   else:
     cache = cache.mark(segment_ids_BT)
     mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
-  angles = rope_angles(positions_BT, cfg.head_dim, cfg.rope_theta)
+  theta = cfg.rope_theta
+  if cfg.use_dynamic_ntk and not training:
+    of_segment_BT = jnp.sum(segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :], axis=-1, dtype=jnp.int32)
+    lengths_BT = of_segment_BT if cache is None else cache.prompt_lengths[:, None]
+    theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
+  angles = rope_angles(positions_BT, cfg.head_dim, theta)
 
   def layer(carry, xs):
     x_BTD, cache = carry
@@ -158,6 +176,8 @@ def hidden(
     block = nnx.merge(_block(cfg), jax.tree.map(lambda p: p.astype(dtype), w))
 
     def attend(q, k, v):
+      if cfg.use_logn_attn and not training:
+        q = q * logn_scale(positions_BT, cfg.seq_length)[..., None, None].astype(q.dtype)
       if cache is None:
         return attention(q, k, v, mask_BTS), None
       new, (k_BSKH, v_BSKH) = cache.write(index, k, v)

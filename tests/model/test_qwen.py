@@ -81,6 +81,7 @@ PARAMETERS = {
   'Qwen-1_8B': 1_836_828_672,
   'Qwen-7B': 7_721_324_544,
   'Qwen-14B': 14_167_290_880,
+  'Qwen-72B': 72_287_920_128,
   'Qwen2.5-0.5B': 494_032_768,
   'Qwen2.5-1.5B': 1_543_714_304,
   'Qwen2.5-3B': 3_085_938_688,
@@ -135,8 +136,11 @@ def test_sizes_of_presets():
     kind, _, size = name.rpartition('-')
     key = {'Qwen': 'qwen1', 'Qwen2.5': 'qwen2.5', 'Qwen3': 'qwen3', 'Llama-2': 'llama2'}[kind]
     row = family[key] | published[key][{'qwen1': name, 'llama2': size.upper()}.get(key, size)]
-    if key == 'qwen1':  # positions without the NTK and log-n extensions; one of two up-projections; no shared heads
-      row |= {'maxpos': row['seq_length'], 'i': row['ffn'], 'KV': row['H']}
+    if key == 'qwen1':  # one of two up-projections; no shared heads
+      row |= {'i': row['ffn'], 'KV': row['H']}
+      assert (cfg.seq_length, cfg.use_dynamic_ntk, cfg.use_logn_attn) == (
+        row['seq_length'], row['dynamic_ntk'], row['logn'],
+      )  # fmt: skip
       assert PARAMETERS[name] == row['params']
     if key == 'qwen3':  # of base and chat checkpoints
       assert cfg.max_position_embeddings in (32768, 40960)

@@ -1,0 +1,40 @@
+"""The model card of an export: what it is, how it was trained, what it scored. Every figure is read from a file."""
+
+from mathqwen import api, config
+from mathqwen.evals import provenance, table
+from mathqwen.hf import hub
+
+SETTINGS = ('data', 'optim', 'train')
+
+
+def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[str]) -> str:
+  """Markdown with the front matter of the hub. scores: what `mathqwen evaluate --out` wrote."""
+  made, run = provenance.provenance(), source.experiment
+  trained = source.step if run is not None else None
+  lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
+  if run is not None and run.init and hub.name_of(run.init):
+    lines.append(f'base_model: {hub.name_of(run.init)}')  # the hub takes no other names
+  lines += ['---', '', f'# {source.name.rstrip("/").split("/checkpoints/")[0].split("/")[-1]}', '']
+  commit = f', commit {made["commit"]}' if made['commit'] else ''
+  lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
+  if layout == 'qwen1':
+    lines.append('Its tensors and config are those of `QWenLMHeadModel`, whose code is not part of transformers.')
+  lines += ['', '## Prompt', '', 'ChatML, as in `chat_template`; digits are single tokens, decoding is greedy.']
+  if source.system_prompt:
+    lines += ['', f'System turn: `{source.system_prompt}`']
+  if trained:
+    lines += [
+      '',
+      '## Training',
+      '',
+      f'{trained:,} steps from {run.init or "random weights"} with the recipe of the Qwen Technical Report, section 5 '
+      '(cross-entropy on the assistant turns, AdamW, warmup, then decay), with these settings:',
+      '',
+      '| setting | value |',
+      '|---|---|',
+    ]
+    flat = config.to_flat(run)
+    lines += [f'| `{name}` | {value} |' for name, value in flat.items() if name.split('.')[0] in SETTINGS]
+  if scores:
+    lines += ['', '## Scores', '', table.table(scores).strip()]
+  return '\n'.join(lines) + '\n'

@@ -1,0 +1,44 @@
+"""Models by their name on the Hugging Face hub, with the `hf` extra."""
+
+import pathlib
+import re
+import sys
+
+from mathqwen.errors import UserError
+
+PREFIX = 'hf://'
+# Weights, configs and tokenizer files; no code, no pickles.
+FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
+
+
+def name_of(path: str) -> str | None:
+  """'Qwen/Qwen2.5-0.5B' of 'hf://Qwen/Qwen2.5-0.5B', or of itself where neither it nor its folder is on this disk."""
+  name = path.removeprefix(PREFIX)
+  if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
+    if name != path:
+      raise UserError(f'{path} is not a name on the hub: write {PREFIX}ORGANISATION/NAME')
+    return None
+  if name != path:
+    return name
+  local = pathlib.Path(path)
+  return None if local.exists() or local.parent.exists() else name
+
+
+def fetch(name: str) -> str:
+  """Downloads what is not in the hub's cache yet; the directory with the files."""
+  try:
+    import huggingface_hub
+    from huggingface_hub import errors
+  except ImportError:
+    raise UserError(
+      f"no directory {name}; to fetch it from the Hugging Face hub, pip install 'mathqwen[hf]' first"
+    ) from None
+  print(f'{name}: from the Hugging Face hub, or its cache on this disk', file=sys.stderr)
+  try:
+    return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES))
+  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
+    reason = ' '.join(str(error).split())[:200]
+    raise UserError(
+      f'no directory {name}, and the Hugging Face hub did not give it ({type(error).__name__}: {reason}): '
+      'look at the name, the network and your access, or fetch it elsewhere and name the directory'
+    ) from None
