@@ -17,6 +17,7 @@ from mathqwen import config as config_lib
 from mathqwen.errors import UserError
 
 EXPERIMENT = 'experiment.json'
+CHUNK_BYTES = 32 * 2**20  # of a converted model's weights on disk: a reader holds some of them beside the weight
 # Settings that may change between runs in one workdir: they move no weight.
 FREE = (
   'init',  # read only at step 0
@@ -150,12 +151,13 @@ def write_model(folder, weights, paths, experiment: config_lib.Experiment, token
     tokenizer.save(folder / 'tokenizer')
   step = folder / 'checkpoints' / '0'
   step.mkdir(parents=True)
-  # Uncompressed, since weights hardly shrink and writing would take twice the time.
-  saving = v1.options.ArrayOptions.Saving(use_compression=False, use_zarr3=False, enable_post_merge_validation=False)
-  with _Disk(folder), v1.Context(
-    array_options=v1.options.ArrayOptions(saving=saving),
-    memory_options=v1.options.MemoryOptions(deepcopy_host_arrays=False),
-  ):  # fmt: skip
+  options = v1.Context()
+  options.array.saving.use_compression = False  # weights hardly shrink, and writing would take twice the time
+  options.array.saving.use_zarr3 = False
+  options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
+  options.array.saving.enable_post_merge_validation = False
+  options.memory.deepcopy_host_arrays = False
+  with _Disk(folder), options:
     for path in paths:
       tree = weights.read(path)
       for name in reversed(path):

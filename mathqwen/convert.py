@@ -12,6 +12,7 @@ from mathqwen import api, card, checkpoint, hf
 from mathqwen.config import Experiment
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts, writing
+from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
 
 SAMPLE = (
@@ -41,7 +42,7 @@ def from_hf(source: str, target: str, check: bool = True) -> dict:
     checkpoint.write_model(folder, model.weights, paths, experiment, model.tokenizer)
     checked = _check(model, str(folder), None) if check else None
   print(f'{target}: a checkpoint of ours, {size / 2**30:.2f} GiB{_said(checked)}')
-  return {'out': target, 'bytes': size, 'check': checked}
+  return {'out': target, 'bytes': size, 'check': checked, 'peak_rss_bytes': peak_rss_bytes()}
 
 
 def to_hf(
@@ -83,7 +84,7 @@ def to_hf(
   if jax.process_index() == 0:
     said = '; written by several hosts: compare it with mathqwen convert check' if several and check else _said(checked)
     print(f'{target}: a Hugging Face directory, layout {layout}, {dtype or "dtypes as stored"}{said}')
-  return {'out': target, 'layout': layout, 'dtype': dtype, 'check': checked}
+  return {'out': target, 'layout': layout, 'dtype': dtype, 'check': checked, 'peak_rss_bytes': peak_rss_bytes()}
 
 
 def _check(model: api.Source, folder: str, dtype: str | None) -> dict:

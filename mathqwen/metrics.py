@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import resource
 import socket
 import sys
@@ -15,6 +17,10 @@ from mathqwen import tensorboard
 
 
 def peak_rss_bytes() -> int:
+  """The most memory that this process has held."""
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():  # getrusage would count that of the process which started this one, too
+    return int(re.search(r'VmHWM:\s*(\d+) kB', status.read_text()).group(1)) * 1024
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return peak if sys.platform == 'darwin' else peak * 1024
 
