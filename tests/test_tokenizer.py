@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from mathqwen.data import chatml, train_tokenizer
 from mathqwen.errors import UserError
 from mathqwen.testing import tiny_bpe_tokenizer
-from mathqwen.tokenizer import CHATML_SPECIALS, SentencePiece, load_tokenizer
+from mathqwen.bpe import CHATML_SPECIALS
+from mathqwen.tokenizer import SentencePiece, load_tokenizer
 
 TEXTS = [
   '',
