@@ -230,7 +230,11 @@ class HuggingFace(Tokenizer):
 
 
 class Tiktoken(Tokenizer):
-  """Qwen-1's rank file: byte-level BPE after NFC, with the special tokens of Qwen-1 behind the ranks."""
+  """Qwen-1's rank file: byte-level BPE after NFC, with the special tokens of Qwen-1 behind the ranks.
+
+  NFC is Python's, as in Qwen-1's code. That of `tokenizers` leaves combining marks newer than Unicode 9 where they
+  stand, so ids of a text with such a mark beside another may differ between the two kinds.
+  """
 
   def __init__(self, tokens: list[bytes], files: dict[str, bytes]):
     import tiktoken
