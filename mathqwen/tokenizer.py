@@ -324,17 +324,24 @@ def _load_files(files: dict[str, bytes], path: Path) -> Tokenizer:
   except ValueError as error:
     raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
   for kind in KINDS:
-    found = [fnmatch.filter(files, pattern) for pattern in kind.files]
+    found = [_matching(files, pattern) for pattern in kind.files]
     if all(found):
       try:
         return kind.load(files)
       except (ValueError, KeyError, TypeError, RuntimeError) as error:  # what json, tokenizers, sentencepiece raise
         raise UserError(
-          f'{path}: {" + ".join(names[0] for names in found)} cannot be read as a tokenizer ({error}); '
-          'copy the file again from its source'
+          f'{path}: {" + ".join(found)} cannot be read as a tokenizer ({error}); copy the file again from its source'
         ) from None
   looked = '; '.join(' + '.join(kind.files) for kind in KINDS)
   raise UserError(f'{path}: no tokenizer there; looked for {looked}. Give the directory of a Hugging Face checkpoint')
+
+
+def _matching(files: dict[str, bytes], pattern: str) -> str | None:
+  """The name that matches; of several rank files qwen.tiktoken."""
+  names = fnmatch.filter(files, pattern)
+  if len(names) > 1 and 'qwen.tiktoken' not in names:
+    raise UserError(f'several rank files: {", ".join(names)}; leave one, or call the right one qwen.tiktoken')
+  return 'qwen.tiktoken' if len(names) > 1 else next(iter(names), None)
 
 
 def _from_json(files: dict[str, bytes]) -> HuggingFace:
@@ -366,10 +373,7 @@ def _from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
 
 
 def _from_ranks(files: dict[str, bytes]) -> Tiktoken:
-  names = fnmatch.filter(files, 'qwen.tiktoken') or fnmatch.filter(files, '*.tiktoken')
-  if len(names) > 1:
-    raise UserError(f'several rank files: {", ".join(names)}; leave one, or call the right one qwen.tiktoken')
-  return Tiktoken(bpe.read_ranks(files[names[0]]), files)
+  return Tiktoken(bpe.read_ranks(files[_matching(files, '*.tiktoken')]), files)
 
 
 def _pretty(value: dict) -> bytes:

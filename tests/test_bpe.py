@@ -43,6 +43,7 @@ def test_merges_are_what_lower_ranks_leave():
   vocab, merges = bpe.vocab_and_merges([*BYTES, b'ab', b'bc', b'abc', b' a', b' abc'])
   assert [vocab[token] for token in ('!', 'a', 'Ġ', 'Ċ', 'ÿ', 'Ġabc')] == [33, 97, 32, 10, 255, 260]
   assert merges == [['a', 'b'], ['b', 'c'], ['ab', 'c'], ['Ġ', 'a'], ['Ġ', 'abc']]
+  assert bpe.vocab_and_merges([*BYTES, b'aa', b'aaa'])[1] == [['a', 'a'], ['aa', 'a']]  # the first of equal pairs
   with pytest.raises(ValueError, match=r"rank 256: the token b'abc'"):
     bpe.vocab_and_merges([*BYTES, b'abc'])
 

@@ -9,7 +9,7 @@ from mathqwen.bpe import CHATML_SPECIALS
 from mathqwen.data import chatml, train_tokenizer
 from mathqwen.errors import UserError
 from mathqwen.testing import CORPUS, tiny_bpe_tokenizer
-from mathqwen.tokenizer import SentencePiece, load_tokenizer
+from mathqwen.tokenizer import SentencePiece, Tiktoken, load_tokenizer
 
 TEXTS = [
   '',
@@ -229,6 +229,9 @@ def test_rank_file_layouts_keep_what_is_no_code(ranks, tmp_path):
   (source / 'second.tiktoken').write_text('')
   with pytest.raises(UserError, match=r'other\.tiktoken, second\.tiktoken; leave one'):
     load_tokenizer(source)
+  (source / 'second.tiktoken').rename(source / 'qwen.tiktoken')
+  with pytest.raises(UserError, match=r'qwen\.tiktoken cannot be read as a tokenizer \(0 lines'):
+    load_tokenizer(source)
 
 
 def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
@@ -252,10 +255,11 @@ def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
   assert not (tmp_path / 'out').exists()
 
 
-def test_long_runs_of_blanks_give_the_same_ids(ranks, monkeypatch):
+def test_long_runs_of_blanks_give_the_same_ids(monkeypatch):
+  blanks = [b'  ', b'    ', b' \n', b'  \n', b'\n\n', b'\r\n', b'\t\t', b' \xc2', b' a', b' .', b'.\n']
+  tokenizer = Tiktoken([*(bytes([i]) for i in range(256)), *blanks], {})
   rng = random.Random(0)
   texts = [''.join(rng.choices('   \t\n\r\x85\xa0\u2028\x1c.a1', k=rng.randrange(30))) for _ in range(3000)]
-  tokenizer = load_tokenizer(ranks)
   plain = tokenizer.encode_batch(texts)
   monkeypatch.setattr('mathqwen.tokenizer.LONG_RUN', 2)
   assert tokenizer.encode_batch(texts) == plain
