@@ -157,8 +157,8 @@ class Tokenizer:
 class SentencePiece(Tokenizer):
   """A tokenizer.model. White space survives a round trip if the model keeps it, as the packaged one does.
 
-  Ids are SentencePiece's own. `LlamaTokenizer` of transformers 5 differs where a text begins with a space (it adds none
-  in front) or holds U+2581, which it takes for a space there too.
+  Ids are SentencePiece's own. `LlamaTokenizer` of transformers 5 differs where a text begins with a space or U+2581: it
+  then adds no space in front.
   """
 
   def __init__(self, model: bytes, files: dict[str, bytes] | None = None):
