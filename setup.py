@@ -31,6 +31,7 @@ setup(
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
     'sentencepiece>=0.2.1',
     'tokenizers>=0.22',
+    'tiktoken>=0.12',
     'safetensors>=0.6',
     'math-verify==0.9.0',  # the graders' verdicts are checked against this version
     'rich>=13',

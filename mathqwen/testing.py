@@ -3,7 +3,8 @@
 import functools
 import json
 
-from mathqwen.tokenizer import CHATML_SPECIALS, HuggingFace, byte_level_json
+from mathqwen.bpe import CHATML_SPECIALS, added_token, byte_level_json
+from mathqwen.tokenizer import HuggingFace
 
 CORPUS = """system user assistant You are a helpful assistant. What is the sum of 12 and 30? The answer is 42.
 Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did
@@ -27,18 +28,7 @@ def tiny_bpe_tokenizer() -> HuggingFace:
     trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
   )
   trained = json.loads(empty.to_str())['model']
-  added = [
-    {
-      'id': i,
-      'content': token,
-      'single_word': False,
-      'lstrip': False,
-      'rstrip': False,
-      'normalized': False,
-      'special': True,
-    }
-    for i, token in enumerate(CHATML_SPECIALS, start=len(trained['vocab']))
-  ]
+  added = [added_token(token, i) for i, token in enumerate(CHATML_SPECIALS, start=len(trained['vocab']))]
   definition = byte_level_json(trained['vocab'], trained['merges']) | {'added_tokens': added}
   config = {
     'tokenizer_class': 'Qwen2Tokenizer',

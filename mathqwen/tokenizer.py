@@ -1,31 +1,34 @@
 """Text <-> token ids, one class per file format, one face.
 
   kind            files                                         families
-  SentencePiece   tokenizer.model                               LLaMA; the small one in this package
   HuggingFace     tokenizer.json, or vocab.json + merges.txt    Qwen1.5, Qwen2, Qwen2.5, Qwen3, ...
+  Tiktoken        qwen.tiktoken, or another *.tiktoken          Qwen-1 (Qwen-7B, Qwen-72B, ...)
+  SentencePiece   tokenizer.model                               LLaMA; the small one in this package
 
 No text becomes a special or added token: `encode('<|im_end|>')` gives the pieces of those ten characters. Special ids
 are placed by `data.chatml` alone, so a question cannot end its own turn.
 """
 
 import dataclasses
+import fnmatch
 import functools
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from etils import epath
 
+from mathqwen import bpe
+from mathqwen.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
 from mathqwen.data.chatml import CHAT_TEMPLATE
 from mathqwen.errors import NoTokenizer, UserError
 
-ENDOFTEXT, IM_START, IM_END = CHATML_SPECIALS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
-# Qwen2's split before BPE; every digit stands alone.
-QWEN2_SPLIT = (
-  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-  r'|\s+(?!\S)|\s+'
-)
+LONG_RUN = 100_000  # characters
+# Unicode's white space except \r and \n; Python's own \s has four control characters more.
+BLANKS = re.compile('[\t\x0b\x0c \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+')
 COMPANIONS = (
   'tokenizer_config.json',
   'special_tokens_map.json',
@@ -46,11 +49,26 @@ class Tokenizer:
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Ids of each text; UserError for one with half of a surrogate pair, which has no UTF-8."""
+    texts = list(texts)
+    for text in texts:
+      try:
+        text.encode()
+      except UnicodeEncodeError as error:
+        around = text[max(error.start - 20, 0) : error.start + 20]
+        raise UserError(
+          f'cannot tokenise {around!r}: character {error.start} of the text is half of a surrogate pair; '
+          'read the file it came from as UTF-8, or replace the character'
+        ) from None
+    return self._encode(texts)
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
     raise NotImplementedError
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids; special and added tokens are skipped, broken UTF-8 becomes U+FFFD."""
-    return self._decode([int(i) for i in ids if int(i) not in self._special_ids])
+    """Text of the ids. Skipped: special and added tokens, ids from vocab_size on; broken UTF-8 becomes U+FFFD."""
+    ids = map(int, ids)
+    return self._decode([i for i in ids if 0 <= i < self.vocab_size and i not in self._special_ids])
 
   def _decode(self, ids: list[int]) -> str:
     raise NotImplementedError
@@ -92,15 +110,18 @@ class Tokenizer:
     """<|endoftext|>. Padding is masked by position, so the value is a filler only."""
     return self.special.get(ENDOFTEXT, self.stop_ids[-1])
 
-  def save(self, directory: str | Path) -> str:
-    """Writes what Hugging Face's `AutoTokenizer.from_pretrained(directory)` and `load_tokenizer(directory)` read.
+  def save(self, directory: str | Path, layout: str | None = None) -> str:
+    """Writes what `load_tokenizer(directory)` reads, and returns whose chat template is there: 'original', 'mathqwen'.
 
-    Files the tokenizer was loaded from are written byte for byte, their chat template included; only where they have
-    none is ours added, as chat_template.jinja. Returns whose template the directory now has: 'original' or 'mathqwen'.
+    layout  None      the files the tokenizer was loaded from, byte for byte
+            'qwen1'   qwen.tiktoken, for Qwen-1's own code; UserError if the tokenizer has no exact rank file
+            another   files for Hugging Face's `AutoTokenizer.from_pretrained(directory)`: of a rank file
+                      tokenizer.json, vocab.json and merges.txt are made, the other kinds have theirs
+    Only where those have no chat template is ours added, as chat_template.jinja.
     """
+    files = self._laid_out(layout)
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    files = dict(self.files)
     if 'tokenizer_config.json' not in files:
       files['tokenizer_config.json'] = _pretty(self._hf_config())
     config = json.loads(files['tokenizer_config.json'])
@@ -110,6 +131,15 @@ class Tokenizer:
     for name, content in files.items():
       (directory / name).write_bytes(content)
     return 'original' if original else 'mathqwen'
+
+  def _laid_out(self, layout: str | None) -> dict[str, bytes]:
+    """A copy of the files of this layout."""
+    if layout == 'qwen1':
+      raise UserError(
+        "Qwen-1's layout wants a rank file (qwen.tiktoken), which only byte-level BPE has; use the layout of "
+        'another family, or a Qwen tokenizer'
+      )
+    return dict(self.files)
 
   def _hf_config(self) -> dict:
     has = {token: token for token in CHATML_SPECIALS if token in self.special}
@@ -125,7 +155,11 @@ class Tokenizer:
 
 
 class SentencePiece(Tokenizer):
-  """A tokenizer.model. White space survives a round trip if the model keeps it, as the packaged one does."""
+  """A tokenizer.model. White space survives a round trip if the model keeps it, as the packaged one does.
+
+  Ids are SentencePiece's own. `LlamaTokenizer` of transformers 5 differs where a text begins with a space or U+2581: it
+  then adds no space in front.
+  """
 
   def __init__(self, model: bytes, files: dict[str, bytes] | None = None):
     import sentencepiece
@@ -139,12 +173,12 @@ class SentencePiece(Tokenizer):
     plain = IM_START in self.special and ' ' in pieces
     self.files = dict(files or {})
     if plain:
-      self.files['tokenizer.json'] = _pretty(_bpe_json(self._model))
+      self.files['tokenizer.json'] = _pretty(bpe.sentencepiece_json(self._model))
     else:
       self.files['tokenizer.model'] = model
 
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    return self._model.encode(list(texts))
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return self._model.encode(texts)
 
   def _decode(self, ids: list[int]) -> str:
     return self._model.decode(ids)
@@ -174,11 +208,97 @@ class HuggingFace(Tokenizer):
     self.vocab_size = max(*vocab.values(), *self.special.values()) + 1
     self.files = files
 
-  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in self._model.encode_batch_fast(list(texts), add_special_tokens=False)]
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
   def _decode(self, ids: list[int]) -> str:
     return self._model.decode(ids, skip_special_tokens=False)
+
+  def _laid_out(self, layout: str | None) -> dict[str, bytes]:
+    if layout != 'qwen1':
+      return super()._laid_out(layout)
+    try:
+      tokens = bpe.tokens_by_rank(json.loads(self._model.to_str()))
+      known = bpe.specials('qwen1', len(tokens))
+      if other := [token for token, id_ in self.special.items() if known.get(token) != id_]:
+        raise ValueError(f'Qwen-1 has no special token {other[0]} with the id {self.special[other[0]]}')
+    except ValueError as error:
+      raise UserError(
+        f"the tokenizer cannot be written as Qwen-1's rank file: {error}; use the layout of another family"
+      ) from None
+    return Tiktoken(tokens, self.files)._laid_out(layout)
+
+
+class Tiktoken(Tokenizer):
+  """Qwen-1's rank file: byte-level BPE after NFC, with the special tokens of Qwen-1 behind the ranks.
+
+  NFC is Python's, as in Qwen-1's code. That of `tokenizers` leaves combining marks newer than Unicode 9 where they
+  stand, so ids of a text with such a mark beside another may differ between the two kinds.
+  """
+
+  def __init__(self, tokens: list[bytes], files: dict[str, bytes]):
+    import tiktoken
+
+    self.special = bpe.specials('qwen1', len(tokens))
+    self.vocab_size = len(tokens) + len(self.special)
+    self._ranks = {token: rank for rank, token in enumerate(tokens)}
+    self._model = tiktoken.Encoding('qwen', pat_str=bpe.SPLIT, mergeable_ranks=self._ranks, special_tokens=self.special)
+    self.files = files
+
+  @functools.cached_property
+  def _unsplit(self):
+    import tiktoken
+
+    return tiktoken.Encoding('unsplit', pat_str='(?s).+', mergeable_ranks=self._ranks, special_tokens={})
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return [self._encode_nfc(unicodedata.normalize('NFC', text)) for text in texts]
+
+  def _encode_nfc(self, text: str) -> list[int]:
+    if len(text) < LONG_RUN:
+      return self._model.encode_ordinary(text)
+    # A million blanks overflow tiktoken's stack in `\s+(?!\S)`, which takes all of them up to the end of the text, all
+    # but the last before a word. (Blanks before a newline go to `\s*[\r\n]+`, which needs no stack.)
+    ids, done = [], 0
+    for run in BLANKS.finditer(text):
+      start, stop = run.span()
+      after = text[stop : stop + 1]
+      if stop - start < LONG_RUN or after in ('\r', '\n'):
+        continue
+      stop -= bool(after)
+      ids += self._model.encode_ordinary(text[done:start]) + self._unsplit.encode_ordinary(text[start:stop])
+      done = stop
+    return ids + self._model.encode_ordinary(text[done:])
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._model.decode(ids)
+
+  def _laid_out(self, layout: str | None) -> dict[str, bytes]:
+    if layout is None:
+      return dict(self.files)
+    template = {name: content for name, content in self.files.items() if name.startswith('chat_template')}
+    found = json.loads(self.files.get('tokenizer_config.json', b'{}'))
+    kept = {key: found[key] for key in ('model_max_length', 'chat_template') if key in found}
+    files = template | {'tokenizer_config.json': _pretty(kept | self._hf_config(layout))}
+    if layout == 'qwen1':
+      return files | {'qwen.tiktoken': bpe.write_ranks(list(self._ranks))}
+    vocab, merges = bpe.vocab_and_merges(list(self._ranks))
+    added = [bpe.added_token(token, id_) for token, id_ in self.special.items()]
+    return files | {
+      'tokenizer.json': _compact(bpe.byte_level_json(vocab, merges) | {'added_tokens': added}),
+      'vocab.json': _compact(vocab),
+      'merges.txt': '\n'.join(['#version: 0.2', *map(' '.join, merges), '']).encode(),
+    }
+
+  def _hf_config(self, layout: str = 'qwen1') -> dict:
+    config = super()._hf_config()
+    if layout == 'qwen1':
+      return config | {'tokenizer_class': 'QWenTokenizer'}
+    added = {
+      str(id_): {key: value for key, value in bpe.added_token(token, id_).items() if key != 'id'}
+      for token, id_ in self.special.items()
+    }
+    return config | {'tokenizer_class': 'Qwen2Tokenizer', 'added_tokens_decoder': added}
 
 
 @functools.cache
@@ -193,23 +313,35 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
   path = epath.Path(path)
   if path.is_file():
     return _load_files({path.name: path.read_bytes()}, path)
-  wanted = [name for kind in KINDS for name in kind.files]
-  files = {name: (path / name).read_bytes() for name in (*wanted, *COMPANIONS) if (path / name).is_file()}
-  return _load_files(files, path)
+  wanted = [*COMPANIONS, *(pattern for kind in KINDS for pattern in kind.files)]
+  found = sorted(file for pattern in wanted for file in path.glob(pattern) if file.is_file())
+  return _load_files({file.name: file.read_bytes() for file in found}, path)
 
 
 def _load_files(files: dict[str, bytes], path: Path) -> Tokenizer:
+  try:
+    json.loads(files.get('tokenizer_config.json', b'{}'))
+  except ValueError as error:
+    raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
   for kind in KINDS:
-    if all(name in files for name in kind.files):
+    found = [_matching(files, pattern) for pattern in kind.files]
+    if all(found):
       try:
         return kind.load(files)
       except (ValueError, KeyError, TypeError, RuntimeError) as error:  # what json, tokenizers, sentencepiece raise
         raise UserError(
-          f'{path}: {" + ".join(kind.files)} cannot be read as a tokenizer ({error}); '
-          'copy the file again from its source'
+          f'{path}: {" + ".join(found)} cannot be read as a tokenizer ({error}); copy the file again from its source'
         ) from None
   looked = '; '.join(' + '.join(kind.files) for kind in KINDS)
   raise NoTokenizer(f'{path}: no tokenizer there; looked for {looked}. Give the directory of a Hugging Face checkpoint')
+
+
+def _matching(files: dict[str, bytes], pattern: str) -> str | None:
+  """The name that matches; of several rank files qwen.tiktoken."""
+  names = fnmatch.filter(files, pattern)
+  if len(names) > 1 and 'qwen.tiktoken' not in names:
+    raise UserError(f'several rank files: {", ".join(names)}; leave one, or call the right one qwen.tiktoken')
+  return 'qwen.tiktoken' if len(names) > 1 else next(iter(names), None)
 
 
 def _from_json(files: dict[str, bytes]) -> HuggingFace:
@@ -225,93 +357,36 @@ def _from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
       f'vocab.json + merges.txt of tokenizer_class {name!r}: how it splits text is known for '
       'Qwen2Tokenizer only; add the tokenizer.json, or a tokenizer_config.json that names the class'
     )
-  added = [{'id': int(i), 'content': token['content']} for i, token in config.get('added_tokens_decoder', {}).items()]
+  vocab = json.loads(files['vocab.json'])
+  if 'added_tokens_decoder' in config:
+    special = {token['content']: int(i) for i, token in config['added_tokens_decoder'].items()}
+  elif 'added_tokens.json' in files:
+    special = json.loads(files['added_tokens.json'])
+  else:
+    named = [config.get('eos_token'), config.get('pad_token'), *(config.get('additional_special_tokens') or ())]
+    names = {token['content'] if isinstance(token, dict) else token for token in named if token}
+    special = bpe.specials(bpe.family_with(names), len(vocab))
+  added = [bpe.added_token(token, i) for token, i in special.items()]
   lines = files['merges.txt'].decode().split('\n')
   merges = [line.split(' ') for line in lines if line and not line.startswith('#version')]
-  return HuggingFace({**byte_level_json(json.loads(files['vocab.json']), merges), 'added_tokens': added}, files)
+  return HuggingFace({**bpe.byte_level_json(vocab, merges), 'added_tokens': added}, files)
 
 
-def byte_level_json(vocab: dict[str, int], merges: list[list[str]]) -> dict:
-  """The tokenizer.json of Qwen2's byte-level BPE, without added tokens."""
-  return {
-    'version': '1.0',
-    'truncation': None,
-    'padding': None,
-    'added_tokens': [],
-    'normalizer': {'type': 'NFC'},
-    'pre_tokenizer': {
-      'type': 'Sequence',
-      'pretokenizers': [
-        {'type': 'Split', 'pattern': {'Regex': QWEN2_SPLIT}, 'behavior': 'Isolated', 'invert': False},
-        {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False, 'use_regex': False},
-      ],
-    },
-    'post_processor': None,
-    'decoder': {'type': 'ByteLevel', 'add_prefix_space': False, 'trim_offsets': False, 'use_regex': False},
-    'model': {
-      'type': 'BPE',
-      'dropout': None,
-      'unk_token': None,
-      'continuing_subword_prefix': '',
-      'end_of_word_suffix': '',
-      'fuse_unk': False,
-      'byte_fallback': False,
-      'ignore_merges': False,
-      'vocab': vocab,
-      'merges': merges,
-    },
-  }
-
-
-def _bpe_json(model) -> dict:
-  """The tokenizer.json of a SentencePiece BPE model without normalisation: a merge for each way to split a piece."""
-  ids = {model.id_to_piece(i): i for i in range(model.vocab_size())}
-  special = [i for i in ids.values() if model.is_control(i) or model.is_unknown(i)]
-  plain = {piece: i for piece, i in ids.items() if i not in special and not model.is_byte(i)}
-  ranked = sorted((p for p in plain if len(p) > 1), key=lambda p: -model.get_score(plain[p]))
-  merges = [[p[:cut], p[cut:]] for p in ranked for cut in range(1, len(p)) if p[:cut] in plain and p[cut:] in plain]
-  return {
-    'version': '1.0',
-    'truncation': None,
-    'padding': None,
-    'normalizer': None,
-    'pre_tokenizer': None,
-    'post_processor': None,
-    'added_tokens': [
-      {
-        'id': i,
-        'content': model.id_to_piece(i),
-        'single_word': False,
-        'lstrip': False,
-        'rstrip': False,
-        'normalized': False,
-        'special': True,
-      }
-      for i in sorted(special)
-    ],
-    'decoder': {'type': 'Sequence', 'decoders': [{'type': 'ByteFallback'}, {'type': 'Fuse'}]},
-    'model': {
-      'type': 'BPE',
-      'dropout': None,
-      'unk_token': None,
-      'continuing_subword_prefix': None,
-      'end_of_word_suffix': None,
-      'fuse_unk': False,
-      'byte_fallback': True,
-      'ignore_merges': False,
-      'vocab': {p: i for p, i in ids.items() if i not in special},
-      'merges': merges,
-    },
-  }
+def _from_ranks(files: dict[str, bytes]) -> Tiktoken:
+  return Tiktoken(bpe.read_ranks(files[_matching(files, '*.tiktoken')]), files)
 
 
 def _pretty(value: dict) -> bytes:
   return (json.dumps(value, ensure_ascii=False, indent=1) + '\n').encode()
 
 
+def _compact(value: dict) -> bytes:
+  return json.dumps(value, ensure_ascii=False, separators=(',', ':')).encode()
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """Which files make a tokenizer, and how."""
+  """Which files make a tokenizer, as names or patterns, and how."""
 
   files: tuple[str, ...]
   load: Callable[[dict[str, bytes]], Tokenizer]
@@ -320,5 +395,6 @@ class Kind:
 KINDS = (
   Kind(('tokenizer.json',), _from_json),
   Kind(('vocab.json', 'merges.txt'), _from_vocab_and_merges),
+  Kind(('*.tiktoken',), _from_ranks),
   Kind(('tokenizer.model',), lambda files: SentencePiece(files['tokenizer.model'], files)),
 )

@@ -94,6 +94,33 @@ def from_torch(tmp_path):
   return load
 
 
+QWEN_TIKTOKEN_SHA256 = 'b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186'
+
+
+@pytest.fixture(scope='session')
+def qwen_tiktoken(pytestconfig):
+  """A directory with the real qwen.tiktoken and nothing else: from PyPI once, then from pytest's cache."""
+  import hashlib
+  import subprocess
+  import sys
+  import tempfile
+  import zipfile
+
+  folder = pytestconfig.cache.mkdir('qwen-tiktoken')
+  if not (folder / 'qwen.tiktoken').exists():
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+      # dashscope is not to be installed or imported: its wheel holds the file, two megabytes of it.
+      pip = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--retries=1', '--timeout=10', f'--dest={temporary}']
+      done = subprocess.run([*pip, 'dashscope==2.0.2'], capture_output=True, text=True)
+      if done.returncode:
+        pytest.skip(f'the real Qwen vocabulary (dashscope 2.0.2 on PyPI) is out of reach: {done.stderr[-300:]}')
+      wheel = zipfile.ZipFile(f'{temporary}/dashscope-2.0.2-py3-none-any.whl')
+      file = wheel.extract('dashscope/resources/qwen.tiktoken', temporary)
+      os.replace(file, folder / 'qwen.tiktoken')
+  assert hashlib.sha256((folder / 'qwen.tiktoken').read_bytes()).hexdigest() == QWEN_TIKTOKEN_SHA256
+  return folder
+
+
 TINY_CONFIG = '''"""Twenty steps of a model of 30,000 parameters.
 
 mathqwen train tiny.py --workdir DIR

@@ -1,13 +1,15 @@
 import json
+import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mathqwen.bpe import CHATML_SPECIALS
 from mathqwen.data import chatml, train_tokenizer
 from mathqwen.errors import UserError
-from mathqwen.testing import tiny_bpe_tokenizer
-from mathqwen.tokenizer import CHATML_SPECIALS, SentencePiece, load_tokenizer
+from mathqwen.testing import CORPUS, tiny_bpe_tokenizer
+from mathqwen.tokenizer import SentencePiece, Tiktoken, load_tokenizer
 
 TEXTS = [
   '',
@@ -32,9 +34,19 @@ TEXTS = [
 ANY_TEXT = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'))
 
 
-@pytest.fixture(params=['packaged', 'bpe'])
-def tokenizer(request):
-  return load_tokenizer() if request.param == 'packaged' else tiny_bpe_tokenizer()
+@pytest.fixture(scope='module')
+def ranks(tmp_path_factory):
+  """A directory with the rank file of tiny_bpe_tokenizer."""
+  folder = tmp_path_factory.mktemp('ranks')
+  tiny_bpe_tokenizer().save(folder, 'qwen1')
+  (folder / 'chat_template.jinja').unlink()
+  return folder
+
+
+@pytest.fixture(params=['packaged', 'bpe', 'ranks'])
+def tokenizer(request, ranks):
+  kinds = {'packaged': load_tokenizer, 'bpe': tiny_bpe_tokenizer, 'ranks': lambda: load_tokenizer(ranks)}
+  return kinds[request.param]()
 
 
 def test_layout_of_the_packaged_vocabulary():
@@ -81,6 +93,12 @@ def test_decode_skips_specials(tokenizer):
   ids = [tokenizer.im_start, *tokenizer.encode('5!'), tokenizer.im_end, tokenizer.pad]
   assert tokenizer.decode(ids) == '5!'
   assert tokenizer.decode(tokenizer.special.values()) == ''
+  assert tokenizer.decode([*tokenizer.encode('5!'), tokenizer.vocab_size, 10**6]) == '5!'
+
+
+def test_half_a_surrogate_pair_is_refused(tokenizer):
+  with pytest.raises(UserError, match=r"'3 apples \\ud83c': character 9 of the text is half of a surrogate pair"):
+    tokenizer.encode_batch(['fine', '3 apples \ud83c'])
 
 
 def test_batch_is_one_by_one(tokenizer):
@@ -89,7 +107,7 @@ def test_batch_is_one_by_one(tokenizer):
 
 def test_saved_files_load_here_and_in_transformers_to_the_same_ids(tokenizer, tmp_path):
   transformers = pytest.importorskip('transformers')
-  assert tokenizer.save(tmp_path) == 'mathqwen'
+  assert tokenizer.save(tmp_path, 'qwen2') == 'mathqwen'
   ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert ours.special == tokenizer.special
   assert ours.vocab_size == tokenizer.vocab_size == len(theirs)
@@ -146,12 +164,124 @@ def test_vocab_and_merges_give_the_ids_of_tokenizer_json(tmp_path):
     load_tokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+  ('config', 'length'),
+  [
+    ({'additional_special_tokens': ['<|im_start|>', '<|im_end|>']}, 3),
+    ({'eos_token': {'content': '<|im_end|>'}, 'pad_token': '<|fim_pad|>'}, 22),
+    ({'additional_special_tokens': ['<think>', '<|im_end|>']}, 26),
+    ({'additional_special_tokens': ['<|extra_0|>']}, 208),
+    ({'additional_special_tokens': ['<|mine|>']}, None),
+  ],
+)
+def test_specials_without_ids_come_from_the_family_that_has_them(config, length, tmp_path, ranks):
+  load_tokenizer(ranks).save(tmp_path, 'qwen2')
+  (tmp_path / 'tokenizer.json').unlink()
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'tokenizer_class': 'Qwen2Tokenizer'} | config))
+  if length is None:
+    with pytest.raises(UserError, match=r'<\|mine\|>.*added_tokens_decoder'):
+      load_tokenizer(tmp_path)
+  else:
+    tokenizer = load_tokenizer(tmp_path)
+    assert list(tokenizer.special.values()) == list(range(400, 400 + length))
+    assert (tokenizer.stop_ids, tokenizer.pad) == ((402, 400), 400)
+  (tmp_path / 'added_tokens.json').write_text('{"<|im_end|>": 405}')
+  assert load_tokenizer(tmp_path).special == {'<|im_end|>': 405}
+
+
+def test_rank_file_and_tokenizer_json_are_made_of_each_other(ranks, tmp_path):
+  tokenizer, bpe = load_tokenizer(ranks), tiny_bpe_tokenizer()
+  assert (tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad) == (400 + 208, (402, 400), 400)
+  assert tokenizer.special['<|extra_204|>'] == 607
+  assert tokenizer.encode_batch(TEXTS) == bpe.encode_batch(TEXTS)
+  assert tokenizer.save(tmp_path, 'qwen3') == 'mathqwen'
+  model = json.loads((tmp_path / 'tokenizer.json').read_text())['model']
+  assert model == json.loads(bpe.files['tokenizer.json'])['model']
+  config = json.loads((tmp_path / 'tokenizer_config.json').read_text())
+  assert config['tokenizer_class'] == 'Qwen2Tokenizer'
+  assert len(config['added_tokens_decoder']) == 208
+  (tmp_path / 'tokenizer.json').unlink()  # vocab.json and merges.txt remain
+  again = load_tokenizer(tmp_path)
+  assert again.special == tokenizer.special
+  assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+  again.save(tmp_path / 'back', 'qwen1')
+  assert (tmp_path / 'back' / 'qwen.tiktoken').read_bytes() == (ranks / 'qwen.tiktoken').read_bytes()
+
+
+def test_rank_file_layouts_keep_what_is_no_code(ranks, tmp_path):
+  source = tmp_path / 'source'
+  source.mkdir()
+  (source / 'other.tiktoken').write_bytes((ranks / 'qwen.tiktoken').read_bytes())
+  found = {'auto_map': {'AutoTokenizer': ['tokenization_qwen.QWenTokenizer', None]}, 'model_max_length': 77}
+  (source / 'tokenizer_config.json').write_text(json.dumps(found | {'chat_template': 'theirs'}))
+  tokenizer = load_tokenizer(source)
+  assert tokenizer.save(tmp_path / 'as_found') == 'original'
+  assert {p.name: p.read_bytes() for p in (tmp_path / 'as_found').iterdir()} == tokenizer.files
+  for layout, files in (
+    ('qwen1', {'qwen.tiktoken'}),
+    ('llama', {'tokenizer.json', 'vocab.json', 'merges.txt'}),
+  ):
+    assert tokenizer.save(tmp_path / layout, layout) == 'original'
+    assert {p.name for p in (tmp_path / layout).iterdir()} == files | {'tokenizer_config.json'}
+    config = json.loads((tmp_path / layout / 'tokenizer_config.json').read_text())
+    assert (config['model_max_length'], config['chat_template'], 'auto_map' in config) == (77, 'theirs', False)
+    assert load_tokenizer(tmp_path / layout).encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
+  (source / 'second.tiktoken').write_text('')
+  with pytest.raises(UserError, match=r'other\.tiktoken, second\.tiktoken; leave one'):
+    load_tokenizer(source)
+  (source / 'second.tiktoken').rename(source / 'qwen.tiktoken')
+  with pytest.raises(UserError, match=r'qwen\.tiktoken cannot be read as a tokenizer \(0 lines'):
+    load_tokenizer(source)
+
+
+def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
+  (tmp_path / 'tokenizer.model').write_bytes(llama_model)
+  for other in (load_tokenizer(), load_tokenizer(tmp_path)):
+    with pytest.raises(UserError, match='rank file'):
+      other.save(tmp_path / 'out', 'qwen1')
+  (tmp_path / 'tokenizer.model').unlink()
+  tiny = json.loads(tiny_bpe_tokenizer().files['tokenizer.json'])
+  merges = tiny['model']['merges']
+  think = tiny['added_tokens'] + [tiny['added_tokens'][0] | {'id': 403, 'content': '<think>'}]
+  for change, said in (
+    ({'normalizer': None}, 'split'),
+    ({'model': tiny['model'] | {'merges': [merges[1], merges[0], *merges[2:]]}}, 'merges'),
+    ({'model': tiny['model'] | {'vocab': tiny['model']['vocab'] | {'zz': 990}}}, 'gaps'),
+    ({'added_tokens': think}, '<think> with the id 403'),
+  ):
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(tiny | change))
+    with pytest.raises(UserError, match=f'rank file: .*{said}'):
+      load_tokenizer(tmp_path).save(tmp_path / 'out', 'qwen1')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_long_runs_of_blanks_give_the_same_ids(monkeypatch):
+  blanks = [b'  ', b'    ', b' \n', b'  \n', b'\n\n', b'\r\n', b'\t\t', b' \xc2', b' a', b' .', b'.\n']
+  tokenizer = Tiktoken([*(bytes([i]) for i in range(256)), *blanks], {})
+  rng = random.Random(0)
+  texts = [''.join(rng.choices('   \t\n\r\x85\xa0\u2028\x1c.a1', k=rng.randrange(30))) for _ in range(3000)]
+  plain = tokenizer.encode_batch(texts)
+  monkeypatch.setattr('mathqwen.tokenizer.LONG_RUN', 2)
+  assert tokenizer.encode_batch(texts) == plain
+
+
+@pytest.mark.parametrize('text', [' ', '\tx', ' \n', '7', 'a', '\u6709'])
+def test_a_megabyte_of_one_character(text, ranks):
+  text = text[0] * 2**20 + text[1:]
+  tokenizer = load_tokenizer(ranks)
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_missing_and_damaged_files_are_named(tmp_path):
-  with pytest.raises(UserError, match=r'tokenizer\.json; vocab\.json \+ merges\.txt; tokenizer\.model'):
+  with pytest.raises(UserError, match=r'tokenizer\.json; vocab\.json \+ merges\.txt; \*\.tiktoken; tokenizer\.model'):
     load_tokenizer(tmp_path)
   (tmp_path / 'tokenizer.json').write_text('{"version": ')
   with pytest.raises(UserError, match=r'tokenizer\.json cannot be read'):
     load_tokenizer(tmp_path)
+  (tmp_path / 'tokenizer_config.json').write_text('{')
+  with pytest.raises(UserError, match=r'tokenizer_config\.json is not JSON'):
+    load_tokenizer(tmp_path)
+  (tmp_path / 'tokenizer_config.json').unlink()
   (tmp_path / 'tokenizer.json').write_text('{"version": "1.0"}')
   with pytest.raises(UserError, match=r'tokenizer\.json cannot be read'):
     load_tokenizer(tmp_path)
@@ -161,25 +291,65 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     load_tokenizer(tmp_path / 'tokenizer.model')
 
 
+LLAMA_TEXTS = [
+  'the answer is 42',
+  'What is 12345.678 + 9?\n\nThe  sum\tis\r\n ...',
+  'x ',
+  '\n x',
+  '小明有3个苹果。',
+  '😀 caf\u00e9 e\u0301 \u00a0x',
+  'def f(x):\n    return x  # \x01',
+  '$\\frac{1}{2}$',
+]
+
+
 @pytest.fixture(scope='module')
 def llama_model():
-  """LLaMA's kind: prefix space, <s> and </s>, no ChatML."""
+  """LLaMA's kind: prefix space, every digit and white space kept, byte pieces, <s> and </s>, no ChatML."""
   import io
 
   import sentencepiece
 
   out = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(['the answer is 12 and 30', 'what is the sum of 5 and 7'] * 20),
+    sentence_iterator=iter((CORPUS + '\n小明有苹果').split('\n') * 20),
     model_writer=out,
-    vocab_size=320,
+    vocab_size=450,
     model_type='bpe',
     byte_fallback=True,
     split_digits=True,
+    normalization_rule_name='identity',
+    remove_extra_whitespaces=False,
+    allow_whitespace_only_pieces=True,
     hard_vocab_limit=False,
     minloglevel=2,
   )
   return out.getvalue()
+
+
+def test_llama_ids_are_those_of_transformers(llama_model, tmp_path):
+  transformers = pytest.importorskip('transformers')
+  (tmp_path / 'tokenizer.model').write_bytes(llama_model)
+  ours = load_tokenizer(tmp_path)
+  ours.save(tmp_path / 'saved')
+  read = (
+    transformers.LlamaTokenizer.from_pretrained(tmp_path),
+    transformers.AutoTokenizer.from_pretrained(tmp_path / 'saved'),
+  )
+  for theirs in read:
+    assert len(theirs) == ours.vocab_size == 450
+    assert (theirs.eos_token_id, theirs.bos_token_id, theirs.unk_token_id) == (ours.stop_ids[0], 1, 0)
+    for text in LLAMA_TEXTS:
+      ids = ours.encode(text)
+      assert theirs.encode(text, add_special_tokens=False) == ids, text
+      assert ours.decode(ids) == theirs.decode(ids) == text
+    for ids in ([3 + 0xE5], [3 + 0xE5, 3 + 0xB0, 3 + 0x8F], [1, 260, 2, 0], [260, 450, 10**6], [3 + 0xE5, 260]):
+      assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True), ids
+  assert ours.decode([3 + 0xE5, 3 + 0xB0, 3 + 0x8F]) == '小'
+  # A leading space: SentencePiece, LLaMA's own reader, puts its prefix before it, transformers 5 does not.
+  prefixed, bare = ours.encode('  x'), read[0].encode('  x', add_special_tokens=False)
+  assert prefixed != bare
+  assert (ours.decode(prefixed), ours.decode(bare)) == ('  x', ' x')
 
 
 def test_a_llama_tokenizer_loads_and_lacks_only_chatml(llama_model, tmp_path):
