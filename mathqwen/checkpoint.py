@@ -163,6 +163,7 @@ def write_model(folder, weights, paths, experiment: config_lib.Experiment, token
       for name in reversed(path):
         tree = {name: tree}
       v1.partial.save(step / 'partial', tree)
+      del tree  # before the next is read
     v1.partial.finalize(step / 'partial')
   (step / 'partial' / 'state').rename(step / 'params')
   shutil.rmtree(step / 'partial')

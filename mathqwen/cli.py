@@ -310,24 +310,26 @@ def run_table(args):
   return {'table': text}
 
 
-def _keep_freed_memory():
-  """Has glibc reuse large buffers, which it would return to the kernel after every step of a CPU run and fault in
-  again, page by page. One arena, because only the main one can grow beyond 64 MB."""
+def _set_malloc(keep: bool):
+  """With `keep`, has glibc reuse large buffers, which it would return to the kernel after every step of a CPU run and
+  fault in again, page by page; in one arena, because only the main one can grow beyond 64 MB. Without, has it return
+  each at once: a conversion passes many through."""
   libc = ctypes.CDLL(None)
   if hasattr(libc, 'mallopt'):
     trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # malloc.h
-    libc.mallopt(trim_threshold, 2**31 - 1)
-    libc.mallopt(mmap_threshold, 2**30)
-    libc.mallopt(arena_max, 1)
+    libc.mallopt(mmap_threshold, 2**30 if keep else 2**20)
+    if keep:
+      libc.mallopt(trim_threshold, 2**31 - 1)
+      libc.mallopt(arena_max, 1)
 
 
 def main(argv=None) -> int:
   # TFDS, grain and orbax speak of their own affairs here, with a traceback for every error that they also raise.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-  _keep_freed_memory()
   try:
     args = build_parser().parse_args(argv)
+    _set_malloc(keep=args.command != 'convert')
     result = args.run(args)
     if args.json:
       print(json.dumps(result))

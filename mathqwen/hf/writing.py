@@ -142,7 +142,7 @@ def save(
           'do_sample': False,
         }
         (folder / 'generation_config.json').write_text(json.dumps(generation, indent=2) + '\n')
-        tokenizer.save(folder)
+        tokenizer.save(folder, layout)
       if card:
         (folder / 'README.md').write_text(card)
       _together('weights')  # config.json last: on an object store it says that the rest is there
@@ -200,9 +200,8 @@ def _save_weights(folder, weights, tensors, of):
         held.clear()  # before the next are read
         held |= {path: weights.read(path) for path in paths}
       for path, layer in tensor.parts:
-        if writer is not None:
-          array = held[path] if layer is None else held[path][layer]
-          writer.write(array.astype(of[paths[0]], copy=False))
+        if writer is not None:  # nothing here may keep a weight in a variable
+          writer.write((held[path] if layer is None else held[path][layer]).astype(of[paths[0]], copy=False))
     if writer is not None:
       writer.close()
   if len(shards) > 1 and jax.process_index() == 0:

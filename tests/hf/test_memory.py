@@ -47,7 +47,6 @@ def test_a_conversion_holds_a_weight_at_a_time(directories):
     peak['from-hf', size] = peak_rss('convert', 'from-hf', directories / size, ours, '--no-check')
     peak['to-hf', size] = peak_rss('convert', 'to-hf', ours, out, '--no-check')
   for way in ('from-hf', 'to-hf'):
-    print(way, (peak[way, 'large'] - peak[way, 'small']) / LARGEST)
     assert peak[way, 'large'] - peak[way, 'small'] < ALLOWED, way
   before, after = ((directories / name / 'model.safetensors').read_bytes() for name in ('large', 'large-out'))
   assert before == after
@@ -87,7 +86,6 @@ def test_loading_onto_a_mesh_holds_one_more_weight_than_the_mesh(directories):
   for size in ('small', 'large'):
     peak, held = map(int, run('-c', LOAD, directories / size, devices=4).split())
     beside[size] = peak - held  # the mesh is simulated in this memory too
-  print((beside['large'] - beside['small']) / LARGEST)
   assert beside['large'] - beside['small'] < ALLOWED
 
 
