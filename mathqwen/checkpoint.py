@@ -101,7 +101,10 @@ class Stored:
   def __init__(self, workdir: str, step: int):
     self._checkpoints, self._step = Checkpoints(workdir), step
     self._path = self._checkpoints.directory / str(step) / 'params'
-    self._reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    me = jax.process_index()  # each host reads for itself, without waiting for the others
+    alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=f'host{me}')
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     with _Whole(self._checkpoints, step):
       metadata = self._reader.metadata(self._path).item_metadata
       if metadata is None:

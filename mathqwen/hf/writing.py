@@ -176,15 +176,17 @@ def _warn(directory, cfg, tokenizer, layout):
 
 def _save_weights(folder, weights, tensors, of):
   """Each shard by one host, in the order of `tensors`; at any time the weights of one tensor are held."""
+  bytes_of = {tensor.name: math.prod(tensor.shape) * of[tensor.parts[0][0]].itemsize for tensor in tensors}
+  total = sum(bytes_of.values())
+  limit = min(SHARD_BYTES, -(-total // jax.process_count()))  # a share for every host
   shards: list[list[layouts.Stored]] = [[]]
-  size = total = 0
+  size = 0
   for tensor in tensors:
-    bytes_ = math.prod(tensor.shape) * of[tensor.parts[0][0]].itemsize
-    if size + bytes_ > SHARD_BYTES and shards[-1]:
+    if size + bytes_of[tensor.name] > limit and shards[-1]:
       shards.append([])
       size = 0
     shards[-1].append(tensor)
-    size, total = size + bytes_, total + bytes_
+    size += bytes_of[tensor.name]
   held: dict = {}
   weight_map = {}
   for number, shard in enumerate(shards):

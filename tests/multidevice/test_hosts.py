@@ -9,9 +9,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
-from mathqwen import hosts
+from mathqwen import convert, hf, hosts
 from mathqwen.errors import UserError
 
 pytestmark = pytest.mark.timeout(400)
@@ -19,7 +20,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start(tiny, workdir, *settings):
-  """The processes 0 and 1 of a run, each with two simulated devices."""
+  """The processes 0 and 1 of a training run, each with two simulated devices."""
+  command = ['train', tiny.config, '--workdir', str(workdir)]
+  return start_command(tiny, *command, *(word for setting in settings for word in ('--set', setting)))
+
+
+def start_command(tiny, *command):
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
@@ -32,11 +38,9 @@ def start(tiny, workdir, *settings):
       'PYTHONPATH': str(ROOT),
     }
   )
-  command = [sys.executable, '-m', 'mathqwen', 'train', tiny.config, '--workdir', str(workdir)]
-  command += [word for setting in settings for word in ('--set', setting)]
+  command = [sys.executable, '-m', 'mathqwen', *command, '--distributed']
   return [
-    subprocess.Popen([*command, '--distributed', f'127.0.0.1:{port},2,{i}'], env=env, stderr=subprocess.PIPE, text=True)
-    for i in (0, 1)
+    subprocess.Popen([*command, f'127.0.0.1:{port},2,{i}'], env=env, stderr=subprocess.PIPE, text=True) for i in (0, 1)
   ]
 
 
@@ -68,6 +72,22 @@ def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
   assert said[0] == said[1] and said[0].startswith('mathqwen: stopped by SIGTERM at step ')
   (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
   assert f'at step {saved},' in said[0]
+
+
+def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
+  run = start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two'))
+  said = [process.communicate(timeout=300)[1] for process in run]
+  assert [process.returncode for process in run] == [0, 0], said
+  assert [path.name for path in tmp_path.iterdir()] == ['two']
+  shards = sorted(path.name for path in (tmp_path / 'two').glob('*.safetensors'))
+  assert len(shards) >= 2 and shards[0] == f'model-00001-of-{len(shards):05}.safetensors'
+  convert.to_hf(str(trained), str(tmp_path / 'one'), check=False)
+  one, two = (hf.load_params(str(tmp_path / name)) for name in ('one', 'two'))
+  assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and (a == b).all(), one, two))
+  same = {path.name for path in (tmp_path / 'one').iterdir()} - {'model.safetensors'}
+  assert same == {path.name for path in (tmp_path / 'two').iterdir()} - {*shards, 'model.safetensors.index.json'}
+  for name in same:
+    assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()
 
 
 @pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
