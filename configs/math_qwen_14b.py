@@ -1,6 +1,6 @@
 """MATH-QWEN-CHAT 14B: the recipe of `math_qwen_7b` on the larger model.
 
-mathqwen train math_qwen_14b --init Qwen1.5-14B --workdir gs://BUCKET/math-qwen-14b
+mathqwen train math_qwen_14b --init Qwen-14B --workdir gs://BUCKET/math-qwen-14b
 """
 
 import dataclasses
@@ -10,5 +10,5 @@ from mathqwen.config import load
 from mathqwen.model.config import PRESETS
 
 config = dataclasses.replace(
-  load(str(pathlib.Path(__file__).with_name('math_qwen_7b.py'))), model=PRESETS['Qwen-14B'], init='Qwen/Qwen1.5-14B'
+  load(str(pathlib.Path(__file__).with_name('math_qwen_7b.py'))), model=PRESETS['Qwen-14B'], init='Qwen/Qwen-14B'
 )

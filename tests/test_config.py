@@ -204,7 +204,7 @@ def test_the_recipe(name, model):
   """Qwen Technical Report (arXiv 2309.16609), sections 3.1.2 and 5.1."""
   e = load(name)
   assert e.model == PRESETS[model]
-  assert e.init == f'Qwen/{model.replace("Qwen", "Qwen1.5")}'  # the same shapes, in files that are read
+  assert e.init == f'Qwen/{model}'
   assert (e.data.batch_size, e.data.seq_len) == (128, 1024)
   assert (e.optim.learning_rate, e.optim.warmup_steps) == (2e-5, 1430)
   assert (e.optim.beta1, e.optim.beta2, e.optim.eps) == (0.9, 0.95, 1e-8)
