@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from mathqwen import checkpoint, generate, hf, sharding
@@ -35,6 +36,11 @@ class Model:
 
   def logits(self, tokens_BT, segment_ids=None, positions=None):
     """float32 [B, T, V] of int32 [B, T]. Attention does not cross segments; positions count from 0 unless given."""
+    tokens = np.asarray(tokens_BT)
+    if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
+      raise UserError(f'logits takes whole numbers [B, T], and these are {tokens.dtype} {list(tokens.shape)}')
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
+      raise UserError(f'ids from {tokens.min()} to {tokens.max()}: the model knows 0 to {self.config.vocab_size - 1}')
     arrays = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens_BT, segment_ids, positions)]
     return _logits(self.params, *arrays, cfg=self.config, dtype=self.dtype)
 

@@ -110,6 +110,8 @@ def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: in
     room = cfg.max_position_embeddings - len(prompt)
     if not prompt:
       raise UserError(f'prompt {index} is empty: give at least one token')
+    if not 0 <= min(prompt) <= max(prompt) < cfg.vocab_size:
+      raise UserError(f'prompt {index} has ids outside 0 to {cfg.vocab_size - 1}, which are all that the model knows')
     if max_new_tokens > room:
       remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
       raise UserError(

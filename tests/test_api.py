@@ -228,3 +228,17 @@ def test_public_names(model):
     assert getattr(mathqwen, name)
   with pytest.raises(AttributeError, match='no_such_name'):
     mathqwen.no_such_name  # noqa: B018
+
+
+@pytest.mark.parametrize(
+  'tokens, message',
+  [
+    ([[1, 5000]], 'ids from 1 to 5000: the model knows 0 to 1023'),
+    ([[-1, 3]], 'ids from -1 to 3'),
+    ([1, 2], r'takes whole numbers \[B, T\], and these are int64 \[2\]'),
+    ([[0.5]], 'these are float64'),
+  ],
+)
+def test_what_logits_refuses(tokens, message, model):
+  with pytest.raises(UserError, match=message):
+    model.logits(tokens)

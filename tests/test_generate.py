@@ -137,6 +137,8 @@ def test_few_programs_serve_many_shapes(model):
   [
     ({'max_new_tokens': 0}, 'max_new_tokens is 0'),
     ({'prompts': [[1], []]}, 'prompt 1 is empty'),
+    ({'prompts': [[1], [3, -1]]}, 'prompt 1 has ids outside 0 to'),
+    ({'prompts': [[10**6]]}, 'prompt 0 has ids outside 0 to'),
     ({'prompts': [[1] * 120]}, 'max_new_tokens to at most 8'),
   ],
 )
