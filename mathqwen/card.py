@@ -12,8 +12,9 @@ def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[
   made, run = provenance.provenance(), source.experiment
   trained = source.step if run is not None else None
   lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
-  if run is not None and run.init and hub.name_of(run.init):
-    lines.append(f'base_model: {hub.name_of(run.init)}')  # the hub takes no other names
+  hub_name = hub.name_of(run.init) if run is not None and run.init else None
+  if hub_name:
+    lines.append(f'base_model: {hub_name}')  # the hub takes no other names
   lines += ['---', '', f'# {source.name.rstrip("/").split("/checkpoints/")[0].split("/")[-1]}', '']
   commit = f', commit {made["commit"]}' if made['commit'] else ''
   lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
@@ -27,14 +28,21 @@ def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[
       '',
       '## Training',
       '',
-      f'{trained:,} steps from {run.init or "random weights"} with the recipe of the Qwen Technical Report, section 5 '
+      f'{trained:,} steps from {hub_name or _shown(run.init or "random weights")} with the recipe of the Qwen Technical Report, section 5 '
       '(cross-entropy on the assistant turns, AdamW, warmup, then decay), with these settings:',
       '',
       '| setting | value |',
       '|---|---|',
     ]
     flat = config.to_flat(run)
-    lines += [f'| `{name}` | {value} |' for name, value in flat.items() if name.split('.')[0] in SETTINGS]
+    lines += [f'| `{name}` | {_shown(value)} |' for name, value in flat.items() if name.split('.')[0] in SETTINGS]
   if scores:
     lines += ['', '## Scores', '', table.table(scores).strip()]
   return '\n'.join(lines) + '\n'
+
+
+def _shown(value) -> str:
+  """A setting without the folders of the machine that it was used on."""
+  if isinstance(value, tuple):
+    return ', '.join(map(_shown, value))
+  return value.rstrip('/').split('/')[-1] if isinstance(value, str) else str(value)

@@ -88,9 +88,10 @@ def test_weights_keep_their_own_dtypes(directory, tmp_path):
   assert json.loads((tmp_path / 'out' / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
 
 
-def test_a_converted_model_is_a_model(exported, tmp_path, capsys, tiny):
+def test_a_converted_model_is_a_model(exported, tmp_path, capsys, tiny, monkeypatch):
   ours = tmp_path / 'ours'
-  assert main(['convert', 'from-hf', str(exported), str(ours), '--json']) == 0
+  monkeypatch.chdir(tmp_path)
+  assert main(['convert', 'from-hf', str(exported), 'ours', '--json']) == 0
   said = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert said['check']['max_logit_difference'] == 0 and said['check']['greedy_agreement'] == 1
   assert sorted(path.name for path in ours.iterdir()) == ['checkpoints', 'experiment.json', 'tokenizer']
@@ -112,6 +113,7 @@ def test_a_run_is_exported_in_bfloat16_with_its_card(trained, tiny, tmp_path, ca
   assert 'bfloat16; the same logits as its source to the bit' in capsys.readouterr().out
   card = (tmp_path / 'out' / 'README.md').read_text()
   scores = json.loads((tmp_path / 'scores' / 'arithmetic' / 'scores.json').read_text())
+  assert str(tmp_path.parent) not in card.split('## Scores')[0] and '| `data.sources` | train.jsonl |' in card
   assert '20 steps from random weights' in card and '| `optim.learning_rate` | 0.003 |' in card
   assert f'{100 * scores["accuracy"]:.1f}' in card.split('## Scores')[1] and '(n = 8)' in card
   tensors = safetensors.numpy.load_file(tmp_path / 'out' / 'model.safetensors')

@@ -67,7 +67,7 @@ def whole(directory: str, size: int = 0):
     yield epath.Path(directory)
     _together('written')
     return
-  target, first = pathlib.Path(directory), jax.process_index() == 0
+  target, first = pathlib.Path(directory).absolute(), jax.process_index() == 0  # as Orbax wants it
   number = os.getpid()
   if jax.process_count() > 1:
     number = int(multihost_utils.broadcast_one_to_all(np.int32(number)))
