@@ -24,12 +24,13 @@ def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[
   if source.system_prompt:
     lines += ['', f'System turn: `{source.system_prompt}`']
   if trained:
+    start = hub_name or _shown(run.init or 'random weights')
     lines += [
       '',
       '## Training',
       '',
-      f'{trained:,} steps from {hub_name or _shown(run.init or "random weights")} with the recipe of the Qwen Technical Report, section 5 '
-      '(cross-entropy on the assistant turns, AdamW, warmup, then decay), with these settings:',
+      f'{trained:,} steps from {start} with the recipe of the Qwen Technical Report, section 5 (cross-entropy on the '
+      'assistant turns, AdamW, warmup, then decay), with these settings:',
       '',
       '| setting | value |',
       '|---|---|',
