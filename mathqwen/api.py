@@ -165,14 +165,15 @@ class Source:
 def open_source(path: str) -> Source:
   """Finds and checks what `path` names; UserError if that is no model, or not a whole one."""
   path = str(epath.Path(path)) if '://' not in str(path) else str(path)
-  if name := hub.name_of(path):
-    path = hub.fetch(name)
+  name = path
+  if hub_name := hub.name_of(path):
+    name, path = hub.PREFIX + hub_name, hub.fetch(hub_name)
   if '://' not in path and not pathlib.Path(path).is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory or the --workdir of a run')
   if '://' not in path and (pathlib.Path(path) / 'config.json').exists():
     config, prompt = hf.read_config(path), hf.read_system_prompt(path)
     tokenizer = _tokenizer(path, path, config)
-    return Source(path, config, tokenizer, prompt, hf.Checkpoint(path))
+    return Source(name, config, tokenizer, prompt, hf.Checkpoint(path))
   if found := checkpoint.find(path):
     workdir, experiment, step = found
     name = workdir if checkpoint.is_converted(workdir) else str(checkpoint.step_path(path, step))

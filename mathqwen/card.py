@@ -3,6 +3,7 @@
 from mathqwen import api, config
 from mathqwen.evals import provenance, table
 from mathqwen.hf import hub
+from mathqwen.tokenizer import IM_START
 
 SETTINGS = ('data', 'optim', 'train')
 
@@ -12,15 +13,17 @@ def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[
   made, run = provenance.provenance(), source.experiment
   trained = source.step if run is not None else None
   lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
-  hub_name = hub.name_of(run.init) if run is not None and run.init else None
-  if hub_name:
+  hub_name = None
+  if run is not None and run.init and run.init.startswith(hub.PREFIX):
+    hub_name = hub.name_of(run.init)
     lines.append(f'base_model: {hub_name}')  # the hub takes no other names
   lines += ['---', '', f'# {source.name.rstrip("/").split("/checkpoints/")[0].split("/")[-1]}', '']
   commit = f', commit {made["commit"]}' if made['commit'] else ''
   lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
   if layout == 'qwen1':
     lines.append('Its tensors and config are those of `QWenLMHeadModel`, whose code is not part of transformers.')
-  lines += ['', '## Prompt', '', 'ChatML, as in `chat_template`; digits are single tokens, decoding is greedy.']
+  if source.tokenizer is not None and IM_START in source.tokenizer.special:
+    lines += ['', '## Prompt', '', 'ChatML, as in the chat template; answers are decoded greedily.']
   if source.system_prompt:
     lines += ['', f'System turn: `{source.system_prompt}`']
   if trained:

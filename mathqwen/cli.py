@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 
 from mathqwen.errors import Preempted, UserError
@@ -266,15 +267,22 @@ def run_generate(args):
   return chat.interact(model, options)
 
 
+def _leave_on_sigterm():
+  """So that what is half written is removed."""
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def run_from_hf(args):
   from mathqwen import convert
 
+  _leave_on_sigterm()
   return convert.from_hf(args.source, args.target, check=not args.no_check)
 
 
 def run_to_hf(args):
   from mathqwen import convert, hosts
 
+  _leave_on_sigterm()
   if args.distributed:
     hosts.join(args.distributed)
   return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)

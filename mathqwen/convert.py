@@ -27,6 +27,8 @@ POSITIONS = 64  # of each text of the sample
 def from_hf(source: str, target: str, check: bool = True) -> dict:
   """Writes `target`, a checkpoint directory of ours, from a Hugging Face directory, each weight in its own dtype."""
   writing.check_target(target)
+  if '://' in str(target):
+    raise UserError(f'{target}: from-hf writes to a local disk')
   model = api.open_source(source)
   if not isinstance(model.weights, hf.Checkpoint):
     raise UserError(f'{source} is a checkpoint of ours already: give a Hugging Face directory')
@@ -113,7 +115,7 @@ def compare_models(a: str, b: str, tolerance: float | None = None) -> dict:
   print(
     f'greatest logit difference {found["max_logit_difference"]:.3g} (logits have standard deviation '
     f'{found["logit_std"]:.3g}); KL divergence {found["kl_divergence"]:.3g} nats a position; the same greedy token at '
-    f'{found["greedy_agreement"]:.1%} of {found["positions"]} positions'
+    f'{found["greedy_agreement"]:.1%} of {found["positions"]} positions, over the {found["vocabulary"]:,} ids of both'
   )
   if tolerance is not None and not found['max_logit_difference'] <= tolerance:
     raise UserError(
@@ -126,7 +128,7 @@ def compare(a: api.Source, b: api.Source, dtype: str | None = None) -> dict:
   """Logits of two models on a small batch, in float32: one model is in memory at a time, in the dtype of its files.
 
   dtype: round the weights of `a` to it first. Returns max_logit_difference, kl_divergence (of `b` from `a`, nats a
-  position), greedy_agreement (a fraction), positions and logit_std.
+  position), greedy_agreement (a fraction), positions, vocabulary (ids that both have) and logit_std.
   """
   vocab = min(a.config.vocab_size, b.config.vocab_size)
   positions = min(POSITIONS, a.config.max_position_embeddings, b.config.max_position_embeddings)
@@ -140,6 +142,7 @@ def compare(a: api.Source, b: api.Source, dtype: str | None = None) -> dict:
     'kl_divergence': float(np.sum(np.exp(log_p) * (log_p - log_q), axis=-1).mean()),
     'greedy_agreement': float(np.mean(ours.argmax(-1) == theirs.argmax(-1))),
     'positions': len(ours),
+    'vocabulary': vocab,
     'logit_std': float(ours.std()),
   }
 

@@ -52,7 +52,8 @@ class Run:
           raise UserError(
             f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there'
           )
-        experiment = dataclasses.replace(experiment, model=model.config)
+        init = model.name if model.name.startswith(hub.PREFIX) else experiment.init  # not a folder of the hub's cache
+        experiment = dataclasses.replace(experiment, model=model.config, init=init)
     tokenizer = tokenizer or load_tokenizer(None)
     if tokenizer.vocab_size > experiment.model.vocab_size:
       raise UserError(

@@ -320,15 +320,22 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
 
 def _load_files(files: dict[str, bytes], path: Path) -> Tokenizer:
   try:
-    json.loads(files.get('tokenizer_config.json', b'{}'))
-  except ValueError as error:
+    if not isinstance(json.loads(files.get('tokenizer_config.json', b'{}')), dict):
+      raise ValueError('it is no object')
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
   for kind in KINDS:
     found = [_matching(files, pattern) for pattern in kind.files]
     if all(found):
       try:
         return kind.load(files)
-      except (ValueError, KeyError, TypeError, RuntimeError) as error:  # what json, tokenizers, sentencepiece raise
+      except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+      ) as error:
         raise UserError(
           f'{path}: {" + ".join(found)} cannot be read as a tokenizer ({error}); copy the file again from its source'
         ) from None

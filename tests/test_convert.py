@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import struct
+import subprocess
 
 import ml_dtypes
 import numpy as np
@@ -202,6 +203,50 @@ def overlapping(directory):
   (directory / 'model.safetensors').write_bytes(content[:8] + text + content[8 + length :])
 
 
+def header_of(directory, edit):
+  content = (directory / 'model.safetensors').read_bytes()
+  (length,) = struct.unpack('<Q', content[:8])
+  header = json.loads(content[8 : 8 + length])
+  text = json.dumps(edit(header)).encode()
+  (directory / 'model.safetensors').write_bytes(struct.pack('<Q', len(text)) + text + content[8 + length :])
+
+
+def same_bytes_twice(directory):
+  def edit(header):
+    header['model.layers.0.input_layernorm.weight']['data_offsets'] = header['model.norm.weight']['data_offsets']
+    return header
+
+  header_of(directory, edit)
+
+
+def no_object(directory):
+  header_of(directory, lambda header: [1])
+
+
+def both_kinds(directory):
+  lose(directory)
+  shutil.copy(directory / 'model.safetensors', directory / 'model-00002-of-00002.safetensors')
+
+
+def in_two_files(directory):
+  tensors = safetensors.numpy.load_file(directory / 'model.safetensors')
+  (directory / 'model.safetensors').unlink()
+  safetensors.numpy.save_file(tensors, directory / 'a.safetensors')
+  safetensors.numpy.save_file({'model.norm.weight': tensors['model.norm.weight']}, directory / 'b.safetensors')
+  index = dict.fromkeys(tensors, 'a.safetensors') | {'model.norm.weight': 'b.safetensors'}
+  (directory / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': index}))
+
+
+def tied(directory):
+  values = json.loads((directory / 'config.json').read_text())
+  (directory / 'config.json').write_text(json.dumps(values | {'tie_word_embeddings': True}))
+
+
+def long_name(directory):
+  index = {'weight_map': {'model.norm.weight': 'x' * 300}}
+  (directory / 'model.safetensors.index.json').write_text(json.dumps(index))
+
+
 UP = 'model.layers.1.mlp.up_proj.weight'
 DAMAGES = {
   'truncated': (cut, 'model.safetensors cannot be read as safetensors'),
@@ -213,6 +258,12 @@ DAMAGES = {
   'config': (another_config, 'model.layers.0-1.mlp.up_proj.weight has shape (80, 48), the config says (96, 48)'),
   'header': (huge_header, 'are no safetensors header'),
   'entry': (overlapping, 'no sound entry for model.norm.weight'),
+  'places': (same_bytes_twice, 'where the tensor before it ends'),
+  'no object': (no_object, 'its header is no JSON object'),
+  'both kinds': (both_kinds, 'model.safetensors stands beside model.safetensors.index.json'),
+  'two files': (in_two_files, 'model.norm.weight is in two files'),
+  'not tied': (tied, 'lm_head.weight is not the embedding, and config.json has tie_word_embeddings'),
+  'long name': (long_name, 'is not the name of a file beside the index'),
 }
 
 
@@ -249,7 +300,7 @@ def test_no_space_is_said_before_writing(exported, tmp_path, capsys, monkeypatch
 
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: collections.namedtuple('U', 'total used free')(9, 9, 1000))
   for way in ('from-hf', 'to-hf'):
-    assert 'GiB are to be written and the disk has 0.0' in fails(capsys, 'convert', way, exported, tmp_path / 'out')
+    assert 'MiB are to be written and the disk has 0.0 MiB' in fails(capsys, 'convert', way, exported, tmp_path / 'out')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -262,6 +313,45 @@ def test_targets_that_are_refused(way, exported, tmp_path, capsys):
   assert fails(capsys, 'convert', way, exported, tmp_path / 'full').endswith('is not empty: name a new directory')
   assert fails(capsys, 'convert', way, tmp_path / 'none', tmp_path / 'out').startswith('no model at ')
   assert 'the name' not in fails(capsys, 'convert', way, tmp_path / 'full', tmp_path / 'out')
+
+
+def test_names_that_no_directory_can_have(exported, tmp_path, capsys, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+  for target, said in {
+    '.': "'.' is no name of a new directory",
+    '': "'' is no name of a new directory",
+    'link': 'link is a link: name the directory itself',
+    's3://bucket/x': 'name a local directory, or one on gs://',
+  }.items():
+    for way in ('from-hf', 'to-hf'):
+      assert said in fails(capsys, 'convert', way, exported, target)
+
+
+def test_what_a_killed_process_left_is_swept(exported, tmp_path):
+  done = subprocess.Popen(['true'])
+  done.wait()
+  (tmp_path / f'.out.{done.pid}').mkdir()
+  (tmp_path / f'.out.{done.pid}' / 'model.safetensors').write_text('half')
+  convert.to_hf(str(exported), str(tmp_path / 'out'), check=False)
+  assert [path.name for path in tmp_path.iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('check', [(), ('--no-check',)])
+def test_numbers_that_float16_does_not_hold(check, directory, tmp_path, capsys):
+  change('model.norm.weight', lambda x: x * 1e6)(directory)
+  said = fails(capsys, 'convert', 'to-hf', directory, tmp_path / 'out', '--dtype', 'float16', *check)
+  assert said.startswith('model.norm.weight holds NaN or infinity as float16, whose largest number is ')
+  assert [path.name for path in tmp_path.iterdir()] == ['hf']
+
+
+def test_layers_of_two_dtypes_are_held_by_one(directory, tmp_path):
+  change(UP, lambda x: x.astype(ml_dtypes.bfloat16))(directory)
+  change(UP.replace('1', '0'), lambda x: x.astype(np.float16))(directory)
+  convert.from_hf(str(directory), str(tmp_path / 'ours'))
+  convert.to_hf(str(tmp_path / 'ours'), str(tmp_path / 'out'))
+  before, after = (safetensors.numpy.load_file(d / 'model.safetensors') for d in (directory, tmp_path / 'out'))
+  assert after[UP].dtype == np.float32 and (after[UP] == before[UP].astype(np.float32)).all()
 
 
 def test_layouts_that_are_refused(exported, tmp_path, capsys):

@@ -63,11 +63,14 @@ def bos(tokenizer) -> int | None:
 def from_hf(values: dict, where: str) -> tuple[ModelConfig, str]:
   """(ModelConfig, layout) of a config.json. UserError names everything in it that this decoder does not do."""
   problems = []
-  architecture = (values.get('architectures') or ['none'])[0]
   names = {layout.architecture: name for name, layout in layouts.LAYOUTS.items()}
-  if architecture not in names:
-    problems.append(f'architecture {architecture!r} (known are {", ".join(names)})')
-  layout = names.get(architecture, 'qwen2')
+  architectures = values.get('architectures')
+  layout = names.get(architectures[0]) if isinstance(architectures, list) and len(architectures) == 1 else None
+  if layout is None:
+    problems.append(f'architectures {architectures!r} (known are {", ".join(names)})')
+    layout = 'qwen2'
+  elif values.get('model_type') not in (None, layouts.LAYOUTS[layout].model_type):
+    problems.append(f'model_type {values["model_type"]!r} beside architecture {architectures[0]}')
   if values.get('quantization_config'):
     problems.append('quantization_config (give the unquantised checkpoint)')
   try:
@@ -93,8 +96,6 @@ def _qwen1(values, problems) -> dict:
   if values.get('activation', 'swiglu') != 'swiglu':
     problems.append(f'activation {values["activation"]!r}')
   heads, head_dim, hidden = (fields[n] for n in ('num_attention_heads', 'head_dim', 'hidden_size'))
-  if fields['rope_theta'] is not None:
-    fields['rope_theta'] = float(fields['rope_theta'])
   width = fields['intermediate_size']
   if isinstance(width, int):
     if width % 2:
@@ -104,26 +105,32 @@ def _qwen1(values, problems) -> dict:
     fields['head_dim'] = hidden // heads
   return fields | {
     'num_key_value_heads': heads,
-    'tie_word_embeddings': bool(values.get('tie_word_embeddings', False)),
-    'initializer_range': values.get('initializer_range', 0.02),
+    'tie_word_embeddings': _given(values, 'tie_word_embeddings', False),
+    'initializer_range': _given(values, 'initializer_range', 0.02),
     'qkv_bias': True,
     'qk_norm': False,
-    'use_dynamic_ntk': bool(values.get('use_dynamic_ntk', False)),
-    'use_logn_attn': bool(values.get('use_logn_attn', False)),
+    'use_dynamic_ntk': _given(values, 'use_dynamic_ntk', False),
+    'use_logn_attn': _given(values, 'use_logn_attn', False),
   }
+
+
+def _given(values, name, default):
+  """null means the default, as a missing key does."""
+  return default if values.get(name) is None else values[name]
 
 
 def _llama(values, problems, layout) -> dict:
   rope = values.get('rope_parameters') or {}
   # Llama 2's own config.json has no rope_theta: it is older than the field.
-  theta = values.get('rope_theta', rope.get('rope_theta', 10_000.0 if layout == 'llama' else None))
+  theta = _given(values, 'rope_theta', _given(rope, 'rope_theta', 10_000.0 if layout == 'llama' else None))
   if theta is None:
     problems.append('neither rope_theta nor rope_parameters.rope_theta')
-  elif rope.get('rope_theta', theta) != theta:
+  elif _given(rope, 'rope_theta', theta) != theta:
     problems.append(f'rope_theta {theta} beside rope_parameters.rope_theta {rope["rope_theta"]}')
   scaling = values.get('rope_scaling') or {}
-  kinds = {rope.get('rope_type', 'default'), scaling.get('rope_type', scaling.get('type', 'default'))}
-  problems += [f'rope scaling {kind!r}' for kind in sorted(map(str, kinds - {'default', None}))]
+  unnamed = 'unknown' if scaling else 'default'
+  kinds = {_given(rope, 'rope_type', 'default'), _given(scaling, 'rope_type', _given(scaling, 'type', unnamed))}
+  problems += [f'rope scaling {kind!r}' for kind in sorted(map(str, kinds - {'default'}))]
   if (values.get('partial_rotary_factor') or 1.0) != 1.0:
     problems.append(f'partial_rotary_factor {values["partial_rotary_factor"]}')
   if values.get('hidden_act', 'silu') != 'silu':
@@ -135,11 +142,11 @@ def _llama(values, problems, layout) -> dict:
   heads, hidden = values.get('num_attention_heads'), values.get('hidden_size')
   fields = {name: values.get(name) for name in SHARED}
   return fields | {
-    'num_key_value_heads': fields['num_key_value_heads'] or heads,
-    'head_dim': fields['head_dim'] or (hidden // heads if heads and hidden else None),
-    'rope_theta': 0.0 if theta is None else float(theta),
-    'tie_word_embeddings': bool(fields['tie_word_embeddings']),
-    'initializer_range': values.get('initializer_range', 0.02),
+    'num_key_value_heads': _given(values, 'num_key_value_heads', heads),
+    'head_dim': _given(values, 'head_dim', hidden // heads if heads and hidden else None),
+    'rope_theta': 0.0 if theta is None else theta,  # which is a problem already
+    'tie_word_embeddings': _given(values, 'tie_word_embeddings', False),
+    'initializer_range': _given(values, 'initializer_range', 0.02),
     'qkv_bias': layout == 'qwen2',
     'qk_norm': layout == 'qwen3',
   }

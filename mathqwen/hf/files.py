@@ -30,7 +30,7 @@ _PIECE = 1 << 20  # elements looked at together: they stay in the cache
 def read_json(file: pathlib.Path) -> dict:
   try:
     values = json.loads(file.read_text())
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f'{file} is not JSON ({error}): is it a half-written file?') from None
   if not isinstance(values, dict):
     raise UserError(f'{file} holds {type(values).__name__}, wants one JSON object: is this a Hugging Face directory?')
@@ -49,6 +49,18 @@ def is_finite(array: np.ndarray) -> bool:
   return True
 
 
+def _is_sound(entry) -> bool:
+  """Whether a header's entry has a dtype, a shape, and the place of as many bytes."""
+  natural = lambda values: isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
+  if not isinstance(entry, dict) or not natural(entry.get('shape')) or not natural(entry.get('data_offsets')):
+    return False
+  if not isinstance(entry.get('dtype'), str) or len(entry['data_offsets']) != 2:
+    return False
+  begin, stop = entry['data_offsets']
+  known = CODES.get(entry['dtype'])  # of other dtypes the size is not known, and they are refused by name
+  return begin <= stop if known is None else stop - begin == math.prod(entry['shape']) * known.itemsize
+
+
 class Reader:
   """One file. `tensors`: name -> (dtype code, shape). ValueError if the file is not whole."""
 
@@ -65,23 +77,25 @@ class Reader:
     length = struct.unpack('<Q', head)[0] if len(head) == 8 else _HEADER_LIMIT
     if length >= _HEADER_LIMIT or 8 + length > size:
       raise ValueError(f'{size:,} bytes are no safetensors header')
-    entries = json.loads(self._file.read(length))  # a ValueError too
-    tensors, places, end = {}, {}, 0
+    try:
+      entries = json.loads(self._file.read(length))
+    except RecursionError:
+      raise ValueError('its header is nested too deeply') from None
+    if not isinstance(entries, dict):
+      raise ValueError('its header is no JSON object')
+    entries.pop('__metadata__', None)
     for name, entry in entries.items():
-      if name == '__metadata__':
-        continue
-      try:
-        code, shape, (begin, stop) = entry['dtype'], tuple(entry['shape']), entry['data_offsets']
-        itemsize = CODES[code].itemsize if code in CODES else None
-        whole = 0 <= begin <= stop and itemsize in (None, (stop - begin) / max(math.prod(shape), 1))
-      except (TypeError, KeyError, ValueError):
-        whole = False
-      if not whole:
+      if not _is_sound(entry):
         raise ValueError(f'its header has no sound entry for {name}')
-      tensors[name], places[name] = (code, shape), 8 + length + begin
-      end = max(end, 8 + length + stop)
-    if end != size:
-      raise ValueError(f'it has {size:,} bytes and its header says {end:,}')
+    tensors, places, end = {}, {}, 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]['data_offsets']):
+      begin, stop = entry['data_offsets']
+      if begin != end:
+        raise ValueError(f'its header has {name} at byte {begin:,}, where the tensor before it ends at {end:,}')
+      tensors[name], places[name] = (entry['dtype'], tuple(entry['shape'])), 8 + length + begin
+      end = stop
+    if 8 + length + end != size:
+      raise ValueError(f'it has {size:,} bytes and its header says {8 + length + end:,}')
     return tensors, places
 
   def read(self, name: str, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from mathqwen.errors import UserError
 from mathqwen.hf import config, layouts
 from mathqwen.hf.files import CODES, DTYPES, Reader, is_finite, read_json
 
-INDEX, SINGLE = 'model.safetensors.index.json', 'model.safetensors'
+INDEX, SINGLE, HEAD = 'model.safetensors.index.json', 'model.safetensors', 'lm_head.weight'
 
 
 class Checkpoint:
@@ -25,26 +25,29 @@ class Checkpoint:
     self.config, self.layout = config.read(directory)
     self._where: dict[str, Reader] = {}
     self._weights = {weight.path: weight for weight in layouts.weights(self.config, self.layout)}
-    problems = self._open() + self._compare()
+    problems = self._open()
+    problems += self._compare(complete=not problems)
     if problems:
       self.close()
       raise UserError(f'{directory} does not fit its config.json: {"; ".join(_by_layer(problems))}')
 
   def _open(self) -> list[tuple[str, str]]:
     problems = []
-    named: dict[str, list[str]] = {SINGLE: []}
+    named: dict[str, list[str] | None] = {SINGLE: None}  # tensors that the index has in a file
     if (self.directory / INDEX).exists():
       weight_map = read_json(self.directory / INDEX).get('weight_map')
       if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
-      named = {}
+      if SINGLE not in weight_map.values() and (self.directory / SINGLE).exists():
+        problems.append((SINGLE, f'stands beside {INDEX}, which does not name it: remove the one that is not meant'))
+      named = {str(file): [] for file in weight_map.values()}
       for tensor, file in weight_map.items():
-        named.setdefault(str(file), []).append(tensor)
+        named[str(file)].append(tensor)
     for file, tensors in sorted(named.items()):
-      path = self.directory / file
-      if pathlib.PurePath(file).name != file:
-        problems.append((file, 'is not a name beside the index'))
+      if pathlib.PurePath(file).name != file or len(file) > 200:
+        problems.append((file[:200], 'is not the name of a file beside the index'))
         continue
+      path = self.directory / file
       if not path.exists():
         remedy = 'the download is not complete, fetch it'
         if file == SINGLE and any(self.directory.glob('*.bin')):
@@ -56,30 +59,31 @@ class Checkpoint:
       except ValueError as error:
         problems.append((file, f'cannot be read as safetensors ({error}): is it half a file? Fetch it again'))
         continue
+      problems += [(name, 'is in two files') for name in reader.tensors if name in self._where]
+      if tensors is not None and set(tensors) != set(reader.tensors):
+        lost, unnamed = set(tensors) - set(reader.tensors), set(reader.tensors) - set(tensors)
+        problems += [(name, f'is not in {file}, where the index has it') for name in sorted(lost)]
+        problems += [(name, f'is in {file}, and the index does not say so') for name in sorted(unnamed)]
       self._where |= dict.fromkeys(reader.tensors, reader)
-      problems += [
-        (name, f'is not in {file}, where the index has it') for name in tensors if name not in reader.tensors
-      ]
-    self._broken = bool(problems)
     return problems
 
-  def _compare(self) -> list[tuple[str, str]]:
+  def _compare(self, complete: bool) -> list[tuple[str, str]]:
+    """Problems of what the files hold. Unless they are complete, no tensor is called missing."""
     wanted = {tensor.name: tensor.shape for tensor in layouts.stored(self.config, self.layout)}
+    if self.config.tie_word_embeddings and HEAD in self._where:
+      wanted[HEAD] = (self.config.vocab_size, self.config.hidden_size)  # `_read_parts` holds it against the embedding
     ignored = layouts.LAYOUTS[self.layout].ignored
-    tied = 'lm_head.weight' if self.config.tie_word_embeddings else None
-    # What broken files would have held is not known, so nothing is called missing beside them.
     extra, other = [], []
     for name, reader in self._where.items():
       code, shape = reader.tensors[name]
       if name not in wanted:
-        if name != tied and not name.endswith(ignored or ('\0',)):
+        if not name.endswith(ignored or ('\0',)):
           extra.append((name, 'is not in a model of this config'))
       elif code not in CODES:
         other.append((name, f'is {code}: {", ".join(CODES)} are read'))
       elif shape != wanted[name]:
         other.append((name, f'has shape {shape}, the config says {wanted[name]}'))
-    # What broken files would have held is not known, so nothing is called missing beside them.
-    missing = [] if self._broken else [(name, 'is missing') for name in wanted if name not in self._where]
+    missing = [(name, 'is missing') for name in wanted if name not in self._where] if complete else []
     return missing + extra + other
 
   def paths(self) -> list[tuple[str, ...]]:
@@ -88,8 +92,8 @@ class Checkpoint:
 
   def dtype(self, path) -> np.dtype:
     """That of the file; where layers differ, one that holds them all."""
-    codes = {self._where[slot.name].tensors[slot.name][0] for slot in self._weights[path].slots}
-    return np.result_type(*(CODES[code] for code in codes))
+    found = {CODES[self._where[slot.name].tensors[slot.name][0]] for slot in self._weights[path].slots}
+    return widest(found)
 
   def read(self, path, sharding=None, dtype: str | None = None):
     """One weight of our tree, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
@@ -147,6 +151,8 @@ class Checkpoint:
         read = reader.read(slot.name, slot.start + low * rows, slot.start + high * rows, into)
       except ValueError as error:
         raise UserError(f'{self.directory}: {slot.name} cannot be read ({error}): fetch its file again') from None
+      if weight.path == ('embed',) and self.config.tie_word_embeddings and HEAD in self._where:
+        self._check_tied(read, low, high)
       if not is_finite(read):
         raise UserError(
           f'{self.directory}: {slot.name} holds NaN or infinity: fetch it again, or use another checkpoint'
@@ -157,6 +163,16 @@ class Checkpoint:
           target[...] = read[(slice(box[0].start - low, box[0].stop - low), *box[1:])]
     return out
 
+  def _check_tied(self, embed_VD, low, high):
+    """transformers would use a head of its own, whatever the config says."""
+    for start in range(low, high, 4096):
+      stop = min(start + 4096, high)
+      if not np.array_equal(self._where[HEAD].read(HEAD, start, stop), embed_VD[start - low : stop - low]):
+        raise UserError(
+          f'{self.directory}: {HEAD} is not the embedding, and config.json has tie_word_embeddings: set that to false, '
+          f'or take {HEAD} out'
+        )
+
   def close(self):
     for reader in set(self._where.values()):
       reader.close()
@@ -166,6 +182,12 @@ class Checkpoint:
 
   def __exit__(self, *_):
     self.close()
+
+
+def widest(dtypes) -> np.dtype:
+  """The one dtype, or one that holds every value of several."""
+  found = set(dtypes)
+  return found.pop() if len(found) == 1 else DTYPES['float32']
 
 
 def load_params(directory: str, shardings=None, dtype: str | None = None) -> dict:

@@ -1,6 +1,7 @@
 """The sizes and switches that make one decoder a Qwen-1, Qwen1.5/2/2.5, Qwen3 or LLaMA."""
 
 import dataclasses
+import math
 
 from mathqwen.errors import UserError
 
@@ -29,10 +30,15 @@ class ModelConfig:
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      wants_int = field.type is int or (field.name == 'seq_length' and value is not None)
-      if wants_int and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise UserError(f'model.{field.name} is {value!r}: it must be a whole number of at least 1')
+      value, number = getattr(self, field.name), not isinstance(getattr(self, field.name), bool)
+      if field.type is int or (field.name == 'seq_length' and value is not None):
+        ok, wanted = number and isinstance(value, int) and 0 < value < 2**31, 'a whole number of at least 1'
+      elif field.type is float:
+        ok, wanted = number and isinstance(value, int | float) and 0 < value < math.inf, 'a number above 0'
+      else:
+        ok, wanted = value is None or isinstance(value, bool), 'true or false'
+      if not ok:
+        raise UserError(f'model.{field.name} is {value!r}: it must be {wanted}')
     if self.num_attention_heads % self.num_key_value_heads:
       raise UserError(
         f'model.num_attention_heads {self.num_attention_heads} is not a multiple of '

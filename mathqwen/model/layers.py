@@ -58,7 +58,7 @@ def rope_angles(positions_BT, head_dim, theta):
 def ntk_theta(theta, lengths_BT, seq_length, head_dim):
   """Qwen-1's dynamic NTK: the rotary base [B, T], larger with each doubling of the lengths past `seq_length`."""
   # ceil(log2(length / seq_length)) in whole numbers: a float32 logarithm may miss an exact power of two.
-  doublings = sum((lengths_BT > seq_length << n).astype(jnp.int32) for n in range(10))
+  doublings = sum((lengths_BT > min(seq_length << n, 2**31 - 1)).astype(jnp.int32) for n in range(10))
   alpha = (jnp.left_shift(2, doublings) - 1).astype(jnp.float32)
   return theta * alpha ** (head_dim / (head_dim - 2))
 

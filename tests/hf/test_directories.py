@@ -132,9 +132,19 @@ def test_all_tensors_that_do_not_fit_are_one_error(exported):
   [
     (
       {'architectures': ['GPT2LMHeadModel']},
-      "architecture 'GPT2LMHeadModel' .known are QWenLMHeadModel, Qwen2",
+      "architectures .'GPT2LMHeadModel'. .known are QWenLMHeadModel, Qwen2",
     ),
-    ({'architectures': None}, "architecture 'none'"),
+    ({'architectures': None}, 'architectures None'),
+    ({'architectures': ['Qwen2ForCausalLM', 'Qwen3ForCausalLM']}, 'architectures .*Qwen3'),
+    ({'architectures': 5}, 'architectures 5'),
+    ({'model_type': 'llama'}, "model_type 'llama' beside architecture Qwen2ForCausalLM"),
+    ({'rope_scaling': {'factor': 4.0}}, "rope scaling 'unknown'"),
+    ({'rope_theta': '1000000', 'rope_parameters': None}, "model.rope_theta is '1000000': it must be a number"),
+    ({'rms_norm_eps': '1e-6'}, "model.rms_norm_eps is '1e-6'"),
+    ({'rms_norm_eps': float('nan')}, 'model.rms_norm_eps is nan'),
+    ({'tie_word_embeddings': 'false'}, "model.tie_word_embeddings is 'false': it must be true or false"),
+    ({'head_dim': 0}, 'model.head_dim is 0'),
+    ({'hidden_size': '48'}, 'config.json has a value of the wrong kind|hidden_size'),
     ({'rope_scaling': {'type': 'dynamic', 'factor': 2.0}}, "rope scaling 'dynamic'"),
     ({'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 1e6}}, "rope scaling 'yarn'"),
     ({'use_sliding_window': True}, 'use_sliding_window'),
@@ -154,7 +164,7 @@ def test_configs_that_are_refused(changes, message, exported):
 def test_config_of_the_first_llama_2_has_no_rope_theta(exported):
   directory, cfg = exported
   file = pathlib.Path(directory) / 'config.json'
-  values = json.loads(file.read_text()) | {'architectures': ['LlamaForCausalLM'], 'rope_scaling': None}
+  values = json.loads(file.read_text()) | {'architectures': ['LlamaForCausalLM'], 'model_type': 'llama'}
   del values['rope_theta'], values['rope_parameters'], values['head_dim']
   file.write_text(json.dumps(values))
   read = hf.read_config(directory)

@@ -11,9 +11,11 @@ import time
 
 import jax
 import pytest
+import safetensors.numpy
 
 from mathqwen import convert, hf, hosts
 from mathqwen.errors import UserError
+from mathqwen.hf import layouts
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,6 +90,20 @@ def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
   assert same == {path.name for path in (tmp_path / 'two').iterdir()} - {*shards, 'model.safetensors.index.json'}
   for name in same:
     assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()
+
+
+def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
+  convert.to_hf(str(trained), str(tmp_path / 'hf'), dtype='float32', check=False)
+  tensors = safetensors.numpy.load_file(tmp_path / 'hf' / 'model.safetensors')
+  last = layouts.stored(hf.read_config(str(tmp_path / 'hf')), 'qwen2')[-1].name
+  tensors[last][0, 0] = float('nan')
+  safetensors.numpy.save_file(tensors, tmp_path / 'hf' / 'model.safetensors')
+  run = start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'hf'), str(tmp_path / 'two'))
+  said = [process.communicate(timeout=120)[1] for process in run]
+  assert [process.returncode for process in run] == [2, 2], said
+  assert any('holds NaN or infinity' in text for text in said)
+  assert all('holds NaN' in text or 'could not go on: see what it said' in text for text in said)
+  assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 
 @pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
