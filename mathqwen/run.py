@@ -19,7 +19,7 @@ from mathqwen.data import examples, pipeline
 from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
-from mathqwen.model import qwen
+from mathqwen.model import attention, qwen
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -61,6 +61,7 @@ class Run:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
+    attention.select(experiment.train.attention, mesh)  # refuses what these devices cannot run
     sharding.check(shape, experiment.model, experiment.data.batch_size, experiment.train.micro_batches)
     return cls(experiment, tokenizer, mesh, read)
 

@@ -18,7 +18,7 @@ from mathqwen import checkpoint, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.errors import Preempted, UserError
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
-from mathqwen.model import qwen
+from mathqwen.model import attention, qwen
 from mathqwen.model.config import ModelConfig
 
 
@@ -30,8 +30,8 @@ class TrainState:
   opt_state: optax.OptState  # float32 moments
 
 
-def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig):
-  """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off."""
+def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
+  """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
   x_BTD = qwen.hidden(
     params,
     cfg,
@@ -42,17 +42,18 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig):
     remat=train.remat,
     dropout_rate=train.dropout,
     dropout_key=key,
+    attend_rows=attention.select(train.attention, mesh),
   )
   unembed = functools.partial(qwen.unembed, params, cfg)
   return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
 
 
-def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig):
+def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
 
   Micro-batches add up sums and are divided once: a mean of means would weigh tokens by how many share their part.
   """
-  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train), has_aux=True)
+  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
   M = train.micro_batches
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
@@ -71,10 +72,12 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig):
   return jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 
-def train_step(state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig, tx: optax.GradientTransformation):
+def train_step(
+  state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig, tx: optax.GradientTransformation, mesh=None
+):
   """One AdamW update on a batch of packed rows [B, T]. Metrics are sums; the division is the reader's."""
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train)
+  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   metrics = {
     'loss_sum': loss_sum,
@@ -85,9 +88,9 @@ def train_step(state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig):
+def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(sum of loss, sum of weights), without dropout."""
-  return loss_fn(params, batch, None, cfg=cfg, train=train)
+  return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh)
 
 
 def state_shardings(mesh, cfg: ModelConfig, tx) -> TrainState:
@@ -113,7 +116,7 @@ def abstract_state(mesh, cfg: ModelConfig, tx) -> TrainState:
 
 def compile_step(mesh, cfg: ModelConfig, experiment: Experiment, tx):
   """The jitted step, donating its state."""
-  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx)
+  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, mesh=mesh)
   state = state_shardings(mesh, cfg, tx)
   return jax.jit(
     step,
@@ -179,7 +182,7 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
   del params  # donated
 
   compiled = compile_step(mesh, cfg, experiment, tx)
-  evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train))
+  evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train, mesh=mesh))
   writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
   meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.

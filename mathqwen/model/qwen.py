@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from mathqwen.model.attention import reference
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
@@ -133,21 +134,21 @@ def hidden(
   remat: str = 'none',
   dropout_rate: float = 0.0,
   dropout_key=None,
+  attend_rows=reference,
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
   Without segment ids every token is of segment 1; without positions they count from 0. Weights are cast to `dtype`
   layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
-  residual branches: fused attention kernels have none inside.
+  residual branches: fused attention kernels have none inside. `attend_rows`, from `attention.select`, is the attention
+  of a call without a cache.
   """
   B, T = tokens_BT.shape
   if segment_ids_BT is None:
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-  if cache is None:
-    mask_BTS = causal_mask(segment_ids_BT, segment_ids_BT)
-  else:
+  if cache is not None:
     cache = cache.mark(segment_ids_BT)
     mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
   angles = rope_angles(positions_BT, cfg.head_dim, cfg.rope_theta)
@@ -159,7 +160,7 @@ def hidden(
 
     def attend(q, k, v):
       if cache is None:
-        return attention(q, k, v, mask_BTS), None
+        return attend_rows(q, k, v, segment_ids_BT), None
       new, (k_BSKH, v_BSKH) = cache.write(index, k, v)
       return attention(q, k_BSKH, v_BSKH, mask_BTS), new
 
