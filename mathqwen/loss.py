@@ -9,7 +9,9 @@ def cross_entropy(logits_BTV, targets_BT, weights_BT):
   # where, not a product, and before the logarithm: a position without loss must not carry its inf or NaN into the sum,
   # nor, as 0 * NaN, into the gradient.
   logits_BTV = jnp.where(weights_BT[..., None] > 0, logits_BTV.astype(jnp.float32), 0.0)
-  target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+  # A comparison, not a look-up: it stays where the logits are when V is split over chips.
+  is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
+  target_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
   nll_BT = jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
   return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 

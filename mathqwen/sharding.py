@@ -15,6 +15,9 @@ from mathqwen.model.config import ModelConfig
 RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
   'length': None,
+  'width': None,  # D of activations; 'embed' is D of weights
+  'copy': 'data',  # rows of a batch that every chip of one model copy holds
+  'vocab_parts': ('tensor', 'fsdp'),  # the head and its logits, while the loss is computed
   'layers': None,
   'vocab': 'tensor',
   'embed': 'fsdp',
@@ -59,10 +62,41 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
   return PartitionSpec(*mapped)
 
 
+class Placement:
+  """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names."""
+
+  def __init__(self, mesh: Mesh | None = None):
+    self._mesh = mesh
+
+  def __call__(self, x, *axes: str):
+    return x if self._mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self._mesh, spec(axes)))
+
+  def tree(self, values, axes):
+    """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
+    return values if self._mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
+
+  def gather(self, weights, axes):
+    """Weights whole along fsdp for as long as they are used; their gradients go straight back to their shards."""
+    if self._mesh is None:
+      return weights
+
+    @jax.custom_vjp
+    def gather(w):
+      whole = jax.tree.map(lambda names: tuple('width' if RULES[n] == 'fsdp' else n for n in names), axes, is_leaf=_is_axes)
+      # Sharded, so that the cast to the compute dtype happens before the weights travel.
+      return self.tree(self.tree(w, axes), whole)
+
+    gather.defvjp(lambda w: (gather(w), None), lambda _, gradient: (self.tree(gradient, axes),))
+    return gather(weights)
+
+
+def _is_axes(x):
+  return isinstance(x, tuple)
+
+
 def params_shardings(mesh: Mesh, cfg: ModelConfig):
   """The tree of `qwen.init` as NamedShardings."""
-  is_axes = lambda x: isinstance(x, tuple)
-  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=is_axes)
+  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -32,6 +32,7 @@ class TrainState:
 
 def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
+  placement = sharding.Placement(mesh)
   x_BTD = qwen.hidden(
     params,
     cfg,
@@ -43,8 +44,16 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     dropout_rate=train.dropout,
     dropout_key=key,
     attend_rows=attention.select(train.attention, mesh),
+    place=placement,
+    gather=placement.gather,
   )
-  unembed = functools.partial(qwen.unembed, params, cfg)
+  head = 'embed' if cfg.tie_word_embeddings else 'head'
+  head_VD = placement(params[head], 'vocab_parts', 'width')
+
+  def unembed(x_BTD):
+    logits_BTV = qwen.unembed({head: head_VD}, cfg, placement(x_BTD, 'copy', 'length', 'width'))
+    return placement(logits_BTV, 'copy', 'length', 'vocab_parts')
+
   return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
 
 
@@ -54,6 +63,7 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
   Micro-batches add up sums and are divided once: a mean of means would weigh tokens by how many share their part.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
+  placement, axes = sharding.Placement(mesh), qwen.logical_axes(cfg)
   M = train.micro_batches
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
@@ -62,9 +72,10 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
     index, rows = xs
     part_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
     (loss_sum, weight), grads = grad_fn(params, rows, part_key)
+    grads = placement.tree(grads, axes)
     return jax.tree.map(jnp.add, total, (grads, loss_sum, weight)), None
 
-  zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+  zero = (placement.tree(jax.tree.map(jnp.zeros_like, params), axes), jnp.zeros(()), jnp.zeros(()))
   if M == 1:
     (grads, loss_sum, weight), _ = one(zero, (0, jax.tree.map(lambda x: x[0], parts)))
   else:

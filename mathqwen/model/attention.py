@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from mathqwen.errors import UserError
+from mathqwen.model import splash
 from mathqwen.model.layers import attention, causal_mask
 
 BLOCK, MOST_BLOCKS = 128, 16  # queries that `blocks` takes together, at least; blocks of a row, at most
@@ -37,8 +38,9 @@ def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
 IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
   'reference': (lambda mesh: reference, ()),
   'blocks': (lambda mesh: blocks, ()),
+  'splash': (splash.make, ('tpu',)),
 }
-AUTO = {'cpu': 'blocks'}  # platform -> name; elsewhere `reference`
+AUTO = {'cpu': 'blocks', 'tpu': 'splash'}  # platform -> name; elsewhere `reference`
 
 
 def select(name: str, mesh: jax.sharding.Mesh | None = None):

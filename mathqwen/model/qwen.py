@@ -16,16 +16,22 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name as name
 
 from mathqwen.model.attention import reference
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
 
+# What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
+_keep = jax.checkpoint_policies.save_only_these_names
 REMAT = {
-  'none': None,  # keep every activation
-  'full': jax.checkpoint_policies.nothing_saveable,  # keep the layers' boundaries, compute the rest again
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the results of weight multiplications
+  'none': None,  # everything
+  'dots': _keep('qkv', 'attention', 'mid', 'gate', 'up'),  # results of multiplications: none is computed again
+  'gate': _keep('qkv', 'attention', 'mid', 'gate'),  # computes up again
+  'mlp': _keep('qkv', 'attention', 'mid'),  # computes gate and up again
+  'attention': _keep('attention'),  # all multiplications by weights but the last
+  'full': jax.checkpoint_policies.nothing_saveable,  # and attention
 }
 
 
@@ -73,8 +79,9 @@ class Block(nnx.Module):
       q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
     if self.cfg.qk_norm:
       q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
-    o_BTNH, cache = attend(rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH)
-    x_BTD = x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0)
+    q_BTNH, k_BTKH, v_BTKH = (name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
+    o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
+    x_BTD = name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid')
     h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
     return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
 
@@ -135,13 +142,16 @@ def hidden(
   dropout_rate: float = 0.0,
   dropout_key=None,
   attend_rows=reference,
+  place=lambda x, *axes: x,
+  gather=lambda weights, axes: weights,
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
   Without segment ids every token is of segment 1; without positions they count from 0. Weights are cast to `dtype`
   layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
   residual branches: fused attention kernels have none inside. `attend_rows`, from `attention.select`, is the attention
-  of a call without a cache.
+  of a call without a cache. `place` and `gather`, of `sharding.Placement`, say by axis names where activations lie on a
+  mesh, and bring a layer's weights together there.
   """
   B, T = tokens_BT.shape
   if segment_ids_BT is None:
@@ -152,11 +162,12 @@ def hidden(
     cache = cache.mark(segment_ids_BT)
     mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
   angles = rope_angles(positions_BT, cfg.head_dim, cfg.rope_theta)
+  layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
-    block = nnx.merge(_block(cfg), jax.tree.map(lambda p: p.astype(dtype), w))
+    block = nnx.merge(_block(cfg), gather(jax.tree.map(lambda p: p.astype(dtype), w), layer_axes))
 
     def attend(q, k, v):
       if cache is None:
@@ -168,11 +179,14 @@ def hidden(
       key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
       return dropout(x, dropout_rate, key)
 
-    return block(x_BTD, angles, attend, drop), None
+    x_BTD, cache = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
+    return (place(x_BTD, 'batch', 'length', 'width'), cache), None
 
   if REMAT[remat] is not None:
     layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
-  x_BTD = params['embed'].astype(dtype)[tokens_BT]
+  # Each chip looks all rows up in its columns of the table, then keeps its rows: the table never travels.
+  x_BTD = place(params['embed'].astype(dtype)[place(tokens_BT, 'copy', 'length')], 'copy', 'length', 'embed')
+  x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
   (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
