@@ -66,6 +66,15 @@ def build_parser() -> Parser:
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
   )
 
+  plan = command('plan', run_plan, 'compile the training step for TPU slices that are not here: memory, time, settings')
+  plan.add_argument('config', metavar='CONFIG')
+  plan.add_argument(
+    '--topology', action='append', required=True, dest='topologies', metavar='SLICE', help='v5p-32, v6e-16, v5e-1, ...'
+  )
+  plan.add_argument(
+    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting; it is kept'
+  )
+
   evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
   evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, or a run's workdir")
   evaluate.add_argument(
@@ -179,6 +188,13 @@ def run_train(args):
     hosts.join(args.distributed)
   run = Run.prepare(experiment, dry=args.dry_run)
   return dry_run(run) if args.dry_run else run.train(args.workdir)
+
+
+def run_plan(args):
+  from mathqwen import config, plan
+
+  experiment = config.override(config.load(args.config), args.settings)
+  return plan.plan(experiment, args.topologies, {setting.partition('=')[0] for setting in args.settings})
 
 
 def run_evaluate(args):

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -75,18 +76,24 @@ class Placement:
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
     return values if self._mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes):
-    """Weights whole along fsdp for as long as they are used; their gradients go straight back to their shards."""
+  def gather(self, weights, axes, dtype):
+    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards."""
+    cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
     if self._mesh is None:
-      return weights
+      return cast(weights, dtype)
+    no_fsdp = lambda names: tuple('width' if RULES[name] == 'fsdp' else name for name in names)
+    whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
-    def gather(w):
-      whole = jax.tree.map(lambda names: tuple('width' if RULES[n] == 'fsdp' else n for n in names), axes, is_leaf=_is_axes)
-      # Sharded, so that the cast to the compute dtype happens before the weights travel.
-      return self.tree(self.tree(w, axes), whole)
+    def gather(weights):
+      # The barrier keeps the cast of one layer from becoming a cast copy of all of them before the loop over layers;
+      # the first placement keeps it before the gather, so that half the bytes travel.
+      return self.tree(self.tree(cast(jax.lax.optimization_barrier(weights), dtype), axes), whole)
 
-    gather.defvjp(lambda w: (gather(w), None), lambda _, gradient: (self.tree(gradient, axes),))
+    def backward(_, gradients):
+      return (jax.tree.map(lambda g: g.astype(jnp.float32), self.tree(gradients, axes)),)
+
+    gather.defvjp(lambda weights: (gather(weights), None), backward)
     return gather(weights)
 
 

@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from mathqwen import checkpoint, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
+from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.model import attention, qwen
@@ -123,6 +124,16 @@ def abstract_state(mesh, cfg: ModelConfig, tx) -> TrainState:
   state = jax.eval_shape(lambda p: TrainState(jnp.zeros((), jnp.int32), p, tx.init(p)), qwen.abstract(cfg))
   place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
   return jax.tree.map(place, state, state_shardings(mesh, cfg, tx))
+
+
+def abstract_batch(mesh, experiment: Experiment):
+  """Shapes, dtypes and shardings of a step's packed rows [B, T]."""
+  shape, where = (experiment.data.batch_size, experiment.data.seq_len), sharding.batch_sharding(mesh)
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
+
+
+def bytes_per_device(tree) -> int:
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def compile_step(mesh, cfg: ModelConfig, experiment: Experiment, tx):

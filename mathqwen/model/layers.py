@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -79,8 +80,9 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
 
 
 def swiglu(x_BTD, gate_FD, up_FD, down_DF):
-  gate_BTF = jax.nn.silu(linear('BTD,FD->BTF', x_BTD, gate_FD))
-  return linear('BTF,DF->BTD', gate_BTF * linear('BTD,FD->BTF', x_BTD, up_FD), down_DF)
+  gate_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, gate_FD), 'gate')
+  up_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, up_FD), 'up')
+  return linear('BTF,DF->BTD', jax.nn.silu(gate_BTF) * up_BTF, down_DF)
 
 
 def dropout(x, rate, key):

@@ -16,7 +16,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name as name
+from jax.ad_checkpoint import checkpoint_name
 
 from mathqwen.model.attention import reference
 from mathqwen.model.cache import KVCache
@@ -27,11 +27,10 @@ from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_n
 _keep = jax.checkpoint_policies.save_only_these_names
 REMAT = {
   'none': None,  # everything
-  'dots': _keep('qkv', 'attention', 'mid', 'gate', 'up'),  # results of multiplications: none is computed again
-  'gate': _keep('qkv', 'attention', 'mid', 'gate'),  # computes up again
-  'mlp': _keep('qkv', 'attention', 'mid'),  # computes gate and up again
-  'attention': _keep('attention'),  # all multiplications by weights but the last
-  'full': jax.checkpoint_policies.nothing_saveable,  # and attention
+  'dots': _keep('qkv', 'mid', 'gate', 'up'),  # computes no multiplication by weights again, but attention
+  'gate': _keep('qkv', 'mid', 'gate'),  # and up
+  'mlp': _keep('qkv', 'mid'),  # and gate
+  'full': jax.checkpoint_policies.nothing_saveable,  # and q, k, v, o
 }
 
 
@@ -79,9 +78,9 @@ class Block(nnx.Module):
       q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
     if self.cfg.qk_norm:
       q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
-    q_BTNH, k_BTKH, v_BTKH = (name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
+    q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
     o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
-    x_BTD = name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid')
+    x_BTD = checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid')
     h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
     return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
 
@@ -143,7 +142,7 @@ def hidden(
   dropout_key=None,
   attend_rows=reference,
   place=lambda x, *axes: x,
-  gather=lambda weights, axes: weights,
+  gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
@@ -151,7 +150,7 @@ def hidden(
   layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
   residual branches: fused attention kernels have none inside. `attend_rows`, from `attention.select`, is the attention
   of a call without a cache. `place` and `gather`, of `sharding.Placement`, say by axis names where activations lie on a
-  mesh, and bring a layer's weights together there.
+  mesh, and bring a layer's weights together there in `dtype`.
   """
   B, T = tokens_BT.shape
   if segment_ids_BT is None:
@@ -167,7 +166,7 @@ def hidden(
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
-    block = nnx.merge(_block(cfg), gather(jax.tree.map(lambda p: p.astype(dtype), w), layer_axes))
+    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype))
 
     def attend(q, k, v):
       if cache is None:

@@ -27,7 +27,6 @@ def _kernel(heads: int, length: int, interpret: bool):
       head_shards=1,
       q_seq_shards=1,
       block_sizes=lib.BlockSizes(**dict.fromkeys(names, max(sizes)), use_fused_bwd_kernel=True),
-      residual_checkpoint_name='attention',  # what the remat policies of `qwen.py` keep
       interpret=interpret,
     )
 
