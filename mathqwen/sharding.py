@@ -18,9 +18,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'length': None,
   'width': None,  # D of activations; 'embed' is D of weights
   'copy': 'data',  # rows of a batch that every chip of one model copy holds
-  'vocab_parts': ('tensor', 'fsdp'),  # the head and its logits, while the loss is computed
   'layers': None,
-  'vocab': 'tensor',
+  'vocab': ('tensor', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
+  'tensor_vocab': 'tensor',  # of the table that tokens are looked up in
   'embed': 'fsdp',
   'heads': 'tensor',
   'kv_heads': 'tensor',
@@ -76,8 +76,12 @@ class Placement:
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
     return values if self._mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes, dtype):
-    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards."""
+  def gather(self, weights, axes, dtype, after):
+    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards.
+
+    `after` is an array of the layer's turn in the loop over layers: the cast then waits for that turn, where XLA would
+    make one cast copy of all layers before the loop.
+    """
     cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
     if self._mesh is None:
       return cast(weights, dtype)
@@ -85,16 +89,18 @@ class Placement:
     whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
-    def gather(weights):
-      # The barrier keeps the cast of one layer from becoming a cast copy of all of them before the loop over layers;
-      # the first placement keeps it before the gather, so that half the bytes travel.
-      return self.tree(self.tree(cast(jax.lax.optimization_barrier(weights), dtype), axes), whole)
+    def gather(weights, after):
+      weights, _ = jax.lax.optimization_barrier((weights, after))
+      return self.tree(self.tree(cast(weights, dtype), axes), whole)  # cast first: half the bytes travel
 
-    def backward(_, gradients):
-      return (jax.tree.map(lambda g: g.astype(jnp.float32), self.tree(gradients, axes)),)
+    def forward(weights, after):
+      return gather(weights, after), jnp.zeros((), after.dtype)
 
-    gather.defvjp(lambda weights: (gather(weights), None), backward)
-    return gather(weights)
+    def backward(zero, gradients):
+      return cast(self.tree(gradients, axes), jnp.float32), jnp.broadcast_to(zero, after.shape)
+
+    gather.defvjp(forward, backward)
+    return gather(weights, after)
 
 
 def _is_axes(x):
@@ -128,7 +134,10 @@ def check(shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None
       'intermediate_size': cfg.intermediate_size,
       'vocab_size': cfg.vocab_size,
     },
-    'fsdp': {'hidden_size': cfg.hidden_size},
+    'fsdp': {
+      'hidden_size': cfg.hidden_size,
+      'vocab_size' if shape['tensor'] == 1 else 'vocab_size / mesh.tensor': cfg.vocab_size // shape['tensor'],
+    },
   }
   for axis, dims in sizes.items():
     if bad := {name: size for name, size in dims.items() if size % shape[axis]}:

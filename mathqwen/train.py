@@ -49,11 +49,11 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     gather=placement.gather,
   )
   head = 'embed' if cfg.tie_word_embeddings else 'head'
-  head_VD = placement(params[head], 'vocab_parts', 'width')
+  head_VD = placement(params[head], 'vocab', 'width')
 
   def unembed(x_BTD):
     logits_BTV = qwen.unembed({head: head_VD}, cfg, placement(x_BTD, 'copy', 'length', 'width'))
-    return placement(logits_BTV, 'copy', 'length', 'vocab_parts')
+    return placement(logits_BTV, 'copy', 'length', 'vocab')
 
   return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
 

@@ -90,11 +90,11 @@ class Qwen(nnx.Module):
     V, D = cfg.vocab_size, cfg.hidden_size
     normal = nnx.initializers.normal(cfg.initializer_range)
     stack = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
-    self.embed = _param(normal, rngs, (V, D), 'vocab', 'embed')
+    self.embed = _param(normal, rngs, (V, D), 'vocab', 'width')
     self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
     self.norm = _param(_ones, rngs, (D,), 'norm')
     if not cfg.tie_word_embeddings:
-      self.head = _param(normal, rngs, (V, D), 'vocab', 'embed')
+      self.head = _param(normal, rngs, (V, D), 'vocab', 'width')
 
 
 def _model(cfg):
@@ -142,7 +142,7 @@ def hidden(
   dropout_key=None,
   attend_rows=reference,
   place=lambda x, *axes: x,
-  gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
+  gather=lambda weights, axes, dtype, after: jax.tree.map(lambda w: w.astype(dtype), weights),
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
@@ -166,7 +166,7 @@ def hidden(
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
-    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype))
+    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype, x_BTD))
 
     def attend(q, k, v):
       if cache is None:
@@ -183,8 +183,9 @@ def hidden(
 
   if REMAT[remat] is not None:
     layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
-  # Each chip looks all rows up in its columns of the table, then keeps its rows: the table never travels.
-  x_BTD = place(params['embed'].astype(dtype)[place(tokens_BT, 'copy', 'length')], 'copy', 'length', 'embed')
+  # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
+  table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
+  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'length')], 'copy', 'length', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
   (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))
