@@ -65,6 +65,10 @@ def params_shardings(mesh: Mesh, cfg: ModelConfig):
   return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=is_axes)
 
 
+def head_sharding(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, spec(('vocab', 'embed')))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, spec(('batch', 'length')))
 

@@ -44,8 +44,9 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     dropout_key=key,
     attend_rows=attention.select(train.attention, mesh),
   )
-  unembed = functools.partial(qwen.unembed, params, cfg)
-  return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
+  head = qwen.head(params, cfg)
+  where = (1, None) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), sharding.head_sharding(mesh))
+  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, *where)
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
@@ -58,17 +59,18 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
 
-  def one(total, xs):
-    index, rows = xs
-    part_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
-    (loss_sum, weight), grads = grad_fn(params, rows, part_key)
-    return jax.tree.map(jnp.add, total, (grads, loss_sum, weight)), None
+  def one(index, rows):
+    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else jax.random.fold_in(key, index))
+    return grads, loss_sum, weight
 
-  zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+  def add(total, xs):
+    return jax.tree.map(jnp.add, total, one(*xs)), None
+
   if M == 1:
-    (grads, loss_sum, weight), _ = one(zero, (0, jax.tree.map(lambda x: x[0], parts)))
+    grads, loss_sum, weight = one(0, jax.tree.map(lambda x: x[0], parts))
   else:
-    (grads, loss_sum, weight), _ = jax.lax.scan(one, zero, (jnp.arange(M), parts))
+    zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), parts))
   return jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 

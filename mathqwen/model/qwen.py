@@ -5,7 +5,7 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
   init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
   logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
   hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
-  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]
+  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]      head(params, cfg) -> its weight [V, D]
 
 Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
 B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mathqwen.model.attention import reference
+from mathqwen.model.attention import SAVED, reference
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
@@ -25,7 +25,10 @@ from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_n
 REMAT = {
   'none': None,  # keep every activation
   'full': jax.checkpoint_policies.nothing_saveable,  # keep the layers' boundaries, compute the rest again
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the results of weight multiplications
+  # Keep the results of weight multiplications and of attention; compute norms, rotations and activations again.
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(SAVED)
+  ),
 }
 
 
@@ -179,7 +182,12 @@ def hidden(
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
 
 
+def head(params, cfg: ModelConfig):
+  """The weight [V, D] that logits are made with."""
+  return params['embed' if cfg.tie_word_embeddings else 'head']
+
+
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = params['embed' if cfg.tie_word_embeddings else 'head']
-  return jnp.einsum('...D,VD->...V', x_BTD, head_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  head_VD = head(params, cfg).astype(x_BTD.dtype)
+  return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)
