@@ -67,7 +67,7 @@ class TrainConfig:
   compute_dtype: str = 'bfloat16'  # of activations and of the weights' working copy; masters and moments are float32
   remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full (model/qwen.py)
   attention: str = 'auto'  # auto takes the fastest for the devices; reference, blocks, splash: see model/attention.py
-  loss_chunk: int = 256  # positions of each row whose logits exist at one time
+  loss_chunk: int = 1024  # positions with loss, of a device, whose logits exist at one time
   seed: int = 0  # of random weights and dropout
   log_every: int = 10  # steps between lines in metrics.jsonl and TensorBoard
   eval_every: int = 500  # steps between evaluation losses

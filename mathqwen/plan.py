@@ -219,7 +219,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
   import jax
   from jax.experimental import topologies
 
-  from mathqwen import cost, optim, sharding, train
+  from mathqwen import cost, loss, optim, sharding, train
 
   devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
   mesh = sharding.make_mesh(experiment.mesh, devices)
@@ -236,8 +236,10 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
       raise
     return {'error': str(error).splitlines()[0], 'compile_seconds': time.monotonic() - begun}
   seconds = time.monotonic() - begun
+  rows = experiment.data.batch_size // experiment.train.micro_batches // sharding.batch_shards(dict(mesh.shape))
+  turns = loss.turns(rows * experiment.data.seq_len, experiment.train.loss_chunk)
   memory = compiled.memory_analysis()
-  traffic = cost.collective_bytes(compiled.as_text())
+  traffic = cost.collective_bytes(compiled.as_text(), turns)
   return {
     'hbm_bytes_per_chip': (
       memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
@@ -248,7 +250,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
     'arguments_bytes': memory.argument_size_in_bytes,
     'temporaries_bytes': memory.temp_size_in_bytes,
     'outputs_bytes': memory.output_size_in_bytes,
-    'executed_flops_per_step': cost.matmul_flops(traced.jaxpr),
+    'executed_flops_per_step': cost.matmul_flops(traced.jaxpr, turns),
     'collective_bytes_per_step': sum(traffic.values()),
     'collectives': traffic,
     'compile_seconds': seconds,
@@ -257,23 +259,28 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
 
 def _table(rows) -> str:
   """Markdown."""
-  head = ['slice', 'chips', 'fits', 'HBM GiB: weights', 'moments', 'rest', 'in all', 'of', 'model PFLOP', 'executed / model',
-          'collectives GiB', 'step s (serial)', 'MFU', 'days', 'settings']  # fmt: skip
-  gib = lambda n: '-' if n is None else f'{n / 2**30:.1f}'
-  lines = []
-  for r in rows:
-    settings = ', '.join(f'{name.split(".")[1]}={v}' for name, v in r['settings'].items() if v != 1 or 'remat' in name)
-    cells = [r['topology'], f'{r["chips"]}', 'yes' if r['fits'] else 'no']
-    if r['fits']:
-      rest = r['hbm_bytes_per_chip'] - r['weights_bytes'] - r['moments_bytes']
-      sizes = (r['weights_bytes'], r['moments_bytes'], rest, r['hbm_bytes_per_chip'], r['hbm_capacity_bytes'])
-      cells += [*map(gib, sizes), f'{r["model_flops_per_step"] / 1e15:.2f}',
-                f'{r["executed_flops_per_step"] / r["model_flops_per_step"]:.3f}', gib(r['collective_bytes_per_step']),
-                f'{r["step_seconds"]:.2f} ({r["step_seconds_serial"]:.2f})', f'{r["mfu"]:.0%}', f'{r["days"]:.1f}']  # fmt: skip
-    else:
-      cells += ['-', '-', '-', '-', gib(r['hbm_capacity_bytes']), f'{r["model_flops_per_step"] / 1e15:.2f}', *'-----']
-    lines.append([*cells, settings if r['fits'] else f'{settings}: {r["error"]}'])
-  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *lines])
+  head = ['slice', 'chips', 'fits', 'weights', 'moments', 'rest', 'GiB in all', 'of', 'model PFLOP', 'executed']
+  head += ['collectives GiB', 'step s (serial)', 'MFU', 'days', 'settings']
+  return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *map(_cells, rows)])
+
+
+def _cells(row) -> list[str]:
+  gib = lambda size: f'{size / 2**30:.1f}'
+  settings = ', '.join(f'{name.split(".")[1]}={value}' for name, value in row['settings'].items() if value != 1)
+  start, flops = [row['topology'], str(row['chips'])], f'{row["model_flops_per_step"] / 1e15:.2f}'
+  if not row['fits']:
+    return [*start, 'no', '-', '-', '-', '-', gib(row['hbm_capacity_bytes']), flops, *'-----', row['error']]
+  rest = row['hbm_bytes_per_chip'] - row['weights_bytes'] - row['moments_bytes']
+  sizes = [row['weights_bytes'], row['moments_bytes'], rest, row['hbm_bytes_per_chip'], row['hbm_capacity_bytes']]
+  return [
+    *[*start, 'yes', *map(gib, sizes), flops],
+    f'{row["executed_flops_per_step"] / row["model_flops_per_step"]:.3f}',
+    gib(row['collective_bytes_per_step']),
+    f'{row["step_seconds"]:.2f} ({row["step_seconds_serial"]:.2f})',
+    f'{row["mfu"]:.0%}',
+    f'{row["days"]:.2f}',
+    settings,
+  ]
 
 
 if __name__ == '__main__':

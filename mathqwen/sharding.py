@@ -1,5 +1,6 @@
 """The mesh, and the one table from logical axis names to mesh axes."""
 
+import dataclasses
 import math
 
 import jax
@@ -63,44 +64,34 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
   return PartitionSpec(*mapped)
 
 
+@dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names."""
 
-  def __init__(self, mesh: Mesh | None = None):
-    self._mesh = mesh
+  mesh: Mesh | None = None
 
   def __call__(self, x, *axes: str):
-    return x if self._mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self._mesh, spec(axes)))
+    return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec(axes)))
 
   def tree(self, values, axes):
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
-    return values if self._mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
+    return values if self.mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes, dtype, after):
-    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards.
-
-    `after` is an array of the layer's turn in the loop over layers: the cast then waits for that turn, where XLA would
-    make one cast copy of all layers before the loop.
-    """
+  def gather(self, weights, axes, dtype):
+    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards."""
     cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
-    if self._mesh is None:
+    if self.mesh is None:
       return cast(weights, dtype)
     no_fsdp = lambda names: tuple('width' if RULES[name] == 'fsdp' else name for name in names)
     whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
-    def gather(weights, after):
-      weights, _ = jax.lax.optimization_barrier((weights, after))
+    def gather(weights):
       return self.tree(self.tree(cast(weights, dtype), axes), whole)  # cast first: half the bytes travel
 
-    def forward(weights, after):
-      return gather(weights, after), jnp.zeros((), after.dtype)
-
-    def backward(zero, gradients):
-      return cast(self.tree(gradients, axes), jnp.float32), jnp.broadcast_to(zero, after.shape)
-
-    gather.defvjp(forward, backward)
-    return gather(weights, after)
+    backward = lambda _, gradients: (cast(self.tree(gradients, axes), jnp.float32),)
+    gather.defvjp(lambda weights: (gather(weights), None), backward)
+    return gather(weights)
 
 
 def _is_axes(x):

@@ -48,14 +48,11 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     place=placement,
     gather=placement.gather,
   )
-  head = 'embed' if cfg.tie_word_embeddings else 'head'
-  head_VD = placement(params[head], 'vocab', 'width')
-
-  def unembed(x_BTD):
-    logits_BTV = qwen.unembed({head: head_VD}, cfg, placement(x_BTD, 'copy', 'length', 'width'))
-    return placement(logits_BTV, 'copy', 'length', 'vocab')
-
-  return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
+  head = qwen.head(params, cfg)
+  groups = 1 if mesh is None else sharding.batch_shards(dict(mesh.shape))
+  return loss.head_cross_entropy(
+    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, groups, placement
+  )
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
@@ -69,18 +66,18 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
 
-  def one(total, xs):
-    index, rows = xs
-    part_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
-    (loss_sum, weight), grads = grad_fn(params, rows, part_key)
-    grads = placement.tree(grads, axes)
-    return jax.tree.map(jnp.add, total, (grads, loss_sum, weight)), None
+  def one(index, rows):
+    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else jax.random.fold_in(key, index))
+    return placement.tree(grads, axes), loss_sum, weight
 
-  zero = (placement.tree(jax.tree.map(jnp.zeros_like, params), axes), jnp.zeros(()), jnp.zeros(()))
+  def add(total, xs):
+    return jax.tree.map(jnp.add, total, one(*xs)), None
+
   if M == 1:
-    (grads, loss_sum, weight), _ = one(zero, (0, jax.tree.map(lambda x: x[0], parts)))
+    grads, loss_sum, weight = one(0, jax.tree.map(lambda x: x[0], parts))
   else:
-    (grads, loss_sum, weight), _ = jax.lax.scan(one, zero, (jnp.arange(M), parts))
+    zero = (placement.tree(jax.tree.map(jnp.zeros_like, params), axes), jnp.zeros(()), jnp.zeros(()))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), parts))
   return jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 

@@ -5,7 +5,7 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
   init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
   logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
   hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
-  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]
+  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]      head(params, cfg) -> its weight [V, D]
 
 Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
 B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from mathqwen.model.attention import reference
+from mathqwen.model.attention import SAVED, reference
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_norm, rope, rope_angles, swiglu
@@ -27,10 +27,10 @@ from mathqwen.model.layers import attention, causal_mask, dropout, linear, rms_n
 _keep = jax.checkpoint_policies.save_only_these_names
 REMAT = {
   'none': None,  # everything
-  'dots': _keep('qkv', 'mid', 'gate', 'up'),  # computes no multiplication by weights again, but attention
-  'gate': _keep('qkv', 'mid', 'gate'),  # and up
-  'mlp': _keep('qkv', 'mid'),  # and gate
-  'full': jax.checkpoint_policies.nothing_saveable,  # and q, k, v, o
+  'dots': _keep('qkv', SAVED, 'mid', 'gate', 'up'),  # no multiplication by weights is computed again
+  'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
+  'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
+  'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
 }
 
 
@@ -142,7 +142,7 @@ def hidden(
   dropout_key=None,
   attend_rows=reference,
   place=lambda x, *axes: x,
-  gather=lambda weights, axes, dtype, after: jax.tree.map(lambda w: w.astype(dtype), weights),
+  gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
@@ -166,7 +166,7 @@ def hidden(
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
-    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype, x_BTD))
+    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype))
 
     def attend(q, k, v):
       if cache is None:
@@ -193,7 +193,12 @@ def hidden(
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
 
 
+def head(params, cfg: ModelConfig):
+  """The weight [V, D] that logits are made with."""
+  return params['embed' if cfg.tie_word_embeddings else 'head']
+
+
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = params['embed' if cfg.tie_word_embeddings else 'head']
-  return jnp.einsum('...D,VD->...V', x_BTD, head_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  head_VD = head(params, cfg).astype(x_BTD.dtype)
+  return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)
