@@ -47,7 +47,7 @@ def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shard
 
   weights_GP = first(weights_BT)
   # Positions without loss fill the last part; a NaN in their x must not become 0 * NaN in the gradient of the head.
-  x_GPD = jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0)
+  x_GPD = place(jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0), 'batch', 'length', 'width')
   loss = _head_loss(parts, place, x_GPD, head_VD, first(targets_BT), weights_GP)
   return loss, jnp.sum(weights_BT)
 
@@ -69,7 +69,10 @@ def _head_loss(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
 
 
 def _head_loss_forward(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
-  zeros = (jnp.zeros_like(x_GPD), place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'width', 'vocab'))
+  zeros = (
+    place(jnp.zeros_like(x_GPD), 'batch', 'length', 'width'),
+    place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'width', 'vocab'),
+  )
   loss, (dx_GPD, dhead_DV) = _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, zeros)
   return loss, (dx_GPD, jax.lax.optimization_barrier(dhead_DV).T.astype(head_VD.dtype))
 
@@ -106,7 +109,7 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
       dx_GCD = place(jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD), 'batch', 'length', 'width')
       dhead_DV += jnp.einsum('GCD,GCV->DV', x_GCD, dlogits_GCV, preferred_element_type=jnp.float32)
       dx_GPD = jax.lax.dynamic_update_slice_in_dim(dx_GPD, dx_GCD, start, axis=1)
-      gradients = dx_GPD, place(dhead_DV, 'width', 'vocab')
+      gradients = place(dx_GPD, 'batch', 'length', 'width'), place(dhead_DV, 'width', 'vocab')
     return start + size, loss, gradients
 
   carry = (jnp.int32(0), jnp.float32(0), gradients)

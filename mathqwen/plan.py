@@ -19,6 +19,8 @@ from mathqwen.model.config import ModelConfig
 ATTEMPTS = 4  # settings compiled for a slice before it is said not to fit
 POLICIES = ('dots', 'gate', 'mlp', 'full')  # train.remat, least computed again first
 ASSUMPTIONS = """\
+fits: the TPU compiler accepted the program. Memory is its own peak of what lives at one time; hbm_bytes_per_chip of
+  --json (arguments + temporaries + outputs - aliased) counts buffers of loops twice and can exceed what the chip has.
 model FLOPs: 6 for each weight of a multiplication and token, attention below the diagonal, every position with loss.
 executed: matrix multiplications of the step's jaxpr, loops counted; blocks that the attention kernel skips are in it.
 collectives: bytes that a chip receives in a step, from the compiled program, loops counted.
@@ -245,6 +247,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
       memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
       - memory.alias_size_in_bytes
     ),
+    'peak_bytes_per_chip': memory.peak_memory_in_bytes,
     'weights_bytes': train.bytes_per_device(state.params),
     'moments_bytes': train.bytes_per_device(state.opt_state),
     'arguments_bytes': memory.argument_size_in_bytes,
@@ -259,7 +262,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
 
 def _table(rows) -> str:
   """Markdown."""
-  head = ['slice', 'chips', 'fits', 'weights', 'moments', 'rest', 'GiB in all', 'of', 'model PFLOP', 'executed']
+  head = ['slice', 'chips', 'fits', 'weights', 'moments', 'rest', 'GiB at the peak', 'of', 'model PFLOP', 'executed']
   head += ['collectives GiB', 'step s (serial)', 'MFU', 'days', 'settings']
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [head, ['---'] * len(head), *map(_cells, rows)])
 
@@ -270,8 +273,8 @@ def _cells(row) -> list[str]:
   start, flops = [row['topology'], str(row['chips'])], f'{row["model_flops_per_step"] / 1e15:.2f}'
   if not row['fits']:
     return [*start, 'no', '-', '-', '-', '-', gib(row['hbm_capacity_bytes']), flops, *'-----', row['error']]
-  rest = row['hbm_bytes_per_chip'] - row['weights_bytes'] - row['moments_bytes']
-  sizes = [row['weights_bytes'], row['moments_bytes'], rest, row['hbm_bytes_per_chip'], row['hbm_capacity_bytes']]
+  rest = row['peak_bytes_per_chip'] - row['weights_bytes'] - row['moments_bytes']
+  sizes = [row['weights_bytes'], row['moments_bytes'], rest, row['peak_bytes_per_chip'], row['hbm_capacity_bytes']]
   return [
     *[*start, 'yes', *map(gib, sizes), flops],
     f'{row["executed_flops_per_step"] / row["model_flops_per_step"]:.3f}',

@@ -77,8 +77,12 @@ class Placement:
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
     return values if self.mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes, dtype):
-    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards."""
+  def gather(self, weights, axes, dtype, one=1.0):
+    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards.
+
+    A `one` that XLA does not know to be 1 keeps it from casting all layers before the loop over layers: without it the
+    cast copies take 2 bytes a weight, through the whole backward pass (optimization_barrier does not hold it).
+    """
     cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
     if self.mesh is None:
       return cast(weights, dtype)
@@ -86,12 +90,13 @@ class Placement:
     whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
-    def gather(weights):
-      return self.tree(self.tree(cast(weights, dtype), axes), whole)  # cast first: half the bytes travel
+    def gather(weights, one):
+      own = self.tree(cast(jax.tree.map(lambda w: w * one, weights), dtype), axes)
+      return self.tree(own, whole)  # after the cast: half the bytes travel
 
-    backward = lambda _, gradients: (cast(self.tree(gradients, axes), jnp.float32),)
-    gather.defvjp(lambda weights: (gather(weights), None), backward)
-    return gather(weights)
+    backward = lambda _, gradients: (cast(self.tree(gradients, axes), jnp.float32), 0.0)
+    gather.defvjp(lambda weights, one: (gather(weights, one), None), backward)
+    return gather(weights, one)
 
 
 def _is_axes(x):

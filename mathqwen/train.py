@@ -46,7 +46,7 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     dropout_key=key,
     attend_rows=attention.select(train.attention, mesh),
     place=placement,
-    gather=placement.gather,
+    gather=functools.partial(placement.gather, one=jnp.all(rows['segment_ids'] >= 0).astype(jnp.float32)),
   )
   head = qwen.head(params, cfg)
   groups = 1 if mesh is None else sharding.batch_shards(dict(mesh.shape))

@@ -100,7 +100,8 @@ def test_plan_of_a_tiny_step(tmp_path, capsys):
   assert cli.main(['plan', str(path), '--topology', 'v5e-4', '--json']) == 0
   (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])['topologies']
   assert row['fits'] and row['chips'] == 4 and row['settings']['mesh.fsdp'] == 4
-  assert row['hbm_bytes_per_chip'] < row['hbm_capacity_bytes'] == 16 * 2**30
+  assert 0 < row['peak_bytes_per_chip'] < row['hbm_capacity_bytes'] == 16 * 2**30
+  assert row['hbm_bytes_per_chip'] > row['weights_bytes'] + row['moments_bytes']
   params = 512 * 256 * 2 + 2 * (256 * 128 * 2 * 3 + 3 * 256 * 512)
   assert row['weights_bytes'] == pytest.approx(4 * params / 4, rel=0.05)  # norms and biases besides
   assert row['moments_bytes'] == pytest.approx(2 * row['weights_bytes'], rel=0.01)
