@@ -93,8 +93,10 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
   def take(size, carry):
     start, loss, gradients = carry
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
-    x_GCD = place(cut(x_GPD), 'copy', 'length', 'width')
-    targets_GC, weights_GC = place(cut(targets_GP), 'copy', 'length'), place(cut(weights_GP), 'copy', 'length')
+    x_GCD = place(place(cut(x_GPD), 'batch', 'length', 'width'), 'copy', 'length', 'width')  # cut first, then sent
+    targets_GC, weights_GC = (
+      place(place(cut(a), 'batch', 'length'), 'copy', 'length') for a in (targets_GP, weights_GP)
+    )
     logits_GCV = jnp.einsum('GCD,VD->GCV', x_GCD, head_VD, preferred_element_type=jnp.float32)
     logits_GCV = place(logits_GCV, 'copy', 'length', 'vocab')
     lse_GC = jax.nn.logsumexp(logits_GCV, axis=-1)
