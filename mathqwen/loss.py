@@ -18,14 +18,16 @@ def cross_entropy(logits_BTV, targets_BT, weights_BT):
   return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 
 
-def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards: int = 1, head_sharding=None):
+def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards: int = 1, place=lambda a, *_: a):
   """`cross_entropy(x @ head.T, ...)` that takes only the positions with loss through the head, `chunk` at a time.
 
   The rows form `shards` groups, one for each part that the batch axis is split into, so that a group's positions lie
   on one device. Those with loss come first and go through the head; all groups go through as many as the one with the
   most. Logits of the other positions, or of more than `chunk` of a group at a time, never exist. The gradient is taken
-  together with the loss, from the same logits; that of the head is float32 and lies as `head_sharding` says from the
-  first chunk on. `weights_BT` is data and has no gradient.
+  together with the loss, from the same logits; that of the head is float32. `weights_BT` is data and has no gradient.
+
+  place: `sharding.place` of the mesh. Every device keeps its own positions, gathers the head once for all chunks, and
+  sums up its part of the head's gradient.
   """
   B, T, D = x_BTD.shape
   P = B // shards * T
@@ -41,23 +43,23 @@ def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shard
 
   weights_GP = first(weights_BT)
   # Positions without loss fill the last part; a NaN in their x must not become 0 * NaN in the gradient of the head.
-  x_GPD = jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0)
-  loss = _head_loss(tuple(parts), head_sharding, x_GPD, head_VD, first(targets_BT), weights_GP)
+  x_GPD = place(jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0), 'batch', 'length')
+  loss = _head_loss(tuple(parts), place, x_GPD, head_VD, first(targets_BT), weights_GP)
   return loss, jnp.sum(weights_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _head_loss(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP):
-  return _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, None)[0]
+def _head_loss(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
+  return _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, None)[0]
 
 
-def _head_loss_forward(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP):
-  zeros = (jnp.zeros_like(x_GPD), jnp.zeros(head_VD.shape[::-1], jnp.float32))
-  loss, (dx_GPD, dhead_DV) = _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, zeros)
+def _head_loss_forward(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
+  zeros = (jnp.zeros_like(x_GPD), place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'embed', 'vocab'))
+  loss, (dx_GPD, dhead_DV) = _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, zeros)
   return loss, (dx_GPD, jax.lax.optimization_barrier(dhead_DV).T.astype(head_VD.dtype))
 
 
-def _head_loss_backward(parts, head_sharding, gradients, dloss):
+def _head_loss_backward(parts, place, gradients, dloss):
   dx_GPD, dhead_VD = gradients
   return (dloss * dx_GPD).astype(dx_GPD.dtype), (dloss * dhead_VD).astype(dhead_VD.dtype), None, None
 
@@ -65,9 +67,9 @@ def _head_loss_backward(parts, head_sharding, gradients, dloss):
 _head_loss.defvjp(_head_loss_forward, _head_loss_backward)
 
 
-def _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, gradients):
+def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
   """(sum of loss, gradients): the given zeros, filled in; or None, and then only the loss is computed."""
-  head_VD = head_VD.astype(x_GPD.dtype)
+  head_VD = place(head_VD.astype(x_GPD.dtype), 'vocab')
   most = jnp.max(jnp.sum(weights_GP > 0, axis=1))
 
   def take(size, carry):
@@ -75,6 +77,7 @@ def _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, gradient
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
     x_GCD, targets_GC, weights_GC = cut(x_GPD), cut(targets_GP), cut(weights_GP)
     logits_GCV = jnp.einsum('GCD,VD->GCV', x_GCD, head_VD, preferred_element_type=jnp.float32)
+    logits_GCV = place(logits_GCV, 'batch', 'length', 'vocab')
     lse_GC = jax.nn.logsumexp(logits_GCV, axis=-1)
     target_GC = jnp.take_along_axis(logits_GCV, targets_GC[..., None], axis=-1)[..., 0]
     loss += jnp.sum((lse_GC - target_GC) * weights_GC)
@@ -82,11 +85,11 @@ def _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, gradient
       dx_GPD, dhead_DV = gradients
       hit_GCV = jnp.arange(head_VD.shape[0]) == targets_GC[..., None]
       dlogits_GCV = weights_GC[..., None] * (jnp.exp(logits_GCV - lse_GC[..., None]) - hit_GCV)
-      dlogits_GCV = dlogits_GCV.astype(x_GCD.dtype)
-      dx_GCD = jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD)
+      dlogits_GCV = place(dlogits_GCV.astype(x_GCD.dtype), 'batch', 'length', 'vocab')
+      dx_GCD = place(jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD), 'batch', 'length')
       dhead_DV += jnp.einsum('GCD,GCV->DV', x_GCD, dlogits_GCV, preferred_element_type=jnp.float32)
       dx_GPD = jax.lax.dynamic_update_slice_in_dim(dx_GPD, dx_GCD, start, axis=1)
-      gradients = dx_GPD, dhead_DV
+      gradients = dx_GPD, place(dhead_DV, 'embed', 'vocab')
     return start + size, loss, gradients
 
   carry = (jnp.int32(0), jnp.float32(0), gradients)
@@ -95,7 +98,3 @@ def _loop(parts, head_sharding, x_GPD, head_VD, targets_GP, weights_GP, gradient
     more = lambda carry, size=size: most - carry[0] > size - parts[-1]
     carry = jax.lax.while_loop(more, functools.partial(take, size), carry)
   return carry[1:]
-
-
-def _place(a, sharding):
-  return a if sharding is None else jax.lax.with_sharding_constraint(a, sharding)

@@ -65,8 +65,9 @@ def params_shardings(mesh: Mesh, cfg: ModelConfig):
   return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=is_axes)
 
 
-def head_sharding(mesh: Mesh) -> NamedSharding:
-  return NamedSharding(mesh, spec(('vocab', 'embed')))
+def place(mesh: Mesh, array, *axes: str):
+  """`array`, inside jit, laid out by its logical axes; axes that are not named are not split."""
+  return jax.lax.with_sharding_constraint(array, NamedSharding(mesh, spec(axes)))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

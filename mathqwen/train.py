@@ -44,9 +44,11 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     dropout_key=key,
     attend_rows=attention.select(train.attention, mesh),
   )
-  head = qwen.head(params, cfg)
-  where = (1, None) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), sharding.head_sharding(mesh))
-  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, *where)
+  head, chunk = qwen.head(params, cfg), train.loss_chunk
+  where = {}
+  if mesh is not None:
+    where = {'shards': sharding.batch_shards(dict(mesh.shape)), 'place': functools.partial(sharding.place, mesh)}
+  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], chunk, **where)
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):

@@ -40,3 +40,7 @@ def test_optimizer_state_is_split(results):
   assert {mesh: result['smallest'] for mesh, result in results['trained'].items()} == {
     '1x1x1': 1, '8x1x1': 1, '1x8x1': 1 / 8, '2x2x2': 1 / 4, '1x4x2': 1 / 8,
   }  # fmt: skip
+
+
+def test_each_device_makes_the_logits_of_its_own_positions(results):
+  assert results['logits'] == ['1']  # of the 4 groups
