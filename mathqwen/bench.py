@@ -11,11 +11,10 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mathqwen import generate, optim, sharding, train
-from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
+from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
@@ -41,14 +40,11 @@ def train_rows(cfg: ModelConfig, batch: int, seq_len: int, loss_share: float) ->
   }
 
 
-def train_side(cfg: ModelConfig, settings: TrainConfig, rows):
+def train_side(experiment: Experiment, rows):
   """A function that takes one step of `train.compile_step`'s and returns its loss."""
-  batch, seq_len = rows['tokens'].shape
-  experiment = Experiment(
-    cfg, data=DataConfig(batch_size=batch, seq_len=seq_len), optim=OPTIM, train=settings, mesh=MeshConfig()
-  )
+  cfg = experiment.model
   mesh = sharding.make_mesh(experiment.mesh)
-  sharding.check(dict(mesh.shape), cfg, batch, settings.micro_batches)
+  sharding.check(dict(mesh.shape), cfg, experiment.data.batch_size)
   tx = optim.optimizer(OPTIM, STEPS)
   compiled = train.compile_step(mesh, cfg, experiment, tx)
   state = train.init_state(mesh, cfg, tx, 0)
@@ -84,9 +80,9 @@ def torch_model(cfg: ModelConfig, dtype: str):
   return torch, model.to(getattr(torch, dtype))
 
 
-def torch_train_side(cfg: ModelConfig, settings: TrainConfig, rows):
+def torch_train_side(experiment: Experiment, rows):
   """The same step in torch: transformers' own loss, which takes every position through the head, on the same rows."""
-  torch, model = torch_model(cfg, settings.compute_dtype)
+  torch, model = torch_model(experiment.model, experiment.train.compute_dtype)
   model.train()
   decayed = [p for p in model.parameters() if p.ndim > 1]
   others = [p for p in model.parameters() if p.ndim == 1]
@@ -160,38 +156,31 @@ def measure(sides: dict, turns: int, tokens: int) -> dict[str, dict[str, float]]
   return found
 
 
-def run(
-  what: str,
-  cfg: ModelConfig,
-  *,
-  batch,
-  dtype,
-  turns,
-  torch,
-  seq_len=0,
-  loss_share=0.0,
-  dropout=0.0,
-  attention='auto',
-  remat='dots',
-  prompt=0,
-  new_tokens=0,
-) -> dict:
-  """Measures 'train' or 'decode', prints a line, and returns its figures, its shape and, with `torch`, the others'."""
-  shape = dataclasses.asdict(cfg) | {'batch': batch, 'dtype': dtype, 'turns': turns}
+def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torch: bool, **options) -> dict:
+  """Measures 'train' or 'decode', prints a line, and returns its figures, its shape and, with `torch`, the others'.
+
+  options of train: seq_len, loss_share, and dropout, attention, remat of `TrainConfig`; of decode: prompt, new_tokens.
+  """
+  for name, value in {'batch': batch, 'steps': turns}.items():
+    if value < 1:
+      raise UserError(f'--{name} is {value}: it must be at least 1')
+  shape = dataclasses.asdict(cfg) | {'batch': batch, 'dtype': dtype, 'steps': turns} | options
   if what == 'train':
-    settings = TrainConfig(steps=STEPS, compute_dtype=dtype, dropout=dropout, attention=attention, remat=remat)
+    seq_len, loss_share = options.pop('seq_len'), options.pop('loss_share')
+    if not 0 < loss_share <= 1:
+      raise UserError(f'--loss-share is {loss_share}: it must be above 0 and at most 1')
+    settings = TrainConfig(steps=STEPS, compute_dtype=dtype, **options)
+    experiment = Experiment(cfg, data=DataConfig(batch_size=batch, seq_len=seq_len), optim=OPTIM, train=settings)
     rows = train_rows(cfg, batch, seq_len, loss_share)
-    make, make_torch = (functools.partial(side, cfg, settings, rows) for side in (train_side, torch_train_side))
+    make, make_torch = (functools.partial(side, experiment, rows) for side in (train_side, torch_train_side))
     tokens = batch * seq_len
-    shape |= {'seq_len': seq_len, 'loss_share': loss_share, 'dropout': dropout, 'attention': attention, 'remat': remat}
   else:
-    prompts = decode_prompts(cfg, batch, prompt)
+    prompts, new_tokens = decode_prompts(cfg, batch, options['prompt']), options['new_tokens']
     generate.check(cfg, prompts.tolist(), new_tokens, 0)
     make, make_torch = (
       functools.partial(side, cfg, dtype, prompts, new_tokens) for side in (decode_side, torch_decode_side)
     )
     tokens = batch * new_tokens
-    shape |= {'prompt': prompt, 'new_tokens': new_tokens}
   sides = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
   found = measure({'mathqwen': make(), **sides}, turns, tokens)
   result = found['mathqwen'] | {'peak_rss_bytes': peak_rss_bytes(), 'what': what, 'shape': shape}

@@ -20,11 +20,7 @@ def cross_entropy(logits_BTV, targets_BT, weights_BT):
   return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 
 
-def _anywhere(x, *axes):
-  return x
-
-
-def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards: int = 1, place=_anywhere):
+def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards: int = 1, place=lambda x, *_: x):
   """`cross_entropy(x @ head.T, ...)` that takes only the positions with loss through the head, `chunk` at a time.
 
   The rows form `shards` groups, one for each part that the batch axis is split into, so that a group's positions lie
@@ -87,7 +83,7 @@ _head_loss.defvjp(_head_loss_forward, _head_loss_backward)
 
 def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
   """(sum of loss, gradients): the given zeros, filled in; or None, and then only the loss is computed."""
-  head_VD = head_VD.astype(x_GPD.dtype)
+  head_VD = place(head_VD.astype(x_GPD.dtype), 'vocab')
   most = jnp.max(jnp.sum(weights_GP > 0, axis=1))
 
   def take(size, carry):

@@ -50,9 +50,8 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
   )
   head = qwen.head(params, cfg)
   groups = 1 if mesh is None else sharding.batch_shards(dict(mesh.shape))
-  return loss.head_cross_entropy(
-    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, groups, placement
-  )
+  chunk = train.loss_chunk
+  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], chunk, groups, placement)
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):

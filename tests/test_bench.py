@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from mathqwen import bench, cli
-from mathqwen.config import TrainConfig
+from mathqwen.config import DataConfig, Experiment, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model import qwen
 
-TINY = (
-  '--num-hidden-layers 2 --hidden-size 32 --intermediate-size 48 --num-attention-heads 4 --num-key-value-heads 2 '
-  '--head-dim 8 --vocab-size 97 --steps 2 --batch 2'
-).split()
+TINY = [
+  f'--{flag}={value}'
+  for flag, value in {
+    'num-hidden-layers': 2, 'hidden-size': 32, 'intermediate-size': 48, 'num-attention-heads': 4,
+    'num-key-value-heads': 2, 'head-dim': 8, 'vocab-size': 97, 'steps': 2, 'batch': 2,
+  }.items()
+]  # fmt: skip
 FIGURES = {'tokens_per_second', 'step_seconds', 'cpu_seconds_per_step', 'peak_rss_bytes', 'what', 'shape'}
 
 
@@ -36,8 +39,13 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
   monkeypatch.setattr(qwen, 'init', lambda *_: params)
   rows = bench.train_rows(cfg, 2, 24, 0.5)
   assert rows['loss_weights'].sum() == 24
-  settings = TrainConfig(compute_dtype='float32', dropout=0.0)
-  ours, theirs = bench.train_side(cfg, settings, rows), bench.torch_train_side(cfg, settings, rows)
+  experiment = Experiment(
+    cfg,
+    data=DataConfig(batch_size=2, seq_len=24),
+    optim=bench.OPTIM,
+    train=TrainConfig(steps=bench.STEPS, compute_dtype='float32', dropout=0.0),
+  )
+  ours, theirs = bench.train_side(experiment, rows), bench.torch_train_side(experiment, rows)
   assert ours() == pytest.approx(theirs(), rel=1e-5)
   prompts = bench.decode_prompts(cfg, 2, 5)
   assert np.shape(bench.decode_side(cfg, 'float32', prompts, 4)()) == (2, 4)
