@@ -26,6 +26,7 @@ FREE = (
   'mesh.fsdp',
   'mesh.tensor',
   'train.remat',
+  'train.attention',
   'train.loss_chunk',
   'train.log_every',
   'train.eval_every',

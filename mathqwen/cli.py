@@ -23,6 +23,37 @@ REMEDIES = {
   errno.EISDIR: 'name a file, not a directory',
 }
 
+# Flags of `bench`: {flag: (default, help)}. The model's are the fields of ModelConfig.
+BENCH_MODEL = {
+  'num-hidden-layers': (8, 'layers'),
+  'hidden-size': (512, 'D'),
+  'intermediate-size': (1408, 'F'),
+  'num-attention-heads': (8, 'N'),
+  'num-key-value-heads': (4, 'K'),
+  'head-dim': (64, 'H'),
+  'vocab-size': (32_000, 'V'),
+  'tie-word-embeddings': (False, 'the head is the embedding'),
+  'qkv-bias': (True, 'as in Qwen-1 to Qwen2.5'),
+  'qk-norm': (False, 'as in Qwen3'),
+}
+BENCH = {
+  'train': {
+    'batch': (2, 'rows'),
+    'seq-len': (1024, 'positions of a row'),
+    'loss-share': (0.55, 'share of positions with loss'),
+    'dropout': (0.0, 'train.dropout; torch has none'),
+    'remat': ('dots', 'train.remat'),
+    'attention': ('auto', 'train.attention'),
+    'steps': (5, 'steps that are timed, after one that is not'),
+  },
+  'decode': {
+    'batch': (8, 'prompts'),
+    'prompt': (128, 'tokens of each'),
+    'new-tokens': (128, 'tokens decoded for each'),
+    'steps': (5, 'batches that are timed, after one that is not'),
+  },
+}
+
 
 class Parser(argparse.ArgumentParser):
   """Errors in one line."""
@@ -65,6 +96,15 @@ def build_parser() -> Parser:
   )
   train.add_argument(
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
+  )
+
+  plan = command('plan', run_plan, 'compile the training step for TPU slices that are not here: memory, time, settings')
+  plan.add_argument('config', metavar='CONFIG')
+  plan.add_argument(
+    '--topology', action='append', required=True, dest='topologies', metavar='SLICE', help='v5p-32, v6e-16, v5e-1, ...'
+  )
+  plan.add_argument(
+    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting; it is kept'
   )
 
   evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
@@ -133,6 +173,21 @@ def build_parser() -> Parser:
   check.set_defaults(run=run_check)
   for way in (from_hf, to_hf, check):
     way.add_argument('--json', action='store_true', default=argparse.SUPPRESS)
+
+  bench = commands.add_parser('bench', help='tokens per second, CPU seconds and peak memory on this machine')
+  verbs = bench.add_subparsers(dest='verb', required=True, metavar='train|decode', parser_class=Parser)
+  for name, text in (('train', 'the training step, AdamW and all'), ('decode', 'greedy decoding with the KV cache')):
+    verb = verbs.add_parser(name, help=text, description=text)
+    for flag, (value, what) in (BENCH_MODEL | BENCH[name]).items():
+      if isinstance(value, bool):
+        verb.add_argument(f'--{flag}', action=argparse.BooleanOptionalAction, default=value, help=what)
+      else:
+        more = {'metavar': {int: 'N', float: 'X', str: 'NAME'}[type(value)], 'help': f'{what} (default: %(default)s)'}
+        verb.add_argument(f'--{flag}', type=type(value), default=value, **more)
+    verb.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
+    verb.add_argument('--torch', action='store_true', help='torch and transformers by turns beside it (extra: dev)')
+    verb.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
+    verb.set_defaults(run=run_bench)
 
   data = command('data', None, 'prepare and inspect data sets')
   verbs = data.add_subparsers(dest='verb', required=True, metavar='VERB', parser_class=Parser)
@@ -208,6 +263,13 @@ def run_train(args):
     hosts.join(args.distributed)
   run = Run.prepare(experiment, dry=args.dry_run)
   return dry_run(run) if args.dry_run else run.train(args.workdir)
+
+
+def run_plan(args):
+  from mathqwen import config, plan
+
+  experiment = config.override(config.load(args.config), args.settings)
+  return plan.plan(experiment, args.topologies, {setting.partition('=')[0] for setting in args.settings})
 
 
 def run_evaluate(args):
@@ -292,6 +354,19 @@ def run_check(args):
   from mathqwen import convert
 
   return convert.compare_models(args.source, args.target, args.tolerance)
+
+
+def run_bench(args):
+  from mathqwen import bench
+  from mathqwen.model.config import ModelConfig
+
+  given = vars(args)
+  options = {flag.replace('-', '_'): given[flag.replace('-', '_')] for flag in BENCH[args.verb]}
+  positions = args.seq_len if args.verb == 'train' else args.prompt + args.new_tokens
+  cfg = ModelConfig(
+    **{flag.replace('-', '_'): given[flag.replace('-', '_')] for flag in BENCH_MODEL}, max_position_embeddings=positions
+  )
+  return bench.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=options.pop('steps'), **options)
 
 
 def run_data_prepare(args):

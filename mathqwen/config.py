@@ -18,7 +18,8 @@ from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
 
 SCHEDULES = ('cosine', 'linear', 'constant')
-REMAT = ('none', 'full', 'dots')
+REMAT = ('none', 'dots', 'gate', 'mlp', 'full')
+ATTENTION = ('auto', 'reference', 'blocks', 'splash')
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -64,8 +65,9 @@ class TrainConfig:
   micro_batches: int = 1  # gradient accumulation: the batch goes through in this many parts
   dropout: float = 0.1  # on the embedding and on both residual branches
   compute_dtype: str = 'bfloat16'  # of activations and of the weights' working copy; masters and moments are float32
-  remat: str = 'full'  # what the backward pass computes again: none, dots, full
-  loss_chunk: int = 256  # positions of each row whose logits exist at one time
+  remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full (model/qwen.py)
+  attention: str = 'auto'  # auto takes the fastest for the devices; reference, blocks, splash: see model/attention.py
+  loss_chunk: int = 1024  # positions with loss, of a device, whose logits exist at one time
   seed: int = 0  # of random weights and dropout
   log_every: int = 10  # steps between lines in metrics.jsonl and TensorBoard
   eval_every: int = 500  # steps between evaluation losses
@@ -89,6 +91,7 @@ class Experiment:
     d, o, t = self.data, self.optim, self.train
     _one_of('optim.schedule', o.schedule, SCHEDULES)
     _one_of('train.remat', t.remat, REMAT)
+    _one_of('train.attention', t.attention, ATTENTION)
     _one_of('train.compute_dtype', t.compute_dtype, DTYPES)
     for name, value, least in [
       ('data.seq_len', d.seq_len, 2),

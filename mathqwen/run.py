@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 from mathqwen import api, checkpoint, optim, sharding, train
@@ -19,7 +18,7 @@ from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.hf import hub
-from mathqwen.model import qwen
+from mathqwen.model import attention, qwen
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -61,6 +60,7 @@ class Run:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
+    attention.select(experiment.train.attention, mesh)  # refuses what these devices cannot run
     sharding.check(shape, experiment.model, experiment.data.batch_size, experiment.train.micro_batches)
     return cls(experiment, tokenizer, mesh, read)
 
@@ -85,20 +85,12 @@ class Run:
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
     state = train.abstract_state(self.mesh, cfg, tx)
-    shape = (experiment.data.batch_size, experiment.data.seq_len)
-    where = sharding.batch_sharding(self.mesh)
-    batch = {
-      name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == 'loss_weights' else jnp.int32, sharding=where)
-      for name in ('tokens', 'targets', 'segment_ids', 'positions', 'loss_weights')
-    }
+    batch = train.abstract_batch(self.mesh, experiment)
     memory = train.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
-    per_device = lambda tree: sum(
-      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
-    )
     return {
       'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-      'weights_bytes': per_device(state.params),
-      'moments_bytes': per_device(state.opt_state),
+      'weights_bytes': train.bytes_per_device(state.params),
+      'moments_bytes': train.bytes_per_device(state.opt_state),
       'arguments_bytes': memory.argument_size_in_bytes,
       'temporaries_bytes': memory.temp_size_in_bytes,
       'total_bytes': memory.argument_size_in_bytes

@@ -1,8 +1,10 @@
 """The mesh, and the one table from logical axis names to mesh axes."""
 
+import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -15,8 +17,11 @@ from mathqwen.model.config import ModelConfig
 RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
   'length': None,
+  'width': None,  # D of activations; 'embed' is D of weights
+  'copy': 'data',  # rows of a batch that every chip of one model copy holds
   'layers': None,
-  'vocab': 'tensor',
+  'vocab': ('tensor', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
+  'tensor_vocab': 'tensor',  # of the table that tokens are looked up in
   'embed': 'fsdp',
   'heads': 'tensor',
   'kv_heads': 'tensor',
@@ -59,10 +64,48 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
   return PartitionSpec(*mapped)
 
 
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names."""
+
+  mesh: Mesh | None = None
+
+  def __call__(self, x, *axes: str):
+    return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec(axes)))
+
+  def tree(self, values, axes):
+    """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
+    return values if self.mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
+
+  def gather(self, weights, axes, dtype, one=1.0):
+    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards.
+
+    A `one` that XLA does not know to be 1 keeps it from casting all layers before the loop over layers: without it the
+    cast copies take 2 bytes a weight, through the whole backward pass (optimization_barrier does not hold it).
+    """
+    cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
+    if self.mesh is None:
+      return cast(weights, dtype)
+    no_fsdp = lambda names: tuple('width' if RULES[name] == 'fsdp' else name for name in names)
+    whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
+
+    @jax.custom_vjp
+    def gather(weights, one):
+      own = self.tree(cast(jax.tree.map(lambda w: w * one, weights), dtype), axes)
+      return self.tree(own, whole)  # after the cast: half the bytes travel
+
+    backward = lambda _, gradients: (cast(self.tree(gradients, axes), jnp.float32), 0.0)
+    gather.defvjp(lambda weights, one: (gather(weights, one), None), backward)
+    return gather(weights, one)
+
+
+def _is_axes(x):
+  return isinstance(x, tuple)
+
+
 def params_shardings(mesh: Mesh, cfg: ModelConfig):
   """The tree of `qwen.init` as NamedShardings."""
-  is_axes = lambda x: isinstance(x, tuple)
-  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=is_axes)
+  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -87,7 +130,10 @@ def check(shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None
       'intermediate_size': cfg.intermediate_size,
       'vocab_size': cfg.vocab_size,
     },
-    'fsdp': {'hidden_size': cfg.hidden_size},
+    'fsdp': {
+      'hidden_size': cfg.hidden_size,
+      'vocab_size' if shape['tensor'] == 1 else 'vocab_size / mesh.tensor': cfg.vocab_size // shape['tensor'],
+    },
   }
   for axis, dims in sizes.items():
     if bad := {name: size for name, size in dims.items() if size % shape[axis]}:

@@ -16,9 +16,10 @@ from jax.experimental import multihost_utils
 
 from mathqwen import checkpoint, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
+from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
-from mathqwen.model import qwen
+from mathqwen.model import attention, qwen
 from mathqwen.model.config import ModelConfig
 
 
@@ -30,8 +31,9 @@ class TrainState:
   opt_state: optax.OptState  # float32 moments
 
 
-def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig):
-  """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off."""
+def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
+  """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
+  placement = sharding.Placement(mesh)
   x_BTD = qwen.hidden(
     params,
     cfg,
@@ -43,39 +45,48 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig):
     dropout_rate=train.dropout,
     dropout_key=key,
     training=True,
+    attend_rows=attention.select(train.attention, mesh),
+    place=placement,
+    gather=functools.partial(placement.gather, one=jnp.all(rows['segment_ids'] >= 0).astype(jnp.float32)),
   )
-  unembed = functools.partial(qwen.unembed, params, cfg)
-  return loss.chunked_cross_entropy(unembed, x_BTD, rows['targets'], rows['loss_weights'], train.loss_chunk)
+  head = qwen.head(params, cfg)
+  groups = 1 if mesh is None else sharding.batch_shards(dict(mesh.shape))
+  chunk = train.loss_chunk
+  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], chunk, groups, placement)
 
 
-def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig):
+def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
 
   Micro-batches add up sums and are divided once: a mean of means would weigh tokens by how many share their part.
   """
-  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train), has_aux=True)
+  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
+  placement, axes = sharding.Placement(mesh), qwen.logical_axes(cfg)
   M = train.micro_batches
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
 
-  def one(total, xs):
-    index, rows = xs
-    part_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
-    (loss_sum, weight), grads = grad_fn(params, rows, part_key)
-    return jax.tree.map(jnp.add, total, (grads, loss_sum, weight)), None
+  def one(index, rows):
+    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else jax.random.fold_in(key, index))
+    return placement.tree(grads, axes), loss_sum, weight
 
-  zero = (jax.tree.map(jnp.zeros_like, params), jnp.zeros(()), jnp.zeros(()))
+  def add(total, xs):
+    return jax.tree.map(jnp.add, total, one(*xs)), None
+
   if M == 1:
-    (grads, loss_sum, weight), _ = one(zero, (0, jax.tree.map(lambda x: x[0], parts)))
+    grads, loss_sum, weight = one(0, jax.tree.map(lambda x: x[0], parts))
   else:
-    (grads, loss_sum, weight), _ = jax.lax.scan(one, zero, (jnp.arange(M), parts))
+    zero = (placement.tree(jax.tree.map(jnp.zeros_like, params), axes), jnp.zeros(()), jnp.zeros(()))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), parts))
   return jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 
-def train_step(state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig, tx: optax.GradientTransformation):
+def train_step(
+  state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig, tx: optax.GradientTransformation, mesh=None
+):
   """One AdamW update on a batch of packed rows [B, T]. Metrics are sums; the division is the reader's."""
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train)
+  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   metrics = {
     'loss_sum': loss_sum,
@@ -86,9 +97,9 @@ def train_step(state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig):
+def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(sum of loss, sum of weights), without dropout."""
-  return loss_fn(params, batch, None, cfg=cfg, train=train)
+  return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh)
 
 
 def state_shardings(mesh, cfg: ModelConfig, tx) -> TrainState:
@@ -112,9 +123,19 @@ def abstract_state(mesh, cfg: ModelConfig, tx) -> TrainState:
   return jax.tree.map(place, state, state_shardings(mesh, cfg, tx))
 
 
+def abstract_batch(mesh, experiment: Experiment):
+  """Shapes, dtypes and shardings of a step's packed rows [B, T]."""
+  shape, where = (experiment.data.batch_size, experiment.data.seq_len), sharding.batch_sharding(mesh)
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
+
+
+def bytes_per_device(tree) -> int:
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def compile_step(mesh, cfg: ModelConfig, experiment: Experiment, tx):
   """The jitted step, donating its state."""
-  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx)
+  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, mesh=mesh)
   state = state_shardings(mesh, cfg, tx)
   return jax.jit(
     step,
@@ -180,7 +201,7 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
   del params  # donated
 
   compiled = compile_step(mesh, cfg, experiment, tx)
-  evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train))
+  evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train, mesh=mesh))
   writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
   meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.

@@ -56,30 +56,91 @@ def test_positions_without_weight_do_not_count(bad):
   assert (gradient == want_gradient).all() and (gradient[weights == 0] == 0).all()
 
 
-@pytest.mark.parametrize('chunk', [1, 2, 4, 5, 6, 12, 100])
-def test_chunks_are_the_whole(chunk):
-  rng = np.random.default_rng(0)
-  x, w = rng.standard_normal((2, 12, 4)).astype(np.float32), rng.standard_normal((4, 9)).astype(np.float32)
-  targets = rng.integers(0, 9, (2, 12)).astype(np.int32)
-  weights = (rng.random((2, 12)) < 0.5).astype(np.float32)
-  unembed = lambda w, x: x @ w
+def head_inputs(B=4, T=12, D=4, V=9, seed=0):
+  rng = np.random.default_rng(seed)
+  x, head = rng.standard_normal((B, T, D)).astype(np.float32), rng.standard_normal((V, D)).astype(np.float32)
+  weights = (rng.random((B, T)) < np.linspace(0.1, 0.9, B)[:, None]) * rng.uniform(0.5, 1, (B, T)).astype(np.float32)
+  return x, head, rng.integers(0, V, (B, T)).astype(np.int32), weights.astype(np.float32)
 
-  def chunked(x, w):
-    return loss.chunked_cross_entropy(functools.partial(unembed, w), x, targets, weights, chunk)
 
-  whole = lambda x, w: loss.cross_entropy(unembed(w, x), targets, weights)
-  (got, weight), gradients = jax.value_and_grad(chunked, (0, 1), has_aux=True)(x, w)
-  (want, want_weight), want_gradients = jax.value_and_grad(whole, (0, 1), has_aux=True)(x, w)
+def whole(x, head, targets, weights):
+  return loss.cross_entropy(x @ head.T, targets, weights)
+
+
+@pytest.mark.parametrize('shards', [1, 2, 4])
+@pytest.mark.parametrize('chunk', [1, 5, 8, 16, 100])
+def test_chunks_are_the_whole(chunk, shards):
+  x, head, targets, weights = head_inputs()
+  grad = lambda f: jax.value_and_grad(lambda x, w: f(x, w, targets, weights), (0, 1), has_aux=True)(x, head)
+  (got, weight), gradients = grad(functools.partial(loss.head_cross_entropy, chunk=chunk, shards=shards))
+  (want, want_weight), want_gradients = grad(whole)
   assert float(weight) == float(want_weight)
   assert float(got) == pytest.approx(float(want), rel=1e-6)
+  alone, _ = loss.head_cross_entropy(x, head, targets, weights, chunk, shards)  # the path without a gradient
+  assert float(alone) == pytest.approx(float(want), rel=1e-6)
   for a, b in zip(gradients, want_gradients, strict=True):
     np.testing.assert_allclose(a, b, atol=3e-6)
 
 
-def test_no_array_holds_the_logits_of_a_row():
-  def value(x, w):
-    return loss.chunked_cross_entropy(lambda x: x @ w, x, jnp.zeros((2, 12), int), jnp.ones((2, 12)), 4)[0]
+@pytest.mark.parametrize('share', [0, 1])
+def test_all_or_no_positions_with_loss(share):
+  x, head, targets, weights = head_inputs()
+  weights = np.full_like(weights, share)
+  grad = lambda f: jax.value_and_grad(lambda x, w: 3 * f(x, w, targets, weights)[0], (0, 1))(x, head)
+  (got, gradients), (want, want_gradients) = grad(functools.partial(loss.head_cross_entropy, chunk=7)), grad(whole)
+  assert float(got) == pytest.approx(float(want), rel=1e-6)
+  for a, b in zip(gradients, want_gradients, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-5)
 
-  shapes = (jax.ShapeDtypeStruct((2, 12, 4), jnp.float32), jax.ShapeDtypeStruct((4, 9), jnp.float32))
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_x_without_loss_reaches_nothing(bad):
+  x, head, targets, weights = head_inputs()
+  broken = np.where(weights[..., None] > 0, x, bad)
+  value = lambda x: jax.value_and_grad(
+    lambda x, w: loss.head_cross_entropy(x, w, targets, weights, 5)[0], (0, 1)
+  )(x, head)  # fmt: skip
+  (want, want_gradients), (got, gradients) = value(x), value(broken)
+  assert got == want
+  for a, b in zip(gradients, want_gradients, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert (gradients[0][weights == 0] == 0).all()
+
+
+def test_only_positions_with_loss_go_through_the_head(monkeypatch):
+  """Counts the positions that are multiplied by the head, part by part."""
+  taken, einsum = [], jnp.einsum
+
+  def counted(equation, x, *rest, **options):
+    if equation == 'GCD,VD->GCV':
+      jax.debug.callback(lambda: taken.append(x.shape[1]))
+    return einsum(equation, x, *rest, **options)
+
+  monkeypatch.setattr(jnp, 'einsum', counted)
+  weights = np.zeros((2, 50), np.float32)
+  weights[0, 3:31], weights[1, ::5] = 1, 1  # 28 and 10 of 50
+  x, head, targets = np.ones((2, 50, 4), np.float32), np.ones((9, 4), np.float32), np.zeros((2, 50), np.int32)
+  for chunk, shards, want in ((16, 1, [16, 16, 4, 2]), (16, 2, [16, 8, 4]), (64, 1, [32, 8]), (100, 1, [25, 12, 12])):
+    taken.clear()
+    jax.block_until_ready(jax.grad(lambda x: loss.head_cross_entropy(x, head, targets, weights, chunk, shards)[0])(x))  # noqa: B023
+    jax.effects_barrier()
+    assert sorted(taken, reverse=True) == want, (chunk, shards, taken)
+
+
+def test_no_array_holds_the_logits_of_a_row():
+  def value(x, head):
+    return loss.head_cross_entropy(x, head, jnp.zeros((2, 12), int), jnp.ones((2, 12)), 8)[0]
+
+  shapes = (jax.ShapeDtypeStruct((2, 12, 4), jnp.float32), jax.ShapeDtypeStruct((9, 4), jnp.float32))
   text = str(jax.make_jaxpr(jax.grad(value, (0, 1)))(*shapes))
-  assert 'f32[2,4,9]' in text and '12,9]' not in text and 'f32[3,2,4,9]' not in text
+  assert 'f32[1,8,9]' in text and '12,9]' not in text and '24,9]' not in text and '25,9]' not in text
+
+
+def test_gradient_of_a_bfloat16_x_is_bfloat16_and_of_its_head_float32():
+  x, head, targets, weights = head_inputs()
+  grad = jax.grad(lambda x, w: loss.head_cross_entropy(x, w, targets, weights, 5)[0], (0, 1))
+  dx, dhead = grad(jnp.asarray(x, jnp.bfloat16), head)
+  want_dx, want_dhead = jax.grad(lambda x, w: whole(x, w, targets, weights)[0], (0, 1))(x, head)
+  assert dx.dtype == jnp.bfloat16 and dhead.dtype == jnp.float32
+  np.testing.assert_allclose(dx.astype(jnp.float32), want_dx, atol=0.03)
+  np.testing.assert_allclose(dhead, want_dhead, atol=0.1)

@@ -8,8 +8,8 @@ from mathqwen.errors import UserError
 from mathqwen.model import qwen
 
 SPECS = {
-  'embed': P('tensor', 'fsdp'),
-  'head': P('tensor', 'fsdp'),
+  'embed': P(('tensor', 'fsdp'), None),
+  'head': P(('tensor', 'fsdp'), None),
   'norm': P(None),
   'layers/input_norm': P(None, None),
   'layers/post_norm': P(None, None),
@@ -94,7 +94,7 @@ def test_sizes_that_fit(tiny_config):
       {},
       'mesh.tensor 4 does not divide num_attention_heads 6, num_key_value_heads 2: set mesh.tensor=2',
     ),
-    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48: set mesh.fsdp=6'),
+    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48, vocab_size 96: set mesh.fsdp=6'),
     ({'data': 4}, {'batch_size': 7}, 'data.batch_size 7 in 1 micro-batches .*set data.batch_size=8'),
     ({'data': 2, 'fsdp': 2}, {'batch_size': 10}, 'set data.batch_size=8'),
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mathqwen.model.config import ModelConfig
 
-LOGICAL_AXES = ('layers', 'batch', 'length', 'kv_heads', 'head_dim')
+LOGICAL_AXES = ('layers', 'batch', 'kv_heads', 'length', 'head_dim')
 
 
 @jax.tree_util.register_dataclass
@@ -23,15 +23,15 @@ class KVCache:
   prompt "defgh" d e f g h         segments 1 1 1 1 1 0 0 0
   """
 
-  k: jax.Array  # [L, B, S, K, H]
-  v: jax.Array  # [L, B, S, K, H]
+  k: jax.Array  # [L, B, K, S, H]: a head's keys lie together, as attention multiplies them
+  v: jax.Array  # [L, B, K, S, H]
   segment_ids: jax.Array  # int32 [B, S]
   length: jax.Array  # int32 []: slots written
   prompt_lengths: jax.Array  # int32 [B]: tokens of each row that were written first, as the prompt
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype) -> 'KVCache':
-    shape = (cfg.num_hidden_layers, batch, slots, cfg.num_key_value_heads, cfg.head_dim)
+    shape = (cfg.num_hidden_layers, batch, cfg.num_key_value_heads, slots, cfg.head_dim)
     return cls(
       k=jnp.zeros(shape, dtype),
       v=jnp.zeros(shape, dtype),
@@ -42,10 +42,10 @@ class KVCache:
 
   def write(self, layer, k_BTKH, v_BTKH):
     """The cache with `layer`'s next T slots written, and that layer's (k_BSKH, v_BSKH). `length` moves in `advance`."""
-    start = (layer, 0, self.length, 0, 0)
-    k = jax.lax.dynamic_update_slice(self.k, k_BTKH[None], start)
-    v = jax.lax.dynamic_update_slice(self.v, v_BTKH[None], start)
-    layer_of = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False)
+    start = (layer, 0, 0, self.length, 0)
+    k = jax.lax.dynamic_update_slice(self.k, k_BTKH.swapaxes(1, 2)[None], start)
+    v = jax.lax.dynamic_update_slice(self.v, v_BTKH.swapaxes(1, 2)[None], start)
+    layer_of = lambda x: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).swapaxes(1, 2)
     return dataclasses.replace(self, k=k, v=v), (layer_of(k), layer_of(v))
 
   def mark(self, segment_ids_BT):

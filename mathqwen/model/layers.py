@@ -1,40 +1,45 @@
 """Pure functions on arrays. B batch, T query, S key, D embed, N heads, K kv heads, G = N / K, H head dim, F MLP."""
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def linear(equation, x, w):
+def linear(equation, x_BT, w):
   """`jnp.einsum(equation, x, w)` of activations and a weight, which lies as torch stores it: outputs first.
 
-  Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
+  As a product of matrices: XLA for CPU would transpose a weight of three axes in memory each time it is used.
+  """
+  y_axes = equation.split('->')[1]
+  out = w.shape[: len(y_axes) - 2]  # B and T are activations' own
+  B, T = x_BT.shape[:2]
+  return _linear(x_BT.reshape(B, T, -1), w.reshape(math.prod(out), -1)).reshape(B, T, *out)
+
+
+@jax.custom_vjp
+def _linear(x_BTI, w_OI):
+  """Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
   gradient in memory. Here the small side, the weight's gradient, is transposed instead (the barrier keeps XLA from
   folding that back). Loss and gradient of a small model take 1.2 times the CPU time without it; to measure:
   `python tests/model/test_layers.py`.
   """
-  return jnp.einsum(equation, x, w)
+  return jnp.einsum('BTI,OI->BTO', x_BTI, w_OI)
 
 
-def _linear_forward(equation, x, w):
-  return linear(equation, x, w), (x, w)
+def _linear_forward(x_BTI, w_OI):
+  # Not `_linear`, whose product a remat policy would not see.
+  return jnp.einsum('BTI,OI->BTO', x_BTI, w_OI), (x_BTI, w_OI)
 
 
-def _linear_backward(equation, saved, gradient):
-  (x, w), (inputs, y_axes) = saved, equation.split('->')
-  x_axes, w_axes = inputs.split(',')
-  inputs_first = ''.join(sorted(w_axes, key=lambda axis: axis in y_axes))
-  w_gradient = jax.lax.optimization_barrier(jnp.einsum(f'{x_axes},{y_axes}->{inputs_first}', x, gradient))
-  return (
-    jnp.einsum(f'{y_axes},{w_axes}->{x_axes}', gradient, w),
-    jnp.einsum(f'{inputs_first}->{w_axes}', w_gradient),
-  )
+def _linear_backward(saved, gradient_BTO):
+  x_BTI, w_OI = saved
+  w_gradient_IO = jax.lax.optimization_barrier(jnp.einsum('BTI,BTO->IO', x_BTI, gradient_BTO))
+  return jnp.einsum('BTO,OI->BTI', gradient_BTO, w_OI), w_gradient_IO.T
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+_linear.defvjp(_linear_forward, _linear_backward)
 
 
 def rms_norm(x, scale, eps):
@@ -94,12 +99,14 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
   # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
   probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-  return jnp.einsum('BKGTS,BSKH->BTKGH', probs_BKGTS, v_BSKH).reshape(B, T, N, H)
+  out_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', probs_BKGTS, v_BSKH)
+  return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def swiglu(x_BTD, gate_FD, up_FD, down_DF):
-  gate_BTF = jax.nn.silu(linear('BTD,FD->BTF', x_BTD, gate_FD))
-  return linear('BTF,DF->BTD', gate_BTF * linear('BTD,FD->BTF', x_BTD, up_FD), down_DF)
+  gate_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, gate_FD), 'gate')
+  up_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, up_FD), 'up')
+  return linear('BTF,DF->BTD', jax.nn.silu(gate_BTF) * up_BTF, down_DF)
 
 
 def dropout(x, rate, key):

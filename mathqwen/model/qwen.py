@@ -5,7 +5,7 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
   init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
   logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
   hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
-  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]
+  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]      head(params, cfg) -> its weight [V, D]
 
 Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
 B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
@@ -16,7 +16,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
+from mathqwen.model.attention import SAVED, reference
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import (
@@ -32,10 +34,14 @@ from mathqwen.model.layers import (
   swiglu,
 )
 
+# What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
+_keep = jax.checkpoint_policies.save_only_these_names
 REMAT = {
-  'none': None,  # keep every activation
-  'full': jax.checkpoint_policies.nothing_saveable,  # keep the layers' boundaries, compute the rest again
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep the results of weight multiplications
+  'none': None,  # everything
+  'dots': _keep('qkv', SAVED, 'mid', 'gate', 'up'),  # no multiplication by weights is computed again
+  'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
+  'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
+  'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
 }
 
 
@@ -83,8 +89,9 @@ class Block(nnx.Module):
       q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
     if self.cfg.qk_norm:
       q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
-    o_BTNH, cache = attend(rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH)
-    x_BTD = x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0)
+    q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
+    o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
+    x_BTD = checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid')
     h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
     return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
 
@@ -94,11 +101,11 @@ class Qwen(nnx.Module):
     V, D = cfg.vocab_size, cfg.hidden_size
     normal = nnx.initializers.normal(cfg.initializer_range)
     stack = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
-    self.embed = _param(normal, rngs, (V, D), 'vocab', 'embed')
+    self.embed = _param(normal, rngs, (V, D), 'vocab', 'width')
     self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
     self.norm = _param(_ones, rngs, (D,), 'norm')
     if not cfg.tie_word_embeddings:
-      self.head = _param(normal, rngs, (V, D), 'vocab', 'embed')
+      self.head = _param(normal, rngs, (V, D), 'vocab', 'width')
 
 
 def _model(cfg):
@@ -145,6 +152,9 @@ def hidden(
   dropout_rate: float = 0.0,
   dropout_key=None,
   training: bool = False,
+  attend_rows=reference,
+  place=lambda x, *axes: x,
+  gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
 ):
   """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
 
@@ -152,15 +162,16 @@ def hidden(
   layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
   residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past `seq_length`,
   but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length made it.
+  `attend_rows`, from `attention.select`, is the attention of a call without a cache. `place` and `gather`, of
+  `sharding.Placement`, say by axis names where activations lie on a mesh, and bring a layer's weights together there
+  in `dtype`.
   """
   B, T = tokens_BT.shape
   if segment_ids_BT is None:
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
     positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-  if cache is None:
-    mask_BTS = causal_mask(segment_ids_BT, segment_ids_BT)
-  else:
+  if cache is not None:
     cache = cache.mark(segment_ids_BT)
     mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
   theta = cfg.rope_theta
@@ -169,17 +180,18 @@ def hidden(
     lengths_BT = of_segment_BT if cache is None else cache.prompt_lengths[:, None]
     theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
+  layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
-    block = nnx.merge(_block(cfg), jax.tree.map(lambda p: p.astype(dtype), w))
+    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype))
 
     def attend(q, k, v):
       if cfg.use_logn_attn and not training:
         q = q * logn_scale(positions_BT, cfg.seq_length)[..., None, None].astype(q.dtype)
       if cache is None:
-        return attention(q, k, v, mask_BTS), None
+        return attend_rows(q, k, v, segment_ids_BT), None
       new, (k_BSKH, v_BSKH) = cache.write(index, k, v)
       return attention(q, k_BSKH, v_BSKH, mask_BTS), new
 
@@ -187,18 +199,27 @@ def hidden(
       key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
       return dropout(x, dropout_rate, key)
 
-    return block(x_BTD, angles, attend, drop), None
+    x_BTD, cache = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
+    return (place(x_BTD, 'batch', 'length', 'width'), cache), None
 
   if REMAT[remat] is not None:
     layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
-  x_BTD = params['embed'].astype(dtype)[tokens_BT]
+  # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
+  table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
+  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'length')], 'copy', 'length', 'embed')
+  x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
   (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
 
 
+def head(params, cfg: ModelConfig):
+  """The weight [V, D] that logits are made with."""
+  return params['embed' if cfg.tie_word_embeddings else 'head']
+
+
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = params['embed' if cfg.tie_word_embeddings else 'head']
-  return jnp.einsum('...D,VD->...V', x_BTD, head_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  head_VD = head(params, cfg).astype(x_BTD.dtype)
+  return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mathqwen.model import attention as attention_lib
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import PRESETS
@@ -238,6 +239,19 @@ def test_scan_is_a_loop_over_layers(tiny_config, random_params):
     x = one(x, jax.tree.map(lambda w, i=i: w[i], params['layers']))
   x = rms_norm(x, params['norm'], cfg.rms_norm_eps)
   assert difference(qwen.unembed(params, cfg, x), logits_of(params, cfg, tokens)) < 2e-5
+
+
+def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_config):
+  cfg = tiny_config('qwen2', num_hidden_layers=2)
+  tokens = jnp.zeros((1, 6), jnp.int32)
+
+  def products(remat):
+    run = functools.partial(qwen.hidden, cfg=cfg, tokens_BT=tokens, remat=remat, attend_rows=attention_lib.blocks)
+    gradient = jax.grad(lambda p: jnp.sum(run(p)))
+    return str(jax.make_jaxpr(gradient)(qwen.abstract(cfg))).count('dot_general')
+
+  # A layer has 7 weights and 2 products in attention; its last product, `down`, no gradient needs.
+  assert products('dots') == products('none') == products('full') - 6 - 2
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.3])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -60,6 +61,17 @@ def run(shape):
   return {'losses': losses, 'smallest': smallest, 'compiled': step._cache_size()}
 
 
+def logits(shape):
+  """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
+  mesh, V = mesh_of(shape), CFG.vocab_size
+  tx = optimizer(EXPERIMENT.optim, 20)
+  state = train.abstract_state(mesh, CFG, tx)
+  compiled = (
+    train.compile_step(mesh, CFG, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
+  )
+  return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape)})\]', compiled.as_text())))
+
+
 def answers(shape):
   mesh = mesh_of(shape)
   prompts = [[5, 0, 9], [1] * 11, [0], [3, 2, 1, 0, 4], [60, 61]]
@@ -70,4 +82,5 @@ def answers(shape):
 
 if __name__ == '__main__':
   trained = {'x'.join(map(str, shape)): run(shape) for shape in MESHES}
-  print(json.dumps({'trained': trained, 'answers': [answers((1, 1, 1)), answers((2, 2, 2))]}))
+  both = [answers((1, 1, 1)), answers((2, 2, 2))]
+  print(json.dumps({'trained': trained, 'logits': logits((1, 4, 2)), 'answers': both}))

@@ -40,3 +40,8 @@ def test_optimizer_state_is_split(results):
   assert {mesh: result['smallest'] for mesh, result in results['trained'].items()} == {
     '1x1x1': 1, '8x1x1': 1, '1x8x1': 1 / 8, '2x2x2': 1 / 4, '1x4x2': 1 / 8,
   }  # fmt: skip
+
+
+def test_each_device_makes_its_share_of_the_logits(results):
+  """4 groups of positions and 64 rows of the vocabulary, on 8 devices: each has 8 rows for all groups, none has 64."""
+  assert ['4', '8'] in results['logits'] and '64' not in {rows for _, rows in results['logits']}

@@ -1,0 +1,196 @@
+"""Speed of the training step and of decoding on this machine, with the like of it in torch and transformers beside.
+
+Both sides take turns within the same minutes, and medians over the turns are told: a shared machine is fast and slow
+by turns for both.
+"""
+
+import dataclasses
+import functools
+import statistics
+import sys
+import time
+
+import jax
+import numpy as np
+
+from mathqwen import generate, optim, sharding, train
+from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
+from mathqwen.errors import UserError
+from mathqwen.metrics import peak_rss_bytes
+from mathqwen.model import qwen
+from mathqwen.model.config import ModelConfig
+
+OPTIM = OptimConfig(warmup_steps=10)
+STEPS = 1_000  # that the learning rate's schedule is made for
+
+
+def train_rows(cfg: ModelConfig, batch: int, seq_len: int, loss_share: float) -> dict[str, np.ndarray]:
+  """Rows of one segment each, `loss_share` of their positions with loss, spread at random."""
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, cfg.vocab_size, (batch, seq_len + 1)).astype(np.int32)
+  weights = np.zeros((batch, seq_len), np.float32)
+  for row in weights:
+    row[rng.permutation(seq_len)[: max(1, round(loss_share * seq_len))]] = 1
+  return {
+    'tokens': tokens[:, :-1],
+    'targets': tokens[:, 1:],
+    'segment_ids': np.ones((batch, seq_len), np.int32),
+    'positions': np.tile(np.arange(seq_len, dtype=np.int32), (batch, 1)),
+    'loss_weights': weights,
+  }
+
+
+def train_side(experiment: Experiment, rows):
+  """A function that takes one step of `train.compile_step`'s and returns its loss."""
+  cfg = experiment.model
+  mesh = sharding.make_mesh(experiment.mesh)
+  sharding.check(dict(mesh.shape), cfg, experiment.data.batch_size)
+  tx = optim.optimizer(OPTIM, STEPS)
+  compiled = train.compile_step(mesh, cfg, experiment, tx)
+  state = train.init_state(mesh, cfg, tx, 0)
+  rows = sharding.global_batch(rows, mesh)
+
+  def step():
+    nonlocal state
+    state, metrics = compiled(state, rows)
+    return float(metrics['loss_sum'] / metrics['loss_tokens'])
+
+  return step
+
+
+def torch_model(cfg: ModelConfig, dtype: str):
+  """transformers' Qwen2 or Qwen3 of these sizes, random weights, sdpa attention."""
+  try:
+    import torch
+    import transformers
+  except ImportError as error:
+    raise UserError(f"--torch needs {error.name}: install it with pip install -e '.[dev]'") from None
+  if not cfg.qk_norm and not cfg.qkv_bias:
+    name = 'Llama'
+  else:
+    name = 'Qwen3' if cfg.qk_norm else 'Qwen2'
+  sizes = {
+    field.name: getattr(cfg, field.name)
+    for field in dataclasses.fields(cfg)
+    if field.name not in ('qkv_bias', 'qk_norm', 'rope_theta')
+  }
+  hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta)
+  torch.manual_seed(0)
+  model = getattr(transformers, f'{name}ForCausalLM')._from_config(hf, attn_implementation='sdpa')
+  return torch, model.to(getattr(torch, dtype))
+
+
+def torch_train_side(experiment: Experiment, rows):
+  """The same step in torch: transformers' own loss, which takes every position through the head, on the same rows."""
+  torch, model = torch_model(experiment.model, experiment.train.compute_dtype)
+  model.train()
+  decayed = [p for p in model.parameters() if p.ndim > 1]
+  others = [p for p in model.parameters() if p.ndim == 1]
+  groups = [{'params': decayed, 'weight_decay': OPTIM.weight_decay}, {'params': others, 'weight_decay': 0.0}]
+  adamw = torch.optim.AdamW(groups, lr=OPTIM.learning_rate, betas=(OPTIM.beta1, OPTIM.beta2), eps=OPTIM.eps)
+  ids = torch.from_numpy(rows['tokens'].astype(np.int64))
+  targets = torch.from_numpy(np.where(rows['loss_weights'] > 0, rows['targets'], -100).astype(np.int64))
+
+  def step():
+    loss = model(input_ids=ids, shift_labels=targets, labels=targets, use_cache=False).loss
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
+    adamw.step()
+    adamw.zero_grad()
+    return float(loss.detach())
+
+  return step
+
+
+def decode_prompts(cfg: ModelConfig, batch: int, prompt: int) -> np.ndarray:
+  return np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, prompt)).astype(np.int32)
+
+
+def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
+  """A function that decodes greedily, and returns the answers."""
+  make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
+  params = jax.jit(make)(jax.random.key(0))
+  run = functools.partial(
+    generate.generate,
+    params,
+    cfg,
+    prompts.tolist(),
+    max_new_tokens=new_tokens,
+    vocab_size=cfg.vocab_size,
+    stop_ids=(-1,),  # none: every answer is of `new_tokens`
+    batch_size=len(prompts),
+    dtype=dtype,
+  )
+  return run
+
+
+def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
+  torch, model = torch_model(cfg, dtype)
+  model.eval()
+  model.generation_config.eos_token_id = None
+  model.generation_config.pad_token_id = 0
+  ids = torch.from_numpy(prompts.astype(np.int64))
+
+  def run():
+    with torch.no_grad():
+      return model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=new_tokens)
+
+  return run
+
+
+def measure(sides: dict, turns: int, tokens: int) -> dict[str, dict[str, float]]:
+  """Medians over `turns` calls of each side, taken by turns after one call of each that is not counted."""
+  taken = {name: [] for name in sides}
+  for turn in range(turns + 1):
+    for name, run in sides.items():
+      begun, cpu = time.perf_counter(), time.process_time()
+      run()
+      seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+      if turn:
+        taken[name].append((seconds, cpu))
+        print(f'{name} {turn}/{turns}: {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s', file=sys.stderr)
+  found = {}
+  for name, pairs in taken.items():
+    seconds, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
+    found[name] = {'tokens_per_second': tokens / seconds, 'step_seconds': seconds, 'cpu_seconds_per_step': cpu}
+  return found
+
+
+def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torch: bool, **options) -> dict:
+  """Measures 'train' or 'decode', prints a line, and returns its figures, its shape and, with `torch`, the others'.
+
+  options of train: seq_len, loss_share, and dropout, attention, remat of `TrainConfig`; of decode: prompt, new_tokens.
+  """
+  for name, value in {'batch': batch, 'steps': turns}.items():
+    if value < 1:
+      raise UserError(f'--{name} is {value}: it must be at least 1')
+  shape = dataclasses.asdict(cfg) | {'batch': batch, 'dtype': dtype, 'steps': turns} | options
+  if what == 'train':
+    seq_len, loss_share = options.pop('seq_len'), options.pop('loss_share')
+    if not 0 < loss_share <= 1:
+      raise UserError(f'--loss-share is {loss_share}: it must be above 0 and at most 1')
+    settings = TrainConfig(steps=STEPS, compute_dtype=dtype, **options)
+    experiment = Experiment(cfg, data=DataConfig(batch_size=batch, seq_len=seq_len), optim=OPTIM, train=settings)
+    rows = train_rows(cfg, batch, seq_len, loss_share)
+    make, make_torch = (functools.partial(side, experiment, rows) for side in (train_side, torch_train_side))
+    tokens = batch * seq_len
+  else:
+    prompts, new_tokens = decode_prompts(cfg, batch, options['prompt']), options['new_tokens']
+    generate.check(cfg, prompts.tolist(), new_tokens, 0)
+    make, make_torch = (
+      functools.partial(side, cfg, dtype, prompts, new_tokens) for side in (decode_side, torch_decode_side)
+    )
+    tokens = batch * new_tokens
+  sides = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
+  found = measure({'mathqwen': make(), **sides}, turns, tokens)
+  result = found['mathqwen'] | {'peak_rss_bytes': peak_rss_bytes(), 'what': what, 'shape': shape}
+  for name, figures in found.items():
+    print(
+      f'{name}: {figures["tokens_per_second"]:,.1f} tokens/s, {figures["step_seconds"]:.2f} s and '
+      f'{figures["cpu_seconds_per_step"]:.2f} CPU seconds a {"step" if what == "train" else "batch"}'
+    )
+  if torch:
+    ratio = found['mathqwen']['tokens_per_second'] / found['torch']['tokens_per_second']
+    print(f'mathqwen over torch: {ratio:.2f}')
+    result |= {'torch': found['torch'], 'ratio': ratio}
+  return result

@@ -1,0 +1,79 @@
+"""TPU chips and slices as data. Per chip, not per TensorCore; sources beside the figures.
+
+Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al. 2023
+(arXiv 2304.01433). ICI is said there per chip, both directions and all ports together; here one direction of one port.
+"""
+
+import dataclasses
+import math
+import re
+
+from mathqwen.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  name: str  # as in topology names
+  flops: float  # bfloat16 peak, FLOP/s
+  hbm_bytes: int  # what XLA lets a program use, where seen; else what is there
+  hbm_bandwidth: float  # bytes/s
+  ici_bandwidth: float  # bytes/s out of one port
+  dimensions: int  # of the torus: two ports for each
+  cores: int  # how slices are counted: v5p-32 has 16 chips
+  accelerator: str  # prefix of the accelerator type
+  devices: int = 1  # JAX devices
+
+
+GIB = 2**30
+CHIPS = {
+  chip.name: chip
+  for chip in (
+    Chip('v4', 275e12, 32 * GIB, 1.2e12, 50e9, 3, 2, 'v4'),
+    Chip('v5e', 197e12, 16 * GIB, 819e9, 50e9, 2, 1, 'v5litepod'),
+    Chip('v5p', 459e12, 95 * GIB, 2.765e12, 100e9, 3, 2, 'v5p'),
+    Chip('v6e', 918e12, 32 * GIB, 1.638e12, 100e9, 2, 1, 'v6e'),
+    Chip('tpu7x', 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 1, 'tpu7x', devices=2),
+  )
+}
+# Chips of a slice -> its shape, from the tables of the pages above.
+SHAPES = {
+  2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
+  3: {
+    4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8),
+    512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16), 4096: (16, 16, 16),
+  },
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  name: str  # v5p-32
+  chip: Chip
+  shape: tuple[int, ...]  # chips along each dimension
+
+  @property
+  def chips(self) -> int:
+    return math.prod(self.shape)
+
+  @property
+  def ici_bytes_per_second(self) -> float:
+    """Into one chip when all gather from all: both neighbours in a closed ring, one in an open row, each dimension.
+
+    Rings close at 16 chips on two-dimensional kinds, at multiples of 4 from 64 chips on with three dimensions.
+    """
+    closed = lambda size: size >= 16 if self.chip.dimensions == 2 else self.chips >= 64 and size % 4 == 0
+    return sum((2 if closed(size) else 1) * self.chip.ici_bandwidth for size in self.shape if size > 1)
+
+
+def slice_of(name: str) -> Slice:
+  """'v5p-32' -> the slice: 16 chips, 2x2x4."""
+  kind, _, count = name.removeprefix('tpu-').partition('-')
+  chip = CHIPS.get({'v5litepod': 'v5e'}.get(kind, kind))
+  if chip is None or not re.fullmatch(r'\d+', count):
+    raise UserError(f'--topology {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32')
+  shapes = SHAPES[chip.dimensions]
+  shape = shapes.get(int(count) // chip.cores) if int(count) % chip.cores == 0 else None
+  if shape is None:
+    sizes = ', '.join(str(chips * chip.cores) for chips in shapes)
+    raise UserError(f'--topology {name}: {chip.name} slices have sizes {sizes}')
+  return Slice(name, chip, shape)

@@ -1,0 +1,119 @@
+"""Attention of training, without a cache, behind one choice: `select(name, mesh)` gives the function for a mesh.
+
+Every implementation is a function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH: a query sees the keys of its own
+segment up to itself. Another one is a function here, a line in `IMPLEMENTATIONS`, and where it is the best of its
+platform a line in `AUTO`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from mathqwen.errors import UserError
+from mathqwen.model import splash
+from mathqwen.model.layers import attention, causal_mask
+
+SAVED = 'attention'  # `checkpoint_name` of what a backward pass needs and remat 'dots' keeps
+BLOCK, MOST_BLOCKS = 128, 16  # queries that `blocks` takes together, at least; blocks of a row, at most
+
+
+def reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+  """Scores of all pairs, then the mask."""
+  return attention(q_BTNH, k_BTKH, v_BTKH, causal_mask(segment_ids_BT, segment_ids_BT))
+
+
+def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+  """Blocks of queries, each against the keys up to its end: the masked half is hardly computed. Saves no scores."""
+  B, T, N, H = q_BTNH.shape
+  K = k_BTKH.shape[2]
+  q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
+  o_BKGTH = _blocks(q_BKGTH, k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2), segment_ids_BT)
+  return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _bounds(T):
+  size = max(BLOCK, -(-T // MOST_BLOCKS))
+  return [(start, min(start + size, T)) for start in range(0, T, size)]
+
+
+def _join(x_BKGTH):
+  """[B, K, G, T, H] -> [B, K, R, H]: the queries of all heads that share a key, in one matrix."""
+  B, K, G, T, H = x_BKGTH.shape
+  return x_BKGTH.reshape(B, K, G * T, H)
+
+
+def _scores(q_BKGTH, k_BKSH, segment_ids_BT, start, end):
+  """float32 [B, K, G, end - start, end]. A row of its own finds at least itself unmasked."""
+  q_BKRH = _join(q_BKGTH[..., start:end, :])
+  scores_BKRS = jnp.einsum('BKRH,BKSH->BKRS', q_BKRH, k_BKSH[:, :, :end], preferred_element_type=jnp.float32)
+  scores_BKGTS = scores_BKRS.reshape(*q_BKGTH.shape[:3], end - start, end)
+  mask_BTS = causal_mask(segment_ids_BT[:, start:end], segment_ids_BT[:, :end], start)
+  return jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
+
+
+@jax.custom_vjp
+def _blocks(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
+  return _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT)[0]
+
+
+def _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
+  outs, lses = [], []
+  for start, end in _bounds(q_BKGTH.shape[3]):
+    scores_BKGTS = _scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end)
+    most_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
+    exps_BKGTS = jnp.exp(scores_BKGTS - most_BKGT1)
+    sums_BKGT1 = jnp.sum(exps_BKGTS, axis=-1, keepdims=True)
+    out_BKRH = jnp.einsum('BKRS,BKSH->BKRH', _join(exps_BKGTS).astype(v_BKTH.dtype), v_BKTH[:, :, :end])
+    outs.append(out_BKRH.reshape(q_BKGTH[..., start:end, :].shape) / sums_BKGT1)
+    lses.append(most_BKGT1 + jnp.log(sums_BKGT1))
+  out_BKGTH = checkpoint_name(jnp.concatenate(outs, axis=3).astype(q_BKGTH.dtype), SAVED)
+  lse_BKGT1 = checkpoint_name(jnp.concatenate(lses, axis=3), SAVED)
+  return out_BKGTH, (q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1)
+
+
+def _blocks_backward(saved, dout_BKGTH):
+  q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1 = saved
+  dot_BKGT1 = jnp.sum(dout_BKGTH.astype(jnp.float32) * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
+  dqs = []
+  # Keys last: their gradients are a small transposed matrix times the scores as they lie, and the scores stay in place.
+  dk_BKHT, dv_BKHT = (jnp.zeros_like(x.swapaxes(2, 3), jnp.float32) for x in (k_BKTH, v_BKTH))
+  for start, end in _bounds(q_BKGTH.shape[3]):
+    rows = lambda x_BKGTH, start=start, end=end: x_BKGTH[..., start:end, :]
+    probs_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end) - rows(lse_BKGT1))
+    dout_BKRH, q_BKRH = _join(rows(dout_BKGTH)), _join(rows(q_BKGTH))
+    dprobs_BKRS = jnp.einsum('BKRH,BKSH->BKRS', dout_BKRH, v_BKTH[:, :, :end], preferred_element_type=jnp.float32)
+    dscores_BKGTS = probs_BKGTS * (dprobs_BKRS.reshape(probs_BKGTS.shape) - rows(dot_BKGT1))
+    probs_BKRS, dscores_BKRS = (_join(x).astype(q_BKGTH.dtype) for x in (probs_BKGTS, dscores_BKGTS))
+    dqs.append(jnp.einsum('BKRS,BKSH->BKRH', dscores_BKRS, k_BKTH[:, :, :end]).reshape(rows(q_BKGTH).shape))
+    add = functools.partial(jnp.einsum, 'BKRH,BKRS->BKHS', preferred_element_type=jnp.float32)
+    dk_BKHT = dk_BKHT.at[..., :end].add(add(q_BKRH, dscores_BKRS))
+    dv_BKHT = dv_BKHT.at[..., :end].add(add(dout_BKRH, probs_BKRS))
+  dk_BKTH, dv_BKTH = (x.swapaxes(2, 3).astype(k_BKTH.dtype) for x in (dk_BKHT, dv_BKHT))
+  return jnp.concatenate(dqs, axis=3), dk_BKTH, dv_BKTH, None
+
+
+_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+# name -> (make(mesh) -> the function, platforms that run it; () is all). `mesh` may be None: one default device.
+IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
+  'reference': (lambda mesh: reference, ()),
+  'blocks': (lambda mesh: blocks, ()),
+  'splash': (splash.make, ('tpu',)),
+}
+AUTO = {'cpu': 'blocks', 'tpu': 'splash'}  # platform -> name; elsewhere `reference`
+
+
+def select(name: str, mesh: jax.sharding.Mesh | None = None):
+  """The implementation `name`; 'auto' goes by the platform of the mesh's devices. UserError where it cannot run."""
+  platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
+  make, platforms = IMPLEMENTATIONS[AUTO.get(platform, 'reference') if name == 'auto' else name]
+  if platforms and platform not in platforms:
+    raise UserError(
+      f'train.attention {name!r} runs on {" and ".join(platforms)} only, and the devices here are {platform}: '
+      f"set train.attention='auto'"
+    )
+  return make(mesh)

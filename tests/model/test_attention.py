@@ -1,0 +1,88 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mathqwen import config
+from mathqwen.errors import UserError
+from mathqwen.model import attention
+
+SEGMENTS = np.repeat(np.array([1, 2, 3, 4, 0], np.int32), [90, 1, 130, 39, 40])  # 300; 0 is padding
+
+
+def inputs(T, N, K, H=8, seed=0):
+  rng = np.random.default_rng(seed)
+  segments = np.stack([SEGMENTS[:T], np.ones(T, np.int32)])
+  return [rng.standard_normal((2, T, heads, H)).astype(np.float32) for heads in (N, K, K, N)], segments
+
+
+def value_and_gradients(attend, qkvg, segments):
+  *qkv, g = qkvg
+
+  @jax.jit
+  def both(qkv, g):
+    out, back = jax.vjp(lambda *qkv: attend(*qkv, segments), *qkv)
+    return (out, *back(g))
+
+  return both(qkv, g)
+
+
+@pytest.mark.parametrize('T, N, K', [(300, 4, 2), (257, 2, 2), (100, 4, 1), (1, 2, 1)])
+def test_blocks_are_the_reference(T, N, K):
+  qkvg, segments = inputs(T, N, K)
+  got = value_and_gradients(attention.blocks, qkvg, segments)
+  want = value_and_gradients(attention.reference, qkvg, segments)
+  for a, b in zip(got, want, strict=True):
+    assert np.isfinite(a).all()
+    # Some hundred terms in another order.
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
+
+
+def test_blocks_in_bfloat16():
+  qkvg, segments = inputs(200, 4, 2)
+  rounded = [jnp.asarray(x, jnp.bfloat16) for x in qkvg]
+  got = value_and_gradients(attention.blocks, rounded, segments)
+  want = value_and_gradients(attention.reference, [x.astype(jnp.float32) for x in rounded], segments)
+  for a, b in zip(got, want, strict=True):
+    assert a.dtype == jnp.bfloat16
+    np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=0.02 * float(jnp.abs(b).max()))
+
+
+def test_blocks_compute_hardly_more_than_half_and_save_no_scores():
+  T = 1024
+  qkv = [jax.ShapeDtypeStruct((1, T, heads, 8), jnp.float32) for heads in (2, 1, 1)]
+  run = lambda attend: jax.jit(lambda *qkv: attend(*qkv, jnp.ones((1, T), jnp.int32))).lower(*qkv).cost_analysis()
+  assert run(attention.blocks)['flops'] < 0.6 * run(attention.reference)['flops']
+  saved = jax.eval_shape(lambda *qkv: jax.vjp(lambda *x: attention.blocks(*x, jnp.ones((1, T), jnp.int32)), *qkv), *qkv)
+  assert max(x.size for x in jax.tree.leaves(saved)) <= T * 16
+
+
+def test_a_long_row_is_cut_into_few_blocks():
+  qkv = [jax.ShapeDtypeStruct((1, 8192, 1, 8), jnp.float32)] * 3
+  text = str(jax.make_jaxpr(lambda *qkv: attention.blocks(*qkv, jnp.ones((1, 8192), jnp.int32)))(*qkv))
+  assert len(re.findall('dot_general', text)) == 2 * attention.MOST_BLOCKS
+
+
+class FakeMesh:
+  def __init__(self, platform):
+    device = type('Device', (), {'platform': platform})()
+    self.devices = np.array([[device]])
+
+
+def test_auto_goes_by_the_devices_of_the_mesh(monkeypatch):
+  assert attention.select('auto') is attention.select('auto', FakeMesh('cpu')) is attention.blocks
+  assert attention.select('auto', FakeMesh('gpu')) is attention.reference
+  assert attention.select('reference', FakeMesh('cpu')) is attention.reference
+  assert attention.select('blocks', FakeMesh('tpu')) is attention.blocks
+  monkeypatch.setitem(attention.IMPLEMENTATIONS, 'kernel', (lambda mesh: mesh, ('tpu',)))
+  monkeypatch.setitem(attention.AUTO, 'tpu', 'kernel')
+  mesh = FakeMesh('tpu')
+  assert attention.select('auto', mesh) is attention.select('kernel', mesh) is mesh
+  with pytest.raises(UserError, match="train.attention 'kernel' runs on tpu only, and the devices here are cpu"):
+    attention.select('kernel', FakeMesh('cpu'))
+
+
+def test_names_are_those_of_the_setting():
+  assert set(config.ATTENTION) == {'auto', *attention.IMPLEMENTATIONS}

@@ -1,0 +1,73 @@
+import json
+
+import numpy as np
+import pytest
+
+from mathqwen import bench, cli
+from mathqwen.config import DataConfig, Experiment, TrainConfig
+from mathqwen.errors import UserError
+from mathqwen.model import qwen
+
+TINY = [
+  f'--{flag}={value}'
+  for flag, value in {
+    'num-hidden-layers': 2, 'hidden-size': 32, 'intermediate-size': 48, 'num-attention-heads': 4,
+    'num-key-value-heads': 2, 'head-dim': 8, 'vocab-size': 97, 'steps': 2, 'batch': 2,
+  }.items()
+]  # fmt: skip
+FIGURES = {'tokens_per_second', 'step_seconds', 'cpu_seconds_per_step', 'peak_rss_bytes', 'what', 'shape'}
+
+
+@pytest.mark.parametrize('flags', [['train', '--seq-len', '24'], ['decode', '--prompt', '6', '--new-tokens', '4']])
+def test_both_sides(flags, capsys):
+  assert cli.main(['bench', *flags, *TINY, '--torch', '--json']) == 0
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert set(result) == FIGURES | {'torch', 'ratio'}
+  tokens = 2 * (24 if flags[0] == 'train' else 4)
+  assert result['tokens_per_second'] * result['step_seconds'] == pytest.approx(tokens)
+  assert result['ratio'] == result['tokens_per_second'] / result['torch']['tokens_per_second'] > 0
+  assert result['shape']['hidden_size'] == 32 and result['shape']['steps'] == 2
+
+
+def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, monkeypatch):
+  """From the same weights both learn the same rows with the same loss, step after step."""
+  reference = torch_model('qwen2')
+  cfg, params = from_torch(reference)
+  import torch
+
+  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, reference))
+  monkeypatch.setattr(qwen, 'init', lambda *_: params)
+  rows = bench.train_rows(cfg, 2, 24, 0.5)
+  assert rows['loss_weights'].sum() == 24
+  experiment = Experiment(
+    cfg,
+    data=DataConfig(batch_size=2, seq_len=24),
+    optim=bench.OPTIM,
+    train=TrainConfig(steps=bench.STEPS, compute_dtype='float32', dropout=0.0),
+  )
+  ours, theirs = bench.train_side(experiment, rows), bench.torch_train_side(experiment, rows)
+  assert ours() == pytest.approx(theirs(), rel=1e-5)
+  prompts = bench.decode_prompts(cfg, 2, 5)
+  assert np.shape(bench.decode_side(cfg, 'float32', prompts, 4)()) == (2, 4)
+  assert bench.torch_decode_side(cfg, 'float32', prompts, 4)().shape == (2, 9)
+
+
+@pytest.mark.parametrize(
+  'flags, message',
+  [
+    (['--loss-share', '0'], '--loss-share is 0.0'),
+    (['--batch', '0'], '--batch is 0'),
+    (['--steps', '0'], '--steps is 0'),
+    (['--attention', 'flash'], "train.attention is 'flash'"),
+    (['--head-dim', '7'], 'model.head_dim 7 is odd'),
+  ],
+)
+def test_what_cannot_be_measured(flags, message, capsys):
+  assert cli.main(['bench', 'train', *TINY, *flags]) == 2
+  assert message in capsys.readouterr().err
+
+
+def test_a_missing_torch_names_the_extra(tiny_config, monkeypatch):
+  monkeypatch.setitem(__import__('sys').modules, 'torch', None)
+  with pytest.raises(UserError, match=r'--torch needs torch: .*\[dev\]'):
+    bench.torch_model(tiny_config('qwen2'), 'float32')

@@ -1,0 +1,143 @@
+"""Counters against programs small enough to count by hand, on 8 simulated devices."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mathqwen import cost
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROGRAM = """
+import json
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec as P
+from mathqwen import cost
+
+mesh = jax.make_mesh((2, 4), ('a', 'b'))
+on = lambda *axes: NamedSharding(mesh, P(*axes))
+struct = lambda shape, *axes: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=on(*axes))
+manual = lambda f, i, o: jax.jit(jax.shard_map(f, mesh=mesh, in_specs=i, out_specs=o, check_vma=False))
+ring = [(i, (i + 1) % 4) for i in range(4)]
+
+def turns(x):
+  return jax.lax.scan(lambda c, _: (jax.lax.ppermute(c, 'b', ring) * 2, None), x, None, length=5)[0]
+
+programs = {
+  'all-gather': manual(lambda x: jax.lax.all_gather(x, 'b', tiled=True), P('b'), P()),
+  'all-reduce': manual(lambda x: jax.lax.psum(x, 'b'), P('b'), P()),
+  'reduce-scatter': manual(lambda x: jax.lax.psum_scatter(x, 'b', tiled=True), P(), P('b')),
+  'all-to-all': manual(lambda x: jax.lax.all_to_all(x, 'b', 1, 0, tiled=True), P('b'), P(None, 'b')),
+  'collective-permute': manual(turns, P('b'), P('b')),
+}
+found = {}
+for name, program in programs.items():
+  x = struct((16, 64), *(() if name == 'reduce-scatter' else ('b',)))
+  found[name] = cost.collective_bytes(program.lower(x).compile().as_text())
+print(json.dumps(found))
+"""
+
+
+def test_bytes_between_devices():
+  env = os.environ | {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'PYTHONPATH': str(ROOT),
+  }
+  done = subprocess.run([sys.executable, '-c', PROGRAM], env=env, capture_output=True, text=True, timeout=200)
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout)
+  whole = 16 * 64 * 4  # bytes; a quarter on each device of the axis
+  want = {
+    'all-gather': whole * 3 // 4,
+    'all-reduce': whole // 4 * 2 * 3 // 4,
+    'reduce-scatter': whole * 3 // 4,
+    'all-to-all': whole // 4 * 3 // 4,
+    'collective-permute': whole // 4 * 5,
+  }
+  assert found == {name: dict.fromkeys(cost.KINDS, 0) | {name: moved} for name, moved in want.items()}
+
+
+TPU = """HloModule step, num_partitions=16
+
+%fused (p: bf16[4,8]) -> bf16[4,128] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  ROOT %g = bf16[4,128]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=7, replica_groups=mesh['x'=1,'y'=16] {'y'}
+}
+
+%fused.done (p.2: bf16[4,8]) -> bf16[4,128] {
+  %p.2 = bf16[4,8]{1,0} parameter(0)
+  ROOT %g.2 = bf16[4,128]{1,0:T(8,128)(2,1)} all-gather(%p.2), channel_id=7, replica_groups=mesh['x'=1,'y'=16] {'y'}
+}
+
+%all-reduce-scatter (p.3: f32[16,4]) -> f32[1,4] {
+  %p.3 = f32[16,4]{1,0} parameter(0)
+  ROOT %r = f32[16,4]{1,0} all-reduce(%p.3), channel_id=8, replica_groups=[1,16]<=[16], to_apply=%add
+}
+
+%cond (t: (u32[], bf16[4,8])) -> pred[] {
+  %c = u32[]{:T(128)} constant(8)
+  %t = (u32[]{:T(128)}, bf16[4,8]{1,0}) parameter(0)
+  %i = u32[]{:T(128)} get-tuple-element(%t), index=0
+  ROOT %lt = pred[] compare(%i, %c), direction=LT
+}
+
+%body (t.2: (u32[], bf16[4,8])) -> (u32[], bf16[4,8]) {
+  %two = u32[]{:T(128)} constant(2)
+  %t.2 = (u32[]{:T(128)}, bf16[4,8]{1,0}) parameter(0)
+  %i.2 = u32[]{:T(128)} get-tuple-element(%t.2), index=0
+  %x = bf16[4,8]{1,0} get-tuple-element(%t.2), index=1
+  %next = u32[]{:T(128)} add(%i.2, %two), metadata={}
+  %a = bf16[4,128]{1,0} fusion(%x), kind=kCustom, calls=%fused
+  %b = bf16[4,128]{1,0} fusion(%x), kind=kCustom, calls=%fused.done
+  %s = f32[1,4]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+  ROOT %r.2 = (u32[]{:T(128)}, bf16[4,8]{1,0}) tuple(%next, %x)
+}
+
+ENTRY %main (e: (u32[], bf16[4,8])) -> (u32[], bf16[4,8]) {
+  %e = (u32[]{:T(128)}, bf16[4,8]{1,0}) parameter(0)
+  ROOT %w = (u32[]{:T(128)}, bf16[4,8]{1,0}) while(%e), condition=%cond, body=%body, metadata={op_name="x"}
+}
+"""
+
+
+def test_tpu_programs_say_their_turns_and_their_pieces_otherwise():
+  """Loops count by 2 and carry no number; one asynchronous gather stands in two fusions, one reduce-scatter in one."""
+  assert cost.collective_bytes(TPU) == dict.fromkeys(cost.KINDS, 0) | {
+    'all-gather': 4 * 4 * 120 * 2,
+    'reduce-scatter': 4 * 15 * 4 * 4,
+  }
+
+
+def test_a_loop_of_unknown_turns_takes_the_given_ones():
+  text = TPU.replace('constant(2)', 'partition-id()')
+  assert cost.collective_bytes(text, turns=(3,))['all-gather'] == 3 * 4 * 120 * 2
+
+
+def test_flops_of_loops_conditions_and_derivatives():
+  a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
+  one = 2 * 3 * 5 * 7
+  assert cost.matmul_flops(jax.make_jaxpr(lambda a, b: a @ b)(a, b)) == one
+
+  def loop(a, b):
+    return jax.lax.scan(lambda c, _: (c + a @ b, None), jnp.zeros((3, 7)), None, length=4)[0]
+
+  assert cost.matmul_flops(jax.make_jaxpr(jax.jit(loop))(a, b)) == 4 * one
+  assert cost.matmul_flops(jax.make_jaxpr(jax.grad(lambda a, b: jnp.sum((a @ b) ** 2), (0, 1)))(a, b)) == 3 * one
+  again = jax.checkpoint(lambda a, b: jnp.sum(jnp.sin(a @ b)))
+  assert cost.matmul_flops(jax.make_jaxpr(jax.grad(again, (0, 1)))(a, b)) == 4 * one
+  branch = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b.T @ b, lambda: a @ b)
+  assert cost.matmul_flops(jax.make_jaxpr(branch)(a, b)) == 3 * one
+
+
+def test_flops_of_a_loop_that_depends_on_data():
+  a = jnp.zeros((4, 4))
+  loop = lambda a: jax.lax.while_loop(lambda c: c[0, 0] < 9, lambda c: c @ a, a)
+  assert cost.matmul_flops(jax.make_jaxpr(loop)(a), turns=(6,)) == 6 * 2 * 4**3
+  with pytest.raises(StopIteration):
+    cost.matmul_flops(jax.make_jaxpr(loop)(a))
