@@ -169,7 +169,7 @@ def open_source(path: str) -> Source:
   if hub_name := hub.name_of(path):
     name, path = hub.PREFIX + hub_name, hub.fetch(hub_name)
   if '://' not in path and not pathlib.Path(path).is_dir():
-    raise UserError(f'no model at {path}: give a Hugging Face directory or the --workdir of a run')
+    raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
   if '://' not in path and (pathlib.Path(path) / 'config.json').exists():
     config, prompt = hf.read_config(path), hf.read_system_prompt(path)
     tokenizer = _tokenizer(path, path, config)

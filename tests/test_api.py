@@ -205,7 +205,7 @@ def test_a_tokenizer_larger_than_the_model(exported, tmp_path):
 def test_what_is_no_model(tmp_path, path):
   (tmp_path / 'file').write_text('x')
   (tmp_path / 'empty').mkdir()
-  with pytest.raises(UserError, match='give a Hugging Face directory,? or the --workdir of a run'):
+  with pytest.raises(UserError, match='give a Hugging Face directory, or the --workdir of a run'):
     mathqwen.load(tmp_path / path)
 
 

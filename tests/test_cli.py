@@ -157,7 +157,7 @@ def test_batch_and_devices():
 
 def test_starting_models(train, tmp_path):
   said = train(options=['--init', str(tmp_path / 'none')])
-  assert said == f'no model at {tmp_path}/none: give a Hugging Face directory or the --workdir of a run'
+  assert said == f'no model at {tmp_path}/none: give a Hugging Face directory, or the --workdir of a run'
   (tmp_path / 'empty').mkdir()
   assert 'holds neither config.json' in train(options=['--init', str(tmp_path / 'empty')])
   assert not (tmp_path / 'run').exists()

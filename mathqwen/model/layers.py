@@ -22,7 +22,7 @@ def linear(equation, x_BT, w):
 def _linear(x_BTI, w_OI):
   """Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
   gradient in memory. Here the small side, the weight's gradient, is transposed instead (the barrier keeps XLA from
-  folding that back). Loss and gradient of a small model take 1.2 times the CPU time without it; to measure:
+  folding that back). Loss and gradient of a small model take 1.1 times the CPU time without it; to measure:
   `python tests/model/test_layers.py`.
   """
   return jnp.einsum('BTI,OI->BTO', x_BTI, w_OI)
