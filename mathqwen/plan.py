@@ -17,6 +17,7 @@ from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
 
 ATTEMPTS = 4  # settings compiled for a slice before it is said not to fit
+MARGIN = 0.94  # of HBM that an estimate may fill to be worth compiling
 POLICIES = ('dots', 'gate', 'mlp', 'full')  # train.remat, least computed again first
 ASSUMPTIONS = """\
 fits: the TPU compiler accepted the program. Memory is its own peak of what lives at one time; hbm_bytes_per_chip of
@@ -116,9 +117,9 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
       seconds = max(flops / (where.chips * where.chip.flops), traffic / max(where.ici_bytes_per_second, 1))
       found.append((seconds, count, size, {'train.remat': remat, 'train.micro_batches': count}))
   found.sort(key=lambda c: c[:3])
-  small = [c for c in found if c[2] < where.chip.hbm_bytes]
+  small = [c for c in found if c[2] < MARGIN * where.chip.hbm_bytes]
   smallest = min(found, key=lambda c: c[2])
-  chosen = (small[: ATTEMPTS - 1] or []) + [smallest]
+  chosen = [*small[: ATTEMPTS - 1], smallest]
   settings = {f'mesh.{axis}': size for axis, size in mesh.items()}
   unique = {json.dumps(c[3]): settings | c[3] for c in chosen}
   return list(unique.values())
