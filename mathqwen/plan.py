@@ -158,6 +158,7 @@ def _row(experiment, where: chips.Slice, tries: list[dict]) -> dict:
     found = _compile_elsewhere(_with(experiment, settings), where)
     row |= {'settings': settings, 'compile_seconds': found.pop('compile_seconds')}
     if 'error' not in found:
+      row.pop('error', None)
       return row | found | _roofline(row, found, where, experiment, settings)
     print(f'{where.name}: {found["error"]}', file=sys.stderr, flush=True)
     row['error'] = found['error']
@@ -282,7 +283,7 @@ def _cells(row) -> list[str]:
     gib(row['collective_bytes_per_step']),
     f'{row["step_seconds"]:.2f} ({row["step_seconds_serial"]:.2f})',
     f'{row["mfu"]:.0%}',
-    f'{row["days"]:.2f}',
+    f'{row["days"]:.2g}',
     settings,
   ]
 
