@@ -134,7 +134,11 @@ def open_model(
   """(model without its weights, read): what can be checked is checked now, `read() -> params` takes its time."""
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
-  source = open_source(path)
+  return model_of(open_source(path), mesh, dtype)
+
+
+def model_of(source: 'Source', mesh: jax.sharding.Mesh | None, dtype: str) -> tuple[Model, Callable[[], dict]]:
+  """`open_model` of what `open_source` found."""
   if mesh is not None:
     sharding.check(dict(mesh.shape), source.config)
   model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, source.system_prompt)

@@ -225,10 +225,11 @@ def _open(path, dtype):
   import jax
 
   from mathqwen import api, sharding
-  from mathqwen.config import MeshConfig
 
-  mesh = sharding.make_mesh(MeshConfig()) if jax.device_count() > 1 else None
-  return api.open_model(path, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
+  source, mesh = api.open_source(path), None
+  if jax.device_count() > 1:
+    mesh = sharding.make_mesh(sharding.fitting(source.config, jax.device_count()))
+  return api.model_of(source, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
 
 
 def _experiment(args):

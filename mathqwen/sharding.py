@@ -47,6 +47,12 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
   return sizes
 
 
+def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
+  """The mesh to use a model on when none is asked for: split over the devices that divide it, copied over the rest."""
+  fsdp = math.gcd(devices, cfg.hidden_size, cfg.vocab_size)
+  return MeshConfig(data=devices // fsdp, fsdp=fsdp, tensor=1)
+
+
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(cfg, len(devices))
