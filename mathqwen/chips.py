@@ -2,6 +2,8 @@
 
 Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al. 2023
 (arXiv 2304.01433). ICI is said there per chip, both directions and all ports together; here one direction of one port.
+Between slices: the network interfaces of a host over its chips, docs.cloud.google.com (v5e 2 x 100 Gbps and v6e
+4 x 200 Gbps for 8 chips), jax-ml.github.io/scaling-book/tpus (v5p).
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ class Chip:
   cores: int  # how slices are counted: v5p-32 has 16 chips
   accelerator: str  # prefix of the accelerator type
   devices: int = 1  # JAX devices
+  dcn_bandwidth: float = 0  # bytes/s between slices; 0 where no figure is published
 
 
 GIB = 2**30
@@ -29,9 +32,9 @@ CHIPS = {
   chip.name: chip
   for chip in (
     Chip('v4', 275e12, 32 * GIB, 1.2e12, 50e9, 3, 2, 'v4'),
-    Chip('v5e', 197e12, 16 * GIB, 819e9, 50e9, 2, 1, 'v5litepod'),
-    Chip('v5p', 459e12, 95 * GIB, 2.765e12, 100e9, 3, 2, 'v5p'),
-    Chip('v6e', 918e12, 32 * GIB, 1.638e12, 100e9, 2, 1, 'v6e'),
+    Chip('v5e', 197e12, 16 * GIB, 819e9, 50e9, 2, 1, 'v5litepod', dcn_bandwidth=3.125e9),
+    Chip('v5p', 459e12, 95 * GIB, 2.765e12, 100e9, 3, 2, 'v5p', dcn_bandwidth=6.25e9),
+    Chip('v6e', 918e12, 32 * GIB, 1.638e12, 100e9, 2, 1, 'v6e', dcn_bandwidth=12.5e9),
     Chip('tpu7x', 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 1, 'tpu7x', devices=2),
   )
 }
@@ -47,13 +50,14 @@ SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-  name: str  # v5p-32
+  name: str  # v5p-32; 2xv5p-32 are two of them
   chip: Chip
-  shape: tuple[int, ...]  # chips along each dimension
+  shape: tuple[int, ...]  # chips along each dimension of a slice
+  count: int = 1  # slices
 
   @property
   def chips(self) -> int:
-    return math.prod(self.shape)
+    return self.count * math.prod(self.shape)
 
   @property
   def ici_bytes_per_second(self) -> float:
@@ -61,19 +65,27 @@ class Slice:
 
     Rings close at 16 chips on two-dimensional kinds, at multiples of 4 from 64 chips on with three dimensions.
     """
-    closed = lambda size: size >= 16 if self.chip.dimensions == 2 else self.chips >= 64 and size % 4 == 0
+    large = math.prod(self.shape) >= 64
+    closed = lambda size: size >= 16 if self.chip.dimensions == 2 else large and size % 4 == 0
     return sum((2 if closed(size) else 1) * self.chip.ici_bandwidth for size in self.shape if size > 1)
 
 
 def slice_of(name: str) -> Slice:
-  """'v5p-32' -> the slice: 16 chips, 2x2x4."""
-  kind, _, count = name.removeprefix('tpu-').partition('-')
+  """'v5p-32' -> the slice: 16 chips, 2x2x4. '2xv5p-32': two of them (multislice)."""
+  written = re.fullmatch(r'(?:([1-9]\d*)x)?(?:tpu-)?(\w+)-(\d+)', name)
+  count, kind, size = written.groups() if written else (None, None, None)
   chip = CHIPS.get({'v5litepod': 'v5e'}.get(kind, kind))
-  if chip is None or not re.fullmatch(r'\d+', count):
-    raise UserError(f'--topology {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32')
+  if chip is None:
+    raise UserError(
+      f'--topology {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32, or 2xv5p-32 for two'
+    )
+  count, size = int(count or 1), int(size)
+  if count > 1 and not chip.dcn_bandwidth:
+    known = ', '.join(chip.name for chip in CHIPS.values() if chip.dcn_bandwidth)
+    raise UserError(f'--topology {name}: the network between slices is known of {known}: plan for one slice')
   shapes = SHAPES[chip.dimensions]
-  shape = shapes.get(int(count) // chip.cores) if int(count) % chip.cores == 0 else None
+  shape = shapes.get(size // chip.cores) if size % chip.cores == 0 else None
   if shape is None:
     sizes = ', '.join(str(chips * chip.cores) for chips in shapes)
     raise UserError(f'--topology {name}: {chip.name} slices have sizes {sizes}')
-  return Slice(name, chip, shape)
+  return Slice(name, chip, shape, count)

@@ -56,6 +56,7 @@ class MeshConfig:
 
   data: int = 1  # copies of the model
   fsdp: int = -1  # weights and optimizer state split over these, batch too
+  context: int = 1  # the length of rows split over these, weights and optimizer state too
   tensor: int = 1  # heads, MLP width and vocabulary split over these
 
 

@@ -141,7 +141,7 @@ def generate(
   UserError when a prompt and `max_new_tokens` exceed the model's positions.
   """
   check(cfg, prompts, max_new_tokens, seed)
-  where = None if mesh is None else sharding.batch_sharding(mesh)
+  where = None if mesh is None else sharding.batch_sharding(mesh, 'batch', 'whole')
   if mesh is not None:
     shards = sharding.batch_shards(dict(mesh.shape))
     batch_size = -(-batch_size // shards) * shards

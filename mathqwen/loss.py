@@ -20,30 +20,35 @@ def cross_entropy(logits_BTV, targets_BT, weights_BT):
   return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 
 
-def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards: int = 1, place=lambda x, *_: x):
+def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards=(1, 1), place=lambda x, *_: x):
   """`cross_entropy(x @ head.T, ...)` that takes only the positions with loss through the head, `chunk` at a time.
 
-  The rows form `shards` groups, one for each part that the batch axis is split into, so that a group's positions lie
-  on one device. Those with loss come first and go through the head; all groups go through as many as the one with the
+  The positions form a group for each of the `shards` (parts of the batch, parts of the length), so that a group lies on
+  one device. Those with loss come first and go through the head; all groups go through as many as the one with the
   most. Logits of the other positions, or of more than `chunk` of a group at a time, never exist. The gradient is taken
   together with the loss, from the same logits; that of the head is float32. `place`, a `sharding.Placement`, says where
   things lie on a mesh: the head stays by rows of the vocabulary, and a chunk's positions visit it. `weights_BT` is data
   and has no gradient.
   """
   B, T, D = x_BTD.shape
-  P = B // shards * T
+  rows, lengths = shards
+  G, P = rows * lengths, B // rows * (T // lengths)
   parts = _parts(P, chunk)
-  order_GP = jnp.argsort(weights_BT.reshape(shards, P) <= 0, axis=1, stable=True)
+
+  def group(a):
+    """[B, T, ...] -> [G, P, ...]"""
+    return a.reshape(rows, B // rows, lengths, T // lengths, *a.shape[2:]).swapaxes(1, 2).reshape(G, P, *a.shape[2:])
+
+  order_GP = jnp.argsort(group(weights_BT) <= 0, axis=1, stable=True)
 
   def first(a):
     """[B, T, ...] -> [G, P + the smallest part, ...]: positions with loss first, zeros last."""
-    a = a.reshape(shards, P, *a.shape[2:])
-    a = jnp.take_along_axis(a, order_GP.reshape(shards, P, *[1] * (a.ndim - 2)), axis=1)
+    a = jnp.take_along_axis(group(a), order_GP.reshape(G, P, *[1] * (a.ndim - 2)), axis=1)
     return jnp.pad(a, ((0, 0), (0, parts[-1]), *[(0, 0)] * (a.ndim - 2)))
 
   weights_GP = first(weights_BT)
   # Positions without loss fill the last part; a NaN in their x must not become 0 * NaN in the gradient of the head.
-  x_GPD = place(jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0), 'batch', 'length', 'width')
+  x_GPD = place(jnp.where(weights_GP[..., None] > 0, first(x_BTD), 0), 'part', 'whole', 'width')
   loss = _head_loss(parts, place, x_GPD, head_VD, first(targets_BT), weights_GP)
   return loss, jnp.sum(weights_BT)
 
@@ -66,7 +71,7 @@ def _head_loss(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
 
 def _head_loss_forward(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
   zeros = (
-    place(jnp.zeros_like(x_GPD), 'batch', 'length', 'width'),
+    place(jnp.zeros_like(x_GPD), 'part', 'whole', 'width'),
     place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'width', 'vocab'),
   )
   loss, (dx_GPD, dhead_DV) = _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, zeros)
@@ -89,12 +94,12 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
   def take(size, carry):
     start, loss, gradients = carry
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
-    x_GCD = place(place(cut(x_GPD), 'batch', 'length', 'width'), 'copy', 'length', 'width')  # cut first, then sent
+    x_GCD = place(place(cut(x_GPD), 'part', 'whole', 'width'), 'copy', 'whole', 'width')  # cut first, then sent
     targets_GC, weights_GC = (
-      place(place(cut(a), 'batch', 'length'), 'copy', 'length') for a in (targets_GP, weights_GP)
+      place(place(cut(a), 'part', 'whole'), 'copy', 'whole') for a in (targets_GP, weights_GP)
     )
     logits_GCV = jnp.einsum('GCD,VD->GCV', x_GCD, head_VD, preferred_element_type=jnp.float32)
-    logits_GCV = place(logits_GCV, 'copy', 'length', 'vocab')
+    logits_GCV = place(logits_GCV, 'copy', 'whole', 'vocab')
     lse_GC = jax.nn.logsumexp(logits_GCV, axis=-1)
     # A comparison, not a look-up: it stays where the logits are when V is split over chips.
     hit_GCV = jnp.arange(head_VD.shape[0]) == targets_GC[..., None]
@@ -104,10 +109,10 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
       dx_GPD, dhead_DV = gradients
       dlogits_GCV = weights_GC[..., None] * (jnp.exp(logits_GCV - lse_GC[..., None]) - hit_GCV)
       dlogits_GCV = dlogits_GCV.astype(x_GCD.dtype)
-      dx_GCD = place(jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD), 'batch', 'length', 'width')
+      dx_GCD = place(jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD), 'part', 'whole', 'width')
       dhead_DV += jnp.einsum('GCD,GCV->DV', x_GCD, dlogits_GCV, preferred_element_type=jnp.float32)
       dx_GPD = jax.lax.dynamic_update_slice_in_dim(dx_GPD, dx_GCD, start, axis=1)
-      gradients = place(dx_GPD, 'batch', 'length', 'width'), place(dhead_DV, 'width', 'vocab')
+      gradients = place(dx_GPD, 'part', 'whole', 'width'), place(dhead_DV, 'width', 'vocab')
     return start + size, loss, gradients
 
   carry = (jnp.int32(0), jnp.float32(0), gradients)

@@ -26,8 +26,9 @@ model FLOPs: 6 for each weight of a multiplication and token, attention below th
 executed: matrix multiplications of the step's jaxpr, loops counted; blocks that the attention kernel skips are in it.
 collectives: bytes that a chip receives in a step, from the compiled program, loops counted.
 step: the longest of executed FLOPs at the bf16 peak, HBM traffic (state read and written, temporaries written and
-  read, weights read three times a micro-batch) and collectives at ICI bandwidth, as if they overlapped perfectly:
-  a real step takes longer. serial: their sum, as if nothing overlapped."""
+  read, weights read three times a micro-batch), collectives at ICI bandwidth, and the sum of gradients over slices at
+  that of the hosts' network, as if they overlapped perfectly: a real step takes longer. serial: their sum, as if
+  nothing overlapped."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,8 @@ def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> in
 
 def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
   """HBM of one chip, roughly: only to choose what is compiled first. `tokens`: of a micro-batch, on one chip."""
-  shape, parts, tensor = Shape(cfg), mesh['fsdp'] * mesh['tensor'], mesh['tensor']
+  shape, tensor = Shape(cfg), mesh['tensor']
+  parts = mesh['fsdp'] * mesh['context'] * tensor
   qkv = 0 if remat == 'full' else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
   hidden = cfg.hidden_size * (1 if remat == 'full' else 2)
   kept = hidden + (qkv + {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size) // tensor
@@ -91,27 +93,15 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
 
   cfg, batch, length = experiment.model, experiment.data.batch_size, experiment.data.seq_len
   devices = where.chips * where.chip.devices
-  meshes, problem = [], None
-  for tensor in [experiment.mesh.tensor] if 'mesh.tensor' in fixed else [1, 2, 4, 8, 16]:
-    wanted = dataclasses.replace(experiment.mesh, tensor=tensor)
-    try:
-      mesh = sharding.mesh_shape(wanted, devices)
-      sharding.check(mesh, cfg, batch, 1)
-      meshes.append(mesh)
-      break  # the least tensor parallelism that divides: it costs traffic for every activation
-    except UserError as error:
-      problem = problem or error
-  if not meshes:
-    raise UserError(f'--topology {where.name}: {problem}')
-  (mesh,) = meshes
-  rows = batch // sharding.batch_shards(mesh)
+  mesh = _mesh(experiment, where, fixed)
+  rows, length_here = batch // sharding.batch_shards(mesh), length // mesh['context']
   remats = [experiment.train.remat] if 'train.remat' in fixed else POLICIES
   divisors = [m for m in range(1, rows + 1) if rows % m == 0 and (rows // m) * m == rows]
   counts = [experiment.train.micro_batches] if 'train.micro_batches' in fixed else divisors
   found = []
   for remat in remats:
     for count in counts:
-      size = estimated_bytes(cfg, mesh, remat, rows * length // count, count)
+      size = estimated_bytes(cfg, mesh, remat, rows * length_here // count, count)
       flops = model_flops(cfg, batch, length) + recomputed_flops(cfg, remat, batch, length)
       traffic = count * 6 * Shape(cfg).layer * cfg.num_hidden_layers // mesh['tensor'] if devices > 1 else 0
       seconds = max(flops / (where.chips * where.chip.flops), traffic / max(where.ici_bytes_per_second, 1))
@@ -123,6 +113,26 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
   settings = {f'mesh.{axis}': size for axis, size in mesh.items()}
   unique = {json.dumps(c[3]): settings | c[3] for c in chosen}
   return list(unique.values())
+
+
+def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
+  """A copy of the model in each slice; within it fsdp, and where rows are too few for that, context, then tensor."""
+  from mathqwen import sharding
+
+  choices = lambda name, values: [getattr(experiment.mesh, name)] if f'mesh.{name}' in fixed else values
+  problem = None
+  # The least tensor parallelism: it sends every activation, where context sends keys and values only.
+  for tensor in choices('tensor', [1, 2, 4, 8, 16]):
+    for context in choices('context', [1, 2, 4, 8]):
+      (data,) = choices('data', [where.count])
+      wanted = dataclasses.replace(experiment.mesh, data=data, context=context, tensor=tensor)
+      try:
+        mesh = sharding.mesh_shape(wanted, where.chips * where.chip.devices)
+        sharding.check(mesh, experiment.model, experiment.data.batch_size, 1, experiment.data.seq_len)
+        return mesh
+      except UserError as error:
+        problem = problem or error
+  raise UserError(f'--topology {where.name}: {problem}')
 
 
 def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) -> dict:
@@ -175,10 +185,14 @@ def _roofline(row, found, where, experiment, settings) -> dict:
     found['arguments_bytes'] + found['outputs_bytes'] + 2 * found['temporaries_bytes']
     + 3 * settings['train.micro_batches'] * weights
   )  # fmt: skip
+  # Of what is received, the gradients of other slices come over their network; the rest stays within.
+  shards = settings['mesh.fsdp'] * settings['mesh.context'] * settings['mesh.tensor']
+  across = 8 * (where.count - 1) * Shape(experiment.model).weights // shards // where.count
   bounds = {
     'compute': found['executed_flops_per_step'] / (where.chips * where.chip.flops),
     'hbm': hbm / where.chip.hbm_bandwidth * where.chip.devices,
-    'ici': found['collective_bytes_per_step'] / max(where.ici_bytes_per_second, 1) * where.chip.devices,
+    'ici': (found['collective_bytes_per_step'] - across) / max(where.ici_bytes_per_second, 1) * where.chip.devices,
+    'dcn': across / max(where.chip.dcn_bandwidth, 1) * where.chip.devices,
   }
   seconds = max(bounds.values())
   return {
@@ -196,6 +210,8 @@ def _compile_elsewhere(experiment, where: chips.Slice) -> dict:
   options = {}
   if where.chips == 1:
     options['chips_per_host_bounds'] = (1, 1, 1)
+  if where.count > 1:
+    options['num_slices'] = where.count
   if where.chip.name == 'v4':
     options['chip_config_name'] = 'megacore'  # one device a chip, as on a real v4
   request = {
@@ -204,7 +220,7 @@ def _compile_elsewhere(experiment, where: chips.Slice) -> dict:
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_ACCELERATOR_TYPE': f'{where.chip.accelerator}-{where.chips * where.chip.cores}',
+    'TPU_ACCELERATOR_TYPE': f'{where.chip.accelerator}-{where.chips // where.count * where.chip.cores}',
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_WORKER_ID': '0',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
@@ -241,7 +257,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
     return {'error': str(error).splitlines()[0], 'compile_seconds': time.monotonic() - begun}
   seconds = time.monotonic() - begun
   rows = experiment.data.batch_size // experiment.train.micro_batches // sharding.batch_shards(dict(mesh.shape))
-  turns = loss.turns(rows * experiment.data.seq_len, experiment.train.loss_chunk)
+  turns = loss.turns(rows * experiment.data.seq_len // mesh.shape['context'], experiment.train.loss_chunk)
   memory = compiled.memory_analysis()
   traffic = cost.collective_bytes(compiled.as_text(), turns)
   return {

@@ -61,7 +61,8 @@ class Run:
       )
     experiment.check_model(experiment.model)
     attention.select(experiment.train.attention, mesh)  # refuses what these devices cannot run
-    sharding.check(shape, experiment.model, experiment.data.batch_size, experiment.train.micro_batches)
+    data = experiment.data
+    sharding.check(shape, experiment.model, data.batch_size, experiment.train.micro_batches, data.seq_len)
     return cls(experiment, tokenizer, mesh, read)
 
   def data(self) -> TrainingData:

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.config import MeshConfig
@@ -16,13 +17,15 @@ from mathqwen.model.config import ModelConfig
 # A rule for every logical name, and no catch-all: a new name without a rule is a KeyError in the first test.
 RULES: dict[str, str | tuple[str, ...] | None] = {
   'batch': ('data', 'fsdp'),
-  'length': None,
+  'length': 'context',
   'width': None,  # D of activations; 'embed' is D of weights
-  'copy': 'data',  # rows of a batch that every chip of one model copy holds
+  'part': ('data', 'fsdp', 'context'),  # a chip's share of a batch's positions
+  'copy': 'data',  # parts that every chip of one model copy holds
+  'whole': None,  # positions that are not split
   'layers': None,
-  'vocab': ('tensor', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
+  'vocab': ('tensor', 'context', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
   'tensor_vocab': 'tensor',  # of the table that tokens are looked up in
-  'embed': 'fsdp',
+  'embed': ('context', 'fsdp'),
   'heads': 'tensor',
   'kv_heads': 'tensor',
   'head_dim': None,
@@ -32,8 +35,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
-  """{'data': ..., 'fsdp': ..., 'tensor': ...}, with -1 filled in."""
-  sizes = {'data': cfg.data, 'fsdp': cfg.fsdp, 'tensor': cfg.tensor}
+  """{'data': ..., 'fsdp': ..., 'context': ..., 'tensor': ...}, with -1 filled in."""
+  sizes = dataclasses.asdict(cfg)
   free = [name for name, size in sizes.items() if size == -1]
   if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
     raise UserError(f'mesh {sizes}: sizes are at least 1, and at most one of them may be -1')
@@ -50,15 +53,27 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
 def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
   """The mesh to use a model on when none is asked for: split over the devices that divide it, copied over the rest."""
   fsdp = math.gcd(devices, cfg.hidden_size, cfg.vocab_size)
-  return MeshConfig(data=devices // fsdp, fsdp=fsdp, tensor=1)
+  return MeshConfig(data=devices // fsdp, fsdp=fsdp)
 
 
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+  """Neighbours along an axis are neighbours in the slice. Of several slices each has its own part of 'data', so that
+  only the sum of gradients crosses the slower network between them."""
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(cfg, len(devices))
-  return jax.make_mesh(
-    tuple(shape.values()), tuple(shape), devices=devices, axis_types=(jax.sharding.AxisType.Auto,) * len(shape)
-  )
+  axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
+  slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), devices=devices, axis_types=axis_types)
+  if shape['data'] % slices:
+    raise UserError(
+      f'mesh.data {shape["data"]} is not divisible by the {slices} slices here, which hold copies of the model: '
+      f'set mesh.data={slices}'
+    )
+  within = shape | {'data': shape['data'] // slices}
+  across = dict.fromkeys(shape, 1) | {'data': slices}
+  arranged = mesh_utils.create_hybrid_device_mesh(tuple(within.values()), tuple(across.values()), devices)
+  return Mesh(arranged, tuple(shape), axis_types=axis_types)
 
 
 def spec(axes: tuple[str, ...]) -> PartitionSpec:
@@ -84,7 +99,7 @@ class Placement:
     return values if self.mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
   def gather(self, weights, axes, dtype, one=1.0):
-    """Weights in `dtype`, whole along fsdp while they are used; their gradients go straight back to their shards.
+    """Weights in `dtype`, whole but for 'tensor' while they are used; their gradients go straight back to their shards.
 
     A `one` that XLA does not know to be 1 keeps it from casting all layers before the loop over layers: without it the
     cast copies take 2 bytes a weight, through the whole backward pass (optimization_barrier does not hold it).
@@ -92,8 +107,7 @@ class Placement:
     cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
     if self.mesh is None:
       return cast(weights, dtype)
-    no_fsdp = lambda names: tuple('width' if RULES[name] == 'fsdp' else name for name in names)
-    whole = jax.tree.map(no_fsdp, axes, is_leaf=_is_axes)
+    whole = jax.tree.map(lambda names: tuple('width' if n == 'embed' else n for n in names), axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
     def gather(weights, one):
@@ -114,8 +128,9 @@ def params_shardings(mesh: Mesh, cfg: ModelConfig):
   return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-  return NamedSharding(mesh, spec(('batch', 'length')))
+def batch_sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+  """Of packed rows [B, T], or of arrays with other `axes`."""
+  return NamedSharding(mesh, spec(axes or ('batch', 'length')))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -126,9 +141,12 @@ def batch_shards(shape: dict[str, int]) -> int:
   return shape['data'] * shape['fsdp']
 
 
-def check(shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None, micro_batches: int = 1):
+def check(
+  shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None, micro_batches: int = 1, seq_len: int = 0
+):
   """Refuses sizes that the mesh does not divide, all at once, before anything is allocated."""
   problems = []
+  context, vocab = shape['context'], 'vocab_size' if shape['tensor'] == 1 else 'vocab_size / mesh.tensor'
   sizes = {
     'tensor': {
       'num_attention_heads': cfg.num_attention_heads,
@@ -136,9 +154,10 @@ def check(shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None
       'intermediate_size': cfg.intermediate_size,
       'vocab_size': cfg.vocab_size,
     },
+    'context': {'data.seq_len': seq_len, 'hidden_size': cfg.hidden_size, vocab: cfg.vocab_size // shape['tensor']},
     'fsdp': {
-      'hidden_size': cfg.hidden_size,
-      'vocab_size' if shape['tensor'] == 1 else 'vocab_size / mesh.tensor': cfg.vocab_size // shape['tensor'],
+      f'{name} / mesh.context' if context > 1 else name: size // context
+      for name, size in {'hidden_size': cfg.hidden_size, vocab: cfg.vocab_size // shape['tensor']}.items()
     },
   }
   for axis, dims in sizes.items():

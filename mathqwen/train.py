@@ -50,9 +50,10 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     gather=functools.partial(placement.gather, one=jnp.all(rows['segment_ids'] >= 0).astype(jnp.float32)),
   )
   head = qwen.head(params, cfg)
-  groups = 1 if mesh is None else sharding.batch_shards(dict(mesh.shape))
-  chunk = train.loss_chunk
-  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], chunk, groups, placement)
+  parts = (1, 1) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), mesh.shape['context'])
+  return loss.head_cross_entropy(
+    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement
+  )
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):

@@ -31,6 +31,7 @@ config = Experiment(
     ('v6e-16', 16, (4, 4)),
     ('v5litepod-32', 32, (4, 8)),
     ('v5e-1', 1, (1, 1)),
+    ('2xv5p-32', 32, (2, 2, 4)),
   ],
 )
 def test_slices(name, chips_, shape):
@@ -38,7 +39,7 @@ def test_slices(name, chips_, shape):
   assert (found.chips, found.shape) == (chips_, shape)
 
 
-@pytest.mark.parametrize('name', ['v5p', 'v3-8', 'v5p-31', 'v5e-5', 'v6e-x', 'h100-8', ''])
+@pytest.mark.parametrize('name', ['v5p', 'v3-8', '0xv5e-4', '2xv4-8', 'v5p-31', 'v5e-5', 'v6e-x', 'h100-8', ''])
 def test_slices_that_do_not_exist(name):
   with pytest.raises(UserError, match='--topology'):
     chips.slice_of(name)
@@ -72,7 +73,7 @@ def experiment(**train):
 def test_settings_that_are_tried():
   large = plan.candidates(experiment(), chips.slice_of('v5p-32'), set())
   assert large[0] == {
-    'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.tensor': 1, 'train.remat': 'dots', 'train.micro_batches': 1
+    'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.context': 1, 'mesh.tensor': 1, 'train.remat': 'dots', 'train.micro_batches': 1
   }  # fmt: skip
   small = plan.candidates(experiment(), chips.slice_of('v5e-16'), set())
   assert 1 <= len(small) <= plan.ATTEMPTS and small[0]['train.micro_batches'] > 1
@@ -80,9 +81,13 @@ def test_settings_that_are_tried():
   assert {tried['train.remat'] for tried in kept} == {'mlp'}
   # 128 rows on 256 chips: two chips share a row.
   wide = plan.candidates(experiment(), chips.slice_of('v5e-256'), set())
-  assert (wide[0]['mesh.fsdp'], wide[0]['mesh.tensor']) == (128, 2)
+  assert (wide[0]['mesh.fsdp'], wide[0]['mesh.context'], wide[0]['mesh.tensor']) == (128, 2, 1)
+  wide = plan.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context'})
+  assert (wide[0]['mesh.fsdp'], wide[0]['mesh.context'], wide[0]['mesh.tensor']) == (128, 1, 2)
   with pytest.raises(UserError, match='v5e-256.*data.batch_size'):
-    plan.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.tensor'})
+    plan.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context', 'mesh.tensor'})
+  two = plan.candidates(experiment(), chips.slice_of('2xv5p-32'), set())
+  assert (two[0]['mesh.data'], two[0]['mesh.fsdp']) == (2, 16)  # a copy of the model in each slice
 
 
 def test_without_the_compiler(monkeypatch):
@@ -113,4 +118,6 @@ def test_plan_of_a_tiny_step(tmp_path, capsys):
 
 def test_settings_are_all_read():
   names = plan.candidates(experiment(), chips.slice_of('v6e-16'), set())[0]
-  assert dataclasses.asdict(plan._with(experiment(), names).mesh) == {'data': 1, 'fsdp': 16, 'tensor': 1}
+  assert dataclasses.asdict(plan._with(experiment(), names).mesh) == {
+    'data': 1, 'fsdp': 16, 'context': 1, 'tensor': 1
+  }  # fmt: skip

@@ -8,23 +8,23 @@ from mathqwen.errors import UserError
 from mathqwen.model import qwen
 
 SPECS = {
-  'embed': P(('tensor', 'fsdp'), None),
-  'head': P(('tensor', 'fsdp'), None),
+  'embed': P(('tensor', 'context', 'fsdp'), None),
+  'head': P(('tensor', 'context', 'fsdp'), None),
   'norm': P(None),
   'layers/input_norm': P(None, None),
   'layers/post_norm': P(None, None),
-  'layers/q': P(None, 'tensor', None, 'fsdp'),
-  'layers/k': P(None, 'tensor', None, 'fsdp'),
-  'layers/v': P(None, 'tensor', None, 'fsdp'),
-  'layers/o': P(None, 'fsdp', 'tensor', None),
+  'layers/q': P(None, 'tensor', None, ('context', 'fsdp')),
+  'layers/k': P(None, 'tensor', None, ('context', 'fsdp')),
+  'layers/v': P(None, 'tensor', None, ('context', 'fsdp')),
+  'layers/o': P(None, ('context', 'fsdp'), 'tensor', None),
   'layers/q_bias': P(None, 'tensor', None),
   'layers/k_bias': P(None, 'tensor', None),
   'layers/v_bias': P(None, 'tensor', None),
   'layers/q_norm': P(None, None),
   'layers/k_norm': P(None, None),
-  'layers/gate': P(None, 'tensor', 'fsdp'),
-  'layers/up': P(None, 'tensor', 'fsdp'),
-  'layers/down': P(None, 'fsdp', 'tensor'),
+  'layers/gate': P(None, 'tensor', ('context', 'fsdp')),
+  'layers/up': P(None, 'tensor', ('context', 'fsdp')),
+  'layers/down': P(None, ('context', 'fsdp'), 'tensor'),
 }
 
 
@@ -38,7 +38,7 @@ def test_every_weight_lies_where_the_table_says(tiny_config):
     ranks = [len(x.shape) for x in jax.tree.leaves(qwen.abstract(cfg))]
     assert [len(where.spec) for _, where in shardings] == ranks
   assert got == SPECS
-  assert sharding.batch_sharding(mesh).spec == P(('data', 'fsdp'), None)
+  assert sharding.batch_sharding(mesh).spec == P(('data', 'fsdp'), 'context')
 
 
 def test_two_axes_on_one_mesh_axis_are_refused():
@@ -51,14 +51,15 @@ def test_two_axes_on_one_mesh_axis_are_refused():
 @pytest.mark.parametrize(
   'mesh, devices, want',
   [
-    (MeshConfig(), 8, (1, 8, 1)),
-    (MeshConfig(data=-1, fsdp=2, tensor=2), 8, (2, 2, 2)),
-    (MeshConfig(data=2, fsdp=2, tensor=-1), 8, (2, 2, 2)),
-    (MeshConfig(data=1, fsdp=1, tensor=1), 1, (1, 1, 1)),
+    (MeshConfig(), 8, (1, 8, 1, 1)),
+    (MeshConfig(data=-1, fsdp=2, tensor=2), 8, (2, 2, 1, 2)),
+    (MeshConfig(data=2, fsdp=2, tensor=-1), 8, (2, 2, 1, 2)),
+    (MeshConfig(fsdp=-1, context=4), 8, (1, 2, 4, 1)),
+    (MeshConfig(data=1, fsdp=1, tensor=1), 1, (1, 1, 1, 1)),
   ],
 )
 def test_mesh_shape(mesh, devices, want):
-  assert sharding.mesh_shape(mesh, devices) == dict(zip(('data', 'fsdp', 'tensor'), want, strict=True))
+  assert sharding.mesh_shape(mesh, devices) == dict(zip(('data', 'fsdp', 'context', 'tensor'), want, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,15 @@ def test_a_mesh_that_fits_any_vocabulary(vocab, devices, want, tiny_config):
   sharding.check(sharding.mesh_shape(mesh, devices), cfg)
 
 
-def check(cfg, data=1, fsdp=1, tensor=1, **batch):
-  sharding.check({'data': data, 'fsdp': fsdp, 'tensor': tensor}, cfg, **batch)
+def check(cfg, data=1, fsdp=1, context=1, tensor=1, **batch):
+  sharding.check({'data': data, 'fsdp': fsdp, 'context': context, 'tensor': tensor}, cfg, **batch)
 
 
 def test_sizes_that_fit(tiny_config):
   cfg = tiny_config(vocab_size=96)
-  check(cfg, 2, 2, 2, batch_size=8, micro_batches=2)
-  check(cfg, 1, 1, 1, batch_size=3)
+  check(cfg, 2, 2, tensor=2, batch_size=8, micro_batches=2)
+  check(cfg, 1, 2, context=4, batch_size=8, seq_len=16)
+  check(cfg, batch_size=3)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,8 @@ def test_sizes_that_fit(tiny_config):
     ({'data': 2, 'fsdp': 2}, {'batch_size': 10}, 'set data.batch_size=8'),
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),
     ({'data': 8}, {'batch_size': 2}, 'set data.batch_size=8'),
+    ({'context': 4}, {'seq_len': 18}, 'mesh.context 4 does not divide data.seq_len 18: set mesh.context=3'),
+    ({'context': 4, 'fsdp': 8}, {'seq_len': 16}, 'mesh.fsdp 8 does not divide hidden_size . mesh.context 12: set mesh.fsdp=6'),
   ],
 )
 def test_sizes_that_do_not_fit_name_the_nearest_that_does(mesh, batch, remedy, tiny_config):
@@ -118,3 +122,21 @@ def test_sizes_that_do_not_fit_name_the_nearest_that_does(mesh, batch, remedy, t
 def test_all_problems_are_one_error(tiny_config):
   with pytest.raises(UserError, match='vocab_size 97.*mesh.fsdp=.*data.batch_size='):
     check(tiny_config(), fsdp=5, tensor=2, batch_size=4)
+
+
+class Chip:
+  """What `create_hybrid_device_mesh` looks at in a device."""
+
+  platform = device_kind = 'cpu'
+
+  def __init__(self, number, per_slice):
+    self.id, self.process_index, self.slice_index = number, number, number // per_slice
+
+
+def test_slices_hold_copies_of_the_model():
+  mesh = sharding.make_mesh(MeshConfig(data=4, fsdp=2), [Chip(i, 4) for i in range(8)])
+  slices = [[chip.slice_index for chip in row.flat] for row in mesh.devices]
+  assert mesh.shape == {'data': 4, 'fsdp': 2, 'context': 1, 'tensor': 1}
+  assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
+  with pytest.raises(UserError, match='mesh.data 1 is not divisible by the 2 slices here.*set mesh.data=2'):
+    sharding.make_mesh(MeshConfig(), [Chip(i, 4) for i in range(8)])

@@ -206,7 +206,7 @@ def hidden(
     layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
   # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
   table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
-  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'length')], 'copy', 'length', 'embed')
+  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
   (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))

@@ -4,7 +4,7 @@ import functools
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as lib
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.errors import UserError
 
@@ -13,38 +13,53 @@ BLOCK = 512  # queries and keys of a block, at most: 3 of the 4 blocks of a row 
 
 
 @functools.lru_cache
-def _kernel(heads: int, length: int, interpret: bool):
-  sizes = [size for size in range(LANES, BLOCK + 1, LANES) if length % size == 0]
+def _kernel(heads: int, length: int, parts: int, interpret: bool):
+  """For rows of `length` whose queries are in `parts`."""
+  sizes = [size for size in range(LANES, BLOCK + 1, LANES) if length % (size * parts) == 0]
   if not sizes:
     raise UserError(
-      f"train.attention 'splash' takes rows of whole blocks of {LANES}, and data.seq_len is {length}: "
-      f"set data.seq_len={-(-length // LANES) * LANES}, or train.attention='reference'"
+      f"train.attention 'splash' takes rows of whole blocks of {LANES * parts}, and data.seq_len is {length}: "
+      f"set data.seq_len={-(-length // (LANES * parts)) * LANES * parts}, or train.attention='reference'"
     )
   names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute')
   with jax.ensure_compile_time_eval():  # the mask's tables are constants, in whatever trace they are first needed
     return lib.make_splash_mha(
-      lib.MultiHeadMask([lib.CausalMask((length, length))] * heads),
+      lib.MultiHeadMask([lib.CausalMask((length, length), shard_count=parts)] * heads),
       head_shards=1,
-      q_seq_shards=1,
+      q_seq_shards=parts,
       block_sizes=lib.BlockSizes(**dict.fromkeys(names, max(sizes)), use_fused_bwd_kernel=True),
       interpret=interpret,
     )
 
 
+def _attend(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments_BT, key_segments_BS):
+  heads_first = lambda x: x.swapaxes(1, 2)
+  of_row = lambda q, k, v, *segments: kernel(q, k, v, lib.SegmentIds(*segments))
+  q_BNTH = heads_first(q_BTNH * q_BTNH.shape[-1] ** -0.5)
+  return heads_first(
+    jax.vmap(of_row)(q_BNTH, heads_first(k_BSKH), heads_first(v_BSKH), query_segments_BT, key_segments_BS)
+  )
+
+
 def make(mesh: Mesh | None, interpret: bool = False):
-  """(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH; on a mesh each chip has its own rows and heads."""
+  """(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH; on a mesh each chip has its own rows, queries and heads.
+
+  Where rows are split over chips ('context'), each brings the keys of its whole rows together. The chip with a row's
+  end then computes more blocks than the one with its beginning.
+  """
 
   def splash(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-    kernel = _kernel(q_BTNH.shape[2], q_BTNH.shape[1], interpret)
-    heads_first = lambda x: x.swapaxes(1, 2)
-    q_BNTH = heads_first(q_BTNH * q_BTNH.shape[-1] ** -0.5)
-    of_row = lambda q, k, v, segments: kernel(q, k, v, lib.SegmentIds(segments, segments))
-    return heads_first(jax.vmap(of_row)(q_BNTH, heads_first(k_BTKH), heads_first(v_BTKH), segment_ids_BT))
+    T, N = q_BTNH.shape[1:3]
+    if mesh is None:
+      return _attend(_kernel(N, T, 1, interpret), q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, segment_ids_BT)
+    kernel = _kernel(N // mesh.shape['tensor'], T, mesh.shape['context'], interpret)
+    tables = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, 'context')))
+    rows = ('data', 'fsdp')
+    queries, keys = (PartitionSpec(rows, length, 'tensor', None) for length in ('context', None))
+    ids = (PartitionSpec(rows, 'context'), PartitionSpec(rows, None))
+    attend = jax.shard_map(
+      _attend, mesh=mesh, in_specs=(tables, queries, keys, keys, *ids), out_specs=queries, check_vma=False
+    )
+    return attend(kernel, q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, segment_ids_BT)
 
-  if mesh is None:
-    return splash
-  rows = ('data', 'fsdp')
-  heads = PartitionSpec(rows, None, 'tensor', None)
-  return jax.shard_map(
-    splash, mesh=mesh, in_specs=(heads, heads, heads, PartitionSpec(rows, None)), out_specs=heads, check_vma=False
-  )
+  return splash
