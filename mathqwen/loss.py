@@ -95,9 +95,7 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
     start, loss, gradients = carry
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
     x_GCD = place(place(cut(x_GPD), 'part', 'whole', 'width'), 'copy', 'whole', 'width')  # cut first, then sent
-    targets_GC, weights_GC = (
-      place(place(cut(a), 'part', 'whole'), 'copy', 'whole') for a in (targets_GP, weights_GP)
-    )
+    targets_GC, weights_GC = (place(place(cut(a), 'part', 'whole'), 'copy', 'whole') for a in (targets_GP, weights_GP))
     logits_GCV = jnp.einsum('GCD,VD->GCV', x_GCD, head_VD, preferred_element_type=jnp.float32)
     logits_GCV = place(logits_GCV, 'copy', 'whole', 'vocab')
     lse_GC = jax.nn.logsumexp(logits_GCV, axis=-1)

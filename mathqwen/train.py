@@ -51,9 +51,7 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
   )
   head = qwen.head(params, cfg)
   parts = (1, 1) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), mesh.shape['context'])
-  return loss.head_cross_entropy(
-    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement
-  )
+  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement)
 
 
 def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):

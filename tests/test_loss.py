@@ -121,7 +121,9 @@ def test_only_positions_with_loss_go_through_the_head(monkeypatch):
   weights = np.zeros((2, 50), np.float32)
   weights[0, 3:31], weights[1, ::5] = 1, 1  # 28 and 10 of 50
   x, head, targets = np.ones((2, 50, 4), np.float32), np.ones((9, 4), np.float32), np.zeros((2, 50), np.int32)
-  for chunk, shards, want in ((16, (1, 1), [16, 16, 4, 2]), (16, (2, 1), [16, 8, 4]), (64, (1, 1), [32, 8]), (100, (1, 1), [25, 12, 12])):
+  cases = ((16, 1, [16, 16, 4, 2]), (16, 2, [16, 8, 4]), (64, 1, [32, 8]), (100, 1, [25, 12, 12]))
+  for chunk, rows, want in cases:
+    shards = (rows, 1)
     taken.clear()
     jax.block_until_ready(jax.grad(lambda x: loss.head_cross_entropy(x, head, targets, weights, chunk, shards)[0])(x))  # noqa: B023
     jax.effects_barrier()

@@ -73,7 +73,8 @@ def experiment(**train):
 def test_settings_that_are_tried():
   large = plan.candidates(experiment(), chips.slice_of('v5p-32'), set())
   assert large[0] == {
-    'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.context': 1, 'mesh.tensor': 1, 'train.remat': 'dots', 'train.micro_batches': 1
+    'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.context': 1, 'mesh.tensor': 1,
+    'train.remat': 'dots', 'train.micro_batches': 1,
   }  # fmt: skip
   small = plan.candidates(experiment(), chips.slice_of('v5e-16'), set())
   assert 1 <= len(small) <= plan.ATTEMPTS and small[0]['train.micro_batches'] > 1

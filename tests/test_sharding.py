@@ -111,7 +111,7 @@ def test_sizes_that_fit(tiny_config):
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),
     ({'data': 8}, {'batch_size': 2}, 'set data.batch_size=8'),
     ({'context': 4}, {'seq_len': 18}, 'mesh.context 4 does not divide data.seq_len 18: set mesh.context=3'),
-    ({'context': 4, 'fsdp': 8}, {'seq_len': 16}, 'mesh.fsdp 8 does not divide hidden_size . mesh.context 12: set mesh.fsdp=6'),
+    ({'context': 4, 'fsdp': 8}, {'seq_len': 16}, 'mesh.fsdp 8 .* hidden_size / mesh.context 12: set mesh.fsdp=6'),
   ],
 )
 def test_sizes_that_do_not_fit_name_the_nearest_that_does(mesh, batch, remedy, tiny_config):
