@@ -251,7 +251,7 @@ def test_where_the_time_of_a_run_goes(small_run, monkeypatch):
   make, save, evaluate = data.train, checkpoint.Checkpoints.save, data.eval
   data.train = lambda: Slow(make())
   data.eval = lambda: time.sleep(0.3) or evaluate()
-  monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *args: time.sleep(1.5) or save(*args))
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *args: time.sleep(2.5) or save(*args))
   summary = train.fit(experiment, workdir, data, mesh)
   lines = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
   windows = {line['step']: line for line in lines if 'loss' in line}
@@ -259,15 +259,16 @@ def test_where_the_time_of_a_run_goes(small_run, monkeypatch):
   flops = plan.model_flops(experiment.model, 2, 12)
   for window in windows.values():
     assert 0 < window['input_seconds'] < window['step_seconds']  # the step before hides some of the wait
-    assert 0.4 < window['step_seconds'] < 1.5  # neither compiling nor saving is in it
+    assert window['step_seconds'] < 2.5  # neither compiling nor saving is in it
     assert window['mfu'] == pytest.approx(flops / window['step_seconds'] / 1e9)
   (saves, evals) = ([line for line in lines if name in line] for name in ('checkpoint_seconds', 'eval_loss'))
-  assert [line['step'] for line in saves] == [2, 4] and all(line['checkpoint_seconds'] >= 1.5 for line in saves)
+  assert [line['step'] for line in saves] == [2, 4] and all(line['checkpoint_seconds'] >= 2.5 for line in saves)
   assert [line['step'] for line in evals] == [4] and evals[0]['eval_seconds'] >= 0.3
   assert summary['mfu'] == windows[4]['mfu']
   assert summary['input_seconds'] == pytest.approx(sum(w['input_seconds'] for w in windows.values()))
-  assert summary['checkpoint_seconds'] >= 3 and summary['compile_seconds'] > 0
+  assert summary['checkpoint_seconds'] >= 5 and summary['compile_seconds'] > 0
   stepping = sum(window['step_seconds'] for window in windows.values())
+  assert stepping > 4 * 0.4
   names = ('compile_seconds', 'checkpoint_seconds', 'eval_seconds')
   assert stepping + sum(summary[name] for name in names) < summary['total_seconds']
   assert summary['goodput'] == pytest.approx((stepping - summary['input_seconds']) / summary['total_seconds'])
