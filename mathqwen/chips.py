@@ -1,4 +1,4 @@
-"""TPU chips and slices as data. Per chip, not per TensorCore; sources beside the figures.
+"""TPU chips and slices, and peaks of devices, as data. Per chip, not per TensorCore; sources beside the figures.
 
 Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al. 2023
 (arXiv 2304.01433). ICI is said there per chip, both directions and all ports together; here one direction of one port.
@@ -38,6 +38,28 @@ CHIPS = {
     Chip('tpu7x', 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 1, 'tpu7x', devices=2),
   )
 }
+# `jax.Device.device_kind` -> peak of a device in dense bfloat16 matrix multiplications, FLOP/s.
+_KINDS = {
+  'v4': ('TPU v4',),  # both cores of a chip are one device (megacore), as Cloud TPUs come
+  'v5e': ('TPU v5 lite', 'TPU v5e'),
+  'v5p': ('TPU v5', 'TPU v5p'),
+  'v6e': ('TPU v6 lite', 'TPU v6e'),
+  'tpu7x': ('TPU7x',),
+}
+DEVICE_FLOPS = {kind: CHIPS[name].flops / CHIPS[name].devices for name, kinds in _KINDS.items() for kind in kinds} | {
+  # NVIDIA's data sheets: nvidia.com/en-us/data-center/{a100,h100,h200,l4,tesla-t4}, HGX B200. They give most figures
+  # with sparsity, twice the dense ones here.
+  'NVIDIA A100-SXM4-40GB': 312e12,
+  'NVIDIA A100-SXM4-80GB': 312e12,
+  'NVIDIA A100-PCIE-40GB': 312e12,
+  'NVIDIA A100 80GB PCIe': 312e12,
+  'NVIDIA H100 80GB HBM3': 989e12,
+  'NVIDIA H100 PCIe': 756e12,
+  'NVIDIA H200': 989e12,
+  'NVIDIA B200': 2250e12,
+  'NVIDIA L4': 121e12,
+  'Tesla T4': 65e12,  # float16: it has no bfloat16 units
+}
 # Chips of a slice -> its shape, from the tables of the pages above.
 SHAPES = {
   2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
@@ -46,6 +68,14 @@ SHAPES = {
     512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16), 4096: (16, 16, 16),
   },
 }  # fmt: skip
+
+
+def peak_flops(kind: str, dtype: str) -> float | None:
+  """FLOP/s of a device of this `device_kind` at most; None for one without a published peak, such as a CPU.
+
+  None as well for other dtypes than bfloat16: how float32 is multiplied depends on the precision that XLA takes.
+  """
+  return DEVICE_FLOPS.get(kind) if dtype == 'bfloat16' else None
 
 
 @dataclasses.dataclass(frozen=True)

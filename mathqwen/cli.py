@@ -97,6 +97,14 @@ def build_parser() -> Parser:
   train.add_argument(
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
   )
+  train.add_argument(
+    '--profile',
+    nargs='?',
+    const=3,
+    type=int,
+    metavar='STEPS',
+    help='trace so many steps (3), from the third on, into WORKDIR/profile for xprof',
+  )
 
   plan = command('plan', run_plan, 'compile the training step for TPU slices that are not here: memory, time, settings')
   plan.add_argument('config', metavar='CONFIG')
@@ -256,6 +264,8 @@ def run_demo(args):
 def run_train(args):
   if args.workdir is None and not args.dry_run:
     raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
+  if args.profile is not None and args.dry_run:
+    raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
   experiment = _experiment(args)
   from mathqwen import hosts
   from mathqwen.run import Run, dry_run
@@ -263,7 +273,7 @@ def run_train(args):
   if args.distributed:
     hosts.join(args.distributed)
   run = Run.prepare(experiment, dry=args.dry_run)
-  return dry_run(run) if args.dry_run else run.train(args.workdir)
+  return dry_run(run) if args.dry_run else run.train(args.workdir, args.profile)
 
 
 def run_plan(args):

@@ -56,7 +56,8 @@ class Progress:
       self._last_line = now
       rate = (done - self._start) / max(now - self._begun, 1e-9)
       left = f'{_clock((self._total - done) / rate)} left' if rate > 0 else ''
-      print(f'{self._label} {done}/{self._total} {text} {left}'.rstrip(), file=sys.stderr, flush=True)
+      words = [f'{self._label} {done}/{self._total}', text, left]
+      print(' '.join(word for word in words if word), file=sys.stderr, flush=True)
 
   def note(self, text: str):
     """A line of its own, above the bar."""

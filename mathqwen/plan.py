@@ -64,7 +64,11 @@ class Shape:
 
 
 def model_flops(cfg: ModelConfig, rows: int, length: int) -> int:
-  """FLOPs that a step of [rows, length] needs: backward twice forward, nothing computed again."""
+  """FLOPs that a step of [rows, length] needs: backward twice forward, nothing computed again.
+
+  Of every position, padding and those without loss included, and of causal attention over whole rows, whatever the
+  segments in them: what MFU counts elsewhere.
+  """
   shape, L = Shape(cfg), cfg.num_hidden_layers
   return rows * (6 * length * (L * shape.layer + shape.head) + 3 * L * shape.attention_flops(length))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from mathqwen import api, checkpoint, optim, sharding, train
+from mathqwen import api, checkpoint, optim, profiling, sharding, train
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data import examples, pipeline
@@ -68,18 +68,24 @@ class Run:
   def data(self) -> TrainingData:
     return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
 
-  def train(self, workdir: str) -> dict:
-    """Trains in `workdir`, or continues what is there. Returns the summary of `train.fit`."""
+  def train(self, workdir: str, profile: int | None = None) -> dict:
+    """Trains in `workdir`, or continues what is there. Returns the summary of `train.fit`.
+
+    profile: steps to trace, from the third of this process on.
+    """
     checkpoint.claim(workdir, self.experiment)
+    latest = checkpoint.Checkpoints(workdir).latest
+    if profile is not None:
+      profiling.check(profile, self.experiment.train.steps - (latest or 0))
     data = self.data()
     for line in data.describe():
       print(line, file=sys.stderr)
-    started = checkpoint.Checkpoints(workdir).latest is not None
+    started = latest is not None
     target = epath.Path(workdir) / 'tokenizer'
     if jax.process_index() == 0 and not (started and target.exists()):
       self.tokenizer.save(target)
     params = self.read() if self.read and not started else None
-    return train.fit(self.experiment, workdir, data, self.mesh, params)
+    return train.fit(self.experiment, workdir, data, self.mesh, params, profile or 0)
 
   def plan(self) -> dict:
     """Parameters, and bytes per device of what the compiled step needs, without allocating any of it."""

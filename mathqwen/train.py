@@ -1,26 +1,26 @@
 """The training step, pure and top-level, and `fit`, the loop around it."""
 
-import collections
-import contextlib
 import dataclasses
 import functools
 import math
 import signal
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from mathqwen import checkpoint, loss, optim, sharding
+from mathqwen import checkpoint, chips, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
+from mathqwen.meter import Meter
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.model import attention, qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.plan import model_flops
+from mathqwen.profiling import Profile
 
 
 @jax.tree_util.register_dataclass
@@ -81,9 +81,19 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
 
 
 def train_step(
-  state: TrainState, batch, *, cfg: ModelConfig, train: TrainConfig, tx: optax.GradientTransformation, mesh=None
+  state: TrainState,
+  batch,
+  *,
+  cfg: ModelConfig,
+  train: TrainConfig,
+  tx: optax.GradientTransformation,
+  rate: optax.Schedule,
+  mesh=None,
 ):
-  """One AdamW update on a batch of packed rows [B, T]. Metrics are sums; the division is the reader's."""
+  """One AdamW update on a batch of packed rows [B, T]. Metrics are sums; the division is the reader's.
+
+  rate: that of `tx`, told in the metrics: asked for in the loop, it would wait on the devices behind the step.
+  """
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
   grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -92,6 +102,7 @@ def train_step(
     'loss_tokens': weight,
     'tokens': jnp.sum(batch['segment_ids'] > 0),
     'grad_norm': optax.tree.norm(grads),
+    'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
   }
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
@@ -134,7 +145,8 @@ def bytes_per_device(tree) -> int:
 
 def compile_step(mesh, cfg: ModelConfig, experiment: Experiment, tx):
   """The jitted step, donating its state."""
-  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, mesh=mesh)
+  rate = optim.schedule(experiment.optim, experiment.train.steps)
+  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, rate=rate, mesh=mesh)
   state = state_shardings(mesh, cfg, tx)
   return jax.jit(
     step,
@@ -174,15 +186,24 @@ class StopOnSigterm:
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
 
-def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
+def peak_seconds(experiment: Experiment, mesh) -> float | None:
+  """What the model FLOPs of a step take at the peak of the mesh's devices; None where no peak is known."""
+  peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
+  if peak is None:
+    return None
+  return model_flops(experiment.model, experiment.data.batch_size, experiment.data.seq_len) / (mesh.size * peak)
+
+
+def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: int = 0) -> dict:
   """Trains to `train.steps` from the newest checkpoint in `workdir`, or from the start.
 
   data: `mathqwen.data.training.TrainingData`. params: initial weights on the mesh; None draws random ones.
+  profile: steps to trace into `workdir`/profile.
   Returns the summary that `mathqwen train --json` prints. Preempted after a save on SIGTERM.
   """
   cfg, train = experiment.model, experiment.train
   tx = optim.optimizer(experiment.optim, train.steps)
-  rate = optim.schedule(experiment.optim, train.steps)
+  meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len, peak_seconds(experiment, mesh))
   target = abstract_state(mesh, cfg, tx)
   checkpoint.check_space(workdir, target.params, target.opt_state, train.keep_checkpoints)
 
@@ -191,7 +212,8 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
   batches = data.train()
   step = checkpoints.latest or 0
   if step:
-    params, opt_state, data_state = checkpoints.restore(step, target.params, target.opt_state)
+    with meter.pause('checkpoint_seconds'):
+      params, opt_state, data_state = checkpoints.restore(step, target.params, target.opt_state)
     state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), params, opt_state)
     batches.set_state(data_state)
     print(f'continuing {workdir} at step {step}', file=sys.stderr)
@@ -199,17 +221,18 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
     state = init_state(mesh, cfg, tx, train.seed, params)
   del params  # donated
 
-  compiled = compile_step(mesh, cfg, experiment, tx)
   evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train, mesh=mesh))
+  tracing = Profile(workdir, profile, step)
   writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
-  meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.
-  names = ('step', 'loss', 'tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency')
+  names = ('step', 'loss', 'tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
   summary = dict.fromkeys(names) | writer.last
 
   def save():
     if checkpoints.latest != step:
-      checkpoints.save(step, state.params, state.opt_state, batches.get_state(), experiment)
+      with meter.pause('checkpoint_seconds') as spent:
+        checkpoints.save(step, state.params, state.opt_state, batches.get_state(), experiment)
+      writer.write(step, spent)
       writer.sync()
 
   def log(windows):
@@ -223,12 +246,24 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
       summary.update(values)
       writer.write(values['step'], {k: v for k, v in values.items() if k != 'step'})
 
-  with StopOnSigterm() as stop, Progress('train', train.steps, step) as progress:
+  with StopOnSigterm() as stop, Progress('train', train.steps, step) as progress, meter, tracing:
+    if step < train.steps:
+      progress.update(step, 'compiling')
+      # Ahead of the first step, which so is measured like the others.
+      with meter.pause('compile_seconds'):
+        compiled = compile_step(mesh, cfg, experiment, tx).lower(target, abstract_batch(mesh, experiment)).compile()
+        jax.block_until_ready(state)
     while step < train.steps and not stop.asked(step):
-      batch = sharding.global_batch(next(batches), mesh)
-      state, metrics = compiled(state, batch)
-      # Reads the numbers of the step before this one, which the devices are now busy with.
-      log(meter.add(step, metrics, float(rate(step))))
+      if step + 1 == tracing.first:
+        log(meter.drain())
+        with meter.pause('profile_seconds'):
+          tracing.begin()
+      with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
+        with meter.input():
+          batch = sharding.global_batch(next(batches), mesh)
+        state, metrics = compiled(state, batch)
+      # Reads the numbers of the step before this one, while the devices are busy with this.
+      log(meter.add(step, metrics))
       step += 1
       progress.update(step, meter.text)
 
@@ -239,22 +274,29 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None) -> dict:
         # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
         log(meter.drain(flush=last or saving))
         progress.update(step, meter.text)
-      with meter.pause():
-        if evaluating:
+      if step == tracing.last:
+        log(meter.drain())
+        with meter.pause('profile_seconds'):
+          progress.note(tracing.end())
+      if evaluating:
+        with meter.pause('eval_seconds') as spent:
           summary['eval_loss'] = mean_loss(evaluate, state.params, data.eval(), mesh)
-          writer.write(step, {'eval_loss': summary['eval_loss']})
-          progress.note(f'step {step}: evaluation loss {summary["eval_loss"]:.4f} nats per loss token')
-        if saving:
-          save()
+        writer.write(step, {'eval_loss': summary['eval_loss'], **spent})
+        progress.note(f'step {step}: evaluation loss {summary["eval_loss"]:.4f} nats per loss token')
+      if saving:
+        save()
     log(meter.drain(flush=True))
     save()
-    checkpoints.wait()
+    with meter.pause('checkpoint_seconds'):
+      checkpoints.wait()
   writer.close()
-  summary |= {
+  summary |= meter.totals() | {
     'step': step,
     'peak_rss_bytes': peak_rss_bytes(),
     'checkpoint': checkpoints.path(step),
   }
+  if profile:
+    summary['profile'] = tracing.path
   checkpoints.close()
   if step < train.steps:
     raise Preempted(
@@ -270,66 +312,3 @@ def mean_loss(evaluate, params, batches, mesh) -> float:
     loss_sum, loss_tokens = evaluate(params, sharding.global_batch(batch, mesh))
     total, weight = total + float(loss_sum), weight + float(loss_tokens)
   return total / weight
-
-
-class Meter:
-  """Sums the metrics of `every` steps, and takes the time between the ends of steps.
-
-  Where steps run while the host goes on, the newest one is still under way when the one before it is read; where they
-  do not (a CPU), it has ended too. A mark is therefore a time and the number of steps that had ended by then. The
-  first step, which compiles, lies before the first mark.
-  """
-
-  def __init__(self, every: int, positions: int):
-    self._every, self._positions = every, positions  # positions of a batch, padding included
-    self._pending = self._mark = None
-    self._sums = collections.Counter()
-    self.text = 'compiling'
-
-  def add(self, step: int, metrics: dict, learning_rate: float) -> list[dict]:
-    """Takes the metrics of `step`, still being computed. Returns the window that the one before completed, if any."""
-    done = self.drain(newest=metrics)
-    self._pending = (step + 1, metrics, learning_rate)
-    return done
-
-  def drain(self, flush: bool = False, newest: dict | None = None) -> list[dict]:
-    """Waits for the step taken last. Returns its window if it is complete, or in any case with `flush`."""
-    if self._pending is None:
-      return []
-    (step, metrics, learning_rate), self._pending = self._pending, None
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    self._sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')} | {'steps': 1})
-    ended = step + (newest is not None and newest['loss_sum'].is_ready())
-    now = time.monotonic()
-    if self._mark is None:
-      self._mark = (now, ended)
-    seconds = (now - self._mark[0]) / max(ended - self._mark[1], 1)  # of a step
-    rates = {}
-    if ended > self._mark[1]:
-      per_step = 1 / self._sums['steps'] / seconds
-      rates = {
-        'tokens_per_second': self._sums['tokens'] * per_step,
-        'loss_tokens_per_second': self._sums['loss_tokens'] * per_step,
-        'step_seconds': seconds,
-      }
-    speed = f'  {rates["tokens_per_second"]:,.0f} tokens/s' if rates else ''
-    self.text = f'loss {metrics["loss_sum"] / max(metrics["loss_tokens"], 1):.4f}{speed}'
-    if not flush and step % self._every:
-      return []
-    values = {
-      'step': step,
-      'loss': self._sums['loss_sum'] / max(self._sums['loss_tokens'], 1),
-      'learning_rate': learning_rate,
-      'grad_norm': metrics['grad_norm'],
-      'packing_efficiency': self._sums['tokens'] / (self._sums['steps'] * self._positions),
-    }
-    self._sums, self._mark = collections.Counter(), (now, ended)
-    return [values | rates]
-
-  @contextlib.contextmanager
-  def pause(self):
-    """Time spent in here belongs to no step."""
-    begun = time.monotonic()
-    yield
-    if self._mark is not None:
-      self._mark = (self._mark[0] + time.monotonic() - begun, self._mark[1])

@@ -187,8 +187,8 @@ def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch
   monkeypatch.setattr(
     train_lib.Meter,
     'add',
-    lambda self, step, metrics, rate: add(
-      self, step, metrics | ({'loss_sum': jax.numpy.float32('nan')} if step == 16 else {}), rate
+    lambda self, step, metrics: add(
+      self, step, metrics | ({'loss_sum': jax.numpy.float32('nan')} if step == 16 else {})
     ),
   )
   said = train()
@@ -205,6 +205,10 @@ def test_train_json(trained, tiny, capsys):
   assert set(wanted.split()) <= set(said)
   assert (said['step'], said['checkpoint']) == (20, f'{trained}/checkpoints/20')
   assert 0 < said['packing_efficiency'] <= 1 and said['peak_rss_bytes'] > 10**7
+  assert said['mfu'] is None  # a CPU has no published peak
+  # Of this process, which had nothing left to do.
+  assert (said['compile_seconds'], said['input_seconds'], said['goodput']) == (0, 0, 0)
+  assert 0 < said['checkpoint_seconds'] < said['total_seconds']
 
 
 def test_dry_run(tiny, tmp_path, monkeypatch, capsys):
