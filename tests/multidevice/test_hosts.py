@@ -1,4 +1,4 @@
-"""Two real processes, joined by jax.distributed, against one."""
+"""Two and four real processes, joined by jax.distributed, against one."""
 
 import json
 import os
@@ -10,40 +10,67 @@ import sys
 import time
 
 import jax
+import optax
 import pytest
 import safetensors.numpy
 
 from mathqwen import convert, hf, hosts
+from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts
+from mathqwen.hosts import LOST, START
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(tiny, workdir, *settings):
-  """The processes 0 and 1 of a training run, each with two simulated devices."""
+def start(tiny, workdir, *settings, **kwargs):
+  """The processes of a training run: by default two, each with two simulated devices."""
   command = ['train', tiny.config, '--workdir', str(workdir)]
-  return start_command(tiny, *command, *(word for setting in settings for word in ('--set', setting)))
+  return start_command(tiny, *command, *set_all(*settings), **kwargs)
 
 
-def start_command(tiny, *command):
+def set_all(*settings):
+  return [word for setting in settings for word in ('--set', setting)]
+
+
+def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), **differing):
+  """here: which of them are started. differing: {'host1': {'args': words more, 'cwd': folder, 'env': variables}}."""
+  env = os.environ | tiny.env
+  env |= {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+  port, processes = port or free_port(), []
+  for i in here or range(hosts):
+    own = {'args': [], 'cwd': None, 'env': {}} | differing.get(f'host{i}', {})
+    path = os.pathsep.join([*own['env'].pop('PATHS', []), str(ROOT)])
+    where = ['--distributed', f'127.0.0.1:{port},{hosts},{i}']
+    process = subprocess.Popen(
+      [sys.executable, *program, *command, *own['args'], *where],
+      env=env | {'PYTHONPATH': path} | own['env'],
+      cwd=own['cwd'],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+  return processes
+
+
+def free_port():
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
-    port = free.getsockname()[1]
-  env = (
-    os.environ
-    | tiny.env
-    | {
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-      'PYTHONPATH': str(ROOT),
-    }
-  )
-  command = [sys.executable, '-m', 'mathqwen', *command, '--distributed']
-  return [
-    subprocess.Popen([*command, f'127.0.0.1:{port},2,{i}'], env=env, stderr=subprocess.PIPE, text=True) for i in (0, 1)
-  ]
+    return free.getsockname()[1]
+
+
+def ends(processes, timeout=200):
+  """(exit statuses, what each said on standard error, in lines)"""
+  said = [process.communicate(timeout=timeout)[1].splitlines() for process in processes]
+  return [process.returncode for process in processes], said
+
+
+def wait_for_steps(workdir, processes):
+  deadline = time.monotonic() + 200
+  while not (workdir / 'metrics.jsonl').exists() or not losses(workdir):
+    assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+    time.sleep(0.2)
 
 
 def losses(workdir):
@@ -51,35 +78,119 @@ def losses(workdir):
   return [(values['step'], values['loss']) for values in map(json.loads, lines) if 'loss' in values]
 
 
-def test_two_hosts_train_like_one_and_stop_together(tiny, trained, tmp_path):
-  workdir = tmp_path / 'two'
-  run = start(tiny, workdir)
-  said = [process.communicate(timeout=300)[1] for process in run]
-  assert [process.returncode for process in run] == [0, 0], said
-  got, one = losses(workdir), losses(trained)
-  assert [step for step, _ in got] == [step for step, _ in one] and len(got) > 5
+SETTINGS = ('data.batch_size=8', 'model.num_key_value_heads=2', 'train.log_every=1')
+
+
+@pytest.fixture(scope='module')
+def one(tiny, tmp_path_factory):
+  """The losses of all twenty steps on one device."""
+  workdir = tmp_path_factory.mktemp('one')
+  assert main(['train', tiny.config, '--workdir', str(workdir), *set_all(*SETTINGS)]) == 0
+  return losses(workdir)
+
+
+@pytest.mark.parametrize('hosts, devices, mesh', [(4, 2, 'fsdp=8'), (2, 4, 'tensor=2'), (2, 4, 'data=4')])
+def test_hosts_train_like_one_device(hosts, devices, mesh, one, tiny, tmp_path):
+  status, said = ends(start(tiny, tmp_path / 'run', *SETTINGS, f'mesh.{mesh}', hosts=hosts, devices=devices))
+  assert status == [0] * hosts, said
+  got = losses(tmp_path / 'run')
+  assert [step for step, _ in got] == [step for step, _ in one] == list(range(1, 21))
   assert [loss for _, loss in got] == pytest.approx([loss for _, loss in one], rel=1e-5)
+
+
+ENDLESS = ('train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
 
 
 def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
   workdir = tmp_path / 'two'
-  run = start(tiny, workdir, 'train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
-  deadline = time.monotonic() + 200
-  while not (workdir / 'metrics.jsonl').exists() or not losses(workdir):
-    assert time.monotonic() < deadline and all(process.poll() is None for process in run)
-    time.sleep(0.2)
+  run = start(tiny, workdir, *ENDLESS)
+  wait_for_steps(workdir, run)
   run[1].send_signal(signal.SIGTERM)
-  said = [process.communicate(timeout=200)[1].splitlines()[-1] for process in run]
-  assert [process.returncode for process in run] == [75, 75]
-  assert said[0] == said[1] and said[0].startswith('mathqwen: stopped by SIGTERM at step ')
+  status, said = ends(run)
+  assert status == [75, 75]
+  assert said[0][-1] == said[1][-1] and said[0][-1].startswith('mathqwen: stopped by SIGTERM at step ')
   (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
-  assert f'at step {saved},' in said[0]
+  assert f'at step {saved},' in said[0][-1]
+
+
+@pytest.mark.parametrize('killed, hosts', [(1, 4), (0, 2)])
+def test_a_killed_host_ends_the_others(killed, hosts, tiny, tmp_path, monkeypatch):
+  monkeypatch.setenv(LOST, '10')
+  run = start(tiny, tmp_path / 'run', *ENDLESS, hosts=hosts, devices=1)
+  wait_for_steps(tmp_path / 'run', run)
+  killed_at = time.monotonic()
+  run[killed].kill()
+  status, said = ends(run, timeout=60)
+  assert time.monotonic() - killed_at < 40
+  assert status == [-signal.SIGKILL if i == killed else 75 for i in range(hosts)], said
+  for lines in said[:killed] + said[killed + 1 :]:
+    assert lines[-1].startswith(f'mathqwen: host {killed} was lost') and 'run the same command again' in lines[-1]
+    assert not any('Traceback' in line or 'check failure' in line.lower() or '.cc:' in line for line in lines), lines
+
+
+def test_hosts_that_do_not_come(tiny, tmp_path, monkeypatch):
+  monkeypatch.setenv(START, '5')
+  with socket.socket(socket.AF_INET6) as taken:
+    taken.bind(('::', 0))
+    taken.listen()
+    two_of_four = start(tiny, tmp_path, hosts=4, here=[0, 2])
+    without_0 = start(tiny, tmp_path, here=[1], port=(nobody := free_port()))
+    port_taken = start(tiny, tmp_path, here=[0], port=taken.getsockname()[1])
+    status, said = ends([*two_of_four, *without_0, *port_taken], timeout=100)
+  assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
+  came = 'mathqwen: 2 of 4 hosts came within 5 seconds, missing: host 1, 3; start the same command on every host'
+  assert said[0] == said[1] and said[0][0].startswith(came)
+  assert said[2][0].startswith(f'mathqwen: host 0 was not reached at 127.0.0.1:{nobody} within 15 seconds: ')
+  assert said[3][0].startswith('mathqwen: host 0 cannot listen at 127.0.0.1:') and 'name another port' in said[3][0]
+  assert not list(tmp_path.iterdir())
+
+
+def test_hosts_that_differ(tiny, tmp_path):
+  other = tmp_path / 'packages' / 'optax-0.0.1.dist-info'
+  other.mkdir(parents=True)
+  (other / 'METADATA').write_text('Metadata-Version: 2.1\nName: optax\nVersion: 0.0.1\n')
+  versions = start(tiny, tmp_path / 'run', host1={'env': {'PATHS': [str(other.parent)]}})
+  settings = start(tiny, tmp_path / 'run', host1={'args': set_all('train.steps=30', 'train.dropout=0')})
+  status, said = ends([*versions, *settings], timeout=100)
+  assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
+  assert said[0] == said[1] and said[2] == said[3]
+  assert said[0][0] == (
+    f"mathqwen: the hosts differ in their software: optax is '{optax.__version__}' on host 0 and '0.0.1' on host 1: "
+    'install the same on every host'
+  )
+  assert said[2][0] == (
+    'mathqwen: the hosts differ in their settings: train.steps is 20 on host 0 and 30 on host 1 (1 more differ): '
+    'give every host the same command, config and files'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+def test_what_one_host_lacks_ends_all(tiny, tmp_path):
+  """The same relative path, which leads to a file on host 0 only."""
+  here, there = pathlib.Path(tiny.train).parent, tmp_path / 'elsewhere'
+  there.mkdir()
+  source = 'data.sources=train.jsonl'
+  run = start(tiny, tmp_path / 'run', source, host0={'cwd': here}, host1={'cwd': there})
+  status, said = ends(run, timeout=100)
+  assert status == [2, 2], said
+  assert said[1][-1].startswith('mathqwen: train.jsonl')
+  assert said[0][-1] == said[1][-1].replace('mathqwen: ', 'mathqwen: host 1 ended, and this one with it: ')
+
+
+def test_a_defect_on_one_host_keeps_its_traceback_and_ends_all(tiny, tmp_path):
+  broken = 'from mathqwen import cli, run; run.Run.train = lambda *_: 1 / 0; cli.main()'
+  ways = {0: ('-m', 'mathqwen'), 1: ('-c', broken)}
+  port = free_port()
+  run = [start(tiny, tmp_path / 'run', here=[i], port=port, program=ways[i])[0] for i in ways]
+  status, said = ends(run, timeout=100)
+  assert status == [1, 1], said
+  assert said[1][0].startswith('Traceback') and said[1][-1] == 'ZeroDivisionError: division by zero'
+  assert said[0][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
 
 
 def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
-  run = start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two'))
-  said = [process.communicate(timeout=300)[1] for process in run]
-  assert [process.returncode for process in run] == [0, 0], said
+  status, said = ends(start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two')))
+  assert status == [0, 0], said
   assert [path.name for path in tmp_path.iterdir()] == ['two']
   shards = sorted(path.name for path in (tmp_path / 'two').glob('*.safetensors'))
   assert len(shards) >= 2 and shards[0] == f'model-00001-of-{len(shards):05}.safetensors'
@@ -98,11 +209,10 @@ def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
   last = layouts.stored(hf.read_config(str(tmp_path / 'hf')), 'qwen2')[-1].name
   tensors[last][0, 0] = float('nan')
   safetensors.numpy.save_file(tensors, tmp_path / 'hf' / 'model.safetensors')
-  run = start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'hf'), str(tmp_path / 'two'))
-  said = [process.communicate(timeout=120)[1] for process in run]
-  assert [process.returncode for process in run] == [2, 2], said
-  assert any('holds NaN or infinity' in text for text in said)
-  assert all('holds NaN' in text or 'could not go on: see what it said' in text for text in said)
+  status, said = ends(start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'hf'), str(tmp_path / 'two')), timeout=120)
+  assert status == [2, 2], said
+  assert any('holds NaN or infinity' in lines[-1] for lines in said)
+  assert all('holds NaN' in lines[-1] or 'could not go on: see what it said' in lines[-1] for lines in said)
   assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 
