@@ -26,7 +26,7 @@ DEFAULTS = {
   START: 300,  # that the hosts wait for each other before the first step
   LOST: 60,  # without a sign of life, after which a host is lost; the signs come from a C++ thread, compiling or not
 }
-LATE = 10  # seconds that host 0 may start after another, and still be the one to say who is missing
+LATE = 5  # seconds that host 0 may start after another, and still be the one to say who is missing
 GRACE = 10  # seconds that a host has to end by itself when another has ended
 PACKAGES = ('mathqwen', 'jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 FATAL = b'JAX distributed service detected fatal errors'
