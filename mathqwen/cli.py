@@ -1,4 +1,4 @@
-"""The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 preempted after a save."""
+"""The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 run it again."""
 
 import argparse
 import ctypes
