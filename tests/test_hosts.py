@@ -1,4 +1,4 @@
-"""What hosts say; tests/multidevice/test_hosts.py has the processes."""
+"""What hosts say; tests/multidevice/test_processes.py starts some."""
 
 import socket
 import threading
