@@ -22,6 +22,14 @@ from mathqwen.hosts import LOST, START
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = pathlib.Path(__file__).parents[2]
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+  yield
+  while STARTED:
+    STARTED.pop().kill()
 
 
 def start(tiny, workdir, *settings, **kwargs):
@@ -51,6 +59,7 @@ def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, prog
       text=True,
     )
     processes.append(process)
+    STARTED.append(process)
   return processes
 
 
