@@ -1,4 +1,4 @@
-"""The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 preempted after a save."""
+"""The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 run it again."""
 
 import argparse
 import ctypes
@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 
+from mathqwen import hosts
 from mathqwen.errors import Preempted, UserError
 
-EX_TEMPFAIL = 75  # sysexits.h: try again
 REMEDIES = {
   errno.ENOSPC: 'free some space and run the same command again',
   errno.EDQUOT: 'free some of the quota and run the same command again',
@@ -267,12 +267,14 @@ def run_train(args):
   if args.profile is not None and args.dry_run:
     raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
   experiment = _experiment(args)
-  from mathqwen import hosts
+  from mathqwen import config
   from mathqwen.run import Run, dry_run
 
   if args.distributed:
     hosts.join(args.distributed)
   run = Run.prepare(experiment, dry=args.dry_run)
+  given = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
+  hosts.agree('settings', config.to_flat(run.experiment) | given)
   return dry_run(run) if args.dry_run else run.train(args.workdir, args.profile)
 
 
@@ -353,11 +355,13 @@ def run_from_hf(args):
 
 
 def run_to_hf(args):
-  from mathqwen import convert, hosts
+  from mathqwen import convert
 
   _leave_on_sigterm()
   if args.distributed:
     hosts.join(args.distributed)
+  names = ('source', 'target', 'layout', 'dtype', 'scores')
+  hosts.agree('arguments', {name: getattr(args, name) for name in names})
   return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)
 
 
@@ -436,8 +440,8 @@ def main(argv=None) -> int:
   except BrokenPipeError:
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - the reader left; nothing more may be written at exit
     return 0
-  except Preempted as error:
-    return _fail(str(error), EX_TEMPFAIL)
+  except Preempted as error:  # on all hosts at one step
+    return _say(str(error), os.EX_TEMPFAIL)
   except OSError as error:
     if error.errno not in REMEDIES:
       raise
@@ -445,5 +449,11 @@ def main(argv=None) -> int:
 
 
 def _fail(message, status=2) -> int:
+  _say(message, status)
+  hosts.leave(status, message)
+  return status
+
+
+def _say(message, status) -> int:
   print(f'mathqwen: {" ".join(message.split())}', file=sys.stderr)
   return status

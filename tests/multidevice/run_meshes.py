@@ -1,5 +1,6 @@
 """Losses and answers on each mesh, as JSON; run with 8 simulated devices by `test_meshes.py`."""
 
+import itertools
 import json
 import math
 import re
@@ -14,14 +15,17 @@ from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.optim import optimizer
 
-CFG = ModelConfig(64, 32, 48, 2, 4, 2, 8, 64)
+CFG = ModelConfig(64, 32, 48, 2, 16, 8, 4, 64)  # 8 kv heads: tensor=8 is a mesh too
+STEPS = 20
 EXPERIMENT = Experiment(
   CFG,
   data=DataConfig(batch_size=8, seq_len=16),
   optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
-  train=TrainConfig(steps=20, micro_batches=1, dropout=0.1, compute_dtype='float32', loss_chunk=8, remat='none'),
+  train=TrainConfig(steps=STEPS, micro_batches=1, dropout=0.1, compute_dtype='float32', loss_chunk=8, remat='none'),
 )
-MESHES = ((1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2))
+ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
+SIZES = itertools.product((1, 2, 4, 8), repeat=len(ONE))
+MESHES = [ONE, *(dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(sizes) == 8)]
 
 
 def batch(step):
@@ -33,8 +37,12 @@ def batch(step):
   return {name: values[:8] for name, values in rows.items()}
 
 
+def name_of(shape):
+  return ' '.join(f'{axis}={size}' for axis, size in shape.items() if size > 1) or 'one'
+
+
 def mesh_of(shape):
-  return sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
+  return sharding.make_mesh(MeshConfig(**shape), jax.devices()[: math.prod(shape.values())])
 
 
 def weights(mesh, scale):
@@ -50,11 +58,11 @@ def weights(mesh, scale):
 def run(shape):
   mesh = mesh_of(shape)
   sharding.check(dict(mesh.shape), CFG, 8)
-  tx = optimizer(EXPERIMENT.optim, 20)
+  tx = optimizer(EXPERIMENT.optim, STEPS)
   state = train.init_state(mesh, CFG, tx, 0, weights(mesh, 0.1))
   step = train.compile_step(mesh, CFG, EXPERIMENT, tx)
   losses = []
-  for i in range(5):
+  for i in range(STEPS):
     state, metrics = step(state, sharding.global_batch(batch(i % 2), mesh))
     losses.append(float(metrics['loss_sum'] / metrics['loss_tokens']))
   smallest = min(x.addressable_shards[0].data.size / x.size for x in jax.tree.leaves(state.opt_state))
@@ -64,12 +72,12 @@ def run(shape):
 def logits(shape):
   """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
   mesh, V = mesh_of(shape), CFG.vocab_size
-  tx = optimizer(EXPERIMENT.optim, 20)
+  tx = optimizer(EXPERIMENT.optim, STEPS)
   state = train.abstract_state(mesh, CFG, tx)
   compiled = (
     train.compile_step(mesh, CFG, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
   )
-  return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape)})\]', compiled.as_text())))
+  return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 
 
 def answers(shape):
@@ -81,6 +89,7 @@ def answers(shape):
 
 
 if __name__ == '__main__':
-  trained = {'x'.join(map(str, shape)): run(shape) for shape in MESHES}
-  both = [answers((1, 1, 1)), answers((2, 2, 2))]
-  print(json.dumps({'trained': trained, 'logits': logits((1, 4, 2)), 'answers': both}))
+  trained = [{'mesh': shape, 'name': name_of(shape)} | run(shape) for shape in MESHES]
+  both = [answers(ONE), answers({'data': 2, 'fsdp': 2, 'tensor': 2})]
+  split = logits({'data': 1, 'fsdp': 4, 'tensor': 2})
+  print(json.dumps({'trained': trained, 'logits': split, 'answers': both}))

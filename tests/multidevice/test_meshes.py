@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)  # 45 seconds of compiling, on a machine that does nothing else
+pytestmark = pytest.mark.timeout(600)  # a minute of compiling, on a machine that does nothing else
 SCRIPT = pathlib.Path(__file__).parent / 'run_meshes.py'
 ROOT = SCRIPT.parents[2]
 
@@ -23,12 +23,13 @@ def results():
   return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize('mesh', ['8x1x1', '1x8x1', '2x2x2', '1x4x2'])
-def test_mesh_trains_like_one_device(mesh, results):
-  got, one = results['trained'][mesh], results['trained']['1x1x1']
-  assert got['losses'] == pytest.approx(one['losses'], rel=1e-5)
-  assert got['compiled'] == 1
-  assert one['losses'][0] - one['losses'][4] > 0.1  # of the same batch: wrong updates would show
+def test_every_mesh_trains_like_one_device(results):
+  one, *meshes = results['trained']
+  assert one['name'] == 'one' and len(meshes) == 10
+  assert len(one['losses']) == 20 and one['losses'][0] - one['losses'][4] > 0.1  # wrong updates would show
+  for got in meshes:
+    assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
+    assert got['compiled'] == 1, got['name']
 
 
 def test_mesh_answers_like_one_device(results):
@@ -37,9 +38,8 @@ def test_mesh_answers_like_one_device(results):
 
 
 def test_optimizer_state_is_split(results):
-  assert {mesh: result['smallest'] for mesh, result in results['trained'].items()} == {
-    '1x1x1': 1, '8x1x1': 1, '1x8x1': 1 / 8, '2x2x2': 1 / 4, '1x4x2': 1 / 8,
-  }  # fmt: skip
+  for got in results['trained']:
+    assert got['smallest'] == 1 / (got['mesh']['fsdp'] * got['mesh']['tensor']), got['name']
 
 
 def test_each_device_makes_its_share_of_the_logits(results):

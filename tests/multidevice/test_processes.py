@@ -1,0 +1,234 @@
+"""Two and four real processes, joined by jax.distributed, against one."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import optax
+import pytest
+import safetensors.numpy
+
+from mathqwen import convert, hf, hosts
+from mathqwen.cli import main
+from mathqwen.errors import UserError
+from mathqwen.hf import layouts
+from mathqwen.hosts import LOST, START
+
+pytestmark = pytest.mark.timeout(400)
+ROOT = pathlib.Path(__file__).parents[2]
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def none_is_left():
+  yield
+  while STARTED:
+    STARTED.pop().kill()
+
+
+def start(tiny, workdir, *settings, **kwargs):
+  """The processes of a training run: by default two, each with two simulated devices."""
+  command = ['train', tiny.config, '--workdir', str(workdir)]
+  return start_command(tiny, *command, *set_all(*settings), **kwargs)
+
+
+def set_all(*settings):
+  return [word for setting in settings for word in ('--set', setting)]
+
+
+def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), **differing):
+  """here: which of them are started. differing: {'host1': {'args': words more, 'cwd': folder, 'env': variables}}."""
+  env = os.environ | tiny.env
+  env |= {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+  port, processes = port or free_port(), []
+  for i in here or range(hosts):
+    own = {'args': [], 'cwd': None, 'env': {}} | differing.get(f'host{i}', {})
+    path = os.pathsep.join([*own['env'].pop('PATHS', []), str(ROOT)])
+    where = ['--distributed', f'127.0.0.1:{port},{hosts},{i}']
+    process = subprocess.Popen(
+      [sys.executable, *program, *command, *own['args'], *where],
+      env=env | {'PYTHONPATH': path} | own['env'],
+      cwd=own['cwd'],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    processes.append(process)
+    STARTED.append(process)
+  return processes
+
+
+def free_port():
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    return free.getsockname()[1]
+
+
+def ends(processes, timeout=200):
+  """(exit statuses, what each said on standard error, in lines)"""
+  said = [process.communicate(timeout=timeout)[1].splitlines() for process in processes]
+  return [process.returncode for process in processes], said
+
+
+def wait_for_steps(workdir, processes):
+  deadline = time.monotonic() + 200
+  while not (workdir / 'metrics.jsonl').exists() or not losses(workdir):
+    assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
+    time.sleep(0.2)
+
+
+def losses(workdir):
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
+  return [(values['step'], values['loss']) for values in map(json.loads, lines) if 'loss' in values]
+
+
+SETTINGS = (
+  'data.batch_size=8',
+  'model.num_key_value_heads=2',
+  'train.log_every=1',
+  'train.eval_every=20',
+  'train.checkpoint_every=100',
+)
+
+
+@pytest.fixture(scope='module')
+def one(tiny, tmp_path_factory):
+  """The losses of all twenty steps on one device."""
+  workdir = tmp_path_factory.mktemp('one')
+  assert main(['train', tiny.config, '--workdir', str(workdir), *set_all(*SETTINGS)]) == 0
+  return losses(workdir)
+
+
+@pytest.mark.parametrize('hosts, devices, mesh', [(4, 2, ('fsdp=8',)), (2, 4, ('data=2', 'tensor=2'))])
+def test_hosts_train_like_one_device(hosts, devices, mesh, one, tiny, tmp_path):
+  status, said = ends(
+    start(tiny, tmp_path / 'run', *SETTINGS, *(f'mesh.{size}' for size in mesh), hosts=hosts, devices=devices)
+  )
+  assert status == [0] * hosts, said
+  got = losses(tmp_path / 'run')
+  assert [step for step, _ in got] == [step for step, _ in one] == list(range(1, 21))
+  assert [loss for _, loss in got] == pytest.approx([loss for _, loss in one], rel=1e-5)
+
+
+ENDLESS = ('train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
+
+
+def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
+  workdir = tmp_path / 'two'
+  run = start(tiny, workdir, *ENDLESS)
+  wait_for_steps(workdir, run)
+  run[1].send_signal(signal.SIGTERM)
+  status, said = ends(run)
+  assert status == [75, 75]
+  assert said[0][-1] == said[1][-1] and said[0][-1].startswith('mathqwen: stopped by SIGTERM at step ')
+  (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
+  assert f'at step {saved},' in said[0][-1]
+
+
+def test_a_killed_host_ends_the_others(tiny, tmp_path, monkeypatch):
+  """Whichever it is: host 0 holds the coordination service."""
+  monkeypatch.setenv(LOST, '10')
+  runs = [start(tiny, tmp_path / f'without-{killed}', *ENDLESS, devices=1) for killed in (0, 1)]
+  for killed, run in enumerate(runs):
+    wait_for_steps(tmp_path / f'without-{killed}', run)
+    run[killed].kill()
+  killed_at = time.monotonic()
+  for killed, run in enumerate(runs):
+    status, said = ends(run, timeout=60)
+    assert status == ([-signal.SIGKILL, 75] if killed == 0 else [75, -signal.SIGKILL]), said
+    lines = said[1 - killed]
+    assert lines[-1].startswith(f'mathqwen: host {killed} was lost') and 'run the same command again' in lines[-1]
+    assert not any('Traceback' in line or 'check failure' in line.lower() or '.cc:' in line for line in lines), lines
+  assert time.monotonic() - killed_at < 40
+
+
+def test_hosts_that_do_not_come(tiny, tmp_path, monkeypatch):
+  monkeypatch.setenv(START, '3')
+  with socket.socket(socket.AF_INET6) as taken:
+    taken.bind(('::', 0))
+    taken.listen()
+    two_of_four = start(tiny, tmp_path, hosts=4, here=[0, 2])
+    without_0 = start(tiny, tmp_path, here=[1], port=(nobody := free_port()))
+    port_taken = start(tiny, tmp_path, here=[0], port=taken.getsockname()[1])
+    status, said = ends([*two_of_four, *without_0, *port_taken], timeout=100)
+  assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
+  came = 'mathqwen: 2 of 4 hosts came within 3 seconds, missing: host 1, 3; start the same command on every host'
+  assert said[0] == said[1] and said[0][0].startswith(came)
+  assert said[2][0].startswith(f'mathqwen: host 0 was not reached at 127.0.0.1:{nobody} within 8 seconds: ')
+  assert said[3][0].startswith('mathqwen: host 0 cannot listen at 127.0.0.1:') and 'name another port' in said[3][0]
+  assert not list(tmp_path.iterdir())
+
+
+def test_hosts_that_differ(tiny, tmp_path):
+  other = tmp_path / 'packages' / 'optax-0.0.1.dist-info'
+  other.mkdir(parents=True)
+  (other / 'METADATA').write_text('Metadata-Version: 2.1\nName: optax\nVersion: 0.0.1\n')
+  versions = start(tiny, tmp_path / 'run', host1={'env': {'PATHS': [str(other.parent)]}})
+  settings = start(tiny, tmp_path / 'run', host1={'args': set_all('train.steps=30', 'train.dropout=0')})
+  status, said = ends([*versions, *settings], timeout=100)
+  assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
+  assert said[0] == said[1] and said[2] == said[3]
+  assert said[0][0] == (
+    f"mathqwen: the hosts differ in their software: optax is '{optax.__version__}' on host 0 and '0.0.1' on host 1: "
+    'install the same on every host'
+  )
+  assert said[2][0] == (
+    'mathqwen: the hosts differ in their settings: train.steps is 20 on host 0 and 30 on host 1 (1 more differ): '
+    'give every host the same command, config and files'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
+  """A path that leads to a file on host 0 only; a defect of ours, which keeps its traceback."""
+  here, there = pathlib.Path(tiny.train).parent, tmp_path / 'elsewhere'
+  there.mkdir()
+  lacking = start(tiny, tmp_path / 'a', 'data.sources=train.jsonl', host0={'cwd': here}, host1={'cwd': there})
+  broken, port = 'from mathqwen import cli, run; run.Run.train = lambda *_: 1 / 0; cli.main()', free_port()
+  defect = start(tiny, tmp_path / 'b', here=[0], port=port)
+  defect += start(tiny, tmp_path / 'b', here=[1], port=port, program=('-c', broken))
+  status, said = ends([*lacking, *defect], timeout=100)
+  assert status == [2, 2, 1, 1], said
+  assert said[1] == ['mathqwen: cannot read train.jsonl: No such file or directory; check the path']
+  assert said[0][-1] == said[1][0].replace('mathqwen: ', 'mathqwen: host 1 ended, and this one with it: ')
+  assert said[3][0].startswith('Traceback') and said[3][-1] == 'ZeroDivisionError: division by zero'
+  assert said[2][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
+
+
+def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
+  status, said = ends(start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two')))
+  assert status == [0, 0], said
+  assert [path.name for path in tmp_path.iterdir()] == ['two']
+  shards = sorted(path.name for path in (tmp_path / 'two').glob('*.safetensors'))
+  assert len(shards) >= 2 and shards[0] == f'model-00001-of-{len(shards):05}.safetensors'
+  convert.to_hf(str(trained), str(tmp_path / 'one'), check=False)
+  one, two = (hf.load_params(str(tmp_path / name)) for name in ('one', 'two'))
+  assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and (a == b).all(), one, two))
+  same = {path.name for path in (tmp_path / 'one').iterdir()} - {'model.safetensors'}
+  assert same == {path.name for path in (tmp_path / 'two').iterdir()} - {*shards, 'model.safetensors.index.json'}
+  for name in same:
+    assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()
+
+
+def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
+  convert.to_hf(str(trained), str(tmp_path / 'hf'), dtype='float32', check=False)
+  tensors = safetensors.numpy.load_file(tmp_path / 'hf' / 'model.safetensors')
+  last = layouts.stored(hf.read_config(str(tmp_path / 'hf')), 'qwen2')[-1].name
+  tensors[last][0, 0] = float('nan')
+  safetensors.numpy.save_file(tensors, tmp_path / 'hf' / 'model.safetensors')
+  status, said = ends(start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'hf'), str(tmp_path / 'two')), timeout=120)
+  assert status == [2, 2], said
+  assert any('holds NaN or infinity' in lines[-1] for lines in said)
+  assert all('holds NaN' in lines[-1] or 'could not go on: see what it said' in lines[-1] for lines in said)
+  assert [path.name for path in tmp_path.iterdir()] == ['hf']
+
+
+@pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
+def test_bad_addresses(where):
+  with pytest.raises(UserError, match='--distributed'):
+    hosts.join(where)
