@@ -286,11 +286,11 @@ def run_plan(args):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, run, table
+  from mathqwen.evals import benchmarks, prompts, run, table
 
   names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
   if args.prompt:
-    benchmarks.get_prompt(args.prompt)
+    prompts.get(args.prompt)
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,

@@ -18,7 +18,7 @@ from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
 
 SCHEDULES = ('cosine', 'linear', 'constant')
-REMAT = ('none', 'dots', 'gate', 'mlp', 'full')
+REMAT = ('none', 'dots', 'gate', 'mlp', 'full', 'nested')
 ATTENTION = ('auto', 'reference', 'blocks', 'splash')
 DTYPES = ('float32', 'bfloat16')
 
@@ -66,7 +66,7 @@ class TrainConfig:
   micro_batches: int = 1  # gradient accumulation: the batch goes through in this many parts
   dropout: float = 0.1  # on the embedding and on both residual branches
   compute_dtype: str = 'bfloat16'  # of activations and of the weights' working copy; masters and moments are float32
-  remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full (model/qwen.py)
+  remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full, nested (model/qwen.py)
   attention: str = 'auto'  # auto takes the fastest for the devices; reference, blocks, splash: see model/attention.py
   loss_chunk: int = 1024  # positions with loss, of a device, whose logits exist at one time
   seed: int = 0  # of random weights and dropout

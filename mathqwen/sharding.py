@@ -36,7 +36,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
   """{'data': ..., 'fsdp': ..., 'context': ..., 'tensor': ...}, with -1 filled in."""
-  sizes = dataclasses.asdict(cfg)
+  sizes = {'data': cfg.data, 'fsdp': cfg.fsdp, 'context': cfg.context, 'tensor': cfg.tensor}
   free = [name for name, size in sizes.items() if size == -1]
   if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
     raise UserError(f'mesh {sizes}: sizes are at least 1, and at most one of them may be -1')

@@ -56,7 +56,7 @@ def test_overrides_are_typed_by_the_field(base):
     (['model.qk_norm=1'], '--set model.qk_norm=1: write true or false'),
     (['data.weights=1,x'], '--set data.weights=x: a number is expected'),
     (['optim.schedule=cosin'], "optim.schedule is 'cosin': it must be one of cosine, linear, constant; did you mean"),
-    (['train.remat=some'], "train.remat is 'some': it must be one of none, dots, gate, mlp, full"),
+    (['train.remat=some'], "train.remat is 'some': it must be one of none, dots, gate, mlp, full, nested"),
     (['train.compute_dtype=float16'], "train.compute_dtype is 'float16': it must be one of float32, bfloat16"),
     (['train.steps=0'], 'train.steps is 0: it must be at least 1'),
     (['optim.learning_rate=nan'], 'optim.learning_rate is nan: it must be above 0 and finite'),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from mathqwen.errors import UserError
 
@@ -16,7 +16,7 @@ class Benchmark:
   max_new_tokens: int
   size: int | None  # published number of test problems
   split: str = 'test'
-  prompt: str = 'chatml'  # in PROMPTS
+  prompt: str = 'chatml'  # in mathqwen.evals.prompts.PROMPTS
   groups: tuple[tuple[str, ...], ...] = ()  # one break-down each: the field's names, the first that is there counts
 
   def groups_of(self, record: Mapping) -> list[str]:
@@ -48,30 +48,9 @@ BENCHMARKS = {
 }
 
 
-def _chatml(example, system_prompt: str) -> list[dict]:
-  system = [{'role': 'system', 'content': system_prompt}] if system_prompt else []
-  return [*system, {'role': 'user', 'content': example.question}]
-
-
-def _qwen_chat(example, system_prompt: str) -> list[dict]:
-  return _chatml(example, 'You are a helpful assistant.')
-
-
-# (example, the model's own system prompt) -> chat turns. mathqwen.data.chatml turns them into ids, as in training.
-PROMPTS: dict[str, Callable[[object, str], list[dict]]] = {'chatml': _chatml, 'qwen-chat': _qwen_chat}
-
-
 def get(name: str) -> Benchmark:
-  return _get(BENCHMARKS, name, 'benchmark')
-
-
-def get_prompt(name: str) -> Callable[[object, str], list[dict]]:
-  return _get(PROMPTS, name, 'prompt')
-
-
-def _get(table: Mapping, name: str, what: str):
-  if name not in table:
-    near = difflib.get_close_matches(name.lower(), table, n=1)
+  if name not in BENCHMARKS:
+    near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
     hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise UserError(f'unknown {what} {name!r}; {hint}there are: {", ".join(table)}')
-  return table[name]
+    raise UserError(f'unknown benchmark {name!r}; {hint}there are: {", ".join(BENCHMARKS)}')
+  return BENCHMARKS[name]

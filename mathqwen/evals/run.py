@@ -15,6 +15,7 @@ import time
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records
 from mathqwen.evals import grade as graders
+from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
@@ -44,7 +45,7 @@ def evaluate(
 ) -> dict:
   """Greedy answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
 
-  `limit` takes the first problems only; `prompt` is a name in benchmarks.PROMPTS (default: the benchmark's);
+  `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's);
   `batch_size` problems of similar length go to the model at a time; `max_new_tokens` defaults to the benchmark's, or
   to less where the model's positions leave less. With `out`, records and scores are kept there.
   """
@@ -131,10 +132,10 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_token
   from mathqwen.data import chatml, examples
 
   prompt = prompt or benchmark.prompt
-  make_messages = benchmarks.get_prompt(prompt)
+  asked = prompts_lib.get(prompt)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
   rows = rows[:limit]
-  prompts = [chatml.prompt(make_messages(row, model.system_prompt), model.tokenizer) for row in rows]
+  prompts = [chatml.prompt(asked.messages(row, model.system_prompt), model.tokenizer) for row in rows]
   positions = model.config.max_position_embeddings
   longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
   room = positions - len(prompts[longest])

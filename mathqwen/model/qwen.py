@@ -42,6 +42,7 @@ REMAT = {
   'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
   'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
   'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
+  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs: one forward pass more
 }
 
 
@@ -202,16 +203,28 @@ def hidden(
     x_BTD, cache = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
     return (place(x_BTD, 'batch', 'length', 'width'), cache), None
 
-  if REMAT[remat] is not None:
-    layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
   # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
   table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
   x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
-  (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), (jnp.arange(cfg.num_hidden_layers), params['layers']))
+  indexed = (jnp.arange(cfg.num_hidden_layers), params['layers'])
+  x_BTD, cache = _through_layers(layer, (x_BTD, cache), indexed, cfg.num_hidden_layers, remat)
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
+
+
+def _through_layers(layer, carry, layers, count: int, remat: str):
+  if remat != 'none':
+    layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
+  through = lambda carry, layers: (jax.lax.scan(layer, carry, layers)[0], None)
+  if remat != 'nested':
+    return through(carry, layers)[0]
+  # Only the inputs of groups of some sqrt(L) layers are kept, and of one group at a time those of its layers.
+  size = max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
+  groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
+  group = jax.checkpoint(through, prevent_cse=False, policy=REMAT[remat])
+  return jax.lax.scan(group, carry, groups)[0]
 
 
 def head(params, cfg: ModelConfig):

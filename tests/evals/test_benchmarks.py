@@ -3,7 +3,7 @@ import types
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals import benchmarks, grade
+from mathqwen.evals import benchmarks, grade, prompts
 
 
 def test_published_sizes_and_default_rules():
@@ -20,7 +20,7 @@ def test_published_sizes_and_default_rules():
 
 def test_every_entry_names_a_rule_and_a_prompt_that_exist():
   for benchmark in benchmarks.BENCHMARKS.values():
-    assert callable(grade.get(benchmark.rule)) and callable(benchmarks.get_prompt(benchmark.prompt))
+    assert callable(grade.get(benchmark.rule)) and prompts.get(benchmark.prompt)
 
 
 def test_unknown_names_are_answered_with_the_nearest():
@@ -31,17 +31,17 @@ def test_unknown_names_are_answered_with_the_nearest():
   with pytest.raises(UserError, match="unknown benchmark 'zzz'; there are: gsm8k"):
     benchmarks.get('zzz')
   with pytest.raises(UserError, match="unknown prompt 'chatlm'; did you mean 'chatml'"):
-    benchmarks.get_prompt('chatlm')
+    prompts.get('chatlm')
 
 
 def test_prompts():
   example = types.SimpleNamespace(question='1+1=')
-  assert benchmarks.get_prompt('chatml')(example, '') == [{'role': 'user', 'content': '1+1='}]
-  assert benchmarks.get_prompt('chatml')(example, 'Be brief.') == [
+  assert prompts.get('chatml').messages(example, '') == [{'role': 'user', 'content': '1+1='}]
+  assert prompts.get('chatml').messages(example, 'Be brief.') == [
     {'role': 'system', 'content': 'Be brief.'},
     {'role': 'user', 'content': '1+1='},
   ]
-  assert benchmarks.get_prompt('qwen-chat')(example, 'Be brief.') == [
+  assert prompts.get('qwen-chat').messages(example, 'Be brief.') == [
     {'role': 'system', 'content': 'You are a helpful assistant.'},
     {'role': 'user', 'content': '1+1='},
   ]

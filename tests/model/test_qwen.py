@@ -256,7 +256,7 @@ def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_
 
 @pytest.mark.parametrize('rate', [0.0, 0.3])
 def test_remat_leaves_gradients(rate, tiny_config, random_params):
-  cfg = tiny_config('llama', num_hidden_layers=2)
+  cfg = tiny_config('llama', num_hidden_layers=4)
   params, tokens = random_params(cfg), tokens_of((2, 7))
   key = jax.random.key(3) if rate else None
 
@@ -267,7 +267,7 @@ def test_remat_leaves_gradients(rate, tiny_config, random_params):
     return jax.jit(jax.grad(loss))(params)
 
   want = gradient('none')
-  for remat in ('full', 'dots'):
+  for remat in ('full', 'nested', 'dots'):
     for got, leaf in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(want), strict=True):
       np.testing.assert_allclose(got, leaf, rtol=0, atol=1e-5 * np.abs(leaf).max())
 

@@ -21,9 +21,9 @@ EXPERIMENT = Experiment(
   CFG,
   data=DataConfig(batch_size=8, seq_len=16),
   optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
-  train=TrainConfig(steps=STEPS, micro_batches=1, dropout=0.1, compute_dtype='float32', loss_chunk=8, remat='none'),
+  train=TrainConfig(steps=STEPS, micro_batches=1, dropout=0.1, compute_dtype='float32', loss_chunk=2, remat='none'),
 )
-ONE = {'data': 1, 'fsdp': 1, 'tensor': 1}
+ONE = {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}
 SIZES = itertools.product((1, 2, 4, 8), repeat=len(ONE))
 MESHES = [ONE, *(dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(sizes) == 8)]
 
@@ -90,6 +90,6 @@ def answers(shape):
 
 if __name__ == '__main__':
   trained = [{'mesh': shape, 'name': name_of(shape)} | run(shape) for shape in MESHES]
-  both = [answers(ONE), answers({'data': 2, 'fsdp': 2, 'tensor': 2})]
-  split = logits({'data': 1, 'fsdp': 4, 'tensor': 2})
+  both = [answers(ONE), answers(ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})]
+  split = logits(ONE | {'fsdp': 4, 'tensor': 2})
   print(json.dumps({'trained': trained, 'logits': split, 'answers': both}))

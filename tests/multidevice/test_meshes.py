@@ -25,7 +25,7 @@ def results():
 
 def test_every_mesh_trains_like_one_device(results):
   one, *meshes = results['trained']
-  assert one['name'] == 'one' and len(meshes) == 10
+  assert one['name'] == 'one' and len(meshes) == 20
   assert len(one['losses']) == 20 and one['losses'][0] - one['losses'][4] > 0.1  # wrong updates would show
   for got in meshes:
     assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
@@ -39,7 +39,8 @@ def test_mesh_answers_like_one_device(results):
 
 def test_optimizer_state_is_split(results):
   for got in results['trained']:
-    assert got['smallest'] == 1 / (got['mesh']['fsdp'] * got['mesh']['tensor']), got['name']
+    sizes = got['mesh']
+    assert got['smallest'] == 1 / (sizes['fsdp'] * sizes['context'] * sizes['tensor']), got['name']
 
 
 def test_each_device_makes_its_share_of_the_logits(results):
