@@ -22,6 +22,8 @@ from mathqwen.model.config import ModelConfig
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for
+GSM8K_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)  # of its 1,319 test answers,
+GSM8K_TOKENS = (34, 51, 61, 76, 88, 103, 117, 130, 147, 170, 202, 236, 312, 479)  # calculator marks left out
 
 
 def train_rows(cfg: ModelConfig, batch: int, seq_len: int, loss_share: float) -> dict[str, np.ndarray]:
@@ -106,7 +108,7 @@ def decode_prompts(cfg: ModelConfig, batch: int, prompt: int) -> np.ndarray:
   return np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, prompt)).astype(np.int32)
 
 
-def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
+def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[int]):
   """A function that decodes greedily, and returns the answers."""
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
@@ -122,6 +124,23 @@ def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
     dtype=dtype,
   )
   return run
+
+
+def gsm8k_lengths(n: int) -> list[int]:
+  """Tokens of `n` answers, drawn from the lengths of GSM8K's test answers in this package's tokenizer."""
+  return np.interp(np.random.default_rng(1).random(n), GSM8K_SHARES, GSM8K_TOKENS).astype(int).tolist()
+
+
+def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], batch: int) -> dict:
+  """Decoding with slots that are filled again, and in batches that each wait for their longest answer."""
+
+  def decode(chosen):
+    make = decode_side(cfg, dtype, prompts[chosen], [lengths[i] for i in chosen])
+    return functools.partial(make, batch_size=batch)
+
+  groups = [list(range(start, min(start + batch, len(lengths)))) for start in range(0, len(lengths), batch)]
+  static = [decode(group) for group in groups]
+  return {'mathqwen': decode(list(range(len(lengths)))), 'static': lambda: [run() for run in static]}
 
 
 def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
@@ -159,7 +178,8 @@ def measure(sides: dict, turns: int, tokens: int) -> dict[str, dict[str, float]]
 def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torch: bool, **options) -> dict:
   """Measures 'train' or 'decode', prints a line, and returns its figures, its shape and, with `torch`, the others'.
 
-  options of train: seq_len, loss_share, and dropout, attention, remat of `TrainConfig`; of decode: prompt, new_tokens.
+  options of train: seq_len, loss_share, and dropout, attention, remat of `TrainConfig`; of decode: prompt, new_tokens,
+  long_tail.
   """
   for name, value in {'batch': batch, 'steps': turns}.items():
     if value < 1:
@@ -175,22 +195,30 @@ def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torc
     make, make_torch = (functools.partial(side, experiment, rows) for side in (train_side, torch_train_side))
     tokens = batch * seq_len
   else:
-    prompts, new_tokens = decode_prompts(cfg, batch, options['prompt']), options['new_tokens']
+    prompts, new_tokens = decode_prompts(cfg, options['long_tail'] or batch, options['prompt']), options['new_tokens']
+    if options['long_tail']:
+      if torch:
+        raise UserError('--long-tail compares with batches of our own: leave out --torch')
+      new_tokens = gsm8k_lengths(options['long_tail'])
     generate.check(cfg, prompts.tolist(), new_tokens, 0)
     make, make_torch = (
       functools.partial(side, cfg, dtype, prompts, new_tokens) for side in (decode_side, torch_decode_side)
     )
-    tokens = batch * new_tokens
-  sides = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
-  found = measure({'mathqwen': make(), **sides}, turns, tokens)
+    tokens = sum(new_tokens) if options['long_tail'] else batch * new_tokens
+  if options.get('long_tail'):
+    sides = long_tail_sides(cfg, dtype, prompts, new_tokens, batch)
+  else:
+    others = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
+    sides = {'mathqwen': make(), **others}
+  found = measure(sides, turns, tokens)
   result = found['mathqwen'] | {'peak_rss_bytes': peak_rss_bytes(), 'what': what, 'shape': shape}
   for name, figures in found.items():
     print(
       f'{name}: {figures["tokens_per_second"]:,.1f} tokens/s, {figures["step_seconds"]:.2f} s and '
       f'{figures["cpu_seconds_per_step"]:.2f} CPU seconds a {"step" if what == "train" else "batch"}'
     )
-  if torch:
-    ratio = found['mathqwen']['tokens_per_second'] / found['torch']['tokens_per_second']
-    print(f'mathqwen over torch: {ratio:.2f}')
-    result |= {'torch': found['torch'], 'ratio': ratio}
+  for name in found.keys() - {'mathqwen'}:
+    ratio = found['mathqwen']['tokens_per_second'] / found[name]['tokens_per_second']
+    print(f'mathqwen over {name}: {ratio:.2f}')
+    result |= {name: found[name], 'ratio': ratio}
   return result

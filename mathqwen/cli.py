@@ -50,6 +50,7 @@ BENCH = {
     'batch': (8, 'prompts'),
     'prompt': (128, 'tokens of each'),
     'new-tokens': (128, 'tokens decoded for each'),
+    'long-tail': (0, 'so many answers, as long as those of GSM8K, beside batches that wait for their longest; 0: no'),
     'steps': (5, 'batches that are timed, after one that is not'),
   },
 }
@@ -377,7 +378,7 @@ def run_bench(args):
 
   given = vars(args)
   options = {flag.replace('-', '_'): given[flag.replace('-', '_')] for flag in BENCH[args.verb]}
-  positions = args.seq_len if args.verb == 'train' else args.prompt + args.new_tokens
+  positions = args.seq_len if args.verb == 'train' else args.prompt + max(args.new_tokens, bench.GSM8K_TOKENS[-1])
   cfg = ModelConfig(
     **{flag.replace('-', '_'): given[flag.replace('-', '_')] for flag in BENCH_MODEL}, max_position_embeddings=positions
   )

@@ -1,5 +1,10 @@
-"""Prefill and decode with a KV cache on static shapes: lists of prompt ids in, lists of answer ids out."""
+"""Continuous batching on a few static shapes: lists of prompt ids in, lists of answer ids out.
 
+`B` answers are decoded together, each in a slot. An answer that ends makes room: when some slots are free, the next
+prompts are prefilled by themselves and put there. Nothing waits for the longest answer but the end of the run.
+"""
+
+import collections
 import dataclasses
 import functools
 import math
@@ -8,14 +13,16 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mathqwen import sharding
 from mathqwen.errors import UserError
-from mathqwen.model import qwen
+from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 
-PROMPT_BUCKET = 64  # prompts are padded to a multiple of this, so that few shapes are compiled
+STEPS = 32  # tokens of each answer between two looks at what has ended, at most
+PREFILL = 16_384  # positions of the prompts that are prefilled together, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,66 +63,124 @@ def sample(logits_BV, keys_B, sampling: Sampling):
   return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
-@functools.partial(jax.jit, static_argnames=('cfg', 'new_tokens', 'vocab_size', 'stop_ids', 'sampling', 'dtype'))
-def decode(params, tokens_BT, lengths_B, keys_B, *, cfg, new_tokens, vocab_size, stop_ids, sampling, dtype):
-  """Answers [B, new_tokens], filled with -1 after each stop id; the loop ends when every row has stopped.
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Slots:
+  """B answers under way. A slot whose answer has ended, or that never had one, is not live."""
 
-  tokens_BT: prompts padded on the left, so that the last token of each stands in the last column.
-  lengths_B: tokens of each prompt; 0 is an empty row, which is stopped from the start.
-  keys_B: one random key a row, so that a row draws the same tokens in any batch. Ids from `vocab_size` on, which the
-  tokenizer does not know, are never drawn.
-  """
-  B, T = tokens_BT.shape
-  columns = jnp.arange(T)
-  segment_ids_BT = (columns >= T - lengths_B[:, None]).astype(jnp.int32)
-  positions_BT = jnp.maximum(columns - (T - lengths_B[:, None]), 0)
-  known_V = jnp.arange(cfg.vocab_size) < vocab_size
-  stops = jnp.array(stop_ids, jnp.int32)
+  cache: KVCache
+  last_B: jax.Array  # int32: drawn, and not yet told or read by the model
+  told_B: jax.Array  # int32: tokens of the answer so far
+  limits_B: jax.Array  # int32: tokens that it may have
+  keys_B: jax.Array  # a random key for each answer, so that it is the same in any slot and beside any others
+  live_B: jax.Array  # bool
 
-  def choose(x_BD, keys_B):
-    logits_BV = jnp.where(known_V, qwen.unembed(params, cfg, x_BD), -jnp.inf)
-    return sample(logits_BV, keys_B, sampling)
 
-  def step_keys(step):
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """What a compiled step depends on besides shapes."""
 
-  cache = KVCache.empty(cfg, B, T + new_tokens, dtype)
-  x_BTD, cache = qwen.hidden(params, cfg, tokens_BT, segment_ids_BT, positions_BT, cache=cache, dtype=dtype)
-  first_B = choose(x_BTD[:, -1], step_keys(0))
-  answers = jnp.full((B, new_tokens), -1, jnp.int32)
-  done_B = lengths_B == 0
+  cfg: ModelConfig
+  vocab_size: int  # ids from here on, which the tokenizer does not know, are never drawn
+  stop_ids: tuple[int, ...]
+  sampling: Sampling
+  dtype: str
+  attention: Callable  # of a prompt: from `attention.select`
+  mesh: Mesh | None = None
 
-  def body(loop):
-    step, last_B, done_B, answers, cache = loop
-    answers = answers.at[:, step].set(jnp.where(done_B, -1, last_B))
-    done_B = done_B | jnp.any(last_B[:, None] == stops, axis=-1)
-    x_B1D, cache = qwen.hidden(
-      params, cfg, last_B[:, None], jnp.ones((B, 1), jnp.int32), (lengths_B + step)[:, None], cache=cache, dtype=dtype
-    )
-    return step + 1, choose(x_B1D[:, 0], step_keys(step + 1)), done_B, answers, cache
+  def draw(self, params, x_BD, keys_B, told_B):
+    logits_BV = qwen.unembed(params, self.cfg, x_BD)
+    logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
+    return sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, told_B), self.sampling)
+
+
+@functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
+def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, *, program: Program) -> Slots:
+  """Prefills P prompts, padded on the right, and puts them into slots; those for slot B, which is none, are dropped."""
+  tokens_PT = sharding.Placement(program.mesh)(tokens_PT, 'batch', 'whole')
+  columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
+  segment_ids_PT = (columns_PT < lengths_P[:, None]).astype(jnp.int32)
+  x_PTD, kept = qwen.hidden(
+    params, program.cfg, tokens_PT, segment_ids_PT, columns_PT, keep=True, dtype=program.dtype,
+    attend_rows=program.attention,
+  )  # fmt: skip
+  x_PD = jnp.take_along_axis(x_PTD, jnp.maximum(lengths_P - 1, 0)[:, None, None], axis=1)[:, 0]
+  none_P = jnp.zeros_like(lengths_P)
+  put = lambda old, new: old.at[rows_P].set(new, mode='drop')
+  return Slots(
+    cache=slots.cache.admit(rows_P, kept, lengths_P),
+    last_B=put(slots.last_B, program.draw(params, x_PD, keys_P, none_P)),
+    told_B=put(slots.told_B, none_P),
+    limits_B=put(slots.limits_B, limits_P),
+    keys_B=put(slots.keys_B, keys_P),
+    live_B=put(slots.live_B, limits_P > 0),
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
+def decode(params, slots: Slots, enough, *, program: Program, steps: int):
+  """(slots, tokens [B, steps], -1 where there are none) after `steps` tokens, or once `enough` slots are not live."""
+  stops = jnp.array(program.stop_ids, jnp.int32)
 
   def going(loop):
-    return (loop[0] < new_tokens) & ~jnp.all(loop[2])
+    step, slots, _ = loop
+    return (step < steps) & (jnp.sum(~slots.live_B) < enough)
 
-  return jax.lax.while_loop(going, body, (jnp.int32(0), first_B, done_B, answers, cache))[3]
+  def body(loop):
+    step, slots, tokens = loop
+    tokens = tokens.at[:, step].set(jnp.where(slots.live_B, slots.last_B, -1))
+    told_B = slots.told_B + slots.live_B
+    stopped_B = jnp.any(slots.last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
+    x_B1D, cache = qwen.hidden(params, program.cfg, slots.last_B[:, None], cache=slots.cache, dtype=program.dtype)
+    # A slot that is not live stays where it is: its next prompt begins anew.
+    cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
+    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, told_B)
+    return step + 1, dataclasses.replace(
+      slots, cache=cache, last_B=last_B, told_B=told_B, live_B=slots.live_B & ~stopped_B
+    ), tokens  # fmt: skip
+
+  tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
+  _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
+  return slots, sharding.Placement(program.mesh)(tokens, 'whole', 'whole')  # read by every host
 
 
-def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int, seed: int):
+def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
+  """On a mesh, rows are split as a batch is, and heads as weights are."""
+
+  def make():
+    none_B = jnp.zeros((rows,), jnp.int32)
+    cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
+    keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
+    return Slots(cache, none_B, none_B, none_B, keys_B, jnp.zeros((rows,), bool))
+
+  if program.mesh is None:
+    return jax.jit(make)()
+  axes = {
+    1: ('batch',),
+    4: ('batch', 'kv_heads', 'whole', 'head_dim'),
+    5: ('layers', 'batch', 'kv_heads', 'whole', 'head_dim'),
+  }
+  where = lambda x: sharding.batch_sharding(program.mesh, *axes[x.ndim])
+  return jax.jit(make, out_shardings=jax.tree.map(where, jax.eval_shape(make)))()
+
+
+def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], seed: int):
   """UserError where `generate` would refuse these arguments."""
-  if max_new_tokens < 1:
-    raise UserError(f'max_new_tokens is {max_new_tokens}: it must be at least 1')
+  limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+  if least := [n for n in [max_new_tokens, *limits] if isinstance(n, int) and n < 1]:
+    raise UserError(f'max_new_tokens is {least[0]}: it must be at least 1')
   if not 0 <= seed < 2**32:
     raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')
-  for index, prompt in enumerate(prompts):
+  for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
     room = cfg.max_position_embeddings - len(prompt)
     if not prompt:
       raise UserError(f'prompt {index} is empty: give at least one token')
     if not 0 <= min(prompt) <= max(prompt) < cfg.vocab_size:
       raise UserError(f'prompt {index} has ids outside 0 to {cfg.vocab_size - 1}, which are all that the model knows')
-    if max_new_tokens > room:
+    if limit > room:
       remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
       raise UserError(
-        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {max_new_tokens} is above the model's "
+        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {limit} is above the model's "
         f'max_position_embeddings {cfg.max_position_embeddings}: {remedy}'
       )
 
@@ -125,52 +190,108 @@ def generate(
   cfg: ModelConfig,
   prompts: Sequence[Sequence[int]],
   *,
-  max_new_tokens: int,
+  max_new_tokens: int | Sequence[int],
   vocab_size: int,
   stop_ids: tuple[int, ...],
   sampling: Sampling = Sampling(),
   seed: int = 0,
   batch_size: int = 32,
   dtype=jnp.float32,
-  mesh=None,
+  cache_dtype: str | None = None,
+  mesh: Mesh | None = None,
+  ended: Callable[[list[int]], bool] | None = None,
   on_done: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  Prompts are sorted by length and padded to a few static shapes. on_done(index, ids) is called as batches end.
-  UserError when a prompt and `max_new_tokens` exceed the model's positions.
+  max_new_tokens: of every answer, or of each. batch_size: answers under way at one time. cache_dtype: of keys and
+  values, float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every
+  `STEPS` tokens. on_done(index, ids): called as answers end. UserError when a prompt and its `max_new_tokens` exceed
+  the model's positions.
   """
-  check(cfg, prompts, max_new_tokens, seed)
-  where = None if mesh is None else sharding.batch_sharding(mesh, 'batch', 'whole')
-  if mesh is not None:
-    shards = sharding.batch_shards(dict(mesh.shape))
-    batch_size = -(-batch_size // shards) * shards
-  rows = min(batch_size, 1 << max(len(prompts) - 1, 0).bit_length()) if mesh is None else batch_size
-  order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-  answers: list[list[int]] = [[] for _ in prompts]
-  root = jax.random.key(seed)
-  for start in range(0, len(order), rows):
-    batch = order[start : start + rows]
-    longest = len(prompts[batch[0]])
-    width = min(-(-longest // PROMPT_BUCKET) * PROMPT_BUCKET, cfg.max_position_embeddings)
-    tokens, lengths, numbers = np.zeros((rows, width), np.int32), np.zeros(rows, np.int32), np.zeros(rows, np.uint32)
-    for row, index in enumerate(batch):
-      tokens[row, width - len(prompts[index]) :] = prompts[index]
-      lengths[row], numbers[row] = len(prompts[index]), index
-    out = decode(
-      params,
-      tokens if where is None else jax.device_put(tokens, where),
-      lengths,
-      jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, numbers),
-      cfg=cfg,
-      new_tokens=max_new_tokens,
-      vocab_size=min(vocab_size, cfg.vocab_size),
-      stop_ids=stop_ids,
-      sampling=sampling,
-      dtype=jnp.dtype(dtype),
-    )
-    for row, index in zip(np.asarray(out), batch, strict=False):
-      answers[index] = [int(i) for i in row if i >= 0]
+  limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+  check(cfg, prompts, limits, seed)
+  if not prompts:
+    return []
+  program = Program(
+    cfg, min(vocab_size, cfg.vocab_size), tuple(stop_ids), sampling, str(jnp.dtype(dtype)),
+    attention.select('auto', mesh), mesh,
+  )  # fmt: skip
+  batch = _Batch(params, program, prompts, limits, seed, batch_size, cache_dtype or program.dtype)
+  while batch.waiting or batch.owners:
+    batch.fill()
+    for index in batch.step(ended):
       if on_done is not None:
-        on_done(index, answers[index])
-  return answers
+        on_done(index, batch.answers[index])
+  return batch.answers
+
+
+class _Batch:
+  """The slots of a run of `generate`, and whose they are."""
+
+  def __init__(self, params, program: Program, prompts, limits, seed, batch_size, cache_dtype):
+    platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
+    stacked = platform != 'cpu' or program.mesh is not None
+    self.params = params if stacked else qwen.unstack(params, program.cfg)
+    self.program, self.prompts, self.limits = program, prompts, limits
+    self.answers: list[list[int]] = [[] for _ in prompts]
+    self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
+    self.owners: dict[int, int] = {}  # slot -> index of its prompt
+    self.root = jax.random.key(seed)
+    shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
+    rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
+    self.together = -(-max(1, rows // 8) // shards) * shards  # prompts that are prefilled when as many slots are free
+    self.rows = -(-rows // self.together) * self.together
+    self.least = 128 if platform == 'tpu' else 64  # positions come in multiples of it, as kernels take them
+    self.positions = self._size(len(prompts[self.waiting[0]]))
+    self.slots = _empty(program, self.rows, self.positions, cache_dtype, stacked)
+
+  def _size(self, n: int) -> int:
+    """`n` positions rounded up to one of few sizes: 1, 2, 3, 4, 6, 8, 12, 16, ... times the least."""
+    parts, power = -(-n // self.least), 1
+    while parts > 4 * power:
+      power *= 2
+    return -(-parts // power) * power * self.least
+
+  def _resize(self, positions: int):
+    self.positions = positions
+    self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(positions))
+
+  def fill(self):
+    """Prefills what waits, once there is room for a group of prompts."""
+    while self.waiting and self.rows - len(self.owners) >= min(self.together, len(self.waiting)):
+      width = self._size(len(self.prompts[self.waiting[0]]))
+      whole = not self.owners and self.rows * width <= PREFILL
+      N = self.rows if whole else self.together
+      free = [row for row in range(self.rows) if row not in self.owners]
+      taken = dict(zip(free, [self.waiting.popleft() for _ in range(min(N, len(self.waiting)))], strict=False))
+      self.owners |= taken
+      if width > self.positions:
+        self._resize(width)
+      rows, tokens = np.full(N, self.rows, np.int32), np.zeros((N, width), np.int32)
+      lengths, limits, numbers = np.zeros((3, N), np.int32)
+      for i, (row, index) in enumerate(taken.items()):
+        rows[i], lengths[i], limits[i], numbers[i] = row, len(self.prompts[index]), self.limits[index], index
+        tokens[i, : lengths[i]] = self.prompts[index]
+      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.root, numbers)
+      self.slots = admit(self.params, self.slots, rows, tokens, lengths, limits, keys, program=self.program)
+
+  def step(self, ended) -> list[int]:
+    """Decodes until a group of slots is free, `STEPS` tokens at most. Returns the prompts whose answers have ended."""
+    length = lambda i: len(self.prompts[i]) + min(len(self.answers[i]) + STEPS, self.limits[i])
+    need = self._size(max(map(length, self.owners.values())))
+    if need > self.positions or 2 * need <= self.positions:
+      self._resize(need)
+    enough = min(self.together, len(self.waiting)) if self.waiting else self.rows
+    self.slots, tokens = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
+    tokens, live = jax.device_get((tokens, self.slots.live_B))
+    done, asked = [], np.zeros(self.rows, bool)
+    for row, index in list(self.owners.items()):
+      self.answers[index] += tokens[row][tokens[row] >= 0].tolist()
+      asked[row] = live[row] and ended is not None and ended(self.answers[index])
+      if asked[row] or not live[row]:
+        done.append(index)
+        del self.owners[row]
+    if asked.any():
+      self.slots = dataclasses.replace(self.slots, live_B=self.slots.live_B & ~asked)
+    return done

@@ -23,7 +23,6 @@ from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import (
   attention,
-  causal_mask,
   dropout,
   linear,
   logn_scale,
@@ -148,6 +147,7 @@ def hidden(
   positions_BT=None,
   *,
   cache: KVCache | None = None,
+  keep: bool = False,
   dtype=jnp.float32,
   remat: str = 'none',
   dropout_rate: float = 0.0,
@@ -157,13 +157,15 @@ def hidden(
   place=lambda x, *axes: x,
   gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
 ):
-  """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots written.
+  """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots of each row written; with
+  `keep`, `(output, (keys, values))`, each [L, B, T, K, H], for `KVCache.admit`.
 
-  Without segment ids every token is of segment 1; without positions they count from 0. Weights are cast to `dtype`
-  layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding and on both
-  residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past `seq_length`,
-  but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length made it.
-  `attend_rows`, from `attention.select`, is the attention of a call without a cache. `place` and `gather`, of
+  Without segment ids every token is of segment 1; without positions they count from 0, or on from the cache. A cache
+  has one segment a row. `params['layers']` may be a tuple of layers (`unstack`) instead of arrays with L first. Weights
+  are cast to `dtype` layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding
+  and on both residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past
+  `seq_length`, but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length
+  made it. `attend_rows`, from `attention.select`, is the attention of a call without a cache. `place` and `gather`, of
   `sharding.Placement`, say by axis names where activations lie on a mesh, and bring a layer's weights together there
   in `dtype`.
   """
@@ -171,10 +173,7 @@ def hidden(
   if segment_ids_BT is None:
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
-    positions_BT = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (B, T))
-  if cache is not None:
-    cache = cache.mark(segment_ids_BT)
-    mask_BTS = causal_mask(segment_ids_BT, cache.segment_ids, cache.length)
+    positions_BT = (0 if cache is None else cache.lengths[:, None]) + jnp.broadcast_to(jnp.arange(T), (B, T))
   theta = cfg.rope_theta
   if cfg.use_dynamic_ntk and not training:
     of_segment_BT = jnp.sum(segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :], axis=-1, dtype=jnp.int32)
@@ -192,39 +191,55 @@ def hidden(
       if cfg.use_logn_attn and not training:
         q = q * logn_scale(positions_BT, cfg.seq_length)[..., None, None].astype(q.dtype)
       if cache is None:
-        return attend_rows(q, k, v, segment_ids_BT), None
+        return attend_rows(q, k, v, segment_ids_BT), (k, v) if keep else None
       new, (k_BSKH, v_BSKH) = cache.write(index, k, v)
-      return attention(q, k_BSKH, v_BSKH, mask_BTS), new
+      return attention(q, k_BSKH, v_BSKH, cache.mask(positions_BT)), new
 
     def drop(x, branch):
       key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
       return dropout(x, dropout_rate, key)
 
-    x_BTD, cache = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
-    return (place(x_BTD, 'batch', 'length', 'width'), cache), None
+    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
+    x_BTD = place(x_BTD, 'batch', 'length', 'width')
+    return ((x_BTD, None), new) if cache is None else ((x_BTD, new), None)
 
   # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
   table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
   x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
-  indexed = (jnp.arange(cfg.num_hidden_layers), params['layers'])
-  x_BTD, cache = _through_layers(layer, (x_BTD, cache), indexed, cfg.num_hidden_layers, remat)
+  (x_BTD, cache), kept = _through_layers(layer, (x_BTD, cache), params['layers'], cfg.num_hidden_layers, remat)
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
+  if keep:
+    return x_BTD, kept
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
 
 
 def _through_layers(layer, carry, layers, count: int, remat: str):
+  """`jax.lax.scan` of `layer` over (number, weights) of the layers."""
+  if isinstance(layers, tuple):
+    kept = []
+    for numbered in enumerate(layers):
+      carry, new = layer(carry, numbered)
+      kept.append(new)
+    return carry, jax.tree.map(lambda *xs: jnp.stack(xs), *kept)
+  layers = jnp.arange(count), layers
   if remat != 'none':
     layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
-  through = lambda carry, layers: (jax.lax.scan(layer, carry, layers)[0], None)
+  through = functools.partial(jax.lax.scan, layer)
   if remat != 'nested':
-    return through(carry, layers)[0]
+    return through(carry, layers)
   # Only the inputs of groups of some sqrt(L) layers are kept, and of one group at a time those of its layers.
   size = max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
   groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
-  group = jax.checkpoint(through, prevent_cse=False, policy=REMAT[remat])
-  return jax.lax.scan(group, carry, groups)[0]
+  return jax.lax.scan(jax.checkpoint(through, prevent_cse=False, policy=REMAT[remat]), carry, groups)
+
+
+@functools.partial(jax.jit, static_argnames='cfg')
+def unstack(params, cfg: ModelConfig):
+  """`params` with a tuple of L layers: XLA for CPU copies a layer out of the stack each time it is used."""
+  layer = lambda i: jax.tree.map(lambda w: w[i], params['layers'])
+  return params | {'layers': tuple(map(layer, range(cfg.num_hidden_layers)))}
 
 
 def head(params, cfg: ModelConfig):

@@ -41,6 +41,7 @@ def _attend(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments_BT, key_segments_BS):
   )
 
 
+@functools.lru_cache  # the same function for the same mesh: it is part of what a compiled step is known by
 def make(mesh: Mesh | None, interpret: bool = False):
   """(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH; on a mesh each chip has its own rows, queries and heads.
 

@@ -192,34 +192,38 @@ def test_token_zero_is_attended_to(tiny_config, random_params):
       assert (changed[:at] == 0).all() and (changed[at:] > 1e-2).all()
 
 
+@pytest.mark.parametrize('stacked', [True, False])
 @pytest.mark.parametrize('family', ['qwen2', 'qwen3'])
-def test_cached_decoding_is_the_forward_pass(family, tiny_config, random_params):
+def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, random_params):
+  """Prompts of 7, 3 and 5 tokens put into rows 2, 0 and 3 of a cache of 4, then 4 tokens more of each."""
   cfg = tiny_config(family)
   params = random_params(cfg)
-  lengths, T, new = np.array([7, 3, 5]), 7, 4
+  lengths, rows, T, new = np.array([7, 3, 5]), np.array([2, 0, 3]), 7, 4
   tokens = tokens_of((3, T + new))
-  segment_ids = (np.arange(T) >= T - lengths[:, None]).astype(np.int32)
-  tokens[:, :T] *= segment_ids  # padding is token 0, on the left
-  tokens[0, 0] = tokens[1, 5] = 0  # and so are two tokens of the prompts
+  tokens[0, 0] = tokens[1, 2] = 0  # a token as good as any
+  layers = params if stacked else qwen.unstack(params, cfg)
 
   @jax.jit
-  def step(tokens, segment_ids, positions, cache):
-    x, cache = qwen.hidden(params, cfg, tokens, segment_ids, positions, cache=cache)
+  def step(tokens, cache):
+    x, cache = qwen.hidden(layers, cfg, tokens, cache=cache)
     return qwen.unembed(params, cfg, x), cache
 
-  cache = KVCache.empty(cfg, 3, T + new + 2, jnp.float32)
-  positions = np.maximum(np.arange(T) - (T - lengths[:, None]), 0)
-  logits, cache = step(tokens[:, :T], segment_ids, positions, cache)
-  got = [logits]
+  prompts = np.where(np.arange(T) < lengths[:, None], tokens[:, :T], 0)
+  x, kept = qwen.hidden(layers, cfg, prompts, (np.arange(T) < lengths[:, None]).astype(np.int32), keep=True)
+  first = qwen.unembed(params, cfg, x)
+  cache = KVCache.empty(cfg, 4, T, 'float32', stacked).admit(rows, kept, lengths).resize(T + new)
+  got = []
   for i in range(new):
-    at = T + i
-    logits, cache = step(tokens[:, at : at + 1], np.ones((3, 1), np.int32), (lengths + i)[:, None], cache)
-    got.append(logits)
+    fed = np.zeros((4, 1), np.int32)
+    fed[rows, 0] = tokens[np.arange(3), lengths + i]
+    logits, cache = step(fed, cache)
+    got.append(logits[rows])
   got = jnp.concatenate(got, axis=1)
-  assert bool(jnp.isfinite(got).all()) and int(cache.length) == T + new
+  assert cache.lengths.tolist() == [3 + new, new, 7 + new, 5 + new]
   for row, length in enumerate(lengths):
-    own = slice(T - length, None)
-    assert difference(got[row : row + 1, own], logits_of(params, cfg, tokens[row : row + 1, own])) < 2e-5
+    want = logits_of(params, cfg, tokens[row : row + 1, : length + new])
+    assert difference(first[row : row + 1, :length], want[:, :length]) < 2e-5
+    assert difference(got[row : row + 1], want[:, length:]) < 2e-5
 
 
 def test_scan_is_a_loop_over_layers(tiny_config, random_params):
