@@ -19,7 +19,7 @@ from mathqwen.model.config import ModelConfig
 
 SCHEDULES = ('cosine', 'linear', 'constant')
 REMAT = ('none', 'dots', 'gate', 'mlp', 'full', 'nested')
-ATTENTION = ('auto', 'reference', 'blocks', 'splash')
+ATTENTION = ('auto', 'reference', 'blocks', 'splash', 'cudnn')
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -67,7 +67,7 @@ class TrainConfig:
   dropout: float = 0.1  # on the embedding and on both residual branches
   compute_dtype: str = 'bfloat16'  # of activations and of the weights' working copy; masters and moments are float32
   remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full, nested (model/qwen.py)
-  attention: str = 'auto'  # auto takes the fastest for the devices; reference, blocks, splash: see model/attention.py
+  attention: str = 'auto'  # by the devices; or one of model/attention.py: reference, blocks, splash, cudnn
   loss_chunk: int = 1024  # positions with loss, of a device, whose logits exist at one time
   seed: int = 0  # of random weights and dropout
   log_every: int = 10  # steps between lines in metrics.jsonl and TensorBoard

@@ -215,7 +215,7 @@ def generate(
     return []
   program = Program(
     cfg, min(vocab_size, cfg.vocab_size), tuple(stop_ids), sampling, str(jnp.dtype(dtype)),
-    attention.select('auto', mesh), mesh,
+    attention.select('auto', mesh, str(jnp.dtype(dtype))), mesh,
   )  # fmt: skip
   batch = _Batch(params, program, prompts, limits, seed, batch_size, cache_dtype or program.dtype)
   while batch.waiting or batch.owners:

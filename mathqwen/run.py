@@ -60,7 +60,8 @@ class Run:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
-    attention.select(experiment.train.attention, mesh)  # refuses what these devices cannot run
+    # Refuses what these devices cannot run.
+    attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype)
     data = experiment.data
     sharding.check(shape, experiment.model, data.batch_size, experiment.train.micro_batches, data.seq_len)
     return cls(experiment, tokenizer, mesh, read)

@@ -51,9 +51,13 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
-  """The mesh to use a model on when none is asked for: split over the devices that divide it, copied over the rest."""
-  fsdp = math.gcd(devices, cfg.hidden_size, cfg.vocab_size)
-  return MeshConfig(data=devices // fsdp, fsdp=fsdp)
+  """The mesh to use a model on when none is asked for: split by heads as far as they go, copied over the rest.
+
+  Each token that is decoded reads all weights: they must not come from other devices.
+  """
+  sizes = (cfg.num_attention_heads, cfg.num_key_value_heads, cfg.intermediate_size, cfg.vocab_size)
+  tensor = math.gcd(devices, *sizes)
+  return MeshConfig(data=devices // tensor, fsdp=1, tensor=tensor)
 
 
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:

@@ -45,7 +45,7 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
     dropout_rate=train.dropout,
     dropout_key=key,
     training=True,
-    attend_rows=attention.select(train.attention, mesh),
+    attend_rows=attention.select(train.attention, mesh, train.compute_dtype),
     place=placement,
     gather=functools.partial(placement.gather, one=jnp.all(rows['segment_ids'] >= 0).astype(jnp.float32)),
   )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.nn import dot_product_attention as fused
 
 from mathqwen.errors import UserError
 from mathqwen.model import splash
@@ -32,6 +33,17 @@ def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
   q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
   o_BKGTH = _blocks(q_BKGTH, k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2), segment_ids_BT)
   return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
+  """NVIDIA's fused kernel: bfloat16 or float16, heads of at most 128 (256 on Hopper). JAX says what else it refuses."""
+  if q_BTNH.dtype == jnp.float32:
+    raise UserError(
+      "train.attention 'cudnn' takes bfloat16, and train.compute_dtype is float32: set one of them to what the other "
+      "takes, train.compute_dtype=bfloat16 or train.attention='reference'"
+    )
+  mask_BTS = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+  return fused(q_BTNH, k_BTKH, v_BTKH, mask=mask_BTS[:, None], is_causal=True, implementation='cudnn')
 
 
 def _bounds(T):
@@ -103,14 +115,19 @@ IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
   'reference': (lambda mesh: reference, ()),
   'blocks': (lambda mesh: blocks, ()),
   'splash': (splash.make, ('tpu',)),
+  'cudnn': (lambda mesh: cudnn, ('gpu',)),
 }
-AUTO = {'cpu': 'blocks', 'tpu': 'splash'}  # platform -> name; elsewhere `reference`
+AUTO = {'cpu': 'blocks', 'tpu': 'splash', 'gpu': 'cudnn'}  # platform -> name; elsewhere `reference`
 
 
-def select(name: str, mesh: jax.sharding.Mesh | None = None):
-  """The implementation `name`; 'auto' goes by the platform of the mesh's devices. UserError where it cannot run."""
+def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32'):
+  """The implementation `name`; 'auto' goes by the platform of the mesh's devices and the dtype of activations.
+  UserError where it cannot run."""
   platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
-  make, platforms = IMPLEMENTATIONS[AUTO.get(platform, 'reference') if name == 'auto' else name]
+  if name == 'auto':
+    name = AUTO.get(platform, 'reference')
+    name = 'reference' if (name, dtype) == ('cudnn', 'float32') else name
+  make, platforms = IMPLEMENTATIONS[name]
   if platforms and platform not in platforms:
     raise UserError(
       f'train.attention {name!r} runs on {" and ".join(platforms)} only, and the devices here are {platform}: '

@@ -73,7 +73,8 @@ class FakeMesh:
 
 def test_auto_goes_by_the_devices_of_the_mesh(monkeypatch):
   assert attention.select('auto') is attention.select('auto', FakeMesh('cpu')) is attention.blocks
-  assert attention.select('auto', FakeMesh('gpu')) is attention.reference
+  assert attention.select('auto', FakeMesh('gpu'), 'bfloat16') is attention.cudnn
+  assert attention.select('auto', FakeMesh('gpu'), 'float32') is attention.reference
   assert attention.select('reference', FakeMesh('cpu')) is attention.reference
   assert attention.select('blocks', FakeMesh('tpu')) is attention.blocks
   monkeypatch.setitem(attention.IMPLEMENTATIONS, 'kernel', (lambda mesh: mesh, ('tpu',)))
@@ -82,6 +83,23 @@ def test_auto_goes_by_the_devices_of_the_mesh(monkeypatch):
   assert attention.select('auto', mesh) is attention.select('kernel', mesh) is mesh
   with pytest.raises(UserError, match="train.attention 'kernel' runs on tpu only, and the devices here are cpu"):
     attention.select('kernel', FakeMesh('cpu'))
+
+
+def test_cudnn_asks_for_what_the_reference_computes(monkeypatch):
+  qkvg, segments = inputs(200, 4, 2)
+  qkvg = [jnp.asarray(x, jnp.bfloat16) for x in qkvg]
+  asked, fused = [], attention.fused
+  run = lambda *qkv, implementation, **rest: asked.append(implementation) or fused(*qkv, implementation='xla', **rest)
+  monkeypatch.setattr(attention, 'fused', run)
+  got = value_and_gradients(attention.cudnn, qkvg, segments)
+  want = value_and_gradients(attention.reference, qkvg, segments)
+  assert set(asked) == {'cudnn'}
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(
+      a.astype(jnp.float32), b.astype(jnp.float32), rtol=0, atol=0.02 * float(jnp.abs(b).max())
+    )
+  with pytest.raises(UserError, match="'cudnn' takes bfloat16"):
+    attention.cudnn(*(x.astype(jnp.float32) for x in qkvg[:3]), segments)
 
 
 def test_names_are_those_of_the_setting():
