@@ -131,7 +131,7 @@ def test_sizes(train):
     "data.seq_len 97 is above the model's max_position_embeddings 96: set data.seq_len=96 or less"
   )
   assert train('data.batch_size=6', 'train.micro_batches=4').endswith('set train.micro_batches=3')
-  assert train('mesh.fsdp=3').startswith("mesh {'data': 1, 'fsdp': 3, 'tensor': 1} does not divide the")
+  assert train('mesh.fsdp=3').startswith("mesh {'data': 1, 'fsdp': 3, 'context': 1, 'tensor': 1} does not divide the")
   assert train('model.vocab_size=1000') == (
     'the tokenizer knows 1024 tokens and model.vocab_size is 1000: set model.vocab_size=1024 or more'
   )
