@@ -13,12 +13,13 @@ import time
 import jax
 import numpy as np
 
-from mathqwen import generate, optim, sharding, train
+from mathqwen import chips, generate, optim, sharding, train
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.plan import model_flops
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for
@@ -60,8 +61,8 @@ def train_side(experiment: Experiment, rows):
   return step
 
 
-def torch_model(cfg: ModelConfig, dtype: str):
-  """transformers' Qwen2 or Qwen3 of these sizes, random weights, sdpa attention."""
+def torch_model(cfg: ModelConfig):
+  """(torch, its device, transformers' Qwen2 or Qwen3 of these sizes there, random float32 weights, sdpa attention)."""
   try:
     import torch
     import transformers
@@ -79,22 +80,30 @@ def torch_model(cfg: ModelConfig, dtype: str):
   hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta)
   torch.manual_seed(0)
   model = getattr(transformers, f'{name}ForCausalLM')._from_config(hf, attn_implementation='sdpa')
-  return torch, model.to(getattr(torch, dtype))
+  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+  if device == 'cuda' and not torch.cuda.is_available():
+    raise UserError('--torch: this torch has no CUDA, and JAX runs on a GPU: install a CUDA build of torch')
+  return torch, device, model.to(device)
 
 
 def torch_train_side(experiment: Experiment, rows):
-  """The same step in torch: transformers' own loss, which takes every position through the head, on the same rows."""
-  torch, model = torch_model(experiment.model, experiment.train.compute_dtype)
+  """The same step in torch: transformers' own loss, which takes every position through the head, on the same rows.
+
+  float32 weights as on our side; bfloat16 compute is torch's autocast.
+  """
+  torch, device, model = torch_model(experiment.model)
+  dtype = getattr(torch, experiment.train.compute_dtype)
   model.train()
   decayed = [p for p in model.parameters() if p.ndim > 1]
   others = [p for p in model.parameters() if p.ndim == 1]
   groups = [{'params': decayed, 'weight_decay': OPTIM.weight_decay}, {'params': others, 'weight_decay': 0.0}]
   adamw = torch.optim.AdamW(groups, lr=OPTIM.learning_rate, betas=(OPTIM.beta1, OPTIM.beta2), eps=OPTIM.eps)
-  ids = torch.from_numpy(rows['tokens'].astype(np.int64))
-  targets = torch.from_numpy(np.where(rows['loss_weights'] > 0, rows['targets'], -100).astype(np.int64))
+  ids = torch.from_numpy(rows['tokens'].astype(np.int64)).to(device)
+  targets = torch.from_numpy(np.where(rows['loss_weights'] > 0, rows['targets'], -100).astype(np.int64)).to(device)
 
   def step():
-    loss = model(input_ids=ids, shift_labels=targets, labels=targets, use_cache=False).loss
+    with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+      loss = model(input_ids=ids, shift_labels=targets, labels=targets, use_cache=False).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
     adamw.step()
@@ -144,11 +153,11 @@ def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], b
 
 
 def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
-  torch, model = torch_model(cfg, dtype)
-  model.eval()
+  torch, device, model = torch_model(cfg)
+  model.eval().to(getattr(torch, dtype))
   model.generation_config.eos_token_id = None
   model.generation_config.pad_token_id = 0
-  ids = torch.from_numpy(prompts.astype(np.int64))
+  ids = torch.from_numpy(prompts.astype(np.int64)).to(device)
 
   def run():
     with torch.no_grad():
@@ -211,11 +220,17 @@ def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torc
     others = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
     sides = {'mathqwen': make(), **others}
   found = measure(sides, turns, tokens)
+  peak = chips.peak_flops(jax.devices()[0].device_kind, dtype)
+  if what == 'train' and peak is not None:
+    flops = model_flops(cfg, batch, shape['seq_len'])
+    for figures in found.values():
+      figures['mfu'] = flops / figures['step_seconds'] / peak
   result = found['mathqwen'] | {'peak_rss_bytes': peak_rss_bytes(), 'what': what, 'shape': shape}
   for name, figures in found.items():
     print(
       f'{name}: {figures["tokens_per_second"]:,.1f} tokens/s, {figures["step_seconds"]:.2f} s and '
       f'{figures["cpu_seconds_per_step"]:.2f} CPU seconds a {"step" if what == "train" else "batch"}'
+      + (f', MFU {figures["mfu"]:.1%}' if 'mfu' in figures else '')
     )
   for name in found.keys() - {'mathqwen'}:
     ratio = found['mathqwen']['tokens_per_second'] / found[name]['tokens_per_second']

@@ -35,7 +35,7 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
   cfg, params = from_torch(reference)
   import torch
 
-  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, reference))
+  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, 'cpu', reference))
   monkeypatch.setattr(qwen, 'init', lambda *_: params)
   rows = bench.train_rows(cfg, 2, 24, 0.5)
   assert rows['loss_weights'].sum() == 24
@@ -70,4 +70,4 @@ def test_what_cannot_be_measured(flags, message, capsys):
 def test_a_missing_torch_names_the_extra(tiny_config, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'torch', None)
   with pytest.raises(UserError, match=r'--torch needs torch: .*\[dev\]'):
-    bench.torch_model(tiny_config('qwen2'), 'float32')
+    bench.torch_model(tiny_config('qwen2'))
