@@ -54,16 +54,50 @@ SHARED = ROOT.parent / 'shared'
     ('openai', 'so 26\nA: 1,026', '1026', True, '1026'),
     ('openai', 'A: 26.', '26', False, '26.'),  # string equality, period and all
     ('rft', '#### 5 #### 6', '5', True, '5'),
+    ('abel', '#### 18</s>', '18', True, '18'),
+    ('abel', '#### 18</s> ', '18', False, '18<'),  # four characters go, whatever they are
     ('rft', '5', '5', False, None),
-    ('qwen-chat', 'about -1,000.50 then', '-1000.5', True, '-1000.50'),
+    ('rft', '#### 18.', '18', True, '18.'),
+    ('rft', '#### 2,125', '2,125', True, '2125'),
+    ('rft', '#### 1.2.3', '1', False, '1.2.3'),
+    ('rft', '#### 18.00009', '18', True, '18.00009'),
+    ('qwen-chat', 'about -1,000.50 then', '-1000.5', True, '-1,000.50'),
+    ('qwen-chat', 'it is 18.', '18', True, '18.'),
+    ('qwen-chat', 'so 5-3', '-3', True, '-3'),
+    ('qwen-chat', 'at 10:05', '5', False, '05'),
+    ('qwen-chat', 'it costs $1.00', '1', True, '1.00'),
     ('qwen-base', 'it is -12', '12', True, '12'),
     ('qwen-base', 'it is 12.5', '12.5', False, '5'),
+    ('qwen-base', 'it is 1,000', '1000', False, '000'),
     ('wizardmath-gsm8k', 'The answer is: 1/2 cup', '0.5', True, '1/2'),
+    ('wizardmath-gsm8k', 'The answer is: 4. The answer is: 36/2.', '18', True, '36/2'),
+    ('wizardmath-gsm8k', 'The answer is: 12.5', '12', True, '12.5'),  # Python rounds a half to the even side
+    ('wizardmath-gsm8k', 'The answer is: 1,234,567', '1234567', False, '1,234'),
+    ('wizardmath-gsm8k', 'The answer is: $1,200', '1,200', True, '1,200'),
+    ('wizardmath-gsm8k', 'The answer is: 3/0', '3', True, '3/0'),
+    ('wizardmath-gsm8k', 'The answer is: -/5', '1', False, '-/5'),
+    ('wizardmath-gsm8k', 'The answer is 18', '18', False, None),
     ('wizardmath-math', 'The answer is: \\dfrac12.', '\\frac{1}{2}', True, '\\dfrac12'),
+    ('wizardmath-math', 'The answer is: 5\\text{ cm}.\nThus', '5', True, '5\\text{ cm}'),
+    ('wizardmath-math', 'The answer is: 0.25', '\\frac{1}{4}', False, '0.25'),
+    ('wizardmath-math', 'The answer is: x/2', 'x/2', True, 'x/2'),
     ('minerva', 'The final answer is $x=5$. I hope it is correct.', '5', True, '$x=5$'),
     ('minerva', 'The final answer is $\\frac{2}{4}$. I hope it is correct.', '\\frac12', True, '$\\frac{2}{4}$'),
+    (
+      'minerva',
+      'The final answer is 4. I hope it is correct. The final answer is 5. I hope it is correct.',
+      '4',
+      True,
+      '4',
+    ),
+    ('minerva', 'The final answer is $5$', '5', False, None),
     ('lm-eval-strict', '#### 1,000', '1000', True, '1000'),
-    ('lm-eval-flexible', 'it is 1,000 then', '1000', True, '1000'),
+    ('lm-eval-strict', '#### 18.', '18', True, '18.'),
+    ('lm-eval-strict', '#### $18', '18', False, None),
+    ('lm-eval-flexible', 'it is 1,000 then', '1000', True, '1,000'),
+    ('lm-eval-flexible', 'he pays $18.', '18', True, '$18.'),
+    ('lm-eval-flexible', 'he pays 18.00', '18', False, '18.00'),
+    ('lm-eval-flexible', 'it is 18, so...', '18', False, '...'),
   ],
 )
 def test_verdicts(rule, response, gold, correct, extracted):
@@ -115,6 +149,29 @@ def test_normalised_form(text, form):
 @pytest.mark.parametrize('text, form', [('x=5\\text{ cm}', '5'), ('$\\frac12$', '\\frac{1}{2}'), ('1,000', '1000')])
 def test_minerva_form(text, form):
   assert latex.minerva(text) == form
+
+
+@pytest.mark.parametrize(
+  'text, form',
+  [
+    ('\\left(\\tfrac12,\\ \\sqrt3\\right)', '(\\frac{1}{2},\\\\sqrt{3})'),
+    ('x = .5', '\\frac{1}{2}'),
+    ('-3/4', '\\frac{-3}{4}'),
+    ('\\frac1{72}', '\\frac{1}{72}'),
+    ('\\$3,\\!600\\text{ dollars}', '3,600'),
+    ('90^\\circ', '90'),
+    ('10\\%', '10'),
+    ('', ''),
+  ],
+)
+def test_form_of_the_math_release(text, form):
+  assert latex.hendrycks(text) == form
+
+
+@pytest.mark.parametrize('text', ['a/b', '1\\text{ m}\\text{ s}', '\\sqrt', '\\frac'])
+def test_texts_without_a_form_of_the_math_release(text):
+  with pytest.raises(ValueError):
+    latex.hendrycks(text)
 
 
 def published(name):
