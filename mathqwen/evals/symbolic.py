@@ -1,4 +1,4 @@
-"""Symbolic comparison under a time limit: math-verify runs in one persistent process that is killed when it is late.
+"""Symbolic comparison under a time limit: math-verify runs in a persistent process that is killed when it is late.
 
 A signal cannot stop a parser that is inside one long integer operation (`9^{9^9}`), and a thread cannot be killed;
 a process can. The next question starts a fresh one (about a second).
@@ -95,7 +95,28 @@ def _read(stream, answers: queue.Queue):
   answers.put(None)  # the process has ended
 
 
-_shared = Comparer()
+class Comparers:
+  """As many processes as threads ask at a time; each question has its own time limit."""
+
+  def __init__(self):
+    self._idle: list[Comparer] = []
+
+  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+    try:
+      comparer = self._idle.pop()
+    except IndexError:
+      comparer = Comparer()
+    try:
+      return comparer.equal(gold, answer, test)
+    finally:
+      self._idle.append(comparer)
+
+  def close(self):
+    while self._idle:
+      self._idle.pop().close()
+
+
+_shared = Comparers()
 atexit.register(_shared.close)
 
 

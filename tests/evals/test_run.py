@@ -141,7 +141,7 @@ def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_pat
   [
     ('arithmetic,gsm8', {}, "unknown benchmark 'gsm8'"),
     ([], {}, 'no benchmark given'),
-    ('arithmetic', {'prompt': 'alpaca'}, "unknown prompt 'alpaca'"),
+    ('arithmetic', {'prompt': 'vicuna'}, "unknown prompt 'vicuna'"),
     ('arithmetic', {'limit': 0}, 'limit is 0; it must be 1 or more'),
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
@@ -182,7 +182,7 @@ def test_grade_again(tmp_path):
   assert stored[0]['mine'] == [1] and stored[0]['correct'] and 'id' not in stored[0]
   assert stored[1] == {
     'id': 7, 'benchmark': 'gsm8k', 'response': 'nothing', 'extracted': None, 'gold': '1', 'correct': False,
-    'reason': 'no answer found',
+    'reason': 'no answer found', 'rule': 'number',
   }  # fmt: skip
   assert run.grade_records(path, 'gsm8k', rule='abel')['benchmarks']['gsm8k']['rule'] == 'abel'
 
