@@ -43,7 +43,8 @@ class RecitingModel:
     for index in reversed(range(len(prompts))):  # answers do not end in the order of the questions
       if self.given == self.stops_after:
         raise KeyboardInterrupt
-      question = self.tokenizer.decode(prompts[index]).split('user\n')[1].split('\nassistant')[0]
+      text = self.tokenizer.decode(prompts[index])
+      question = max(self.answers, key=text.rfind)  # the last one that is asked
       done[index] = [*self.tokenizer.encode(self.answers[question]), 257][:max_new_tokens]
       self.given += 1
       on_done(index, done[index])

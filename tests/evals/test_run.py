@@ -68,6 +68,41 @@ def test_limit_prompt_and_batch_size(reciting, data_dir):
   assert (model.asked, model.batch_size) == ([3], 2)
 
 
+def test_answers_end_at_the_stop_texts_of_the_prompt(reciting, data_dir, tmp_path):
+  model = reciting(positions=9000)
+  model.answers = {'1+1=': '2\n\nQuestion: 3+3=', '2*3=': '6Question:', '1-5=': '-4 is right', '7/2=': '3.5'}
+  scores = evaluate(model, tmp_path, data_dir, prompt='qwen-base', max_new_tokens=8)['benchmarks']['arithmetic']
+  rows = lines(tmp_path)
+  assert [row['response'] for row in rows] == ['2', '6Questio', '-4 is ri', '3.5']
+  assert [row['truncated'] for row in rows] == [False, True, True, False]
+  assert (scores['correct'], scores['truncated'], scores['prompt'], scores['rule']) == (4, 2, 'qwen-base', 'math401')
+  assert rows[0]['prompt'].endswith("\n\nQuestion: 1+1=\nLet's think step by step\n") and rows[0]['tokens'] == 8
+  assert {(row['prompt_name'], row['rule']) for row in rows} == {('qwen-base', 'math401')}
+
+
+@pytest.mark.parametrize(
+  'prompt, rule, wanted, new_tokens, stop',
+  [
+    (None, None, 'number', 512, ()),
+    (None, 'rft', 'rft', 512, ()),
+    ('alpaca', None, 'rft', 256, ()),
+    ('wizardmath', None, 'wizardmath-gsm8k', 1024, ('Instruction', 'Response')),
+    ('abel', 'number', 'number', 2048, ()),
+    ('minerva', None, 'number', 512, ('Problem:',)),  # Minerva has no rule of its own for GSM8K
+  ],
+)
+def test_a_prompt_brings_the_rule_and_the_limits_of_its_system(
+  reciting, tmp_path, prompt, rule, wanted, new_tokens, stop
+):
+  (tmp_path / 'gsm8k').mkdir()
+  (tmp_path / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "It is 2.\\n#### 2"}\n')
+  model = reciting(positions=9000)
+  ((job, _),) = run.prepare(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule)
+  assert (job.settings['rule'], job.settings['max_new_tokens'], job.stop) == (wanted, new_tokens, stop)
+  scores = run.evaluate(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule, progress=False)
+  assert scores['benchmarks']['gsm8k']['rule'] == wanted
+
+
 @pytest.mark.parametrize('answers', [0, 1, 2, 3])
 def test_interrupted_run_continues_after_the_last_finished_record(reciting, data_dir, tmp_path, answers):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
@@ -142,6 +177,7 @@ def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_pat
     ('arithmetic,gsm8', {}, "unknown benchmark 'gsm8'"),
     ([], {}, 'no benchmark given'),
     ('arithmetic', {'prompt': 'vicuna'}, "unknown prompt 'vicuna'"),
+    ('arithmetic', {'rule': 'abl'}, "unknown rule 'abl'; did you mean 'abel'"),
     ('arithmetic', {'limit': 0}, 'limit is 0; it must be 1 or more'),
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
