@@ -15,7 +15,7 @@ _LETTER_A = re.compile(r'A: (-?[0-9.,]+)')
 _QWEN_NUMBER = re.compile(r'[+-]?(?=\.?[0-9])(?:0|[1-9]\d{0,2}(?:,\d{3})*|\d*)(?:\.\d*)?(?!\d)')
 _LEADING_ZERO = re.compile(r'[+-]?0\d+')  # 05 is no Python number, which that grader takes it for
 _ABEL = re.compile(r'#### (.*)')
-_MINERVA = re.compile(r'The final answer is(.*?)\. I hope it is correct')
+_MINERVA, _MINERVA_END = 'The final answer is', '. I hope it is correct'
 _WIZARD = 'The answer is: '
 _WIZARD_NUMBER = re.compile(r'[-+]?\d*[.,/]?\d+')
 _HARNESS_NUMBER = re.compile(r'-?[$0-9.,]{2,}|-?[0-9]+')
@@ -48,8 +48,11 @@ def _abel(response):
 
 
 def _minerva(response):
-  match = _MINERVA.search(response)
-  return match.group(1).strip() if match else None
+  for line in response.split('\n'):
+    answer, end, _ = line.partition(_MINERVA)[2].partition(_MINERVA_END)
+    if end:
+      return answer.strip()
+  return None
 
 
 def _wizard(response):

@@ -250,6 +250,39 @@ def test_hostile_answers_cost_at_most_the_limit(quick, answer, tmp_path, monkeyp
   assert grade.grade('\\boxed{0.5}', '\\frac12', 'math').correct  # the next one is graded as ever
 
 
+@pytest.mark.parametrize('rule', grade.RULES)
+def test_long_hostile_texts_are_read_once(quick, rule):
+  pieces = [
+    '9',
+    '1,',
+    '-',
+    '{',
+    '$',
+    '\\boxed{',
+    '\\frac',
+    '#### ',
+    'A: ',
+    'The answer is: ',
+    'The final answer is ',
+    '%',
+  ]
+  for piece in [*pieces, '. I hope it is correct', '\\text{', '\\sqrt', ' \n', 'Question', '分之']:
+    text = piece * (50_000 // len(piece))
+    start = time.monotonic()
+    verdicts = [grade.grade(response, '4', rule) for response in (text, f'#### {text}', f'The answer is: {text}')]
+    assert time.monotonic() - start < 3.0, piece  # where the square of the length is read, it is minutes
+    assert not any(verdict.correct for verdict in verdicts), piece
+
+
+@pytest.mark.parametrize(
+  'rule, ending', [('abel', '#### {}'), ('minerva', 'The final answer is {}. I hope it is correct.')]
+)
+def test_hostile_answers_to_published_rules(quick, rule, ending):
+  start = time.monotonic()
+  assert not grade.grade(ending.format('9**9**9 x'), '4', rule).correct
+  assert time.monotonic() - start < 1.0 + 3.0
+
+
 def test_comparer_is_one_process_restarted_after_a_time_out():
   comparer = symbolic.Comparer(time_limit=1.0)
   assert comparer.equal('\\frac{1}{2}', '0.5') == (True, 'equal by math-verify')
@@ -263,6 +296,23 @@ def test_comparer_is_one_process_restarted_after_a_time_out():
   comparer._process.wait()
   assert comparer.equal('2', '2')[0]
   comparer.close()
+
+
+def test_verdicts_do_not_depend_on_the_number_of_workers(monkeypatch):
+  comparers = symbolic.Comparers(time_limit=1.0)
+  monkeypatch.setattr(symbolic, '_shared', comparers)
+  pairs = [('x+1', '1+x'), ('2', '3'), ('\\sqrt{8}', '2\\sqrt{2}'), ('x', 'y'), ('9^{9^{9^9}}', '4')]
+  rows = [{'id': i, 'response': f'\\boxed{{{answer}}}', 'gold': gold} for i, (answer, gold) in enumerate(pairs)]
+  one = grade.judge(rows[:4], 'math', workers=1)
+  assert [(row['id'], row['correct'], row['rule']) for row in one] == [
+    (0, True, 'math'), (1, False, 'math'), (2, True, 'math'), (3, False, 'math'),
+  ]  # fmt: skip
+  assert len(comparers._idle) == 1
+  comparers._idle[0]._process.kill()
+  two = grade.judge(rows, 'math', workers=2)
+  assert two[:4] == one and two[4]['reason'] == 'not decided in 1 s'
+  assert len(comparers._idle) == 2
+  comparers.close()
 
 
 def test_interrupted_comparison_leaves_no_late_answer_behind(monkeypatch):

@@ -163,6 +163,38 @@ def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path)
     evaluate(reciting(), tmp_path, data_dir)
 
 
+@pytest.mark.parametrize(
+  'spoil, said',
+  [
+    (lambda rows: [rows[0], '{"id": 5', *rows[1:]], ':2: not JSON'),
+    (lambda rows: [*rows[:2], rows[0], *rows[2:]], ":3: id 'arithmetic/test/0' is already in line 1"),
+    (lambda rows: ['7', rows[0].replace('"response"', '"reply"'), *rows[1:]], '2 lines are no records .*int.*response'),
+  ],
+)
+def test_a_spoilt_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, said):
+  evaluate(reciting(), tmp_path, data_dir)
+  path = tmp_path / 'arithmetic' / 'records.jsonl'
+  path.write_text('\n'.join(spoil(path.read_text().splitlines())) + '\n')
+  before, model = {p: p.read_bytes() for p in path.parent.iterdir()}, reciting()
+  for again in (
+    lambda: evaluate(model, tmp_path, data_dir),
+    lambda: run.grade_records(path, 'arithmetic', out=tmp_path),
+  ):
+    with pytest.raises(UserError, match=said):
+      again()
+  assert sum(model.asked) == 0 and {p: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize('row', ['{"prompt": "1+1=", "completion": "2"}', '{"query": "1+1="}', '[]', '{"query"'])
+def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, row):
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() + row + '\n')
+  model = reciting()
+  with pytest.raises(UserError, match=r'arithmetic/test.jsonl:5: '):
+    evaluate(model, tmp_path / 'out', data_dir)
+  assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
+
+
 def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_path):
   evaluate(reciting(), tmp_path / 'out', data_dir)
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
