@@ -122,7 +122,9 @@ def build_parser() -> Parser:
   )
   evaluate.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
   evaluate.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
-  evaluate.add_argument('--prompt', metavar='NAME', help="how problems are asked (default: the benchmark's)")
+  evaluate.add_argument(
+    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
+  )
   evaluate.add_argument(
     '--rule', metavar='NAME', help="how answers are graded (default: as the prompt's system was, else the benchmark's)"
   )

@@ -61,15 +61,14 @@ def read(path: str | os.PathLike) -> Stored:
       else:
         problem = _problem(record, seen)
       if problem:
-        bad.append(f'{path}:{number}: {problem}')
+        bad.append(f'line {number}: {problem}' if bad else f'{path}:{number}: {problem}')
       else:
         records.append(record)
         seen[record.get('id')] = number
     whole += len(line) + (not last)
   if bad:
-    count = f'{len(bad)} lines are no records to use: ' if len(bad) > 1 else ''
-    more = f', and {len(bad) - 5} more' if len(bad) > 5 else ''
-    raise UserError(f'{count}{"; ".join(bad[:5])}{more}; mend or delete what is named')
+    count = f'; {len(bad)} bad lines in all, mend or delete them' if len(bad) > 1 else '; mend or delete the line'
+    raise UserError('; '.join(bad[:5]) + count)
   return Stored(records, note, whole)
 
 
