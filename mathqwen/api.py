@@ -1,5 +1,6 @@
 """`mathqwen.load`: one object for a model, wherever it comes from."""
 
+import bisect
 import dataclasses
 import functools
 import pathlib
@@ -90,10 +91,22 @@ class Model:
     seed: int = 0,
     batch_size: int = 32,
     on_done: Callable[[int, list[int]], None] | None = None,
+    stop_texts: tuple[str, ...] = (),
   ) -> list[list[int]]:
-    """Ids of each answer; the stop id, when one was reached, is the last. on_done(index, ids) as batches end."""
+    """Ids of each answer; the stop id, when one was reached, is the last, and where the text holds one of `stop_texts`
+    the id that completes it. on_done(index, ids) as batches end."""
     if max_new_tokens is None:
       max_new_tokens = self.new_tokens(prompts)
+    if stop_texts:
+      answers: list[list[int]] = [[] for _ in prompts]
+
+      def shorten(index, ids):
+        answers[index] = _up_to(stop_texts, ids, self.tokenizer)
+        if on_done is not None:
+          on_done(index, answers[index])
+
+      self.generate_ids(prompts, max_new_tokens, temperature, top_p, top_k, seed, batch_size, shorten)
+      return answers
     return generate.generate(
       self.params,
       self.config,
@@ -112,6 +125,16 @@ class Model:
   def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
     """Writes a Hugging Face directory; `dtype` is the files', by default the weights' own."""
     hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, system_prompt=self.system_prompt)
+
+
+def _up_to(stop_texts: tuple[str, ...], ids: list[int], tokenizer: Tokenizer) -> list[int]:
+  """The shortest beginning whose text holds one of `stop_texts`, else all."""
+
+  def holds(length):
+    text = tokenizer.decode(ids[:length])
+    return any(stop in text for stop in stop_texts)
+
+  return ids[: bisect.bisect_left(range(len(ids)), True, key=holds)]
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))

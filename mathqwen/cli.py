@@ -123,7 +123,12 @@ def build_parser() -> Parser:
   )
   evaluate.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
   evaluate.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
-  evaluate.add_argument('--prompt', metavar='NAME', help="how problems are asked (default: the benchmark's)")
+  evaluate.add_argument(
+    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
+  )
+  evaluate.add_argument(
+    '--rule', metavar='NAME', help="how answers are graded (default: as the prompt's system was, else the benchmark's)"
+  )
   evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
   evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
   evaluate.add_argument(
@@ -287,11 +292,13 @@ def run_plan(args):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, prompts, run, table
+  from mathqwen.evals import benchmarks, grade, prompts, run, table
 
   names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
   if args.prompt:
     prompts.get(args.prompt)
+  if args.rule:
+    grade.get(args.rule)
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,
@@ -299,6 +306,7 @@ def run_evaluate(args):
     data_dir=args.data_dir,
     limit=args.limit,
     prompt=args.prompt,
+    rule=args.rule,
     out=args.out,
     batch_size=args.batch_size,
     max_new_tokens=args.max_new_tokens,

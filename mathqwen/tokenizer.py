@@ -106,6 +106,14 @@ class Tokenizer:
     return stops
 
   @property
+  def bos(self) -> int | None:
+    """What plain text begins with: <s> in the LLaMA family, nothing in Qwen's. ChatML has none."""
+    config = json.loads(self.files.get('tokenizer_config.json', b'{}'))
+    named = config.get('bos_token') or '<s>'
+    token = self.special.get(named['content'] if isinstance(named, dict) else named)
+    return token if config.get('add_bos_token', IM_START not in self.special) else None
+
+  @property
   def pad(self) -> int:
     """<|endoftext|>. Padding is masked by position, so the value is a filler only."""
     return self.special.get(ENDOFTEXT, self.stop_ids[-1])

@@ -92,6 +92,21 @@ def test_generate(model):
     model.generate('11+3=')
 
 
+def test_generation_ends_where_a_stop_text_is_complete(model):
+  prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in ('11+3=', '12+4=')]
+  whole = model.generate_ids(prompts, max_new_tokens=12)
+  text = model.tokenizer.decode(whole[0])
+  stop, done = text[0], {}
+  cut = model.generate_ids(prompts, max_new_tokens=12, stop_texts=(stop, 'never'), on_done=done.__setitem__)
+  assert cut == [done[0], done[1]]
+  for long, short in zip(whole, cut, strict=True):
+    assert short == long[: len(short)]
+    held = stop in model.tokenizer.decode(short)
+    assert held and stop not in model.tokenizer.decode(short[:-1]) or short == long
+  assert len(cut[0]) < len(whole[0])
+  assert model.generate_ids(prompts, max_new_tokens=12, stop_texts=('never',)) == whole
+
+
 def test_default_length_is_what_the_model_has_room_for(model):
   assert model.new_tokens([[1] * 10, [1] * 40]) == 96 - 40
   assert model.new_tokens([[1] * 96]) == 1  # refused later, by name

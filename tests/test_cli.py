@@ -56,7 +56,7 @@ def subprocess_main(*command, env=None, **kwargs):
     (['evaluate', 'x'], 'the following arguments are required: --benchmarks'),
     (['evaluate', 'x', '--benchmarks', 'gsm8'], "unknown benchmark 'gsm8'; did you mean 'gsm8k'? there are: gsm8k"),
     (['evaluate', 'x', '--benchmarks', ''], "unknown benchmark ''; there are: gsm8k"),
-    (['evaluate', 'x', '--benchmarks', 'gsm8k', '--prompt', 'alpaca'], "unknown prompt 'alpaca'; there are: chatml"),
+    (['evaluate', 'x', '--benchmarks', 'gsm8k', '--prompt', 'vicuna'], "unknown prompt 'vicuna'; there are: chatml"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--limit', 'few'], "argument --limit: invalid int value: 'few'"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--dtype', 'int4'], "invalid choice: 'int4' (choose from 'bfloat16'"),
     (['generate', 'x', '1+1=', '--dtype', 'float8'], "invalid choice: 'float8'"),

@@ -338,7 +338,7 @@ def test_llama_ids_are_those_of_transformers(llama_model, tmp_path):
   )
   for theirs in read:
     assert len(theirs) == ours.vocab_size == 450
-    assert (theirs.eos_token_id, theirs.bos_token_id, theirs.unk_token_id) == (ours.stop_ids[0], 1, 0)
+    assert (theirs.eos_token_id, theirs.bos_token_id, theirs.unk_token_id) == (ours.stop_ids[0], ours.bos, 0)
     for text in LLAMA_TEXTS:
       ids = ours.encode(text)
       assert theirs.encode(text, add_special_tokens=False) == ids, text
@@ -362,6 +362,22 @@ def test_a_llama_tokenizer_loads_and_lacks_only_chatml(llama_model, tmp_path):
   tokenizer.save(tmp_path / 'copy')
   assert (tmp_path / 'copy' / 'tokenizer.model').read_bytes() == llama_model
   assert not (tmp_path / 'copy' / 'chat_template.jinja').exists()
+
+
+@pytest.mark.parametrize(
+  'config, bos',
+  [
+    ({}, 1),
+    ({'bos_token': {'content': '</s>'}}, 2),  # as RFT's own tokenizers name it
+    ({'bos_token': '<s>', 'add_bos_token': False}, None),
+    ({'bos_token': None, 'add_bos_token': True}, 1),
+  ],
+)
+def test_what_plain_text_begins_with(llama_model, tmp_path, config, bos):
+  (tmp_path / 'tokenizer.model').write_bytes(llama_model)
+  (tmp_path / 'tokenizer_config.json').write_text(json.dumps(config))
+  assert load_tokenizer(tmp_path).bos == bos
+  assert load_tokenizer().bos is None  # ChatML
 
 
 def test_training_is_deterministic(tmp_path):

@@ -8,8 +8,12 @@ misreads GSM8K endings such as `... $129,200. #### 129200`. String equality alwa
     grade('Thus \boxed{\dfrac12}.', '\frac{1}{2}', 'math')    Verdict(True, '\dfrac12', 'equal after normalisation')
 """
 
+import concurrent.futures
+import dataclasses
 import difflib
+import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from mathqwen.errors import UserError
@@ -77,6 +81,17 @@ RULES = {
 def grade(response: str, gold: str, rule: str) -> Verdict:
   """The verdict of the rule of that name."""
   return get(rule)(response, gold)
+
+
+def judged(record: dict, rule: str) -> dict:
+  """The record with its verdict: `extracted`, `correct`, `reason` and the name of the `rule`."""
+  return {**record, **dataclasses.asdict(grade(record['response'], record['gold'], rule)), 'rule': rule}
+
+
+def judge(records: Sequence[dict], rule: str, workers: int | None = None) -> list[dict]:
+  """`judged` of each, in order; so many `workers` (one a CPU, at most 8) compare answers symbolically at a time."""
+  with concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
+    return list(pool.map(lambda record: judged(record, rule), records))
 
 
 def get(rule: str):

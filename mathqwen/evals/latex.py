@@ -69,3 +69,56 @@ def minerva(text: str) -> str:
   text = re.sub(r'(sqrt)([^{])', r'sqrt{\2}', text)
   text = text.replace('$', '')
   return text.replace(',', '') if text.replace(',', '').isdigit() else text
+
+
+def hendrycks(text: str) -> str:
+  r"""The form of the MATH release (arXiv 2103.03874), for string equality; its oddities are kept.
+
+  ValueError where it has none: a second unit, a `\frac` or `\sqrt` with nothing behind it, `a/b` of other than digits.
+  """
+  text = (
+    text.replace('\n', '').replace('\\!', '').replace('\\\\', '\\').replace('tfrac', 'frac').replace('dfrac', 'frac')
+  )
+  for removed in ('\\left', '\\right', '^{\\circ}', '^\\circ', '\\$'):
+    text = text.replace(removed, '')
+  text, *units = text.split('\\text{ ')  # units stand at the right
+  if len(units) > 1:
+    raise ValueError('more than one unit')
+  text = text.replace('\\%', '').replace(' .', ' 0.').replace('{.', '{0.')
+  if text.startswith('.'):
+    text = '0' + text
+  left, *right = text.split('=')
+  if len(right) == 1 and len(left) <= 2:  # `k = `
+    text = right[0]
+  text = _roots(text).replace(' ', '')
+  text = _fractions(text)
+  if text == '0.5':
+    text = '\\frac{1}{2}'
+  if text.count('/') == 1:
+    upper, lower = map(int, text.split('/'))
+    if text == f'{upper}/{lower}':
+      text = f'\\frac{{{upper}}}{{{lower}}}'
+  return text
+
+
+def _roots(text: str) -> str:
+  r"""`\sqrt3` as `\sqrt{3}`."""
+  head, *rest = text.split('\\sqrt')
+  if not all(rest):
+    raise ValueError('a root of nothing')
+  return head + ''.join('\\sqrt' + (part if part[0] == '{' else f'{{{part[0]}}}{part[1:]}') for part in rest)
+
+
+def _fractions(text: str) -> str:
+  r"""`\frac12` and `\frac1{2}` as `\frac{1}{2}`; as it is, where a fraction has one character only."""
+  head, *rest = text.split('\\frac')
+  if not all(rest):
+    raise ValueError('a fraction of nothing')
+  if any(len(part) == 1 and part != '{' for part in rest):
+    return text
+  parts = []
+  for part in rest:
+    if part[0] != '{':
+      part = f'{{{part[0]}}}' + (part[1:] if part[1] == '{' else f'{{{part[1]}}}{part[2:]}')
+    parts.append(part)
+  return '\\frac'.join([head, *parts])

@@ -10,12 +10,15 @@ from fractions import Fraction
 from mathqwen.evals import extract, latex, symbolic, values
 from mathqwen.evals.rule import Rule
 
-_LAST_SIGNED = re.compile(r'-?\d[\d,]*+(?:\.\d++)?')
 _HASHES = re.compile(r'#### (-?[0-9.,]+)')
 _LETTER_A = re.compile(r'A: (-?[0-9.,]+)')
+_QWEN_NUMBER = re.compile(r'[+-]?(?=\.?[0-9])(?:0|[1-9]\d{0,2}(?:,\d{3})*|\d*)(?:\.\d*)?(?!\d)')
+_LEADING_ZERO = re.compile(r'[+-]?0\d+')  # 05 is no Python number, which that grader takes it for
 _ABEL = re.compile(r'#### (.*)')
-_MINERVA = 'The final answer is '
+_MINERVA, _MINERVA_END = 'The final answer is', '. I hope it is correct'
 _WIZARD = 'The answer is: '
+_WIZARD_NUMBER = re.compile(r'[-+]?\d*[.,/]?\d+')
+_HARNESS_NUMBER = re.compile(r'-?[$0-9.,]{2,}|-?[0-9]+')
 
 
 def _first(pattern: re.Pattern):
@@ -26,25 +29,30 @@ def _first(pattern: re.Pattern):
   return extractor
 
 
-def _last_signed(response):
-  numbers = _LAST_SIGNED.findall(response)
-  return numbers[-1].replace(',', '') if numbers else None
+def _last(pattern: re.Pattern):
+  def extractor(response):
+    match = None
+    for match in pattern.finditer(response):  # noqa: B007 - the last one is wanted
+      pass
+    return match.group() if match else None
 
-
-def _last_digits(response):
-  runs = re.findall(r'\d+', response)
-  return runs[-1] if runs else None
+  return extractor
 
 
 def _abel(response):
   lines = response.partition('Question')[0].removesuffix('\n').rpartition('\n')
   match = _ABEL.search(lines[2])  # only the last line is looked at
-  return match.group(1).replace('</s>', '') if match else None
+  if not match:
+    return None
+  return match.group(1)[:-4] if '</s>' in match.group(1) else match.group(1)
 
 
 def _minerva(response):
-  _, mark, rest = response.rpartition(_MINERVA)
-  return rest.partition('. I hope it is correct.')[0].strip() if mark else None
+  for line in response.split('\n'):
+    answer, end, _ = line.partition(_MINERVA)[2].partition(_MINERVA_END)
+    if end:
+      return answer.strip()
+  return None
 
 
 def _wizard(response):
@@ -53,19 +61,62 @@ def _wizard(response):
 
 
 def _wizard_number(response):
-  rest = _wizard(response)
-  match = re.search(r'-?\d[\d,]*+(?:\.\d++)?(?:/\d++)?', rest) if rest else None
-  return match.group().replace(',', '') if match else None
+  match = _WIZARD_NUMBER.search(_wizard(response) or '')
+  return match.group() if match else None
 
 
 def _wizard_math(response):
   rest = _wizard(response)
-  return rest.partition('.\n')[0].strip().removesuffix('.') if rest else None
+  return rest.partition('.\n')[0].strip().removesuffix('.').strip() if rest else None
+
+
+def _wizard_equal(answer: str, gold: str) -> tuple[bool, str]:
+  """Both are whole numbers there: the answer is rounded to one. `1,234,567` is read as 1,234; a/0 as a."""
+  if len(answer) > values.MAX_LENGTH:
+    return False, 'not a number'
+  upper, _, lower = answer.replace(',', '').partition('/')
+  if upper in ('', '-', '+'):  # of `/5`
+    return False, 'not a number'
+  got = Fraction(upper) / (int(lower or 1) or 1)
+  want = values.value(gold)
+  if want is None:
+    return False, f'the gold answer {gold!r} is not a number'
+  if want.denominator == 1:
+    return round(got) == want, 'equal when rounded' if round(got) == want else 'different when rounded'
+  return got == want, 'equal value' if got == want else 'different value'
 
 
 def same_text(answer: str, gold: str) -> tuple[bool, str]:
   equal = answer == gold.replace(',', '')
   return equal, 'equal text' if equal else 'different text'
+
+
+def _harness_equal(answer: str, gold: str) -> tuple[bool, str]:
+  answer, gold = (text.strip().replace(',', '').replace('$', '').removesuffix('.') for text in (answer, gold))
+  return answer == gold, 'equal text' if answer == gold else 'different text'
+
+
+def _float(text: str) -> float | None:
+  try:
+    return float(text.replace(',', ''))
+  except ValueError:
+    return None
+
+
+def _close(answer: str, gold: str) -> tuple[bool, str]:
+  """Absolute difference below 1e-4, of Python's floats as there: `18.` is a number, `1.2.3` none."""
+  got, want = _float(answer), _float(gold)
+  if got is None or want is None:
+    return False, 'not a number' if got is None else f'the gold answer {gold!r} is not a number'
+  equal = abs(got - want) < 1e-4
+  return equal, 'difference < 1e-4' if equal else 'difference >= 1e-4'
+
+
+def _qwen_close(answer: str, gold: str) -> tuple[bool, str]:
+  digits = answer.replace(',', '')
+  if _LEADING_ZERO.fullmatch(digits) and digits.strip('+-0'):
+    return False, 'leading zero: not a number'
+  return _close(digits, gold)
 
 
 def close(limit: str):
@@ -92,8 +143,13 @@ def same_after_minerva(answer: str, gold: str) -> tuple[bool, str]:
   return symbolic.equal(gold, answer, test='difference')
 
 
-def same_after_normalisation(answer: str, gold: str) -> tuple[bool, str]:
-  equal = latex.normalise(answer) == latex.normalise(extract.boxed(gold) or gold)
+def same_after_hendrycks(answer: str, gold: str) -> tuple[bool, str]:
+  """The form of the MATH release on both sides; as they are, where one of them has none."""
+  gold = extract.boxed(gold) or gold
+  try:
+    equal = latex.hendrycks(answer) == latex.hendrycks(gold)
+  except ValueError:
+    equal = answer == gold
   return equal, 'equal after normalisation' if equal else 'different after normalisation'
 
 
@@ -109,22 +165,25 @@ PUBLISHED: dict[str, Rule] = {
   ),
   'rft': Rule(
     'OFA-Sys/gsm8k-ScRel: number after the first `#### `, commas removed, |difference| < 1e-4; no match is wrong',
-    _first(_HASHES), close('1e-4'),
+    _first(_HASHES), _close,
   ),
-  'qwen-chat': Rule('Qwen-Chat on GSM8K: last signed number, commas allowed, |difference| < 1e-4',
-                    _last_signed, close('1e-4')),
+  'qwen-chat': Rule('Qwen-Chat on GSM8K: last signed number, commas allowed (`5-3` gives -3), |difference| < 1e-4',
+                    _last(_QWEN_NUMBER), _qwen_close),
   'qwen-base': Rule('Qwen base on GSM8K: last run of digits (loses signs and decimals), string equality',
-                    _last_digits, same_text),
-  'wizardmath-gsm8k': Rule('WizardMath on GSM8K: first number or fraction after `The answer is: `, equal value',
-                           _wizard_number, close('1e-9')),
+                    _last(re.compile(r'\d+')), same_text),
+  'wizardmath-gsm8k': Rule('WizardMath on GSM8K: after the last `The answer is: `, its first number or fraction, '
+                           'rounded to a whole one (`1,234,567` is read as 1,234)',
+                           _wizard_number, _wizard_equal),
   'wizardmath-math': Rule('WizardMath on MATH: after the last `The answer is: ` up to the period; equal strings after '
-                          "the normalisation of rule `math` (not WizardMath's own)",
-                          _wizard_math, same_after_normalisation),
-  'minerva': Rule('Minerva on MATH: `The final answer is X. I hope it is correct.`; its Appendix D normalisation; '
-                  'equal strings or zero difference',
+                          'the normalisation of the MATH release',
+                          _wizard_math, same_after_hendrycks),
+  'minerva': Rule('Minerva on MATH: `The final answer is X. I hope it is correct.`, the first; its Appendix D '
+                  'normalisation; equal strings or zero difference',
                   _minerva, same_after_minerva),
-  'lm-eval-strict': Rule('lm-evaluation-harness GSM8K, strict-match: number after the first `#### `, string equality',
-                         _first(_HASHES), same_text),
-  'lm-eval-flexible': Rule('lm-evaluation-harness GSM8K, flexible-extract: last number of the text, string equality',
-                           _last_signed, same_text),
+  'lm-eval-strict': Rule('lm-evaluation-harness GSM8K, strict-match: number after the first `#### `; string equality '
+                         'without commas, dollar signs and a last period',
+                         _first(_HASHES), _harness_equal),
+  'lm-eval-flexible': Rule('lm-evaluation-harness GSM8K, flexible-extract: last number of the text (`...` is one), '
+                           'likewise',
+                           _last(_HARNESS_NUMBER), _harness_equal),
 }  # fmt: skip

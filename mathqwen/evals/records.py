@@ -33,7 +33,10 @@ class Stored:
 
 
 def read(path: str | os.PathLike) -> Stored:
-  """The records of a file (`.gz` too). A half-written last line, which a killed run leaves, is left out with a note."""
+  """The records of a file (`.gz` too). A half-written last line, which a killed run leaves, is left out with a note.
+
+  UserError that counts and names the lines that are no records, or have an id that an earlier one has.
+  """
   path = pathlib.Path(path)
   if path.is_dir():
     raise UserError(f'{path} is a directory; give the records.jsonl inside it')
@@ -43,7 +46,7 @@ def read(path: str | os.PathLike) -> Stored:
     raise UserError(f'{path}: no such file; give a records.jsonl') from None
   except (EOFError, OSError, zlib.error) as error:
     raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
-  records, seen, note, whole = [], {}, None, 0
+  records, seen, bad, note, whole = [], {}, [], None, 0
   lines = data.split(b'\n')
   for number, line in enumerate(lines, 1):
     last = number == len(lines)  # what stands after the last newline; empty in a whole file
@@ -54,26 +57,37 @@ def read(path: str | os.PathLike) -> Stored:
         if last:
           note = f'{path}:{number}: half-written last line dropped'
           break
-        raise UserError(f'{path}:{number}: not JSON ({error}); mend or delete the line') from None
-      _check(record, f'{path}:{number}')
-      if (name := record.get('id')) is not None:
-        if name in seen:
-          raise UserError(f'{path}:{number}: id {name!r} is already in line {seen[name]}; ids must be unique')
-        seen[name] = number
-      records.append(record)
+        problem = f'not JSON ({error})'
+      else:
+        problem = _problem(record, seen)
+      if problem:
+        bad.append(f'line {number}: {problem}' if bad else f'{path}:{number}: {problem}')
+      else:
+        records.append(record)
+        seen[record.get('id')] = number
     whole += len(line) + (not last)
+  if bad:
+    count = f'; {len(bad)} bad lines in all, mend or delete them' if len(bad) > 1 else '; mend or delete the line'
+    raise UserError('; '.join(bad[:5]) + count)
   return Stored(records, note, whole)
 
 
-def _check(record, where: str):
+def _problem(record, seen: dict) -> str | None:
   if not isinstance(record, dict):
-    raise UserError(f'{where}: a record is a JSON object, not {type(record).__name__}')
+    return f'a record is a JSON object, not {type(record).__name__}'
   for field in ('response', 'gold'):
     if not isinstance(record.get(field), str):
       found = f'is {type(record[field]).__name__}' if field in record else 'is missing'
-      raise UserError(f'{where}: field {field!r} {found}; it must be text')
-  if not any(isinstance(record.get(field), str | int) for field in ('id', 'question')):
-    raise UserError(f"{where}: field 'id' or 'question' is needed to say which problem this is")
+      return f'field {field!r} {found}; it must be text'
+  for field, kind in (('id', str | int), ('truncated', bool), ('extra', dict)):
+    if not isinstance(record.get(field), kind | None):
+      return f'field {field!r} is {type(record[field]).__name__}'
+  name = record.get('id')
+  if name is None and not isinstance(record.get('question'), str):
+    return "field 'id' or 'question' is needed to say which problem this is"
+  if name is not None and name in seen:
+    return f'id {name!r} is already in line {seen[name]}; ids must be unique'
+  return None
 
 
 def line(record: dict) -> bytes:
@@ -148,7 +162,7 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str) -> dict:
     **_accuracy(n, correct),
     'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
     'unextractable': sum(record['extracted'] is None for record in records),
-    'truncated': sum(r['truncated'] for r in records) if all('truncated' in r for r in records) else None,
+    'truncated': sum(r['truncated'] for r in records) if all(r.get('truncated') is not None for r in records) else None,
     'rule': rule,
   }
   if rule == 'math401' and n:

@@ -29,6 +29,7 @@ class Job:
   examples: list
   prompts: list[list[int]]  # per example: token ids
   settings: dict  # what makes two runs the same run
+  stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
 
 
 def evaluate(
@@ -38,6 +39,7 @@ def evaluate(
   data_dir=None,
   limit: int | None = None,
   prompt: str | None = None,
+  rule: str | None = None,
   out: str | os.PathLike | None = None,
   batch_size: int = 64,
   max_new_tokens: int | None = None,
@@ -45,12 +47,13 @@ def evaluate(
 ) -> dict:
   """Greedy answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
 
-  `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's);
-  `batch_size` problems of similar length go to the model at a time; `max_new_tokens` defaults to the benchmark's, or
-  to less where the model's positions leave less. With `out`, records and scores are kept there.
+  `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's); `rule` one
+  in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` problems of
+  similar length go to the model at a time; `max_new_tokens` defaults to the prompt's or the benchmark's, or to less
+  where the model's positions leave less. With `out`, records and scores are kept there.
   """
   prepared = prepare(
-    model, names, data_dir=data_dir, limit=limit, prompt=prompt, out=out, batch_size=batch_size,
+    model, names, data_dir=data_dir, limit=limit, prompt=prompt, rule=rule, out=out, batch_size=batch_size,
     max_new_tokens=max_new_tokens,
   )  # fmt: skip
   return run(model, prepared, out, batch_size, progress)
@@ -73,6 +76,7 @@ def prepare(
   data_dir=None,
   limit: int | None = None,
   prompt: str | None = None,
+  rule: str | None = None,
   out: str | os.PathLike | None = None,
   batch_size: int = 64,
   max_new_tokens: int | None = None,
@@ -85,7 +89,7 @@ def prepare(
   for what, value in (('limit', limit), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')
-  jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, max_new_tokens) for name in names]
+  jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, rule, max_new_tokens) for name in names]
   prepared = [(job, _finished(job, out)) for job in jobs]  # every directory is checked before the first is written to
   if out is not None:
     for job in jobs:
@@ -101,16 +105,13 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   """
   chosen = benchmarks.get(benchmark)
   rule = rule or chosen.rule
-  judge = graders.get(rule)
+  graders.get(rule)
   path = pathlib.Path(path)
   stored = records.read(path)
   if not stored.records:
     raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
   _tell(stored.note)
-  graded = []
-  for record in stored.records:
-    verdict = judge(record['response'], record['gold'])
-    graded.append({**record, 'benchmark': chosen.name, **dataclasses.asdict(verdict)})
+  graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
   scores = records.summarise(graded, chosen, rule)
   scores['verdicts_changed'] = sum(
     old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
@@ -128,14 +129,16 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_tokens) -> Job:
-  from mathqwen.data import chatml, examples
+def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens) -> Job:
+  from mathqwen.data import examples
 
   prompt = prompt or benchmark.prompt
   asked = prompts_lib.get(prompt)
+  rule = rule or asked.rules.get(benchmark.name, benchmark.rule)
+  graders.get(rule)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
   rows = rows[:limit]
-  prompts = [chatml.prompt(asked.messages(row, model.system_prompt), model.tokenizer) for row in rows]
+  prompts = prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
   positions = model.config.max_position_embeddings
   longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
   room = positions - len(prompts[longest])
@@ -143,9 +146,10 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_token
   if room < 1:
     raise UserError(f'{where}, the model has {positions} positions; use a model with more')
   if max_new_tokens is None:
-    max_new_tokens = min(benchmark.max_new_tokens, room)
-    if room < benchmark.max_new_tokens:
-      _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {benchmark.max_new_tokens}')
+    wanted = asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)
+    max_new_tokens = min(wanted, room)
+    if room < wanted:
+      _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
   elif max_new_tokens > room:
     raise UserError(f'{where}: with {max_new_tokens} new ones it passes the {positions} positions; at most {room} fit')
   settings = {
@@ -154,12 +158,12 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, max_new_token
     'benchmark': benchmark.name,
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
-    'rule': benchmark.rule,
+    'rule': rule,
     'temperature': 0.0,
     'max_new_tokens': max_new_tokens,
     'limit': limit,
   }
-  return Job(benchmark, rows, prompts, settings)
+  return Job(benchmark, rows, prompts, settings, asked.stop)
 
 
 def _finished(job: Job, out) -> records.Stored:
@@ -189,9 +193,8 @@ def _finished(job: Job, out) -> records.Stored:
 
 
 def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, batch_size: int, progress: bool) -> dict:
-  judge = graders.get(job.settings['rule'])
   # Judged again: `grade` may have written verdicts of another rule there.
-  done = {r['id']: {**r, **dataclasses.asdict(judge(r['response'], r['gold']))} for r in stored.records}
+  done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
   todo = [i for i, example in enumerate(job.examples) if example.id not in done]
   _tell(stored.note)
   if done:
@@ -204,7 +207,7 @@ def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, b
 
     def on_done(position, ids):
       nonlocal tokens
-      record = _record(model, job, todo[position], ids, judge)
+      record = _record(model, job, todo[position], ids)
       done[record['id']] = record
       tokens += len(ids)
       if folder:
@@ -212,7 +215,13 @@ def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, b
       bar.advance(record['correct'])
 
     prompts = [job.prompts[i] for i in todo]
-    model.generate_ids(prompts, max_new_tokens=job.settings['max_new_tokens'], batch_size=batch_size, on_done=on_done)
+    model.generate_ids(
+      prompts,
+      max_new_tokens=job.settings['max_new_tokens'],
+      batch_size=batch_size,
+      on_done=on_done,
+      stop_texts=job.stop,
+    )
   seconds = time.monotonic() - start
   ordered = [done[example.id] for example in job.examples]
   scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
@@ -233,22 +242,23 @@ def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, b
   return scores | {'_tokens': tokens, '_seconds': seconds}
 
 
-def _record(model, job: Job, index: int, ids: list[int], judge) -> dict:
+def _record(model, job: Job, index: int, ids: list[int]) -> dict:
   example = job.examples[index]
   stopped = bool(len(ids)) and ids[-1] in model.tokenizer.stop_ids
-  response = model.tokenizer.decode(list(ids[:-1] if stopped else ids))
-  return {
+  response, at_text = prompts_lib.cut(model.tokenizer.decode(list(ids[:-1] if stopped else ids)), job.stop)
+  record = {
     'id': example.id,
     'benchmark': job.benchmark.name,
     'question': example.question,
     'prompt': _text(job.prompts[index], model.tokenizer),
     'response': response,
     'gold': example.answer,
-    **dataclasses.asdict(judge(response, example.answer)),
     'tokens': len(ids),
-    'truncated': not stopped,
+    'truncated': not (stopped or at_text),
+    'prompt_name': job.settings['prompt'],
     'extra': example.extra,
   }
+  return graders.judged(record, job.settings['rule'])
 
 
 def _text(ids: list[int], tokenizer) -> str:

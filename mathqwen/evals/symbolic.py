@@ -1,4 +1,4 @@
-"""Symbolic comparison under a time limit: math-verify runs in one persistent process that is killed when it is late.
+"""Symbolic comparison under a time limit: math-verify runs in a persistent process that is killed when it is late.
 
 A signal cannot stop a parser that is inside one long integer operation (`9^{9^9}`), and a thread cannot be killed;
 a process can. The next question starts a fresh one (about a second).
@@ -12,6 +12,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 
 from mathqwen.errors import UserError
 
@@ -32,25 +33,35 @@ class Comparer:
 
   def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
     """Whether `answer` equals `gold`, and how that was found; never takes longer than the time limit once started."""
+    question = json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n'
+    left = self.time_limit
     with self._lock:
-      if self._process is None or self._process.poll() is not None:
-        self._start()
-      reply, in_step = None, False
-      try:
-        self._process.stdin.write(json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n')
-        self._process.stdin.flush()
-        reply = self._answers.get(timeout=self.time_limit)
-        in_step = reply is not None
-      except queue.Empty:
-        return False, f'not decided in {self.time_limit:g} s'
-      except BrokenPipeError:
-        pass
-      finally:
-        if not in_step:  # also after Ctrl-C: a late answer must not be taken for the next question's
-          self._stop()
-      if reply is None:
-        return False, f'{test} could not read the answer'
-      return (True, f'equal by {test}') if reply['equal'] else (False, f'different by {test}')
+      for _ in range(2):  # a process that something else killed is no verdict on this answer; a second one is
+        if self._process is None or self._process.poll() is not None:
+          self._start()
+        start = time.monotonic()
+        try:
+          reply = self._ask(question, left)
+        except queue.Empty:
+          return False, f'not decided in {self.time_limit:g} s'
+        if reply is not None:
+          return (True, f'equal by {test}') if reply['equal'] else (False, f'different by {test}')
+        left = max(left - (time.monotonic() - start), 0)
+      return False, f'{test} could not read the answer'
+
+  def _ask(self, question: str, seconds: float) -> dict | None:
+    """The reply; None: the process has ended. queue.Empty when it is late."""
+    reply = None
+    try:
+      self._process.stdin.write(question)
+      self._process.stdin.flush()
+      reply = self._answers.get(timeout=seconds)
+    except BrokenPipeError:
+      pass
+    finally:
+      if reply is None:  # also after Ctrl-C: a late answer must not be taken for the next question's
+        self._stop()
+    return reply
 
   def close(self):
     with self._lock:
@@ -95,7 +106,29 @@ def _read(stream, answers: queue.Queue):
   answers.put(None)  # the process has ended
 
 
-_shared = Comparer()
+class Comparers:
+  """As many processes as threads ask at a time; each question has its own time limit."""
+
+  def __init__(self, time_limit: float = TIME_LIMIT):
+    self.time_limit = time_limit
+    self._idle: list[Comparer] = []
+
+  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+    try:
+      comparer = self._idle.pop()
+    except IndexError:
+      comparer = Comparer(self.time_limit)
+    try:
+      return comparer.equal(gold, answer, test)
+    finally:
+      self._idle.append(comparer)
+
+  def close(self):
+    while self._idle:
+      self._idle.pop().close()
+
+
+_shared = Comparers()
 atexit.register(_shared.close)
 
 

@@ -15,6 +15,7 @@ class ByteTokenizer:
   im_start, im_end, endoftext = 256, 257, 258
   stop_ids = (257, 258)
   vocab_size = 259
+  bos = None
 
   def encode(self, text):
     return list(text.encode())
@@ -35,14 +36,15 @@ class RecitingModel:
     self.name, self.dtype, self.system_prompt = name, 'float32', system_prompt
     self.answers, self.stops_after, self.asked, self.given = answers, stops_after, [], 0
 
-  def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None):
+  def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None, stop_texts=()):
     self.asked.append(len(prompts))
     self.batch_size = batch_size
     done = {}
     for index in reversed(range(len(prompts))):  # answers do not end in the order of the questions
       if self.given == self.stops_after:
         raise KeyboardInterrupt
-      question = self.tokenizer.decode(prompts[index]).split('user\n')[1].split('\nassistant')[0]
+      text = self.tokenizer.decode(prompts[index])
+      question = max(self.answers, key=text.rfind)  # the last one that is asked
       done[index] = [*self.tokenizer.encode(self.answers[question]), 257][:max_new_tokens]
       self.given += 1
       on_done(index, done[index])

@@ -54,16 +54,50 @@ SHARED = ROOT.parent / 'shared'
     ('openai', 'so 26\nA: 1,026', '1026', True, '1026'),
     ('openai', 'A: 26.', '26', False, '26.'),  # string equality, period and all
     ('rft', '#### 5 #### 6', '5', True, '5'),
+    ('abel', '#### 18</s>', '18', True, '18'),
+    ('abel', '#### 18</s> ', '18', False, '18<'),  # four characters go, whatever they are
     ('rft', '5', '5', False, None),
-    ('qwen-chat', 'about -1,000.50 then', '-1000.5', True, '-1000.50'),
+    ('rft', '#### 18.', '18', True, '18.'),
+    ('rft', '#### 2,125', '2,125', True, '2125'),
+    ('rft', '#### 1.2.3', '1', False, '1.2.3'),
+    ('rft', '#### 18.00009', '18', True, '18.00009'),
+    ('qwen-chat', 'about -1,000.50 then', '-1000.5', True, '-1,000.50'),
+    ('qwen-chat', 'it is 18.', '18', True, '18.'),
+    ('qwen-chat', 'so 5-3', '-3', True, '-3'),
+    ('qwen-chat', 'at 10:05', '5', False, '05'),
+    ('qwen-chat', 'it costs $1.00', '1', True, '1.00'),
     ('qwen-base', 'it is -12', '12', True, '12'),
     ('qwen-base', 'it is 12.5', '12.5', False, '5'),
+    ('qwen-base', 'it is 1,000', '1000', False, '000'),
     ('wizardmath-gsm8k', 'The answer is: 1/2 cup', '0.5', True, '1/2'),
+    ('wizardmath-gsm8k', 'The answer is: 4. The answer is: 36/2.', '18', True, '36/2'),
+    ('wizardmath-gsm8k', 'The answer is: 12.5', '12', True, '12.5'),  # Python rounds a half to the even side
+    ('wizardmath-gsm8k', 'The answer is: 1,234,567', '1234567', False, '1,234'),
+    ('wizardmath-gsm8k', 'The answer is: $1,200', '1,200', True, '1,200'),
+    ('wizardmath-gsm8k', 'The answer is: 3/0', '3', True, '3/0'),
+    ('wizardmath-gsm8k', 'The answer is: -/5', '1', False, '-/5'),
+    ('wizardmath-gsm8k', 'The answer is 18', '18', False, None),
     ('wizardmath-math', 'The answer is: \\dfrac12.', '\\frac{1}{2}', True, '\\dfrac12'),
+    ('wizardmath-math', 'The answer is: 5\\text{ cm}.\nThus', '5', True, '5\\text{ cm}'),
+    ('wizardmath-math', 'The answer is: 0.25', '\\frac{1}{4}', False, '0.25'),
+    ('wizardmath-math', 'The answer is: x/2', 'x/2', True, 'x/2'),
     ('minerva', 'The final answer is $x=5$. I hope it is correct.', '5', True, '$x=5$'),
     ('minerva', 'The final answer is $\\frac{2}{4}$. I hope it is correct.', '\\frac12', True, '$\\frac{2}{4}$'),
+    (
+      'minerva',
+      'The final answer is 4. I hope it is correct. The final answer is 5. I hope it is correct.',
+      '4',
+      True,
+      '4',
+    ),
+    ('minerva', 'The final answer is $5$', '5', False, None),
     ('lm-eval-strict', '#### 1,000', '1000', True, '1000'),
-    ('lm-eval-flexible', 'it is 1,000 then', '1000', True, '1000'),
+    ('lm-eval-strict', '#### 18.', '18', True, '18.'),
+    ('lm-eval-strict', '#### $18', '18', False, None),
+    ('lm-eval-flexible', 'it is 1,000 then', '1000', True, '1,000'),
+    ('lm-eval-flexible', 'he pays $18.', '18', True, '$18.'),
+    ('lm-eval-flexible', 'he pays 18.00', '18', False, '18.00'),
+    ('lm-eval-flexible', 'it is 18, so...', '18', False, '...'),
   ],
 )
 def test_verdicts(rule, response, gold, correct, extracted):
@@ -115,6 +149,29 @@ def test_normalised_form(text, form):
 @pytest.mark.parametrize('text, form', [('x=5\\text{ cm}', '5'), ('$\\frac12$', '\\frac{1}{2}'), ('1,000', '1000')])
 def test_minerva_form(text, form):
   assert latex.minerva(text) == form
+
+
+@pytest.mark.parametrize(
+  'text, form',
+  [
+    ('\\left(\\tfrac12,\\ \\sqrt3\\right)', '(\\frac{1}{2},\\\\sqrt{3})'),
+    ('x = .5', '\\frac{1}{2}'),
+    ('-3/4', '\\frac{-3}{4}'),
+    ('\\frac1{72}', '\\frac{1}{72}'),
+    ('\\$3,\\!600\\text{ dollars}', '3,600'),
+    ('90^\\circ', '90'),
+    ('10\\%', '10'),
+    ('', ''),
+  ],
+)
+def test_form_of_the_math_release(text, form):
+  assert latex.hendrycks(text) == form
+
+
+@pytest.mark.parametrize('text', ['a/b', '1\\text{ m}\\text{ s}', '\\sqrt', '\\frac'])
+def test_texts_without_a_form_of_the_math_release(text):
+  with pytest.raises(ValueError):
+    latex.hendrycks(text)
 
 
 def published(name):
@@ -193,6 +250,39 @@ def test_hostile_answers_cost_at_most_the_limit(quick, answer, tmp_path, monkeyp
   assert grade.grade('\\boxed{0.5}', '\\frac12', 'math').correct  # the next one is graded as ever
 
 
+@pytest.mark.parametrize('rule', grade.RULES)
+def test_long_hostile_texts_are_read_once(quick, rule):
+  pieces = [
+    '9',
+    '1,',
+    '-',
+    '{',
+    '$',
+    '\\boxed{',
+    '\\frac',
+    '#### ',
+    'A: ',
+    'The answer is: ',
+    'The final answer is ',
+    '%',
+  ]
+  for piece in [*pieces, '. I hope it is correct', '\\text{', '\\sqrt', ' \n', 'Question', '分之']:
+    text = piece * (50_000 // len(piece))
+    start = time.monotonic()
+    verdicts = [grade.grade(response, '4', rule) for response in (text, f'#### {text}', f'The answer is: {text}')]
+    assert time.monotonic() - start < 3.0, piece  # where the square of the length is read, it is minutes
+    assert not any(verdict.correct for verdict in verdicts), piece
+
+
+@pytest.mark.parametrize(
+  'rule, ending', [('abel', '#### {}'), ('minerva', 'The final answer is {}. I hope it is correct.')]
+)
+def test_hostile_answers_to_published_rules(quick, rule, ending):
+  start = time.monotonic()
+  assert not grade.grade(ending.format('9**9**9 x'), '4', rule).correct
+  assert time.monotonic() - start < 1.0 + 3.0
+
+
 def test_comparer_is_one_process_restarted_after_a_time_out():
   comparer = symbolic.Comparer(time_limit=1.0)
   assert comparer.equal('\\frac{1}{2}', '0.5') == (True, 'equal by math-verify')
@@ -206,6 +296,23 @@ def test_comparer_is_one_process_restarted_after_a_time_out():
   comparer._process.wait()
   assert comparer.equal('2', '2')[0]
   comparer.close()
+
+
+def test_verdicts_do_not_depend_on_the_number_of_workers(monkeypatch):
+  comparers = symbolic.Comparers(time_limit=1.0)
+  monkeypatch.setattr(symbolic, '_shared', comparers)
+  pairs = [('x+1', '1+x'), ('2', '3'), ('\\sqrt{8}', '2\\sqrt{2}'), ('x', 'y'), ('9^{9^{9^9}}', '4')]
+  rows = [{'id': i, 'response': f'\\boxed{{{answer}}}', 'gold': gold} for i, (answer, gold) in enumerate(pairs)]
+  one = grade.judge(rows[:4], 'math', workers=1)
+  assert [(row['id'], row['correct'], row['rule']) for row in one] == [
+    (0, True, 'math'), (1, False, 'math'), (2, True, 'math'), (3, False, 'math'),
+  ]  # fmt: skip
+  assert len(comparers._idle) == 1
+  comparers._idle[0]._process.kill()
+  two = grade.judge(rows, 'math', workers=2)
+  assert two[:4] == one and two[4]['reason'] == 'not decided in 1 s'
+  assert len(comparers._idle) == 2
+  comparers.close()
 
 
 def test_interrupted_comparison_leaves_no_late_answer_behind(monkeypatch):

@@ -65,6 +65,9 @@ def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
     (['{"id": "a", "response": "r", "gold": "1"}', '', '{"id": "b", "gold": "1"}'], r":3: field 'response' is missing"),
     (['{"id": "a", "response": "r", "gold": 1}'], r":1: field 'gold' is int; it must be text"),
     (['{"response": "r", "gold": "1"}'], r":1: field 'id' or 'question' is needed"),
+    (['{"question": "q", "id": [1], "response": "r", "gold": "1"}'], r":1: field 'id' is list"),
+    (['{"id": 1, "response": "r", "gold": "1", "truncated": "no"}'], r":1: field 'truncated' is str"),
+    (['{"id": 1, "response": "r", "gold": "1", "extra": []}'], r":1: field 'extra' is list"),
     (['{"id": "a", "response": "r", "gold": "1"}'] * 2, r":2: id 'a' is already in line 1"),
   ],
 )
@@ -73,6 +76,22 @@ def test_malformed_lines_are_named(tmp_path, lines, message):
   path.write_text('\n'.join(lines) + '\n')
   with pytest.raises(UserError, match=message):
     records.read(path)
+
+
+def test_bad_lines_are_counted_and_all_named(tmp_path):
+  path = tmp_path / 'records.jsonl'
+  good = records.line(record('a')).decode()
+  path.write_text(good + '[1]\n' + good + '{"id": ["x"], "response": "r", "gold": "1"}\n')
+  before = path.read_bytes()
+  with pytest.raises(UserError) as caught:
+    records.read(path)
+  said = str(caught.value)
+  assert said.startswith(f'{path}:2: a record is') and said.endswith('; 3 bad lines in all, mend or delete them')
+  assert "; line 3: id 'a' is already in line 1; ids must be unique; line 4: field 'id'" in said and '\n' not in said
+  path.write_bytes(before + b'[]\n' * 9)
+  with pytest.raises(UserError, match='; line 6: [^;]*; 12 bad lines in all, mend or delete them'):
+    records.read(path)
+  assert path.read_bytes() == before + b'[]\n' * 9
 
 
 def test_unreadable_files(tmp_path):

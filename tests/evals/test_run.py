@@ -68,6 +68,41 @@ def test_limit_prompt_and_batch_size(reciting, data_dir):
   assert (model.asked, model.batch_size) == ([3], 2)
 
 
+def test_answers_end_at_the_stop_texts_of_the_prompt(reciting, data_dir, tmp_path):
+  model = reciting(positions=9000)
+  model.answers = {'1+1=': '2\n\nQuestion: 3+3=', '2*3=': '6Question:', '1-5=': '-4 is right', '7/2=': '3.5'}
+  scores = evaluate(model, tmp_path, data_dir, prompt='qwen-base', max_new_tokens=8)['benchmarks']['arithmetic']
+  rows = lines(tmp_path)
+  assert [row['response'] for row in rows] == ['2', '6Questio', '-4 is ri', '3.5']
+  assert [row['truncated'] for row in rows] == [False, True, True, False]
+  assert (scores['correct'], scores['truncated'], scores['prompt'], scores['rule']) == (4, 2, 'qwen-base', 'math401')
+  assert rows[0]['prompt'].endswith("\n\nQuestion: 1+1=\nLet's think step by step\n") and rows[0]['tokens'] == 8
+  assert {(row['prompt_name'], row['rule']) for row in rows} == {('qwen-base', 'math401')}
+
+
+@pytest.mark.parametrize(
+  'prompt, rule, wanted, new_tokens, stop',
+  [
+    (None, None, 'number', 512, ()),
+    (None, 'rft', 'rft', 512, ()),
+    ('alpaca', None, 'rft', 256, ()),
+    ('wizardmath', None, 'wizardmath-gsm8k', 1024, ('Instruction', 'Response')),
+    ('abel', 'number', 'number', 2048, ()),
+    ('minerva', None, 'number', 512, ('Problem:',)),  # Minerva has no rule of its own for GSM8K
+  ],
+)
+def test_a_prompt_brings_the_rule_and_the_limits_of_its_system(
+  reciting, tmp_path, prompt, rule, wanted, new_tokens, stop
+):
+  (tmp_path / 'gsm8k').mkdir()
+  (tmp_path / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "It is 2.\\n#### 2"}\n')
+  model = reciting(positions=9000)
+  ((job, _),) = run.prepare(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule)
+  assert (job.settings['rule'], job.settings['max_new_tokens'], job.stop) == (wanted, new_tokens, stop)
+  scores = run.evaluate(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule, progress=False)
+  assert scores['benchmarks']['gsm8k']['rule'] == wanted
+
+
 @pytest.mark.parametrize('answers', [0, 1, 2, 3])
 def test_interrupted_run_continues_after_the_last_finished_record(reciting, data_dir, tmp_path, answers):
   whole, out = tmp_path / 'whole', tmp_path / 'out'
@@ -128,6 +163,41 @@ def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path)
     evaluate(reciting(), tmp_path, data_dir)
 
 
+@pytest.mark.parametrize(
+  'spoil, said',
+  [
+    (lambda rows: [rows[0], '{"id": 5', *rows[1:]], ':2: not JSON'),
+    (lambda rows: [*rows[:2], rows[0], *rows[2:]], ":3: id 'arithmetic/test/0' is already in line 1"),
+    (
+      lambda rows: ['7', rows[0].replace('"response"', '"reply"'), *rows[1:]],
+      ':1: .*not int; line 2: .*response.*; 2 bad lines in all',
+    ),
+  ],
+)
+def test_a_spoilt_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, said):
+  evaluate(reciting(), tmp_path, data_dir)
+  path = tmp_path / 'arithmetic' / 'records.jsonl'
+  path.write_text('\n'.join(spoil(path.read_text().splitlines())) + '\n')
+  before, model = {p: p.read_bytes() for p in path.parent.iterdir()}, reciting()
+  for again in (
+    lambda: evaluate(model, tmp_path, data_dir),
+    lambda: run.grade_records(path, 'arithmetic', out=tmp_path),
+  ):
+    with pytest.raises(UserError, match=said):
+      again()
+  assert sum(model.asked) == 0 and {p: p.read_bytes() for p in path.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize('row', ['{"prompt": "1+1=", "completion": "2"}', '{"query": "1+1="}', '[]', '{"query"'])
+def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, row):
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() + row + '\n')
+  model = reciting()
+  with pytest.raises(UserError, match=r'arithmetic/test.jsonl:5: '):
+    evaluate(model, tmp_path / 'out', data_dir)
+  assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
+
+
 def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_path):
   evaluate(reciting(), tmp_path / 'out', data_dir)
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
@@ -141,7 +211,8 @@ def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_pat
   [
     ('arithmetic,gsm8', {}, "unknown benchmark 'gsm8'"),
     ([], {}, 'no benchmark given'),
-    ('arithmetic', {'prompt': 'alpaca'}, "unknown prompt 'alpaca'"),
+    ('arithmetic', {'prompt': 'vicuna'}, "unknown prompt 'vicuna'"),
+    ('arithmetic', {'rule': 'abl'}, "unknown rule 'abl'; did you mean 'abel'"),
     ('arithmetic', {'limit': 0}, 'limit is 0; it must be 1 or more'),
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
@@ -182,7 +253,7 @@ def test_grade_again(tmp_path):
   assert stored[0]['mine'] == [1] and stored[0]['correct'] and 'id' not in stored[0]
   assert stored[1] == {
     'id': 7, 'benchmark': 'gsm8k', 'response': 'nothing', 'extracted': None, 'gold': '1', 'correct': False,
-    'reason': 'no answer found',
+    'reason': 'no answer found', 'rule': 'number',
   }  # fmt: skip
   assert run.grade_records(path, 'gsm8k', rule='abel')['benchmarks']['gsm8k']['rule'] == 'abel'
 
