@@ -116,7 +116,7 @@ def build_parser() -> Parser:
   )
 
   evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
-  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, or a run's workdir")
+  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, a run's workdir, or openai:URL#MODEL")
   evaluate.add_argument(
     '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
   )
@@ -125,10 +125,12 @@ def build_parser() -> Parser:
   evaluate.add_argument('--prompt', metavar='NAME', help="how problems are asked (default: the benchmark's)")
   evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
   evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
-  evaluate.add_argument(
-    '--batch-size', type=int, default=64, metavar='N', help='problems decoded together (default: %(default)s)'
-  )
+  evaluate.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
   _add_dtype(evaluate)
+  served = evaluate.add_argument_group('of openai:URL#MODEL, whose key, if it wants one, is in OPENAI_API_KEY')
+  served.add_argument('--concurrency', type=int, metavar='N', help='requests under way at a time (default: 16)')
+  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
+  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
 
   grade = command('grade', run_grade, 'grade stored answers again; needs no accelerator')
   grade.add_argument('records', metavar='RECORDS.jsonl')
@@ -286,11 +288,35 @@ def run_plan(args):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, prompts, run, table
+  from mathqwen.evals import benchmarks, prompts, table
 
   names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
   if args.prompt:
     prompts.get(args.prompt)
+  served = args.model.startswith('openai:')
+  for flag in ('batch_size', 'dtype') if served else ('concurrency', 'requests_per_minute', 'timeout'):
+    if getattr(args, flag) is not None:
+      whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
+      raise UserError(f'--{flag.replace("_", "-")} is {whose}')
+  result = _ask_endpoint(args, names) if served else _ask_model(args, names)
+  _print_scores(result)
+  if args.out and not args.json:
+    print(table.table([args.out]))
+  return result
+
+
+def _ask_endpoint(args, names):
+  from mathqwen.evals import endpoint
+
+  flags = ('data_dir', 'limit', 'prompt', 'out', 'max_new_tokens', 'concurrency', 'requests_per_minute', 'timeout')
+  given = {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
+  return endpoint.evaluate(args.model, names, **given)
+
+
+def _ask_model(args, names):
+  from mathqwen.evals import run
+
+  batch_size = 64 if args.batch_size is None else args.batch_size
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,
@@ -299,15 +325,11 @@ def run_evaluate(args):
     limit=args.limit,
     prompt=args.prompt,
     out=args.out,
-    batch_size=args.batch_size,
+    batch_size=batch_size,
     max_new_tokens=args.max_new_tokens,
   )
   model.params = read()
-  result = run.run(model, prepared, args.out, args.batch_size)
-  _print_scores(result)
-  if args.out and not args.json:
-    print(table.table([args.out]))
-  return result
+  return run.run(model, prepared, args.out, batch_size)
 
 
 def _print_scores(result):
