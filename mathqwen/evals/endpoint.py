@@ -215,8 +215,6 @@ class Endpoint:
         raise _TryAgain(f'an answer of more than {_MAX_BODY:,} bytes')
       if time.monotonic() > deadline:
         raise TimeoutError
-    if response.length:  # what Content-Length promised and read1 did not find
-      raise http.client.IncompleteRead(b'', response.length)
     return self._clean(b''.join(parts).decode('utf-8', 'replace'))
 
   def _refused(self, error: urllib.error.HTTPError):
