@@ -138,6 +138,10 @@ def build_parser() -> Parser:
   grade.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
   grade.add_argument('--out', metavar='DIR')
 
+  compare = command('compare', run_compare, 'two runs over the same problems: what flipped, and a paired test')
+  compare.add_argument('a', metavar='A', help='what evaluate or grade wrote with --out')
+  compare.add_argument('b', metavar='B', help='the same, of the other run')
+
   generate = command('generate', run_generate, 'answers to questions; without one, a chat')
   generate.add_argument('model', metavar='MODEL')
   generate.add_argument('questions', nargs='*', metavar='QUESTION')
@@ -346,6 +350,14 @@ def run_grade(args):
 
   result = grade_records(args.records, args.benchmark, args.rule, args.out)
   _print_scores(result)
+  return result
+
+
+def run_compare(args):
+  from mathqwen.evals import compare
+
+  result = compare.compare(args.a, args.b)
+  print(compare.describe(result))
   return result
 
 
