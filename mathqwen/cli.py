@@ -224,7 +224,14 @@ def build_parser() -> Parser:
 
   table = command('table', run_table, 'Table 12: published rows beside measured ones')
   table.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
-  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX and HTML there')
+  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX, and a page with every problem there')
+  table.add_argument(
+    '--metrics',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help="a metrics.jsonl whose losses the page shows (default: those of the models' workdirs)",
+  )
   return parser
 
 
@@ -437,7 +444,9 @@ def run_data_inspect(args):
 def run_table(args):
   from mathqwen.evals import table
 
-  text = table.table(args.scores, args.out)
+  if args.metrics and args.out is None:
+    raise UserError('--metrics is for the page: give --out DIR, where it goes')
+  text = table.table(args.scores, args.out, args.metrics)
   print(text)
   return {'table': text}
 
