@@ -30,7 +30,8 @@ const SYMBOLS = {
   ldots: '…', dots: '…', cdots: '⋯', dotsb: '⋯', dotsc: '…', vdots: '⋮', ddots: '⋱', prime: '′', degree: '°', langle: '⟨', rangle: '⟩',
   lfloor: '⌊', rfloor: '⌋', lceil: '⌈', rceil: '⌉', lbrace: '{', rbrace: '}', lbrack: '[', rbrack: ']', backslash: '∖', oplus: '⊕',
   otimes: '⊗', square: '□', Box: '□', blacksquare: '■', checkmark: '✓', pounds: '£', dagger: '†', colon: ':', sum: '∑', prod: '∏',
-  int: '∫', oint: '∮', bigcup: '⋃', bigcap: '⋂', partial: '∂', nabla: '∇',
+  int: '∫', oint: '∮', clubsuit: '♣', spadesuit: '♠', heartsuit: '♡', diamondsuit: '♢', diamond: '⋄', Diamond: '◇', bigcirc: '◯',
+  dotsm: '⋯', smile: '⌣', frown: '⌢', bigtriangleup: '△', bigcup: '⋃', bigcap: '⋂', partial: '∂', nabla: '∇',
 };
 const LETTERS = {
   infty: '∞', ell: 'ℓ', Re: 'ℜ', Im: 'ℑ', hbar: 'ℏ', imath: 'ı', alpha: 'α', beta: 'β', gamma: 'γ', delta: 'δ', epsilon: 'ϵ',
@@ -41,8 +42,8 @@ const LETTERS = {
 const FUNCTIONS = new Set(
   'sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim max min sup inf gcd lcm det dim ker deg arg mod Pr'
     .split(' '));
-const TEXT = new Set(['text', 'textbf', 'textit', 'textrm', 'textsf', 'texttt', 'mbox', 'hbox', 'operatorname', 'emph']);
-const STYLES = { mathrm: '', mathbf: 'bold', boldsymbol: 'bold', mathit: '', mathcal: '', mathsf: '', mathtt: '', mathbb: 'double', mathfrak: '' };
+const TEXT = new Set(['text', 'textbf', 'textit', 'textrm', 'textsf', 'texttt', 'textnormal', 'mbox', 'hbox', 'operatorname', 'emph']);
+const STYLES = { mathrm: '', mathbf: 'bold', bold: 'bold', boldsymbol: 'bold', mathit: '', mathcal: '', mathsf: '', mathtt: '', mathbb: 'double', mathfrak: '' };
 const DOUBLE = { R: 'ℝ', Z: 'ℤ', N: 'ℕ', Q: 'ℚ', C: 'ℂ', P: 'ℙ', F: '𝔽', H: 'ℍ' };
 const ACCENTS = { overline: '‾', bar: '‾', vec: '→', overrightarrow: '→', hat: '^', widehat: '^', tilde: '~', dot: '˙', ddot: '¨', overarc: '⌒' };
 const SPACES = { ',': '.17em', ':': '.22em', ';': '.28em', ' ': '.25em', '!': '0', '>': '.22em', quad: '1em', qquad: '2em', thinspace: '.17em' };
@@ -75,8 +76,17 @@ class Tex {
       this.blanks();
       const token = this.peek();
       if (token === undefined || ends.includes(token) || token === '}' || token === '&' || token === '\\\\' || token === '\\end' || token === '\\right') return row;
-      const base = this.atom();
-      if (base) row.append(this.scripts(base));
+      if (token === '\\over' || token === '\\choose') {
+        this.at++;
+        const stack = m('mfrac', row, this.row(...ends));
+        return token === '\\over' ? stack : this.chosen(stack);
+      }
+      const last = row.lastChild, base = this.atom();
+      if (!base) continue;
+      if (/^[+−±]$/.test(base.textContent) && (!last || (last.localName === 'mo' && !/^[)\]|!′°%]$/.test(last.textContent)))) {
+        base.setAttribute('form', 'prefix');  // a sign, with no blank after it
+      }
+      row.append(this.scripts(base));
     }
   }
 
@@ -117,6 +127,11 @@ class Tex {
     return text;
   }
 
+  chosen(stack) {
+    stack.setAttribute('linethickness', '0');
+    return m('mrow', m('mo', '('), stack, m('mo', ')'));
+  }
+
   fence() {
     this.blanks();
     const token = this.tokens[this.at++];
@@ -148,7 +163,9 @@ class Tex {
     if (token === '-') return m('mo', '−');
     if (token[0] !== '\\') {
       if (/[&}^_\\$#%]/.test(token)) throw new Error(`unexpected ${token}`);
-      return m('mo', token);
+      const sign = m('mo', token);
+      if (/[()[\]|]/.test(token)) sign.setAttribute('stretchy', 'false');  // only \left and \right grow
+      return sign;
     }
     return this.command(token.slice(1));
   }
@@ -178,11 +195,8 @@ class Tex {
     if (SKIPPED.has(name)) return null;
     switch (name) {
       case 'frac': case 'dfrac': case 'tfrac': case 'cfrac': return m('mfrac', this.argument(), this.argument());
-      case 'binom': case 'dbinom': case 'tbinom': {
-        const stack = m('mfrac', this.argument(), this.argument());
-        stack.setAttribute('linethickness', '0');
-        return m('mrow', m('mo', '('), stack, m('mo', ')'));
-      }
+      case 'binom': case 'dbinom': case 'tbinom':
+        return this.chosen(m('mfrac', this.argument(), this.argument()));
       case 'sqrt': {
         this.blanks();
         if (this.peek() !== '[') return m('msqrt', this.argument());
@@ -199,6 +213,8 @@ class Tex {
       case 'underline': return m('munder', this.argument(), m('mo', '_'));
       case 'stackrel': case 'overset': { const over = this.argument(); return m('mover', this.argument(), over); }
       case 'underset': { const under = this.argument(); return m('munder', this.argument(), under); }
+      case 'phantom': return m('mphantom', this.argument());
+      case 'tag': return m('mtext', `\u2003(${this.group()})`);
       case 'pmod': return m('mrow', m('mo', '('), m('mi', 'mod'), this.space('.3em'), this.argument(), m('mo', ')'));
       case 'bmod': return m('mo', 'mod');
       case 'not': { this.blanks(); return m('mo', `${this.argument().textContent}\u0338`); }
@@ -256,22 +272,28 @@ function formula(tex, block) {
 // $...$ as pandoc reads it, so that prices stay prices: no blank inside its ends, no digit after it.
 const PIECES = new RegExp([
   /\$\$([^$]+)\$\$/, /\\\[((?:[^\\]|\\(?!\]))+)\\\]/, /\\\(((?:[^\\]|\\(?!\)))+)\\\)/, /\$((?! )(?:\\.|[^$\\\n])*[^ $\\\n])\$(?!\d)/,
-  /(\\begin\{(?:align|equation|gather)\*?\}(?:[^\\]|\\(?!end))+\\end\{\w+\*?\})/,
+  /\$(\\(?:left|begin|dfrac|frac|sqrt)\b[^$]+)\$/, /(\\begin\{(?:align|equation|gather)\*?\}(?:[^\\]|\\(?!end))+\\end\{\w+\*?\})/,
   /(\\boxed\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})/, /\*\*([^*\n]+)\*\*/,
 ].map((piece) => piece.source).join('|'), 'g');
 
-function rendered(text) {
+function rendered(text, inText) {
   const nodes = [];
   if (text.length > MAX_RENDERED) return [text];
-  let from = 0;
+  let from = 0, afterBlock = false;
+  const before = (words, block) => {  // a block has lines of its own
+    if (afterBlock) words = words.replace(/^ *\n/, '');
+    nodes.push(block ? words.replace(/\n *$/, '') : words);
+  };
   for (const match of text.matchAll(PIECES)) {
-    const [whole, dollars, square, round, inline, environment, box, bold] = match;
-    nodes.push(text.slice(from, match.index));
+    const [whole, dollars, square, round, inline, lines, environment, box, bold] = match;
+    const block = !inText && (dollars ?? square ?? environment) !== undefined;
+    before(text.slice(from, match.index), block);
     from = match.index + whole.length;
     if (bold !== undefined) nodes.push(make('strong', {}, bold));
-    else nodes.push(formula(dollars ?? square ?? round ?? inline ?? environment ?? box, (dollars ?? square ?? environment) !== undefined));
+    else nodes.push(formula(dollars ?? square ?? round ?? inline ?? lines ?? environment ?? box, block));
+    afterBlock = block;
   }
-  nodes.push(text.slice(from));
+  before(text.slice(from), false);
   return nodes;
 }
 
@@ -307,7 +329,7 @@ async function start() {
 
   const get = (id) => document.getElementById(id);
   const state = { set: 0, show: 'all', group: '', q: '', page: 0, id: '' };
-  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (name in state) state[name] = name === 'set' || name === 'page' ? Number(value) || 0 : value;
+  for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (Object.hasOwn(state, name)) state[name] = name === 'set' || name === 'page' ? Number(value) || 0 : value;
   if (!(state.show in VERDICTS)) state.show = 'all';
   let found = [];
 
@@ -359,7 +381,7 @@ async function start() {
     if (row.truncated) verdict.append(make('span', { class: 'cut' }, ' · cut off'));
     const asked = row.question ?? row.response;
     const button = make('button', { type: 'button', 'aria-expanded': 'false', 'aria-controls': `detail-${index}` },
-      verdict, make('span', { class: 'id' }, row.id), make('span', { class: 'question' }, ...rendered(asked.slice(0, 400))));
+      verdict, make('span', { class: 'id' }, row.id), make('span', { class: 'question' }, ...rendered(asked.slice(0, 400).replace(/\s+/g, ' '), true)));
     const li = make('li', {}, button);
     button.addEventListener('click', () => toggle(li, button, row, index));
     if (state.id === row.id) toggle(li, button, row, index);
