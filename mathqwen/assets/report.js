@@ -2,7 +2,7 @@
 // The browser of problems. Text of records reaches the page as text nodes only.
 
 const MATHML = 'http://www.w3.org/1998/Math/MathML';
-const MAX_TEX = 4000, MAX_RENDERED = 30000, PAGE = 25;
+const MAX_TEX = 4000, MAX_RENDERED = 30000, MAX_DEPTH = 50, PAGE = 25;
 
 function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
@@ -58,6 +58,7 @@ class Tex {
   constructor(source) {
     this.tokens = source.match(/\\[a-zA-Z]+|\\[^]|[^]/gu) || [];
     this.at = 0;
+    this.depth = 0;
   }
 
   peek() { return this.tokens[this.at]; }
@@ -141,6 +142,13 @@ class Tex {
   }
 
   atom() {
+    if (++this.depth > MAX_DEPTH) throw new Error('too deep');  // the layout of a browser may crash far below
+    const found = this.one();
+    this.depth--;
+    return found;
+  }
+
+  one() {
     const token = this.tokens[this.at++];
     if (token === undefined) throw new Error('ends too early');
     if (token === '{') {

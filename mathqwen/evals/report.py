@@ -165,9 +165,9 @@ def _groups(title: str, found) -> str:
   for group, rows in found.items():
     if len(rows) == 1:
       _, accuracy, n = rows[0]
-      bars.append(_bar(f'{group} (n = {n})', accuracy, wilson(n, round(accuracy * n)), True))
+      bars.append(_bar(f'{group} (n\u00a0=\u00a0{n})', accuracy, wilson(n, round(accuracy * n)), True))
     else:
-      bars.append(f'<li class="group">{html.escape(group)} (n = {rows[0][2]})</li>')
+      bars.append(f'<li class="group">{html.escape(group)} (n\u00a0=\u00a0{rows[0][2]})</li>')
       bars += [_bar(run, accuracy, wilson(n, round(accuracy * n)), True) for run, accuracy, n in rows]
   several = ' several' if any(len(rows) > 1 for rows in found.values()) else ''
   return f'<figure class="panel"><h3>{html.escape(title)}</h3><ul class="bars{several}">{"".join(bars)}</ul></figure>'

@@ -241,7 +241,7 @@ def _panels(runs: list[Run]) -> dict[str, list]:
       for run in runs:
         scores = run.scores.get(name)
         if scores and scores['n']:
-          n = '' if scores['n'] == BENCHMARKS[name].size else f' (n = {scores["n"]})'
+          n = '' if scores['n'] == BENCHMARKS[name].size else f' (n\u00a0=\u00a0{scores["n"]})'
           rows.append((run.label + n, scores['accuracy'], report.wilson(scores['n'], scores['correct']), True))
       panels[name] = rows
   return panels

@@ -72,9 +72,8 @@ def test_every_record_is_in_the_page(tmp_path, rows):
 
 def test_nothing_is_fetched_and_nothing_escapes(tmp_path, rows):
   text = page(write(tmp_path / 'a', rows, model=HOSTILE, commit=HOSTILE), tmp_path / 'out')
-  assert not re.search(
-    r'https?:(?!//www\.w3\.org/1998/Math/MathML)|\bsrc=(?!x onerror)|url\(|@import|<link|<base', text
-  )
+  ours = text.replace('http://www.w3.org/1998/Math/MathML', '')  # a name, not an address
+  assert not re.search(r'https?:|\bsrc=(?!x onerror)|url\(|@import|<link|<base', ours)
   assert text.count('<script') == 2 and '<img' not in text and "default-src 'none'" in text
   assert page(tmp_path / 'a', tmp_path / 'again') == text  # the same records make the same bytes
 
@@ -83,10 +82,13 @@ def test_bars_groups_and_intervals(tmp_path, rows):
   text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
   low, high = report.wilson(60, 57)
   assert f'left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%' in text
-  assert 'mine (n = 60)' in text and 'GPT-4' in text
+  assert 'mine (n\u00a0=\u00a060)' in text and 'GPT-4' in text
   panels = re.findall(r'<h3>([^<]*)</h3>', text)
-  assert panels == ['MATH', 'MATH, level', 'MATH, subject']
-  assert '<span class="label">Level 2 (n = 12)</span>' in text and '<span class="label">Algebra (n = 30)</span>' in text
+  assert panels == ['MATH', 'MATH, subject', 'MATH, level']
+  assert (
+    '<span class="label">Level 2 (n\u00a0=\u00a012)</span>' in text
+    and '<span class="label">Algebra (n\u00a0=\u00a030)</span>' in text
+  )
 
 
 def test_wilson_beside_scipy():
@@ -182,7 +184,8 @@ def test_reading_with_mouse_and_keys(tmp_path, rows, see):
     $('input[value=wrong]').click(); seen.push(ids().join(' '));
     $('input[value=unextractable]').click(); seen.push(ids().join(' '));
     $('input[value=truncated]').click(); seen.push(ids().join(' '));
-    $('#items button').click(); seen.push($('.detail').innerText, $('[data-kind=answer] mfrac') !== null, location.hash);
+    $('#items button').click();
+    seen.push($('.detail').innerText, $('[data-kind=answer] mfrac') !== null, location.hash);
     $('.detail .small').click(); seen.push($('[data-kind=answer]').textContent);
     $('input[value=right]').click(); choose('#group', 'Level 5'); seen.push($('#status').textContent, ids()[0]);
     $('input[value=all]').click(); choose('#group', '');
@@ -223,7 +226,8 @@ def test_hostile_text_is_text(tmp_path, rows, see):
     seen.push(getComputedStyle($('main')).display, $('[data-kind=answer]').textContent);"""
   inert, images, scripts, styles, display, answer = see(text, steps)
   assert (inert, images, scripts, styles, display) == ('inert', 0, 2, 1, 'block')  # ours and the driver's
-  assert answer == HOSTILE.replace('$', '')  # what stands between dollars is a formula
+  # What stands between dollars is a formula, in which spaces mean nothing.
+  assert answer.replace(' ', '') == HOSTILE.replace('$', '').replace(' ', '')
 
 
 FORMULAS = {
@@ -247,7 +251,8 @@ NOT_KNOWN = (
   'a&b',
   '\\begin{x}\\end{x}',
   '\\sqrt[3',
-  '{' * 3000,
+  '{' * 60 + '}' * 60,
+  '\\sqrt' * 700 + '2',
   'x' * 5000,
 )
 TEXTS = {  # '' for a formula
@@ -262,7 +267,7 @@ def test_formulas(tmp_path, rows, see):
   text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
   steps = f"""
     for (const tex of {json.dumps(list(FORMULAS))}) seen.push(formula(tex, false).innerHTML);
-    for (const tex of {json.dumps(NOT_KNOWN)}) {{ const one = formula(tex); seen.push(one.localName + one.textContent); }}
+    for (const tex of {json.dumps(NOT_KNOWN)}) seen.push(formula(tex).localName + formula(tex).textContent);
     for (const text of {json.dumps(list(TEXTS))}) seen.push(rendered(text).map((node) =>
       typeof node === 'string' ? node : node.localName === 'math' ? '' : node.textContent).join(''));"""
   seen = see(text, steps)
