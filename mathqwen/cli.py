@@ -117,7 +117,7 @@ def build_parser() -> Parser:
   )
 
   evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
-  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, or a run's workdir")
+  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, a run's workdir, or openai:URL#MODEL")
   evaluate.add_argument(
     '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
   )
@@ -131,16 +131,22 @@ def build_parser() -> Parser:
   )
   evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
   evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
-  evaluate.add_argument(
-    '--batch-size', type=int, default=64, metavar='N', help='problems decoded together (default: %(default)s)'
-  )
+  evaluate.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
   _add_dtype(evaluate)
+  served = evaluate.add_argument_group('of openai:URL#MODEL, whose key, if it wants one, is in OPENAI_API_KEY')
+  served.add_argument('--concurrency', type=int, metavar='N', help='requests under way at a time (default: 16)')
+  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
+  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
 
   grade = command('grade', run_grade, 'grade stored answers again; needs no accelerator')
   grade.add_argument('records', metavar='RECORDS.jsonl')
   grade.add_argument('--benchmark', required=True, metavar='NAME')
   grade.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
   grade.add_argument('--out', metavar='DIR')
+
+  compare = command('compare', run_compare, 'two runs over the same problems: what flipped, and a paired test')
+  compare.add_argument('a', metavar='A', help='what evaluate or grade wrote with --out')
+  compare.add_argument('b', metavar='B', help='the same, of the other run')
 
   generate = command('generate', run_generate, 'answers to questions; without one, a chat')
   generate.add_argument('model', metavar='MODEL')
@@ -224,7 +230,14 @@ def build_parser() -> Parser:
 
   table = command('table', run_table, 'Table 12: published rows beside measured ones')
   table.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
-  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX and HTML there')
+  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX, and a page with every problem there')
+  table.add_argument(
+    '--metrics',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help="a metrics.jsonl whose losses the page shows (default: those of the models' workdirs)",
+  )
   return parser
 
 
@@ -292,13 +305,47 @@ def run_plan(args):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, grade, prompts, run, table
+  from mathqwen.evals import benchmarks, grade, prompts, table
 
   names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
   if args.prompt:
     prompts.get(args.prompt)
   if args.rule:
     grade.get(args.rule)
+  served = args.model.startswith('openai:')
+  for flag in ('batch_size', 'dtype') if served else ('concurrency', 'requests_per_minute', 'timeout'):
+    if getattr(args, flag) is not None:
+      whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
+      raise UserError(f'--{flag.replace("_", "-")} is {whose}')
+  result = _ask_endpoint(args, names) if served else _ask_model(args, names)
+  _print_scores(result)
+  if args.out and not args.json:
+    print(table.table([args.out]))
+  return result
+
+
+def _ask_endpoint(args, names):
+  from mathqwen.evals import endpoint
+
+  flags = (
+    'data_dir',
+    'limit',
+    'prompt',
+    'rule',
+    'out',
+    'max_new_tokens',
+    'concurrency',
+    'requests_per_minute',
+    'timeout',
+  )
+  given = {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
+  return endpoint.evaluate(args.model, names, **given)
+
+
+def _ask_model(args, names):
+  from mathqwen.evals import run
+
+  batch_size = 64 if args.batch_size is None else args.batch_size
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,
@@ -308,15 +355,11 @@ def run_evaluate(args):
     prompt=args.prompt,
     rule=args.rule,
     out=args.out,
-    batch_size=args.batch_size,
+    batch_size=batch_size,
     max_new_tokens=args.max_new_tokens,
   )
   model.params = read()
-  result = run.run(model, prepared, args.out, args.batch_size)
-  _print_scores(result)
-  if args.out and not args.json:
-    print(table.table([args.out]))
-  return result
+  return run.run(model, prepared, args.out, batch_size)
 
 
 def _print_scores(result):
@@ -333,6 +376,14 @@ def run_grade(args):
 
   result = grade_records(args.records, args.benchmark, args.rule, args.out)
   _print_scores(result)
+  return result
+
+
+def run_compare(args):
+  from mathqwen.evals import compare
+
+  result = compare.compare(args.a, args.b)
+  print(compare.describe(result))
   return result
 
 
@@ -412,7 +463,9 @@ def run_data_inspect(args):
 def run_table(args):
   from mathqwen.evals import table
 
-  text = table.table(args.scores, args.out)
+  if args.metrics and args.out is None:
+    raise UserError('--metrics is for the page: give --out DIR, where it goes')
+  text = table.table(args.scores, args.out, args.metrics)
   print(text)
   return {'table': text}
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records
@@ -59,12 +60,23 @@ def evaluate(
   return run(model, prepared, out, batch_size, progress)
 
 
-def run(model, prepared: list[tuple[Job, records.Stored]], out, batch_size: int = 64, progress: bool = True) -> dict:
-  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done."""
+def run(
+  model,
+  prepared: list[tuple[Job, records.Stored]],
+  out,
+  batch_size: int = 64,
+  progress: bool = True,
+  record_of: Callable | None = None,
+) -> dict:
+  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done.
+
+  `record_of(model, job, index, answer)`: the record of an answer that is not token ids of `model.tokenizer`.
+  """
   scores, tokens, seconds = {}, 0, 0.0
   for job, stored in prepared:
     name = job.benchmark.name
-    scores[name] = _run(model, job, stored, out and pathlib.Path(out) / name, batch_size, progress)
+    folder = out and pathlib.Path(out) / name
+    scores[name] = _run(model, job, stored, folder, batch_size, progress, record_of or _record)
     tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
 
@@ -90,6 +102,11 @@ def prepare(
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')
   jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, rule, max_new_tokens) for name in names]
+  return open_jobs(jobs, out)
+
+
+def open_jobs(jobs: list[Job], out) -> list[tuple[Job, records.Stored]]:
+  """Each with what is done of it in OUT/NAME, which is made; another run's directory is refused."""
   prepared = [(job, _finished(job, out)) for job in jobs]  # every directory is checked before the first is written to
   if out is not None:
     for job in jobs:
@@ -192,7 +209,15 @@ def _finished(job: Job, out) -> records.Stored:
   return stored
 
 
-def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, batch_size: int, progress: bool) -> dict:
+def _run(
+  model,
+  job: Job,
+  stored: records.Stored,
+  folder: pathlib.Path | None,
+  batch_size: int,
+  progress: bool,
+  record_of: Callable,
+) -> dict:
   # Judged again: `grade` may have written verdicts of another rule there.
   done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
   todo = [i for i, example in enumerate(job.examples) if example.id not in done]
@@ -207,9 +232,9 @@ def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, b
 
     def on_done(position, ids):
       nonlocal tokens
-      record = _record(model, job, todo[position], ids)
+      record = record_of(model, job, todo[position], ids)
       done[record['id']] = record
-      tokens += len(ids)
+      tokens += record['tokens'] or 0
       if folder:
         writer.write(record)
       bar.advance(record['correct'])
@@ -227,11 +252,12 @@ def _run(model, job: Job, stored: records.Stored, folder: pathlib.Path | None, b
   scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
   scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
   scores['decoding'] = {'temperature': 0.0, 'max_new_tokens': job.settings['max_new_tokens'], 'batch_size': batch_size}
-  scores['tokens'] = sum(record['tokens'] for record in ordered)
+  counts = [record['tokens'] for record in ordered]
+  scores['tokens'] = None if None in counts else sum(counts)
   # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
   scores['resumed'] = len(stored.records)
   scores['seconds'] = seconds if todo else None
-  scores['tokens_per_second'] = tokens / seconds if todo else None
+  scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())
   if folder:
     if not todo and (folder / 'scores.json').exists():

@@ -4,11 +4,11 @@ The published rows are data here; every other figure is read from a `scores.json
 """
 
 import dataclasses
-import html
 import os
 import pathlib
 
 from mathqwen.errors import UserError
+from mathqwen.evals import report
 from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.records import read_json, write_atomically
 
@@ -45,40 +45,60 @@ class Table:
   rows: list[list[str]]
 
 
-def table(paths, out: str | os.PathLike | None = None) -> str:
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one directory holds: its scores by benchmark, and the files they were read from."""
+
+  label: str
+  scores: dict[str, dict]
+  files: dict[str, pathlib.Path]
+
+
+def table(paths, out: str | os.PathLike | None = None, metrics=()) -> str:
   """Table 12 with the measured rows of `paths` (scores.json files, or directories holding some), as Markdown.
 
-  With `out`, that directory receives table.md, table.tex and table.html.
+  With `out`, that directory receives table.md, table.tex and table.html, a page with all problems (evals/report.py) and
+  the loss curves of the workdirs of the models, as far as they are here, and of the `metrics` (metrics.jsonl files).
   """
   paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-  tables = build(_read(paths))
+  runs = _read(paths)
+  tables = build(runs)
   markdown = to_markdown(tables)
   if out is not None:
-    texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(tables)}
+    texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(runs, tables, metrics)}
     for name, text in texts.items():
       write_atomically(pathlib.Path(out) / name, text.encode())
   return markdown
 
 
-def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
-  """`runs`: {label of a run: {benchmark: its scores}}."""
-  measured = {name for scores in runs.values() for name in scores}
+def build(runs: list[Run]) -> list[Table]:
+  measured = {name for run in runs for name in run.scores}
   columns = [name for name in BENCHMARKS if name in PUBLISHED_COLUMNS or name in measured]
   comparison = []
   for model, size, *accuracies in PUBLISHED:
     cells = dict(zip(PUBLISHED_COLUMNS, accuracies, strict=True))
     comparison.append([model, size, *(_percent(cells.get(name)) for name in columns), 'published'])
   runs_rows = []
-  for label, scores in runs.items():
-    comparison.append([label, '-', *(_measured(scores.get(name)) for name in columns), 'measured'])
-    for name in columns:
-      if name in scores:
-        runs_rows.append(_run_row(label, name, scores[name]))
+  for run in runs:
+    comparison.append([run.label, '-', *(_measured(run.scores.get(name)) for name in columns), 'measured'])
+    runs_rows += [_run_row(run.label, name, run.scores[name]) for name in columns if name in run.scores]
   titles = [BENCHMARKS[name].title for name in columns]
   title = f'Accuracy in % (published: {SOURCE}; measured: ± standard error)'
   tables = [Table(title, ['model', 'params', *titles, 'source'], comparison)]
   if runs_rows:
-    header = ['run', 'benchmark', 'n', 'of', 'accuracy', 'std. error', 'no answer', 'truncated', 'prompt', 'rule']
+    header = [
+      'run',
+      'benchmark',
+      'n',
+      'of',
+      'accuracy',
+      'std. error',
+      '95% interval',
+      'no answer',
+      'truncated',
+      'prompt',
+      'rule',
+    ]
     header += ['dtype', 'new tokens', 'version', 'commit']
     if any(row[-1] != '-' for row in runs_rows):
       header = [*header, 'relative error, non-number ratio']
@@ -86,7 +106,7 @@ def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
       runs_rows = [row[:-1] for row in runs_rows]
     tables.append(Table('Measured runs', header, runs_rows))
   for name in columns:
-    by_group = {label: scores.get(name, {}).get('by_group') for label, scores in runs.items()}
+    by_group = {run.label: run.scores.get(name, {}).get('by_group') for run in runs}
     grouped = {label: found for label, found in by_group.items() if found}
     if grouped:
       groups = list(dict.fromkeys(group for found in grouped.values() for group in found))
@@ -95,9 +115,9 @@ def build(runs: dict[str, dict[str, dict]]) -> list[Table]:
   return tables
 
 
-def _read(paths) -> dict[str, dict[str, dict]]:
-  """Scores by run; a run is a directory, labelled by its model, and by its path too where labels would coincide."""
-  by_run: dict[tuple[str, pathlib.Path], dict] = {}
+def _read(paths) -> list[Run]:
+  """A run is a directory, labelled by its model, and by its path too where labels would coincide."""
+  by_run: dict[tuple[str, pathlib.Path], Run] = {}
   for path in map(pathlib.Path, paths):
     files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
     if not files:
@@ -110,10 +130,14 @@ def _read(paths) -> dict[str, dict[str, dict]]:
       if scores['benchmark'] not in BENCHMARKS:
         raise UserError(f'{file}: unknown benchmark {scores["benchmark"]!r}; there are: {", ".join(BENCHMARKS)}')
       folder = file.resolve().parents[1] if file.parent.name == scores['benchmark'] else file.resolve().parent
-      run = by_run.setdefault((str(scores.get('model') or folder.name), folder), {})
-      run[scores['benchmark']] = scores
+      model = str(scores.get('model') or folder.name)
+      run = by_run.setdefault((model, folder), Run(model, {}, {}))
+      run.scores[scores['benchmark']], run.files[scores['benchmark']] = scores, file
   names = [name for name, _ in by_run]
-  return {name if names.count(name) == 1 else f'{name} ({folder})': scores for (name, folder), scores in by_run.items()}
+  return [
+    run if names.count(name) == 1 else dataclasses.replace(run, label=f'{name} ({folder})')
+    for (name, folder), run in by_run.items()
+  ]
 
 
 def _run_row(label: str, name: str, scores: dict) -> list[str]:
@@ -125,6 +149,8 @@ def _run_row(label: str, name: str, scores: dict) -> list[str]:
   said += [decoding.get('max_new_tokens'), scores.get('version'), scores.get('commit')]
   of, accuracy, stderr = BENCHMARKS[name].size, scores['accuracy'], scores['stderr']
   figures = [str(scores['n']), str(of or '-'), _percent(accuracy, 100), _percent(stderr, 100, 2)]
+  low, high = report.wilson(scores['n'], scores['correct']) if scores['n'] else (None, None)
+  figures.append(f'{_percent(low, 100)} to {_percent(high, 100)}')
   return [label, BENCHMARKS[name].title, *figures, *('-' if value is None else str(value) for value in said), errors]
 
 
@@ -176,19 +202,46 @@ def to_latex(tables: list[Table]) -> str:
   return '\n\n'.join(blocks) + '\n'
 
 
-_STYLE = (
-  'body{font:15px/1.4 system-ui,sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0 2em}'
-  'caption{text-align:left;font-weight:600;padding:.4em 0}'
-  'td,th{padding:.2em .7em;border-bottom:1px solid #8884;text-align:left}'
-)
-
-
-def to_html(tables: list[Table]) -> str:
+def to_html(runs: list[Run], tables: list[Table], metrics=()) -> str:
   """One file with nothing to fetch."""
-  blocks = []
-  for one in tables:
-    head = ''.join(f'<th>{html.escape(cell)}</th>' for cell in one.header)
-    rows = ''.join('<tr>' + ''.join(f'<td>{html.escape(cell)}</td>' for cell in row) + '</tr>\n' for row in one.rows)
-    blocks.append(f'<table><caption>{html.escape(one.title)}</caption>\n<tr>{head}</tr>\n{rows}</table>')
-  head = f'<head><meta charset="utf-8"><title>Table 12</title><style>{_STYLE}</style></head>'
-  return f'<!doctype html>\n<html lang="en">{head}\n<body>\n' + '\n'.join(blocks) + '\n</body></html>\n'
+  sets, notes, groups, curves = [], [], {}, {}
+  for run in runs:
+    for name, file in run.files.items():
+      found = file.with_name('records.jsonl')
+      if found.exists():
+        sets.append(report.problems(run.label, name, found))
+      else:
+        notes.append(f'{run.label}, {BENCHMARKS[name].title}: no records.jsonl beside {file}')
+      for group, got in (run.scores[name].get('by_group') or {}).items():
+        title = f'{BENCHMARKS[name].title}{", level" if group.startswith("Level ") else _KINDS.get(name, "")}'
+        groups.setdefault(title, {}).setdefault(group, []).append((run.label, got['accuracy'], got['n']))
+      workdir, inside, _ = str(run.scores[name].get('model')).partition('/checkpoints/')
+      path = pathlib.Path(workdir) / 'metrics.jsonl'
+      if inside and path.exists():
+        curves[path] = report.read_curve(path, workdir)
+  for path in map(pathlib.Path, metrics):
+    curves[path] = report.read_curve(path, str(path))
+  title = 'Table 12, and what was measured' if runs else 'Table 12'
+  return report.page(title, tables, _panels(runs), groups, list(curves.values()), sets, notes)
+
+
+_KINDS = {'math': ', subject', 'math500': ', subject'}
+
+
+def _panels(runs: list[Run]) -> dict[str, list]:
+  """Bars of each benchmark that is published and measured; of the published systems alone where nothing is measured."""
+  measured = {name for run in runs for name in run.scores}
+  panels = {}
+  for column, name in enumerate(PUBLISHED_COLUMNS):
+    if name in measured or not measured:
+      rows = []
+      for model, size, *accuracies in PUBLISHED:
+        if accuracies[column] is not None:
+          rows.append((f'{model} {size}'.removesuffix(' -'), accuracies[column] / 100, None, False))
+      for run in runs:
+        scores = run.scores.get(name)
+        if scores and scores['n']:
+          n = '' if scores['n'] == BENCHMARKS[name].size else f' (n\u00a0=\u00a0{scores["n"]})'
+          rows.append((run.label + n, scores['accuracy'], report.wilson(scores['n'], scores['correct']), True))
+      panels[name] = rows
+  return panels

@@ -17,6 +17,7 @@ SCORES = {
 
 def write(folder, **change):
   scores = SCORES | change
+  scores['correct'] = round(scores['n'] * scores['accuracy'])
   path = folder / scores['benchmark'] / 'scores.json'
   path.parent.mkdir(parents=True)
   path.write_text(json.dumps(scores))
@@ -51,10 +52,11 @@ def test_measured_row(tmp_path):
   write(tmp_path, benchmark='math500', n=100, accuracy=0.25, stderr=0.0433, rule='math', commit=None)
   cells = rows(table.table([tmp_path]))
   assert ['my_model', '-', '62.5 ± 1.3', '25.0 ± 4.3 (n = 100)', '-', '-', 'measured'] in cells
-  left = ['2', '5', 'chatml']
-  setting = ['bfloat16', '512', '0.1']
-  assert ['my_model', 'GSM8K', '1319', '1319', '62.5', '1.33', *left, 'number', *setting, 'abc123'] in cells
-  assert ['my_model', 'MATH', '100', '500', '25.0', '4.33', *left, 'math', *setting, '-'] in cells
+  settings = ['bfloat16', '512', '0.1']
+  wanted = ['1319', '1319', '62.5', '1.33', '59.8 to 65.0', '2', '5', 'chatml', 'number', *settings, 'abc123']
+  assert ['my_model', 'GSM8K', *wanted] in cells
+  wanted = ['100', '500', '25.0', '4.33', '17.5 to 34.3', '2', '5', 'chatml', 'math', *settings, '-']
+  assert ['my_model', 'MATH', *wanted] in cells
 
 
 def test_other_benchmarks_get_a_column_only_when_measured(tmp_path):
@@ -88,8 +90,8 @@ def test_files(tmp_path):
   assert r'a\_b \& <c> | 100\% & - & 62.5 $\pm$ 1.3 & - & - & - & measured \\' in latex
   assert latex.count(r'\begin{tabular}') == latex.count(r'\end{tabular}') == 2
   page = (tmp_path / 'out' / 'table.html').read_text()
-  assert '<td>a_b &amp; &lt;c&gt; | 100%</td>' in page
-  assert not re.search(r'https?:|src=|href=|<script', page)
+  assert '<th scope="row">a_b &amp; &lt;c&gt; | 100%</th>' in page
+  assert 'no records.jsonl beside' in page and '<script' not in page
   tags = []
 
   class Parser(html.parser.HTMLParser):

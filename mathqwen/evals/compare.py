@@ -1,0 +1,142 @@
+"""Two runs over the same problems: which of them flipped, and whether the difference is more than chance.
+
+compare('abel', 'openai_6b')     gsm8k: 1,319 problems, 59.7% and 21.7%; difference -38.1 points (95%: -40.9 to -35.1),
+                                 exact McNemar test p = 2.6e-115; right -> wrong: 539, wrong -> right: 37
+"""
+
+import math
+import os
+import pathlib
+
+from mathqwen.errors import UserError
+from mathqwen.evals import records
+
+_Z = 1.959963984540054  # 97.5% quantile of the standard normal distribution
+
+
+def mcnemar(b: int, c: int) -> float:
+  """Exact two-sided p-value of b flips one way and c the other, each way being equally likely by chance."""
+  n = b + c
+  tail = sum(math.comb(n, k) for k in range(min(b, c) + 1))
+  return min(1.0, 2 * tail / 2**n)
+
+
+def interval(n: int, b: int, c: int) -> tuple[float, float]:
+  """95% confidence interval of the paired difference (c - b) / n.
+
+  Wald's, after half a problem is added to each of the four outcomes (Agresti and Min, 2005), so that it keeps its
+  coverage where few problems flip, and is no point where none does.
+  """
+  n, b, c = n + 2, b + 0.5, c + 0.5
+  mean = (c - b) / n
+  half = _Z * math.sqrt((b + c) / n - mean**2) / math.sqrt(n)
+  return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
+  """`{'benchmarks': {name: {n, accuracies, flipped ids, difference, interval95, p_value}}, 'only_in_one': [names]}`.
+
+  Each of `a` and `b` is what `evaluate` or `grade` wrote with --out, or a NAME directory inside it.
+  """
+  found_a, found_b = _find(a), _find(b)
+  common = [name for name in found_a if name in found_b]
+  if not common:
+    raise UserError(
+      f'{a} holds {", ".join(found_a)} and {b} {", ".join(found_b)}: no benchmark in common; give runs of the same'
+    )
+  result = {name: _pair(name, found_a[name], found_b[name]) for name in common}
+  return {'benchmarks': result, 'only_in_one': sorted(found_a.keys() ^ found_b.keys())}
+
+
+def _find(path) -> dict[str, pathlib.Path]:
+  """Records files by benchmark."""
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    raise UserError(f'{path}: no such directory; give what evaluate or grade wrote with --out')
+  if (path / 'records.jsonl').exists():
+    files = [path / 'records.jsonl']
+  else:
+    files = sorted(path.glob('*/records.jsonl'))
+  if not files:
+    raise UserError(f'{path}: no records.jsonl in it; give what evaluate or grade wrote with --out')
+  return {file.parent.name if len(files) > 1 else _name(file): file for file in files}
+
+
+def _name(file: pathlib.Path) -> str:
+  first = next(iter(records.read(file).records), {})
+  return str(first.get('benchmark') or file.parent.name)
+
+
+def _read(file: pathlib.Path) -> dict[str, dict]:
+  """Records by problem."""
+  rows = records.read(file).records
+  if not rows:
+    raise UserError(f'{file}: no records in it; evaluate first')
+  for row in rows:
+    if not isinstance(row.get('correct'), bool):
+      raise UserError(f'{file}: {_problem(row)} has no verdict; `mathqwen grade` gives it one')
+  return {_problem(row): row for row in rows}
+
+
+def _problem(row: dict) -> str:
+  return str(row.get('id', row.get('question')))
+
+
+def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
+  rows_a, rows_b = _read(file_a), _read(file_b)
+  if missing := [key for key in rows_a if key not in rows_b] + [key for key in rows_b if key not in rows_a]:
+    raise UserError(
+      f'{name}: {len(rows_a)} problems in {file_a} and {len(rows_b)} in {file_b}, {len(missing)} of them in one only, '
+      f'such as {missing[0]!r}; compare runs over the same problems (the same --limit, both finished)'
+    )
+  for key, row in rows_a.items():
+    other = rows_b[key]
+    # Golds may be written in two ways (2,125 and 2125), so they only speak where the questions are not there.
+    field = 'question' if 'question' in row and 'question' in other else 'gold'
+    if row[field] != other[field]:
+      raise UserError(
+        f'{name}: {key!r} has another {field} in {file_b} than in {file_a}; compare runs over one data set'
+      )
+  n, b, c = len(rows_a), [], []
+  for key, row in rows_a.items():
+    if row['correct'] != rows_b[key]['correct']:
+      (b if row['correct'] else c).append(key)
+  right = sum(row['correct'] for row in rows_a.values())
+  return {
+    'n': n,
+    'accuracy_a': right / n,
+    'accuracy_b': (right - len(b) + len(c)) / n,
+    'right_to_wrong': b,
+    'wrong_to_right': c,
+    'difference': (len(c) - len(b)) / n,
+    'interval95': interval(n, len(b), len(c)),
+    'p_value': mcnemar(len(b), len(c)),
+    'rules': [_rule(file) for file in (file_a, file_b)],
+  }
+
+
+def _rule(file: pathlib.Path) -> str | None:
+  path = file.with_name('scores.json')
+  return records.read_json(path).get('rule') if path.exists() else None
+
+
+def describe(result: dict, shown: int = 10) -> str:
+  """For people; `shown` ids of each kind of flip."""
+  lines = []
+  for name, one in result['benchmarks'].items():
+    low, high = one['interval95']
+    lines += [
+      f'{name}: {one["n"]:,} problems, {one["accuracy_a"]:.1%} and {one["accuracy_b"]:.1%}; difference '
+      f'{100 * one["difference"]:+.1f} points (95%: {100 * low:+.1f} to {100 * high:+.1f}), '
+      f'exact McNemar test p = {one["p_value"]:.2g}'
+    ]
+    for field, words in (('right_to_wrong', 'right -> wrong'), ('wrong_to_right', 'wrong -> right')):
+      ids = one[field]
+      named = ', '.join(ids[:shown]) + (', ... (all with --json)' if len(ids) > shown else '')
+      lines.append(f'  {words}: {len(ids)}' + (f' ({named})' if ids else ''))
+    rule_a, rule_b = one['rules']
+    if rule_a != rule_b:
+      lines.append(f'  graded by different rules, {rule_a} and {rule_b}: flips may be theirs')
+  if result['only_in_one']:
+    lines.append(f'not compared, in one of the two only: {", ".join(result["only_in_one"])}')
+  return '\n'.join(lines)

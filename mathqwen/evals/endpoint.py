@@ -1,0 +1,390 @@
+"""Any served model: the same benchmarks over the OpenAI API, which vLLM and others speak. No weights, tokenizer or jax.
+
+openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B     chat prompts: POST http://127.0.0.1:8000/v1/chat/completions
+                                                    text prompts: POST http://127.0.0.1:8000/v1/completions
+
+The key is read from the environment (OPENAI_API_KEY; local servers need none) and is sent nowhere but to that address:
+redirects are not followed, and what a server says is searched for it before it is shown or recorded.
+"""
+
+import datetime
+import email.utils
+import http.client
+import json
+import math
+import os
+import pathlib
+import queue
+import random
+import sys
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mathqwen
+from mathqwen.errors import Preempted, UserError
+from mathqwen.evals import benchmarks, grade, records, run
+from mathqwen.evals import prompts as prompts_lib
+
+PREFIX = 'openai:'
+KEY = 'OPENAI_API_KEY'
+_MAX_BODY = 2**25  # bytes of one answer
+_LONG_KEY = 8  # characters; shorter ones are names such as EMPTY, which an answer may contain
+_REMEDIES = {
+  400: 'the server does not take this request; another --prompt or --max-new-tokens may do',
+  401: f'put the key of this server into {KEY}',
+  403: f'the key in {KEY} may not use this model',
+  404: 'look at the address (most end in /v1) and at the name after #',
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+  text: str
+  tokens: int | None  # as the server counts them; None where it does not say
+  truncated: bool
+  served_model: str | None  # the exact name behind an alias
+
+
+class _TryAgain(Exception):
+  """A failure that may pass. wait: seconds the server asks for; busy: it only has too much to do."""
+
+  def __init__(self, what: str, wait: float | None = None, busy: bool = False):
+    super().__init__(what)
+    self.wait, self.busy = wait, busy
+
+
+class _Gate:
+  """When the next request may leave: all threads keep one pace, and all wait when the server asks one to."""
+
+  def __init__(self, per_minute: float | None):
+    self._interval = 60 / per_minute if per_minute else 0.0
+    self._lock, self._next = threading.Lock(), 0.0
+
+  def hold(self, seconds: float):
+    with self._lock:
+      self._next = max(self._next, time.monotonic() + seconds)
+
+  def seconds(self) -> float:
+    """Takes a place; the seconds until its turn."""
+    with self._lock:
+      now = time.monotonic()
+      turn = max(now, self._next)
+      self._next = turn + self._interval if self._interval else self._next
+    return turn - now
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+  def redirect_request(self, *_):
+    return None
+
+
+class Endpoint:
+  """Takes the place of a model in `run.run`.
+
+  `tries` requests for a problem before it counts as unanswerable; a server that is only busy (429, 503) is borne with
+  for `patience` seconds instead. `backoff`: seconds before the second try, doubled for each further one, to 60.
+  """
+
+  dtype, system_prompt = None, ''  # the server's affair
+
+  def __init__(
+    self,
+    name: str,
+    timeout: float = 600,
+    requests_per_minute: float | None = None,
+    tries: int = 6,
+    patience: float = 900,
+    backoff: float = 1.0,
+  ):
+    for what, value in (('timeout', timeout), ('requests_per_minute', requests_per_minute)):
+      if value is not None and not 0 < value < math.inf:
+        raise UserError(f'{what} is {value}; it must be above 0')
+    self.name = name
+    self._url, self._model = parse(name)
+    self._key = os.environ.get(KEY, '').strip()
+    if not all('!' <= c <= '~' for c in self._key):
+      raise UserError(f'{KEY} holds characters that no key has (spaces, line ends, accents); set it again')
+    self._timeout, self._tries, self._patience, self._backoff = timeout, tries, patience, backoff
+    self._gate, self._stop = _Gate(requests_per_minute), threading.Event()
+    self._told: set[str] = set()
+    self._open = urllib.request.build_opener(_NoRedirects).open
+    host = urllib.parse.urlsplit(self._url)
+    if self._key and host.scheme == 'http' and host.hostname not in ('localhost', '127.0.0.1', '::1'):
+      self._tell(f'{host.hostname} is asked over http: the key in {KEY} travels unencrypted')
+
+  def generate_ids(
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...] = ()
+  ):
+    """`on_done(position, Answer)` in this thread, as answers come; `batch_size` requests are under way at a time.
+
+    The first problem that stays unanswered ends it: nothing new is asked, and what is under way is waited for.
+    """
+    self._stop.clear()
+    todo, answers = iter(range(len(prompts))), queue.SimpleQueue()
+    lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
+
+    def work():
+      while True:
+        with lock:
+          position = None if self._stop.is_set() else next(todo, None)
+        if position is None:
+          break
+        try:
+          answers.put((position, self._answer(prompts[position] | stop, max_new_tokens)))
+        except Exception as error:  # of any kind: it is raised again in the caller's thread
+          answers.put((position, error))
+          self._stop.set()
+      answers.put(None)
+
+    threads = min(batch_size, len(prompts))
+    for _ in range(threads):
+      threading.Thread(target=work, daemon=True).start()  # Ctrl-C need not wait for them
+    failure = None
+    try:
+      while threads:
+        ended = answers.get()
+        if ended is None:
+          threads -= 1
+        elif isinstance(ended[1], Exception):
+          failure = failure or ended[1]
+        else:
+          on_done(*ended)
+    finally:
+      self._stop.set()
+    if failure:
+      raise failure
+
+  def _answer(self, prompt: dict, max_new_tokens: int) -> Answer:
+    """Raises _TryAgain when the tries are used up, UserError for what no further try can mend."""
+    body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
+    path = 'chat/completions' if 'messages' in prompt else 'completions'
+    request = urllib.request.Request(f'{self._url}/{path}', json.dumps(body).encode(), self._headers())
+    failures, waited = 0, 0.0
+    while True:
+      self._sleep(self._gate.seconds())
+      try:
+        return self._once(request, 'messages' in prompt)
+      except _TryAgain as error:
+        failures += 1
+        wait = min(60, self._backoff * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+        if error.wait is not None:
+          wait = error.wait * random.uniform(1, 1.1)
+        waited += wait
+        if waited > self._patience if error.busy else failures >= self._tries:
+          raise
+        if error.wait is not None:
+          self._gate.hold(error.wait)
+        if str(error) not in self._told:
+          self._told.add(str(error))
+          self._tell(f'{self._url}: {error}; asked again')
+        self._sleep(wait)
+
+  def _sleep(self, seconds: float):
+    if self._stop.wait(seconds):
+      raise _TryAgain('given up, as another problem was not answered')
+
+  def _headers(self) -> dict:
+    headers = {'Content-Type': 'application/json', 'User-Agent': f'mathqwen/{mathqwen.__version__}'}
+    return headers | ({'Authorization': f'Bearer {self._key}'} if self._key else {})
+
+  def _once(self, request: urllib.request.Request, chat: bool) -> Answer:
+    try:
+      with self._open(request, timeout=self._timeout) as response:
+        text = self._body(response)
+    except urllib.error.HTTPError as error:
+      with error:
+        self._refused(error)
+    except urllib.error.URLError as error:
+      raise _TryAgain(f'cannot be reached ({error.reason})') from None
+    except TimeoutError:
+      raise _TryAgain(f'no answer within {self._timeout:g} seconds') from None
+    except (OSError, http.client.HTTPException) as error:
+      raise _TryAgain(f'the connection broke ({type(error).__name__})') from None
+    return self._parse(text, chat)
+
+  def _body(self, response) -> str:
+    """A server that sends a byte now and then is no more waited for than a silent one."""
+    deadline, parts, size = time.monotonic() + self._timeout, [], 0
+    while part := response.read1(65536):
+      parts.append(part)
+      size += len(part)
+      if size > _MAX_BODY:
+        raise _TryAgain(f'an answer of more than {_MAX_BODY:,} bytes')
+      if time.monotonic() > deadline:
+        raise TimeoutError
+    return self._clean(b''.join(parts).decode('utf-8', 'replace'))
+
+  def _refused(self, error: urllib.error.HTTPError):
+    try:
+      text = self._clean(error.read1(65536).decode('utf-8', 'replace'))
+    except (OSError, http.client.HTTPException):
+      text = ''
+    said = text
+    try:
+      found = json.loads(text)
+      found = found.get('error', found)
+      said, code = found.get('message', text), found.get('code')
+    except (ValueError, AttributeError):
+      code = None
+    what = f'{error.code} {error.reason}' + (f' ({" ".join(str(said).split())[:300]})' if said else '')
+    what = self._clean(what)
+    if error.code in (429, 503) and code != 'insufficient_quota':
+      raise _TryAgain(what, _retry_after(error.headers.get('Retry-After')), busy=True)
+    if error.code >= 500 or error.code in (408, 409):
+      raise _TryAgain(what)
+    if 300 <= error.code < 400:
+      target = self._clean(str(error.headers.get('Location')))
+      raise UserError(f'{self._url} redirects to {target}, where the key is not sent; give that address')
+    remedy = _REMEDIES.get(error.code, 'the server will not answer this request')
+    raise UserError(f'{self.name}: {what}; {remedy}')
+
+  def _parse(self, text: str, chat: bool) -> Answer:
+    if not text.strip():
+      raise _TryAgain('an empty answer')
+    try:
+      said = json.loads(text)
+      choice = said['choices'][0]
+      reason, content = choice['finish_reason'], choice['message']['content'] if chat else choice['text']
+      tokens, served = (said.get('usage') or {}).get('completion_tokens'), said.get('model')
+    except (ValueError, LookupError, TypeError, AttributeError):
+      raise _TryAgain(f'not an answer of the OpenAI API: {" ".join(text[:80].split())!r}') from None
+    if content is None and reason in ('length', 'content_filter'):
+      content = ''  # cut off while it was thinking, or withheld
+    if not isinstance(content, str) or not isinstance(reason, str):
+      raise _TryAgain('an answer without text or finish_reason')
+    tokens = tokens if isinstance(tokens, int) else None
+    return Answer(content, tokens, reason == 'length', served if isinstance(served, str) else None)
+
+  def _clean(self, text: str) -> str:
+    return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text
+
+  def _tell(self, text: str):
+    print(self._clean(text), file=sys.stderr)
+
+
+def _retry_after(value: str | None) -> float | None:
+  """Seconds, from a number of them or a date."""
+  if value is None:
+    return None
+  try:
+    seconds = float(value)
+  except ValueError:
+    try:
+      date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+      return None
+    date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+    seconds = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
+  return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def parse(name: str) -> tuple[str, str]:
+  """('http://127.0.0.1:8000/v1', 'Qwen2.5-Math-7B') of openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B"""
+  form = 'give openai:URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B'
+  url, _, model = name.removeprefix(PREFIX).partition('#')
+  if '@' in url or '?' in url:
+    raise UserError(f'the address holds a key or a query, which records would show; put the key into {KEY}')
+  try:
+    parts = urllib.parse.urlsplit(url)
+    parts.port  # noqa: B018 - a property that raises
+  except ValueError as error:
+    raise UserError(f'{url!r} is no address ({error}); {form}') from None
+  if parts.scheme not in ('http', 'https') or not parts.hostname or any(c.isspace() for c in url):
+    raise UserError(f'{url!r} is no http or https address; {form}')
+  if not model:
+    raise UserError(f'{name}: which of its models? {form}')
+  return url.rstrip('/'), model
+
+
+def evaluate(
+  name: str,
+  names,
+  *,
+  data_dir=None,
+  limit: int | None = None,
+  prompt: str | None = None,
+  rule: str | None = None,
+  out: str | os.PathLike | None = None,
+  concurrency: int = 16,
+  max_new_tokens: int | None = None,
+  progress: bool = True,
+  **options,
+) -> dict:
+  """As `run.evaluate`, of the model `openai:URL#MODEL`; `concurrency` requests are under way at a time.
+
+  `options` are those of Endpoint. `decoding.batch_size` of the scores is `concurrency`.
+  """
+  model = Endpoint(name, **options)
+  names = [one.strip() for one in names.split(',')] if isinstance(names, str) else list(names)
+  for what, value in (('limit', limit), ('concurrency', concurrency), ('max_new_tokens', max_new_tokens)):
+    if value is not None and value < 1:
+      raise UserError(f'{what} is {value}; it must be 1 or more')
+  jobs = [
+    _prepare(model, benchmarks.get(one), data_dir, limit, prompt, rule, max_new_tokens) for one in dict.fromkeys(names)
+  ]
+  prepared = run.open_jobs(jobs, out)
+  try:
+    return run.run(model, prepared, out, concurrency, progress, record_of=_record)
+  except _TryAgain as error:
+    if out is None:
+      raise UserError(f'{name}: {error}; with --out DIR, the answers so far would have been kept') from None
+    kept, wanted = sum(map(len, _stored(jobs, out))), sum(len(job.examples) for job in jobs)
+    raise Preempted(
+      f'{name}: {error}; {kept:,} of {wanted:,} answers are kept in {out}, and the same command continues'
+    ) from None
+
+
+def _prepare(model: Endpoint, benchmark, data_dir, limit, prompt, rule, max_new_tokens) -> run.Job:
+  from mathqwen.data import examples
+
+  prompt = prompt or benchmark.prompt
+  asked = prompts_lib.get(prompt)
+  rule = rule or asked.rules.get(benchmark.name, benchmark.rule)
+  grade.get(rule)
+  rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
+  rows = rows[:limit]
+  if asked.text:
+    prompts = [{'prompt': asked.text(row)} for row in rows]
+  else:
+    prompts = [{'messages': asked.messages(row, model.system_prompt)} for row in rows]
+  settings = {
+    'model': model.name,
+    'dtype': model.dtype,
+    'benchmark': benchmark.name,
+    'prompt': prompt,
+    'system_prompt': model.system_prompt if prompt == 'chatml' else None,
+    'rule': rule,
+    'temperature': 0.0,
+    'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
+    'limit': limit,
+  }
+  return run.Job(benchmark, rows, prompts, settings, asked.stop)
+
+
+def _stored(jobs: list[run.Job], out) -> list[list[dict]]:
+  paths = [pathlib.Path(out) / job.benchmark.name / 'records.jsonl' for job in jobs]
+  return [records.read(path).records for path in paths if path.exists()]
+
+
+def _record(model: Endpoint, job: run.Job, index: int, answer: Answer) -> dict:
+  example, prompt = job.examples[index], job.prompts[index]
+  record = {
+    'id': example.id,
+    'benchmark': job.benchmark.name,
+    'question': example.question,
+    # The turns; the template that makes text of them is the server's.
+    'prompt': prompt.get('prompt') or json.dumps(prompt['messages'], ensure_ascii=False),
+    'response': answer.text,
+    'gold': example.answer,
+    'tokens': answer.tokens,
+    'truncated': answer.truncated,
+    'extra': example.extra,
+    'prompt_name': job.settings['prompt'],
+    'served_model': answer.served_model,
+  }
+  return grade.judged(record, job.settings['rule'])

@@ -1,0 +1,403 @@
+"""A served model, played by a local server that also answers with errors, garbage, nothing, late, or something else."""
+
+import email.utils
+import http.server
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mathqwen import cli
+from mathqwen.errors import Preempted, UserError
+from mathqwen.evals import endpoint, run
+
+ROOT = pathlib.Path(__file__).parents[2]
+KEY = 'sk-very-secret-0123456789'
+ANSWERS = {'1+1=': 'the answer is 2', '2*3=': '6', '1-5=': 'I cannot say.', '7/2=': 'so 3.5'}
+
+
+def answer(question, **change):
+  """What a server of the OpenAI API says."""
+  choice = {'index': 0, 'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': ANSWERS.get(question)}}
+  usage = {'prompt_tokens': 9, 'completion_tokens': 5, 'total_tokens': 14}
+  return {'model': 'served-0613', 'choices': [choice | change], 'usage': usage}
+
+
+class Server(http.server.ThreadingHTTPServer):
+  """`script`: functions of the handler, one for each of the first requests; then every question is answered."""
+
+  daemon_threads = True
+
+  def __init__(self):
+    super().__init__(('127.0.0.1', 0), Handler)
+    self.script, self.asked, self.lock, self.under_way, self.most = [], [], threading.Lock(), 0, 0
+    self.url = f'http://127.0.0.1:{self.server_address[1]}/v1'
+    self.model = f'openai:{self.url}#Qwen/Q'
+    self.delay = 0
+
+  def handle_error(self, request, client_address):
+    pass  # the client left
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+  def do_POST(self):
+    body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+    server = self.server
+    with server.lock:
+      server.asked.append((self.path, dict(self.headers), body, time.monotonic()))
+      act = server.script.pop(0) if server.script else None
+      server.under_way += 1
+      server.most = max(server.most, server.under_way)
+    time.sleep(server.delay)
+    self.question = body['messages'][-1]['content'] if 'messages' in body else body['prompt']
+    try:
+      act(self) if act else self.say(answer(self.question))
+    finally:
+      with server.lock:
+        server.under_way -= 1
+
+  def say(self, body, status=200, **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    self.send_response(status)
+    for name, value in {'Content-Length': str(len(data)), **headers}.items():
+      self.send_header(name.replace('_', '-'), value)
+    self.end_headers()
+    self.wfile.write(data)
+
+  def log_message(self, *_):
+    pass
+
+
+def status(code, body=b'', **headers):
+  return lambda handler: handler.say(body, code, **headers)
+
+
+def echo_key(code):
+  return lambda handler: handler.say({'error': {'message': f'bad key {handler.headers["Authorization"]}'}}, code)
+
+
+@pytest.fixture
+def server():
+  one = Server()
+  threading.Thread(target=one.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
+  yield one
+  one.shutdown()
+  one.server_close()
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+  monkeypatch.setenv('OPENAI_API_KEY', KEY)
+
+
+def evaluate(server, data_dir, out=None, **options):
+  options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
+  return endpoint.evaluate(server.model, 'arithmetic', data_dir=data_dir, out=out, **options)
+
+
+def lines(out):
+  return [json.loads(line) for line in (out / 'arithmetic' / 'records.jsonl').read_text().splitlines()]
+
+
+def test_records_and_scores_are_those_of_a_model_of_ours(server, data_dir, reciting, tmp_path):
+  scores = evaluate(server, data_dir, tmp_path / 'served')['benchmarks']['arithmetic']
+  model = reciting()
+  model.answers = ANSWERS
+  own = run.evaluate(model, 'arithmetic', data_dir=data_dir, out=tmp_path / 'own', progress=False)
+  own = own['benchmarks']['arithmetic']
+  differ = {'model', 'dtype', 'tokens', 'seconds', 'tokens_per_second', 'decoding'}
+  assert {k: v for k, v in scores.items() if k not in differ} == {k: v for k, v in own.items() if k not in differ}
+  assert (scores['correct'], scores['model'], scores['tokens']) == (3, server.model, 20)
+  for served, ours in zip(lines(tmp_path / 'served'), lines(tmp_path / 'own'), strict=True):
+    assert served.pop('served_model') == 'served-0613'
+    assert json.loads(served['prompt']) == [{'role': 'user', 'content': served['question']}]
+    differ = {'prompt', 'tokens'}
+    assert {k: v for k, v in served.items() if k not in differ} == {k: v for k, v in ours.items() if k not in differ}
+  path, headers, body, _ = server.asked[0]
+  assert (path, headers['Authorization']) == ('/v1/chat/completions', f'Bearer {KEY}')
+  wanted = {'model': 'Qwen/Q', 'messages': body['messages'], 'temperature': 0, 'max_tokens': 64}
+  assert body == wanted and body['messages'][0]['content'] in ANSWERS
+
+
+def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch):
+  prompt = endpoint.prompts_lib.Prompt(
+    'of a base model',
+    text=lambda example: f'Q: {example.question}\nA:',
+    stop=('Q:', '\n\n'),
+    max_new_tokens={'arithmetic': 7},
+  )
+  monkeypatch.setitem(endpoint.prompts_lib.PROMPTS, 'base', prompt)
+  said = {'choices': [{'text': ' 2', 'finish_reason': 'length'}], 'usage': {'completion_tokens': 7}}
+  server.script = [status(200, json.dumps(said).encode())]
+  scores = evaluate(server, data_dir, tmp_path, prompt='base', limit=1)['benchmarks']['arithmetic']
+  path, _, body, _ = server.asked[0]
+  assert path == '/v1/completions'
+  assert body == {
+    'model': 'Qwen/Q', 'prompt': 'Q: 1+1=\nA:', 'stop': ['Q:', '\n\n'], 'temperature': 0, 'max_tokens': 7
+  }  # fmt: skip
+  assert (scores['correct'], scores['truncated'], lines(tmp_path)[0]['prompt']) == (1, 1, 'Q: 1+1=\nA:')
+
+
+def test_an_answer_that_was_cut_off_while_thinking(server, data_dir, tmp_path):
+  message = {'role': 'assistant', 'content': None, 'reasoning_content': 'hm'}
+  server.script = [lambda h: h.say(answer('1+1=', message=message, finish_reason='length'))]
+  evaluate(server, data_dir, tmp_path, limit=1)
+  assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', True)
+
+
+def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
+  said = answer('1+1=')
+  del said['usage']
+  server.script = [lambda h: h.say(said)]
+  scores = evaluate(server, data_dir, tmp_path)
+  assert scores['benchmarks']['arithmetic']['tokens'] is None
+  assert sum(row['tokens'] is None for row in lines(tmp_path)) == 1
+
+
+def slow(handler):
+  time.sleep(0.6)
+  handler.say(answer(handler.question))
+
+
+def dripping(handler):
+  handler.send_response(200)
+  handler.end_headers()
+  for _ in range(12):
+    handler.wfile.write(b' ')
+    handler.wfile.flush()
+    time.sleep(0.05)
+  handler.wfile.write(json.dumps(answer(handler.question)).encode())
+
+
+def half(handler):
+  handler.send_response(200)
+  handler.send_header('Content-Length', '1000')
+  handler.end_headers()
+  handler.wfile.write(b'{"choices"')
+
+
+TROUBLE = {
+  '500': status(500, b'oops'),
+  '502': status(502, b'<html>Bad gateway</html>'),
+  '429': status(429, b'{"error": {"message": "too many"}}'),
+  '503': status(503),
+  '408': status(408),
+  'garbage': status(200, b'\xff\x00 not JSON'),
+  'nothing': status(200),
+  'half': half,
+  'slow': slow,
+  'dripping': dripping,
+  'another schema': status(200, b'{"text": "2"}'),
+  'a list': status(200, b'[]'),
+  'no choices': status(200, b'{"choices": []}'),
+  'no text': lambda h: h.say(answer(h.question, message={'role': 'assistant', 'content': None})),
+  'no reason': lambda h: h.say(answer(h.question, finish_reason=None)),
+  'a number': lambda h: h.say(answer(h.question, message={'content': 7})),
+  'gone': lambda h: h.connection.close(),
+}
+
+
+@pytest.mark.parametrize('name', TROUBLE)
+def test_trouble_that_passes_changes_nothing(server, data_dir, tmp_path, name, capsys):
+  server.script = [TROUBLE[name]] * 2
+  timeout = 0.3 if name in ('slow', 'dripping') else 20
+  scores = evaluate(server, data_dir, tmp_path, timeout=timeout, concurrency=1)['benchmarks']['arithmetic']
+  assert (scores['n'], scores['correct'], len(server.asked)) == (4, 3, 6)
+  assert [row['response'] for row in lines(tmp_path)] == list(ANSWERS.values())
+  assert capsys.readouterr().err.count('asked again') == 1  # the same trouble is told once
+
+
+@pytest.mark.parametrize('name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone'])
+def test_trouble_that_stays_ends_the_run_and_keeps_the_answers(server, data_dir, tmp_path, name):
+  server.script = [None, TROUBLE[name], TROUBLE[name], TROUBLE[name]]
+  said = rf'{re.escape(server.model)}: .*; 1 of 4 answers are kept in {tmp_path}, and the same command continues'
+  with pytest.raises(Preempted, match=said):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert [row['question'] for row in lines(tmp_path)] == ['1+1=']  # nothing recorded as wrong
+  assert len(server.asked) == 4
+  scores = evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']
+  assert (scores['correct'], scores['resumed'], len(server.asked)) == (3, 1, 7)
+
+
+def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_dir, tmp_path):
+  server.script = [slow, *[TROUBLE['500']] * 3]
+  with pytest.raises(Preempted, match='1 of 4 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=2)
+  assert len(server.asked) == 4
+
+
+def test_without_out(server, data_dir):
+  server.script = [TROUBLE['500']] * 3
+  with pytest.raises(UserError, match='500 Internal Server Error .oops.; with --out DIR'):
+    evaluate(server, data_dir, concurrency=1)
+
+
+@pytest.mark.parametrize('code', [429, 503])
+@pytest.mark.parametrize('form', ['seconds', 'date'])
+def test_retry_after_holds_back_every_request(server, data_dir, tmp_path, code, form):
+  when = '0.4' if form == 'seconds' else email.utils.formatdate(time.time() + 2, usegmt=True)
+  server.script = [status(code, Retry_After=when), lambda h: (time.sleep(0.2), h.say(answer(h.question)))]
+  scores = evaluate(server, data_dir, tmp_path, concurrency=2, tries=1)['benchmarks']['arithmetic']
+  assert scores['n'] == 4
+  times = [asked[-1] for asked in server.asked]
+  later = [t - times[0] for t in times if t - times[0] > 0.3]
+  assert len(later) >= 3  # all but what was under way
+
+
+def test_patience_ends(server, data_dir, tmp_path):
+  server.script = [status(429, Retry_After='3000')]
+  with pytest.raises(Preempted, match='429 Too Many Requests; 0 of 4 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=1, patience=2000)
+  server.script = [TROUBLE['429']] * 1000
+  with pytest.raises(Preempted, match='too many'):
+    evaluate(server, data_dir, tmp_path, concurrency=1, patience=0.05)
+
+
+@pytest.mark.parametrize(
+  'header, seconds',
+  [('7', 7), ('0.5', 0.5), ('-3', 0), ('soon', None), ('nan', None), ('inf', None), (None, None),
+   ('Wed, 21 Oct 2015 07:28:00 GMT', 0)],
+)  # fmt: skip
+def test_retry_after(header, seconds):
+  assert endpoint._retry_after(header) == seconds
+
+
+@pytest.mark.parametrize(
+  'act, said',
+  [
+    (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
+    (echo_key(403), r'the key in OPENAI_API_KEY may not use this model'),
+    (echo_key(404), r'look at the address \(most end in /v1\) and at the name after #'),
+    (echo_key(400), r'another --prompt or --max-new-tokens may do'),
+    (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
+    (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
+  ],
+)
+def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, said):
+  server.script = [act]
+  with pytest.raises(UserError, match=said):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert len(server.asked) == 1
+
+
+def test_no_server(data_dir):
+  with pytest.raises(UserError, match='cannot be reached .*Connection refused'):
+    endpoint.evaluate('openai:http://127.0.0.1:9/v1#m', 'arithmetic', data_dir=data_dir, tries=2, backoff=0.001)
+
+
+@pytest.mark.parametrize(
+  'name, said',
+  [
+    ('openai:127.0.0.1:8000/v1#m', 'is no http or https address; give openai:URL#MODEL'),
+    ('openai:ftp://a/v1#m', 'is no http or https address'),
+    ('openai:http://a:port/v1#m', 'is no address'),
+    ('openai:http://a/v1', 'which of its models'),
+    (f'openai:http://{KEY}@a/v1#m', 'the address holds a key'),
+    (f'openai:http://user:{KEY}@a:port/v1#m', 'the address holds a key'),
+    (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),
+  ],
+)
+def test_bad_names(name, said):
+  with pytest.raises(UserError, match=said) as caught:
+    endpoint.parse(name)
+  assert KEY not in str(caught.value)
+
+
+def test_names():
+  assert endpoint.parse('openai:https://a.b/v1/#Qwen/Qwen2.5#x') == ('https://a.b/v1', 'Qwen/Qwen2.5#x')
+
+
+def test_concurrency(server, data_dir):
+  server.delay = 0.1
+  evaluate(server, data_dir, concurrency=3)
+  assert server.most == 3
+
+
+def test_pace(server, data_dir):
+  evaluate(server, data_dir, requests_per_minute=600)
+  times = sorted(asked[-1] for asked in server.asked)
+  assert times[-1] - times[0] > 0.25  # three tenths between four requests
+
+
+def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
+  def telling(handler):
+    handler.say(answer(handler.question, message={'content': f'{handler.headers["Authorization"]} 2'}))
+
+  server.script = [telling, echo_key(429), echo_key(500), lambda h: h.say(KEY.encode()), echo_key(500), echo_key(401)]
+  with pytest.raises(UserError) as caught:
+    evaluate(server, data_dir, tmp_path, concurrency=1, progress=True, tries=9)
+  assert len(server.asked) == 6
+  texts = [path.read_text() for path in tmp_path.rglob('*.json*')] + list(capsys.readouterr()) + [str(caught.value)]
+  assert lines(tmp_path)[0]['response'] == 'Bearer *** 2'
+  assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 3
+
+
+@pytest.mark.parametrize('key', ['two words', 'line\nend', 'schlüssel'])
+def test_a_key_that_no_header_takes_is_not_shown(monkeypatch, server, data_dir, key):
+  monkeypatch.setenv('OPENAI_API_KEY', key)
+  with pytest.raises(UserError, match='OPENAI_API_KEY holds characters') as caught:
+    evaluate(server, data_dir)
+  assert key not in str(caught.value) and not server.asked
+
+
+def test_short_keys_are_names_and_none_is_no_header(monkeypatch, server, data_dir, tmp_path):
+  monkeypatch.setenv('OPENAI_API_KEY', 'EMPTY')
+  server.script = [lambda h: h.say(answer(h.question, message={'content': 'EMPTY set'}))]
+  evaluate(server, data_dir, tmp_path, limit=1)
+  assert lines(tmp_path)[0]['response'] == 'EMPTY set'
+  monkeypatch.delenv('OPENAI_API_KEY')
+  evaluate(server, data_dir, limit=1)
+  assert [headers.get('Authorization') for _, headers, _, _ in server.asked] == ['Bearer EMPTY', None]
+
+
+def command(server, data_dir, out, *more):
+  words = ['evaluate', server.model, '--benchmarks', 'arithmetic', '--data-dir', data_dir, '--out', out, *more]
+  return [str(word) for word in words]
+
+
+def test_killed_and_started_again(server, data_dir, tmp_path):
+  server.script = [None, None, lambda _: time.sleep(60)]
+  words = [sys.executable, '-m', 'mathqwen', *command(server, data_dir, tmp_path / 'out', '--concurrency', '1')]
+  process = subprocess.Popen(words, cwd=ROOT, env=dict(os.environ), stderr=subprocess.PIPE)
+  deadline = time.monotonic() + 60
+  while len(server.asked) < 3 and time.monotonic() < deadline:
+    time.sleep(0.02)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert len(lines(tmp_path / 'out')) == 2
+  assert cli.main(command(server, data_dir, tmp_path / 'out')) == 0
+  assert cli.main(command(server, data_dir, tmp_path / 'whole')) == 0
+  asked = [body['messages'][-1]['content'] for _, _, body, _ in server.asked]
+  assert len(asked) == 3 + 2 + 4 and len(set(asked[:5])) == 4
+  path = pathlib.Path('arithmetic', 'records.jsonl')
+  assert (tmp_path / 'out' / path).read_bytes() == (tmp_path / 'whole' / path).read_bytes()
+
+
+def test_command_line(server, data_dir, tmp_path, capsys):
+  assert cli.main([*command(server, data_dir, tmp_path), '--json']) == 0
+  result = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert result['benchmarks']['arithmetic']['correct'] == 3 and result['tokens_per_second'] > 0
+  server.script = [status(404)]
+  assert cli.main(command(server, data_dir, tmp_path / 'b', '--concurrency', '1')) == 2
+  assert cli.main(command(server, data_dir, tmp_path / 'b', '--dtype', 'float32')) == 2
+  assert "--dtype is the server's affair" in capsys.readouterr().err
+  assert cli.main(['evaluate', 'here', '--benchmarks', 'gsm8k', '--timeout', '3']) == 2
+  assert '--timeout is for openai:URL#MODEL only' in capsys.readouterr().err
+  for flag in ('--concurrency', '--timeout', '--requests-per-minute'):
+    assert cli.main(command(server, data_dir, tmp_path / 'b', flag, '0')) == 2
+
+
+def test_no_accelerator_is_started(server, data_dir):
+  code = (
+    f'import sys; from mathqwen.evals import endpoint; endpoint.evaluate({server.model!r}, "arithmetic", '
+    f'data_dir={data_dir!r}); print([m for m in ("jax", "flax", "tokenizers") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == '[]', done.stderr

@@ -1,0 +1,287 @@
+"""The page in a real browser: a script beside its own plays the reader and writes what it saw into the page."""
+
+import base64
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from mathqwen import cli
+from mathqwen.errors import UserError
+from mathqwen.evals import benchmarks, records, report, table
+
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+HOSTILE = (
+  '</script><script>document.body.dataset.hacked = 1</script><img src=x onerror="document.body.dataset.hacked = 1">'
+  '<style>main { display: none }</style>\u2028<!-- $x<b onclick="1">$ <!--<script> "]]>'
+)
+
+
+def record(number, **change):
+  one = {
+    'id': f't/{number}', 'benchmark': 'math500', 'question': f'What is ${number} + 1$?', 'prompt': 'p',
+    'response': f'It is \\boxed{{{number + 1}}}.', 'extracted': str(number + 1), 'gold': str(number + 1),
+    'correct': True, 'reason': 'equal text', 'tokens': 9, 'truncated': False,
+    'extra': {'level': 1 + number % 5, 'subject': 'Algebra' if number % 2 else 'Geometry'},
+  }  # fmt: skip
+  return one | change
+
+
+def write(folder, rows, **change):
+  name = rows[0]['benchmark']
+  records.write_all(folder / name / 'records.jsonl', rows)
+  scores = records.summarise(rows, benchmarks.get(name), 'math') | {'model': 'mine'} | change
+  records.write_json(folder / name / 'scores.json', scores)
+  return folder
+
+
+@pytest.fixture
+def rows():
+  """60: number 3 is wrong and cut off, 7 has no answer, 11 is hostile and wrong; all others are right."""
+  found = [record(number) for number in range(60)]
+  found[3] |= {'response': 'Is it $\\frac{1}{2}$', 'extracted': '\\frac{1}{2}', 'correct': False, 'truncated': True}
+  found[7] |= {'response': '', 'extracted': None, 'correct': False, 'reason': 'no answer found'}
+  found[11] |= {key: HOSTILE for key in ('question', 'response', 'extracted', 'gold', 'reason')} | {'correct': False}
+  return found
+
+
+def page(folder, out, *, metrics=()):
+  table.table([folder], out, metrics)
+  return (out / 'table.html').read_text()
+
+
+def unpacked(text):
+  packed = re.search(r'<script type="text/plain" id="records">([A-Za-z0-9+/=]*)</script>', text).group(1)
+  return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def test_every_record_is_in_the_page(tmp_path, rows):
+  rows[0]['response'] = 'half a pair \ud83d'
+  [one] = unpacked(page(write(tmp_path / 'a', rows), tmp_path / 'out'))
+  assert (one['run'], one['benchmark'], len(one['rows'])) == ('mine', 'MATH', 60)
+  for row, wanted in zip(one['rows'], rows, strict=True):
+    found = dict(zip(one['fields'], row, strict=True))
+    groups = [f'Level {wanted["extra"]["level"]}', wanted['extra']['subject']]
+    assert found.pop('groups') == groups
+    assert found == {key: wanted[key] for key in found}
+
+
+def test_nothing_is_fetched_and_nothing_escapes(tmp_path, rows):
+  text = page(write(tmp_path / 'a', rows, model=HOSTILE, commit=HOSTILE), tmp_path / 'out')
+  ours = text.replace('http://www.w3.org/1998/Math/MathML', '')  # a name, not an address
+  assert not re.search(r'https?:|\bsrc=(?!x onerror)|url\(|@import|<link|<base', ours)
+  assert text.count('<script') == 2 and '<img' not in text and "default-src 'none'" in text
+  assert page(tmp_path / 'a', tmp_path / 'again') == text  # the same records make the same bytes
+
+
+def test_bars_groups_and_intervals(tmp_path, rows):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  low, high = report.wilson(60, 57)
+  assert f'left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%' in text
+  assert 'mine (n\u00a0=\u00a060)' in text and 'GPT-4' in text
+  panels = re.findall(r'<h3>([^<]*)</h3>', text)
+  assert panels == ['MATH', 'MATH, subject', 'MATH, level']
+  assert (
+    '<span class="label">Level 2 (n\u00a0=\u00a012)</span>' in text
+    and '<span class="label">Algebra (n\u00a0=\u00a030)</span>' in text
+  )
+
+
+def test_wilson_beside_scipy():
+  stats = pytest.importorskip('scipy.stats')
+  for n, correct in ((1, 0), (1, 1), (60, 57), (1319, 824), (5000, 5000)):
+    wanted = stats.binomtest(correct, n).proportion_ci(method='wilson')
+    assert report.wilson(n, correct) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+def test_loss_curve(tmp_path, rows, capsys):
+  workdir = tmp_path / 'run'
+  workdir.mkdir()
+  lines = [{'step': s, 'loss': 2 / s, 'grad_norm': 1.0} for s in range(1, 4001)] + [{'step': 4000, 'eval_loss': 0.25}]
+  text = ''.join(json.dumps(line) + '\n' for line in lines) + '{"step": 40'
+  (workdir / 'metrics.jsonl').write_text(text)
+  folder = write(tmp_path / 'a', rows, model=f'{workdir}/checkpoints/4000')
+  found = page(folder, tmp_path / 'out')
+  said = 'loss 2 at step 1 and 0.0005 at step 4,000; evaluation loss 0.25 at step 4,000 and 0.25 at step 4,000'
+  assert f'aria-label="{workdir}: {said}"' in found
+  assert len(re.search(r'points="([^"]*)"', found).group(1).split()) <= 1500
+  (tmp_path / 'other.jsonl').write_text('{"step": 5, "loss": 1.0}\n')
+  words = ['table', str(folder), '--metrics', str(tmp_path / 'other.jsonl')]
+  assert cli.main([*words, '--out', str(tmp_path / 'out')]) == 0
+  assert (tmp_path / 'out' / 'table.html').read_text().count('<polyline') == 3
+  assert cli.main(words) == 2
+  assert '--metrics is for the page: give --out DIR' in capsys.readouterr().err
+  (tmp_path / 'other.jsonl').write_text('{"step": 5}\n')
+  with pytest.raises(UserError, match='no losses in it'):
+    page(folder, tmp_path / 'out', metrics=[tmp_path / 'other.jsonl'])
+
+
+def test_records_without_a_verdict(tmp_path, rows):
+  folder = write(tmp_path / 'a', rows)
+  path = folder / 'math500' / 'records.jsonl'
+  path.write_text('{"id": "1", "response": "r", "gold": "1"}\n')
+  with pytest.raises(UserError, match='record 1 has no verdict; `mathqwen grade` gives it one'):
+    page(folder, tmp_path / 'out')
+
+
+# --- in a browser ---
+
+DRIVER = """<script>
+(async () => {
+  const seen = [], $ = (query) => document.querySelector(query), all = (query) => [...document.querySelectorAll(query)];
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const key = (name) => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: name, bubbles: true}));
+  const choose = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event('change')); };
+  const ids = () => all('#items .id').map((node) => node.textContent);
+  for (let i = 0; i < 300 && !document.documentElement.dataset.ready; i++) await pause(10);
+  try { STEPS } catch (error) { seen.push(`${error}`); }
+  const result = document.createElement('pre');
+  result.id = 'seen';
+  result.textContent = btoa(unescape(encodeURIComponent(JSON.stringify(seen))));
+  document.body.append(result);
+})();
+</script>"""
+
+
+@pytest.fixture(scope='session')
+def browser():
+  path = os.environ.get('MATHQWEN_BROWSER') or next(filter(None, map(shutil.which, BROWSERS)), None)
+  if path is None:
+    pytest.skip(f'no browser: set MATHQWEN_BROWSER, or install one of {", ".join(BROWSERS)} (apt-get install chromium)')
+  return path
+
+
+@pytest.fixture
+def see(browser, tmp_path):
+  """see(page, 'seen.push(...)', hash) -> what was pushed"""
+
+  def run(text, steps, fragment=''):
+    # The page's own policy lets no script of ours in, so the copy that is driven has none: escaping stands alone.
+    text, found = re.subn(r'<meta http-equiv="Content-Security-Policy"[^>]*>', '', text)
+    assert found == 1
+    path = tmp_path / 'driven.html'
+    path.write_text(text.replace('</html>', DRIVER.replace('STEPS', steps) + '</html>'))
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}']
+    flags += ['--virtual-time-budget=20000', '--window-size=1200,900', '--dump-dom']
+    done = subprocess.run([browser, *flags, f'{path.as_uri()}{fragment}'], capture_output=True, text=True, timeout=120)
+    found = re.search(r'<pre id="seen">([^<]*)</pre>', done.stdout)
+    assert found, done.stderr[-2000:]
+    return json.loads(base64.b64decode(found.group(1)))
+
+  return run
+
+
+def test_reading_with_mouse_and_keys(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  steps = """
+    seen.push($('#status').textContent, all('[id^=count-]').map((node) => node.textContent).join(' '));
+    $('#next').click(); $('#next').click();
+    seen.push($('#page').textContent, ids()[0], $('#next').disabled);
+    $('input[value=wrong]').click(); seen.push(ids().join(' '));
+    $('input[value=unextractable]').click(); seen.push(ids().join(' '));
+    $('input[value=truncated]').click(); seen.push(ids().join(' '));
+    $('#items button').click();
+    seen.push($('.detail').innerText, $('[data-kind=answer] mfrac') !== null, location.hash);
+    $('.detail .small').click(); seen.push($('[data-kind=answer]').textContent);
+    $('input[value=right]').click(); choose('#group', 'Level 5'); seen.push($('#status').textContent, ids()[0]);
+    $('input[value=all]').click(); choose('#group', '');
+    $('#items button').focus(); key('End'); seen.push(document.activeElement.querySelector('.id').textContent);
+    key('ArrowDown'); seen.push(document.activeElement.querySelector('.id').textContent, $('#page').textContent);
+    key('ArrowUp'); seen.push(document.activeElement.querySelector('.id').textContent);
+    document.activeElement.click(); seen.push(document.activeElement.getAttribute('aria-expanded'));
+    key('/'); seen.push(document.activeElement.id);
+    $('#find').value = '42 + 1'; $('#find').dispatchEvent(new Event('input')); await pause(300);
+    seen.push(ids().join(' '));
+    $('#find').value = 'nowhere'; $('#find').dispatchEvent(new Event('input')); await pause(300);
+    seen.push($('#status').textContent);"""
+  seen = see(text, steps)
+  assert seen[:2] == ['Problems 1 to 25 of 60', '60 57 3 1 1']
+  assert seen[2:5] == ['page 3 of 3', 't/50', True]
+  assert seen[5:8] == ['t/3 t/7 t/11', 't/7', 't/3']
+  detail, rendered, link, source = seen[8:12]
+  for words in ('Is it', 'Gold', 'wrong', 'equal text', '9 tokens', 'cut off at the limit', 'Level 4, Algebra'):
+    assert words in detail
+  assert rendered and 'show=truncated' in link and 'id=t%2F3' in link
+  assert source == 'Is it $\\frac{1}{2}$'
+  assert seen[12:14] == ['Problems 1 to 12 of 12', 't/4']
+  assert seen[14:19] == ['t/24', 't/25', 'page 2 of 3', 't/24', 'true']
+  assert seen[19:] == ['find', 't/42', 'No problem is like that.']
+
+
+def test_links_open_what_they_name(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  steps = "seen.push(ids()[0], $('.detail').innerText.includes('What is'), $('#find').value, $('#page').textContent);"
+  assert see(text, steps, '#show=right&id=t/40') == ['t/28', True, '', 'page 2 of 3']
+  assert see(text, 'seen.push(ids().length);', '#set=99&show=none&page=-3&group=x&__proto__=1') == [25]
+
+
+def test_hostile_text_is_text(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows, model=HOSTILE, commit=HOSTILE), tmp_path / 'out')
+  steps = """$('input[value=wrong]').click(); all('#items button')[2].click(); await pause(200);
+    seen.push(document.body.dataset.hacked ?? 'inert', all('img').length, all('script').length, all('style').length);
+    seen.push(getComputedStyle($('main')).display, $('[data-kind=answer]').textContent);"""
+  inert, images, scripts, styles, display, answer = see(text, steps)
+  assert (inert, images, scripts, styles, display) == ('inert', 0, 2, 1, 'block')  # ours and the driver's
+  # What stands between dollars is a formula, in which spaces mean nothing.
+  assert answer.replace(' ', '') == HOSTILE.replace('$', '').replace(' ', '')
+
+
+FORMULAS = {
+  '\\frac12': '<mfrac><mn>1</mn><mn>2</mn></mfrac>',
+  '\\dfrac{x+1}{y}': '<mfrac><mrow><mi>x</mi><mo>+</mo><mn>1</mn></mrow><mrow><mi>y</mi></mrow></mfrac>',
+  'x^{2}_1': '<msubsup><mi>x</mi><mn>1</mn><mrow><mn>2</mn></mrow></msubsup>',
+  '\\sqrt[3]{8}': '<mroot><mrow><mn>8</mn></mrow><mrow><mn>3</mn></mrow></mroot>',
+  '-2\\le\\pi': '<mo form="prefix">−</mo><mn>2</mn><mo>≤</mo><mi>π</mi>',
+  '1{,}000.5\\%': '<mn>1,000.5</mn><mo>%</mo>',
+  '\\boxed{7}': '<mrow class="boxed"><mrow><mn>7</mn></mrow></mrow>',
+  'n \\choose k': '<mfrac linethickness="0"><mrow><mi>n</mi></mrow><mrow><mi>k</mi></mrow></mfrac>',
+  '\\begin{cases}1&a\\\\2&b\\end{cases}': '<mo>{</mo><mtable><mtr><mtd><mrow><mn>1</mn></mrow></mtd>',
+  '\\left(\\text{two words}\\right]': '<mo>(</mo><mrow><mtext>two words</mtext></mrow><mo>]</mo>',
+}
+NOT_KNOWN = (
+  '\\mystery{1}',
+  '{',
+  '}',
+  '\\frac1',
+  '\\left(',
+  'a&b',
+  '\\begin{x}\\end{x}',
+  '\\sqrt[3',
+  '{' * 60 + '}' * 60,
+  '\\sqrt' * 700 + '2',
+  'x' * 5000,
+)
+TEXTS = {  # '' for a formula
+  'It costs $5 or $6, ($7) and $8.50-$9': 'It costs $5 or $6, ($7) and $8.50-$9',
+  'so $x$ and \\(y\\), \\[z\\] then $$w$$.': 'so  and ,  then .',
+  'Thus \\boxed{\\frac{a}{b}} **bold** 2 * 3': 'Thus  bold 2 * 3',
+  'not \\boxed{closed': 'not \\boxed{closed',
+}
+
+
+def test_formulas(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  steps = f"""
+    for (const tex of {json.dumps(list(FORMULAS))}) seen.push(formula(tex, false).innerHTML);
+    for (const tex of {json.dumps(NOT_KNOWN)}) seen.push(formula(tex).localName + formula(tex).textContent);
+    for (const text of {json.dumps(list(TEXTS))}) seen.push(rendered(text).map((node) =>
+      typeof node === 'string' ? node : node.localName === 'math' ? '' : node.textContent).join(''));"""
+  seen = see(text, steps)
+  for (tex, wanted), got in zip(FORMULAS.items(), seen, strict=False):
+    assert wanted in got, tex
+  seen = seen[len(FORMULAS) :]
+  assert seen[: len(NOT_KNOWN)] == [f'code{tex}' for tex in NOT_KNOWN]
+  assert seen[len(NOT_KNOWN) :] == list(TEXTS.values())
+
+
+def test_the_policy_lets_the_page_work(tmp_path, rows, browser):
+  page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path / "profile"}']
+  address = (tmp_path / 'out' / 'table.html').as_uri()
+  words = [browser, *flags, '--virtual-time-budget=20000', '--dump-dom', address]
+  done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+  assert 'Problems 1 to 25 of 60' in done.stdout and 'aria-label="0 + 1"' in done.stdout
