@@ -164,17 +164,16 @@ class Endpoint:
     body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
     path = 'chat/completions' if 'messages' in prompt else 'completions'
     request = urllib.request.Request(f'{self._url}/{path}', json.dumps(body).encode(), self._headers())
-    failures, waited = 0, 0.0
+    failures, waits, waited = 0, 0, 0.0  # a busy server is no failure
     while True:
       self._sleep(self._gate.seconds())
       try:
         return self._once(request, 'messages' in prompt)
       except _TryAgain as error:
-        failures += 1
-        wait = min(60, self._backoff * 2 ** (failures - 1)) * random.uniform(0.5, 1)
-        if error.wait is not None:
-          wait = error.wait * random.uniform(1, 1.1)
-        waited += wait
+        failures += not error.busy
+        wait = min(60, self._backoff * 2 ** min(waits, 20)) * random.uniform(0.5, 1)
+        wait = max(wait, (error.wait or 0) * random.uniform(1, 1.1))
+        waits, waited = waits + 1, waited + wait
         if waited > self._patience if error.busy else failures >= self._tries:
           raise
         if error.wait is not None:
@@ -321,6 +320,8 @@ def evaluate(
   """
   model = Endpoint(name, **options)
   names = [one.strip() for one in names.split(',')] if isinstance(names, str) else list(names)
+  if not names:
+    raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
   for what, value in (('limit', limit), ('concurrency', concurrency), ('max_new_tokens', max_new_tokens)):
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')

@@ -255,9 +255,15 @@ def test_patience_ends(server, data_dir, tmp_path):
   server.script = [status(429, Retry_After='3000')]
   with pytest.raises(Preempted, match='429 Too Many Requests; 0 of 4 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=1, patience=2000)
-  server.script = [TROUBLE['429']] * 1000
-  with pytest.raises(Preempted, match='too many'):
-    evaluate(server, data_dir, tmp_path, concurrency=1, patience=0.05)
+  for busy in (TROUBLE['429'], status(503, b'too many', Retry_After='0')):
+    server.script = [busy] * 1000
+    with pytest.raises(Preempted, match='too many'):
+      evaluate(server, data_dir, tmp_path, concurrency=1, patience=0.05)
+
+
+def test_a_busy_server_is_no_failure(server, data_dir):
+  server.script = [TROUBLE['429']] * 5 + [TROUBLE['500']] * 2
+  assert evaluate(server, data_dir, concurrency=1, tries=3)['benchmarks']['arithmetic']['n'] == 4
 
 
 @pytest.mark.parametrize(
