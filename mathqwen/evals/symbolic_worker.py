@@ -25,19 +25,27 @@ def main():
   try:
     import math_verify
     import sympy
+    from latex2sympy2_extended import NormalizationConfig
   except ImportError as error:
     print(json.dumps({'missing': str(error)}), file=out, flush=True)
     return
   config = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
 
-  def parse(text):
-    return math_verify.parse(f'\\boxed{{{text}}}', config, parsing_timeout=None)
+  # As it is written: 20 km is a product of letters there, not 20.
+  literally = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=False, nits=False, boxed='all', equations=False
+  )
+  literal = [math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=literally)]
+
+  def parse(text, config=config, **options):
+    return math_verify.parse(f'\\boxed{{{text}}}', config, parsing_timeout=None, **options)
 
   def same(gold, answer):
     return bool(math_verify.verify(parse(gold), parse(answer), timeout_seconds=None))
 
   def no_difference(gold, answer):
-    sides = [next((x for x in parse(text) if isinstance(x, sympy.Expr)), None) for text in (gold, answer)]
+    parsed = [parse(text, literal, fallback_mode='no_fallback') for text in (gold, answer)]
+    sides = [next((x for x in found if isinstance(x, sympy.Expr)), None) for found in parsed]
     return None not in sides and sympy.simplify(sides[0] - sides[1]) == 0
 
   tests = {'math-verify': same, 'difference': no_difference}

@@ -56,6 +56,12 @@ SHARED = ROOT.parent / 'shared'
     ('rft', '#### 5 #### 6', '5', True, '5'),
     ('abel', '#### 18</s>', '18', True, '18'),
     ('abel', '#### 18</s> ', '18', False, '18<'),  # four characters go, whatever they are
+    ('abel', '#### 20 miles', '20', False, '20 miles'),  # a product of letters, where a unit is not Minerva's
+    ('abel', '#### 20 dollars', '20', True, '20 dollars'),
+    ('abel', '#### 25\\%', '25', False, '25\\%'),
+    ('abel', '#### \\frac{31}{5}', '6\\frac{1}{5}', False, '\\frac{31}{5}'),
+    ('abel', '#### 6 * 3', '18', True, '6 * 3'),
+    ('abel', '#### x^2-1', '(x-1)(x+1)', True, 'x^2-1'),
     ('rft', '5', '5', False, None),
     ('rft', '#### 18.', '18', True, '18.'),
     ('rft', '#### 2,125', '2,125', True, '2125'),
