@@ -92,35 +92,37 @@ class Model:
     batch_size: int = 32,
     on_done: Callable[[int, list[int]], None] | None = None,
     stop_texts: tuple[str, ...] = (),
+    numbers: Sequence[int] | None = None,
+    cache_dtype: str | None = None,
   ) -> list[list[int]]:
     """Ids of each answer; the stop id, when one was reached, is the last, and where the text holds one of `stop_texts`
-    the id that completes it. on_done(index, ids) as batches end."""
-    if max_new_tokens is None:
-      max_new_tokens = self.new_tokens(prompts)
-    if stop_texts:
-      answers: list[list[int]] = [[] for _ in prompts]
+    the id that completes it. on_done(index, ids) as answers end. The rest as in `generate.generate`."""
+    answers: list[list[int]] = [[] for _ in prompts]
 
-      def shorten(index, ids):
-        answers[index] = _up_to(stop_texts, ids, self.tokenizer)
-        if on_done is not None:
-          on_done(index, answers[index])
+    def done(index, ids):
+      answers[index] = _up_to(stop_texts, ids, self.tokenizer) if stop_texts else ids
+      if on_done is not None:
+        on_done(index, answers[index])
 
-      self.generate_ids(prompts, max_new_tokens, temperature, top_p, top_k, seed, batch_size, shorten)
-      return answers
-    return generate.generate(
+    holds_stop = lambda ids: any(text in self.tokenizer.decode(ids) for text in stop_texts)
+    generate.generate(
       self.params,
       self.config,
       prompts,
-      max_new_tokens=max_new_tokens,
+      max_new_tokens=self.new_tokens(prompts) if max_new_tokens is None else max_new_tokens,
       vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
       stop_ids=() if self.tokenizer is None else self.tokenizer.stop_ids,
       sampling=generate.Sampling(temperature, top_p, top_k),
       seed=seed,
+      numbers=numbers,
       batch_size=batch_size,
       dtype=self.dtype,
+      cache_dtype=cache_dtype,
       mesh=self.mesh,
-      on_done=on_done,
+      ended=holds_stop if stop_texts else None,
+      on_done=done,
     )
+    return answers
 
   def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
     """Writes a Hugging Face directory; `dtype` is the files', by default the weights' own."""

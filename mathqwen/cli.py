@@ -55,6 +55,9 @@ BENCH = {
   },
 }
 
+CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
+DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.run.Decoding
+
 
 class Parser(argparse.ArgumentParser):
   """Errors in one line."""
@@ -132,6 +135,13 @@ def build_parser() -> Parser:
   evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
   evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
   evaluate.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
+  drawn = evaluate.add_argument_group('how a model of ours answers (default: greedily, once)')
+  drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
+  drawn.add_argument('--temperature', type=float, metavar='X')
+  drawn.add_argument('--top-p', type=float, metavar='X')
+  drawn.add_argument('--top-k', type=int, metavar='N')
+  drawn.add_argument('--seed', type=int, metavar='N')
+  drawn.add_argument('--cache-dtype', choices=CACHE_DTYPES, help="of keys and values (default: the model's)")
   _add_dtype(evaluate)
   served = evaluate.add_argument_group('of openai:URL#MODEL, whose key, if it wants one, is in OPENAI_API_KEY')
   served.add_argument('--concurrency', type=int, metavar='N', help='requests under way at a time (default: 16)')
@@ -313,7 +323,7 @@ def run_evaluate(args):
   if args.rule:
     grade.get(args.rule)
   served = args.model.startswith('openai:')
-  for flag in ('batch_size', 'dtype') if served else ('concurrency', 'requests_per_minute', 'timeout'):
+  for flag in ('batch_size', 'dtype', *DECODING) if served else ('concurrency', 'requests_per_minute', 'timeout'):
     if getattr(args, flag) is not None:
       whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
       raise UserError(f'--{flag.replace("_", "-")} is {whose}')
@@ -346,6 +356,7 @@ def _ask_model(args, names):
   from mathqwen.evals import run
 
   batch_size = 64 if args.batch_size is None else args.batch_size
+  decoding = run.Decoding(**{flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None})
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,
@@ -357,6 +368,7 @@ def _ask_model(args, names):
     out=args.out,
     batch_size=batch_size,
     max_new_tokens=args.max_new_tokens,
+    decoding=decoding,
   )
   model.params = read()
   return run.run(model, prepared, args.out, batch_size)

@@ -195,6 +195,7 @@ def generate(
   stop_ids: tuple[int, ...],
   sampling: Sampling = Sampling(),
   seed: int = 0,
+  numbers: Sequence[int] | None = None,
   batch_size: int = 32,
   dtype=jnp.float32,
   cache_dtype: str | None = None,
@@ -204,7 +205,8 @@ def generate(
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  max_new_tokens: of every answer, or of each. batch_size: answers under way at one time. cache_dtype: of keys and
+  max_new_tokens: of every answer, or of each. numbers: which of the seed's random streams each answer draws from; by
+  default its index. batch_size: answers under way at one time. cache_dtype: of keys and
   values, float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every
   `STEPS` tokens. on_done(index, ids): called as answers end. UserError when a prompt and its `max_new_tokens` exceed
   the model's positions.
@@ -217,7 +219,8 @@ def generate(
     cfg, min(vocab_size, cfg.vocab_size), tuple(stop_ids), sampling, str(jnp.dtype(dtype)),
     attention.select('auto', mesh, str(jnp.dtype(dtype))), mesh,
   )  # fmt: skip
-  batch = _Batch(params, program, prompts, limits, seed, batch_size, cache_dtype or program.dtype)
+  numbers = range(len(prompts)) if numbers is None else numbers
+  batch = _Batch(params, program, prompts, limits, seed, numbers, batch_size, cache_dtype or program.dtype)
   while batch.waiting or batch.owners:
     batch.fill()
     for index in batch.step(ended):
@@ -229,7 +232,7 @@ def generate(
 class _Batch:
   """The slots of a run of `generate`, and whose they are."""
 
-  def __init__(self, params, program: Program, prompts, limits, seed, batch_size, cache_dtype):
+  def __init__(self, params, program: Program, prompts, limits, seed, numbers, batch_size, cache_dtype):
     platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
     stacked = platform != 'cpu' or program.mesh is not None
     self.params = params if stacked else qwen.unstack(params, program.cfg)
@@ -237,7 +240,7 @@ class _Batch:
     self.answers: list[list[int]] = [[] for _ in prompts]
     self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
     self.owners: dict[int, int] = {}  # slot -> index of its prompt
-    self.root = jax.random.key(seed)
+    self.root, self.numbers = jax.random.key(seed), numbers
     shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
     rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
     self.together = -(-max(1, rows // 8) // shards) * shards  # prompts that are prefilled when as many slots are free
@@ -271,7 +274,8 @@ class _Batch:
       rows, tokens = np.full(N, self.rows, np.int32), np.zeros((N, width), np.int32)
       lengths, limits, numbers = np.zeros((3, N), np.int32)
       for i, (row, index) in enumerate(taken.items()):
-        rows[i], lengths[i], limits[i], numbers[i] = row, len(self.prompts[index]), self.limits[index], index
+        rows[i], lengths[i], limits[i] = row, len(self.prompts[index]), self.limits[index]
+        numbers[i] = self.numbers[index]
         tokens[i, : lengths[i]] = self.prompts[index]
       keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.root, numbers)
       self.slots = admit(self.params, self.slots, rows, tokens, lengths, limits, keys, program=self.program)

@@ -68,7 +68,9 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
   axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(tuple(shape.values()), tuple(shape), devices=devices, axis_types=axis_types)
+    # An axis may be a part of one of the slice's: 128 x 2 on 4 x 8 x 8.
+    arranged = mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
+    return Mesh(arranged, tuple(shape), axis_types=axis_types)
   if shape['data'] % slices:
     raise UserError(
       f'mesh.data {shape["data"]} is not divisible by the {slices} slices here, which hold copies of the model: '
@@ -76,7 +78,9 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
     )
   within = shape | {'data': shape['data'] // slices}
   across = dict.fromkeys(shape, 1) | {'data': slices}
-  arranged = mesh_utils.create_hybrid_device_mesh(tuple(within.values()), tuple(across.values()), devices)
+  arranged = mesh_utils.create_hybrid_device_mesh(
+    tuple(within.values()), tuple(across.values()), devices, allow_split_physical_axes=True
+  )
   return Mesh(arranged, tuple(shape), axis_types=axis_types)
 
 

@@ -7,6 +7,7 @@ The key is read from the environment (OPENAI_API_KEY; local servers need none) a
 redirects are not followed, and what a server says is searched for it before it is shown or recorded.
 """
 
+import dataclasses
 import datetime
 import email.utils
 import http.client
@@ -23,7 +24,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import mathqwen
 from mathqwen.errors import Preempted, UserError
@@ -42,7 +42,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Answer:
   text: str
   tokens: int | None  # as the server counts them; None where it does not say
@@ -118,9 +118,9 @@ class Endpoint:
       self._tell(f'{host.hostname} is asked over http: the key in {KEY} travels unencrypted')
 
   def generate_ids(
-    self, prompts: list[dict], max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...] = ()
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **_
   ):
-    """`on_done(position, Answer)` in this thread, as answers come; `batch_size` requests are under way at a time.
+    """Greedy; `on_done(position, Answer)` in this thread, as answers come, of `batch_size` requests at a time.
 
     The first problem that stays unanswered ends it: nothing new is asked, and what is under way is waited for.
     """
@@ -360,9 +360,9 @@ def _prepare(model: Endpoint, benchmark, data_dir, limit, prompt, rule, max_new_
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': rule,
-    'temperature': 0.0,
     'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
     'limit': limit,
+    **dataclasses.asdict(run.GREEDY),
   }
   return run.Job(benchmark, rows, prompts, settings, asked.stop)
 

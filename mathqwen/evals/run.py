@@ -14,12 +14,33 @@ import time
 from collections.abc import Callable
 
 from mathqwen.errors import UserError
-from mathqwen.evals import benchmarks, records
+from mathqwen.evals import benchmarks, records, samples
 from mathqwen.evals import grade as graders
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """How a model of ours answers; the defaults are greedy."""
+
+  samples: int = 1  # answers to each problem
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+  seed: int = 0  # each sample of each problem draws from a stream of its own
+  cache_dtype: str | None = None  # of keys and values; None: that of the model
+
+  def __post_init__(self):
+    if self.samples < 1:
+      raise UserError(f'samples is {self.samples}; it must be 1 or more')
+    if self.samples > 1 and self.temperature == 0:
+      raise UserError(f'{self.samples} samples at temperature 0 are all the same; set a temperature, such as 0.7')
+
+
+GREEDY = Decoding()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +65,20 @@ def evaluate(
   out: str | os.PathLike | None = None,
   batch_size: int = 64,
   max_new_tokens: int | None = None,
+  decoding: Decoding = GREEDY,
   progress: bool = True,
 ) -> dict:
-  """Greedy answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
+  """Answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
 
   `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's); `rule` one
   in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` problems of
-  similar length go to the model at a time; `max_new_tokens` defaults to the prompt's or the benchmark's, or to less
+  similar length go to the model at a time; with more than one sample of `decoding`, pass@k and maj@k are in the scores;
+  `max_new_tokens` defaults to the prompt's or the benchmark's, or to less
   where the model's positions leave less. With `out`, records and scores are kept there.
   """
   prepared = prepare(
     model, names, data_dir=data_dir, limit=limit, prompt=prompt, rule=rule, out=out, batch_size=batch_size,
-    max_new_tokens=max_new_tokens,
+    max_new_tokens=max_new_tokens, decoding=decoding,
   )  # fmt: skip
   return run(model, prepared, out, batch_size, progress)
 
@@ -92,6 +115,7 @@ def prepare(
   out: str | os.PathLike | None = None,
   batch_size: int = 64,
   max_new_tokens: int | None = None,
+  decoding: Decoding = GREEDY,
 ) -> list[tuple[Job, records.Stored]]:
   """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
   names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
@@ -101,7 +125,9 @@ def prepare(
   for what, value in (('limit', limit), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')
-  jobs = [_prepare(model, benchmarks.get(name), data_dir, limit, prompt, rule, max_new_tokens) for name in names]
+  jobs = [
+    _prepare(model, benchmarks.get(name), data_dir, limit, prompt, rule, max_new_tokens, decoding) for name in names
+  ]
   return open_jobs(jobs, out)
 
 
@@ -146,7 +172,7 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens) -> Job:
+def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
   from mathqwen.data import examples
 
   prompt = prompt or benchmark.prompt
@@ -154,7 +180,7 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
   rule = rule or asked.rules.get(benchmark.name, benchmark.rule)
   graders.get(rule)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
-  rows = rows[:limit]
+  rows = samples.expand(rows[:limit], decoding.samples)
   prompts = prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
   positions = model.config.max_position_embeddings
   longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -176,9 +202,9 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': rule,
-    'temperature': 0.0,
     'max_new_tokens': max_new_tokens,
     'limit': limit,
+    **dataclasses.asdict(decoding),
   }
   return Job(benchmark, rows, prompts, settings, asked.stop)
 
@@ -239,19 +265,23 @@ def _run(
         writer.write(record)
       bar.advance(record['correct'])
 
-    prompts = [job.prompts[i] for i in todo]
     model.generate_ids(
-      prompts,
+      [job.prompts[i] for i in todo],
       max_new_tokens=job.settings['max_new_tokens'],
       batch_size=batch_size,
       on_done=on_done,
       stop_texts=job.stop,
+      numbers=todo,
+      **{name: job.settings[name] for name in ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')},
     )
   seconds = time.monotonic() - start
   ordered = [done[example.id] for example in job.examples]
   scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
   scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
-  scores['decoding'] = {'temperature': 0.0, 'max_new_tokens': job.settings['max_new_tokens'], 'batch_size': batch_size}
+  if job.settings['samples'] > 1:
+    scores |= samples.summarise(ordered, job.settings['samples'])
+  names = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype', 'max_new_tokens')
+  scores['decoding'] = {name: job.settings[name] for name in names} | {'batch_size': batch_size}
   counts = [record['tokens'] for record in ordered]
   scores['tokens'] = None if None in counts else sum(counts)
   # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.

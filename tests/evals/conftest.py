@@ -36,8 +36,9 @@ class RecitingModel:
     self.name, self.dtype, self.system_prompt = name, 'float32', system_prompt
     self.answers, self.stops_after, self.asked, self.given = answers, stops_after, [], 0
 
-  def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None, stop_texts=()):
+  def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None, stop_texts=(), **settings):
     self.asked.append(len(prompts))
+    self.settings = settings
     self.batch_size = batch_size
     done = {}
     for index in reversed(range(len(prompts))):  # answers do not end in the order of the questions

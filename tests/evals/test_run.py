@@ -28,7 +28,9 @@ def test_evaluate(reciting, data_dir, tmp_path):
   wanted |= {'prompt': 'chatml', 'model': 'reciting', 'dtype': 'float32', 'resumed': 0, 'limit': None}
   assert {key: scores[key] for key in wanted} == wanted
   assert scores['by_group']['add'] == {'n': 2, 'correct': 1, 'accuracy': 0.5}
-  assert scores['decoding'] == {'temperature': 0.0, 'max_new_tokens': 64, 'batch_size': 3}
+  assert scores['decoding'] == {
+    'temperature': 0.0, 'top_p': 1.0, 'top_k': 0, 'seed': 0, 'cache_dtype': None, 'max_new_tokens': 64, 'batch_size': 3
+  }  # fmt: skip
   assert scores['tokens'] == sum(row['tokens'] for row in lines(tmp_path / 'out'))
   assert result['tokens_per_second'] > 0
   assert json.loads((tmp_path / 'out' / 'arithmetic' / 'scores.json').read_text()) == scores

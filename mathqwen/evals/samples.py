@@ -1,0 +1,45 @@
+"""Several answers to each problem: their ids, pass@k and maj@k."""
+
+import collections
+import dataclasses
+import math
+
+
+def expand(examples: list, samples: int) -> list:
+  """Each example `samples` times, as 'gsm8k/test/0#0', 'gsm8k/test/0#1', ...; as it is where there is one sample."""
+  if samples == 1:
+    return examples
+  return [dataclasses.replace(example, id=f'{example.id}#{i}') for example in examples for i in range(samples)]
+
+
+def pass_at(k: int, n: int, correct: int) -> float:
+  """Chance that one of k answers is right, drawn from n of which so many are (Chen et al., arXiv 2107.03374)."""
+  return 1 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def summarise(records: list[dict], samples: int) -> dict:
+  """Over problems: `pass_at_k` for k of 1, 2, 4, ... and `samples`, `maj_at_k` of all samples, and the standard error
+  of the accuracy, which is that over problems: answers to one problem are no independent draws."""
+  problems: dict[str, list[dict]] = collections.defaultdict(list)
+  for record in records:
+    problems[record['id'].rpartition('#')[0]].append(record)
+  rights = [sum(record['correct'] for record in answers) for answers in problems.values()]
+  count, ks = len(problems), sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+  mean = sum(rights) / samples / count
+  squares = sum((right / samples - mean) ** 2 for right in rights)
+  return {
+    'problems': count,
+    'samples': samples,
+    'pass_at_k': {str(k): sum(pass_at(k, samples, right) for right in rights) / count for k in ks},
+    'maj_at_k': {str(samples): sum(map(_majority, problems.values())) / count},
+    'stderr': math.sqrt(squares / count / max(count - 1, 1)),
+  }
+
+
+def _majority(answers: list[dict]) -> bool:
+  """Whether the answer that most responses hold is right; of equally frequent ones the first counts."""
+  votes = collections.Counter(record['extracted'] for record in answers if record['extracted'] is not None)
+  if not votes:
+    return False
+  (chosen, _), *_ = votes.most_common(1)
+  return next(record['correct'] for record in answers if record['extracted'] == chosen)
