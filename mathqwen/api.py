@@ -184,7 +184,7 @@ class Source:
 
   def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None) -> dict:
     """All weights in `dtype`, or in their own, on `mesh` or on one device."""
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1]) if mesh is None else mesh
     where = sharding.params_shardings(mesh, self.config)
     if isinstance(self.weights, hf.Checkpoint):
       return self.weights.read_all(where, dtype)

@@ -91,13 +91,7 @@ def build_parser() -> Parser:
   train.add_argument(
     '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting'
   )
-  train.add_argument(
-    '--distributed',
-    nargs='?',
-    const='auto',
-    metavar='HOST:PORT,N,I',
-    help='one run over several hosts: give it on each of them (a pod slice needs no value)',
-  )
+  _add_distributed(train, 'one run over several hosts')
   train.add_argument(
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
   )
@@ -133,6 +127,7 @@ def build_parser() -> Parser:
     '--rule', metavar='NAME', help="how answers are graded (default: as the prompt's system was, else the benchmark's)"
   )
   evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
+  _add_distributed(evaluate, 'each host has a copy of the model and answers its share of the problems')
   evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
   evaluate.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
   drawn = evaluate.add_argument_group('how a model of ours answers (default: greedily, once)')
@@ -188,9 +183,7 @@ def build_parser() -> Parser:
   to_hf.add_argument(
     '--scores', action='append', default=[], metavar='DIR', help='what evaluate --out wrote, for the model card'
   )
-  to_hf.add_argument(
-    '--distributed', nargs='?', const='auto', metavar='HOST:PORT,N,I', help='each host writes its share of the shards'
-  )
+  _add_distributed(to_hf, 'each host writes its share of the shards')
   to_hf.set_defaults(run=run_to_hf)
   for way in (from_hf, to_hf):
     way.add_argument(
@@ -251,6 +244,13 @@ def build_parser() -> Parser:
   return parser
 
 
+def _add_distributed(parser, what):
+  parser.add_argument(
+    '--distributed', nargs='?', const='auto', metavar='HOST:PORT,N,I',
+    help=f'{what}: give it on each of them (a pod slice needs no value)',
+  )  # fmt: skip
+
+
 def _add_dtype(parser):
   parser.add_argument(
     '--dtype', choices=['bfloat16', 'float32'], help='of weights and activations (default: bfloat16, on a CPU float32)'
@@ -264,8 +264,8 @@ def _open(path, dtype):
   from mathqwen import api, sharding
 
   source, mesh = api.open_source(path), None
-  if jax.device_count() > 1:
-    mesh = sharding.make_mesh(sharding.fitting(source.config, jax.device_count()))
+  if jax.local_device_count() > 1:  # each of several hosts has a copy of the model
+    mesh = sharding.make_mesh(sharding.fitting(source.config, jax.local_device_count()), jax.local_devices())
   return api.model_of(source, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
 
 
@@ -323,14 +323,17 @@ def run_evaluate(args):
   if args.rule:
     grade.get(args.rule)
   served = args.model.startswith('openai:')
-  for flag in ('batch_size', 'dtype', *DECODING) if served else ('concurrency', 'requests_per_minute', 'timeout'):
+  for flag in (
+    ('batch_size', 'dtype', 'distributed', *DECODING) if served else ('concurrency', 'requests_per_minute', 'timeout')
+  ):
     if getattr(args, flag) is not None:
       whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
       raise UserError(f'--{flag.replace("_", "-")} is {whose}')
   result = _ask_endpoint(args, names) if served else _ask_model(args, names)
-  _print_scores(result)
-  if args.out and not args.json:
-    print(table.table([args.out]))
+  if hosts.share()[0] == 0:
+    _print_scores(result)
+    if args.out and not args.json:
+      print(table.table([args.out]))
   return result
 
 
@@ -357,6 +360,9 @@ def _ask_model(args, names):
 
   batch_size = 64 if args.batch_size is None else args.batch_size
   decoding = run.Decoding(**{flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None})
+  if args.distributed:
+    hosts.join(args.distributed)
+    hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
     model,

@@ -34,7 +34,7 @@ def interval(n: int, b: int, c: int) -> tuple[float, float]:
 
 
 def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
-  """`{'benchmarks': {name: {n, accuracies, flipped ids, difference, interval95, p_value}}, 'only_in_one': [names]}`.
+  """`{'benchmarks': {name: {n, accuracies, flipped ids, other_texts, difference, ...}}, 'only_in_one': [names]}`.
 
   Each of `a` and `b` is what `evaluate` or `grade` wrote with --out, or a NAME directory inside it.
   """
@@ -111,6 +111,7 @@ def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
     'difference': (len(c) - len(b)) / n,
     'interval95': interval(n, len(b), len(c)),
     'p_value': mcnemar(len(b), len(c)),
+    'other_texts': sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items()),
     'rules': [_rule(file) for file in (file_a, file_b)],
   }
 
@@ -134,6 +135,7 @@ def describe(result: dict, shown: int = 10) -> str:
       ids = one[field]
       named = ', '.join(ids[:shown]) + (', ... (all with --json)' if len(ids) > shown else '')
       lines.append(f'  {words}: {len(ids)}' + (f' ({named})' if ids else ''))
+    lines.append(f'  answers that differ as texts: {one["other_texts"]}')
     rule_a, rule_b = one['rules']
     if rule_a != rule_b:
       lines.append(f'  graded by different rules, {rule_a} and {rule_b}: flips may be theirs')

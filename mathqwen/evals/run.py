@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from mathqwen import hosts
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records, samples
 from mathqwen.evals import grade as graders
@@ -210,11 +211,11 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
 
 
 def _finished(job: Job, out) -> records.Stored:
-  """The records an earlier, interrupted run of the same settings left in OUT/NAME."""
+  """The records an earlier, interrupted run of the same settings left in OUT/NAME; this host's part of them."""
   if out is None:
     return records.Stored([], None, 0)
   folder = pathlib.Path(out) / job.benchmark.name
-  path, settings = folder / 'records.jsonl', folder / 'settings.json'
+  path, settings = folder / records_name(), folder / 'settings.json'
   if not settings.exists():
     if path.exists():
       raise UserError(f'{path} is there without settings.json, so it cannot be continued; give another --out')
@@ -235,6 +236,12 @@ def _finished(job: Job, out) -> records.Stored:
   return stored
 
 
+def records_name() -> str:
+  """Each host keeps its answers as they end; host 0 writes all of them at the end."""
+  host, _ = hosts.share()
+  return f'records.{host}.jsonl' if host else 'records.jsonl'
+
+
 def _run(
   model,
   job: Job,
@@ -246,15 +253,17 @@ def _run(
 ) -> dict:
   # Judged again: `grade` may have written verdicts of another rule there.
   done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
-  todo = [i for i, example in enumerate(job.examples) if example.id not in done]
+  host, count = hosts.share()
+  todo = [i for i, example in enumerate(job.examples) if example.id not in done and i % count == host]
   _tell(stored.note)
   if done:
     _tell(f'{job.benchmark.name}: {len(done)} of {len(job.examples)} answers are there, {len(todo)} to go')
   if folder:
     records.write_json(folder / 'settings.json', job.settings)
-  writer = records.Writer(folder / 'records.jsonl', stored.whole) if folder else contextlib.nullcontext()
+  writer = records.Writer(folder / records_name(), stored.whole) if folder else contextlib.nullcontext()
   tokens, start = 0, time.monotonic()
-  with writer, Bar(job.benchmark.name, len(job.examples), list(done.values()), progress) as bar:
+  total = len(done) + len(todo)
+  with writer, Bar(job.benchmark.name, total, list(done.values()), progress and host == 0) as bar:
 
     def on_done(position, ids):
       nonlocal tokens
@@ -274,7 +283,9 @@ def _run(
       numbers=todo,
       **{name: job.settings[name] for name in ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')},
     )
-  seconds = time.monotonic() - start
+  told = hosts.gather({'records': list(done.values()), 'tokens': tokens, 'seconds': time.monotonic() - start})
+  done = {record['id']: record for one in told for record in one['records']}
+  tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
   ordered = [done[example.id] for example in job.examples]
   scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
   scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
@@ -286,11 +297,11 @@ def _run(
   scores['tokens'] = None if None in counts else sum(counts)
   # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
   scores['resumed'] = len(stored.records)
-  scores['seconds'] = seconds if todo else None
+  scores['seconds'] = seconds if tokens else None
   scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())
-  if folder:
-    if not todo and (folder / 'scores.json').exists():
+  if folder and host == 0:
+    if not tokens and (folder / 'scores.json').exists():
       before = records.read_json(folder / 'scores.json')
       scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
     records.write_all(folder / 'records.jsonl', ordered)  # in the benchmark's order, not in that of the answers' ends

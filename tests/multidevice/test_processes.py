@@ -200,6 +200,18 @@ def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
   assert said[2][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
 
 
+def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
+  one, two = (str(tmp_path / name) for name in ('one', 'two'))
+  assert main(['evaluate', str(trained), *words, '--out', one]) == 0
+  status, said = ends(start_command(tiny, 'evaluate', str(trained), *words, '--out', two))
+  assert status == [0, 0], said
+  read = lambda out: [json.loads(line) for line in (pathlib.Path(out) / 'arithmetic/records.jsonl').open()]
+  assert len(read(one)) == 8 and read(one) == read(two)
+  rest = [json.loads(line)['id'] for line in (pathlib.Path(two) / 'arithmetic/records.1.jsonl').open()]
+  assert sorted(rest) == [record['id'] for record in read(one)][1::2]  # what host 1 answered
+
+
 def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
   status, said = ends(start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two')))
   assert status == [0, 0], said
