@@ -347,6 +347,26 @@ def test_evaluate_json(evaluated, trained):
   assert scores == json.loads((out / 'arithmetic' / 'scores.json').read_text())
 
 
+def test_evaluate_samples(trained, tiny, tmp_path, fails, capsys):
+  command = ['evaluate', trained, '--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--limit', '3', '--json']
+  command += ['--max-new-tokens', '5', '--samples', '4', '--temperature', '1.5', '--cache-dtype', 'int8']
+  command = [str(word) for word in command]
+  assert cli.main([*command, '--out', str(tmp_path / 'a')]) == 0
+  whole = json.loads(capsys.readouterr().out.splitlines()[-1])['benchmarks']['arithmetic']
+  assert (whole['n'], whole['problems'], list(whole['pass_at_k'])) == (12, 3, ['1', '2', '4'])
+  records = (tmp_path / 'a' / 'arithmetic' / 'records.jsonl').read_text().splitlines()
+  assert len({json.loads(line)['response'] for line in records}) > 3
+  # Stopped in between, the rest is drawn as it would have been.
+  (tmp_path / 'b' / 'arithmetic').mkdir(parents=True)
+  for name, text in {'records.jsonl': '\n'.join(records[:5]) + '\n', 'settings.json': None}.items():
+    source = tmp_path / 'a' / 'arithmetic' / name
+    (tmp_path / 'b' / 'arithmetic' / name).write_text(source.read_text() if text is None else text)
+  assert cli.main([*command, '--out', str(tmp_path / 'b')]) == 0
+  capsys.readouterr()
+  assert (tmp_path / 'b' / 'arithmetic' / 'records.jsonl').read_text().splitlines() == records
+  assert 'samples at temperature 0 are all the same' in fails('evaluate', *command[1:6], '--samples', '4')
+
+
 def test_another_checkpoint_is_another_run(fails, evaluated, trained, tiny):
   _, out = evaluated
   said = fails(

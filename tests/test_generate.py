@@ -6,6 +6,8 @@ import pytest
 from mathqwen import generate
 from mathqwen.errors import UserError
 from mathqwen.generate import Sampling
+from mathqwen.model import qwen
+from mathqwen.model.cache import KVCache
 
 PROMPTS = [[5, 0, 9, 77], [1, 2, 3, 4, 5, 6, 7, 8, 9], [0], [0, 0, 40, 50, 60, 0], [96, 13]]
 
@@ -152,3 +154,49 @@ def test_what_cannot_be_generated(changes, message, model):
 def test_sampling_refuses(settings):
   with pytest.raises(UserError, match=next(iter(settings))):
     Sampling(**settings)
+
+
+def test_slots_are_filled_again(model, monkeypatch):
+  """Twelve answers of unequal limits in four slots: each is that of its prompt alone, and they end as they are done."""
+  prompts = [[(7 * i + j) % 97 for j in range(1 + i % 5)] for i in range(12)]
+  limits = [3, 40, 5, 2, 9, 1, 33, 4, 8, 6, 7, 10]
+  free = {'stop_ids': (1000,), 'batch_size': 4}
+  ended, steps, decode = [], [], generate.decode
+  monkeypatch.setattr(generate, 'decode', lambda *args, **kw: steps.append(kw['steps']) or decode(*args, **kw))
+  got = answers_of(model, prompts, max_new_tokens=limits, on_done=lambda i, ids: ended.append(i), **free)
+  assert [len(answer) for answer in got] == limits and sorted(ended) == list(range(12))
+  assert ended.index(1) > ended.index(5)  # the long one does not hold up the others
+  assert len(steps) < 14
+  for i in (0, 1, 6, 11):
+    assert got[i] == answers_of(model, [prompts[i]], max_new_tokens=limits[i], stop_ids=(1000,))[0]
+
+
+def test_an_answer_ends_where_it_may(model):
+  free = answers_of(model, max_new_tokens=80, stop_ids=(1000,))
+  ended = lambda ids: len(ids) >= 40 and ids[39] == free[1][39]
+  got = answers_of(model, max_new_tokens=80, stop_ids=(1000,), ended=ended)
+  assert got[1] == free[1][: 2 * generate.STEPS]  # asked after every 32
+  assert [a == b for a, b in zip(got, free, strict=True)].count(False) >= 1
+
+
+def test_numbers_say_which_stream_is_drawn_from(model):
+  draw = lambda prompts, **changes: answers_of(model, prompts, sampling=Sampling(1.0), stop_ids=(1000,), **changes)
+  both = draw([[5, 6], [5, 6]])
+  assert draw([[5, 6], [5, 6]], numbers=[1, 0]) == both[::-1]
+  assert draw([[5, 6]], numbers=[1]) == both[1:]
+
+
+@pytest.mark.parametrize('cache_dtype, atol', [('float32', 2e-5), ('bfloat16', 0.05), ('int8', 0.1)])
+def test_a_smaller_cache_is_nearly_the_same(cache_dtype, atol, model):
+  params, cfg = model
+  tokens = np.random.default_rng(0).integers(0, 97, (2, 20)).astype(np.int32)
+  want = qwen.unembed(params, cfg, qwen.hidden(params, cfg, tokens))
+  cache = KVCache.empty(cfg, 2, 20, cache_dtype)
+  got = []
+  for i in range(20):
+    x, cache = qwen.hidden(params, cfg, tokens[:, i : i + 1], cache=cache)
+    got.append(qwen.unembed(params, cfg, x))
+  difference = np.abs(np.concatenate(got, axis=1) - want).max() / np.std(want)
+  assert difference < atol and (difference > 1e-4 or cache_dtype == 'float32')
+  size = sum(x.nbytes for x in jax.tree.leaves(cache.k)) / (2 * 20 * cfg.num_hidden_layers * cfg.num_key_value_heads)
+  assert size == {'float32': 4, 'bfloat16': 2, 'int8': 1}[cache_dtype] * cfg.head_dim + 4 * (cache_dtype == 'int8')
