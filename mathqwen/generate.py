@@ -154,7 +154,7 @@ def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: b
     return Slots(cache, none_B, none_B, none_B, keys_B, jnp.zeros((rows,), bool))
 
   if program.mesh is None:
-    return jax.jit(make)()
+    return make()
   axes = {
     1: ('batch',),
     4: ('batch', 'kv_heads', 'whole', 'head_dim'),
