@@ -22,7 +22,7 @@ from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 
 STEPS = 32  # tokens of each answer between two looks at what has ended, at most
-PREFILL = 16_384  # positions of the prompts that are prefilled together, at most
+PREFILL = 16_384  # positions up to which all slots are filled at once; an eighth of them otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +148,10 @@ def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: b
   """On a mesh, rows are split as a batch is, and heads as weights are."""
 
   def make():
-    none_B = jnp.zeros((rows,), jnp.int32)
     cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
     keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
-    return Slots(cache, none_B, none_B, none_B, keys_B, jnp.zeros((rows,), bool))
+    zeros = lambda dtype: jnp.zeros((rows,), dtype)  # each its own, as they are donated
+    return Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool))
 
   if program.mesh is None:
     return make()
@@ -164,11 +164,15 @@ def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: b
   return jax.jit(make, out_shardings=jax.tree.map(where, jax.eval_shape(make)))()
 
 
-def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], seed: int):
+def check(
+  cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], seed: int, batch_size=1
+):
   """UserError where `generate` would refuse these arguments."""
   limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
   if least := [n for n in [max_new_tokens, *limits] if isinstance(n, int) and n < 1]:
     raise UserError(f'max_new_tokens is {least[0]}: it must be at least 1')
+  if batch_size < 1:
+    raise UserError(f'batch_size is {batch_size}: it must be at least 1')
   if not 0 <= seed < 2**32:
     raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')
   for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
@@ -212,7 +216,7 @@ def generate(
   the model's positions.
   """
   limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-  check(cfg, prompts, limits, seed)
+  check(cfg, prompts, limits, seed, batch_size)
   if not prompts:
     return []
   program = Program(

@@ -139,6 +139,7 @@ def test_few_programs_serve_many_shapes(model):
   'changes, message',
   [
     ({'max_new_tokens': 0}, 'max_new_tokens is 0'),
+    ({'batch_size': 0}, 'batch_size is 0'),
     ({'prompts': [[1], []]}, 'prompt 1 is empty'),
     ({'prompts': [[1], [3, -1]]}, 'prompt 1 has ids outside 0 to'),
     ({'prompts': [[10**6]]}, 'prompt 0 has ids outside 0 to'),

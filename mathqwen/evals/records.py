@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import socket
 import zlib
 
 from mathqwen.data.arithmetic import GROUPS
@@ -132,7 +133,7 @@ def write_json(path: pathlib.Path, value: dict):
 def write_atomically(path: pathlib.Path, data: bytes):
   """The file is either the old or the new one, whole, whatever happens in between."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(path.name + '.part')
+  part = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.part')  # several hosts may write one file
   with open(part, 'wb') as file:
     file.write(data)
     file.flush()

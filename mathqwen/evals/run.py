@@ -7,6 +7,7 @@ appended to `OUT/NAME/records.jsonl` as they end; the same call again continues 
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import sys
@@ -39,6 +40,15 @@ class Decoding:
       raise UserError(f'samples is {self.samples}; it must be 1 or more')
     if self.samples > 1 and self.temperature == 0:
       raise UserError(f'{self.samples} samples at temperature 0 are all the same; set a temperature, such as 0.7')
+    if self.temperature == 0 and (self.top_p, self.top_k) != (1.0, 0):
+      raise UserError('top_p and top_k choose nothing at temperature 0; set a temperature, such as 0.7')
+    if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0):
+      raise UserError(
+        f'temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: the first must be at least 0, the '
+        'second above 0 and at most 1, the third at least 0'
+      )
+    if not 0 <= self.seed < 2**32:
+      raise UserError(f'seed is {self.seed}; it must be from 0 to 2**32 - 1')
 
 
 GREEDY = Decoding()
@@ -72,10 +82,10 @@ def evaluate(
   """Answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
 
   `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's); `rule` one
-  in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` problems of
-  similar length go to the model at a time; with more than one sample of `decoding`, pass@k and maj@k are in the scores;
-  `max_new_tokens` defaults to the prompt's or the benchmark's, or to less
-  where the model's positions leave less. With `out`, records and scores are kept there.
+  in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` answers are
+  under way at a time; with more than one sample of `decoding`, pass@k and maj@k are in the scores; `max_new_tokens`
+  defaults to the prompt's or the benchmark's, or to less where the model's positions leave less. With `out`, records and
+  scores are kept there.
   """
   prepared = prepare(
     model, names, data_dir=data_dir, limit=limit, prompt=prompt, rule=rule, out=out, batch_size=batch_size,
@@ -162,8 +172,10 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   )
   run = path.with_name('scores.json')  # of the run that generated the answers
   before = records.read_json(run) if run.exists() else {}
-  for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'seconds', 'tokens_per_second'):
+  for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
+  if before.get('samples', 1) > 1 and len(graded) == before['samples'] * before['problems']:
+    scores |= samples.summarise(graded, before['samples'])
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
   scores.update(provenance())
   if out is not None:

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import math
 
+from mathqwen.evals import latex, values
+
 
 def expand(examples: list, samples: int) -> list:
   """Each example `samples` times, as 'gsm8k/test/0#0', 'gsm8k/test/0#1', ...; as it is where there is one sample."""
@@ -38,8 +40,16 @@ def summarise(records: list[dict], samples: int) -> dict:
 
 def _majority(answers: list[dict]) -> bool:
   """Whether the answer that most responses hold is right; of equally frequent ones the first counts."""
-  votes = collections.Counter(record['extracted'] for record in answers if record['extracted'] is not None)
+  votes = collections.Counter(map(_vote, (record for record in answers if record['extracted'] is not None)))
   if not votes:
     return False
   (chosen, _), *_ = votes.most_common(1)
-  return next(record['correct'] for record in answers if record['extracted'] == chosen)
+  return next(record['correct'] for record in answers if record['extracted'] is not None and _vote(record) == chosen)
+
+
+def _vote(record: dict):
+  """Right answers are one, however they are written; wrong ones by their value, or by their text without spelling."""
+  if record['correct']:
+    return True
+  number = values.value(record['extracted'])
+  return (latex.normalise(record['extracted']),) if number is None else (number,)

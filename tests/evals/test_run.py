@@ -288,3 +288,21 @@ def test_grading_needs_no_jax(tmp_path):
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
   assert done.stdout.strip() == '[]', done.stderr
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'samples': 0}, 'samples is 0'),
+    ({'samples': 2}, '2 samples at temperature 0'),
+    ({'temperature': -1.0}, 'temperature -1.0'),
+    ({'temperature': float('nan')}, 'temperature nan'),
+    ({'temperature': 1.0, 'top_p': 2.0}, 'top_p 2.0'),
+    ({'temperature': 1.0, 'top_k': -1}, 'top_k -1'),
+    ({'top_k': 5}, 'top_p and top_k choose nothing at temperature 0'),
+    ({'seed': -1}, 'seed is -1'),
+  ],
+)
+def test_decoding_is_refused_before_anything_is_read(settings, message):
+  with pytest.raises(UserError, match=message):
+    run.Decoding(**settings)

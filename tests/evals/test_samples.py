@@ -27,5 +27,14 @@ def test_majority_and_error_are_over_problems():
   assert found['stderr'] == pytest.approx(((1 / 6) ** 2 * 2 / 2) ** 0.5)  # means 2/3 and 1/3
 
 
+def test_votes_are_for_answers_and_not_for_spellings():
+  texts = [('1,000', True), ('1000', True), ('1000.00', True), ('7', False), ('7.0', False)]
+  found = samples.summarise([record('a', i, text, right) for i, (text, right) in enumerate(texts)], 5)
+  assert found['maj_at_k'] == {'5': 1.0}
+  texts = [('5', True), (r'\frac12', False), (r'\dfrac{1}{2}', False)]
+  found = samples.summarise([record('a', i, text, right) for i, (text, right) in enumerate(texts)], 3)
+  assert found['maj_at_k'] == {'3': 0.0}
+
+
 def test_no_answer_is_no_majority():
   assert samples.summarise([record('a', i, None, False) for i in range(2)], 2)['maj_at_k'] == {'2': 0.0}

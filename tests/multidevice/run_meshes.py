@@ -25,7 +25,10 @@ EXPERIMENT = Experiment(
 )
 ONE = {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}
 SIZES = itertools.product((1, 2, 4, 8), repeat=len(ONE))
-MESHES = [ONE, *(dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(sizes) == 8)]
+SHAPES = [dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(sizes) == 8]
+# Every one without 'context', and of those with it the ones in which it stands alone or beside each other axis.
+BESIDE = ({'context': 8}, {'fsdp': 2, 'context': 4}, {'data': 2, 'context': 4}, {'fsdp': 2, 'context': 2, 'tensor': 2})
+MESHES = [ONE, *(shape for shape in SHAPES if shape['context'] == 1), *(ONE | shape for shape in BESIDE)]
 
 
 def batch(step):
