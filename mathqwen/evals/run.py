@@ -84,8 +84,8 @@ def evaluate(
   `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's); `rule` one
   in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` answers are
   under way at a time; with more than one sample of `decoding`, pass@k and maj@k are in the scores; `max_new_tokens`
-  defaults to the prompt's or the benchmark's, or to less where the model's positions leave less. With `out`, records and
-  scores are kept there.
+  defaults to the prompt's or the benchmark's, or to less where the model's positions leave less. With `out`, records
+  and scores are kept there.
   """
   prepared = prepare(
     model, names, data_dir=data_dir, limit=limit, prompt=prompt, rule=rule, out=out, batch_size=batch_size,
