@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 import mathqwen
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import benchmarks, grade, records, run
+from mathqwen.evals import grade, records, run
 from mathqwen.evals import prompts as prompts_lib
 
 PREFIX = 'openai:'
@@ -319,15 +319,8 @@ def evaluate(
   `options` are those of Endpoint. `decoding.batch_size` of the scores is `concurrency`.
   """
   model = Endpoint(name, **options)
-  names = [one.strip() for one in names.split(',')] if isinstance(names, str) else list(names)
-  if not names:
-    raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
-  for what, value in (('limit', limit), ('concurrency', concurrency), ('max_new_tokens', max_new_tokens)):
-    if value is not None and value < 1:
-      raise UserError(f'{what} is {value}; it must be 1 or more')
-  jobs = [
-    _prepare(model, benchmarks.get(one), data_dir, limit, prompt, rule, max_new_tokens) for one in dict.fromkeys(names)
-  ]
+  chosen = run.choose(names, limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens)
+  jobs = [_prepare(model, one, data_dir, limit, prompt, rule, max_new_tokens) for one in chosen]
   prepared = run.open_jobs(jobs, out)
   try:
     return run.run(model, prepared, out, concurrency, progress, record_of=_record)

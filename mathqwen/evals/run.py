@@ -129,17 +129,20 @@ def prepare(
   decoding: Decoding = GREEDY,
 ) -> list[tuple[Job, records.Stored]]:
   """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
+  chosen = choose(names, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
+  jobs = [_prepare(model, one, data_dir, limit, prompt, rule, max_new_tokens, decoding) for one in chosen]
+  return open_jobs(jobs, out)
+
+
+def choose(names, **counts: int | None) -> list[Benchmark]:
+  """The benchmarks of these names (text with commas, or a list), each once; refuses counts below 1."""
   names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
-  names = list(dict.fromkeys(names))
   if not names:
     raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
-  for what, value in (('limit', limit), ('batch_size', batch_size), ('max_new_tokens', max_new_tokens)):
+  for what, value in counts.items():
     if value is not None and value < 1:
       raise UserError(f'{what} is {value}; it must be 1 or more')
-  jobs = [
-    _prepare(model, benchmarks.get(name), data_dir, limit, prompt, rule, max_new_tokens, decoding) for name in names
-  ]
-  return open_jobs(jobs, out)
+  return [benchmarks.get(name) for name in dict.fromkeys(names)]
 
 
 def open_jobs(jobs: list[Job], out) -> list[tuple[Job, records.Stored]]:
