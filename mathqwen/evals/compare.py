@@ -83,6 +83,11 @@ def _problem(row: dict) -> str:
 
 
 def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
+  for file in (file_a, file_b):
+    if (samples := _score(file, 'samples') or 1) > 1:
+      raise UserError(
+        f'{file} has {samples} answers to each problem, which are no independent draws; compare runs with one each'
+      )
   rows_a, rows_b = _read(file_a), _read(file_b)
   if missing := [key for key in rows_a if key not in rows_b] + [key for key in rows_b if key not in rows_a]:
     raise UserError(
@@ -112,13 +117,13 @@ def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
     'interval95': interval(n, len(b), len(c)),
     'p_value': mcnemar(len(b), len(c)),
     'other_texts': sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items()),
-    'rules': [_rule(file) for file in (file_a, file_b)],
+    'rules': [_score(file, 'rule') for file in (file_a, file_b)],
   }
 
 
-def _rule(file: pathlib.Path) -> str | None:
+def _score(file: pathlib.Path, key: str):
   path = file.with_name('scores.json')
-  return records.read_json(path).get('rule') if path.exists() else None
+  return records.read_json(path).get(key) if path.exists() else None
 
 
 def describe(result: dict, shown: int = 10) -> str:

@@ -115,3 +115,10 @@ def test_command_line(tmp_path, capsys):
   assert 'no such directory' in capsys.readouterr().err
   (tmp_path / 'empty').mkdir()
   assert cli.main(['compare', str(a), str(tmp_path / 'empty')]) == 2
+
+
+def test_several_answers_to_a_problem_are_refused(tmp_path):
+  a, b = write(tmp_path / 'a', {1: True}), write(tmp_path / 'b', {1: False})
+  (b / 'gsm8k' / 'scores.json').write_text('{"rule": "number", "samples": 4}')
+  with pytest.raises(UserError, match='4 answers to each problem'):
+    compare.compare(a, b)
