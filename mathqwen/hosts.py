@@ -7,7 +7,6 @@ file descriptor 2 is read here first: that text becomes one line and an exit sta
 
 import contextlib
 import ctypes
-import functools
 import importlib.metadata
 import json
 import os
@@ -15,6 +14,7 @@ import platform
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -34,6 +34,7 @@ MACHINERY = re.compile(rb'[IWEF]\d{4} \S+ +\d+ (coordination_service|preemption_
 ENDED = 'mathqwen/ended'  # {host: [exit status, line]}
 AGAIN = 'run the same command again on every host; training continues from its newest checkpoint'
 
+_met = False  # JAX's service has threads in this process from here on, whether the hosts came together or not
 _joined = None  # (client, index, count) between `join` and the end
 _leaving = threading.Event()
 _speaking = threading.Lock()  # one line, of whoever comes first
@@ -45,14 +46,20 @@ def join(where: str):
   where: 'auto' asks the machine (a TPU pod slice, GKE, Slurm know their hosts); 'HOST:PORT,N,I' names the coordinator,
   the number of processes and this one's number. UserError where the hosts differ in software or devices.
   """
-  global _joined
+  global _joined, _met
   address, count, index = (None, None, None) if where == 'auto' else _parse(where)
   import jax
   from jax._src import distributed  # the public module has neither the client nor how long the service waits
 
   start, make_service = _seconds(START), distributed._jax.get_distributed_runtime_service
+  _met = True
   _read_stderr()
-  distributed._jax.get_distributed_runtime_service = functools.partial(make_service, cluster_register_timeout=start)
+
+  def service(address, *args, **kwargs):
+    _check_port(address)
+    return make_service(address, *args, **kwargs, cluster_register_timeout=start)
+
+  distributed._jax.get_distributed_runtime_service = service
   try:
     jax.distributed.initialize(
       address, count, index, initialization_timeout=start + LATE, heartbeat_timeout_seconds=_seconds(LOST)
@@ -60,13 +67,6 @@ def join(where: str):
   except ValueError as error:
     raise UserError(
       f'--distributed {where}: {error}; write HOST:PORT,N,I where the machine does not know its hosts'
-    ) from None
-  except jax.errors.JaxRuntimeError as error:
-    if 'Failed to start RPC server' not in str(error):
-      raise
-    raise UserError(
-      f'host 0 cannot listen at {distributed.global_state.coordinator_address}: is its port taken, by an earlier run '
-      'perhaps? End that, or name another port on every host'
     ) from None
   finally:
     distributed._jax.get_distributed_runtime_service = make_service
@@ -105,18 +105,19 @@ def gather(value) -> list:
 
 def leave(status: int, line: str):
   """Ends this process, where it is one of several, and tells the others why: they end with the same status."""
-  if _joined is None:
+  if not _met:
     return
-  _leaving.set()
-  client, index, count = _joined
-  _tell(status, line)
-  if index == 0:  # its service goes with it, and the others would not learn why
-    deadline = time.monotonic() + GRACE + 5
-    while len(_by_host(client, ENDED)) < count and time.monotonic() < deadline:
-      time.sleep(0.1)
+  if _joined is not None:
+    _leaving.set()
+    client, index, count = _joined
+    _tell(status, line)
+    if index == 0:  # its service goes with it, and the others would not learn why
+      deadline = time.monotonic() + GRACE + 5
+      while len(_by_host(client, ENDED)) < count and time.monotonic() < deadline:
+        time.sleep(0.1)
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(status)  # the usual way out waits minutes for the others
+  os._exit(status)  # the usual way out waits minutes for the others, or meets a service that is half gone
 
 
 def _parse(where):
@@ -132,6 +133,18 @@ def _parse(where):
   if not 0 <= index < count:
     raise UserError(f'--distributed {where}: process {index} is not one of 0 to {count - 1}')
   return address, count, index
+
+
+def _check_port(address: str):
+  """UserError where host 0 cannot listen at its port: of a taken one the service may die without a word."""
+  port = int(address.rpartition(':')[2])
+  try:
+    socket.create_server(('', port)).close()
+  except OSError as error:
+    raise UserError(
+      f'host 0 cannot listen at port {port} ({os.strerror(error.errno)}): is it taken by an earlier run? End that, or '
+      'name another port on every host'
+    ) from None
 
 
 def _seconds(name) -> int:
