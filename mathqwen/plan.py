@@ -18,7 +18,7 @@ from mathqwen.model.config import ModelConfig
 
 ATTEMPTS = 4  # settings compiled for a slice before it is said not to fit
 MARGIN = 0.94  # of HBM that an estimate may fill to be worth compiling
-POLICIES = ('dots', 'gate', 'mlp', 'full')  # train.remat, least computed again first
+POLICIES = ('dots', 'gate', 'mlp', 'full', 'nested')  # train.remat, least computed again first
 ASSUMPTIONS = """\
 fits: the TPU compiler accepted the program. Memory is its own peak of what lives at one time; hbm_bytes_per_chip of
   --json (arguments + temporaries + outputs - aliased) counts buffers of loops twice and can exceed what the chip has.
@@ -75,20 +75,27 @@ def model_flops(cfg: ModelConfig, rows: int, length: int) -> int:
 
 def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> int:
   shape = Shape(cfg)
-  weights = {'dots': 0, 'gate': shape.up, 'mlp': 2 * shape.up}.get(remat, shape.attention + 2 * shape.up)
-  return cfg.num_hidden_layers * rows * (2 * length * weights + shape.attention_flops(length))
+  full = shape.attention + 2 * shape.up
+  nested = full + shape.layer + shape.attention  # a forward pass more, and attention once more than that
+  weights = {'dots': 0, 'gate': shape.up, 'mlp': 2 * shape.up, 'nested': nested}.get(remat, full)
+  attentions = 3 if remat == 'nested' else 1
+  return cfg.num_hidden_layers * rows * (2 * length * weights + attentions * shape.attention_flops(length))
 
 
 def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
   """HBM of one chip, roughly: only to choose what is compiled first. `tokens`: of a micro-batch, on one chip."""
-  shape, tensor = Shape(cfg), mesh['tensor']
+  from mathqwen.model import qwen
+
+  shape, tensor, layers = Shape(cfg), mesh['tensor'], cfg.num_hidden_layers
+  if remat == 'nested':
+    layers = layers // qwen.group_size(layers) + qwen.group_size(layers)  # inputs of groups, and of one group's layers
   parts = mesh['fsdp'] * mesh['context'] * tensor
-  qkv = 0 if remat == 'full' else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
-  hidden = cfg.hidden_size * (1 if remat == 'full' else 2)
+  qkv = 0 if remat in ('full', 'nested') else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
+  hidden = cfg.hidden_size * (1 if remat in ('full', 'nested') else 2)
   kept = hidden + (qkv + {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size) // tensor
   state = shape.weights * (12 + 4 * (2 if micro_batches > 1 else 1)) // parts
   working = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * shape.layer // tensor
-  return state + 2 * tokens * kept * cfg.num_hidden_layers + working
+  return state + 2 * tokens * kept * layers + working
 
 
 def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> list[dict]:
@@ -107,7 +114,8 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
     for count in counts:
       size = estimated_bytes(cfg, mesh, remat, rows * length_here // count, count)
       flops = model_flops(cfg, batch, length) + recomputed_flops(cfg, remat, batch, length)
-      traffic = count * 6 * Shape(cfg).layer * cfg.num_hidden_layers // mesh['tensor'] if devices > 1 else 0
+      sent = 8 if remat == 'nested' else 6  # bytes a weight: to each pass, and its gradient
+      traffic = count * sent * Shape(cfg).layer * cfg.num_hidden_layers // mesh['tensor'] if devices > 1 else 0
       seconds = max(flops / (where.chips * where.chip.flops), traffic / max(where.ici_bytes_per_second, 1))
       found.append((seconds, count, size, {'train.remat': remat, 'train.micro_batches': count}))
   found.sort(key=lambda c: c[:3])

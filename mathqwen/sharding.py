@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -122,7 +121,8 @@ class Placement:
       own = self.tree(cast(jax.tree.map(lambda w: w * one, weights), dtype), axes)
       return self.tree(own, whole)  # after the cast: half the bytes travel
 
-    backward = lambda _, gradients: (cast(self.tree(gradients, axes), jnp.float32), 0.0)
+    back = lambda w, gradient: gradient.astype(w.dtype)
+    backward = lambda _, gradients: (jax.tree.map(back, weights, self.tree(gradients, axes)), 0.0)
     gather.defvjp(lambda weights, one: (gather(weights, one), None), backward)
     return gather(weights, one)
 

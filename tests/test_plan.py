@@ -78,6 +78,9 @@ def test_settings_that_are_tried():
   }  # fmt: skip
   small = plan.candidates(experiment(), chips.slice_of('v5e-16'), set())
   assert 1 <= len(small) <= plan.ATTEMPTS and small[0]['train.micro_batches'] > 1
+  # Where nothing else fits: the least memory, in one piece, as two gradients weigh more than the rows' halves.
+  assert small[-1]['train.remat'] == 'nested' and small[-1]['train.micro_batches'] == 1
+  assert [tried['train.remat'] for tried in plan.candidates(experiment(), chips.slice_of('v5e-8'), set())] == ['nested']
   kept = plan.candidates(experiment(remat='mlp'), chips.slice_of('v5e-16'), {'train.remat'})
   assert {tried['train.remat'] for tried in kept} == {'mlp'}
   # 128 rows on 256 chips: two chips share a row.

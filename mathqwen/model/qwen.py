@@ -41,7 +41,7 @@ REMAT = {
   'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
   'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
   'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
-  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs: one forward pass more
+  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs, and attention twice
 }
 
 
@@ -78,8 +78,14 @@ class Block(nnx.Module):
     self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
     self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
 
-  def __call__(self, x_BTD, angles, attend, drop):
-    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch."""
+  def __call__(self, x_BTD, angles, attend, drop, half=lambda f: f):
+    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch; `half` wraps the first."""
+    x_BTD, cache = half(functools.partial(self.mix, angles=angles, attend=attend, drop=drop))(x_BTD)
+    h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
+    return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
+
+  def mix(self, x_BTD, angles, attend, drop):
+    """The branch of attention."""
     eps = self.cfg.rms_norm_eps
     h_BTD = rms_norm(x_BTD, self.input_norm[...], eps)
     q_BTNH = linear('BTD,NHD->BTNH', h_BTD, self.q[...])
@@ -91,9 +97,7 @@ class Block(nnx.Module):
       q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
     q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
     o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
-    x_BTD = checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid')
-    h_BTD = rms_norm(x_BTD, self.post_norm[...], eps)
-    return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
+    return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), cache
 
 
 class Qwen(nnx.Module):
@@ -182,6 +186,9 @@ def hidden(
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
   layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
+  # The MLP's backward pass, where memory peaks, is not to hold what attention's needs.
+  half = jax.checkpoint if remat == 'nested' else lambda f: f
+
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
@@ -199,7 +206,7 @@ def hidden(
       key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
       return dropout(x, dropout_rate, key)
 
-    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop)
+    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop, half)
     x_BTD = place(x_BTD, 'batch', 'length', 'width')
     return ((x_BTD, None), new) if cache is None else ((x_BTD, new), None)
 
@@ -208,14 +215,21 @@ def hidden(
   x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
-  (x_BTD, cache), kept = _through_layers(layer, (x_BTD, cache), params['layers'], cfg.num_hidden_layers, remat)
+  one = jnp.all(segment_ids_BT >= 0).astype(jnp.float32)
+  cast = lambda weights: jax.tree.map(lambda w: (w * one).astype(dtype), weights)
+  (x_BTD, cache), kept = _through_layers(layer, (x_BTD, cache), params['layers'], cfg.num_hidden_layers, remat, cast)
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
   if keep:
     return x_BTD, kept
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
 
 
-def _through_layers(layer, carry, layers, count: int, remat: str):
+def group_size(count: int) -> int:
+  """Layers in a group of remat 'nested'."""
+  return max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
+
+
+def _through_layers(layer, carry, layers, count: int, remat: str, cast):
   """`jax.lax.scan` of `layer` over (number, weights) of the layers."""
   if isinstance(layers, tuple):
     kept = []
@@ -230,9 +244,14 @@ def _through_layers(layer, carry, layers, count: int, remat: str):
   if remat != 'nested':
     return through(carry, layers)
   # Only the inputs of groups of some sqrt(L) layers are kept, and of one group at a time those of its layers.
-  size = max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
+  size = group_size(count)
   groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
-  return jax.lax.scan(jax.checkpoint(through, prevent_cse=False, policy=REMAT[remat]), carry, groups)
+
+  def group(carry, xs):
+    # The copies of the group's weights and gradients that XLA makes for the loop over its layers take half as much.
+    return through(carry, (xs[0], cast(xs[1])))
+
+  return jax.lax.scan(jax.checkpoint(group, prevent_cse=False, policy=REMAT[remat]), carry, groups)
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
