@@ -215,7 +215,7 @@ def hidden(
   x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
   x_BTD = place(x_BTD, 'batch', 'length', 'width')
   x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
-  one = jnp.all(segment_ids_BT >= 0).astype(jnp.float32)
+  one = jnp.all(segment_ids_BT >= 0).astype(jnp.float32)  # unknown to XLA, as in `sharding.Placement.gather`
   cast = lambda weights: jax.tree.map(lambda w: (w * one).astype(dtype), weights)
   (x_BTD, cache), kept = _through_layers(layer, (x_BTD, cache), params['layers'], cfg.num_hidden_layers, remat, cast)
   x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
