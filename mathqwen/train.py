@@ -225,8 +225,9 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: 
   tracing = Profile(workdir, profile, step)
   writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.
-  names = ('step', 'loss', 'tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
-  summary = dict.fromkeys(names) | writer.last
+  rates = ('tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
+  summary = dict.fromkeys(('step', 'loss', 'tokens', *rates)) | writer.last
+  meter.tokens = summary['tokens'] or 0
 
   def save():
     if checkpoints.latest != step:
