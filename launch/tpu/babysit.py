@@ -106,8 +106,9 @@ class Babysitter:
     except (UserError, Later) as error:
       if self._insist(self.cloud.state) != 'ready':
         return False
+      say(f'the hosts could not be set up: {error}')
       self.delete()
-      raise UserError(f'the hosts could not be set up, and their slice is deleted: {error}') from None
+      raise UserError('the slice is deleted; nothing was run') from None
     self.book.add('ready')
     return True
 

@@ -68,13 +68,12 @@ class Summary:
     parts = [
       f'{self.steps:,} steps',
       f'{self.tokens:,} tokens' if self.tokens else '',
-      f'{self.starts} starts',
-      f'{self.preemptions} preemptions',
-      f'{self.lost_hours:.2f} hours lost to interruptions',
+      f'starts: {self.starts}',
+      f'preemptions: {self.preemptions}, {self.lost_hours:.2f} hours lost to interruptions',
       f'{self.chip_hours:,.2f} chip-hours in {self.hours:.2f} hours',
       f'cost {self.cost:,.2f}' if self.cost is not None else '',
     ]
-    return ', '.join(part for part in parts if part)
+    return '; '.join(part for part in parts if part)
 
 
 def summary(events: list[dict], chips: int, price_per_chip_hour: float, now: float) -> Summary:

@@ -115,8 +115,8 @@ class FakeCloud:
       metadata = {'kind': 'compute#metadata', 'fingerprint': 'eA==', 'items': []}
       return 200, {'kind': 'compute#project', 'name': 'secret-project-7', 'commonInstanceMetadata': metadata}
     if '/operations/' in path:
-      kind = 'type.googleapis.com/google.cloud.tpu.v2.Node'
-      return 200, {'name': path.lstrip('/').split('/', 1)[1], 'done': True, 'response': {'@type': kind}}
+      kind, node = 'type.googleapis.com/google.cloud.tpu.v2.Node', next(iter(self.nodes.values()), {})
+      return 200, {'name': path.lstrip('/').split('/', 1)[1], 'done': True, 'response': node | {'@type': kind}}
     found = RESOURCE.search(path)
     if not found:
       return 404, _error(404, 'NOT_FOUND', path)
@@ -133,7 +133,7 @@ class FakeCloud:
       return 404, _error(404, 'NOT_FOUND', f'Resource {key!r} was not found')
     if method == 'DELETE':
       if kind == 'queuedResources':
-        if query.get('force') != 'true':
+        if query.get('force', '').lower() != 'true':
           return 400, _error(400, 'FAILED_PRECONDITION', 'it has nodes')
         for node in [k for k, v in self.nodes.items() if v.get('queuedResource') == key]:
           self._remove(node)
