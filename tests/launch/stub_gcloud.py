@@ -100,7 +100,9 @@ def on_hosts(verb, endpoints, flags, names) -> int:
     output = open(os.path.join(folder, f'{i}.log'), 'w') if folder else None  # noqa: SIM115 - the process has it
     statuses[i] = subprocess.run(line, stdout=output).returncode
     if statuses[i]:
-      print(f'##### Command execution on worker {i} failed with exit status {statuses[i]}. Continuing.', file=sys.stderr)
+      print(
+        f'##### Command execution on worker {i} failed with exit status {statuses[i]}. Continuing.', file=sys.stderr
+      )
 
   threads = [threading.Thread(target=one, args=pair) for pair in enumerate(endpoints)]
   for thread in threads:
