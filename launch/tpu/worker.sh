@@ -77,7 +77,7 @@ follow() {
     sleep 0.1
   done
   tail -n +1 -f --pid="$(cat "$run/pid")" "$run/log" | sed -u "s/^/[$me] /"
-  for _ in {1..100}; do
+  for _ in {1..30}; do
     [[ -e "$run/status" ]] && status="$(cat "$run/status")" && break
     sleep 0.1
   done
