@@ -32,6 +32,26 @@ def job_file(tmp_path):
   return write
 
 
+@pytest.fixture(scope='session')
+def gcloud_flags():
+  """gcloud_flags('compute tpus tpu-vm create') -> the flags that the installed gcloud knows for it."""
+  import os
+  import runpy
+
+  if shutil.which('gcloud') is None:
+    pytest.skip('gcloud is not installed: its flags cannot be looked up')
+  folder = pathlib.Path(os.path.realpath(shutil.which('gcloud'))).parents[1]
+  tree = runpy.run_path(str(folder / 'data/cli/gcloud_completions.py'))['STATIC_COMPLETION_CLI_TREE']
+
+  def flags(command):
+    here = tree
+    for word in command.split():
+      here = here['commands'][word]
+    return set(here['flags'])
+
+  return flags
+
+
 @pytest.fixture(params=['gcloud', 'stub'])
 def fake_cloud(request, tmp_path, monkeypatch):
   """A FakeCloud that gcloud, the real one and the stub in turn, talks to."""
@@ -42,6 +62,7 @@ def fake_cloud(request, tmp_path, monkeypatch):
   cloud = FakeCloud(tmp_path / 'cloud')
   for name, value in cloud.environment(gcloud=request.param == 'gcloud').items():
     monkeypatch.setenv(name, value)
+  cloud.real = request.param == 'gcloud'
   yield cloud
   cloud.stop()
 

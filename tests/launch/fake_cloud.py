@@ -16,7 +16,7 @@ import urllib.parse
 
 RESOURCE = re.compile(r'/v2\w*/(projects/[^/]+/locations/[^/]+)/(nodes|queuedResources)(?:/([^/?:]+))?')
 HERE = pathlib.Path(__file__).parent
-QUEUE = ['ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING']  # a look at each, then ACTIVE
+QUEUE = ['WAITING_FOR_RESOURCES']  # a look at each, then ACTIVE
 
 
 class FakeCloud:
