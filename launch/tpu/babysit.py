@@ -4,6 +4,7 @@ The run goes on in the hosts' background: a launcher that is killed, or loses it
 the ledger and the cloud say that it is.
 """
 
+import fcntl
 import os
 import time
 
@@ -35,20 +36,34 @@ class Babysitter:
   def __init__(self, cloud: Cloud, book: ledger.Ledger, settings: dict, pace: float = 30):
     """settings: of training, as `plan` chose them. pace: seconds between questions to the cloud."""
     self.cloud, self.job, self.book, self.settings, self.pace = cloud, cloud.job, book, settings, pace
-    self._fruitless = 0  # tries in a row without a new step
 
   def run(self) -> int:
     """Exit status: 0 done; 75 where `stop` or a limit ended it, and `up` may go on; 1 where it failed."""
+    with open(self.book.folder / 'lock', 'w') as lock:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except OSError:
+        raise UserError(f'another launcher watches {self.job.name} already') from None
+      try:
+        return self._run()
+      except UserError as error:
+        if self.book.newest('active', 'gone', 'deleted') != 'active':
+          raise
+        raise UserError(f'{error}; the slice is still there, and costs: `up` takes it up, `delete` ends it') from None
+
+  def _run(self) -> int:
     self.book.add('up')
-    outcome = 'again'
+    outcome, fruitless = 'again', 0  # tries in a row without a new step
     try:
       while outcome == 'again':
         self._check_limits()
+        before = self.book.reached
         outcome = self._attempt() if self.have_slice() and self.set_up() else 'again'
-        if self._stopped():
-          outcome = 'stopped' if outcome == 'again' else outcome
-        elif outcome == 'again':
-          self._back_off()
+        fruitless = 0 if self.book.reached > before else fruitless + 1
+        if outcome == 'again' and self._stopped():
+          outcome = 'stopped'
+        elif outcome == 'again' and fruitless:
+          time.sleep(min(self.pace * 2 ** (fruitless - 1), MOST))
     except Limit as limit:
       outcome = f'stopped: {limit}'
       say(f'{limit}: saving and ending')
@@ -127,10 +142,8 @@ class Babysitter:
 
   def _attempt(self) -> str:
     """Starts the run, or takes up the one under way; follows it to its end, and the slice to its own."""
-    before = self.book.reached
     self.start()
     outcome = self.follow()
-    self._fruitless = 0 if self.book.reached > before else self._fruitless + 1
     deadline = time.monotonic() + 4 * self.pace  # by then a slice that is being taken away says so
     while outcome == 'again' and not self._stopped() and time.monotonic() < deadline:
       time.sleep(self.pace)
@@ -201,10 +214,6 @@ class Babysitter:
 
   def _stopped(self) -> bool:
     return self.book.newest('up', 'stop') == 'stop'
-
-  def _back_off(self):
-    if self._fruitless:
-      time.sleep(min(self.pace * 2 ** (self._fruitless - 1), MOST))
 
   def _insist(self, ask):
     """Its answer, from a cloud that may not answer at once."""

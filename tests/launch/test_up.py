@@ -163,6 +163,8 @@ def test_another_launcher_takes_it_up(stub_cloud, counting, start, job_file, tmp
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
   wait_for(lambda: 'train 2/10' in log(book))
+  second = start(job)[0]
+  assert second.communicate(timeout=30)[1] == 'launch: another launcher watches math-7b already\n'
   process.kill()
   process, book = start(job)
   said = process.communicate(timeout=100)[1]
@@ -206,6 +208,8 @@ def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', 'max_tries = 3'))
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 75 and book.count('asked') == 3, said
+  asked = [event['time'] for event in book.events() if event['event'] == 'asked']
+  assert asked[2] - asked[1] > 0.6 and asked[2] - asked[1] > asked[1] - asked[0]  # longer and longer
   assert '3 slices were asked for (max_tries = 3)' in said and said.count('not now: ') == 3
 
 
@@ -216,6 +220,18 @@ def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 2 and book.count('asked') == 1
   assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
+
+
+def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '2')
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  wait_for(lambda: 'train 0/10' in log(book))
+  (stub_cloud.bin / 'gcloud').write_text(
+    '#!/bin/sh\necho "ERROR: UNAUTHENTICATED: run gcloud auth login" >&2\nexit 1\n'
+  )
+  said = process.communicate(timeout=60)[1].splitlines()[-1]
+  assert process.returncode == 2 and said.startswith('launch: run `gcloud auth login`: gcloud compute tpus')
+  assert said.endswith('the slice is still there, and costs: `up` takes it up, `delete` ends it')
 
 
 def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypatch):
