@@ -169,16 +169,16 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
     raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
   _tell(stored.note)
   graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
-  scores = records.summarise(graded, chosen, rule)
+  run = path.with_name('scores.json')  # of the run that generated the answers
+  before = records.read_json(run) if run.exists() else {}
+  count = before.get('samples', 1)
+  whole = count > 1 and len(graded) == count * before['problems']
+  scores = records.summarise(graded, chosen, rule, count if whole else 1)
   scores['verdicts_changed'] = sum(
     old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
   )
-  run = path.with_name('scores.json')  # of the run that generated the answers
-  before = records.read_json(run) if run.exists() else {}
   for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
-  if before.get('samples', 1) > 1 and len(graded) == before['samples'] * before['problems']:
-    scores |= samples.summarise(graded, before['samples'])
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
   scores.update(provenance())
   if out is not None:
@@ -302,10 +302,8 @@ def _run(
   done = {record['id']: record for one in told for record in one['records']}
   tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
   ordered = [done[example.id] for example in job.examples]
-  scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
+  scores = records.summarise(ordered, job.benchmark, job.settings['rule'], job.settings['samples'])
   scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
-  if job.settings['samples'] > 1:
-    scores |= samples.summarise(ordered, job.settings['samples'])
   names = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype', 'max_new_tokens')
   scores['decoding'] = {name: job.settings[name] for name in names} | {'batch_size': batch_size}
   counts = [record['tokens'] for record in ordered]

@@ -268,6 +268,20 @@ def test_grading_an_evaluation_again_gives_the_same_scores(reciting, data_dir, t
     assert again[key] == scores[key], key
 
 
+def test_several_samples_are_summed_up_over_problems_and_again(reciting, data_dir, tmp_path):
+  drawn = run.Decoding(samples=2, temperature=1.0)
+  scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
+  assert (scores['n'], scores['problems'], scores['pass_at_k'], scores['maj_at_k']) == (
+    8, 4, {'1': 0.75, '2': 0.75}, {'2': 0.75}
+  )  # fmt: skip
+  assert scores['stderr'] == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
+  assert scores['by_group']['add'] == {'n': 4, 'correct': 2, 'accuracy': 0.5, 'problems': 2, 'stderr': 0.5}
+  again = run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic')['benchmarks']['arithmetic']
+  assert {key: again[key] for key in again.keys() & scores.keys()} == {
+    key: scores[key] for key in again.keys() & scores.keys()
+  }
+
+
 @pytest.mark.parametrize('benchmark, rule, said', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])
 def test_grade_with_unknown_names(tmp_path, benchmark, rule, said):
   with pytest.raises(UserError, match=said):
