@@ -16,6 +16,9 @@ SAID = (
 )
 
 
+REMEDY = f'{hosts.AGAIN}; the answers in scores are kept'
+
+
 @pytest.mark.parametrize('joined, text, status, line', [
   (False, 'DEADLINE_EXCEEDED: Barrier timed out.\n# of tasks that reached the barrier: 2/40.\nThe first task at the '
    'barrier: 0. Some timed out task names:\n3\n2\n\n', 2,
@@ -25,14 +28,15 @@ SAID = (
   (False, 'DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: /xla.coordination.CoordinationService/RegisterTask', 2,
    'host 0 was not reached at 10.0.0.1:99 within 305 seconds: '),
   (True, 'UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n2\n7\nThe tasks', 75,
-   'host 2, 7 was lost (no sign of life for 60 seconds): run the same command again on every host'),
-  (True, 'UNAVAILABLE: Failed to send RPC to coordination service.', 75, 'host 0 was lost'),
+   f'host 2, 7 was lost (no sign of life for 60 seconds): {REMEDY}'),
+  (True, 'UNAVAILABLE: Failed to send RPC to coordination service.', 75,
+   f'host 0 was lost, which holds the others together: {REMEDY}'),
   (True, 'ABORTED: 1 unexpectedly tried to connect with a different incarnation.', 75,
-   'host 1 was started a second time'),
+   f'host 1 was started a second time while this run was going on: {REMEDY}'),
   (True, 'INTERNAL: something new', 1, 'the coordination service of JAX ended this process:  INTERNAL: something new'),
 ])  # fmt: skip
 def test_what_the_coordination_service_says_in_a_line(joined, text, status, line):
-  got = hosts.explain(f'{SAID}absl::Status: {text}', joined, HOST_2)
+  got = hosts.explain(f'{SAID}absl::Status: {text}', joined, HOST_2, REMEDY)
   assert got[0] == status and got[1].startswith(line)
 
 
@@ -76,6 +80,16 @@ def test_hosts_that_agree_and_do_not(clients):
   said = 'the hosts differ in their b: x is 1 on host 0 and None on host 1 (1 more differ): give every host the same'
   got = agree('b', {'x': 1}, {'y': 1})
   assert got[0] == got[1] and got[0].startswith(said)
+
+
+def test_values_of_all_hosts_in_pieces(clients, monkeypatch):
+  monkeypatch.setattr(hosts, 'PART', 7)
+  values = [{'text': 'ä\ud83d' * 40, 'none': None}, [1, 2.5]]
+  stored = lambda: {key.split('/')[2] for key, _ in clients[0].key_value_dir_get(f'{hosts.GATHERED}/')}
+  for call in range(3):
+    got = in_threads(*(lambda i=i, call=call: hosts._gather(clients[i], i, 2, call, [call, values[i]]) for i in (0, 1)))
+    assert got[0] == got[1] == [[call, value] for value in values]
+  assert stored() == {'2'}  # what every host has read is gone
 
 
 def test_a_host_that_says_nothing(clients):

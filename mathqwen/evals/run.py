@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -226,35 +227,45 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
 
 
 def _finished(job: Job, out) -> records.Stored:
-  """The records an earlier, interrupted run of the same settings left in OUT/NAME; this host's part of them."""
+  """The records that an earlier, interrupted run of the same settings left in OUT/NAME, of however many hosts."""
   if out is None:
     return records.Stored([], None, 0)
   folder = pathlib.Path(out) / job.benchmark.name
-  path, settings = folder / records_name(), folder / 'settings.json'
+  settings, paths = folder / 'settings.json', _parts(folder)
   if not settings.exists():
-    if path.exists():
-      raise UserError(f'{path} is there without settings.json, so it cannot be continued; give another --out')
+    if paths:
+      raise UserError(f'{paths[0]} is there without settings.json, so it cannot be continued; give another --out')
     return records.Stored([], None, 0)
   before = records.read_json(settings)
   changed = [key for key in before.keys() | job.settings.keys() if before.get(key) != job.settings.get(key)]
   if changed:
     what = ', '.join(f'{key} {before.get(key)!r} there and {job.settings.get(key)!r} now' for key in sorted(changed))
     raise UserError(f'{folder} holds another run ({what}); give another --out, or delete it')
-  stored = records.read(path) if path.exists() else records.Stored([], None, 0)
+  stored, found = {path: records.read(path) for path in paths}, {}
   questions = {example.id: example.question for example in job.examples}
-  for record in stored.records:
-    missing = [field for field in records.FIELDS if field not in record]
-    if missing:
-      raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
-    if questions.get(record.get('id')) != record.get('question'):
-      raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
-  return stored
+  for path, part in stored.items():
+    for record in part.records:
+      missing = [field for field in records.FIELDS if field not in record]
+      if missing:
+        raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
+      if questions.get(record.get('id')) != record.get('question'):
+        raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
+      found.setdefault(record['id'], record)  # host 0 writes what others have as well
+  notes = [part.note for part in stored.values() if part.note]
+  own = stored.get(folder / records_name())
+  return records.Stored(list(found.values()), '; '.join(notes) or None, own.whole if own else 0)
 
 
 def records_name() -> str:
   """Each host keeps its answers as they end; host 0 writes all of them at the end."""
   host, _ = hosts.share()
   return f'records.{host}.jsonl' if host else 'records.jsonl'
+
+
+def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of all hosts, host 0's first."""
+  named = [(re.fullmatch(r'records(?:\.(\d+))?\.jsonl', path.name), path) for path in folder.glob('records*.jsonl')]
+  return [path for _, path in sorted((int(name[1] or 0), path) for name, path in named if name)]
 
 
 def _run(
@@ -269,10 +280,14 @@ def _run(
   # Judged again: `grade` may have written verdicts of another rule there.
   done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
   host, count = hosts.share()
-  todo = [i for i, example in enumerate(job.examples) if example.id not in done and i % count == host]
+  first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
+  for number, ids in enumerate(hosts.gather(list(done))):
+    first = {key: number for key in ids} | first
+  missing = [i for i, example in enumerate(job.examples) if example.id not in first]
+  done, todo = {key: record for key, record in done.items() if first[key] == host}, missing[host::count]
   _tell(stored.note)
-  if done:
-    _tell(f'{job.benchmark.name}: {len(done)} of {len(job.examples)} answers are there, {len(todo)} to go')
+  if first:
+    _tell(f'{job.benchmark.name}: {len(first)} of {len(job.examples)} answers are there, {len(missing)} to go')
   if folder:
     records.write_json(folder / 'settings.json', job.settings)
   writer = records.Writer(folder / records_name(), stored.whole) if folder else contextlib.nullcontext()
@@ -309,7 +324,7 @@ def _run(
   counts = [record['tokens'] for record in ordered]
   scores['tokens'] = None if None in counts else sum(counts)
   # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
-  scores['resumed'] = len(stored.records)
+  scores['resumed'] = len(first)
   scores['seconds'] = seconds if tokens else None
   scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())

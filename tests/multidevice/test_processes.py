@@ -212,6 +212,30 @@ def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
   assert sorted(rest) == [record['id'] for record in read(one)][1::2]  # what host 1 answered
 
 
+def test_answers_of_any_number_of_hosts_are_kept(tiny, trained, tmp_path):
+  """Host 0 kept two answers, hosts 1 and 2 one each, one of which host 0 has too; now two hosts go on."""
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
+  folder, out = tmp_path / 'arithmetic', str(tmp_path)
+  assert main(['evaluate', str(trained), *words, '--out', out]) == 0
+  whole = (folder / 'records.jsonl').read_bytes()
+  rows = whole.splitlines(keepends=True)
+  marked = lambda row, by: row.replace(b'"extra": {', b'"extra": {"by": %d, ' % by)
+  (folder / 'records.jsonl').write_bytes(marked(rows[0], 0) + marked(rows[4], 0))
+  (folder / 'records.1.jsonl').write_bytes(marked(rows[5], 1) + rows[6][:30])
+  (folder / 'records.2.jsonl').write_bytes(marked(rows[7], 2) + marked(rows[4], 2))
+  (folder / 'records.old.jsonl').write_bytes(b'not one of these')
+  status, said = ends(start_command(tiny, 'evaluate', str(trained), *words, '--out', out))
+  assert status == [0, 0], said
+  assert all('arithmetic: 4 of 8 answers are there, 4 to go' in lines for lines in said)
+  got = [json.loads(line) for line in (folder / 'records.jsonl').open()]
+  assert [record['extra'].pop('by', None) for record in got] == [0, None, None, None, 0, 1, None, 2]
+  assert got == [json.loads(row) for row in rows]
+  scores = json.loads((folder / 'scores.json').read_text())
+  assert scores['resumed'] == 4
+  new = [json.loads(line)['id'] for line in (folder / 'records.1.jsonl').open()][1:]
+  assert sorted(new) == [got[i]['id'] for i in (2, 6)]  # every second of what was missing
+
+
 def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
   status, said = ends(start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two')))
   assert status == [0, 0], said
@@ -243,4 +267,4 @@ def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
 @pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
 def test_bad_addresses(where):
   with pytest.raises(UserError, match='--distributed'):
-    hosts.join(where)
+    hosts.join(where, 'nothing')
