@@ -7,7 +7,7 @@ import types
 import pytest
 from jax._src.lib import _jax
 
-from mathqwen import hosts
+from mathqwen import cli, hosts
 from mathqwen.errors import UserError
 
 HOST_2 = types.SimpleNamespace(process_id=2, num_processes=2, coordinator_address='10.0.0.1:99')
@@ -38,6 +38,24 @@ REMEDY = f'{hosts.AGAIN}; the answers in scores are kept'
 def test_what_the_coordination_service_says_in_a_line(joined, text, status, line):
   got = hosts.explain(f'{SAID}absl::Status: {text}', joined, HOST_2, REMEDY)
   assert got[0] == status and got[1].startswith(line)
+
+
+@pytest.mark.parametrize(
+  'words, then',
+  [
+    ('train gsm8k_small --workdir w', 'training continues from its newest checkpoint'),
+    ('evaluate m --benchmarks gsm8k --out o', 'the answers in o are kept'),
+    ('evaluate m --benchmarks gsm8k', 'without --out, no answers were kept'),
+    ('convert to-hf m o', 'the export begins anew'),
+  ],
+)
+def test_each_command_says_what_it_does_after_a_loss(words, then, monkeypatch, capsys):
+  def join(where, then):
+    raise UserError(f'{where}: {then}')
+
+  monkeypatch.setattr(hosts, 'join', join)
+  assert cli.main([*words.split(), '--distributed', 'here']) == 2
+  assert capsys.readouterr().err == f'mathqwen: here: {then}\n'
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mathqwen import chips, cli, plan
-from mathqwen.config import DataConfig, Experiment, TrainConfig
+from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model.config import PRESETS
 
@@ -64,10 +64,9 @@ def test_model_flops_by_hand():
   )
 
 
-def experiment(**train):
-  return Experiment(
-    PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), train=TrainConfig(**{'dropout': 0.0} | train)
-  )
+def experiment(mesh=None, **train):
+  mesh, train = mesh or MeshConfig(), TrainConfig(**{'dropout': 0.0} | train)
+  return Experiment(PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), mesh=mesh, train=train)
 
 
 def test_settings_that_are_tried():
@@ -91,10 +90,26 @@ def test_settings_that_are_tried():
   assert (two[0]['mesh.data'], two[0]['mesh.fsdp']) == (2, 16)  # a copy of the model in each slice
 
 
-def test_without_the_compiler(monkeypatch):
+@pytest.mark.parametrize(
+  'sizes, want',
+  [
+    ({'tensor': 2}, (1, 8, 1, 2)),
+    ({'context': 4}, (1, 4, 4, 1)),
+    ({'data': 2}, (2, 8, 1, 1)),
+    ({'fsdp': 4, 'context': -1}, (1, 4, 4, 1)),
+  ],
+)
+def test_mesh_sizes_of_a_config_file_are_kept(sizes, want):
+  for settings in plan.candidates(experiment(MeshConfig(**sizes)), chips.slice_of('v5p-32'), set()):
+    assert tuple(settings[f'mesh.{name}'] for name in ('data', 'fsdp', 'context', 'tensor')) == want
+
+
+def test_names_come_before_the_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match='pip install'):
     plan.plan(experiment(), ['v5e-1'], set())
+  with pytest.raises(UserError, match='--topology v5q-8: write KIND-SIZE'):
+    plan.plan(experiment(), ['v5q-8'], set())
 
 
 @pytest.mark.skipif(
