@@ -14,6 +14,7 @@ import optax
 import pytest
 import safetensors.numpy
 
+import mathqwen
 from mathqwen import convert, hf, hosts
 from mathqwen.cli import main
 from mathqwen.errors import UserError
@@ -210,6 +211,31 @@ def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
   assert len(read(one)) == 8 and read(one) == read(two)
   rest = [json.loads(line)['id'] for line in (pathlib.Path(two) / 'arithmetic/records.1.jsonl').open()]
   assert sorted(rest) == [record['id'] for record in read(one)][1::2]  # what host 1 answered
+
+
+ANSWER = """
+import json, sys
+import mathqwen
+from mathqwen import hosts, sharding
+from mathqwen.config import MeshConfig
+
+hosts.join(sys.argv[-1], 'nothing')
+model = mathqwen.load(sys.argv[1], sharding.make_mesh(MeshConfig(data=2, fsdp=2)), 'float32')
+answers = model.generate_ids(json.loads(sys.argv[2]), 40, temperature=1.0, batch_size=4, stop_texts=('7',))
+open(f'{sys.argv[3]}.{hosts.share()[0]}', 'w').write(json.dumps(answers))
+"""
+
+
+def test_a_model_split_over_hosts_answers_like_one_device(tiny, trained, tmp_path):
+  """Its rows are on both hosts, and each host gets all answers."""
+  prompts = [[5, 0, 9], [1] * 11, [300], [3, 2, 1, 0, 4], [60, 61], [70] * 20]
+  words = [str(trained), json.dumps(prompts), str(tmp_path / 'answers')]
+  status, said = ends(start_command(tiny, *words, program=('-c', ANSWER)))
+  assert status == [0, 0], said
+  one = mathqwen.load(str(trained), dtype='float32').generate_ids(prompts, 40, temperature=1.0, stop_texts=('7',))
+  assert len({len(ids) for ids in one}) > 1  # some end at the text
+  for host in (0, 1):
+    assert json.loads((tmp_path / f'answers.{host}').read_text()) == one
 
 
 def test_answers_of_any_number_of_hosts_are_kept(tiny, trained, tmp_path):
