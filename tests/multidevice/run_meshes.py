@@ -75,13 +75,13 @@ def run(shape, cfg=CFG):
   return {'losses': losses, 'smallest': smallest, 'compiled': step._cache_size()}
 
 
-def logits(shape):
+def logits(shape, cfg=CFG):
   """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
-  mesh, V = mesh_of(shape), CFG.vocab_size
+  mesh, V = mesh_of(shape), cfg.vocab_size
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = train.abstract_state(mesh, CFG, tx)
+  state = train.abstract_state(mesh, cfg, tx)
   compiled = (
-    train.compile_step(mesh, CFG, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
+    train.compile_step(mesh, cfg, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
   )
   return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 
@@ -100,5 +100,5 @@ if __name__ == '__main__':
     for cfg, shapes in ((CFG, MESHES), (ODD, ODD_MESHES))
   )
   both = [answers(ONE), answers(ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})]
-  split = logits(ONE | {'fsdp': 4, 'tensor': 2})
-  print(json.dumps({'trained': trained, 'odd': odd, 'logits': split, 'answers': both}))
+  split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
+  print(json.dumps({'trained': trained, 'odd': odd, 'logits': split, 'odd_logits': whole, 'answers': both}))

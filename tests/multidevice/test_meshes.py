@@ -53,3 +53,5 @@ def test_optimizer_state_is_split(results):
 def test_each_device_makes_its_share_of_the_logits(results):
   """4 groups of positions and 64 rows of the vocabulary, on 8 devices: each has 8 rows for all groups, none has 64."""
   assert ['4', '8'] in results['logits'] and '64' not in {rows for _, rows in results['logits']}
+  # Where a device has the whole head, it takes its own group only.
+  assert results['odd_logits'] == [['1', '66']]
