@@ -189,7 +189,10 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
+def make_job(
+  model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of: Callable
+) -> Job:
+  """Of one benchmark, with what `prompts_of(prompts.Prompt, examples)` says that `model` is asked."""
   from mathqwen.data import examples
 
   prompt = prompt or benchmark.prompt
@@ -198,32 +201,37 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
   graders.get(rule)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
   rows = samples.expand(rows[:limit], decoding.samples)
-  prompts = prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
-  positions = model.config.max_position_embeddings
-  longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-  room = positions - len(prompts[longest])
-  where = f'{benchmark.name}: the prompt of {rows[longest].id} has {len(prompts[longest])} tokens'
-  if room < 1:
-    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
-  if max_new_tokens is None:
-    wanted = asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)
-    max_new_tokens = min(wanted, room)
-    if room < wanted:
-      _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
-  elif max_new_tokens > room:
-    raise UserError(f'{where}: with {max_new_tokens} new ones it passes the {positions} positions; at most {room} fit')
+  prompts = prompts_of(asked, rows)
   settings = {
     'model': model.name,
-    'dtype': str(model.dtype),
+    'dtype': model.dtype,
     'benchmark': benchmark.name,
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': rule,
-    'max_new_tokens': max_new_tokens,
+    'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
     'limit': limit,
     **dataclasses.asdict(decoding),
   }
   return Job(benchmark, rows, prompts, settings, asked.stop)
+
+
+def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
+  """`make_job` of token ids, with no more new tokens than the model has positions for."""
+  prompts_of = lambda asked, rows: prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
+  job = make_job(model, benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of)
+  positions, wanted = model.config.max_position_embeddings, job.settings['max_new_tokens']
+  longest = max(range(len(job.prompts)), key=lambda i: len(job.prompts[i]))
+  room = positions - len(job.prompts[longest])
+  where = f'{benchmark.name}: the prompt of {job.examples[longest].id} has {len(job.prompts[longest])} tokens'
+  if room < 1:
+    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
+  if wanted <= room:
+    return job
+  if max_new_tokens is not None:
+    raise UserError(f'{where}: with {wanted} new ones it passes the {positions} positions; at most {room} fit')
+  _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
+  return dataclasses.replace(job, settings=job.settings | {'max_new_tokens': room})
 
 
 def _finished(job: Job, out) -> records.Stored:
