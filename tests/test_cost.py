@@ -48,7 +48,7 @@ print(json.dumps(found))
 def test_bytes_between_devices():
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
     'PYTHONPATH': str(ROOT),
   }
   done = subprocess.run([sys.executable, '-c', PROGRAM], env=env, capture_output=True, text=True, timeout=200)

@@ -15,7 +15,7 @@ ROOT = SCRIPT.parents[2]
 def results():
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
     'PYTHONPATH': str(ROOT),
   }
   done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=590)

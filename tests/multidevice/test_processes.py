@@ -46,7 +46,10 @@ def set_all(*settings):
 def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), **differing):
   """here: which of them are started. differing: {'host1': {'args': words more, 'cwd': folder, 'env': variables}}."""
   env = os.environ | tiny.env
-  env |= {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+  env |= {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + f' --xla_force_host_platform_device_count={devices}',
+  }
   port, processes = port or free_port(), []
   for i in here or range(hosts):
     own = {'args': [], 'cwd': None, 'env': {}} | differing.get(f'host{i}', {})
