@@ -57,6 +57,10 @@ setup(
       'transformers>=5,<6',
       'sympy',
       'tensorboardX>=2.6',
+      'nbclient',
+      'nbformat',
+      'ipykernel',
+      'matplotlib',
     ],
   },
 )
