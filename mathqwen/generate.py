@@ -119,7 +119,8 @@ def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
 def decode(params, slots: Slots, enough, *, program: Program, steps: int):
-  """(slots, tokens [B, steps], -1 where there are none) after `steps` tokens, or once `enough` slots are not live."""
+  """(slots, (tokens [B, steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots are
+  not live. The second is whole on every host."""
   stops = jnp.array(program.stop_ids, jnp.int32)
 
   def going(loop):
@@ -141,7 +142,8 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
 
   tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
   _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
-  return slots, sharding.Placement(program.mesh)(tokens, 'whole', 'whole')  # read by every host
+  place = sharding.Placement(program.mesh)
+  return slots, (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
 
 
 def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
@@ -291,8 +293,8 @@ class _Batch:
     if need > self.positions or 2 * need <= self.positions:
       self._resize(need)
     enough = min(self.together, len(self.waiting)) if self.waiting else self.rows
-    self.slots, tokens = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
-    tokens, live = jax.device_get((tokens, self.slots.live_B))
+    self.slots, said = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
+    tokens, live = jax.device_get(said)
     done, asked = [], np.zeros(self.rows, bool)
     for row, index in list(self.owners.items()):
       self.answers[index] += tokens[row][tokens[row] >= 0].tolist()

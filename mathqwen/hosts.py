@@ -8,6 +8,7 @@ file descriptor 2 is read here first: that text becomes one line and an exit sta
 import contextlib
 import ctypes
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -32,27 +33,32 @@ PACKAGES = ('mathqwen', 'jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-check
 FATAL = b'JAX distributed service detected fatal errors'
 MACHINERY = re.compile(rb'[IWEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|add_port|client\.h)')
 ENDED = 'mathqwen/ended'  # {host: [exit status, line]}
-AGAIN = 'run the same command again on every host; training continues from its newest checkpoint'
+GATHERED = 'mathqwen/gathered'  # {call: {host: number of parts}, {host: {part: text}}}
+PART = 2**20  # characters of a value in the key-value store: gRPC takes 4 MiB
+AGAIN = 'run the same command again on every host'
 
 _met = False  # JAX's service has threads in this process from here on, whether the hosts came together or not
 _joined = None  # (client, index, count) between `join` and the end
+_again = AGAIN  # the remedy where a host was lost, with what the command does then
+_calls = itertools.count()  # of `gather`
 _leaving = threading.Event()
 _speaking = threading.Lock()  # one line, of whoever comes first
 
 
-def join(where: str):
+def join(where: str, then: str):
   """Joins this process to the others; to be called on every host, before anything else touches a device.
 
   where: 'auto' asks the machine (a TPU pod slice, GKE, Slurm know their hosts); 'HOST:PORT,N,I' names the coordinator,
-  the number of processes and this one's number. UserError where the hosts differ in software or devices.
+  the number of processes and this one's number. then: what the same command does after a host was lost, for people.
+  UserError where the hosts differ in software or devices.
   """
-  global _joined, _met
+  global _again, _joined, _met
   address, count, index = (None, None, None) if where == 'auto' else _parse(where)
   import jax
   from jax._src import distributed  # the public module has neither the client nor how long the service waits
 
   start, make_service = _seconds(START), distributed._jax.get_distributed_runtime_service
-  _met = True
+  _met, _again = True, f'{AGAIN}; {then}'
   _read_stderr()
 
   def service(address, *args, **kwargs):
@@ -91,16 +97,8 @@ def share() -> tuple[int, int]:
 
 
 def gather(value) -> list:
-  """Every host's `value`, of JSON, in the order of their numbers."""
-  if _joined is None:
-    return [value]
-  import numpy as np
-  from jax.experimental import multihost_utils
-
-  data = np.frombuffer(json.dumps(value).encode(), np.uint8)
-  sizes = multihost_utils.process_allgather(np.array([data.size])).reshape(-1)
-  rows = multihost_utils.process_allgather(np.pad(data, (0, int(sizes.max()) - data.size)))
-  return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+  """Every host's `value`, of JSON, in the order of their numbers; each waits for all, however long they take."""
+  return [value] if _joined is None else _gather(*_joined, next(_calls), value)
 
 
 def leave(status: int, line: str):
@@ -191,6 +189,33 @@ def _agree(client, index: int, count: int, what: str, values: dict, seconds: flo
       'devices': 'give every host the same number and kind',
     }.get(what, 'give every host the same command, config and files')
     raise UserError(f'the hosts differ in their {what}: {said} {host}{more}{also}: {remedy}')
+
+
+def _gather(client, index: int, count: int, call: int, value) -> list:
+  """Through host 0's key-value store: nothing of it is on a device, where collectives have a limit of time."""
+  text, folder = json.dumps(value), f'{GATHERED}/{call}'
+  parts = [text[start : start + PART] for start in range(0, len(text), PART)]
+  for number, part in enumerate(parts):
+    client.key_value_set(f'{folder}/{index}/{number}', part)
+  client.key_value_set(f'{folder}/parts/{index}', str(len(parts)))
+  values = []
+  for host in range(count):
+    numbers = range(int(_wait_for(client, f'{folder}/parts/{host}')))
+    values.append(json.loads(''.join(_wait_for(client, f'{folder}/{host}/{number}') for number in numbers)))
+  if index == 0 and call:
+    client.key_value_delete(f'{GATHERED}/{call - 1}')  # each host has read that before it came to this call
+  return values
+
+
+def _wait_for(client, key: str) -> str:
+  from jax.errors import JaxRuntimeError
+
+  while True:
+    try:
+      return client.blocking_key_value_get(key, 10_000)  # a signal is heard between two of these
+    except JaxRuntimeError as error:
+      if not str(error).startswith('DEADLINE_EXCEEDED'):
+        raise
 
 
 def _listed(hosts) -> str:
@@ -284,10 +309,10 @@ def _relay(source: int, terminal: int):
 def _fatal(text: str):
   from jax._src import distributed
 
-  _end(*explain(text, _joined is not None, distributed.global_state))
+  _end(*explain(text, _joined is not None, distributed.global_state, _again))
 
 
-def explain(text: str, joined: bool, state) -> tuple[int, str]:
+def explain(text: str, joined: bool, state, remedy: str) -> tuple[int, str]:
   """(exit status, line) for what the coordination service's client says as it ends the process."""
   named = [int(name) for name in re.findall(r'^(\d+)$', text, re.MULTILINE)]
   if not joined:
@@ -306,9 +331,9 @@ def explain(text: str, joined: bool, state) -> tuple[int, str]:
       )
   again = re.search(r'(\d+) unexpectedly tried to connect', text)
   if again:
-    return os.EX_TEMPFAIL, f'host {again[1]} was started a second time while this run was going on: {AGAIN}'
+    return os.EX_TEMPFAIL, f'host {again[1]} was started a second time while this run was going on: {remedy}'
   if 'stopped sending heartbeats' in text:
-    return os.EX_TEMPFAIL, f'host {_listed(named)} was lost (no sign of life for {_seconds(LOST)} seconds): {AGAIN}'
+    return os.EX_TEMPFAIL, f'host {_listed(named)} was lost (no sign of life for {_seconds(LOST)} seconds): {remedy}'
   if 'UNAVAILABLE' in text or 'DEADLINE_EXCEEDED' in text:
-    return os.EX_TEMPFAIL, f'host 0 was lost, which holds the others together: {AGAIN}'
+    return os.EX_TEMPFAIL, f'host 0 was lost, which holds the others together: {remedy}'
   return 1, f'the coordination service of JAX ended this process: {text.partition("absl::Status:")[2] or text}'

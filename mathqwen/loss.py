@@ -72,7 +72,7 @@ def _head_loss(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
 def _head_loss_forward(parts, place, x_GPD, head_VD, targets_GP, weights_GP):
   zeros = (
     place(jnp.zeros_like(x_GPD), 'part', 'whole', 'width'),
-    place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'width', 'vocab'),
+    place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'vocab_width', 'vocab'),
   )
   loss, (dx_GPD, dhead_DV) = _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, zeros)
   return loss, (dx_GPD, jax.lax.optimization_barrier(dhead_DV).T.astype(head_VD.dtype))
@@ -94,10 +94,12 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
   def take(size, carry):
     start, loss, gradients = carry
     cut = lambda a: jax.lax.dynamic_slice_in_dim(a, start, size, axis=1)
-    x_GCD = place(place(cut(x_GPD), 'part', 'whole', 'width'), 'copy', 'whole', 'width')  # cut first, then sent
-    targets_GC, weights_GC = (place(place(cut(a), 'part', 'whole'), 'copy', 'whole') for a in (targets_GP, weights_GP))
+    x_GCD = place(place(cut(x_GPD), 'part', 'whole', 'width'), 'vocab_parts', 'whole', 'width')  # cut first, then sent
+    targets_GC, weights_GC = (
+      place(place(cut(a), 'part', 'whole'), 'vocab_parts', 'whole') for a in (targets_GP, weights_GP)
+    )
     logits_GCV = jnp.einsum('GCD,VD->GCV', x_GCD, head_VD, preferred_element_type=jnp.float32)
-    logits_GCV = place(logits_GCV, 'copy', 'whole', 'vocab')
+    logits_GCV = place(logits_GCV, 'vocab_parts', 'whole', 'vocab')
     lse_GC = jax.nn.logsumexp(logits_GCV, axis=-1)
     # A comparison, not a look-up: it stays where the logits are when V is split over chips.
     hit_GCV = jnp.arange(head_VD.shape[0]) == targets_GC[..., None]
@@ -110,7 +112,7 @@ def _loop(parts, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
       dx_GCD = place(jnp.einsum('GCV,VD->GCD', dlogits_GCV, head_VD), 'part', 'whole', 'width')
       dhead_DV += jnp.einsum('GCD,GCV->DV', x_GCD, dlogits_GCV, preferred_element_type=jnp.float32)
       dx_GPD = jax.lax.dynamic_update_slice_in_dim(dx_GPD, dx_GCD, start, axis=1)
-      gradients = place(dx_GPD, 'part', 'whole', 'width'), place(dhead_DV, 'width', 'vocab')
+      gradients = place(dx_GPD, 'part', 'whole', 'width'), place(dhead_DV, 'vocab_width', 'vocab')
     return start + size, loss, gradients
 
   carry = (jnp.int32(0), jnp.float32(0), gradients)

@@ -29,6 +29,7 @@ class Meter:
     self._begun = self._mark = time.monotonic()  # the mark: end of the newest step that was read
     self._wait = (self._begun, self._begun)  # for the rows of the next step
     self._pending = None
+    self.tokens = 0  # of the run so far, which `fit` sets where one is continued
     self._sums = collections.Counter()  # of the window
     self._lost = collections.Counter(dict.fromkeys(LOST, 0.0))
     self._stepping = 0.0
@@ -71,6 +72,7 @@ class Meter:
     self._sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')})
     self._sums.update({'steps': 1, 'seconds': seconds, 'input_seconds': waited})
     sums = self._sums
+    self.tokens += int(metrics['tokens'])
     loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
     self.text = f'loss {loss:.4f}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
     if not flush and step % self._every:
@@ -87,6 +89,7 @@ class Meter:
       'loss_tokens_per_second': sums['loss_tokens'] / sums['seconds'],
       'step_seconds': step_seconds,
       'input_seconds': sums['input_seconds'],
+      'tokens': self.tokens,
     }
     return [values if self._peak_seconds is None else values | {'mfu': self._peak_seconds / step_seconds}]
 

@@ -131,7 +131,10 @@ def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) ->
   """A copy of the model in each slice; within it fsdp, and where rows are too few for that, context, then tensor."""
   from mathqwen import sharding
 
-  choices = lambda name, values: [getattr(experiment.mesh, name)] if f'mesh.{name}' in fixed else values
+  def choices(name, values):
+    size = getattr(experiment.mesh, name)
+    return [size] if f'mesh.{name}' in fixed or size != getattr(config.MeshConfig, name) else values
+
   problem = None
   # The least tensor parallelism: it sends every activation, where context sends keys and values only.
   for tensor in choices('tensor', [1, 2, 4, 8, 16]):
@@ -148,12 +151,13 @@ def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) ->
 
 
 def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) -> dict:
-  """A row for each topology, printed as a table. `fixed`: settings that are not searched."""
-  if importlib.util.find_spec('libtpu') is None:
-    raise UserError("plan needs the TPU compiler, which needs no TPU: pip install 'libtpu==0.0.42.*' (the extra tpu)")
+  """A row for each topology, printed as a table. `fixed`: settings that are not searched; nor are mesh sizes other
+  than the defaults."""
   slices = [chips.slice_of(name) for name in topologies]
   experiment.check_model(experiment.model)
   tries = [candidates(experiment, where, fixed) for where in slices]  # all errors before the first minute of compiling
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError("plan needs the TPU compiler, which needs no TPU: pip install 'libtpu==0.0.42.*' (the extra tpu)")
   rows = [_row(experiment, where, settings) for where, settings in zip(slices, tries, strict=True)]
   print(_table(rows))
   print(ASSUMPTIONS)

@@ -64,6 +64,8 @@ class Run:
     attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype)
     data = experiment.data
     sharding.check(shape, experiment.model, data.batch_size, experiment.train.micro_batches, data.seq_len)
+    if (note := sharding.undivided(shape, experiment.model)) and jax.process_index() == 0:
+      print(note, file=sys.stderr)
     return cls(experiment, tokenizer, mesh, read)
 
   def data(self) -> TrainingData:

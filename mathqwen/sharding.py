@@ -23,6 +23,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'whole': None,  # positions that are not split
   'layers': None,
   'vocab': ('tensor', 'context', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
+  'vocab_width': None,  # D of both tables where they are kept
+  'vocab_parts': 'data',  # parts of the positions that visit a chip's rows of the head
   'tensor_vocab': 'tensor',  # of the table that tokens are looked up in
   'embed': ('context', 'fsdp'),
   'heads': 'tensor',
@@ -31,6 +33,29 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
   'mlp': 'tensor',
   'norm': None,
 }
+
+
+def rules(shape: dict[str, int], vocab_size: int | None) -> dict:
+  """RULES. Mesh axes that do not divide the rows of the tables split their columns instead, and the positions that
+  visit the head, which is then whole there: 32,001 rows, as WizardMath has, divide by 3 only."""
+  split, left = [], []
+  for axis in RULES['vocab'] if vocab_size else ():
+    fits = vocab_size % math.prod(shape[name] for name in (*split, axis)) == 0
+    (split if fits else left).append(axis)
+  if not left:
+    return RULES
+  of = lambda name: tuple(axis for axis in RULES[name] if axis in left)
+  return RULES | {'vocab': tuple(split), 'vocab_width': of('embed'), 'vocab_parts': ('data', *of('part'))}
+
+
+def undivided(shape: dict[str, int], cfg: ModelConfig) -> str | None:
+  """What `rules` does otherwise for this vocabulary, in a line for people."""
+  axes = rules(shape, cfg.vocab_size)['vocab_width']
+  sizes = ' x '.join(f'mesh.{axis} {shape[axis]}' for axis in axes or ())
+  return axes and (
+    f'vocab_size {cfg.vocab_size} is not divisible by {sizes}: there the embedding and the head are split by columns, '
+    'and each device computes with the whole head'
+  )
 
 
 def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
@@ -83,9 +108,9 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
   return Mesh(arranged, tuple(shape), axis_types=axis_types)
 
 
-def spec(axes: tuple[str, ...]) -> PartitionSpec:
+def spec(axes: tuple[str, ...], rules=RULES) -> PartitionSpec:
   """('embed', 'heads', 'head_dim') -> PartitionSpec('fsdp', 'tensor', None). Two axes on one mesh axis are refused."""
-  mapped = [RULES[name] for name in axes]
+  mapped = [rules[name] for name in axes]
   used = [m for entry in mapped if entry for m in ((entry,) if isinstance(entry, str) else entry)]
   if len(used) != len(set(used)):
     raise ValueError(f'logical axes {axes} collide on a mesh axis: {mapped}')
@@ -94,12 +119,17 @@ def spec(axes: tuple[str, ...]) -> PartitionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names."""
+  """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names, and mean
+  what `rules` says for a vocabulary of `vocab_size`."""
 
   mesh: Mesh | None = None
+  vocab_size: int | None = None
 
   def __call__(self, x, *axes: str):
-    return x if self.mesh is None else jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec(axes)))
+    if self.mesh is None:
+      return x
+    where = spec(axes, rules(dict(self.mesh.shape), self.vocab_size))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, where))
 
   def tree(self, values, axes):
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
@@ -133,7 +163,8 @@ def _is_axes(x):
 
 def params_shardings(mesh: Mesh, cfg: ModelConfig):
   """The tree of `qwen.init` as NamedShardings."""
-  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), qwen.logical_axes(cfg), is_leaf=_is_axes)
+  own = rules(dict(mesh.shape), cfg.vocab_size)
+  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes, own)), qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh, *axes: str) -> NamedSharding:
@@ -154,7 +185,7 @@ def check(
 ):
   """Refuses sizes that the mesh does not divide, all at once, before anything is allocated."""
   problems = []
-  context, vocab = shape['context'], 'vocab_size' if shape['tensor'] == 1 else 'vocab_size / mesh.tensor'
+  context = shape['context']
   sizes = {
     'tensor': {
       'num_attention_heads': cfg.num_attention_heads,
@@ -162,11 +193,8 @@ def check(
       'intermediate_size': cfg.intermediate_size,
       'vocab_size': cfg.vocab_size,
     },
-    'context': {'data.seq_len': seq_len, 'hidden_size': cfg.hidden_size, vocab: cfg.vocab_size // shape['tensor']},
-    'fsdp': {
-      f'{name} / mesh.context' if context > 1 else name: size // context
-      for name, size in {'hidden_size': cfg.hidden_size, vocab: cfg.vocab_size // shape['tensor']}.items()
-    },
+    'context': {'data.seq_len': seq_len, 'hidden_size': cfg.hidden_size},
+    'fsdp': {'hidden_size / mesh.context' if context > 1 else 'hidden_size': cfg.hidden_size // context},
   }
   for axis, dims in sizes.items():
     if bad := {name: size for name, size in dims.items() if size % shape[axis]}:

@@ -33,7 +33,7 @@ class TrainState:
 
 def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
-  placement = sharding.Placement(mesh)
+  placement = sharding.Placement(mesh, cfg.vocab_size)
   x_BTD = qwen.hidden(
     params,
     cfg,
@@ -60,7 +60,7 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=
   Micro-batches add up sums and are divided once: a mean of means would weigh tokens by how many share their part.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
-  placement, axes = sharding.Placement(mesh), qwen.logical_axes(cfg)
+  placement, axes = sharding.Placement(mesh, cfg.vocab_size), qwen.logical_axes(cfg)
   M = train.micro_batches
   # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
   parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
@@ -229,8 +229,9 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: 
   tracing = Profile(workdir, profile, step)
   writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.
-  names = ('step', 'loss', 'tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
-  summary = dict.fromkeys(names) | writer.last
+  rates = ('tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
+  summary = dict.fromkeys(('step', 'loss', 'tokens', *rates)) | writer.last
+  meter.tokens = summary['tokens'] or 0
 
   def save():
     if checkpoints.latest != step:

@@ -6,6 +6,18 @@ import pytest
 
 # Compiling takes most of the time here, and the models are too small to gain from it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+# A step compiles in a third of the time without a pass of MLIR for each fusion. Tests that set XLA_FLAGS keep these.
+if '--xla_cpu_use_fusion_emitters' not in os.environ.setdefault('XLA_FLAGS', ''):  # xdist's workers inherit it
+  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+
+# The two processes take files in this order: a long file at the end would leave one of them idle.
+LONGEST = ('test_processes.py', 'test_train.py', 'test_qwen.py', 'test_generate.py', 'test_meshes.py')
+
+
+def pytest_collection_modifyitems(items):
+  place = {name: i for i, name in enumerate(LONGEST)}
+  items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
 
 SIZES = {
   'vocab_size': 97,  # odd

@@ -147,7 +147,11 @@ def test_batch_and_devices():
     'e = config.override(config.load("demo"), ["data.batch_size=3", "data.eval_examples=0"])\n'
     'try: run.Run.prepare(e)\nexcept UserError as error: print(error)'
   )
-  env = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=2', 'JAX_PLATFORMS': 'cpu'}
+  env = {
+    **os.environ,
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=2',
+    'JAX_PLATFORMS': 'cpu',
+  }
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, env=env, capture_output=True, text=True)
   assert done.stdout == (
     'data.batch_size 3 in 1 micro-batches is not divisible by the 2 devices of mesh.data x mesh.fsdp: '

@@ -9,6 +9,8 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
+from jax.sharding import PartitionSpec as P
 
 from mathqwen import cost
 
@@ -46,7 +48,7 @@ print(json.dumps(found))
 def test_bytes_between_devices():
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
     'PYTHONPATH': str(ROOT),
   }
   done = subprocess.run([sys.executable, '-c', PROGRAM], env=env, capture_output=True, text=True, timeout=200)
@@ -133,6 +135,31 @@ def test_flops_of_loops_conditions_and_derivatives():
   assert cost.matmul_flops(jax.make_jaxpr(jax.grad(again, (0, 1)))(a, b)) == 4 * one
   branch = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b.T @ b, lambda: a @ b)
   assert cost.matmul_flops(jax.make_jaxpr(branch)(a, b)) == 3 * one
+
+
+def test_a_gather_that_starts_here_and_ends_there_counts_its_result():
+  text = """HloModule step, num_partitions=8
+
+ENTRY %main (p: f32[4,8]) -> f32[4,32] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %s = (f32[4,8]{1,0}, f32[4,32]{1,0}) all-gather-start(%p), replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={1}
+  ROOT %d = f32[4,32]{1,0} all-gather-done(%s)
+}
+"""
+  assert cost.collective_bytes(text)['all-gather'] == 4 * 32 * 4 * 3 // 4
+
+
+def test_flops_of_kernels_and_of_parts_on_devices():
+  def kernel(a_ref, b_ref, out_ref):
+    out_ref[...] = a_ref[...] @ b_ref[...]
+
+  whole = pl.BlockSpec((8, 8), lambda i, j: (i, j))
+  call = pl.pallas_call(kernel, grid=(2, 3), in_specs=[whole, whole], out_specs=whole, out_shape=jnp.zeros((16, 24)))
+  assert cost.matmul_flops(jax.make_jaxpr(call)(jnp.zeros((16, 24)), jnp.zeros((16, 24)))) == 6 * 2 * 8**3
+  mesh = jax.sharding.AbstractMesh((4,), ('x',))
+  split = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P('x'), P()), out_specs=P('x'))
+  struct = jax.ShapeDtypeStruct
+  assert cost.matmul_flops(jax.make_jaxpr(split)(struct((8, 5), 'f4'), struct((5, 7), 'f4'))) == 2 * 8 * 5 * 7
 
 
 def test_flops_of_a_loop_that_depends_on_data():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mathqwen import chips, cli, plan
-from mathqwen.config import DataConfig, Experiment, TrainConfig
+from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model.config import PRESETS
 
@@ -64,10 +64,9 @@ def test_model_flops_by_hand():
   )
 
 
-def experiment(**train):
-  return Experiment(
-    PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), train=TrainConfig(**{'dropout': 0.0} | train)
-  )
+def experiment(mesh=None, **train):
+  mesh, train = mesh or MeshConfig(), TrainConfig(**{'dropout': 0.0} | train)
+  return Experiment(PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), mesh=mesh, train=train)
 
 
 def test_settings_that_are_tried():
@@ -94,10 +93,99 @@ def test_settings_that_are_tried():
   assert (two[0]['mesh.data'], two[0]['mesh.fsdp']) == (2, 16)  # a copy of the model in each slice
 
 
-def test_without_the_compiler(monkeypatch):
+def test_many_micro_batches_cost_traffic():
+  """Weights come once for each: computing `up` again is faster than 16 of them, though `dots` would fit with 8."""
+  tried = plan.candidates(experiment(), chips.slice_of('v6e-8'), set())
+  assert [(one['train.remat'], one['train.micro_batches']) for one in tried] == [
+    ('dots', 4), ('gate', 4), ('mlp', 1), ('full', 16)
+  ]  # fmt: skip
+
+
+LAYER = 3584 * (3584 + 512 + 512 + 3584) + 3 * 3584 * 18944
+WEIGHTS = 28 * LAYER + 2 * 152064 * 3584
+
+
+def test_estimated_memory_by_hand():
+  """Masters and moments of 12 bytes, a gradient of 4 and, of several micro-batches, their sum; and one layer whole."""
+  cfg, mesh = PRESETS['Qwen2.5-7B'], {'fsdp': 16, 'context': 1, 'tensor': 1}
+  assert plan.estimated_bytes(cfg, mesh, 'full', 0, 1) == WEIGHTS * 16 // 16 + 4 * LAYER
+  assert plan.estimated_bytes(cfg, mesh, 'full', 0, 2) == WEIGHTS * 20 // 16 + 4 * LAYER
+  kept = 28 * 2 * (2 * 3584 + 128 * (28 + 2 * 4) + 2 * 18944)
+  working = 2 * (3 * 18944 + 6 * 3584)
+  size = lambda tokens: plan.estimated_bytes(cfg, mesh, 'dots', tokens, 1)
+  assert size(1000) - size(0) == 1000 * (kept + working)
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+  """Stands for the TPU compiler: `compiled.append(what it says)`, in the order of the tries."""
+  says, found = [], importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *args: name == 'libtpu' or found(name, *args))
+  monkeypatch.setattr(plan, '_compile_elsewhere', lambda experiment, where: dict(says.pop(0)))
+  return says
+
+
+TOO_LARGE = {'error': 'RESOURCE_EXHAUSTED: too large', 'compile_seconds': 1.0}
+
+
+def test_a_row_by_hand(compiled, capsys):
+  model = 128 * (6 * 1024 * (28 * LAYER + 152064 * 3584) + 3 * 28 * 2 * 2 * 3584 * 1024 * 1025 // 2)
+  size = {'weights_bytes': 2**30, 'moments_bytes': 2 * 2**30, 'peak_bytes_per_chip': 10 * 2**30, 'collectives': {}}
+  size |= {'arguments_bytes': 3e9, 'temporaries_bytes': 4e9, 'outputs_bytes': 2e9, 'hbm_bytes_per_chip': 9e9}
+  size |= {'executed_flops_per_step': 1.25 * model, 'collective_bytes_per_step': 50e9, 'compile_seconds': 2.0}
+  compiled += [TOO_LARGE, size]
+  (row,) = plan.plan(experiment(micro_batches=4), ['2xv5p-32'], {'train.micro_batches'})['topologies']
+  assert not compiled and row['fits'] and 'error' not in row and row['settings']['train.micro_batches'] == 4
+  across = 2 * 4 * WEIGHTS / 16 / 2  # of float32 gradients, a chip's part: half of each sum comes from the other slice
+  bounds = {
+    'compute': 1.25 * model / (32 * 459e12),
+    'hbm': (3e9 + 2e9 + 2 * 4e9 + 4 * 3 * 2 * WEIGHTS) / 2.765e12,
+    'ici': (50e9 - across) / (3 * 100e9),  # open rows in three dimensions
+    'dcn': across / 6.25e9,
+  }
+  assert row['bounds_seconds'] == pytest.approx(bounds)
+  assert row['step_seconds'] == pytest.approx(bounds['compute']) and bounds['compute'] == max(bounds.values())
+  assert row['step_seconds_serial'] == pytest.approx(sum(bounds.values()))
+  assert row['mfu'] == pytest.approx(1 / 1.25)
+  assert row['days'] == pytest.approx(50_000 * bounds['compute'] / (24 * 60 * 60))
+  assert row['hbm_capacity_bytes'] == 95 * 2**30
+  said = capsys.readouterr().out.splitlines()[2].split(' | ')
+  want = ['| 2xv5p-32', '32', 'yes', '1.0', '2.0', '7.0', '10.0', '95.0', f'{model / 1e15:.2f}', '1.250', '46.6']
+  assert said[:-1] == [
+    *want, f'{bounds["compute"]:.2f} ({sum(bounds.values()):.2f})', '80%', f'{row["days"]:.2g}'
+  ]  # fmt: skip
+
+
+def test_a_slice_on_which_nothing_fits_has_tried_all(compiled, capsys):
+  tries = len(plan.candidates(experiment(), chips.slice_of('v5e-16'), set()))
+  compiled += [TOO_LARGE] * tries
+  (row,) = plan.plan(experiment(), ['v5e-16'], set())['topologies']
+  assert not compiled and not row['fits'] and row['error'] == 'RESOURCE_EXHAUSTED: too large'
+  assert (row['step_seconds'], row['mfu'], row['days'], row['chips']) == (None, None, None, 16)
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| v5e-16')]
+  assert line.startswith('| v5e-16 | 16 | no | -') and '| 16.0 |' in line and line.endswith('too large |')
+
+
+@pytest.mark.parametrize(
+  'sizes, want',
+  [
+    ({'tensor': 2}, (1, 8, 1, 2)),
+    ({'context': 4}, (1, 4, 4, 1)),
+    ({'data': 2}, (2, 8, 1, 1)),
+    ({'fsdp': 4, 'context': -1}, (1, 4, 4, 1)),
+  ],
+)
+def test_mesh_sizes_of_a_config_file_are_kept(sizes, want):
+  for settings in plan.candidates(experiment(MeshConfig(**sizes)), chips.slice_of('v5p-32'), set()):
+    assert tuple(settings[f'mesh.{name}'] for name in ('data', 'fsdp', 'context', 'tensor')) == want
+
+
+def test_names_come_before_the_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match='pip install'):
     plan.plan(experiment(), ['v5e-1'], set())
+  with pytest.raises(UserError, match='--topology v5q-8: write KIND-SIZE'):
+    plan.plan(experiment(), ['v5q-8'], set())
 
 
 @pytest.mark.skipif(
@@ -106,7 +194,9 @@ def test_without_the_compiler(monkeypatch):
 def test_plan_of_a_tiny_step(tmp_path, capsys):
   path = tmp_path / 'tiny.py'
   path.write_text(TINY)
-  assert cli.main(['plan', str(path), '--topology', 'v5e-4', '--json']) == 0
+  settings = ['train.remat=dots', 'train.micro_batches=2', 'train.loss_chunk=64']
+  words = ['plan', str(path), '--topology', 'v5e-4', '--json', *(w for s in settings for w in ('--set', s))]
+  assert cli.main(words) == 0
   (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])['topologies']
   assert row['fits'] and row['chips'] == 4 and row['settings']['mesh.fsdp'] == 4
   assert 0 < row['peak_bytes_per_chip'] < row['hbm_capacity_bytes'] == 16 * 2**30
@@ -114,7 +204,11 @@ def test_plan_of_a_tiny_step(tmp_path, capsys):
   params = 512 * 256 * 2 + 2 * (256 * 128 * 2 * 3 + 3 * 256 * 512)
   assert row['weights_bytes'] == pytest.approx(4 * params / 4, rel=0.05)  # norms and biases besides
   assert row['moments_bytes'] == pytest.approx(2 * row['weights_bytes'], rel=0.01)
-  assert 1 <= row['executed_flops_per_step'] / row['model_flops_per_step'] < 1.6
+  layers, head = 2 * (256 * 128 * 2 * 3 + 3 * 256 * 512), 512 * 256
+  # Attention over whole blocks: forward, again, and backward with five multiplications in place of two.
+  attention = (1 + 1 + 2.5) * 2 * 8 * 2 * 2 * 256 * 128 * 128
+  executed = 6 * 8 * 128 * (layers + head) + attention
+  assert row['executed_flops_per_step'] == pytest.approx(executed, rel=1e-3)
   gathered = 2 * (256 * 128 * 2 * 3 + 3 * 256 * 512) * 2 * 3 / 4  # once, in bfloat16
   assert row['collectives']['all-gather'] > gathered and 0 < row['mfu'] <= 1
   assert row['days'] == pytest.approx(10 * row['step_seconds'] / 86_400)

@@ -41,6 +41,31 @@ def test_every_weight_lies_where_the_table_says(tiny_config):
   assert sharding.batch_sharding(mesh).spec == P(('data', 'fsdp'), 'context')
 
 
+@pytest.mark.parametrize(
+  'vocab, sizes, table, parts',
+  [
+    (97, {'fsdp': 8}, P(('tensor', 'context'), ('fsdp',)), ('data', 'fsdp')),
+    (97, {'fsdp': 4, 'context': 2}, P(('tensor',), ('context', 'fsdp')), ('data', 'fsdp', 'context')),
+    (96, {'fsdp': 64}, P(('tensor', 'context'), ('fsdp',)), ('data', 'fsdp')),
+    (98, {'fsdp': 4, 'tensor': 2}, P(('tensor', 'context'), ('fsdp',)), ('data', 'fsdp')),
+    (98, {'fsdp': 2, 'context': 7}, P(('tensor', 'context', 'fsdp'), None), 'data'),
+    (98, {'fsdp': 2, 'context': 4}, P(('tensor', 'fsdp'), ('context',)), ('data', 'context')),
+  ],
+)
+def test_tables_whose_rows_do_not_divide_are_split_by_columns(vocab, sizes, table, parts, tiny_config):
+  """All other weights lie where they always do."""
+  shape = {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1} | sizes
+  mesh, cfg = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape)), tiny_config(vocab_size=vocab)
+  shardings = jax.tree_util.tree_leaves_with_path(sharding.params_shardings(mesh, cfg))
+  got = {'/'.join(key.key for key in path): where.spec for path, where in shardings}
+  assert {name: got[name] for name in ('embed', 'head')} == {'embed': table, 'head': table}
+  assert all(where == SPECS[name] for name, where in got.items() if name not in ('embed', 'head'))
+  assert sharding.rules(shape, vocab)['vocab_parts'] == parts
+  note = sharding.undivided(shape, cfg)
+  assert (note is None) == (parts == 'data')
+  assert note is None or note.startswith(f'vocab_size {vocab} is not divisible by mesh.')
+
+
 def test_two_axes_on_one_mesh_axis_are_refused():
   with pytest.raises(ValueError, match='collide'):
     sharding.spec(('heads', 'mlp'))
@@ -95,6 +120,7 @@ def test_sizes_that_fit(tiny_config):
   check(cfg, 2, 2, tensor=2, batch_size=8, micro_batches=2)
   check(cfg, 1, 2, context=4, batch_size=8, seq_len=16)
   check(cfg, batch_size=3)
+  check(tiny_config(), fsdp=8, batch_size=8)  # 97 rows
 
 
 @pytest.mark.parametrize(
@@ -105,7 +131,7 @@ def test_sizes_that_fit(tiny_config):
       {},
       'mesh.tensor 4 does not divide num_attention_heads 6, num_key_value_heads 2: set mesh.tensor=2',
     ),
-    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48, vocab_size 96: set mesh.fsdp=6'),
+    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48: set mesh.fsdp=6'),
     ({'data': 4}, {'batch_size': 7}, 'data.batch_size 7 in 1 micro-batches .*set data.batch_size=8'),
     ({'data': 2, 'fsdp': 2}, {'batch_size': 10}, 'set data.batch_size=8'),
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),

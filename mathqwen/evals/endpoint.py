@@ -320,7 +320,10 @@ def evaluate(
   """
   model = Endpoint(name, **options)
   chosen = run.choose(names, limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens)
-  jobs = [_prepare(model, one, data_dir, limit, prompt, rule, max_new_tokens) for one in chosen]
+  prompts_of = lambda asked, rows: _prompts(asked, rows, model.system_prompt)
+  jobs = [
+    run.make_job(model, one, data_dir, limit, prompt, rule, max_new_tokens, run.GREEDY, prompts_of) for one in chosen
+  ]
   prepared = run.open_jobs(jobs, out)
   try:
     return run.run(model, prepared, out, concurrency, progress, record_of=_record)
@@ -333,31 +336,11 @@ def evaluate(
     ) from None
 
 
-def _prepare(model: Endpoint, benchmark, data_dir, limit, prompt, rule, max_new_tokens) -> run.Job:
-  from mathqwen.data import examples
-
-  prompt = prompt or benchmark.prompt
-  asked = prompts_lib.get(prompt)
-  rule = rule or asked.rules.get(benchmark.name, benchmark.rule)
-  grade.get(rule)
-  rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
-  rows = rows[:limit]
+def _prompts(asked: prompts_lib.Prompt, rows: list, system_prompt: str) -> list[dict]:
+  """What a request holds of each problem: text, or turns."""
   if asked.text:
-    prompts = [{'prompt': asked.text(row)} for row in rows]
-  else:
-    prompts = [{'messages': asked.messages(row, model.system_prompt)} for row in rows]
-  settings = {
-    'model': model.name,
-    'dtype': model.dtype,
-    'benchmark': benchmark.name,
-    'prompt': prompt,
-    'system_prompt': model.system_prompt if prompt == 'chatml' else None,
-    'rule': rule,
-    'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
-    'limit': limit,
-    **dataclasses.asdict(run.GREEDY),
-  }
-  return run.Job(benchmark, rows, prompts, settings, asked.stop)
+    return [{'prompt': asked.text(row)} for row in rows]
+  return [{'messages': asked.messages(row, system_prompt)} for row in rows]
 
 
 def _stored(jobs: list[run.Job], out) -> list[list[dict]]:

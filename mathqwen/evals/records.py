@@ -18,6 +18,7 @@ import zlib
 
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
+from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.grade import relative_error
 
@@ -153,8 +154,11 @@ def read_json(path: pathlib.Path) -> dict:
   return value
 
 
-def summarise(records: list[dict], benchmark: Benchmark, rule: str) -> dict:
-  """Counts and accuracies of graded records. `truncated` is None where the records do not say it."""
+def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int = 1) -> dict:
+  """Counts and accuracies of graded records. `truncated` is None where the records do not say it.
+
+  With several `samples` of each problem, `samples.summarise` besides, and its standard error in place of the binomial.
+  """
   n, correct = len(records), sum(record['correct'] for record in records)
   scores = {
     'benchmark': benchmark.name,
@@ -172,11 +176,15 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str) -> dict:
   groups = {}
   for record in records:
     for group in benchmark.groups_of(record):
-      groups.setdefault(group, []).append(record['correct'])
+      groups.setdefault(group, []).append(record)
   if groups:
-    ordered = sorted(groups.items(), key=_natural)
-    scores['by_group'] = {name: {'n': len(right), **_accuracy(len(right), sum(right))} for name, right in ordered}
-  return scores
+    scores['by_group'] = {name: _group(rows, samples) for name, rows in sorted(groups.items(), key=_natural)}
+  return scores | (samples_lib.summarise(records, samples) if samples > 1 else {})
+
+
+def _group(rows: list[dict], samples: int) -> dict:
+  counts = {'n': len(rows), **_accuracy(len(rows), sum(row['correct'] for row in rows))}
+  return counts | (samples_lib.clustered(rows, samples) if samples > 1 else {})
 
 
 def _accuracy(n: int, correct: int) -> dict:

@@ -57,7 +57,7 @@ def page(title: str, tables, panels, groups, curves: list[Curve], sets: list[dic
   """The whole file.
 
   tables: `table.Table`s; panels: {benchmark: [(label, accuracy, (low, high) or None, measured)]}; groups:
-  {title: {group: [(run, accuracy, n)]}}; sets: see `problems`.
+  {title: {group: [(run, n as text, accuracy, (low, high))]}}; sets: see `problems`.
   """
   sections = {'tables': ('Table', '\n'.join(map(_table, tables)))}
   if panels:
@@ -163,17 +163,29 @@ def _panel(name: str, rows) -> str:
 def _groups(title: str, found) -> str:
   bars = []
   for group, rows in found.items():
+    title_of_group = f'{group} (n\u00a0=\u00a0{rows[0][1]})'
     if len(rows) == 1:
-      _, accuracy, n = rows[0]
-      bars.append(_bar(f'{group} (n\u00a0=\u00a0{n})', accuracy, wilson(n, round(accuracy * n)), True))
+      bars.append(_bar(title_of_group, *rows[0][2:], True))
     else:
-      bars.append(f'<li class="group">{html.escape(group)} (n\u00a0=\u00a0{rows[0][2]})</li>')
-      bars += [_bar(run, accuracy, wilson(n, round(accuracy * n)), True) for run, accuracy, n in rows]
+      bars.append(f'<li class="group">{html.escape(title_of_group)}</li>')
+      bars += [_bar(run, accuracy, interval, True) for run, _, accuracy, interval in rows]
   several = ' several' if any(len(rows) > 1 for rows in found.values()) else ''
   return f'<figure class="panel"><h3>{html.escape(title)}</h3><ul class="bars{several}">{"".join(bars)}</ul></figure>'
 
 
-def wilson(n: int, correct: int) -> tuple[float, float]:
+def interval(scores: dict, samples: int) -> tuple[float, float]:
+  """95% confidence interval of the accuracy in `scores`, of a whole benchmark or of a group.
+
+  Of several samples Wilson's with the effective number of answers: so many independent ones have the standard error
+  over problems (Dean and Pagano, 2015). No fewer than the problems, and no more than the answers.
+  """
+  n, p, stderr = scores['n'], scores['accuracy'], scores.get('stderr')
+  if samples > 1:
+    n = min(n, max(n / samples, p * (1 - p) / stderr**2)) if stderr else n / samples
+  return wilson(n, p * n)
+
+
+def wilson(n: float, correct: float) -> tuple[float, float]:
   """95% confidence interval of an accuracy (Wilson's score interval): no point at 0% and 100%, and inside of both."""
   z, p = 1.959963984540054, correct / n
   middle = (p + z * z / (2 * n)) / (1 + z * z / n)

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -169,16 +170,16 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
     raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
   _tell(stored.note)
   graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
-  scores = records.summarise(graded, chosen, rule)
+  run = path.with_name('scores.json')  # of the run that generated the answers
+  before = records.read_json(run) if run.exists() else {}
+  count = before.get('samples', 1)
+  whole = count > 1 and len(graded) == count * before['problems']
+  scores = records.summarise(graded, chosen, rule, count if whole else 1)
   scores['verdicts_changed'] = sum(
     old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
   )
-  run = path.with_name('scores.json')  # of the run that generated the answers
-  before = records.read_json(run) if run.exists() else {}
   for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
-  if before.get('samples', 1) > 1 and len(graded) == before['samples'] * before['problems']:
-    scores |= samples.summarise(graded, before['samples'])
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
   scores.update(provenance())
   if out is not None:
@@ -188,7 +189,10 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
+def make_job(
+  model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of: Callable
+) -> Job:
+  """Of one benchmark, with what `prompts_of(prompts.Prompt, examples)` says that `model` is asked."""
   from mathqwen.data import examples
 
   prompt = prompt or benchmark.prompt
@@ -197,64 +201,79 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
   graders.get(rule)
   rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
   rows = samples.expand(rows[:limit], decoding.samples)
-  prompts = prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
-  positions = model.config.max_position_embeddings
-  longest = max(range(len(prompts)), key=lambda i: len(prompts[i]))
-  room = positions - len(prompts[longest])
-  where = f'{benchmark.name}: the prompt of {rows[longest].id} has {len(prompts[longest])} tokens'
-  if room < 1:
-    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
-  if max_new_tokens is None:
-    wanted = asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)
-    max_new_tokens = min(wanted, room)
-    if room < wanted:
-      _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
-  elif max_new_tokens > room:
-    raise UserError(f'{where}: with {max_new_tokens} new ones it passes the {positions} positions; at most {room} fit')
+  prompts = prompts_of(asked, rows)
   settings = {
     'model': model.name,
-    'dtype': str(model.dtype),
+    'dtype': model.dtype,
     'benchmark': benchmark.name,
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': rule,
-    'max_new_tokens': max_new_tokens,
+    'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
     'limit': limit,
     **dataclasses.asdict(decoding),
   }
   return Job(benchmark, rows, prompts, settings, asked.stop)
 
 
+def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
+  """`make_job` of token ids, with no more new tokens than the model has positions for."""
+  prompts_of = lambda asked, rows: prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
+  job = make_job(model, benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of)
+  positions, wanted = model.config.max_position_embeddings, job.settings['max_new_tokens']
+  longest = max(range(len(job.prompts)), key=lambda i: len(job.prompts[i]))
+  room = positions - len(job.prompts[longest])
+  where = f'{benchmark.name}: the prompt of {job.examples[longest].id} has {len(job.prompts[longest])} tokens'
+  if room < 1:
+    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
+  if wanted <= room:
+    return job
+  if max_new_tokens is not None:
+    raise UserError(f'{where}: with {wanted} new ones it passes the {positions} positions; at most {room} fit')
+  _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
+  return dataclasses.replace(job, settings=job.settings | {'max_new_tokens': room})
+
+
 def _finished(job: Job, out) -> records.Stored:
-  """The records an earlier, interrupted run of the same settings left in OUT/NAME; this host's part of them."""
+  """The records that an earlier, interrupted run of the same settings left in OUT/NAME, of however many hosts."""
   if out is None:
     return records.Stored([], None, 0)
   folder = pathlib.Path(out) / job.benchmark.name
-  path, settings = folder / records_name(), folder / 'settings.json'
+  settings, paths = folder / 'settings.json', _parts(folder)
   if not settings.exists():
-    if path.exists():
-      raise UserError(f'{path} is there without settings.json, so it cannot be continued; give another --out')
+    if paths:
+      raise UserError(f'{paths[0]} is there without settings.json, so it cannot be continued; give another --out')
     return records.Stored([], None, 0)
   before = records.read_json(settings)
   changed = [key for key in before.keys() | job.settings.keys() if before.get(key) != job.settings.get(key)]
   if changed:
     what = ', '.join(f'{key} {before.get(key)!r} there and {job.settings.get(key)!r} now' for key in sorted(changed))
     raise UserError(f'{folder} holds another run ({what}); give another --out, or delete it')
-  stored = records.read(path) if path.exists() else records.Stored([], None, 0)
+  stored, found = {path: records.read(path) for path in paths}, {}
   questions = {example.id: example.question for example in job.examples}
-  for record in stored.records:
-    missing = [field for field in records.FIELDS if field not in record]
-    if missing:
-      raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
-    if questions.get(record.get('id')) != record.get('question'):
-      raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
-  return stored
+  for path, part in stored.items():
+    for record in part.records:
+      missing = [field for field in records.FIELDS if field not in record]
+      if missing:
+        raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
+      if questions.get(record.get('id')) != record.get('question'):
+        raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
+      found.setdefault(record['id'], record)  # host 0 writes what others have as well
+  notes = [part.note for part in stored.values() if part.note]
+  own = stored.get(folder / records_name())
+  return records.Stored(list(found.values()), '; '.join(notes) or None, own.whole if own else 0)
 
 
 def records_name() -> str:
   """Each host keeps its answers as they end; host 0 writes all of them at the end."""
   host, _ = hosts.share()
   return f'records.{host}.jsonl' if host else 'records.jsonl'
+
+
+def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of all hosts, host 0's first."""
+  named = [(re.fullmatch(r'records(?:\.(\d+))?\.jsonl', path.name), path) for path in folder.glob('records*.jsonl')]
+  return [path for _, path in sorted((int(name[1] or 0), path) for name, path in named if name)]
 
 
 def _run(
@@ -269,10 +288,14 @@ def _run(
   # Judged again: `grade` may have written verdicts of another rule there.
   done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
   host, count = hosts.share()
-  todo = [i for i, example in enumerate(job.examples) if example.id not in done and i % count == host]
+  first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
+  for number, ids in enumerate(hosts.gather(list(done))):
+    first = {key: number for key in ids} | first
+  missing = [i for i, example in enumerate(job.examples) if example.id not in first]
+  done, todo = {key: record for key, record in done.items() if first[key] == host}, missing[host::count]
   _tell(stored.note)
-  if done:
-    _tell(f'{job.benchmark.name}: {len(done)} of {len(job.examples)} answers are there, {len(todo)} to go')
+  if first:
+    _tell(f'{job.benchmark.name}: {len(first)} of {len(job.examples)} answers are there, {len(missing)} to go')
   if folder:
     records.write_json(folder / 'settings.json', job.settings)
   writer = records.Writer(folder / records_name(), stored.whole) if folder else contextlib.nullcontext()
@@ -302,16 +325,14 @@ def _run(
   done = {record['id']: record for one in told for record in one['records']}
   tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
   ordered = [done[example.id] for example in job.examples]
-  scores = records.summarise(ordered, job.benchmark, job.settings['rule'])
+  scores = records.summarise(ordered, job.benchmark, job.settings['rule'], job.settings['samples'])
   scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
-  if job.settings['samples'] > 1:
-    scores |= samples.summarise(ordered, job.settings['samples'])
   names = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype', 'max_new_tokens')
   scores['decoding'] = {name: job.settings[name] for name in names} | {'batch_size': batch_size}
   counts = [record['tokens'] for record in ordered]
   scores['tokens'] = None if None in counts else sum(counts)
   # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
-  scores['resumed'] = len(stored.records)
+  scores['resumed'] = len(first)
   scores['seconds'] = seconds if tokens else None
   scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())

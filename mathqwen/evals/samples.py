@@ -20,22 +20,30 @@ def pass_at(k: int, n: int, correct: int) -> float:
 
 
 def summarise(records: list[dict], samples: int) -> dict:
-  """Over problems: `pass_at_k` for k of 1, 2, 4, ... and `samples`, `maj_at_k` of all samples, and the standard error
-  of the accuracy, which is that over problems: answers to one problem are no independent draws."""
+  """`clustered`, with `pass_at_k` for k of 1, 2, 4, ... and `samples`, and `maj_at_k` of all samples."""
+  problems = _by_problem(records)
+  count, ks = len(problems), sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
+  rights = [sum(record['correct'] for record in answers) for answers in problems]
+  return clustered(records, samples) | {
+    'samples': samples,
+    'pass_at_k': {str(k): sum(pass_at(k, samples, right) for right in rights) / count for k in ks},
+    'maj_at_k': {str(samples): sum(map(_majority, problems)) / count},
+  }
+
+
+def clustered(records: list[dict], samples: int) -> dict:
+  """How many `problems` there are, and the accuracy's `stderr` over them: answers to one are no independent draws."""
+  rights = [sum(record['correct'] for record in answers) / samples for answers in _by_problem(records)]
+  count = len(rights)
+  squares = sum((right - sum(rights) / count) ** 2 for right in rights)
+  return {'problems': count, 'stderr': math.sqrt(squares / count / max(count - 1, 1))}
+
+
+def _by_problem(records: list[dict]) -> list[list[dict]]:
   problems: dict[str, list[dict]] = collections.defaultdict(list)
   for record in records:
     problems[record['id'].rpartition('#')[0]].append(record)
-  rights = [sum(record['correct'] for record in answers) for answers in problems.values()]
-  count, ks = len(problems), sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
-  mean = sum(rights) / samples / count
-  squares = sum((right / samples - mean) ** 2 for right in rights)
-  return {
-    'problems': count,
-    'samples': samples,
-    'pass_at_k': {str(k): sum(pass_at(k, samples, right) for right in rights) / count for k in ks},
-    'maj_at_k': {str(samples): sum(map(_majority, problems.values())) / count},
-    'stderr': math.sqrt(squares / count / max(count - 1, 1)),
-  }
+  return list(problems.values())
 
 
 def _majority(answers: list[dict]) -> bool:

@@ -105,12 +105,16 @@ def build(runs: list[Run]) -> list[Table]:
     else:
       runs_rows = [row[:-1] for row in runs_rows]
     tables.append(Table('Measured runs', header, runs_rows))
+  tables += _samples_table(runs, columns)
   for name in columns:
     by_group = {run.label: run.scores.get(name, {}).get('by_group') for run in runs}
     grouped = {label: found for label, found in by_group.items() if found}
     if grouped:
+      samples = {run.label: _samples(run.scores.get(name)) for run in runs}
       groups = list(dict.fromkeys(group for found in grouped.values() for group in found))
-      rows = [[group, *(_group(found.get(group)) for found in grouped.values())] for group in groups]
+      rows = [
+        [group, *(_group(found.get(group), samples[label]) for label, found in grouped.items())] for group in groups
+      ]
       tables.append(Table(f'{BENCHMARKS[name].title} by group', ['group', *grouped], rows))
   return tables
 
@@ -140,6 +144,38 @@ def _read(paths) -> list[Run]:
   ]
 
 
+def _samples_table(runs: list[Run], columns: list[str]) -> list[Table]:
+  """pass@k and maj@k, where a run has several answers to each problem."""
+  found = [(run.label, run.scores[name]) for run in runs for name in columns if _samples(run.scores.get(name)) > 1]
+  if not found:
+    return []
+  numbers = {kind: sorted({int(k) for _, scores in found for k in scores[kind]}) for kind in ('pass_at_k', 'maj_at_k')}
+  shown = [(kind, k) for kind, ks in numbers.items() for k in ks]
+  header = ['run', 'benchmark', 'problems', 'samples', 'temperature']
+  header += [f'{kind.removesuffix("_at_k")}@{k}' for kind, k in shown]
+  rows = []
+  for label, scores in found:
+    said = [scores['problems'], scores['samples'], (scores.get('decoding') or {}).get('temperature', '-')]
+    cells = [_percent(scores[kind].get(str(k)), 100) for kind, k in shown]
+    rows.append([label, BENCHMARKS[scores['benchmark']].title, *map(str, said), *cells])
+  return [Table('Several answers to each problem: pass@k and maj@k in %', header, rows)]
+
+
+def _samples(scores: dict | None) -> int:
+  return (scores or {}).get('samples', 1)
+
+
+def _n(got: dict, samples: int) -> str:
+  """`1319`, or `1319 x 4` for four answers to each."""
+  return str(got['n']) if samples == 1 else f'{got["n"] // samples} x {samples}'
+
+
+def _part(scores: dict) -> str:
+  """What `_n` says, unless that is each problem of the benchmark once."""
+  samples = _samples(scores)
+  return '' if samples == 1 and scores['n'] == BENCHMARKS[scores['benchmark']].size else _n(scores, samples)
+
+
 def _run_row(label: str, name: str, scores: dict) -> list[str]:
   decoding = scores.get('decoding') or {}
   errors = '-'
@@ -148,8 +184,9 @@ def _run_row(label: str, name: str, scores: dict) -> list[str]:
   said = [scores.get(key) for key in ('unextractable', 'truncated', 'prompt', 'rule', 'dtype')]
   said += [decoding.get('max_new_tokens'), scores.get('version'), scores.get('commit')]
   of, accuracy, stderr = BENCHMARKS[name].size, scores['accuracy'], scores['stderr']
-  figures = [str(scores['n']), str(of or '-'), _percent(accuracy, 100), _percent(stderr, 100, 2)]
-  low, high = report.wilson(scores['n'], scores['correct']) if scores['n'] else (None, None)
+  samples = _samples(scores)
+  figures = [_n(scores, samples), str(of or '-'), _percent(accuracy, 100), _percent(stderr, 100, 2)]
+  low, high = report.interval(scores, samples) if scores['n'] else (None, None)
   figures.append(f'{_percent(low, 100)} to {_percent(high, 100)}')
   return [label, BENCHMARKS[name].title, *figures, *('-' if value is None else str(value) for value in said), errors]
 
@@ -162,13 +199,13 @@ def _measured(scores: dict | None) -> str:
   """`62.5 ± 1.3`, and how many problems where it was not the whole benchmark: `60.0 ± 15.5 (n = 10)`."""
   if scores is None or scores['accuracy'] is None:
     return '-'
-  part = '' if scores['n'] == BENCHMARKS[scores['benchmark']].size else f' (n = {scores["n"]})'
+  part = f' (n = {n})' if (n := _part(scores)) else ''
   return f'{_percent(scores["accuracy"], 100)} ± {_percent(scores["stderr"], 100)}{part}'
 
 
-def _group(got: dict | None) -> str:
+def _group(got: dict | None, samples: int) -> str:
   """`96.0 (n = 25)`"""
-  return '-' if got is None else f'{_percent(got["accuracy"], 100)} (n = {got["n"]})'
+  return '-' if got is None else f'{_percent(got["accuracy"], 100)} (n = {_n(got, samples)})'
 
 
 def to_markdown(tables: list[Table]) -> str:
@@ -212,9 +249,11 @@ def to_html(runs: list[Run], tables: list[Table], metrics=()) -> str:
         sets.append(report.problems(run.label, name, found))
       else:
         notes.append(f'{run.label}, {BENCHMARKS[name].title}: no records.jsonl beside {file}')
+      samples = _samples(run.scores[name])
       for group, got in (run.scores[name].get('by_group') or {}).items():
         title = f'{BENCHMARKS[name].title}{", level" if group.startswith("Level ") else _KINDS.get(name, "")}'
-        groups.setdefault(title, {}).setdefault(group, []).append((run.label, got['accuracy'], got['n']))
+        bar = run.label, _n(got, samples), got['accuracy'], report.interval(got, samples)
+        groups.setdefault(title, {}).setdefault(group, []).append(bar)
       workdir, inside, _ = str(run.scores[name].get('model')).partition('/checkpoints/')
       path = pathlib.Path(workdir) / 'metrics.jsonl'
       if inside and path.exists():
@@ -241,7 +280,7 @@ def _panels(runs: list[Run]) -> dict[str, list]:
       for run in runs:
         scores = run.scores.get(name)
         if scores and scores['n']:
-          n = '' if scores['n'] == BENCHMARKS[name].size else f' (n\u00a0=\u00a0{scores["n"]})'
-          rows.append((run.label + n, scores['accuracy'], report.wilson(scores['n'], scores['correct']), True))
+          part = f' (n\u00a0=\u00a0{n})' if (n := _part(scores)) else ''
+          rows.append((run.label + part, scores['accuracy'], report.interval(scores, _samples(scores)), True))
       panels[name] = rows
   return panels

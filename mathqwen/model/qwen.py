@@ -105,11 +105,11 @@ class Qwen(nnx.Module):
     V, D = cfg.vocab_size, cfg.hidden_size
     normal = nnx.initializers.normal(cfg.initializer_range)
     stack = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
-    self.embed = _param(normal, rngs, (V, D), 'vocab', 'width')
+    self.embed = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
     self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
     self.norm = _param(_ones, rngs, (D,), 'norm')
     if not cfg.tie_word_embeddings:
-      self.head = _param(normal, rngs, (V, D), 'vocab', 'width')
+      self.head = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
 
 
 def _model(cfg):

@@ -34,7 +34,7 @@ def record(number, **change):
 def write(folder, rows, **change):
   name = rows[0]['benchmark']
   records.write_all(folder / name / 'records.jsonl', rows)
-  scores = records.summarise(rows, benchmarks.get(name), 'math') | {'model': 'mine'} | change
+  scores = records.summarise(rows, benchmarks.get(name), 'math', change.get('samples', 1)) | {'model': 'mine'} | change
   records.write_json(folder / name / 'scores.json', scores)
   return folder
 
@@ -96,6 +96,63 @@ def test_wilson_beside_scipy():
   for n, correct in ((1, 0), (1, 1), (60, 57), (1319, 824), (5000, 5000)):
     wanted = stats.binomtest(correct, n).proportion_ci(method='wilson')
     assert report.wilson(n, correct) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+
+
+def sampled(rights):
+  """Four answers to each problem, of which so many are right."""
+  return [
+    record(number, id=f't/{number}#{i}', correct=i < right, extracted=str(number + 1) if i < right else '0')
+    for number, right in enumerate(rights)
+    for i in range(4)
+  ]
+
+
+def test_an_interval_counts_problems_and_not_answers(tmp_path):
+  interval = lambda rights: report.interval(records.summarise(sampled(rights), benchmarks.get('math500'), 'math', 4), 4)
+  # Answers that are all the same tell no more than one of them.
+  assert interval([4] * 30 + [0] * 70) == pytest.approx(report.wilson(100, 30), abs=1e-12)
+  assert interval([4] * 50) == report.wilson(50, 50) and interval([2] * 50) == report.wilson(50, 25)
+  # Otherwise the half width is that of the standard error over problems, which is between those of both extremes.
+  rights = [0, 1, 2, 3, 4, 4, 4, 3] * 100
+  mean = sum(rights) / 3200
+  stderr = (sum((right / 4 - mean) ** 2 for right in rights) / 799 / 800) ** 0.5
+  low, high = interval(rights)
+  assert (high - low) / 2 == pytest.approx(1.96 * stderr, rel=0.01)
+  widths = [high - low for low, high in (report.wilson(3200, mean * 3200), (low, high), report.wilson(800, mean * 800))]
+  assert widths == sorted(widths)
+
+
+def test_several_answers_in_all_forms(tmp_path, see):
+  rows = sampled([4, 3, 2, 1, 0] * 6)
+  folder = write(tmp_path / 'a', rows, samples=4, decoding={'temperature': 0.7})
+  text = page(folder, tmp_path / 'out')
+  markdown, latex = ((tmp_path / 'out' / f'table.{kind}').read_text() for kind in ('md', 'tex'))
+  lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in markdown.splitlines()]
+  header = ['run', 'benchmark', 'problems', 'samples', 'temperature', 'pass@1', 'pass@2', 'pass@4', 'maj@4']
+  # pass@2 of 3, 2 and 1 right of 4: 1, 5/6, 3/6; of two and two the first, which is right, counts.
+  values = ['mine', 'MATH', '30', '4', '0.7', '50.0', '66.7', '80.0', '60.0']
+  assert header in lines and values in lines
+  assert ' & '.join(values) in latex and 'pass@k and maj@k in \\%' in latex
+  scores = json.loads((folder / 'math500' / 'scores.json').read_text())
+  low, high = (100 * x for x in report.interval(scores, 4))
+  (measured,) = (line for line in lines if line[:2] == ['mine', 'MATH'] and '30 x 4' in line)
+  assert f'{low:.1f} to {high:.1f}' in measured and high - low > 24
+  group = scores['by_group']['Level 3']
+  assert (group['n'], group['problems'], group['stderr']) == (24, 6, 0.0)
+  steps = """
+    const cells = (row) => [...row.cells].map((cell) => cell.textContent);
+    const tables = all('table').filter((table) => table.caption.textContent.startsWith('Several answers'));
+    seen.push(tables.length, cells(tables[0].tHead.rows[0]), cells(tables[0].tBodies[0].rows[0]));
+    const whiskers = (label) => all('.bars li').filter((bar) => bar.querySelector('.label')?.textContent === label)
+      .map((bar) => bar.querySelector('b').title);
+    seen.push(whiskers('mine (n\u00a0=\u00a030 x 4)'), whiskers('Level 3 (n\u00a0=\u00a06 x 4)'));
+    const box = tables[0].getBoundingClientRect();
+    seen.push(box.width > 300 && box.height > 40, $('#status').textContent);"""
+  found = see(text, steps)
+  assert found[:3] == [1, header, values]
+  low_3, high_3 = (100 * x for x in report.wilson(6, 3))
+  assert found[3:5] == [[f'95%: {low:.1f} to {high:.1f}'], [f'95%: {low_3:.1f} to {high_3:.1f}']]
+  assert found[5:] == [True, 'Problems 1 to 25 of 120']
 
 
 def test_loss_curve(tmp_path, rows, capsys):

@@ -121,6 +121,24 @@ def test_interrupted_run_continues_after_the_last_finished_record(reciting, data
   assert path.read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
 
 
+def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, capsys):
+  whole, out = tmp_path / 'whole', tmp_path / 'out'
+  evaluate(reciting(), whole, data_dir)
+  evaluate(reciting(), out, data_dir)
+  rows = (whole / 'arithmetic' / 'records.jsonl').read_bytes().splitlines(keepends=True)
+  for name, part in {'': rows[:1], '.3': rows[2:3], '.10': [*rows[2:], b'{"id": "arith']}.items():
+    (out / 'arithmetic' / f'records{name}.jsonl').write_bytes(b''.join(part))
+  model = reciting()
+  scores = evaluate(model, out, data_dir)['benchmarks']['arithmetic']
+  assert (sum(model.asked), scores['resumed'], scores['n']) == (1, 3, 4)
+  assert (out / 'arithmetic' / 'records.jsonl').read_bytes() == b''.join(rows)
+  assert 'records.10.jsonl:3: half-written last line dropped' in capsys.readouterr().err
+  (out / 'arithmetic' / 'settings.json').unlink()
+  (out / 'arithmetic' / 'records.jsonl').unlink()
+  with pytest.raises(UserError, match='records.3.jsonl is there without settings.json'):
+    evaluate(model, out, data_dir)
+
+
 def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
   first = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
   model = reciting()
@@ -266,6 +284,20 @@ def test_grading_an_evaluation_again_gives_the_same_scores(reciting, data_dir, t
   assert again['verdicts_changed'] == 0
   for key in again.keys() & scores.keys():
     assert again[key] == scores[key], key
+
+
+def test_several_samples_are_summed_up_over_problems_and_again(reciting, data_dir, tmp_path):
+  drawn = run.Decoding(samples=2, temperature=1.0)
+  scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
+  assert (scores['n'], scores['problems'], scores['pass_at_k'], scores['maj_at_k']) == (
+    8, 4, {'1': 0.75, '2': 0.75}, {'2': 0.75}
+  )  # fmt: skip
+  assert scores['stderr'] == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
+  assert scores['by_group']['add'] == {'n': 4, 'correct': 2, 'accuracy': 0.5, 'problems': 2, 'stderr': 0.5}
+  again = run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic')['benchmarks']['arithmetic']
+  assert {key: again[key] for key in again.keys() & scores.keys()} == {
+    key: scores[key] for key in again.keys() & scores.keys()
+  }
 
 
 @pytest.mark.parametrize('benchmark, rule, said', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])

@@ -56,7 +56,7 @@ def run(*words, devices=1) -> str:
   """The last line that Python printed."""
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + f' --xla_force_host_platform_device_count={devices}',
     'PYTHONPATH': str(pathlib.Path(__file__).parents[2]),
   }
   done = subprocess.run([sys.executable, *map(str, words)], env=env, capture_output=True, text=True)

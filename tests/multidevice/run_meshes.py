@@ -1,5 +1,6 @@
 """Losses and answers on each mesh, as JSON; run with 8 simulated devices by `test_meshes.py`."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -16,6 +17,7 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.optim import optimizer
 
 CFG = ModelConfig(64, 32, 48, 2, 16, 8, 4, 64)  # 8 kv heads: tensor=8 is a mesh too
+ODD = dataclasses.replace(CFG, vocab_size=66, tie_word_embeddings=True)  # rows that 2 divides, and 4 does not
 STEPS = 20
 EXPERIMENT = Experiment(
   CFG,
@@ -29,6 +31,7 @@ SHAPES = [dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(siz
 # Every one without 'context', and of those with it the ones in which it stands alone or beside each other axis.
 BESIDE = ({'context': 8}, {'fsdp': 2, 'context': 4}, {'data': 2, 'context': 4}, {'fsdp': 2, 'context': 2, 'tensor': 2})
 MESHES = [ONE, *(shape for shape in SHAPES if shape['context'] == 1), *(ONE | shape for shape in BESIDE)]
+ODD_MESHES = [ONE | shape for shape in ({}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}, {'fsdp': 2, 'context': 4})]
 
 
 def batch(step):
@@ -48,22 +51,22 @@ def mesh_of(shape):
   return sharding.make_mesh(MeshConfig(**shape), jax.devices()[: math.prod(shape.values())])
 
 
-def weights(mesh, scale):
+def weights(mesh, scale, cfg=CFG):
   rng = np.random.default_rng(0)
 
   def draw(path, struct):
     return rng.normal(path[-1].key.endswith('norm'), scale, struct.shape).astype(np.float32)
 
-  drawn = jax.tree_util.tree_map_with_path(draw, qwen.abstract(CFG))
-  return jax.device_put(drawn, sharding.params_shardings(mesh, CFG))
+  drawn = jax.tree_util.tree_map_with_path(draw, qwen.abstract(cfg))
+  return jax.device_put(drawn, sharding.params_shardings(mesh, cfg))
 
 
-def run(shape):
+def run(shape, cfg=CFG):
   mesh = mesh_of(shape)
-  sharding.check(dict(mesh.shape), CFG, 8)
+  sharding.check(dict(mesh.shape), cfg, 8)
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = train.init_state(mesh, CFG, tx, 0, weights(mesh, 0.1))
-  step = train.compile_step(mesh, CFG, EXPERIMENT, tx)
+  state = train.init_state(mesh, cfg, tx, 0, weights(mesh, 0.1, cfg))
+  step = train.compile_step(mesh, cfg, EXPERIMENT, tx)
   losses = []
   for i in range(STEPS):
     state, metrics = step(state, sharding.global_batch(batch(i % 2), mesh))
@@ -72,13 +75,13 @@ def run(shape):
   return {'losses': losses, 'smallest': smallest, 'compiled': step._cache_size()}
 
 
-def logits(shape):
+def logits(shape, cfg=CFG):
   """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
-  mesh, V = mesh_of(shape), CFG.vocab_size
+  mesh, V = mesh_of(shape), cfg.vocab_size
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = train.abstract_state(mesh, CFG, tx)
+  state = train.abstract_state(mesh, cfg, tx)
   compiled = (
-    train.compile_step(mesh, CFG, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
+    train.compile_step(mesh, cfg, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
   )
   return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 
@@ -92,7 +95,10 @@ def answers(shape):
 
 
 if __name__ == '__main__':
-  trained = [{'mesh': shape, 'name': name_of(shape)} | run(shape) for shape in MESHES]
+  trained, odd = (
+    [{'mesh': shape, 'name': name_of(shape)} | run(shape, cfg) for shape in shapes]
+    for cfg, shapes in ((CFG, MESHES), (ODD, ODD_MESHES))
+  )
   both = [answers(ONE), answers(ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})]
-  split = logits(ONE | {'fsdp': 4, 'tensor': 2})
-  print(json.dumps({'trained': trained, 'logits': split, 'answers': both}))
+  split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
+  print(json.dumps({'trained': trained, 'odd': odd, 'logits': split, 'odd_logits': whole, 'answers': both}))

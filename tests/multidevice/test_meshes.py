@@ -15,7 +15,7 @@ ROOT = SCRIPT.parents[2]
 def results():
   env = os.environ | {
     'JAX_PLATFORMS': 'cpu',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=8',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
     'PYTHONPATH': str(ROOT),
   }
   done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=590)
@@ -32,13 +32,20 @@ def test_every_mesh_trains_like_one_device(results):
     assert got['compiled'] == 1, got['name']
 
 
+def test_a_vocabulary_that_the_mesh_does_not_divide_trains_like_one_device(results):
+  one, *meshes = results['odd']
+  assert len(meshes) == 3 and one['losses'][0] - one['losses'][4] > 0.1
+  for got in meshes:
+    assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
+
+
 def test_mesh_answers_like_one_device(results):
   one, mesh = results['answers']
   assert mesh == one and len({tuple(answer) for answer in one}) == 5
 
 
 def test_optimizer_state_is_split(results):
-  for got in results['trained']:
+  for got in results['trained'] + results['odd']:
     sizes = got['mesh']
     assert got['smallest'] == 1 / (sizes['fsdp'] * sizes['context'] * sizes['tensor']), got['name']
 
@@ -46,3 +53,5 @@ def test_optimizer_state_is_split(results):
 def test_each_device_makes_its_share_of_the_logits(results):
   """4 groups of positions and 64 rows of the vocabulary, on 8 devices: each has 8 rows for all groups, none has 64."""
   assert ['4', '8'] in results['logits'] and '64' not in {rows for _, rows in results['logits']}
+  # Where a device has the whole head, it takes its own group only.
+  assert results['odd_logits'] == [['1', '66']]

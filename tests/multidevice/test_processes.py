@@ -14,6 +14,7 @@ import optax
 import pytest
 import safetensors.numpy
 
+import mathqwen
 from mathqwen import convert, hf, hosts
 from mathqwen.cli import main
 from mathqwen.errors import UserError
@@ -45,7 +46,10 @@ def set_all(*settings):
 def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), **differing):
   """here: which of them are started. differing: {'host1': {'args': words more, 'cwd': folder, 'env': variables}}."""
   env = os.environ | tiny.env
-  env |= {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}'}
+  env |= {
+    'JAX_PLATFORMS': 'cpu',
+    'XLA_FLAGS': os.environ['XLA_FLAGS'] + f' --xla_force_host_platform_device_count={devices}',
+  }
   port, processes = port or free_port(), []
   for i in here or range(hosts):
     own = {'args': [], 'cwd': None, 'env': {}} | differing.get(f'host{i}', {})
@@ -212,6 +216,55 @@ def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
   assert sorted(rest) == [record['id'] for record in read(one)][1::2]  # what host 1 answered
 
 
+ANSWER = """
+import json, sys
+import mathqwen
+from mathqwen import hosts, sharding
+from mathqwen.config import MeshConfig
+
+hosts.join(sys.argv[-1], 'nothing')
+model = mathqwen.load(sys.argv[1], sharding.make_mesh(MeshConfig(data=2, fsdp=2)), 'float32')
+answers = model.generate_ids(json.loads(sys.argv[2]), 40, temperature=1.0, batch_size=4, stop_texts=('7',))
+open(f'{sys.argv[3]}.{hosts.share()[0]}', 'w').write(json.dumps(answers))
+"""
+
+
+def test_a_model_split_over_hosts_answers_like_one_device(tiny, trained, tmp_path):
+  """Its rows are on both hosts, and each host gets all answers."""
+  prompts = [[5, 0, 9], [1] * 11, [300], [3, 2, 1, 0, 4], [60, 61], [70] * 20]
+  words = [str(trained), json.dumps(prompts), str(tmp_path / 'answers')]
+  status, said = ends(start_command(tiny, *words, program=('-c', ANSWER)))
+  assert status == [0, 0], said
+  one = mathqwen.load(str(trained), dtype='float32').generate_ids(prompts, 40, temperature=1.0, stop_texts=('7',))
+  assert len({len(ids) for ids in one}) > 1  # some end at the text
+  for host in (0, 1):
+    assert json.loads((tmp_path / f'answers.{host}').read_text()) == one
+
+
+def test_answers_of_any_number_of_hosts_are_kept(tiny, trained, tmp_path):
+  """Host 0 kept two answers, hosts 1 and 2 one each, one of which host 0 has too; now two hosts go on."""
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
+  folder, out = tmp_path / 'arithmetic', str(tmp_path)
+  assert main(['evaluate', str(trained), *words, '--out', out]) == 0
+  whole = (folder / 'records.jsonl').read_bytes()
+  rows = whole.splitlines(keepends=True)
+  marked = lambda row, by: row.replace(b'"extra": {', b'"extra": {"by": %d, ' % by)
+  (folder / 'records.jsonl').write_bytes(marked(rows[0], 0) + marked(rows[4], 0))
+  (folder / 'records.1.jsonl').write_bytes(marked(rows[5], 1) + rows[6][:30])
+  (folder / 'records.2.jsonl').write_bytes(marked(rows[7], 2) + marked(rows[4], 2))
+  (folder / 'records.old.jsonl').write_bytes(b'not one of these')
+  status, said = ends(start_command(tiny, 'evaluate', str(trained), *words, '--out', out))
+  assert status == [0, 0], said
+  assert all('arithmetic: 4 of 8 answers are there, 4 to go' in lines for lines in said)
+  got = [json.loads(line) for line in (folder / 'records.jsonl').open()]
+  assert [record['extra'].pop('by', None) for record in got] == [0, None, None, None, 0, 1, None, 2]
+  assert got == [json.loads(row) for row in rows]
+  scores = json.loads((folder / 'scores.json').read_text())
+  assert scores['resumed'] == 4
+  new = [json.loads(line)['id'] for line in (folder / 'records.1.jsonl').open()][1:]
+  assert sorted(new) == [got[i]['id'] for i in (2, 6)]  # every second of what was missing
+
+
 def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
   status, said = ends(start_command(tiny, 'convert', 'to-hf', str(trained), str(tmp_path / 'two')))
   assert status == [0, 0], said
@@ -243,4 +296,4 @@ def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
 @pytest.mark.parametrize('where', ['127.0.0.1', '127.0.0.1:1,2', '127.0.0.1:1,two,0', '127.0.0.1:1,2,2'])
 def test_bad_addresses(where):
   with pytest.raises(UserError, match='--distributed'):
-    hosts.join(where)
+    hosts.join(where, 'nothing')

@@ -1,0 +1,65 @@
+"""What a job will take, before anything is created: `mathqwen plan` for its slice, days, chip-hours and price."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+
+from launch.tpu.cloud import say
+from launch.tpu.job import ROOT, Job
+from mathqwen.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  days: float
+  settings: dict  # of training, that `plan` chose
+  gib: float  # of HBM, of one chip
+  capacity_gib: float
+  chip_hours: float
+  cost: float | None
+
+  def text(self, job: Job) -> str:
+    chosen = ', '.join(f'{name}={value}' for name, value in self.settings.items())
+    price = f', {self.cost:,.2f} at {job.price_per_chip_hour:g} a chip-hour' if self.cost is not None else ''
+    return (
+      f'{job.config} on {job.slice} ({job.where.chips} chips): {self.gib:.1f} of {self.capacity_gib:.1f} GiB a chip; '
+      f'at least {self.days:.2g} days, {self.chip_hours:,.1f} chip-hours{price}, by a roofline (README, On a pod), '
+      f'and the time to start and to save; with {chosen}'
+    )
+
+
+def estimate(job: Job, folder: pathlib.Path) -> Estimate:
+  """Compiles the job's training step, for minutes; kept in `folder` until job or source change. UserError if no fit."""
+  line = [sys.executable, '-m', 'mathqwen', 'plan', job.config, '--topology', job.slice, '--json']
+  line += [f'--set={setting}' for setting in job.set]
+  commit = subprocess.run(['git', '-C', str(ROOT), 'rev-parse', 'HEAD'], capture_output=True, text=True).stdout
+  key = hashlib.sha256(json.dumps([line[2:], commit]).encode()).hexdigest()
+  kept = folder / 'plan.json'
+  found = json.loads(kept.read_text()) if kept.exists() else {}
+  if found.get('key') != key:
+    say(f'compiling the training step for {job.slice}, which takes minutes')
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+      said = done.stderr.strip().splitlines()[-1:] or ['mathqwen plan failed']
+      raise UserError(f'{said[0].removeprefix("mathqwen: ")} (--no-plan goes without)')
+    (row,) = json.loads(done.stdout.splitlines()[-1])['topologies']
+    found = {'key': key, 'row': row}
+    folder.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(found))
+  row = found['row']
+  if not row['fits']:
+    raise UserError(
+      f'{job.config} does not fit {job.slice}: take more chips, or see `mathqwen plan` (--no-plan goes on)'
+    )
+  chip_hours = row['days'] * 24 * job.where.chips
+  return Estimate(
+    days=row['days'],
+    settings=row['settings'],
+    gib=row['peak_bytes_per_chip'] / 2**30,
+    capacity_gib=row['hbm_capacity_bytes'] / 2**30,
+    chip_hours=chip_hours,
+    cost=chip_hours * job.price_per_chip_hour if job.price_per_chip_hour else None,
+  )

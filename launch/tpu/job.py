@@ -1,0 +1,190 @@
+"""A job: what runs, on which slice, within which limits. One TOML file; nothing of it ever reaches a shell unquoted."""
+
+import dataclasses
+import difflib
+import pathlib
+import re
+import tomllib
+import types
+import typing
+
+from mathqwen import chips
+from mathqwen.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]  # of the checkout, which is what runs on the hosts
+PROVISIONING = ('spot', 'on-demand', 'reserved', 'flex-start')
+# Software of the TPU VMs: docs.cloud.google.com/tpu/docs/runtimes
+RUNTIMES = {
+  'v4': 'tpu-ubuntu2204-base',
+  'v5e': 'v2-alpha-tpuv5-lite',
+  'v5p': 'v2-alpha-tpuv5',
+  'v6e': 'v2-alpha-tpuv6e',
+}
+NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
+PATTERNS = {
+  'name': (NAME, 'small letters, digits and -, 40 at most, beginning with a letter'),
+  'zone': (r'[a-z]+-[a-z]+\d+-[a-z]', 'a zone, such as us-east5-a'),
+  'bucket': (r'gs://[a-z0-9][\w.-]+(/[\w.-]+)*|(/[\w.-]+)+', 'gs://BUCKET/FOLDER, or a directory that all hosts share'),
+  'config': (r'\w+|(?!/)(\w[\w-]*/)*\w[\w-]*\.py', 'a name in configs/, or the path of a .py file in this checkout'),
+  'init': (r'([\w.:-]*/)*[\w.:-]*', 'a name on the hub, gs://..., or a path on the hosts'),
+  'runtime_version': (r'([a-z0-9][a-z0-9.-]*)?', 'the name of a runtime'),
+  'network': (r'[\w./-]*', 'the name of a network'),
+  'subnetwork': (r'[\w./-]*', 'the name of a subnetwork'),
+  'service_account': (r'([\w.-]+@[\w.-]+)?', 'the address of a service account'),
+  'wait': (r'(\d+[smhd])?', 'a time, such as 6h'),
+  'max_run': (r'(\d+[smhd])?', 'a time, such as 10h'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """The comment beside each field is what the file may say."""
+
+  name: str  # of the run, its slice and its queued resource
+  slice: str  # v5p-32, v6e-16, v5e-8, ...; 2xv5p-32 are two slices (multislice)
+  zone: str  # us-east5-a
+  bucket: str  # checkpoints go to BUCKET/NAME: gs://... in the zone's region, or a directory that all hosts share
+  config: str  # what `mathqwen train` trains
+  init: str = ''  # its --init; '' takes the config's own
+  set: tuple[str, ...] = ()  # its --set, each 'a.b=value'
+  data: tuple[str, ...] = ()  # data sets that every host prepares first: gsm8k, math, math23k
+  provisioning: str = 'spot'  # spot, on-demand, reserved, flex-start
+  queue: bool = True  # ask by a queued resource; false asks for the TPU VM itself, now or never
+  wait: str = ''  # how long the queued resource may wait: 6h; '' for ever
+  max_run: str = ''  # of flex-start, at most 7d
+  runtime_version: str = ''  # '' takes the generation's own
+  network: str = ''
+  subnetwork: str = ''
+  internal_ips: bool = False  # hosts without public addresses; the network then needs a way to PyPI (Cloud NAT)
+  service_account: str = ''
+  price_per_chip_hour: float = 0.0  # in your currency, for what it costs; 0 leaves costs out
+  max_cost: float = 0.0  # the run is stopped, saved and its slice deleted when it has cost so much; 0 for no limit
+  max_hours: float = 0.0  # the same for hours of the slice
+  max_tries: int = 20  # slices and starts, the first included
+
+  def __post_init__(self):
+    for name, (pattern, wanted) in PATTERNS.items():
+      if not re.fullmatch(pattern, getattr(self, name), re.ASCII):
+        raise UserError(f'{name} = {getattr(self, name)!r}: {wanted} is expected')
+    for setting in self.set:
+      if not re.match(r'[a-z_]+(\.[a-z_0-9]+)*=', setting, re.ASCII) or not setting.isprintable():
+        raise UserError(f"set has {setting!r}: write each as 'a.b=value'")
+    for name in self.data:
+      if name not in ('gsm8k', 'math', 'math401', 'math23k'):
+        raise UserError(f'data has {name!r}: known are gsm8k, math, math401, math23k')
+    if self.provisioning not in PROVISIONING:
+      raise UserError(f'provisioning = {self.provisioning!r}: it must be one of {", ".join(PROVISIONING)}')
+    for name in ('price_per_chip_hour', 'max_cost', 'max_hours'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise UserError(f'{name} = {getattr(self, name)}: it must be at least 0 and finite')
+    if self.max_tries < 1:
+      raise UserError(f'max_tries = {self.max_tries}: it must be at least 1')
+    if self.max_cost and not self.price_per_chip_hour:
+      raise UserError('max_cost needs price_per_chip_hour, which says what a chip-hour costs you')
+    self._check_combinations()
+
+  def _check_combinations(self):
+    """What Google would refuse, or accept and do otherwise, is refused before anything is created."""
+    chip, count = self.chip, self.slices
+    if chip.name == 'v4' and self.provisioning == 'flex-start':
+      raise UserError("provisioning = 'flex-start' is for v5e, v5p and v6e: take spot, on-demand or reserved for v4")
+    queued = {'wait': self.wait, 'a multislice': count > 1, 'flex-start': self.provisioning == 'flex-start'}
+    for name, given in queued.items():
+      if given and not self.queue:
+        raise UserError(f'queue = false asks for one TPU VM at once, and {name} needs a queued resource: queue = true')
+    if self.provisioning == 'flex-start':
+      if not self.max_run or _seconds(self.max_run) > _seconds('7d'):
+        raise UserError("provisioning = 'flex-start' needs max_run, of 7d at most")
+      if count > 1:
+        raise UserError("provisioning = 'flex-start' gives one slice: take spot, on-demand or reserved for several")
+    elif self.max_run:
+      raise UserError(f"max_run is of provisioning = 'flex-start', and this is {self.provisioning!r}: use max_hours")
+    if self.subnetwork and not self.network:
+      raise UserError('subnetwork needs the network that it is part of')
+
+  def check_api(self):
+    """UserError where the Cloud TPU API has no such slice."""
+    if self.chip.name not in RUNTIMES:
+      raise UserError(
+        f'slice = {self.slice!r}: {self.chip.name} is not in the Cloud TPU API; recipe --to gke, or gce, writes the '
+        'commands of GKE (XPK) or of Compute Engine for it'
+      )
+
+  @property
+  def where(self) -> chips.Slice:
+    return chips.slice_of(self.slice)
+
+  @property
+  def chip(self) -> chips.Chip:
+    return self.where.chip
+
+  @property
+  def slices(self) -> int:
+    return self.where.count
+
+  @property
+  def accelerator_type(self) -> str:
+    """As Cloud TPU names one slice: v5litepod-16, and v5p-32 for 16 chips."""
+    return f'{self.chip.accelerator}-{self.where.chips // self.slices * self.chip.cores}'
+
+  @property
+  def hosts(self) -> int:
+    """Of one slice: 4 chips each, but 8 in the one host of a small v5e or v6e."""
+    size = self.where.chips // self.slices
+    return 1 if self.chip.dimensions == 2 and size <= 8 else size // 4
+
+  @property
+  def nodes(self) -> list[str]:
+    """TPU VMs, as gcloud knows them; each is a slice."""
+    return [self.name] if self.slices == 1 else [f'{self.name}-{i}' for i in range(self.slices)]
+
+  @property
+  def workdir(self) -> str:
+    return f'{self.bucket}/{self.name}'
+
+  def train(self, settings: dict | None = None) -> list[str]:
+    """The words of the training command, the same on every host. settings: those that `plan` chose."""
+    chosen = [f'{name}={value}' for name, value in (settings or {}).items()]
+    words = ['mathqwen', 'train', self.config, f'--workdir={self.workdir}', '--distributed', '--json']
+    words += [f'--init={self.init}'] * bool(self.init)
+    return words + [f'--set={setting}' for setting in [*self.set, *chosen]]
+
+
+def read(path: str) -> Job:
+  """The job of a TOML file. UserError in one line, with what is near where a name is unknown."""
+  try:
+    given = tomllib.loads(pathlib.Path(path).read_text())
+  except FileNotFoundError:
+    raise UserError(f'no job file {path}; launch/tpu/example.toml is one to copy') from None
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    raise UserError(f'{path}: {error}; launch/tpu/example.toml is one to copy') from None
+  fields = typing.get_type_hints(Job)
+  for name, value in given.items():
+    if name not in fields:
+      near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
+      raise UserError(f'{path}: there is no {name!r}; did you mean {near!r}?')
+    given[name] = _typed(path, name, value, fields[name])
+  missing = [f.name for f in dataclasses.fields(Job) if f.default is dataclasses.MISSING and f.name not in given]
+  if missing:
+    raise UserError(f'{path}: {", ".join(missing)} must be given')
+  try:
+    return Job(**given)
+  except UserError as error:
+    raise UserError(f'{path}: {str(error).replace("--topology", "slice")}') from None
+
+
+def _typed(path, name, value, kind):
+  if kind is float and type(value) is int:
+    value = float(value)
+  if isinstance(kind, types.GenericAlias):
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+      raise UserError(f'{path}: {name} must be a list of texts, such as ["a", "b"]')
+    return tuple(value)
+  if type(value) is not kind:
+    wanted = {str: 'a text in quotes', bool: 'true or false', float: 'a number', int: 'a whole number'}[kind]
+    raise UserError(f'{path}: {name} = {value!r}: {wanted} is expected')
+  return value
+
+
+def _seconds(text: str) -> int:
+  return int(text[:-1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[text[-1]]

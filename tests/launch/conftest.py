@@ -1,0 +1,79 @@
+"""launch/ is no package of the distribution: it runs from the checkout."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
+
+JOB = """
+config = "demo"
+name = "math-7b"
+slice = "v5p-32"
+zone = "us-east5-a"
+bucket = "gs://bucket/runs"
+"""
+
+
+@pytest.fixture
+def job_file(tmp_path):
+  """job_file('slice = "v6e-16"', ...) -> path of JOB with these lines in the place of its own, or beside them."""
+
+  def write(*lines, name='job.toml'):
+    names = {line.split()[0] for line in lines}
+    kept = [line for line in JOB.splitlines() if line and line.split()[0] not in names]
+    (tmp_path / name).write_text('\n'.join([*kept, *lines]) + '\n')
+    return str(tmp_path / name)
+
+  return write
+
+
+@pytest.fixture(scope='session')
+def gcloud_flags():
+  """gcloud_flags('compute tpus tpu-vm create') -> the flags that the installed gcloud knows for it."""
+  import os
+  import runpy
+
+  if shutil.which('gcloud') is None:
+    pytest.skip('gcloud is not installed: its flags cannot be looked up')
+  folder = pathlib.Path(os.path.realpath(shutil.which('gcloud'))).parents[1]
+  tree = runpy.run_path(str(folder / 'data/cli/gcloud_completions.py'))['STATIC_COMPLETION_CLI_TREE']
+
+  def flags(command):
+    here = tree
+    for word in command.split():
+      here = here['commands'][word]
+    return set(here['flags'])
+
+  return flags
+
+
+@pytest.fixture(params=['gcloud', 'stub'])
+def fake_cloud(request, tmp_path, monkeypatch):
+  """A FakeCloud that gcloud, the real one and the stub in turn, talks to."""
+  from fake_cloud import FakeCloud
+
+  if request.param == 'gcloud' and shutil.which('gcloud') is None:
+    pytest.skip('gcloud is not installed: the stub alone stands in for it')
+  cloud = FakeCloud(tmp_path / 'cloud')
+  for name, value in cloud.environment(gcloud=request.param == 'gcloud').items():
+    monkeypatch.setenv(name, value)
+  cloud.real = request.param == 'gcloud'
+  yield cloud
+  cloud.stop()
+
+
+@pytest.fixture
+def launch(tmp_path):
+  """launch('up', job, '--yes') -> (exit status, standard output, standard error)"""
+
+  def run(*words, **kwargs):
+    line = [sys.executable, '-m', 'launch.tpu', *words, '--logs', str(tmp_path / 'launches'), '--pace', '0.3']
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=250, **kwargs)
+    return done.returncode, done.stdout, done.stderr
+
+  return run

@@ -1,0 +1,239 @@
+"""A Cloud TPU for tests: its REST API on loopback, and hosts that are folders of this machine.
+
+The real gcloud talks to it (flags and bodies are gcloud's own then), or the stub beside this file. `ssh` and `scp` are
+stubs that run a host's commands here, with its folder as HOME. A host's processes carry FAKE_HOST in their environment.
+"""
+
+import http.server
+import json
+import os
+import pathlib
+import re
+import signal
+import sys
+import threading
+import urllib.parse
+
+RESOURCE = re.compile(r'/v2\w*/(projects/[^/]+/locations/[^/]+)/(nodes|queuedResources)(?:/([^/?:]+))?')
+HERE = pathlib.Path(__file__).parent
+QUEUE = ['WAITING_FOR_RESOURCES']  # a look at each, then ACTIVE
+
+
+class FakeCloud:
+  """folder: of homes and stubs. hosts: of every slice."""
+
+  def __init__(self, folder: pathlib.Path, hosts: int = 4, queue=QUEUE):
+    self.folder, self.hosts, self.queue = folder, hosts, list(queue)
+    self.requests, self.nodes, self.queued, self.slices = [], {}, {}, 0
+    self.refusals = []  # (status, body) of the next requests to create
+    self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
+    self.address = f'http://127.0.0.1:{self._server.server_port}/'
+    threading.Thread(target=self._server.serve_forever, daemon=True).start()
+    self.bin = folder / 'bin'
+    self.bin.mkdir(parents=True)
+    for name, text in STUBS.items():
+      (self.bin / name).write_text(text)
+      (self.bin / name).chmod(0o755)
+
+  def environment(self, gcloud: bool) -> dict[str, str]:
+    """Of the launcher. Without `gcloud`, the stub stands in for it."""
+    if not gcloud:
+      (self.bin / 'gcloud').write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stub_gcloud.py"} "$@"\n')
+      (self.bin / 'gcloud').chmod(0o755)
+    home = self.folder / 'launcher'
+    home.mkdir(exist_ok=True)
+    return {
+      'PATH': f'{self.bin}:{os.environ["PATH"]}',
+      'HOME': str(home),
+      'FAKE_API': self.address,
+      'FAKE_HOSTS': str(self.hosts),
+      'FAKE_FOLDER': str(self.folder),
+      'FAKE_PREFIX': sys.prefix,
+      'CLOUDSDK_CONFIG': str(home / 'gcloud'),
+      'CLOUDSDK_CORE_PROJECT': 'secret-project-7',
+      'CLOUDSDK_AUTH_DISABLE_CREDENTIALS': 'true',
+      'CLOUDSDK_CORE_DISABLE_PROMPTS': '1',
+      'CLOUDSDK_CORE_DISABLE_USAGE_REPORTING': 'true',
+      'CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK': 'true',
+      'CLOUDSDK_CORE_CHECK_GCE_METADATA': 'false',
+      'CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU': self.address,
+      'CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE': f'{self.address}compute/v1/',
+    }
+
+  def preempt(self, node: str, host: int, warn: bool = False):
+    """One host goes down, at once or after SIGTERM, and the slice with it."""
+    self.kill(node, host, signal.SIGTERM if warn else signal.SIGKILL)
+    self.nodes[self._find(self.nodes, node)]['state'] = 'PREEMPTED'
+
+  def kill(self, node: str, host: int, how=signal.SIGKILL):
+    name = f'FAKE_HOST={self.folder}/{self.home(node, host)}\0'.encode()
+    for process in pathlib.Path('/proc').glob('[0-9]*'):
+      try:
+        if name in process.joinpath('environ').read_bytes() + b'\0':
+          os.kill(int(process.name), how)
+      except (OSError, PermissionError):
+        continue  # it has ended
+
+  def home(self, node: str, host: int) -> str:
+    return f'homes/{self.nodes[self._find(self.nodes, node)]["slice"]}.{host}'
+
+  def stop(self):
+    for name in list(self.nodes):
+      self._remove(name)
+    self._server.shutdown()
+    self._server.server_close()
+
+  def _find(self, where, name):
+    return next(key for key in where if key.endswith(f'/{name}'))
+
+  def _add(self, key, body):
+    self.slices += 1
+    hosts = [
+      {'ipAddress': f'10.0.{self.slices}.{1 + i}', 'accessConfig': {'externalIp': f'127.0.{self.slices}.{1 + i}'}}
+      for i in range(self.hosts)
+    ]
+    facts = {'name': key, 'state': 'READY', 'health': 'HEALTHY', 'networkEndpoints': hosts, 'slice': self.slices}
+    self.nodes[key] = body | facts
+    for i in range(self.hosts):
+      (self.folder / self.home(key.rpartition('/')[2], i)).mkdir(parents=True)
+
+  def _remove(self, key):
+    name = key.rpartition('/')[2]
+    for i in range(self.hosts):
+      self.kill(name, i)
+    del self.nodes[key]
+
+  def answer(self, method: str, path: str, body: dict):
+    """(status, body) of a request."""
+    path, _, query = path.partition('?')
+    query = dict(urllib.parse.parse_qsl(query))
+    if path.endswith(':getGuestAttributes'):
+      item = {'namespace': 'hostkeys', 'key': 'ssh-rsa', 'value': 'AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7'}
+      values = [{'queryPath': '', 'queryValue': {'items': [item]}}] * self.hosts
+      return 200, {'guestAttributes': values}
+    if path.startswith('/compute/v1/projects/'):
+      metadata = {'kind': 'compute#metadata', 'fingerprint': 'eA==', 'items': []}
+      return 200, {'kind': 'compute#project', 'name': 'secret-project-7', 'commonInstanceMetadata': metadata}
+    if '/operations/' in path:
+      kind, node = 'type.googleapis.com/google.cloud.tpu.v2.Node', next(iter(self.nodes.values()), {})
+      return 200, {'name': path.lstrip('/').split('/', 1)[1], 'done': True, 'response': node | {'@type': kind}}
+    found = RESOURCE.search(path)
+    if not found:
+      return 404, _error(404, 'NOT_FOUND', path)
+    parent, kind, name = found.groups()
+    where = self.nodes if kind == 'nodes' else self.queued
+    key = f'{parent}/{kind}/{name}'
+    if method == 'POST':
+      if self.refusals:
+        return self.refusals.pop(0)
+      return self._create(parent, kind, query.get('nodeId') or query['queuedResourceId'], body)
+    if name is None:
+      return 200, {kind: list(where.values())}
+    if key not in where:
+      return 404, _error(404, 'NOT_FOUND', f'Resource {key!r} was not found')
+    if method == 'DELETE':
+      if kind == 'queuedResources':
+        if query.get('force', '').lower() != 'true':
+          return 400, _error(400, 'FAILED_PRECONDITION', 'it has nodes')
+        for node in [k for k, v in self.nodes.items() if v.get('queuedResource') == key]:
+          self._remove(node)
+        del self.queued[key]
+      else:
+        self._remove(key)
+    elif method == 'PATCH':
+      where[key].update(body)
+    else:
+      return 200, self._look(key) if kind == 'queuedResources' else where[key]
+    return 200, {'name': f'{parent}/operations/op-{method.lower()}', 'done': True, 'response': {}}
+
+  def _create(self, parent, kind, name, body):
+    key = f'{parent}/{kind}/{name}'
+    if kind == 'nodes':
+      self._add(key, body)
+    else:
+      self.queued[key] = body | {'name': key, 'looks': 0}
+    return 200, {'name': f'{parent}/operations/op-{name}', 'done': True, 'response': {}}
+
+  def _look(self, key):
+    queued = self.queued[key]
+    nodes = [node for node in self.nodes.values() if node.get('queuedResource') == key]
+    if any(node['state'] == 'PREEMPTED' for node in nodes):
+      return queued | {'state': {'state': 'SUSPENDED'}}
+    if queued['looks'] < len(self.queue):
+      queued['looks'] += 1
+      return queued | {'state': {'state': self.queue[queued['looks'] - 1]}}
+    if not nodes:
+      for spec in queued['tpu']['nodeSpec']:
+        several = spec.get('multisliceParams') or spec.get('multiNodeParams')
+        names = [spec.get('nodeId')]
+        if several:
+          names = [f'{several["nodeIdPrefix"]}-{i}' for i in range(several['nodeCount'])]
+        for name in names:
+          self._add(f'{key.partition("/queuedResources")[0]}/nodes/{name}', spec['node'] | {'queuedResource': key})
+    return queued | {'state': {'state': 'ACTIVE'}}
+
+  def _handler(cloud):
+    class Handler(http.server.BaseHTTPRequestHandler):
+      def log_message(self, *_):
+        pass
+
+      def _any(self):
+        size = int(self.headers.get('Content-Length') or 0)
+        body = json.loads(self.rfile.read(size) or b'{}') if size else {}
+        cloud.requests.append((self.command, self.path, body))
+        status, answer = cloud.answer(self.command, self.path, body)
+        data = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+      do_GET = do_POST = do_PATCH = do_DELETE = _any
+
+    return Handler
+
+
+def _error(code, status, message):
+  return {'error': {'code': code, 'status': status, 'message': message}}
+
+
+_HOST = r"""
+address() { # of the words: sets slice, host and, for ssh, the command
+  while (($#)); do
+    if [[ "$1" =~ (^|@)127\.0\.([0-9]+)\.([0-9]+)(:.*)?$ ]]; then
+      slice="${BASH_REMATCH[2]}" host="$((BASH_REMATCH[3] - 1))" rest="${BASH_REMATCH[4]#:}"
+      shift
+      [[ "${1:-}" == -- ]] && shift
+      command="$*"
+      return
+    fi
+    file="$1"
+    shift
+  done
+  exit 255
+}
+address "$@"
+home="$FAKE_FOLDER/homes/$slice.$host"
+[[ -d "$home" ]] || exit 255
+"""
+STUBS = {
+  'ssh': '#!/usr/bin/env bash'
+  + _HOST
+  + r"""
+export FAKE_HOST="$home" HOME="$home" SLURM_JOB_ID="${FAKE_JOB:-1}" SLURM_STEP_NODELIST=localhost
+export SLURM_NTASKS="$FAKE_HOSTS" SLURM_PROCID="$host" SLURM_LOCALID="$host" PYTHONNOUSERSITE=1
+cd "$home" && exec bash -c "$command"
+""",
+  'scp': '#!/usr/bin/env bash' + _HOST + 'cp "$file" "$home/$rest"\n',
+  'ssh-add': '#!/bin/sh\nexit 1\n',
+  'sudo': '#!/bin/sh\ncat >/dev/null\n',
+  'uv': r"""#!/usr/bin/env bash
+echo "uv $*" >>"$HOME/uv.log"
+if [[ "$1" == venv ]]; then
+  mkdir -p .venv/bin
+  ln -s "$FAKE_PREFIX/bin/python" .venv/bin/python
+  cp "${FAKE_MATHQWEN:-$FAKE_PREFIX/bin/mathqwen}" .venv/bin/mathqwen
+fi
+""",
+}

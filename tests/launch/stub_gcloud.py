@@ -1,0 +1,116 @@
+"""Stands in for gcloud where it is not installed: the commands and flags that `launch.tpu` uses, over the fake API.
+
+FLAGS is compared with gcloud's own help where that is installed, so that a flag which gcloud does not know fails here
+too. Hosts are reached through `ssh` and `scp` on PATH, as gcloud does it.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+
+CREATE = {
+  '--zone', '--accelerator-type', '--labels', '--spot', '--reserved', '--network', '--subnetwork', '--internal-ips',
+  '--service-account',
+}  # fmt: skip
+QUEUED = {'--node-id', '--node-count', '--node-prefix', '--runtime-version', '--valid-until-duration'}
+FLAGS = {
+  'compute tpus queued-resources create': CREATE | QUEUED,
+  'alpha compute tpus queued-resources create': CREATE | QUEUED | {'--provisioning-model', '--max-run-duration'},
+  'compute tpus queued-resources describe': {'--zone', '--format'},
+  'compute tpus queued-resources delete': {'--zone', '--force', '--quiet'},
+  'compute tpus tpu-vm create': CREATE | {'--version'},
+  'compute tpus tpu-vm describe': {'--zone', '--format'},
+  'compute tpus tpu-vm delete': {'--zone', '--quiet'},
+  'compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--internal-ip', '--output-directory'},
+  'compute tpus tpu-vm scp': {'--zone', '--worker', '--internal-ip'},
+}
+
+
+def main(words) -> int:
+  command = ' '.join(word for word in words[:5] if re.fullmatch(r'alpha|compute|tpus|queued-resources|tpu-vm', word))
+  verb, *words = words[len(command.split()) :]
+  command = f'{command} {verb}'
+  flags = dict(word.partition('=')[::2] for word in words if word.startswith('--'))
+  names = [word for word in words if not word.startswith('--')]
+  for flag in flags:
+    if flag not in FLAGS[command]:
+      print(f'ERROR: (gcloud) unrecognized arguments: {flag}', file=sys.stderr)
+      return 2
+  kind = 'queuedResources' if 'queued-resources' in command else 'nodes'
+  place = f'projects/{os.environ["CLOUDSDK_CORE_PROJECT"]}/locations/{flags["--zone"]}'
+  if verb == 'create' and kind == 'nodes':
+    ask('POST', f'{place}/nodes?nodeId={names[0]}', node(flags, flags['--version']))
+  elif verb == 'create':
+    ask('POST', f'{place}/{kind}?queuedResourceId={names[0]}', queued(place, flags))
+  elif verb == 'describe':
+    found = ask('GET', f'{place}/{kind}/{names[0]}')
+    print(found['state']['state'] if kind == 'queuedResources' else found['state'])
+  elif verb == 'delete':
+    ask('DELETE', f'{place}/{kind}/{names[0]}?force={"true" if "--force" in flags else "false"}')
+  else:
+    name = names[-1].partition(':')[0]
+    found = ask('GET', f'{place}/nodes/{name}')
+    if found['state'] != 'READY':
+      print(f'ERROR: (gcloud) the TPU is in an unusable state: {found["state"]}', file=sys.stderr)
+      return 1
+    return on_hosts(verb, found['networkEndpoints'], flags, names)
+  return 0
+
+
+def node(flags, runtime):
+  body = {'acceleratorType': flags['--accelerator-type'], 'runtimeVersion': runtime}
+  return body | ({'schedulingConfig': {'spot': True}} if '--spot' in flags else {})
+
+
+def queued(place, flags):
+  spec = {'parent': place, 'node': node(flags, flags['--runtime-version'])}
+  if '--node-id' in flags:
+    spec |= {'nodeId': flags['--node-id']}
+  else:
+    several = {'nodeCount': int(flags['--node-count']), 'nodeIdPrefix': flags['--node-prefix']}
+    spec |= {'multisliceParams': several}
+  return {'tpu': {'nodeSpec': [spec]}} | ({'spot': {}} if '--spot' in flags else {})
+
+
+def ask(method, path, body=None):
+  data = None if body is None else json.dumps(body).encode()
+  request = urllib.request.Request(f'{os.environ["FAKE_API"]}v2/{path}', data, method=method)
+  try:
+    return json.loads(urllib.request.urlopen(request).read())
+  except urllib.error.HTTPError as error:
+    told = json.loads(error.read())['error']
+    print(f'ERROR: (gcloud) {told["status"]}: {told["message"]}', file=sys.stderr)
+    sys.exit(1)
+
+
+def on_hosts(verb, endpoints, flags, names) -> int:
+  statuses = [0] * len(endpoints)
+
+  def one(i, endpoint):
+    address = f'user@{endpoint["accessConfig"]["externalIp"]}'
+    line = ['ssh', address, '--', flags['--command']] if verb == 'ssh' else None
+    line = line or ['scp', names[0], f'{address}:{names[1].partition(":")[2]}']
+    folder = flags.get('--output-directory')
+    output = open(os.path.join(folder, f'{i}.log'), 'w') if folder else None  # noqa: SIM115 - the process has it
+    statuses[i] = subprocess.run(line, stdout=output).returncode
+    if statuses[i]:
+      print(
+        f'##### Command execution on worker {i} failed with exit status {statuses[i]}. Continuing.', file=sys.stderr
+      )
+
+  threads = [threading.Thread(target=one, args=pair) for pair in enumerate(endpoints)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  return next((status for status in statuses if status), 0)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))

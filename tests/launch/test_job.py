@@ -1,0 +1,154 @@
+"""Job files: what is read, what is refused, and that nothing in them reaches a shell as anything but text."""
+
+import dataclasses
+import pathlib
+import shlex
+import subprocess
+
+import pytest
+
+from launch.tpu import commands, job
+from mathqwen.errors import UserError
+
+EXAMPLE = pathlib.Path(job.__file__).parent / 'example.toml'
+
+
+def test_the_example_is_a_job():
+  found = job.read(str(EXAMPLE))
+  assert (found.accelerator_type, found.hosts, found.nodes) == ('v5p-32', 4, ['math-7b'])
+  assert found.workdir == 'gs://your-bucket/runs/math-7b'
+
+
+@pytest.mark.parametrize(
+  'slice, accelerator, hosts, nodes, runtime',
+  [
+    ('v4-32', 'v4-32', 4, ['math-7b'], 'tpu-ubuntu2204-base'),
+    ('v5e-1', 'v5litepod-1', 1, ['math-7b'], 'v2-alpha-tpuv5-lite'),
+    ('v5e-8', 'v5litepod-8', 1, ['math-7b'], 'v2-alpha-tpuv5-lite'),
+    ('v5litepod-16', 'v5litepod-16', 4, ['math-7b'], 'v2-alpha-tpuv5-lite'),
+    ('v5p-8', 'v5p-8', 1, ['math-7b'], 'v2-alpha-tpuv5'),
+    ('v6e-256', 'v6e-256', 64, ['math-7b'], 'v2-alpha-tpuv6e'),
+    ('2xv5p-32', 'v5p-32', 4, ['math-7b-0', 'math-7b-1'], 'v2-alpha-tpuv5'),
+  ],
+)
+def test_names_of_slices(job_file, slice, accelerator, hosts, nodes, runtime):
+  found = job.read(job_file(f'slice = "{slice}"'))
+  assert (found.accelerator_type, found.hosts, found.nodes) == (accelerator, hosts, nodes)
+  line = commands.create(found)
+  assert f'--accelerator-type={accelerator}' in line and f'--runtime-version={runtime}' in line
+  assert ('--node-id=math-7b' in line) == (len(nodes) == 1)
+  assert ({'--node-count=2', '--node-prefix=math-7b'} <= set(line)) == (len(nodes) == 2)
+
+
+@pytest.mark.parametrize(
+  'lines, flags, without',
+  [
+    (['provisioning = "spot"'], ['--spot'], ['--reserved']),
+    (['provisioning = "on-demand"'], [], ['--spot', '--reserved', '--provisioning-model=flex-start']),
+    (['provisioning = "reserved"', 'wait = "6h"'], ['--reserved', '--valid-until-duration=6h'], ['--spot']),
+    (
+      ['provisioning = "flex-start"', 'max_run = "10h"'],
+      ['alpha', '--provisioning-model=flex-start', '--max-run-duration=10h'],
+      ['--spot'],
+    ),
+    (['queue = false'], ['tpu-vm', '--version=v2-alpha-tpuv5', '--spot'], ['--runtime-version=v2-alpha-tpuv5']),
+    (
+      ['network = "n"', 'subnetwork = "s"', 'internal_ips = true', 'service_account = "a@b.c"'],
+      ['--network=n', '--subnetwork=s', '--internal-ips', '--service-account=a@b.c'],
+      [],
+    ),
+  ],
+)
+def test_flags_of_create(job_file, lines, flags, without):
+  line = commands.create(job.read(job_file(*lines)))
+  assert set(flags) <= set(line) and not set(without) & set(line)
+  assert line[: 1 + line.index('create')][-2] == ('tpu-vm' if lines == ['queue = false'] else 'queued-resources')
+
+
+@pytest.mark.parametrize(
+  'line, said',
+  [
+    ('zoen = "us-east5-a"', "there is no 'zoen'; did you mean 'zone'?"),
+    ('zone = 5', 'zone = 5: a text in quotes is expected'),
+    ('zone = "us-east5"', "zone = 'us-east5': a zone, such as us-east5-a is expected"),
+    ('slice = "v5p-33"', 'slice v5p-33: v5p slices have sizes 8, 16, 32'),
+    ('slice = "h100-8"', 'slice h100-8: write KIND-SIZE'),
+    ('name = "Math_7B"', "name = 'Math_7B': small letters"),
+    ('name = "x; rm -rf ~"', 'name = '),
+    ('bucket = "bucket"', "bucket = 'bucket': gs://BUCKET/FOLDER"),
+    ('bucket = "gs://b$(id)"', 'bucket = '),
+    ('config = "../../etc/x.py"', 'config = '),
+    ('init = "$(id)"', 'init = '),
+    ('init = "-x y"', 'init = '),
+    ('set = ["steps"]', "set has 'steps': write each as 'a.b=value'"),
+    ('set = ["train.steps=1\\n2"]', 'set has '),
+    ('set = "train.steps=1"', 'set must be a list of texts'),
+    ('data = ["gsm9k"]', "data has 'gsm9k': known are gsm8k"),
+    ('provisioning = "preemptible"', "provisioning = 'preemptible': it must be one of spot, on-demand, reserved"),
+    ('max_cost = 5', 'max_cost needs price_per_chip_hour'),
+    ('max_tries = 0', 'max_tries = 0: it must be at least 1'),
+    ('price_per_chip_hour = -1', 'price_per_chip_hour = -1.0: it must be at least 0'),
+    ('price_per_chip_hour = nan', 'price_per_chip_hour = nan: it must be at least 0'),
+    ('max_run = "5h"', "max_run is of provisioning = 'flex-start'"),
+    ('provisioning = "flex-start"', 'needs max_run, of 7d at most'),
+    ('provisioning = "flex-start"\nmax_run = "8d"', 'needs max_run, of 7d at most'),
+    ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "2xv5p-32"', 'gives one slice'),
+    ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "v4-32"', 'is for v5e, v5p and v6e'),
+    ('provisioning = "flex-start"\nmax_run = "8h"\nqueue = false', 'flex-start needs a queued resource: queue = true'),
+    ('queue = false\nwait = "6h"', 'wait needs a queued resource: queue = true'),
+    ('queue = false\nslice = "2xv6e-16"', 'a multislice needs a queued resource: queue = true'),
+    ('subnetwork = "s"', 'subnetwork needs the network'),
+    ('name = ', 'Invalid value'),
+  ],
+)
+def test_refused(job_file, line, said):
+  path = job_file(*line.split('\n'))
+  with pytest.raises(UserError) as error:
+    job.read(path)
+  assert str(error.value).startswith(f'{path}: ') and said in str(error.value) and '\n' not in str(error.value)
+
+
+def test_missing_fields_and_files(tmp_path):
+  (tmp_path / 'empty.toml').write_text('name = "a"\n')
+  with pytest.raises(UserError, match='slice, zone, bucket, config must be given'):
+    job.read(str(tmp_path / 'empty.toml'))
+  with pytest.raises(UserError, match='no job file'):
+    job.read(str(tmp_path / 'none.toml'))
+
+
+def test_tpu7x_is_for_recipes_only(job_file, launch):
+  status, _, said = launch('up', job_file('slice = "tpu7x-16"'), '--dry-run')
+  assert status == 2 and said.startswith(
+    "launch: slice = 'tpu7x-16': tpu7x is not in the Cloud TPU API; recipe --to gke"
+  )
+  assert launch('recipe', job_file('slice = "tpu7x-16"'), '--to', 'gke')[0] == 0
+
+
+def test_no_text_of_a_job_is_run_by_a_shell(job_file, tmp_path):
+  """The command of a host is given to a real shell, with a worker.sh that prints its arguments."""
+  hostile = ['data.system_prompt=$(touch pwned) `touch pwned` ; touch pwned & \'" | touch pwned', 'a.b=--x *']
+  found = dataclasses.replace(job.read(job_file()), set=tuple(hostile))
+  (tmp_path / 'mathqwen' / 'launch' / 'tpu').mkdir(parents=True)
+  (tmp_path / 'mathqwen' / 'launch' / 'tpu' / 'worker.sh').write_text('printf "%s\\n" "$@"\n')
+  for line in commands.lines(found, 'start'):
+    (command,) = [word.partition('=')[2] for word in line if word.startswith('--command=')]
+    # gcloud splits the command at spaces, and ssh joins it by them, for the shell of the host.
+    done = subprocess.run(['bash', '-c', ' '.join(command.split(' '))], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ['start', 'math-7b/1', *found.train()] and not done.stderr
+  assert not (tmp_path / 'pwned').exists()
+  assert [f'--set={text}' for text in hostile] == found.train()[-2:]
+
+
+def test_dry_run_prints_every_command(job_file, launch):
+  status, printed, _ = launch('up', job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]'), '--dry-run')
+  assert status == 0
+  lines = [shlex.split(line) for line in printed.splitlines()]
+  whole = commands.lines(job.read(job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]')), 'up')
+  assert lines == whole
+  verbs = [
+    [word for word in line if word in ('create', 'describe', 'archive', 'scp', 'ssh', 'delete')][0] for line in lines
+  ]
+  one_slice = ['describe'] * 3 + ['archive'] + ['scp', 'ssh'] * 2 + ['ssh'] * 4
+  assert verbs == ['create', *one_slice, 'delete']
+  assert all('--worker=all' in line for line in lines if 'ssh' in line or 'scp' in line)
+  assert not any(word.startswith('--project') for line in lines for word in line)

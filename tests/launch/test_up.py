@@ -1,0 +1,313 @@
+"""The whole way over a fake cloud: through the real gcloud where it is installed, and through the stub.
+
+Training is a script here that counts steps in the workdir; test_whole_job.py trains.
+"""
+
+import json
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from stub_gcloud import FLAGS
+
+from launch.tpu import babysit, cloud, ledger
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Ten steps, of which a new start repeats the newest two; saved every step. With a file `fail` in the
+# workdir host 1 ends with 1.
+COUNTS = """#!/usr/bin/env bash
+trap 'echo "stopped by SIGTERM" >&2; exit 75' TERM
+workdir="$(sed -n 's/.*--workdir=\\([^ ]*\\).*/\\1/p' <<<"$*")"
+mkdir -p "$workdir"
+step="$(cat "$workdir/$SLURM_PROCID" 2>/dev/null || echo 0)"
+((step)) && PAUSE=0.2
+step=$((step > 2 ? step - 2 : 0))
+while ((step < 10)); do
+  echo "train $step/10 loss 1.5" >&2
+  sleep "${PAUSE:-0.2}"
+  step=$((step + 1))
+  echo "$step" >"$workdir/$SLURM_PROCID"
+  if [[ "$SLURM_PROCID" == 1 && "$step" == 9 && -e "$workdir/fail" ]]; then
+    echo "a defect hf_0123456789abcdef" >&2
+    exit 1
+  fi
+done
+echo "train 10/10 loss 1.5" >&2
+echo '{"step": 10, "loss": 1.5, "tokens": 10240}'
+"""
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+  script = tmp_path / 'mathqwen'
+  script.write_text(COUNTS)
+  script.chmod(0o755)
+  monkeypatch.setenv('FAKE_MATHQWEN', str(script))
+
+
+@pytest.fixture
+def stub_cloud(tmp_path, monkeypatch):
+  """A FakeCloud, through the stub alone."""
+  from fake_cloud import FakeCloud
+
+  fake = FakeCloud(tmp_path / 'cloud')
+  for name, value in fake.environment(gcloud=False).items():
+    monkeypatch.setenv(name, value)
+  yield fake
+  fake.stop()
+
+
+@pytest.fixture
+def start(tmp_path):
+  """start(job) -> `up` as a process, and its ledger. Ended with the test."""
+  started = []
+
+  def begin(job, *words):
+    logs = tmp_path / 'launches'
+    line = [sys.executable, '-m', 'launch.tpu', 'up', job, '--yes', '--no-plan', '--logs', str(logs), '--pace', '0.3']
+    process = subprocess.Popen([*line, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    started.append(process)
+    return process, ledger.Ledger(logs / 'math-7b')
+
+  yield begin
+  for process in started:
+    process.kill()
+
+
+def wait_for(what, seconds=100):
+  deadline = time.monotonic() + seconds
+  while not what():
+    assert time.monotonic() < deadline
+    time.sleep(0.1)
+
+
+def log(book, start=1, host=0):
+  file = book.folder / f'start-{start}' / f'math-7b.{host}.log'
+  return file.read_text() if file.exists() else ''
+
+
+def created(fake):
+  return [body for method, path, body in fake.requests if method == 'POST' and 'queuedResourceId' in path]
+
+
+def test_preempted_asked_again_resumed_deleted(fake_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  """And done, with the stub; with gcloud, where a look takes seconds, it fails at last, so that both are seen."""
+  fails = fake_cloud.real
+  monkeypatch.setenv('PAUSE', '3' if fails else '0.5')
+  job = job_file(f'bucket = "{tmp_path}/bucket"', 'price_per_chip_hour = 3600', 'data = ["gsm8k"]')
+  process, book = start(job, '--pace', '1' if fails else '0.3')
+  wait_for(lambda: 'train 2/10' in log(book))
+  if fails:
+    (tmp_path / 'bucket/math-7b/fail').touch()
+  fake_cloud.preempt('math-7b', 2)
+  said = process.communicate(timeout=150)[1]
+  assert process.returncode == (1 if fails else 0), said
+
+  # What was asked of the cloud
+  first, second = created(fake_cloud)
+  spec = first['tpu']['nodeSpec'][0]
+  assert first == second and 'spot' in first and spec['nodeId'] == 'math-7b'
+  assert spec['node']['acceleratorType'] == 'v5p-32' and spec['node']['runtimeVersion'] == 'v2-alpha-tpuv5'
+  deleted = [path for method, path, _ in fake_cloud.requests if method == 'DELETE']
+  assert len(deleted) == 2 and all('queuedResources/math-7b?' in path and 'force=' in path for path in deleted)
+  assert not fake_cloud.nodes and not fake_cloud.queued
+
+  # What the hosts were told, both times
+  for home in sorted(tmp_path.glob('cloud/homes/*')):
+    assert 'uv pip install --quiet --python .venv/bin/python -e .[tpu,hf,gcs]' in (home / 'uv.log').read_text()
+  assert len(list(tmp_path.glob('cloud/homes/*/mathqwen/mathqwen/model/qwen.py'))) == 8
+
+  # What it came to
+  events = book.events()
+  names = [event['event'] for event in events]
+  once = ['asked', 'active', 'ready', 'started']
+  assert names == ['up', *once, 'ended', 'gone', 'deleted', *once, 'step', 'ended', 'deleted']
+  assert events[5]['statuses']['math-7b.2'] is None and events[5]['outcome'] == 'again'
+  got = ledger.summary(events, 16, 3600, events[-1]['time'])
+  assert (got.steps, got.tokens, got.starts, got.preemptions) == (10, 10240, 2, 1)
+  assert events[-2]['statuses'] == {f'math-7b.{host}': int(fails and host == 1) for host in range(4)}
+  time_of = lambda name, nth=0: [event['time'] for event in events if event['event'] == name][nth]
+  seconds = time_of('gone') - time_of('active') + time_of('deleted', 1) - time_of('active', 1)
+  assert got.cost == pytest.approx(seconds * 16)
+  assert got.lost_hours * 3600 == pytest.approx(time_of('step') - events[5]['step_time'])
+  end = f'{"failed" if fails else "done"}: 10 steps; 10,240 tokens; starts: 2; preemptions: 1'
+  assert said.splitlines()[-1].startswith(end)
+
+  # Logs of every host, whole and once
+  for host in range(4):
+    lines = log(book, 2, host).splitlines()
+    newest = 'a defect SECRET' if fails and host == 1 else 'train 10/10 loss 1.5'
+    assert newest in lines and f'[math-7b.{host}] {newest}' in said and len(lines) == len(set(lines))
+  written = ''.join(
+    path.read_text(errors='replace') for path in book.folder.rglob('*') if path.suffix in ('.log', '.jsonl')
+  )
+  assert not re.search('secret-project-7|hf_0123456789abcdef', written + said)
+
+
+def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  wait_for(lambda: 'train 3/10' in log(book))
+  for host in range(4):
+    stub_cloud.kill('math-7b', host, signal.SIGTERM)
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 0, said
+  assert len(created(stub_cloud)) == 1 and book.count('started') == 2 and book.count('gone') == 0
+
+
+def test_another_launcher_takes_it_up(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '0.6')
+  job = job_file(f'bucket = "{tmp_path}/bucket"')
+  process, book = start(job)
+  wait_for(lambda: 'train 2/10' in log(book))
+  second = start(job)[0]
+  assert second.communicate(timeout=30)[1] == 'launch: another launcher watches math-7b already\n'
+  process.kill()
+  process, book = start(job)
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 0, said
+  assert len(created(stub_cloud)) == 1 and book.count('started') == 1 and book.count('ready') == 1
+  lines = log(book).splitlines()
+  assert len(lines) == len(set(lines)) and 'train 2/10 loss 1.5' in lines and 'train 10/10 loss 1.5' in lines
+  again = start(job)[0]
+  assert 'math-7b is done' in again.communicate(timeout=30)[1] and again.returncode == 2
+
+
+def test_stop_saves_and_deletes(stub_cloud, counting, start, launch, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '0.6')
+  job = job_file(f'bucket = "{tmp_path}/bucket"')
+  process, book = start(job)
+  wait_for(lambda: 'train 2/10' in log(book))
+  status, printed, _ = launch('status', job)
+  assert status == 0 and printed == 'v5p-32: ready\n' + 'running\n' * 4
+  assert launch('logs', job)[0] == 0
+  assert 'train 2/10 loss 1.5' in (book.folder / 'whole-1/math-7b/3.log').read_text()
+  assert launch('stop', job)[0] == 0
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and said.splitlines()[-1].startswith('stopped: '), said
+  assert not stub_cloud.nodes and 'stopped by SIGTERM' in log(book)
+
+
+@pytest.mark.parametrize('limit', ['max_cost = 0.02\nprice_per_chip_hour = 1', 'max_hours = 0.0012'])
+def test_limits_stop_and_delete(stub_cloud, counting, start, job_file, tmp_path, monkeypatch, limit):
+  monkeypatch.setenv('PAUSE', '2')
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *limit.split('\n')))
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and not stub_cloud.nodes, said
+  assert re.search(r'the (cost|hours of the slice) came to 0\.0\d, of 0\.0\d at most: saving and ending', said)
+  assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
+
+
+def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
+  stub_cloud.refusals = [
+    (429, {'error': {'code': 429, 'status': 'RESOURCE_EXHAUSTED', 'message': 'no more capacity'}})
+  ] * 9
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', 'max_tries = 3'))
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and book.count('asked') == 3, said
+  asked = [event['time'] for event in book.events() if event['event'] == 'asked']
+  assert asked[2] - asked[1] > 0.6 and asked[2] - asked[1] > asked[1] - asked[0]  # longer and longer
+  assert '3 slices were asked for (max_tries = 3)' in said and said.count('not now: ') == 3
+
+
+def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_file, tmp_path):
+  words = 'Permission tpu.nodes.create denied on projects/secret-project-7/locations/us-east5-a'
+  stub_cloud.refusals = [(403, {'error': {'code': 403, 'status': 'PERMISSION_DENIED', 'message': words}})]
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 2 and book.count('asked') == 1
+  assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
+
+
+def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '2')
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  wait_for(lambda: 'train 0/10' in log(book))
+  (stub_cloud.bin / 'gcloud').write_text(
+    '#!/bin/sh\necho "ERROR: UNAUTHENTICATED: run gcloud auth login" >&2\nexit 1\n'
+  )
+  said = process.communicate(timeout=60)[1].splitlines()[-1]
+  assert process.returncode == 2 and said.startswith('launch: run `gcloud auth login`: gcloud compute tpus')
+  assert said.endswith('the slice is still there, and costs: `up` takes it up, `delete` ends it')
+
+
+def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypatch):
+  job = job_file(f'bucket = "{tmp_path}/bucket"', 'slice = "2xv6e-16"')
+  monkeypatch.setenv('PAUSE', '0.05')
+  assert launch('create', job, stdin=subprocess.DEVNULL)[::2] == (
+    2,
+    'launch: nobody is there to say yes; --yes creates without asking\n',
+  )
+  assert launch('create', job, input='n\n')[0] == 2 and not stub_cloud.queued
+  assert launch('create', job, '--yes')[0] == 0
+  assert sorted(name.rpartition('/')[2] for name in stub_cloud.nodes) == ['math-7b-0', 'math-7b-1']
+  assert [launch(verb, job, '--no-plan')[0] for verb in ('setup', 'start', 'follow')] == [0, 0, 0]
+  logs = sorted(path.name for path in (tmp_path / 'launches/math-7b/start-1').iterdir())
+  assert logs == [f'math-7b-{slice}.{host}.log' for slice in (0, 1) for host in range(4)]
+  assert launch('delete', job)[0] == 0 and not stub_cloud.nodes and launch('delete', job)[0] == 0
+  summary = json.loads(launch('summary', job)[1])
+  assert summary['steps'] == 10 and summary['tokens'] == 10240 and summary['preemptions'] == 0
+
+
+def test_tpu_vm_without_a_queue(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '0.05')
+  process, _ = start(job_file(f'bucket = "{tmp_path}/bucket"', 'queue = false', 'provisioning = "on-demand"'))
+  said = process.communicate(timeout=100)[1]
+  assert process.returncode == 0 and not stub_cloud.nodes and not stub_cloud.queued, said
+  (body,) = [body for method, path, body in stub_cloud.requests if method == 'POST']
+  assert body == {'acceleratorType': 'v5p-32', 'runtimeVersion': 'v2-alpha-tpuv5'}
+
+
+@pytest.mark.parametrize(
+  'statuses, outcome',
+  [
+    ([0, 0], 'done'),
+    ([75, 75], 'again'),
+    ([None, 75], 'again'),
+    ([137, 0], 'again'),
+    ([255, None], 'again'),
+    ([0, 75], 'again'),
+    ([2, 2], 'failed'),
+    ([1, 75], 'failed'),
+    ([139, None], 'failed'),
+  ],
+)
+def test_exit_statuses_decide(statuses, outcome):
+  assert babysit.decide(dict(enumerate(statuses))) == outcome
+
+
+@pytest.mark.parametrize(
+  'states, combined',
+  [
+    (['ACTIVE', 'READY', 'READY'], 'ready'),
+    (['ACTIVE', 'READY', 'PREEMPTED'], 'lost'),
+    (['SUSPENDED'], 'lost'),
+    (['FAILED'], 'lost'),
+    (['DELETING'], 'leaving'),
+    (['WAITING_FOR_RESOURCES'], 'waiting'),
+    (['ACTIVE', 'CREATING'], 'waiting'),
+    (['ACTIVE', 'TERMINATED'], 'lost'),
+  ],
+)
+def test_states(states, combined):
+  assert cloud.combined(states) == combined
+
+
+def test_redact(monkeypatch):
+  monkeypatch.setenv('CLOUDSDK_CORE_PROJECT', 'my-project-1')
+  text = 'projects/other-2/locations/x --project=other-2 a@b-3.iam.gserviceaccount.com my-project-1'
+  assert (
+    cloud.redact(text) == 'projects/PROJECT/locations/x --project=PROJECT a@PROJECT.iam.gserviceaccount.com PROJECT'
+  )
+  for secret in ('ya29.a0AfB_x-y', 'hf_abcdefghijklmnop', 'sk-proj-0123456789', 'ghp_0123456789abc', 'AIza' + 'x' * 35):
+    assert cloud.redact(f'token {secret}.') in ('token SECRET.', 'token SECRET')
+  assert cloud.redact('https://user:word@host/x') == 'https://SECRET@host/x'
+
+
+@pytest.mark.parametrize('command', FLAGS)
+def test_gcloud_knows_every_flag_of_the_stub(command, gcloud_flags):
+  everywhere = {'--quiet', '--format', '--version'}  # which that list leaves out
+  assert FLAGS[command] - everywhere - gcloud_flags(command) == set()
