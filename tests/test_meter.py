@@ -41,6 +41,7 @@ def test_a_window(clock):
     'loss_tokens_per_second': 10.0,
     'step_seconds': 2.0,
     'input_seconds': 0.0,
+    'tokens': 140,  # of the run
     'mfu': 0.25,
   }
 
