@@ -17,7 +17,7 @@ from launch.tpu.cloud import redact, say
 
 HOST_LINE = re.compile(r'\[(\d+)\] (.*)')  # as worker.sh writes them
 HOST_END = re.compile(r'\[(\d+)\]= (\d+)')
-STEP = re.compile(r'train (\d+)/\d+ loss ')
+STEP = re.compile(r'train (\d+)/\d+ (?!compiling)')
 
 
 class Logs:
