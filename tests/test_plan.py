@@ -97,7 +97,7 @@ def test_many_micro_batches_cost_traffic():
   """Weights come once for each: computing `up` again is faster than 16 of them, though `dots` would fit with 8."""
   tried = plan.candidates(experiment(), chips.slice_of('v6e-8'), set())
   assert [(one['train.remat'], one['train.micro_batches']) for one in tried] == [
-    ('dots', 4), ('gate', 4), ('mlp', 1), ('full', 16)
+    ('dots', 4), ('gate', 4), ('mlp', 1), ('nested', 1)
   ]  # fmt: skip
 
 
