@@ -20,8 +20,8 @@ import shlex
 import sys
 
 from launch.tpu import commands, estimate, job, ledger, recipes
-from launch.tpu.babysit import STATUS, Babysitter
-from launch.tpu.cloud import Cloud, Later, say
+from launch.tpu.babysit import STATUS, Babysitter, Limit
+from launch.tpu.cloud import Cloud, Later, redact, say
 from mathqwen.errors import UserError
 
 
@@ -44,7 +44,7 @@ def main(argv=None) -> int:
     if not args.pace > 0:
       raise UserError(f'--pace {args.pace}: it must be above 0')
     return run(args, job.read(args.job))
-  except (UserError, Later) as error:
+  except (UserError, Later, Limit) as error:
     say(f'launch: {" ".join(str(error).split())}')
     return 2
   except KeyboardInterrupt:
@@ -66,24 +66,47 @@ def run(args, what: job.Job) -> int:
       print(shlex.join(line))
     return 0
   settings = {}
-  if args.verb == 'plan' or (args.verb in ('up', 'start') and not args.no_plan):
+  if args.verb == 'plan' or (args.verb in ('up', 'create', 'start') and not args.no_plan):
     expected = estimate.estimate(what, folder)
     settings = expected.settings
     say(expected.text(what))
   if args.verb == 'plan':
     return 0
   sitter = Babysitter(Cloud(what), ledger.Ledger(folder), settings, args.pace)
-  if args.verb in ('up', 'create'):
-    _agree(args.yes, sitter)
-  return ACTIONS[args.verb](sitter)
+  _check_place(sitter)
+  if args.verb in ('status', 'stop', 'logs', 'delete', 'summary'):
+    return ACTIONS[args.verb](sitter)
+  with sitter.alone():
+    if args.verb in ('up', 'create'):
+      _agree(args.yes, sitter)
+    return ACTIONS[args.verb](sitter)
+
+
+def _check_place(sitter: Babysitter):
+  """UserError where the file was edited over a slice that was asked for: it would stay, cost, and nobody watch it."""
+  what, asked = sitter.job, sitter.book.here
+  for name in ('slice', 'zone', 'queue'):
+    if asked and asked[name] != getattr(what, name):
+      raise UserError(
+        f'{what.name} was asked for with {name} = {asked[name]!r}, and may be there: `delete` it with that in the '
+        f'file, then change it to {getattr(what, name)!r}'
+      )
 
 
 def _agree(yes: bool, sitter: Babysitter):
   """UserError where the job is done, or where nobody wants to pay for it."""
   what, book = sitter.job, sitter.book
   if book.finished:
+    if book.here:
+      sitter.delete()
     raise UserError(f'{what.name} is done (see summary): give the next job another name, or remove {book.folder}')
-  if yes or sitter.cloud.state() != 'none':
+  there = sitter.cloud.state() != 'none'
+  if there and not book.here:
+    raise UserError(
+      f'{what.name} is there already, and was not asked for from {book.folder}: another job of that name? Give this '
+      'one another, or --logs the folder of the launcher that asked'
+    )
+  if there or yes:
     return
   if not sys.stdin.isatty():
     raise UserError('nobody is there to say yes; --yes creates without asking')
@@ -101,8 +124,9 @@ def setup(sitter) -> int:
 
 
 def start(sitter) -> int:
-  sitter.start()
-  return 0
+  if sitter.cloud.state() != 'ready':
+    raise UserError(f'{sitter.job.slice} is not ready: `create` and `setup` come first')
+  return 0 if sitter.start() else 1
 
 
 def follow(sitter) -> int:
@@ -121,12 +145,15 @@ def status(sitter) -> int:
 
 def stop(sitter) -> int:
   sitter.book.add('stop')
-  if sitter.book.under_way:
-    sitter.on_all('stop')
-    say('every host was told: the run saves and ends; `up`, where it is watching, deletes the slice then')
-  else:
-    say('nothing is running; `up`, where it is waiting, ends')
-  return 0
+  told = not sitter.book.under_way or sitter.on_all('stop')
+  try:
+    with sitter.alone():
+      watched = ''
+  except UserError:
+    watched = 'the launcher that watches deletes the slice then'
+  if told:
+    say(f'the run, where there is one, saves and ends; {watched or "nobody watches: `delete` the slice then"}')
+  return 0 if told else 1
 
 
 def logs(sitter) -> int:
@@ -135,11 +162,14 @@ def logs(sitter) -> int:
     folder = sitter.book.folder / f'whole-{number}' / node
     folder.mkdir(parents=True, exist_ok=True)
     sitter.cloud.run(commands.ssh(sitter.job, node, commands.worker(sitter.job, 'log', number), str(folder)))
+    for file in folder.iterdir():
+      file.write_text(redact(file.read_text(errors='replace')))
     print(folder)
   return 0
 
 
 def delete(sitter) -> int:
+  sitter.book.add('stop')  # or the launcher that watches would ask for it again
   sitter.delete()
   return 0
 

@@ -4,6 +4,7 @@ The run goes on in the hosts' background: a launcher that is killed, or loses it
 the ledger and the cloud say that it is.
 """
 
+import contextlib
 import fcntl
 import os
 import time
@@ -13,11 +14,14 @@ from launch.tpu.cloud import Cloud, Later, say
 from mathqwen.errors import UserError
 
 AGAIN = os.EX_TEMPFAIL  # 75: `mathqwen train` ends so after a save on SIGTERM, and where another host was lost
+AWAY = ('lost', 'leaving', 'none')  # states of a slice that does not come back by itself
 STATUS = {'done': 0, 'again': AGAIN, 'failed': 1}
 KILLED = (None, 129, 137, 143, 255)  # by a host that goes down, and by ssh to one
 CONNECTIONS = 10  # to hosts of a slice that is there, before they count as lost
 QUESTIONS = 20  # to a cloud that does not answer
 MOST = 600  # seconds between tries
+SAVE_SECONDS = 900  # that a run has to save and end when a limit is reached
+SETUPS = 3  # tries, on one slice
 
 
 class Limit(Exception):
@@ -39,17 +43,25 @@ class Babysitter:
 
   def run(self) -> int:
     """Exit status: 0 done; 75 where `stop` or a limit ended it, and `up` may go on; 1 where it failed."""
+    try:
+      return self._run()
+    except UserError as error:
+      if self.book.here is None:
+        raise
+      what = (
+        'the slice is still there, and costs' if self.book.newest('asked', 'active') == 'active' else 'it is asked for'
+      )
+      raise UserError(f'{error}; {what}: `up` takes it up, `delete` ends it') from None
+
+  @contextlib.contextmanager
+  def alone(self):
+    """UserError where another launcher watches this job."""
     with open(self.book.folder / 'lock', 'w') as lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
         raise UserError(f'another launcher watches {self.job.name} already') from None
-      try:
-        return self._run()
-      except UserError as error:
-        if self.book.newest('active', 'gone', 'deleted') != 'active':
-          raise
-        raise UserError(f'{error}; the slice is still there, and costs: `up` takes it up, `delete` ends it') from None
+      yield
 
   def _run(self) -> int:
     self.book.add('up')
@@ -58,18 +70,19 @@ class Babysitter:
       while outcome == 'again':
         self._check_limits()
         before = self.book.reached
-        outcome = self._attempt() if self.have_slice() and self.set_up() else 'again'
+        there = self.have_slice() and self.set_up() and not self._stopped()
+        outcome = self._attempt() if there else 'again'
         fruitless = 0 if self.book.reached > before else fruitless + 1
         if outcome == 'again' and self._stopped():
           outcome = 'stopped'
         elif outcome == 'again' and fruitless:
-          time.sleep(min(self.pace * 2 ** (fruitless - 1), MOST))
+          self._pause(min(self.pace * 2 ** min(fruitless - 1, 20), MOST))
     except Limit as limit:
       outcome = f'stopped: {limit}'
       say(f'{limit}: saving and ending')
       if self.book.under_way:
         self.on_all('stop')
-        self.follow(limited=False)
+        self.follow(patience=SAVE_SECONDS)
     self.delete()
     say(f'{outcome}: {self.summary().text()}; logs in {self.book.folder}')
     return STATUS.get(outcome, AGAIN)
@@ -82,7 +95,9 @@ class Babysitter:
   def have_slice(self) -> bool:
     """Asks for it where there is none, and waits for it. False where it is lost on the way."""
     said, state = None, self._insist(self.cloud.state)
-    if state == 'none':
+    if state == 'none' and self.book.newest('active', 'gone', 'deleted') == 'active':
+      self.book.add('gone')  # deleted by somebody else
+    if state == 'none' and not self._stopped():
       self._ask()
       state = self._insist(self.cloud.state)
     while state in ('waiting', 'leaving') and not self._stopped():
@@ -104,34 +119,41 @@ class Babysitter:
   def _ask(self):
     if (asked := self.book.count('asked')) >= self.job.max_tries:
       raise Limit(f'{asked} slices were asked for (max_tries = {self.job.max_tries})')
-    self.book.add('asked')
+    self.book.add('asked', slice=self.job.slice, zone=self.job.zone, queue=self.job.queue)
     say(f'asking for {self.job.slice} in {self.job.zone}, {self.job.provisioning}')
     try:
       self.cloud.create()
-    except Later as error:
+    except (UserError, Later) as error:
+      if isinstance(error, UserError) and 'ALREADY_EXISTS' not in str(error):  # of a create whose answer was lost
+        self.book.add('deleted')
+        raise
       say(f'not now: {error}')
 
   def set_up(self) -> bool:
     """Installs on every host, once on each slice. False where the slice is lost meanwhile."""
     if self.book.newest('active', 'ready') == 'ready':
       return True
-    say('installing on every host')
-    try:
-      self.cloud.setup(self.book.folder)
-    except (UserError, Later) as error:
-      if self._insist(self.cloud.state) != 'ready':
+    for tried in range(SETUPS):
+      say('installing on every host')
+      try:
+        self.cloud.setup(self.book.folder)
+        self.book.add('ready')
+        return True
+      except (UserError, Later) as error:
+        say(f'the hosts could not be set up: {error}')
+      if self._insist(self.cloud.state) != 'ready' or self._stopped():
         return False
-      say(f'the hosts could not be set up: {error}')
-      self.delete()
-      raise UserError('the slice is deleted; nothing was run') from None
-    self.book.add('ready')
-    return True
+      self._pause(self.pace * 2**tried)
+    self.delete()
+    raise UserError('the slice is deleted; nothing was run')
 
   def _lost(self):
     """Taken away: what is left of it is deleted, so that it can be asked for again."""
     if self.book.newest('active', 'gone', 'deleted') == 'active':
       self.book.add('gone')
       say('the slice was taken away')
+    else:
+      say('the request came to nothing: it failed, or its time is over')
     self.delete()
 
   def delete(self):
@@ -146,29 +168,36 @@ class Babysitter:
     outcome = self.follow()
     deadline = time.monotonic() + 4 * self.pace  # by then a slice that is being taken away says so
     while outcome == 'again' and not self._stopped() and time.monotonic() < deadline:
-      time.sleep(self.pace)
-      if self._insist(self.cloud.state) != 'ready':
+      if self._insist(self.cloud.state) in AWAY:
         self._lost()
         break
+      self._pause(self.pace)
     return outcome
 
-  def start(self):
+  def start(self) -> bool:
     """On every host; one on which it goes on already leaves it at that."""
     if not self.book.under_way:
       if (starts := self.book.count('started')) >= self.job.max_tries:
         raise Limit(f'started {starts} times (max_tries = {self.job.max_tries})')
       self.book.add('started')
       say(f'start {starts + 1}: {" ".join(self.job.train(self.settings))}')
-    self.on_all('start', self.job.train(self.settings))
+    return self.on_all('start', self.job.train(self.settings))
 
-  def on_all(self, verb: str, words: list[str] = ()):
+  def on_all(self, verb: str, words: list[str] = ()) -> bool:
+    """Whether every host was reached."""
     try:
       self.cloud.on_all(verb, self.book.count('started'), words)
+      return True
     except (UserError, Later) as error:
       say(f'{verb}, not on every host: {error}')
+      return False
 
-  def follow(self, limited: bool = True) -> str:
-    """done, again or failed, when all hosts have ended or the slice is lost. A broken connection is made again."""
+  def follow(self, patience: float | None = None) -> str:
+    """done, again or failed, when all hosts have ended or the slice is lost. A broken connection is made again.
+
+    patience: seconds after which it is left; without, the job's limits hold.
+    """
+    until = time.monotonic() + (patience or 0)
     number, behind = self.book.count('started'), self.book.behind
     logs = follow.Logs(self.book.folder / f'start-{number}')
 
@@ -179,9 +208,11 @@ class Babysitter:
         behind = None
 
     def go_on():
-      if limited:
+      if patience is None:
         self._check_limits()
-      return self._insist(self.cloud.state) == 'ready'
+      elif time.monotonic() > until:
+        return False
+      return self._insist(self.cloud.state) not in AWAY
 
     hosts = [f'{node}.{i}' for node in self.job.nodes for i in range(self.job.hosts)]
     reader, there = follow.Reader(logs, hosts[0], caught_up), True
@@ -194,6 +225,11 @@ class Babysitter:
       time.sleep(self.pace)
     statuses = dict.fromkeys(hosts) | reader.statuses
     outcome = decide(statuses)
+    if outcome == 'failed' and there:
+      time.sleep(self.pace)  # a slice that is being taken away may say so a moment later
+      there = self._insist(self.cloud.state) not in AWAY
+    if outcome == 'failed' and not there:
+      outcome = 'again'  # processes die of all sorts of things then
     step = max(reader.step, reader.result.get('step') or 0)
     tokens = reader.result.get('tokens')
     self.book.add('ended', outcome=outcome, statuses=statuses, step=step, step_time=reader.step_time, tokens=tokens)
@@ -211,6 +247,13 @@ class Babysitter:
     ):
       if most and spent >= most:
         raise Limit(f'{what} came to {spent:,.2f}, of {most:,.2f} at most')
+
+  def _pause(self, seconds: float):
+    """Sleeps, and looks at limits and `stop` meanwhile."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not self._stopped():
+      self._check_limits()
+      time.sleep(min(left, self.pace))
 
   def _stopped(self) -> bool:
     return self.book.newest('up', 'stop') == 'stop'

@@ -1,8 +1,10 @@
 """Runs gcloud: what it says is shown and kept without project ids and tokens, and its failures are told apart."""
 
+import functools
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -20,10 +22,12 @@ PROJECT = re.compile(
 # What may go away when one asks again later, in the words of gcloud and of the API.
 LATER = re.compile(
   r'no more capacity|not enough (resources|capacity)|stockout|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|'
-  r'INTERNAL\b|ABORTED|"code": (8|10|13|14)\b|HTTPError (429|500|502|503|504)|temporar|timed? ?out|'
+  r'(?-i:INTERNAL\b)|ABORTED|"code": (8|10|13|14)\b|HTTPError (429|5\d\d)|\'status\': \'?(429|5\d\d)|temporar|'
+  r'timed? ?out|network connectivity issues|'
   r'connection (reset|refused|aborted)|unable to (connect|find the server)|could not be reached',
   re.IGNORECASE,
 )
+SETUP_SECONDS = 1800  # for the hosts of a slice to install
 MISSING = re.compile(r'NOT_FOUND|not found|does not exist', re.IGNORECASE)
 
 
@@ -31,10 +35,20 @@ class Later(Exception):
   """gcloud failed by what may go away."""
 
 
+@functools.cache
+def project() -> str:
+  """gcloud's own, only so that it can be left out of what is said; '' where there is none, or no gcloud."""
+  try:
+    line = ['gcloud', 'config', 'get-value', 'project']
+    done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
+  except (OSError, subprocess.TimeoutExpired):
+    return ''
+  return done.stdout.strip() if done.returncode == 0 else ''
+
+
 def redact(text: str) -> str:
   text = PROJECT.sub('PROJECT', SECRET.sub('SECRET', text))
-  project = os.environ.get('CLOUDSDK_CORE_PROJECT')
-  return text.replace(project, 'PROJECT') if project else text
+  return text.replace(project(), 'PROJECT') if project() else text
 
 
 def say(text: str):
@@ -47,19 +61,28 @@ class Cloud:
   def __init__(self, job: Job):
     self.job = job
 
-  def run(self, line: list[str]) -> str:
-    """What it prints on standard output. UserError, or Later, in its own words."""
+  def run(self, line: list[str], seconds: float = 600) -> str:
+    """What it prints on standard output. UserError, or Later, in its own words; Later as well after `seconds`."""
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'stdin': subprocess.DEVNULL}
     try:
-      done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+      process = subprocess.Popen(line, text=True, errors='replace', start_new_session=True, **pipes)
     except FileNotFoundError:
       raise UserError(f'{line[0]} is not installed: cloud.google.com/sdk/docs/install') from None
-    if done.returncode == 0:
-      return done.stdout
-    said = ' '.join(redact(done.stderr or done.stdout).split())[-600:]
+    with process:
+      try:
+        out, err = process.communicate(timeout=seconds)
+      except subprocess.TimeoutExpired:
+        raise Later(f'{shlex.join(line[:6])} did not answer within {seconds:,.0f} seconds') from None
+      finally:
+        if process.poll() is None:  # with the ssh that it started
+          os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode == 0:
+      return out
+    said = ' '.join(redact(err or out).split())[-600:]
     if LATER.search(said):
       raise Later(said)
     hint = 'run `gcloud auth login`: ' if 'gcloud auth' in said or 'UNAUTHENTICATED' in said else ''
-    raise UserError(f'{hint}{shlex.join(line[:6])} ended with {done.returncode}: {said}')
+    raise UserError(f'{hint}{shlex.join(line[:6])} ended with {process.returncode}: {said}')
 
   def create(self):
     self.run(commands.create(self.job))
@@ -76,12 +99,20 @@ class Cloud:
     """none, lost (taken away, failed, its time over), leaving, waiting or ready."""
     try:
       states = [self.run(commands.queue_state(self.job)).strip()] if self.job.queue else []
-      if not states or states == ['ACTIVE']:
-        states += [self.run(commands.node_state(self.job, node)).strip() for node in self.job.nodes]
     except UserError as error:
       if MISSING.search(str(error)):
         return 'none'
       raise
+    if states in ([], ['ACTIVE']):
+      for node in self.job.nodes:
+        try:
+          states.append(self.run(commands.node_state(self.job, node)).strip())
+        except UserError as error:
+          if not MISSING.search(str(error)):
+            raise
+          if not self.job.queue:
+            return 'none'
+          states.append('TERMINATED')
     return combined(states)
 
   def source(self, folder) -> str:
@@ -96,8 +127,8 @@ class Cloud:
     """Sends the checkout to every host and installs it. UserError with the hosts' words."""
     file = self.source(folder)
     for node in self.job.nodes:
-      self.run(commands.copy(self.job, node, file))
-      self.run(commands.ssh(self.job, node, commands.setup(self.job)))
+      self.run(commands.copy(self.job, node, file), SETUP_SECONDS)
+      self.run(commands.ssh(self.job, node, commands.setup(self.job)), SETUP_SECONDS)
 
   def on_all(self, verb: str, attempt: int, words: list[str] = ()) -> str:
     """worker.sh on every host of every slice; what they say."""
@@ -105,12 +136,12 @@ class Cloud:
     return ''.join(self.run(commands.ssh(self.job, node, command)) for node in self.job.nodes)
 
   def follow(self, attempt: int) -> dict[str, subprocess.Popen]:
-    """A process for each node, whose standard output is that of its hosts."""
+    """A process for each node, whose standard output, in bytes, is that of its hosts."""
     command, processes = commands.worker(self.job, 'follow', attempt), {}
     for node in self.job.nodes:
       line = commands.ssh(self.job, node, command)
       pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'stdin': subprocess.DEVNULL}
-      processes[node] = subprocess.Popen(line, text=True, errors='replace', bufsize=1, start_new_session=True, **pipes)
+      processes[node] = subprocess.Popen(line, start_new_session=True, **pipes)
     return processes
 
 

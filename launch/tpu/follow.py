@@ -26,7 +26,7 @@ class Logs:
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
     folder.mkdir(exist_ok=True)
-    self._kept = collections.Counter({file.stem: len(file.read_text().splitlines()) for file in folder.glob('*.log')})
+    self._kept = collections.Counter({file.stem: file.read_bytes().count(b'\n') for file in folder.glob('*.log')})
     self.begin()
 
   def begin(self):
@@ -57,6 +57,8 @@ class Reader:
       self.statuses[f'{node}.{ended[1]}'] = int(ended[2])
       return
     spoken = HOST_LINE.fullmatch(line)
+    if not line:
+      return
     if not spoken:
       say(f'[{node}] {line}')  # gcloud's own words
       return
@@ -70,7 +72,7 @@ class Reader:
       with contextlib.suppress(ValueError):  # lines of two hosts may have run into each other
         self.result = json.loads(text)
     step = STEP.match(text)
-    if step and new and int(step[1]) > self.step:
+    if step and int(step[1]) > self.step:
       self.step, self.step_time = int(step[1]), time.time()
       self._on_step(self.step)
 
@@ -80,8 +82,8 @@ def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[
   come = queue.Queue()
 
   def pump(node, process):
-    for line in process.stdout:
-      come.put((node, line.rstrip('\r\n')))
+    for line in process.stdout:  # bytes: a lone \r is no end of a line
+      come.put((node, line.decode(errors='replace').rstrip('\r\n').replace('\r', ' ')))
     come.put((node, None))
 
   for node, process in processes.items():

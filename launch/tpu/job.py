@@ -156,7 +156,7 @@ def read(path: str) -> Job:
     given = tomllib.loads(pathlib.Path(path).read_text())
   except FileNotFoundError:
     raise UserError(f'no job file {path}; launch/tpu/example.toml is one to copy') from None
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:  # TOML's and Unicode's own are ValueErrors
     raise UserError(f'{path}: {error}; launch/tpu/example.toml is one to copy') from None
   fields = typing.get_type_hints(Job)
   for name, value in given.items():
@@ -175,7 +175,7 @@ def read(path: str) -> Job:
 
 def _typed(path, name, value, kind):
   if kind is float and type(value) is int:
-    value = float(value)
+    value = float(min(value, 10**300))
   if isinstance(kind, types.GenericAlias):
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
       raise UserError(f'{path}: {name} must be a list of texts, such as ["a", "b"]')

@@ -34,6 +34,12 @@ class Ledger:
     return sum(event['event'] == name for event in self.events())
 
   @property
+  def here(self) -> dict | None:
+    """Where and what was asked for, unless it was deleted since: it may be there, or in a queue, and cost."""
+    asked = [event for event in self.events() if event['event'] in ('asked', 'deleted')][-1:]
+    return asked[0] if asked and asked[0]['event'] == 'asked' else None
+
+  @property
   def under_way(self) -> bool:
     """Whether the run was started, on a slice that is still there, and did not end."""
     return self.newest('started', 'ended', 'gone', 'deleted') == 'started'

@@ -37,8 +37,14 @@ setup() {
 }
 
 start() {
-  local run="$runs/$1"
+  local run="$runs/$1" older
   shift
+  # Never two at the same time: an earlier start that goes on saves and ends first.
+  for older in "$(dirname "$run")"/*/pid; do
+    if [[ -e "$older" && "$older" != "$run/pid" ]] && kill -TERM "$(cat "$older")" 2>/dev/null; then
+      timeout 240 tail -f /dev/null --pid="$(cat "$older")" || kill -KILL "$(cat "$older")" 2>/dev/null || true
+    fi
+  done
   if ! mkdir -p "$(dirname "$run")" || ! mkdir "$run" 2>/dev/null; then
     echo "host $(number): goes on"
     return
@@ -81,7 +87,7 @@ follow() {
     [[ -e "$run/status" ]] && status="$(cat "$run/status")" && break
     sleep 0.1
   done
-  echo "[$me]= $status"
+  printf '\n[%s]= %s\n' "$me" "$status" # the last line of the log may have no end
   exit "$status"
 }
 

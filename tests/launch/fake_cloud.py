@@ -41,7 +41,9 @@ class FakeCloud:
       (self.bin / 'gcloud').write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stub_gcloud.py"} "$@"\n')
       (self.bin / 'gcloud').chmod(0o755)
     home = self.folder / 'launcher'
-    home.mkdir(exist_ok=True)
+    configurations = home / 'gcloud' / 'configurations'
+    configurations.mkdir(parents=True, exist_ok=True)
+    (configurations / 'config_default').write_text('[core]\nproject = secret-project-7\n')
     return {
       'PATH': f'{self.bin}:{os.environ["PATH"]}',
       'HOME': str(home),
@@ -49,8 +51,8 @@ class FakeCloud:
       'FAKE_HOSTS': str(self.hosts),
       'FAKE_FOLDER': str(self.folder),
       'FAKE_PREFIX': sys.prefix,
+      'FAKE_PROJECT': 'secret-project-7',
       'CLOUDSDK_CONFIG': str(home / 'gcloud'),
-      'CLOUDSDK_CORE_PROJECT': 'secret-project-7',
       'CLOUDSDK_AUTH_DISABLE_CREDENTIALS': 'true',
       'CLOUDSDK_CORE_DISABLE_PROMPTS': '1',
       'CLOUDSDK_CORE_DISABLE_USAGE_REPORTING': 'true',

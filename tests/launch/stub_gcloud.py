@@ -33,6 +33,9 @@ FLAGS = {
 
 
 def main(words) -> int:
+  if words == ['config', 'get-value', 'project']:
+    print(os.environ['FAKE_PROJECT'])
+    return 0
   command = ' '.join(word for word in words[:5] if re.fullmatch(r'alpha|compute|tpus|queued-resources|tpu-vm', word))
   verb, *words = words[len(command.split()) :]
   command = f'{command} {verb}'
@@ -43,7 +46,7 @@ def main(words) -> int:
       print(f'ERROR: (gcloud) unrecognized arguments: {flag}', file=sys.stderr)
       return 2
   kind = 'queuedResources' if 'queued-resources' in command else 'nodes'
-  place = f'projects/{os.environ["CLOUDSDK_CORE_PROJECT"]}/locations/{flags["--zone"]}'
+  place = f'projects/{os.environ["FAKE_PROJECT"]}/locations/{flags["--zone"]}'
   if verb == 'create' and kind == 'nodes':
     ask('POST', f'{place}/nodes?nodeId={names[0]}', node(flags, flags['--version']))
   elif verb == 'create':

@@ -222,6 +222,57 @@ def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_
   assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
 
 
+def test_delete_ends_a_launcher_that_watches(stub_cloud, counting, start, launch, job_file, tmp_path, monkeypatch):
+  monkeypatch.setenv('PAUSE', '2')
+  job = job_file(f'bucket = "{tmp_path}/bucket"')
+  process, book = start(job)
+  wait_for(lambda: 'train 0/10' in log(book))
+  assert launch('delete', job)[0] == 0
+  said = process.communicate(timeout=60)[1]
+  assert process.returncode == 75 and len(created(stub_cloud)) == 1 and not stub_cloud.queued, said
+
+
+def test_deleted_by_somebody_else(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  """While no launcher watched: the next one asks again, and installs on the new slice."""
+  monkeypatch.setenv('PAUSE', '0.6')
+  job = job_file(f'bucket = "{tmp_path}/bucket"')
+  process, book = start(job)
+  wait_for(lambda: 'train 1/10' in log(book))
+  process.kill()
+  process.wait()
+  stub_cloud.answer('DELETE', next(iter(stub_cloud.queued)).join(['/v2/', '?force=true']), {})
+  said = start(job)[0].communicate(timeout=100)[1]
+  assert said.splitlines()[-1].startswith('done: 10 steps'), said
+  assert (book.count('gone'), book.count('active'), book.count('ready')) == (1, 2, 2)
+
+
+def test_a_slice_that_would_be_forgotten(stub_cloud, counting, launch, job_file, tmp_path):
+  """Edited files, another's slice of that name, and a launcher killed between the end and the deletion."""
+  job = job_file(f'bucket = "{tmp_path}/bucket"')
+  assert launch('create', job, '--no-plan', '--yes')[0] == 0
+  for line in ('zone = "us-central1-a"', 'slice = "v5p-64"', 'queue = false'):
+    status, _, said = launch('up', job_file(line, name='edited.toml'), '--no-plan', '--yes')
+    assert status == 2 and 'launch: math-7b was asked for with ' in said and 'in the file, then change it to' in said
+  status, _, said = launch('up', job, '--no-plan', '--yes', '--logs', str(tmp_path / 'another'))
+  assert status == 2 and 'launch: math-7b is there already, and was not asked for from ' in said
+  book = ledger.Ledger(tmp_path / 'launches/math-7b')
+  book.add('ended', outcome='done', step=10, step_time=0, tokens=1, statuses={})
+  status, _, said = launch('up', job, '--no-plan', '--yes')
+  assert status == 2 and 'math-7b is done' in said and not stub_cloud.queued
+
+
+@pytest.mark.parametrize('fails', [1, 9])
+def test_hosts_that_are_not_reached_at_first(stub_cloud, counting, start, job_file, tmp_path, monkeypatch, fails):
+  monkeypatch.setenv('PAUSE', '0.05')
+  scp = stub_cloud.bin / 'scp'
+  counted = f'echo >>{tmp_path}/n\n(($(wc -l <{tmp_path}/n) <= {fails})) && echo "Connection refused" >&2 && exit 1\n'
+  scp.write_text(scp.read_text().replace('address "$@"', counted + 'address "$@"'))
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  said = process.communicate(timeout=60)[1]
+  assert process.returncode == (0 if fails == 1 else 2) and not stub_cloud.queued, said
+  assert said.count('the hosts could not be set up: ') == (1 if fails == 1 else 3)
+
+
 def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
   monkeypatch.setenv('PAUSE', '2')
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
@@ -237,12 +288,12 @@ def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, counting, start, 
 def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypatch):
   job = job_file(f'bucket = "{tmp_path}/bucket"', 'slice = "2xv6e-16"')
   monkeypatch.setenv('PAUSE', '0.05')
-  assert launch('create', job, stdin=subprocess.DEVNULL)[::2] == (
+  assert launch('create', job, '--no-plan', stdin=subprocess.DEVNULL)[::2] == (
     2,
     'launch: nobody is there to say yes; --yes creates without asking\n',
   )
-  assert launch('create', job, input='n\n')[0] == 2 and not stub_cloud.queued
-  assert launch('create', job, '--yes')[0] == 0
+  assert launch('create', job, '--no-plan', input='n\n')[0] == 2 and not stub_cloud.queued
+  assert launch('create', job, '--no-plan', '--yes')[0] == 0
   assert sorted(name.rpartition('/')[2] for name in stub_cloud.nodes) == ['math-7b-0', 'math-7b-1']
   assert [launch(verb, job, '--no-plan')[0] for verb in ('setup', 'start', 'follow')] == [0, 0, 0]
   logs = sorted(path.name for path in (tmp_path / 'launches/math-7b/start-1').iterdir())
@@ -297,7 +348,7 @@ def test_states(states, combined):
 
 
 def test_redact(monkeypatch):
-  monkeypatch.setenv('CLOUDSDK_CORE_PROJECT', 'my-project-1')
+  monkeypatch.setattr(cloud, 'project', lambda: 'my-project-1')
   text = 'projects/other-2/locations/x --project=other-2 a@b-3.iam.gserviceaccount.com my-project-1'
   assert (
     cloud.redact(text) == 'projects/PROJECT/locations/x --project=PROJECT a@PROJECT.iam.gserviceaccount.com PROJECT'

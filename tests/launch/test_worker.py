@@ -40,7 +40,7 @@ def test_a_run_that_ends_by_itself(worker):
   assert worker('status', 'job/1').stdout == 'none\n'
   assert worker('start', 'job/1', 'bash', '-c', 'echo one two; echo three >&2; exit 3').stdout == 'host 2: started\n'
   followed = worker('follow', 'job/1')
-  assert (followed.returncode, followed.stdout) == (3, '[2] one two\n[2] three\n[2]= 3\n')
+  assert (followed.returncode, followed.stdout) == (3, '[2] one two\n[2] three\n\n[2]= 3\n')
   assert worker('start', 'job/1', 'echo', 'again').stdout == 'host 2: goes on\n'
   assert worker('follow', 'job/1').stdout == followed.stdout  # from the first line on, whenever it is asked
   assert worker('log', 'job/1').stdout == 'one two\nthree\n' and worker('status', 'job/1').stdout == '3\n'
@@ -53,7 +53,7 @@ def test_stop_lets_it_save(worker):
   assert worker('status', 'job/1').stdout == 'running\n'
   worker('stop', 'job/1')
   said = follow.communicate(timeout=30)[0]
-  assert follow.returncode == 75 and said.endswith('[2] saved\n[2]= 75\n') and 'line 9' not in said
+  assert follow.returncode == 75 and said.endswith('[2] saved\n\n[2]= 75\n') and 'line 9' not in said
 
 
 def test_a_lost_connection_leaves_it_running(worker):
@@ -61,7 +61,7 @@ def test_a_lost_connection_leaves_it_running(worker):
   follow = worker('follow', 'job/1', wait=False)
   assert follow.stdout.readline() == '[2] line 1\n'
   follow.kill()
-  assert worker('follow', 'job/1').stdout.splitlines()[-2:] == ['[2] line 9', '[2]= 3']
+  assert worker('follow', 'job/1').stdout.splitlines()[-3:] == ['[2] line 9', '', '[2]= 3']
 
 
 def test_killed_with_all_that_watched_it(worker, tmp_path):
@@ -73,6 +73,20 @@ def test_killed_with_all_that_watched_it(worker, tmp_path):
   os.kill(parent, signal.SIGKILL)
   os.kill(pid, signal.SIGKILL)
   assert worker('follow', 'job/1').stdout.endswith('[2]= 137\n')
+
+
+def test_a_last_line_without_an_end(worker):
+  worker('start', 'job/1', 'printf', 'last words')
+  assert worker('follow', 'job/1').stdout == '[2] last words\n[2]= 0\n'
+
+
+def test_never_two_at_the_same_time(worker):
+  worker('start', 'job/1', 'bash', '-c', SLOW)
+  while worker('status', 'job/1').stdout != 'running\n' or 'line 1' not in worker('log', 'job/1').stdout:
+    time.sleep(0.05)
+  worker('start', 'job/2', 'echo', 'second')
+  assert worker('status', 'job/1').stdout == '75\n' and worker('log', 'job/1').stdout.endswith('saved\n')
+  assert worker('follow', 'job/2').returncode == 0
 
 
 def test_a_verb_that_is_none(worker):

@@ -1,0 +1,31 @@
+"""What is read of what hosts say."""
+
+import subprocess
+
+from launch.tpu import follow
+
+
+def read(tmp_path, text: bytes):
+  process = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+  process.stdin.write(text)
+  process.stdin.close()
+  reader = follow.Reader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
+  for node, line in follow.lines({'n': process}, 1, lambda: True):
+    reader.read(node, line)
+  return reader
+
+
+def test_only_a_line_of_its_own_is_a_status(tmp_path):
+  text = b'[0] 50%\r[0]= 0\n[0] [1]= 0\n[1] \xff\x00 binary\n[1] ' + b'x' * 300_000 + b'\n\n[1]= 3\n'
+  reader = read(tmp_path, text)
+  assert reader.statuses == {'n.1': 3}
+  assert (tmp_path / 'logs/n.0.log').read_text() == '50% [0]= 0\n[1]= 0\n'
+
+
+def test_lines_are_kept_once(tmp_path):
+  """A connection that is made again tells everything again; separators that are no ends of lines count as none."""
+  first = b'[0] a\x0cb\xc2\x85c\n[0] a\x0cb\xc2\x85c\n'
+  read(tmp_path, first)
+  read(tmp_path, first + b'[0] train 7/9 loss 1\n[0] {"step": 9, "tokens": 5}\n[0] {"step": broken}\n')
+  reader = read(tmp_path, first + b'[0] train 7/9 loss 1\n')
+  assert (tmp_path / 'logs/n.0.log').read_bytes().count(b'\n') == 5 and reader.step == 7
