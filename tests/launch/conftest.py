@@ -72,7 +72,7 @@ def launch(tmp_path):
   """launch('up', job, '--yes') -> (exit status, standard output, standard error)"""
 
   def run(*words, **kwargs):
-    line = [sys.executable, '-m', 'launch.tpu', *words, '--logs', str(tmp_path / 'launches'), '--pace', '0.3']
+    line = [sys.executable, '-m', 'launch.tpu', '--logs', str(tmp_path / 'launches'), '--pace', '0.3', *words]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=250, **kwargs)
     return done.returncode, done.stdout, done.stderr
 

@@ -6,9 +6,8 @@ from launch.tpu import follow
 
 
 def read(tmp_path, text: bytes):
-  process = subprocess.Popen(['cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-  process.stdin.write(text)
-  process.stdin.close()
+  (tmp_path / 'said').write_bytes(text)
+  process = subprocess.Popen(['cat', tmp_path / 'said'], stdout=subprocess.PIPE)
   reader = follow.Reader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
   for node, line in follow.lines({'n': process}, 1, lambda: True):
     reader.read(node, line)
