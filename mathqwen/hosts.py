@@ -110,7 +110,7 @@ def leave(status: int, line: str):
     client, index, count = _joined
     _tell(status, line)
     if index == 0:  # its service goes with it, and the others would not learn why
-      deadline = time.monotonic() + GRACE + 5
+      deadline = time.monotonic() + 3 * GRACE
       while len(_by_host(client, ENDED)) < count and time.monotonic() < deadline:
         time.sleep(0.1)
   sys.stdout.flush()

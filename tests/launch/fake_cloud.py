@@ -43,6 +43,7 @@ class FakeCloud:
     home = self.folder / 'launcher'
     configurations = home / 'gcloud' / 'configurations'
     configurations.mkdir(parents=True, exist_ok=True)
+    (home / 'gcloud' / 'active_config').write_text('default')
     (configurations / 'config_default').write_text('[core]\nproject = secret-project-7\n')
     return {
       'PATH': f'{self.bin}:{os.environ["PATH"]}',

@@ -265,8 +265,8 @@ def test_a_slice_that_would_be_forgotten(stub_cloud, counting, launch, job_file,
 def test_hosts_that_are_not_reached_at_first(stub_cloud, counting, start, job_file, tmp_path, monkeypatch, fails):
   monkeypatch.setenv('PAUSE', '0.05')
   scp = stub_cloud.bin / 'scp'
-  counted = f'echo >>{tmp_path}/n\n(($(wc -l <{tmp_path}/n) <= {fails})) && echo "Connection refused" >&2 && exit 1\n'
-  scp.write_text(scp.read_text().replace('address "$@"', counted + 'address "$@"'))
+  refuse = f'echo >>{tmp_path}/n; (($(wc -l <{tmp_path}/n) <= {fails})) && echo "Connection refused" >&2 && exit 1'
+  scp.write_text(scp.read_text().replace('address "$@"', f'address "$@"\nif ((host == 0)); then {refuse}; fi'))
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
   said = process.communicate(timeout=60)[1]
   assert process.returncode == (0 if fails == 1 else 2) and not stub_cloud.queued, said
