@@ -25,8 +25,15 @@ from launch.tpu.cloud import Cloud, Later, redact, say
 from mathqwen.errors import UserError
 
 
+class Parser(argparse.ArgumentParser):
+  """Errors in one line."""
+
+  def error(self, message):
+    raise UserError(f'{message} (see {self.prog} --help)')
+
+
 def main(argv=None) -> int:
-  parser = argparse.ArgumentParser(
+  parser = Parser(
     prog='python -m launch.tpu', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('verb', choices=('plan', *ACTIONS, 'recipe'), metavar='VERB')
@@ -37,8 +44,8 @@ def main(argv=None) -> int:
   parser.add_argument('--no-plan', action='store_true', help='do not compile first; training keeps its own settings')
   parser.add_argument('--logs', default='launches', metavar='DIR', help='ledger and logs go to DIR/NAME (%(default)s)')
   parser.add_argument('--pace', type=float, default=30, metavar='SECONDS', help='between questions (%(default)s)')
-  args = parser.parse_args(argv)
   try:
+    args = parser.parse_args(argv)
     if (args.verb == 'recipe') != (args.to is not None):
       raise UserError(f'recipe --to {"|".join(recipes.RECIPES)}: one of them, and with no other verb')
     if not args.pace > 0:

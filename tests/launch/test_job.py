@@ -116,6 +116,11 @@ def test_missing_fields_and_files(tmp_path):
     job.read(str(tmp_path / 'none.toml'))
 
 
+def test_a_misspelt_flag_is_one_line(job_file, launch):
+  status, _, said = launch('up', job_file(), '--dryrun')
+  assert (status, said) == (2, 'launch: unrecognized arguments: --dryrun (see python -m launch.tpu --help)\n')
+
+
 def test_tpu7x_is_for_recipes_only(job_file, launch):
   status, _, said = launch('up', job_file('slice = "tpu7x-16"'), '--dry-run')
   assert status == 2 and said.startswith(
