@@ -69,7 +69,7 @@ class Slots:
   """B answers under way. A slot whose answer has ended, or that never had one, is not live."""
 
   cache: KVCache
-  last_B: jax.Array  # int32: drawn, and not yet told or read by the model
+  last_B: jax.Array  # int32: drawn, and not yet read by the model; a prompt's first is not yet told
   told_B: jax.Array  # int32: tokens of the answer so far
   limits_B: jax.Array  # int32: tokens that it may have
   keys_B: jax.Array  # a random key for each answer, so that it is the same in any slot and beside any others
@@ -119,9 +119,15 @@ def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
 def decode(params, slots: Slots, enough, *, program: Program, steps: int):
-  """(slots, (tokens [B, steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots are
-  not live. The second is whole on every host."""
+  """(slots, (tokens [B, 1 + steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots
+  are not live; the first column is of slots that were just filled. The second is whole on every host."""
   stops = jnp.array(program.stop_ids, jnp.int32)
+
+  def tell(slots, tokens, column, telling_B):
+    told_B = slots.told_B + telling_B
+    stopped_B = jnp.any(slots.last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
+    slots = dataclasses.replace(slots, told_B=told_B, live_B=slots.live_B & ~(telling_B & stopped_B))
+    return slots, tokens.at[:, column].set(jnp.where(telling_B, slots.last_B, -1))
 
   def going(loop):
     step, slots, _ = loop
@@ -129,18 +135,14 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
 
   def body(loop):
     step, slots, tokens = loop
-    tokens = tokens.at[:, step].set(jnp.where(slots.live_B, slots.last_B, -1))
-    told_B = slots.told_B + slots.live_B
-    stopped_B = jnp.any(slots.last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
     x_B1D, cache = qwen.hidden(params, program.cfg, slots.last_B[:, None], cache=slots.cache, dtype=program.dtype)
     # A slot that is not live stays where it is: its next prompt begins anew.
     cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
-    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, told_B)
-    return step + 1, dataclasses.replace(
-      slots, cache=cache, last_B=last_B, told_B=told_B, live_B=slots.live_B & ~stopped_B
-    ), tokens  # fmt: skip
+    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, slots.told_B)
+    return step + 1, *tell(dataclasses.replace(slots, cache=cache, last_B=last_B), tokens, step + 1, slots.live_B)
 
-  tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
+  tokens = jnp.full((slots.last_B.shape[0], 1 + steps), -1, jnp.int32)
+  slots, tokens = tell(slots, tokens, 0, slots.live_B & (slots.told_B == 0))
   _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
   place = sharding.Placement(program.mesh)
   return slots, (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))

@@ -26,6 +26,7 @@ from mathqwen.model.layers import (
   dropout,
   linear,
   logn_scale,
+  matmul,
   ntk_theta,
   rms_norm,
   rope,
@@ -269,4 +270,4 @@ def head(params, cfg: ModelConfig):
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
   head_VD = head(params, cfg).astype(x_BTD.dtype)
-  return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)
+  return matmul(x_BTD, head_VD, jnp.float32)

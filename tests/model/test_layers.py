@@ -36,6 +36,24 @@ def test_derivative_of_linear_is_that_of_einsum(equation):
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize('batch', [(1,), (3, 1), (2, layers.FEW // 2), (2, 1 + layers.FEW // 2)])
+def test_matmul(batch):
+  x, w = normal((*batch, 5)), normal((7, 5), 1)
+  got = layers.matmul(jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16), jnp.float32)
+  assert got.shape == (*batch, 7) and got.dtype == jnp.float32
+  want = x.astype(np.float64) @ w.T
+  np.testing.assert_allclose(layers.matmul(x, w), want, atol=1e-5)
+  np.testing.assert_allclose(got, want, atol=0.1)
+
+
+@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='how XLA for CPU multiplies')
+def test_weights_are_on_the_left_of_few_tokens():
+  lower = lambda tokens: jax.jit(layers.matmul).lower(normal((tokens, 512)), normal((256, 512)))
+  products = lambda tokens: re.findall(r'f32\[[\d,]+\]\S* dot\(', lower(tokens).compile().as_text())
+  assert [p.split('{')[0] for p in products(8)] == ['f32[256,8]']
+  assert [p.split('{')[0] for p in products(layers.FEW + 1)] == [f'f32[{layers.FEW + 1},256]']
+
+
 def test_rms_norm_is_that_of_transformers():
   torch = pytest.importorskip('torch')
   modeling = pytest.importorskip('transformers.models.qwen3.modeling_qwen3')
@@ -87,13 +105,14 @@ def test_causal_mask():
   ]
 
 
+@pytest.mark.parametrize('queries', [1, 3])
 @pytest.mark.parametrize('kv_heads', [1, 2, 6])
-def test_attention_is_a_loop(kv_heads):
-  q, k, v = normal((2, 3, 6, 4)), normal((2, 5, kv_heads, 4), 1), normal((2, 5, kv_heads, 4), 2)
-  mask = np.random.default_rng(3).random((2, 3, 5)) < 0.6
+def test_attention_is_a_loop(kv_heads, queries):
+  q, k, v = normal((2, queries, 6, 4)), normal((2, 5, kv_heads, 4), 1), normal((2, 5, kv_heads, 4), 2)
+  mask = np.random.default_rng(3).random((2, queries, 5)) < 0.6
   mask[:, :, 0] = True
   got = layers.attention(q, k, v, mask)
-  for b, t, n in np.ndindex(2, 3, 6):
+  for b, t, n in np.ndindex(2, queries, 6):
     kv = n // (6 // kv_heads)
     scores = {s: np.exp(float(q[b, t, n] @ k[b, s, kv]) / 2) for s in range(5) if mask[b, t, s]}
     want = sum(p * v[b, s, kv] for s, p in scores.items()) / sum(scores.values())
