@@ -42,7 +42,7 @@ REMAT = {
   'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
   'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
   'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
-  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs, and attention twice
+  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs, attention and the MLP by halves
 }
 
 
@@ -79,11 +79,19 @@ class Block(nnx.Module):
     self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
     self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
 
-  def __call__(self, x_BTD, angles, attend, drop, half=lambda f: f):
-    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch; `half` wraps the first."""
-    x_BTD, cache = half(functools.partial(self.mix, angles=angles, attend=attend, drop=drop))(x_BTD)
+  def __call__(self, x_BTD, angles, attend, drop, nested=False):
+    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch. With `nested` the backward
+    pass holds only what attention needs, or what the MLP needs for one half of the tokens."""
+    mix, mlp = functools.partial(self.mix, angles=angles, attend=attend, drop=drop), self.mlp
+    if nested:
+      mix, mlp = jax.checkpoint(mix), functools.partial(_by_halves, jax.checkpoint(mlp))
+    x_BTD, cache = mix(x_BTD)
+    return x_BTD + drop(mlp(x_BTD), 1), cache
+
+  def mlp(self, x_BTD):
+    """The other branch."""
     h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
-    return x_BTD + drop(swiglu(h_BTD, self.gate[...], self.up[...], self.down[...]), 1), cache
+    return swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
 
   def mix(self, x_BTD, angles, attend, drop):
     """The branch of attention."""
@@ -99,6 +107,15 @@ class Block(nnx.Module):
     q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
     o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
     return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), cache
+
+
+def _by_halves(f, x_BTD):
+  """`f` of every second token, then of the others: halves of a length that is split over chips then lie on all."""
+  B, T, D = x_BTD.shape
+  if T % 2:
+    return f(x_BTD)
+  halves = jnp.unstack(x_BTD.reshape(B, T // 2, 2, D), axis=2)
+  return jnp.stack([f(half) for half in halves], axis=2).reshape(B, T, D)
 
 
 class Qwen(nnx.Module):
@@ -187,9 +204,6 @@ def hidden(
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
   layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
-  # The MLP's backward pass, where memory peaks, is not to hold what attention's needs.
-  half = jax.checkpoint if remat == 'nested' else lambda f: f
-
   def layer(carry, xs):
     x_BTD, cache = carry
     index, w = xs
@@ -207,7 +221,7 @@ def hidden(
       key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
       return dropout(x, dropout_rate, key)
 
-    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop, half)
+    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop, remat == 'nested')
     x_BTD = place(x_BTD, 'batch', 'length', 'width')
     return ((x_BTD, None), new) if cache is None else ((x_BTD, new), None)
 
