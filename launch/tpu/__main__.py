@@ -15,6 +15,7 @@ and what gcloud says is written down without them.
 import argparse
 import dataclasses
 import json
+import os
 import pathlib
 import shlex
 import sys
@@ -50,7 +51,12 @@ def main(argv=None) -> int:
       raise UserError(f'recipe --to {"|".join(recipes.RECIPES)}: one of them, and with no other verb')
     if not args.pace > 0:
       raise UserError(f'--pace {args.pace}: it must be above 0')
-    return run(args, job.read(args.job))
+    status = run(args, job.read(args.job))
+    sys.stdout.flush()
+    return status
+  except BrokenPipeError:
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - the reader left; nothing more may be written at exit
+    return 0
   except (UserError, Later, Limit) as error:
     say(f'launch: {" ".join(str(error).split())}')
     return 2

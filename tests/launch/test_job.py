@@ -1,9 +1,11 @@
 """Job files: what is read, what is refused, and that nothing in them reaches a shell as anything but text."""
 
 import dataclasses
+import os
 import pathlib
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -142,6 +144,17 @@ def test_no_text_of_a_job_is_run_by_a_shell(job_file, tmp_path):
     assert done.stdout.splitlines() == ['start', 'math-7b/1', *found.train()] and not done.stderr
   assert not (tmp_path / 'pwned').exists()
   assert [f'--set={text}' for text in hostile] == found.train()[-2:]
+
+
+def test_the_reader_of_a_dry_run_may_leave():
+  read, write = os.pipe()
+  os.close(read)
+  found = subprocess.run(
+    [sys.executable, '-m', 'launch.tpu', 'up', EXAMPLE, '--dry-run'],
+    cwd=EXAMPLE.parents[2], stdout=write, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+  os.close(write)
+  assert (found.returncode, found.stderr) == (0, '')
 
 
 def test_dry_run_prints_every_command(job_file, launch):
