@@ -121,18 +121,19 @@ def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[in
   """A function that decodes greedily, and returns the answers."""
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
-  run = functools.partial(
+  if jax.default_backend() == 'cpu':
+    params = qwen.unstack(params, cfg)
+  return functools.partial(
     generate.generate,
     params,
     cfg,
-    prompts.tolist(),
+    prompts=prompts.tolist(),
     max_new_tokens=new_tokens,
     vocab_size=cfg.vocab_size,
     stop_ids=(-1,),  # none: every answer is of `new_tokens`
     batch_size=len(prompts),
     dtype=dtype,
   )
-  return run
 
 
 def gsm8k_lengths(n: int) -> list[int]:
@@ -142,14 +143,10 @@ def gsm8k_lengths(n: int) -> list[int]:
 
 def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], batch: int) -> dict:
   """Decoding with slots that are filled again, and in batches that each wait for their longest answer."""
-
-  def decode(chosen):
-    make = decode_side(cfg, dtype, prompts[chosen], [lengths[i] for i in chosen])
-    return functools.partial(make, batch_size=batch)
-
-  groups = [list(range(start, min(start + batch, len(lengths)))) for start in range(0, len(lengths), batch)]
-  static = [decode(group) for group in groups]
-  return {'mathqwen': decode(list(range(len(lengths)))), 'static': lambda: [run() for run in static]}
+  decode = functools.partial(decode_side(cfg, dtype, prompts, lengths), batch_size=batch)
+  groups = [slice(start, start + batch) for start in range(0, len(lengths), batch)]
+  static = lambda: [decode(prompts=prompts[group].tolist(), max_new_tokens=lengths[group]) for group in groups]
+  return {'mathqwen': decode, 'static': static}
 
 
 def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):

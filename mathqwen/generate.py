@@ -213,11 +213,11 @@ def generate(
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  max_new_tokens: of every answer, or of each. numbers: which of the seed's random streams each answer draws from; by
-  default its index. batch_size: answers under way at one time. cache_dtype: of keys and
-  values, float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every
-  `STEPS` tokens. on_done(index, ids): called as answers end. UserError when a prompt and its `max_new_tokens` exceed
-  the model's positions.
+  params: of `qwen.init`; on one CPU they are copied by `qwen.unstack`, unless that was done. max_new_tokens: of every
+  answer, or of each. numbers: which of the seed's random streams each answer draws from; by default its index.
+  batch_size: answers under way at one time. cache_dtype: of keys and values, float32, bfloat16 or int8; by default
+  `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS` tokens. on_done(index, ids): called
+  as answers end. UserError when a prompt and its `max_new_tokens` exceed the model's positions.
   """
   limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
   check(cfg, prompts, limits, seed, batch_size)
@@ -243,7 +243,7 @@ class _Batch:
   def __init__(self, params, program: Program, prompts, limits, seed, numbers, batch_size, cache_dtype):
     platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
     stacked = platform != 'cpu' or program.mesh is not None
-    self.params = params if stacked else qwen.unstack(params, program.cfg)
+    self.params = params if stacked or isinstance(params['layers'], tuple) else qwen.unstack(params, program.cfg)
     self.program, self.prompts, self.limits = program, prompts, limits
     self.answers: list[list[int]] = [[] for _ in prompts]
     self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
