@@ -19,7 +19,7 @@ def linear(equation, x_BT, w):
   return _linear(x_BT.reshape(B, T, -1), w.reshape(math.prod(out), -1)).reshape(B, T, *out)
 
 
-FEW = 64  # tokens, from which on the plain product is the faster one on a CPU
+FEW = 64  # tokens, up to which a CPU is faster with the product turned round
 
 
 def matmul(x, w_OI, preferred_element_type=None):
@@ -29,13 +29,11 @@ def matmul(x, w_OI, preferred_element_type=None):
   1.3 times as many tokens with it.
   """
   *batch, width = x.shape
-  plain = lambda x, w_OI: jnp.einsum('...I,OI->...O', x, w_OI, preferred_element_type=preferred_element_type)
-
-  def turned(x, w_OI):
-    y_OR = jnp.einsum('OI,RI->OR', w_OI, x.reshape(-1, width), preferred_element_type=preferred_element_type)
-    return jax.lax.optimization_barrier(y_OR).T.reshape(*batch, -1)
-
-  return plain(x, w_OI) if math.prod(batch) > FEW else jax.lax.platform_dependent(x, w_OI, cpu=turned, default=plain)
+  product = functools.partial(jnp.einsum, preferred_element_type=preferred_element_type)
+  if math.prod(batch) > FEW or jax.default_backend() != 'cpu':
+    return product('...I,OI->...O', x, w_OI)
+  y_OR = product('OI,RI->OR', w_OI, x.reshape(-1, width))
+  return jax.lax.optimization_barrier(y_OR).T.reshape(*batch, -1)
 
 
 @jax.custom_vjp
@@ -115,15 +113,10 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
   B, T, N, H = q_BTNH.shape
   K = k_BSKH.shape[2]
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
-  together = functools.partial(jnp.einsum, 'BTKGH,BSKH->BKGTS', preferred_element_type=jnp.float32)
-
-  def one_by_one(q_BTKGH, k_BSKH):
-    """The query heads of a group: XLA for CPU multiplies keys by one vector in a third of the time of two."""
-    heads = jnp.split(q_BTKGH, N // K, axis=3)
-    return jnp.concatenate([together(q_BTK1H, k_BSKH) for q_BTK1H in heads], axis=2)
-
-  product = functools.partial(jax.lax.platform_dependent, cpu=one_by_one, default=together) if T == 1 else together
-  scores_BKGTS = product(q_BTKGH, k_BSKH)
+  # XLA for CPU multiplies keys by one vector in a third of the time of two: one query head of a group at a time.
+  parts = N // K if T == 1 and jax.default_backend() == 'cpu' else 1
+  product = functools.partial(jnp.einsum, 'BTKGH,BSKH->BKGTS', preferred_element_type=jnp.float32)
+  scores_BKGTS = jnp.concatenate([product(q, k_BSKH) for q in jnp.split(q_BTKGH, parts, axis=3)], axis=2)
   # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
   probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
