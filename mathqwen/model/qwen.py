@@ -42,7 +42,7 @@ REMAT = {
   'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
   'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
   'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
-  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs, attention and the MLP by halves
+  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs; attention twice
 }
 
 
