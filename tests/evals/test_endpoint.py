@@ -56,12 +56,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
       server.under_way += 1
       server.most = max(server.most, server.under_way)
     time.sleep(server.delay)
+    with server.lock:
+      server.under_way -= 1  # before the answer: the client that has it may ask again at once
     self.question = body['messages'][-1]['content'] if 'messages' in body else body['prompt']
-    try:
-      act(self) if act else self.say(answer(self.question))
-    finally:
-      with server.lock:
-        server.under_way -= 1
+    act(self) if act else self.say(answer(self.question))
 
   def say(self, body, status=200, **headers):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
