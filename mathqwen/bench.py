@@ -1,11 +1,14 @@
 """Speed of the training step and of decoding on this machine, with the like of it in torch and transformers beside.
 
 Both sides take turns within the same minutes, and medians over the turns are told: a shared machine is fast and slow
-by turns for both.
+by turns for both. Each has a process of its own, as its users run it: in one process one side's freed memory serves the
+other, and on a CPU a part of torch's training step is the kernel's, which makes memory anew.
 """
 
 import dataclasses
 import functools
+import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -61,8 +64,8 @@ def train_side(experiment: Experiment, rows):
   return step
 
 
-def torch_model(cfg: ModelConfig):
-  """(torch, its device, transformers' Qwen2 or Qwen3 of these sizes there, random float32 weights, sdpa attention)."""
+def torch_model(cfg: ModelConfig, device: str):
+  """(torch, transformers' Qwen2 or Qwen3 of these sizes on `device`, random float32 weights, sdpa attention)."""
   try:
     import torch
     import transformers
@@ -80,18 +83,17 @@ def torch_model(cfg: ModelConfig):
   hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta)
   torch.manual_seed(0)
   model = getattr(transformers, f'{name}ForCausalLM')._from_config(hf, attn_implementation='sdpa')
-  device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
   if device == 'cuda' and not torch.cuda.is_available():
     raise UserError('--torch: this torch has no CUDA, and JAX runs on a GPU: install a CUDA build of torch')
-  return torch, device, model.to(device)
+  return torch, model.to(device)
 
 
-def torch_train_side(experiment: Experiment, rows):
+def torch_train_side(experiment: Experiment, rows, device: str):
   """The same step in torch: transformers' own loss, which takes every position through the head, on the same rows.
 
   float32 weights as on our side; bfloat16 compute is torch's autocast.
   """
-  torch, device, model = torch_model(experiment.model)
+  torch, model = torch_model(experiment.model, device)
   dtype = getattr(torch, experiment.train.compute_dtype)
   model.train()
   decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -146,11 +148,11 @@ def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], b
   decode = functools.partial(decode_side(cfg, dtype, prompts, lengths), batch_size=batch)
   groups = [slice(start, start + batch) for start in range(0, len(lengths), batch)]
   static = lambda: [decode(prompts=prompts[group].tolist(), max_new_tokens=lengths[group]) for group in groups]
-  return {'mathqwen': decode, 'static': static}
+  return {name: functools.partial(timed, run) for name, run in {'mathqwen': decode, 'static': static}.items()}
 
 
-def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
-  torch, device, model = torch_model(cfg)
+def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int, device: str):
+  torch, model = torch_model(cfg, device)
   model.eval().to(getattr(torch, dtype))
   model.generation_config.eos_token_id = None
   model.generation_config.pad_token_id = 0
@@ -163,21 +165,72 @@ def torch_decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int):
   return run
 
 
+def timed(run) -> tuple[float, float, int]:
+  """(seconds, CPU seconds of this process, the most bytes that it has held) of a call."""
+  begun, cpu = time.perf_counter(), time.process_time()
+  run()
+  return time.perf_counter() - begun, time.process_time() - cpu, peak_rss_bytes()
+
+
+class Elsewhere:
+  """`timed` calls of what `make()` returns, in a process of its own."""
+
+  def __init__(self, make):
+    context = multiprocessing.get_context('spawn')
+    self.pipe, its = context.Pipe()
+    self.process = context.Process(target=_serve, args=(its, make), daemon=True)
+    self.process.start()
+    its.close()
+    self._hear()
+
+  def __call__(self):
+    self.pipe.send('again')
+    return self._hear()
+
+  def _hear(self):
+    try:
+      said = self.pipe.recv()
+    except EOFError:
+      self.process.join()
+      raise UserError(f"--torch: torch's process ended with exit code {self.process.exitcode}") from None
+    if isinstance(said, UserError):
+      raise said
+    return said
+
+
+def _serve(pipe, make):
+  """The other end of `Elsewhere`, until it is closed."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that asks, and so this one
+  try:
+    run = make()
+  except UserError as error:
+    return pipe.send(error)
+  pipe.send('ready')
+  try:
+    while pipe.recv():
+      pipe.send(timed(run))
+  except EOFError:
+    pass
+
+
 def measure(sides: dict, turns: int, tokens: int) -> dict[str, dict[str, float]]:
-  """Medians over `turns` calls of each side, taken by turns after one call of each that is not counted."""
+  """Medians over `turns` calls of each side's `timed`, taken by turns after one call of each that is not counted."""
   taken = {name: [] for name in sides}
   for turn in range(turns + 1):
     for name, run in sides.items():
-      begun, cpu = time.perf_counter(), time.process_time()
-      run()
-      seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
+      seconds, cpu, peak = run()
       if turn:
-        taken[name].append((seconds, cpu))
+        taken[name].append((seconds, cpu, peak))
         print(f'{name} {turn}/{turns}: {seconds:.2f} s, {tokens / seconds:,.0f} tokens/s', file=sys.stderr)
   found = {}
-  for name, pairs in taken.items():
-    seconds, cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
-    found[name] = {'tokens_per_second': tokens / seconds, 'step_seconds': seconds, 'cpu_seconds_per_step': cpu}
+  for name, rows in taken.items():
+    seconds, cpu, _ = (statistics.median(column) for column in zip(*rows, strict=True))
+    found[name] = {
+      'tokens_per_second': tokens / seconds,
+      'step_seconds': seconds,
+      'cpu_seconds_per_step': cpu,
+      'peak_rss_bytes': rows[-1][2],
+    }
   return found
 
 
@@ -214,19 +267,22 @@ def run(what: str, cfg: ModelConfig, *, batch: int, dtype: str, turns: int, torc
   if options.get('long_tail'):
     sides = long_tail_sides(cfg, dtype, prompts, new_tokens, batch)
   else:
-    others = {'torch': make_torch()} if torch else {}  # first: what is missing shows before anything is compiled
-    sides = {'mathqwen': make(), **others}
+    device = 'cuda' if jax.default_backend() == 'gpu' else 'cpu'
+    # First: what is missing shows before anything is compiled.
+    others = {'torch': Elsewhere(functools.partial(make_torch, device))} if torch else {}
+    sides = {'mathqwen': functools.partial(timed, make()), **others}
   found = measure(sides, turns, tokens)
   peak = chips.peak_flops(jax.devices()[0].device_kind, dtype)
   if what == 'train' and peak is not None:
     flops = model_flops(cfg, batch, shape['seq_len'])
     for figures in found.values():
       figures['mfu'] = flops / figures['step_seconds'] / peak
-  result = found['mathqwen'] | {'peak_rss_bytes': peak_rss_bytes(), 'what': what, 'shape': shape}
+  result = found['mathqwen'] | {'what': what, 'shape': shape}
   for name, figures in found.items():
     print(
       f'{name}: {figures["tokens_per_second"]:,.1f} tokens/s, {figures["step_seconds"]:.2f} s and '
-      f'{figures["cpu_seconds_per_step"]:.2f} CPU seconds a {"step" if what == "train" else "batch"}'
+      f'{figures["cpu_seconds_per_step"]:.2f} CPU seconds a {"step" if what == "train" else "batch"}, '
+      f'at most {figures["peak_rss_bytes"] / 2**30:.1f} GiB'
       + (f', MFU {figures["mfu"]:.1%}' if 'mfu' in figures else '')
     )
   for name in found.keys() - {'mathqwen'}:

@@ -1,4 +1,6 @@
+import functools
 import json
+import os
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
   cfg, params = from_torch(reference)
   import torch
 
-  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, 'cpu', reference))
+  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, reference))
   monkeypatch.setattr(qwen, 'init', lambda *_: params)
   rows = bench.train_rows(cfg, 2, 24, 0.5)
   assert rows['loss_weights'].sum() == 24
@@ -45,11 +47,11 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
     optim=bench.OPTIM,
     train=TrainConfig(steps=bench.STEPS, compute_dtype='float32', dropout=0.0),
   )
-  ours, theirs = bench.train_side(experiment, rows), bench.torch_train_side(experiment, rows)
+  ours, theirs = bench.train_side(experiment, rows), bench.torch_train_side(experiment, rows, 'cpu')
   assert ours() == pytest.approx(theirs(), rel=1e-5)
   prompts = bench.decode_prompts(cfg, 2, 5)
   assert np.shape(bench.decode_side(cfg, 'float32', prompts, 4)()) == (2, 4)
-  assert bench.torch_decode_side(cfg, 'float32', prompts, 4)().shape == (2, 9)
+  assert bench.torch_decode_side(cfg, 'float32', prompts, 4, 'cpu')().shape == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -70,4 +72,30 @@ def test_what_cannot_be_measured(flags, message, capsys):
 def test_a_missing_torch_names_the_extra(tiny_config, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'torch', None)
   with pytest.raises(UserError, match=r'--torch needs torch: .*\[dev\]'):
-    bench.torch_model(tiny_config('qwen2'))
+    bench.torch_model(tiny_config('qwen2'), 'cpu')
+
+
+def fail():
+  raise UserError('nothing to measure')
+
+
+def take_a_moment():
+  return functools.partial(sum, range(1_000_000))
+
+
+def test_the_other_side_has_a_process_of_its_own():
+  run = bench.Elsewhere(take_a_moment)
+  seconds, cpu, peak = run()
+  assert 0 < cpu <= seconds * 1.5 and peak > 0
+  assert run.process.pid != os.getpid() and run.process.is_alive()
+  run.pipe.close()
+  run.process.join(30)
+  assert run.process.exitcode == 0
+
+
+@pytest.mark.parametrize(
+  'make, message', [(fail, 'nothing to measure'), (functools.partial(os._exit, 3), 'ended with exit code 3')]
+)
+def test_an_other_side_that_fails(make, message):
+  with pytest.raises(UserError, match=message):
+    bench.Elsewhere(make)

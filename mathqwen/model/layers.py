@@ -39,9 +39,9 @@ def matmul(x, w_OI, preferred_element_type=None):
 @jax.custom_vjp
 def _linear(x_BTI, w_OI):
   """Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
-  gradient in memory. Here the small side, the weight's gradient, is transposed instead (the barrier keeps XLA from
-  folding that back). Loss and gradient of a small model take 1.1 times the CPU time without it; to measure:
-  `python tests/model/test_layers.py`.
+  gradient in memory, and takes the product of that. Here the side with fewer features is transposed, and where that is
+  the input, the weight's small gradient, too (the barrier keeps XLA from folding that back). Loss and gradient of a
+  small model take 1.1 times the CPU time without it; to measure: `python tests/model/test_layers.py`.
   """
   return matmul(x_BTI, w_OI)
 
@@ -53,8 +53,12 @@ def _linear_forward(x_BTI, w_OI):
 
 def _linear_backward(saved, gradient_BTO):
   x_BTI, w_OI = saved
-  w_gradient_IO = jax.lax.optimization_barrier(jnp.einsum('BTI,BTO->IO', x_BTI, gradient_BTO))
-  return jnp.einsum('BTO,OI->BTI', gradient_BTO, w_OI), w_gradient_IO.T
+  outputs, inputs = w_OI.shape
+  if outputs < inputs:
+    w_gradient_OI = jnp.einsum('BTO,BTI->OI', gradient_BTO, x_BTI)
+  else:
+    w_gradient_OI = jax.lax.optimization_barrier(jnp.einsum('BTI,BTO->IO', x_BTI, gradient_BTO)).T
+  return jnp.einsum('BTO,OI->BTI', gradient_BTO, w_OI), w_gradient_OI
 
 
 _linear.defvjp(_linear_forward, _linear_backward)
