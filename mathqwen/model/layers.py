@@ -55,7 +55,7 @@ def _linear_backward(saved, gradient_BTO):
   x_BTI, w_OI = saved
   outputs, inputs = w_OI.shape
   if outputs < inputs:
-    w_gradient_OI = jnp.einsum('BTO,BTI->OI', gradient_BTO, x_BTI)
+    w_gradient_OI = jax.lax.optimization_barrier(jnp.einsum('BTO,BTI->OI', gradient_BTO, x_BTI))
   else:
     w_gradient_OI = jax.lax.optimization_barrier(jnp.einsum('BTI,BTO->IO', x_BTI, gradient_BTO)).T
   return jnp.einsum('BTO,OI->BTI', gradient_BTO, w_OI), w_gradient_OI
