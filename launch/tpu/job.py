@@ -24,15 +24,18 @@ NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
 PATTERNS = {
   'name': (NAME, 'small letters, digits and -, 40 at most, beginning with a letter'),
   'zone': (r'[a-z]+-[a-z]+\d+-[a-z]', 'a zone, such as us-east5-a'),
-  'bucket': (r'gs://[a-z0-9][\w.-]+(/[\w.-]+)*|(/[\w.-]+)+', 'gs://BUCKET/FOLDER, or a directory that all hosts share'),
+  'bucket': (
+    r'gs://[a-z0-9][\w.-]+(/[\w.-]+)*|(/[\w.-]+)+',
+    'gs://BUCKET/FOLDER with your bucket for BUCKET, or a directory that all hosts share',
+  ),
   'config': (r'\w+|(?!/)(\w[\w-]*/)*\w[\w-]*\.py', 'a name in configs/, or the path of a .py file in this checkout'),
   'init': (r'([\w.:-]*/)*[\w.:-]*', 'a name on the hub, gs://..., or a path on the hosts'),
   'runtime_version': (r'([a-z0-9][a-z0-9.-]*)?', 'the name of a runtime'),
   'network': (r'[\w./-]*', 'the name of a network'),
   'subnetwork': (r'[\w./-]*', 'the name of a subnetwork'),
   'service_account': (r'([\w.-]+@[\w.-]+)?', 'the address of a service account'),
-  'wait': (r'(\d+[smhd])?', 'a time, such as 6h'),
-  'max_run': (r'(\d+[smhd])?', 'a time, such as 10h'),
+  'wait': (r'([1-9]\d*[smhd])?', 'a time, such as 6h'),
+  'max_run': (r'([1-9]\d*[smhd])?', 'a time, such as 10h'),
 }
 
 
@@ -86,6 +89,12 @@ class Job:
   def _check_combinations(self):
     """What Google would refuse, or accept and do otherwise, is refused before anything is created."""
     chip, count = self.chip, self.slices
+    kind = {runtime: name for name, runtime in RUNTIMES.items()}.get(self.runtime_version, chip.name)
+    if kind != chip.name:
+      raise UserError(
+        f'runtime_version = {self.runtime_version!r} is for {kind}, and slice {self.slice} is {chip.name}: '
+        "leave it out, and it is the generation's own"
+      )
     if chip.name == 'v4' and self.provisioning == 'flex-start':
       raise UserError("provisioning = 'flex-start' is for v5e, v5p and v6e: take spot, on-demand or reserved for v4")
     queued = {'wait': self.wait, 'a multislice': count > 1, 'flex-start': self.provisioning == 'flex-start'}

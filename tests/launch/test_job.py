@@ -15,8 +15,11 @@ from mathqwen.errors import UserError
 EXAMPLE = pathlib.Path(job.__file__).parent / 'example.toml'
 
 
-def test_the_example_is_a_job():
-  found = job.read(str(EXAMPLE))
+def test_the_example_is_a_job_once_it_names_a_bucket(tmp_path):
+  with pytest.raises(UserError, match="bucket = 'gs://BUCKET/runs': gs://BUCKET/FOLDER with your bucket"):
+    job.read(str(EXAMPLE))
+  (tmp_path / 'job.toml').write_text(EXAMPLE.read_text().replace('BUCKET', 'your-bucket'))
+  found = job.read(str(tmp_path / 'job.toml'))
   assert (found.accelerator_type, found.hosts, found.nodes) == ('v5p-32', 4, ['math-7b'])
   assert found.workdir == 'gs://your-bucket/runs/math-7b'
 
@@ -97,6 +100,8 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "2xv5p-32"', 'gives one slice'),
     ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "v4-32"', 'is for v5e, v5p and v6e'),
     ('provisioning = "flex-start"\nmax_run = "8h"\nqueue = false', 'flex-start needs a queued resource: queue = true'),
+    ('wait = "0s"', "wait = '0s': a time, such as 6h is expected"),
+    ('runtime_version = "v2-alpha-tpuv6e"', 'is for v6e, and slice v5p-32 is v5p: leave it out'),
     ('queue = false\nwait = "6h"', 'wait needs a queued resource: queue = true'),
     ('queue = false\nslice = "2xv6e-16"', 'a multislice needs a queued resource: queue = true'),
     ('subnetwork = "s"', 'subnetwork needs the network'),
@@ -146,11 +151,11 @@ def test_no_text_of_a_job_is_run_by_a_shell(job_file, tmp_path):
   assert [f'--set={text}' for text in hostile] == found.train()[-2:]
 
 
-def test_the_reader_of_a_dry_run_may_leave():
+def test_the_reader_of_a_dry_run_may_leave(job_file):
   read, write = os.pipe()
   os.close(read)
   found = subprocess.run(
-    [sys.executable, '-m', 'launch.tpu', 'up', EXAMPLE, '--dry-run'],
+    [sys.executable, '-m', 'launch.tpu', 'up', job_file(), '--dry-run'],
     cwd=EXAMPLE.parents[2], stdout=write, stderr=subprocess.PIPE, text=True,
   )  # fmt: skip
   os.close(write)
