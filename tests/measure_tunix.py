@@ -1,6 +1,6 @@
 """Greedy decoding beside Tunix's sampler, by turns, on the model of `mathqwen bench decode`.
 
-`pip install google-tunix==0.1.7`, then `python tests/measure_tunix.py`.
+`python tests/measure_tunix.py`; it needs google-tunix 0.1.7 and what that imports.
 """
 
 import functools
