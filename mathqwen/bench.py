@@ -184,13 +184,14 @@ class Elsewhere:
     self._hear()
 
   def __call__(self):
-    self.pipe.send('again')
-    return self._hear()
+    return self._hear('again')
 
-  def _hear(self):
+  def _hear(self, *asked):
     try:
+      for word in asked:
+        self.pipe.send(word)
       said = self.pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # the other end is closed
       self.process.join()
       raise UserError(f"--torch: torch's process ended with exit code {self.process.exitcode}") from None
     if isinstance(said, UserError):

@@ -93,6 +93,14 @@ def test_the_other_side_has_a_process_of_its_own():
   assert run.process.exitcode == 0
 
 
+def test_an_other_side_that_is_killed():
+  run = bench.Elsewhere(take_a_moment)
+  run.process.kill()
+  run.process.join(30)
+  with pytest.raises(UserError, match='ended with exit code -9'):
+    run()
+
+
 @pytest.mark.parametrize(
   'make, message', [(fail, 'nothing to measure'), (functools.partial(os._exit, 3), 'ended with exit code 3')]
 )
