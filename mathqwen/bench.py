@@ -193,7 +193,10 @@ class Elsewhere:
       said = self.pipe.recv()
     except (EOFError, OSError):  # the other end is closed
       self.process.join()
-      raise UserError(f"--torch: torch's process ended with exit code {self.process.exitcode}") from None
+      raise UserError(
+        f'the process measured beside this one ended with exit code {self.process.exitcode} (-9: killed, perhaps for '
+        'memory): what it said stands above'
+      ) from None
     if isinstance(said, UserError):
       raise said
     return said
@@ -211,7 +214,7 @@ def _serve(pipe, make):
     while pipe.recv():
       pipe.send(timed(run))
   except EOFError:
-    pass
+    pass  # the process that asks has ended
 
 
 def measure(sides: dict, turns: int, tokens: int) -> dict[str, dict[str, float]]:

@@ -90,7 +90,7 @@ class Job:
     """What Google would refuse, or accept and do otherwise, is refused before anything is created."""
     chip, count = self.chip, self.slices
     kind = {runtime: name for name, runtime in RUNTIMES.items()}.get(self.runtime_version, chip.name)
-    if kind != chip.name:
+    if kind not in (chip.name, 'v4'):  # v4's is a plain Ubuntu, and names no generation
       raise UserError(
         f'runtime_version = {self.runtime_version!r} is for {kind}, and slice {self.slice} is {chip.name}: '
         "leave it out, and it is the generation's own"

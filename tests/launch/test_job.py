@@ -56,6 +56,7 @@ def test_names_of_slices(job_file, slice, accelerator, hosts, nodes, runtime):
       ['alpha', '--provisioning-model=flex-start', '--max-run-duration=10h'],
       ['--spot'],
     ),
+    (['runtime_version = "tpu-ubuntu2204-base"'], ['--runtime-version=tpu-ubuntu2204-base'], []),
     (['queue = false'], ['tpu-vm', '--version=v2-alpha-tpuv5', '--spot'], ['--runtime-version=v2-alpha-tpuv5']),
     (
       ['network = "n"', 'subnetwork = "s"', 'internal_ips = true', 'service_account = "a@b.c"'],
@@ -100,6 +101,7 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "2xv5p-32"', 'gives one slice'),
     ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "v4-32"', 'is for v5e, v5p and v6e'),
     ('provisioning = "flex-start"\nmax_run = "8h"\nqueue = false', 'flex-start needs a queued resource: queue = true'),
+    ('max_run = "0h"', "max_run = '0h': a time, such as 10h is expected"),
     ('wait = "0s"', "wait = '0s': a time, such as 6h is expected"),
     ('runtime_version = "v2-alpha-tpuv6e"', 'is for v6e, and slice v5p-32 is v5p: leave it out'),
     ('queue = false\nwait = "6h"', 'wait needs a queued resource: queue = true'),

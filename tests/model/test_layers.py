@@ -36,6 +36,14 @@ def test_derivative_of_linear_is_that_of_einsum(equation):
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize('outputs, inputs', [(64, 320), (320, 64)])
+def test_the_gradient_of_a_weight_transposes_the_smaller_side(outputs, inputs):
+  x, w, gradient = jnp.ones((2, 128, inputs)), jnp.ones((outputs, inputs)), jnp.ones((2, 128, outputs))
+  w_gradient = jax.jit(lambda x, w, gradient: jax.vjp(layers._linear, x, w)[1](gradient)[1])
+  copies = re.findall(r'= f32\[([\d,]+)\]\S* copy\(', w_gradient.lower(x, w, gradient).compile().as_text())
+  assert '64,2,128' in copies and '320,2,128' not in copies
+
+
 @pytest.mark.parametrize('batch', [(1,), (3, 1), (2, layers.FEW // 2), (2, 1 + layers.FEW // 2)])
 def test_matmul(batch):
   x, w = normal((*batch, 5)), normal((7, 5), 1)
