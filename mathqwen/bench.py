@@ -124,7 +124,7 @@ def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[in
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
   if jax.default_backend() == 'cpu':
-    params = qwen.unstack(params, cfg)
+    params = qwen.for_cpu(params, cfg)
   return functools.partial(
     generate.generate,
     params,

@@ -44,10 +44,21 @@ class Sampling:
       raise UserError(f'top_k {self.top_k} is below 0: 0 leaves every token in')
 
 
+def argmax(x_BV):
+  """int32 [B]. On a CPU first of groups of 64: XLA takes a maximum there with vectors, an argmax number by number."""
+  B, V = x_BV.shape
+  if jax.default_backend() != 'cpu' or V % 64:
+    return jnp.argmax(x_BV, axis=-1).astype(jnp.int32)
+  x_BGV = x_BV.reshape(B, V // 64, 64)
+  group_B = jnp.argmax(jnp.max(x_BGV, axis=-1), axis=-1)
+  within_B = jnp.argmax(jnp.take_along_axis(x_BGV, group_B[:, None, None], axis=1)[:, 0], axis=-1)
+  return (group_B * 64 + within_B).astype(jnp.int32)
+
+
 def sample(logits_BV, keys_B, sampling: Sampling):
   """Token ids [B]. Greedy takes no sort; top-k and top-p take one."""
   if sampling.temperature == 0:
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return argmax(logits_BV)
   logits_BV = logits_BV / sampling.temperature
   if sampling.top_k or sampling.top_p < 1:
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
@@ -69,7 +80,7 @@ class Slots:
   """B answers under way. A slot whose answer has ended, or that never had one, is not live."""
 
   cache: KVCache
-  last_B: jax.Array  # int32: drawn, and not yet read by the model; a prompt's first is not yet told
+  last_B: jax.Array  # int32: what the model reads next, drawn or a prompt's last
   told_B: jax.Array  # int32: tokens of the answer so far
   limits_B: jax.Array  # int32: tokens that it may have
   keys_B: jax.Array  # a random key for each answer, so that it is the same in any slot and beside any others
@@ -90,27 +101,30 @@ class Program:
 
   def draw(self, params, x_BD, keys_B, told_B):
     logits_BV = qwen.unembed(params, self.cfg, x_BD)
-    logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
+    if self.vocab_size < self.cfg.vocab_size:
+      logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
     return sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, told_B), self.sampling)
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
 def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, *, program: Program) -> Slots:
-  """Prefills P prompts, padded on the right, and puts them into slots; those for slot B, which is none, are dropped."""
+  """Prefills P prompts, padded on the right, and puts them into slots; those for slot B, which is none, are dropped.
+
+  `decode` reads a prompt's last token once more, so that here nothing is made of the last layer but keys and values.
+  """
   tokens_PT = sharding.Placement(program.mesh)(tokens_PT, 'batch', 'whole')
   columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
   segment_ids_PT = (columns_PT < lengths_P[:, None]).astype(jnp.int32)
-  x_PTD, kept = qwen.hidden(
+  _, kept = qwen.hidden(
     params, program.cfg, tokens_PT, segment_ids_PT, columns_PT, keep=True, dtype=program.dtype,
     attend_rows=program.attention,
   )  # fmt: skip
-  x_PD = jnp.take_along_axis(x_PTD, jnp.maximum(lengths_P - 1, 0)[:, None, None], axis=1)[:, 0]
-  none_P = jnp.zeros_like(lengths_P)
+  read_P = jnp.maximum(lengths_P - 1, 0)
   put = lambda old, new: old.at[rows_P].set(new, mode='drop')
   return Slots(
-    cache=slots.cache.admit(rows_P, kept, lengths_P),
-    last_B=put(slots.last_B, program.draw(params, x_PD, keys_P, none_P)),
-    told_B=put(slots.told_B, none_P),
+    cache=slots.cache.admit(rows_P, kept, read_P, lengths_P),
+    last_B=put(slots.last_B, jnp.take_along_axis(tokens_PT, read_P[:, None], axis=1)[:, 0]),
+    told_B=put(slots.told_B, 0),
     limits_B=put(slots.limits_B, limits_P),
     keys_B=put(slots.keys_B, keys_P),
     live_B=put(slots.live_B, limits_P > 0),
@@ -119,15 +133,9 @@ def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
 def decode(params, slots: Slots, enough, *, program: Program, steps: int):
-  """(slots, (tokens [B, 1 + steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots
-  are not live; the first column is of slots that were just filled. The second is whole on every host."""
+  """(slots, (tokens [B, steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots are
+  not live. The second is whole on every host."""
   stops = jnp.array(program.stop_ids, jnp.int32)
-
-  def tell(slots, tokens, column, telling_B):
-    told_B = slots.told_B + telling_B
-    stopped_B = jnp.any(slots.last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
-    slots = dataclasses.replace(slots, told_B=told_B, live_B=slots.live_B & ~(telling_B & stopped_B))
-    return slots, tokens.at[:, column].set(jnp.where(telling_B, slots.last_B, -1))
 
   def going(loop):
     step, slots, _ = loop
@@ -136,36 +144,37 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
   def body(loop):
     step, slots, tokens = loop
     x_B1D, cache = qwen.hidden(params, program.cfg, slots.last_B[:, None], cache=slots.cache, dtype=program.dtype)
+    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, slots.told_B)
+    told_B = slots.told_B + slots.live_B
+    ended_B = jnp.any(last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
     # A slot that is not live stays where it is: its next prompt begins anew.
     cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
-    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, slots.told_B)
-    return step + 1, *tell(dataclasses.replace(slots, cache=cache, last_B=last_B), tokens, step + 1, slots.live_B)
+    tokens = tokens.at[:, step].set(jnp.where(slots.live_B, last_B, -1))
+    live_B = slots.live_B & ~ended_B
+    return step + 1, dataclasses.replace(slots, cache=cache, last_B=last_B, told_B=told_B, live_B=live_B), tokens
 
-  tokens = jnp.full((slots.last_B.shape[0], 1 + steps), -1, jnp.int32)
-  slots, tokens = tell(slots, tokens, 0, slots.live_B & (slots.told_B == 0))
+  tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
   _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
   place = sharding.Placement(program.mesh)
   return slots, (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
 
 
+@functools.partial(jax.jit, static_argnums=range(5))
 def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
   """On a mesh, rows are split as a batch is, and heads as weights are."""
-
-  def make():
-    cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
-    keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
-    zeros = lambda dtype: jnp.zeros((rows,), dtype)  # each its own, as they are donated
-    return Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool))
-
+  cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
+  zeros = lambda dtype: jnp.zeros((rows,), dtype)
+  keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
+  empty = Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool))
   if program.mesh is None:
-    return make()
+    return empty
   axes = {
     1: ('batch',),
     4: ('batch', 'kv_heads', 'whole', 'head_dim'),
     5: ('layers', 'batch', 'kv_heads', 'whole', 'head_dim'),
   }
   where = lambda x: sharding.batch_sharding(program.mesh, *axes[x.ndim])
-  return jax.jit(make, out_shardings=jax.tree.map(where, jax.eval_shape(make)))()
+  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), empty)
 
 
 def check(
@@ -213,7 +222,7 @@ def generate(
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  params: of `qwen.init`; on one CPU they are copied by `qwen.unstack`, unless that was done. max_new_tokens: of every
+  params: of `qwen.init`; on one CPU they are copied by `qwen.for_cpu`, unless they are of it. max_new_tokens: of every
   answer, or of each. numbers: which of the seed's random streams each answer draws from; by default its index.
   batch_size: answers under way at one time. cache_dtype: of keys and values, float32, bfloat16 or int8; by default
   `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS` tokens. on_done(index, ids): called
@@ -243,7 +252,7 @@ class _Batch:
   def __init__(self, params, program: Program, prompts, limits, seed, numbers, batch_size, cache_dtype):
     platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
     stacked = platform != 'cpu' or program.mesh is not None
-    self.params = params if stacked or isinstance(params['layers'], tuple) else qwen.unstack(params, program.cfg)
+    self.params = params if stacked or isinstance(params['layers'], tuple) else qwen.for_cpu(params, program.cfg)
     self.program, self.prompts, self.limits = program, prompts, limits
     self.answers: list[list[int]] = [[] for _ in prompts]
     self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
@@ -254,7 +263,8 @@ class _Batch:
     self.together = -(-max(1, rows // 8) // shards) * shards  # prompts that are prefilled when as many slots are free
     self.rows = -(-rows // self.together) * self.together
     self.least = 128 if platform == 'tpu' else 64  # positions come in multiples of it, as kernels take them
-    self.positions = self._size(len(prompts[self.waiting[0]]))
+    longest = self.waiting[0]
+    self.positions = self._size(len(prompts[longest]) + min(STEPS, limits[longest]))
     self.slots = _empty(program, self.rows, self.positions, cache_dtype, stacked)
 
   def _size(self, n: int) -> int:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mathqwen.model.config import ModelConfig
+from mathqwen.model.panels import WIDTH, Panels
 
 DTYPES = ('float32', 'bfloat16', 'int8')
 
@@ -33,14 +34,30 @@ def decode(x, dtype):
   return (x.values * x.scales).astype(dtype) if isinstance(x, Int8) else x.astype(dtype)
 
 
+def _resize(x, axis: int, size: int):
+  """Cut off, or filled with zeros."""
+  if size <= x.shape[axis]:
+    return jax.lax.slice_in_dim(x, 0, size, axis=axis)
+  widths = [(0, 0)] * x.ndim
+  widths[axis] = (0, size - x.shape[axis])
+  return jnp.pad(x, widths)
+
+
+def _panels(x) -> Panels:
+  """Of keys [..., S, H], the last panel filled with zeros."""
+  whole = lambda a: _resize(a, -2, a.shape[-2] + -a.shape[-2] % WIDTH)
+  return Panels(jax.tree.map(lambda a: Panels.of(whole(a)).values, x))
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
   """`S` slots for each of `B` rows, filled from the left, each row to a length of its own.
 
   A token of a row sees the slots up to its own position; what lies behind is stale or padding, and seen by none.
-  `k` and `v` are arrays [L, B, K, S, H] (a head's keys lie together, as attention multiplies them), or tuples of L
-  arrays [B, K, S, H]. In a cache of int8 each array is an `Int8`.
+  `k` and `v` are arrays [L, B, K, S, H] (a head's keys lie together, as attention multiplies them). For a CPU they are
+  tuples of L: `v` of arrays [B, K, S, H], `k` of their `Panels`, [B, K, S / 64, H, 64]. In a cache of int8 each array is
+  an `Int8`.
   """
 
   k: jax.Array | Int8 | tuple
@@ -50,11 +67,15 @@ class KVCache:
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str, stacked: bool = True) -> 'KVCache':
+    if not stacked:
+      slots += -slots % WIDTH
     L, shape = cfg.num_hidden_layers, (batch, cfg.num_key_value_heads, slots, cfg.head_dim)
-    make = lambda: encode(jnp.zeros((L, *shape)), dtype) if stacked else tuple(
-      encode(jnp.zeros(shape), dtype) for _ in range(L)
-    )  # fmt: skip
-    return cls(make(), make(), jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.int32))
+    if stacked:
+      k, v = (encode(jnp.zeros((L, *shape)), dtype) for _ in range(2))
+    else:
+      k, v = (tuple(encode(jnp.zeros(shape), dtype) for _ in range(L)) for _ in range(2))
+      k = tuple(map(_panels, k))
+    return cls(k, v, jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.int32))
 
   @property
   def dtype(self) -> str:
@@ -62,27 +83,36 @@ class KVCache:
 
   @property
   def slots(self) -> int:
-    return jax.tree.leaves(self.k)[0].shape[-2]
+    return jax.tree.leaves(self.v)[0].shape[-2]
 
   def mask(self, positions_BT):
     """bool [B, T, S]: what a token at each position sees."""
     return jnp.arange(self.slots) <= positions_BT[..., None]
 
   def write(self, layer, k_BTKH, v_BTKH):
-    """(cache with T more slots of `layer` written, (k_BSKH, v_BSKH) of that layer). `advance` moves the lengths."""
+    """(cache with T more slots of `layer` written, (k_BSKH, v_BSKH) of that layer, k perhaps as `Panels` of
+    [B, K, S, H]). `advance` moves the lengths."""
     B, T = k_BTKH.shape[:2]
-    at = (jnp.arange(B)[:, None], slice(None), self.lengths[:, None] + jnp.arange(T))
+    rows, slots = jnp.arange(B)[:, None], self.lengths[:, None] + jnp.arange(T)
 
     def put(old, x_BTKH):
       new = encode(x_BTKH, self.dtype)
-      if isinstance(old, tuple):
-        one = jax.tree.map(lambda o, n: o.at[at].set(n), old[layer], new)
-        return (*old[:layer], one, *old[layer + 1 :])
-      return jax.tree.map(lambda o, n: o.at[(layer, *at)].set(n), old, new)
+      if not isinstance(old, tuple):
+        return jax.tree.map(lambda o, n: o.at[layer, rows, :, slots].set(n), old, new)
+      one = old[layer]
+      if isinstance(one, Panels):
+        at = (rows, slice(None), slots // WIDTH, slice(None), slots % WIDTH)
+        one = Panels(jax.tree.map(lambda o, n: o.at[at].set(n), one.values, new))
+      else:
+        one = jax.tree.map(lambda o, n: o.at[rows, :, slots].set(n), one, new)
+      return (*old[:layer], one, *old[layer + 1 :])
 
     def read(x):
       cut = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)
-      return decode(x[layer] if isinstance(x, tuple) else jax.tree.map(cut, x), k_BTKH.dtype).swapaxes(1, 2)
+      one = x[layer] if isinstance(x, tuple) else jax.tree.map(cut, x)
+      if isinstance(one, Panels):
+        return Panels(decode(one.values, k_BTKH.dtype))
+      return decode(one, k_BTKH.dtype).swapaxes(1, 2)
 
     new = dataclasses.replace(self, k=put(self.k, k_BTKH), v=put(self.v, v_BTKH))
     return new, (read(new.k), read(new.v))
@@ -90,30 +120,33 @@ class KVCache:
   def advance(self, tokens: int) -> 'KVCache':
     return dataclasses.replace(self, lengths=self.lengths + tokens)
 
-  def admit(self, rows_P, prompts: tuple, lengths_P) -> 'KVCache':
-    """The cache with prompts in these rows; a row of B is left out. `prompts`: of `qwen.hidden(..., keep=True)`."""
+  def admit(self, rows_P, prompts: tuple, lengths_P, prompt_lengths_P) -> 'KVCache':
+    """The cache with `lengths_P` tokens of prompts in these rows; a row of B is left out. `prompts`: of
+    `qwen.hidden(..., keep=True)`."""
 
     def put(old, new_LPTKH):
-      T = new_LPTKH.shape[2]
       new = encode(new_LPTKH.swapaxes(2, 3), self.dtype)
-      if isinstance(old, tuple):
-        layer = lambda i: jax.tree.map(lambda n: n[i], new)
-        return tuple(
-          jax.tree.map(lambda o, n: o.at[rows_P, :, :T].set(n, mode='drop'), one, layer(i)) for i, one in enumerate(old)
-        )
-      return jax.tree.map(lambda o, n: o.at[:, rows_P, :, :T].set(n, mode='drop'), old, new)
+      if not isinstance(old, tuple):
+        return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n, mode='drop'), old, new)
+      put_layer = lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n, mode='drop')
+      new = [jax.tree.map(lambda n, i=i: n[i], new) for i in range(len(old))]
+      new = [_panels(n) if isinstance(o, Panels) else n for o, n in zip(old, new, strict=True)]
+      return tuple(jax.tree.map(put_layer, o, n) for o, n in zip(old, new, strict=True))
 
     k, v = prompts
     return KVCache(
       put(self.k, k),
       put(self.v, v),
       self.lengths.at[rows_P].set(lengths_P, mode='drop'),
-      self.prompt_lengths.at[rows_P].set(lengths_P, mode='drop'),
+      self.prompt_lengths.at[rows_P].set(prompt_lengths_P, mode='drop'),
     )
 
   def resize(self, slots: int) -> 'KVCache':
-    """With more slots, or with fewer where all rows fit."""
-    change = lambda a: a[..., :slots, :] if slots < a.shape[-2] else jnp.pad(
-      a, [(0, 0)] * (a.ndim - 2) + [(0, slots - a.shape[-2]), (0, 0)]
-    )  # fmt: skip
-    return dataclasses.replace(self, k=jax.tree.map(change, self.k), v=jax.tree.map(change, self.v))
+    """With more slots, or with fewer where all rows fit; where keys lie in panels, whole ones."""
+    panels = -(-slots // WIDTH)
+    if not isinstance(self.k, tuple):
+      k, v = (jax.tree.map(lambda a: _resize(a, -2, slots), x) for x in (self.k, self.v))
+    else:
+      k = jax.tree.map(lambda a: _resize(a, -3, panels), self.k)
+      v = jax.tree.map(lambda a: _resize(a, -2, panels * WIDTH), self.v)
+    return dataclasses.replace(self, k=k, v=v)

@@ -7,28 +7,33 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from mathqwen.model.panels import FEW, Panels
+
 
 def linear(equation, x_BT, w):
   """`jnp.einsum(equation, x, w)` of activations and a weight, which lies as torch stores it: outputs first.
 
   As a product of matrices: XLA for CPU would transpose a weight of three axes in memory each time it is used.
   """
+  if isinstance(w, Panels):
+    return matmul(x_BT.reshape(*x_BT.shape[:2], -1), w)
   y_axes = equation.split('->')[1]
   out = w.shape[: len(y_axes) - 2]  # B and T are activations' own
   B, T = x_BT.shape[:2]
   return _linear(x_BT.reshape(B, T, -1), w.reshape(math.prod(out), -1)).reshape(B, T, *out)
 
 
-FEW = 64  # tokens, up to which a CPU is faster with the product turned round
-
-
 def matmul(x, w_OI, preferred_element_type=None):
-  """`x @ w.T`, [..., O]; of few tokens on a CPU as `(w @ x.T).T`, which a barrier keeps XLA from turning back.
+  """`x @ w.T`, [..., O]; of few tokens on a CPU as `(w @ x.T).T`, which a barrier keeps XLA from turning back. The weight
+  may be `Panels`.
 
   XLA's kernel packs the right operand in each call: here the tokens, not the weight. To measure: `mathqwen bench
   decode`, with FEW = 0 and without.
   """
   *batch, width = x.shape
+  if isinstance(w_OI, Panels):
+    y_RO = w_OI.product(x.reshape(-1, width))
+    return y_RO.astype(preferred_element_type or x.dtype).reshape(*batch, -1)
   product = functools.partial(jnp.einsum, preferred_element_type=preferred_element_type)
   if math.prod(batch) > FEW or jax.default_backend() != 'cpu':
     return product('...I,OI->...O', x, w_OI)
@@ -113,14 +118,15 @@ def causal_mask(query_segments_BT, key_segments_BS, first_slot=0):
 
 
 def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
-  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H]."""
+  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H]. Keys may be `Panels` of [B, K, S, H]."""
   B, T, N, H = q_BTNH.shape
-  K = k_BSKH.shape[2]
+  K = v_BSKH.shape[2]
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
-  # XLA for CPU is faster at keys by one vector than by two: one query head of a group at a time.
-  parts = N // K if T == 1 and jax.default_backend() == 'cpu' else 1
-  product = functools.partial(jnp.einsum, 'BTKGH,BSKH->BKGTS', preferred_element_type=jnp.float32)
-  scores_BKGTS = jnp.concatenate([product(q, k_BSKH) for q in jnp.split(q_BTKGH, parts, axis=3)], axis=2)
+  if isinstance(k_BSKH, Panels):
+    q_BKRH = q_BTKGH.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+    scores_BKGTS = k_BSKH.product(q_BKRH).reshape(B, K, N // K, T, -1)
+  else:
+    scores_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
   # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
   probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)

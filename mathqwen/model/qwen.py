@@ -33,6 +33,7 @@ from mathqwen.model.layers import (
   rope_angles,
   swiglu,
 )
+from mathqwen.model.panels import WIDTH, Panels
 
 # What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
 _keep = jax.checkpoint_policies.save_only_these_names
@@ -183,7 +184,7 @@ def hidden(
   `keep`, `(output, (keys, values))`, each [L, B, T, K, H], for `KVCache.admit`.
 
   Without segment ids every token is of segment 1; without positions they count from 0, or on from the cache. A cache
-  has one segment a row. `params['layers']` may be a tuple of layers (`unstack`) instead of arrays with L first. Weights
+  has one segment a row. `params['layers']` may be a tuple of layers (`for_cpu`) instead of arrays with L first. Weights
   are cast to `dtype` layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding
   and on both residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past
   `seq_length`, but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length
@@ -202,6 +203,8 @@ def hidden(
     lengths_BT = of_segment_BT if cache is None else cache.prompt_lengths[:, None]
     theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
+  if cache is not None:
+    angles = jax.lax.optimization_barrier(angles)  # made once; XLA for CPU would make them anew in each layer
   layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
   def layer(carry, xs):
@@ -270,10 +273,16 @@ def _through_layers(layer, carry, layers, count: int, remat: str, cast):
 
 
 @functools.partial(jax.jit, static_argnames='cfg')
-def unstack(params, cfg: ModelConfig):
-  """`params` with a tuple of L layers: XLA for CPU copies a layer out of the stack each time it is used."""
-  layer = lambda i: jax.tree.map(lambda w: w[i], params['layers'])
-  return params | {'layers': tuple(map(layer, range(cfg.num_hidden_layers)))}
+def for_cpu(params, cfg: ModelConfig):
+  """`params` copied to decode with on a CPU: a tuple of L layers, which XLA would copy out of the stack each time that
+  they are used, and where they are faster, `Panels`. 'panels' is the head, a tied one too."""
+  pack = lambda w: w if w.shape[0] % WIDTH else Panels.of(w.reshape(w.shape[0], -1))
+
+  def layer(i):
+    weights = jax.tree.map(lambda w: w[i], params['layers'])
+    return weights | {name: pack(weights[name]) for name in ('o', 'gate', 'up')}
+
+  return params | {'layers': tuple(map(layer, range(cfg.num_hidden_layers))), 'panels': pack(head(params, cfg))}
 
 
 def head(params, cfg: ModelConfig):
@@ -283,5 +292,5 @@ def head(params, cfg: ModelConfig):
 
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = head(params, cfg).astype(x_BTD.dtype)
+  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), params.get('panels', head(params, cfg)))
   return matmul(x_BTD, head_VD, jnp.float32)

@@ -14,6 +14,7 @@ from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import PRESETS
 from mathqwen.model.layers import attention, causal_mask, rms_norm, rope_angles
+from mathqwen.model.panels import Panels
 
 CONFIGS = pathlib.Path(__file__).parents[3] / 'shared' / 'model_configs.json'
 
@@ -195,13 +196,14 @@ def test_token_zero_is_attended_to(tiny_config, random_params):
 @pytest.mark.parametrize('stacked', [True, False])
 @pytest.mark.parametrize('family', ['qwen2', 'qwen3'])
 def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, random_params):
-  """Prompts of 7, 3 and 5 tokens put into rows 2, 0 and 3 of a cache of 4, then 4 tokens more of each."""
-  cfg = tiny_config(family)
+  """Prompts of 63, 3 and 61 tokens put into rows 2, 0 and 3 of a cache of 4, then 4 tokens more of each."""
+  cfg = tiny_config(family, hidden_size=64, intermediate_size=128)
   params = random_params(cfg)
-  lengths, rows, T, new = np.array([7, 3, 5]), np.array([2, 0, 3]), 7, 4
+  lengths, rows, T, new = np.array([63, 3, 61]), np.array([2, 0, 3]), 63, 4
   tokens = tokens_of((3, T + new))
   tokens[0, 0] = tokens[1, 2] = 0  # a token as good as any
-  layers = params if stacked else qwen.unstack(params, cfg)
+  layers = params if stacked else qwen.for_cpu(params, cfg)
+  assert stacked or [n for n, w in layers['layers'][0].items() if isinstance(w, Panels)] == ['gate', 'o', 'up']
 
   @jax.jit
   def step(tokens, cache):
@@ -211,7 +213,7 @@ def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, rando
   prompts = np.where(np.arange(T) < lengths[:, None], tokens[:, :T], 0)
   x, kept = qwen.hidden(layers, cfg, prompts, (np.arange(T) < lengths[:, None]).astype(np.int32), keep=True)
   first = qwen.unembed(params, cfg, x)
-  cache = KVCache.empty(cfg, 4, T, 'float32', stacked).admit(rows, kept, lengths).resize(T + new)
+  cache = KVCache.empty(cfg, 4, T, 'float32', stacked).admit(rows, kept, lengths, lengths).resize(T + new)
   got = []
   for i in range(new):
     fed = np.zeros((4, 1), np.int32)
@@ -219,7 +221,7 @@ def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, rando
     logits, cache = step(fed, cache)
     got.append(logits[rows])
   got = jnp.concatenate(got, axis=1)
-  assert cache.lengths.tolist() == [3 + new, new, 7 + new, 5 + new]
+  assert cache.lengths.tolist() == [3 + new, new, 63 + new, 61 + new]
   for row, length in enumerate(lengths):
     want = logits_of(params, cfg, tokens[row : row + 1, : length + new])
     assert difference(first[row : row + 1, :length], want[:, :length]) < 2e-5

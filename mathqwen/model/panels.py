@@ -1,0 +1,51 @@
+"""Matrices in the layout that XLA's matrix kernels for CPU read fastest."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+WIDTH = 64  # rows in a panel
+PARTS = 4  # that the sum of a product is made in
+FEW = 64  # rows of the other side, up to which panels are read as they lie
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Panels:
+  """Matrices [..., O, I] with their rows side by side in panels of 64: [..., O / 64, I, 64].
+
+  A product with few rows reads each panel from its first number to its last; of a plain matrix XLA's kernel repacks one
+  side in each call. To measure: `python tests/model/test_panels.py`.
+  """
+
+  values: jax.Array
+
+  @classmethod
+  def of(cls, x) -> 'Panels':
+    """O must be a multiple of 64."""
+    *batch, rows, width = x.shape
+    return cls(x.reshape(*batch, rows // WIDTH, WIDTH, width).swapaxes(-1, -2))
+
+  def __getitem__(self, index):
+    """`[...]`, by which `nnx.Param` gives what it holds."""
+    if index is not Ellipsis:
+      raise TypeError('Panels have no elements: give [...]')
+    return self
+
+  def product(self, x):
+    """`x @ matrix.T` in float32: [..., R, I] -> [..., R, O]."""
+    *batch, count, width, _ = self.values.shape
+    rows = x.shape[-2]
+    if rows > FEW:
+      return jnp.matmul(x, self.values.swapaxes(-3, -2).reshape(*batch, width, -1), preferred_element_type=jnp.float32)
+    if rows == 1:  # the kernel is slower at one row than at two
+      x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
+    # XLA copies x for each panel in memory unless a reduction follows the product, and gives panels to more threads the
+    # more there is to reduce.
+    parts = PARTS if width % PARTS == 0 else 1
+    x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
+    x = jnp.broadcast_to(x, (*batch, count, *x.shape[-3:]))
+    values = self.values.reshape(*batch, count, parts, width // parts, WIDTH)
+    y = jnp.sum(jnp.matmul(x, values, preferred_element_type=jnp.float32), axis=-3)
+    return y.swapaxes(-2, -3).reshape(*batch, -1, count * WIDTH)[..., :rows, :]
