@@ -56,8 +56,8 @@ class KVCache:
 
   A token of a row sees the slots up to its own position; what lies behind is stale or padding, and seen by none.
   `k` and `v` are arrays [L, B, K, S, H] (a head's keys lie together, as attention multiplies them). For a CPU they are
-  tuples of L: `v` of arrays [B, K, S, H], `k` of their `Panels`, [B, K, S / 64, H, 64]. In a cache of int8 each array is
-  an `Int8`.
+  tuples of L: `v` of arrays [B, K, S, H], `k` of `Panels` of the same, [B, K, S / 64, H, 64]. In a cache of int8 each
+  array is an `Int8`.
   """
 
   k: jax.Array | Int8 | tuple

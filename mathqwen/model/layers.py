@@ -24,8 +24,8 @@ def linear(equation, x_BT, w):
 
 
 def matmul(x, w_OI, preferred_element_type=None):
-  """`x @ w.T`, [..., O]; of few tokens on a CPU as `(w @ x.T).T`, which a barrier keeps XLA from turning back. The weight
-  may be `Panels`.
+  """`x @ w.T`, [..., O], `w` an array or `Panels`; of few tokens on a CPU as `(w @ x.T).T`, which a barrier keeps XLA
+  from turning back.
 
   XLA's kernel packs the right operand in each call: here the tokens, not the weight. To measure: `mathqwen bench
   decode`, with FEW = 0 and without.
@@ -118,7 +118,10 @@ def causal_mask(query_segments_BT, key_segments_BS, first_slot=0):
 
 
 def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
-  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H]. Keys may be `Panels` of [B, K, S, H]."""
+  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H].
+
+  The keys may be `Panels` of [B, K, S, H].
+  """
   B, T, N, H = q_BTNH.shape
   K = v_BSKH.shape[2]
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5

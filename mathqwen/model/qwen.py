@@ -272,17 +272,22 @@ def _through_layers(layer, carry, layers, count: int, remat: str, cast):
   return jax.lax.scan(jax.checkpoint(group, prevent_cse=False, policy=REMAT[remat]), carry, groups)
 
 
-@functools.partial(jax.jit, static_argnames='cfg')
 def for_cpu(params, cfg: ModelConfig):
-  """`params` copied to decode with on a CPU: a tuple of L layers, which XLA would copy out of the stack each time that
-  they are used, and where they are faster, `Panels`. 'panels' is the head, a tied one too."""
+  """`params` to decode with on a CPU: layers copied as a tuple of L, as XLA would copy one out of the stack each time
+  that it is used, with o, gate and up in `Panels`; and 'panels', the head in them, a tied one too."""
+  return params | _packed(params['layers'], head(params, cfg), cfg.num_hidden_layers)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _packed(layers, head_VD, count: int):
   pack = lambda w: w if w.shape[0] % WIDTH else Panels.of(w.reshape(w.shape[0], -1))
 
   def layer(i):
-    weights = jax.tree.map(lambda w: w[i], params['layers'])
+    weights = jax.tree.map(lambda w: w[i], layers)
     return weights | {name: pack(weights[name]) for name in ('o', 'gate', 'up')}
 
-  return params | {'layers': tuple(map(layer, range(cfg.num_hidden_layers))), 'panels': pack(head(params, cfg))}
+  panels = {} if head_VD.shape[0] % WIDTH else {'panels': pack(head_VD)}
+  return {'layers': tuple(map(layer, range(count)))} | panels
 
 
 def head(params, cfg: ModelConfig):
