@@ -41,8 +41,8 @@ class Panels:
       return jnp.matmul(x, self.values.swapaxes(-3, -2).reshape(*batch, width, -1), preferred_element_type=jnp.float32)
     if rows == 1:  # the kernel is slower at one row than at two
       x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
-    # XLA copies x for each panel in memory unless a reduction follows the product, and unless x is this product's alone;
-    # and it gives panels to more threads the more there is to reduce.
+    # XLA copies x for each panel in memory unless a reduction follows the product and x is this product's alone; and it
+    # gives panels to more threads the more there is to reduce.
     x = jax.lax.optimization_barrier(x)
     parts = PARTS if width % PARTS == 0 else 1
     x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
