@@ -119,12 +119,13 @@ def decode_prompts(cfg: ModelConfig, batch: int, prompt: int) -> np.ndarray:
   return np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, prompt)).astype(np.int32)
 
 
-def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[int]):
-  """A function that decodes greedily, and returns the answers."""
+def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[int], batch: int | None = None):
+  """A function that decodes greedily, all answers or `batch` at a time, and returns them."""
+  batch = batch or len(prompts)
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
   if jax.default_backend() == 'cpu':
-    params = qwen.for_cpu(params, cfg)
+    params = qwen.for_cpu(params, cfg, batch)
   return functools.partial(
     generate.generate,
     params,
@@ -133,7 +134,7 @@ def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[in
     max_new_tokens=new_tokens,
     vocab_size=cfg.vocab_size,
     stop_ids=(-1,),  # none: every answer is of `new_tokens`
-    batch_size=len(prompts),
+    batch_size=batch,
     dtype=dtype,
   )
 
@@ -145,7 +146,7 @@ def gsm8k_lengths(n: int) -> list[int]:
 
 def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], batch: int) -> dict:
   """Decoding with slots that are filled again, and in batches that each wait for their longest answer."""
-  decode = functools.partial(decode_side(cfg, dtype, prompts, lengths), batch_size=batch)
+  decode = decode_side(cfg, dtype, prompts, lengths, batch)
   groups = [slice(start, start + batch) for start in range(0, len(lengths), batch)]
   static = lambda: [decode(prompts=prompts[group].tolist(), max_new_tokens=lengths[group]) for group in groups]
   return {name: functools.partial(timed, run) for name, run in {'mathqwen': decode, 'static': static}.items()}

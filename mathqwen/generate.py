@@ -110,7 +110,8 @@ class Program:
 def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, *, program: Program) -> Slots:
   """Prefills P prompts, padded on the right, and puts them into slots; those for slot B, which is none, are dropped.
 
-  `decode` reads a prompt's last token once more, so that here nothing is made of the last layer but keys and values.
+  `decode` reads a prompt's last token once more, so that no logits are made here, and on a CPU nothing of the last
+  layer but keys and values.
   """
   tokens_PT = sharding.Placement(program.mesh)(tokens_PT, 'batch', 'whole')
   columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
@@ -222,11 +223,12 @@ def generate(
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  params: of `qwen.init`; on one CPU they are copied by `qwen.for_cpu`, unless they are of it. max_new_tokens: of every
-  answer, or of each. numbers: which of the seed's random streams each answer draws from; by default its index.
-  batch_size: answers under way at one time. cache_dtype: of keys and values, float32, bfloat16 or int8; by default
-  `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS` tokens. on_done(index, ids): called
-  as answers end. UserError when a prompt and its `max_new_tokens` exceed the model's positions.
+  params: of `qwen.init`; on one CPU layers and head are copied by `qwen.for_cpu`, unless that was done.
+  max_new_tokens: of every answer, or of each. numbers: which of the seed's random streams each answer draws from; by
+  default its index. batch_size: answers under way at one time. cache_dtype: of keys and values, also a prompt's,
+  float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS`
+  tokens. on_done(index, ids): called as answers end. UserError when a prompt and its `max_new_tokens` exceed the
+  model's positions.
   """
   limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
   check(cfg, prompts, limits, seed, batch_size)
@@ -252,7 +254,6 @@ class _Batch:
   def __init__(self, params, program: Program, prompts, limits, seed, numbers, batch_size, cache_dtype):
     platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
     stacked = platform != 'cpu' or program.mesh is not None
-    self.params = params if stacked or isinstance(params['layers'], tuple) else qwen.for_cpu(params, program.cfg)
     self.program, self.prompts, self.limits = program, prompts, limits
     self.answers: list[list[int]] = [[] for _ in prompts]
     self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
@@ -262,9 +263,10 @@ class _Batch:
     rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
     self.together = -(-max(1, rows // 8) // shards) * shards  # prompts that are prefilled when as many slots are free
     self.rows = -(-rows // self.together) * self.together
+    plain = stacked or isinstance(params['layers'], tuple)
+    self.params = params if plain else qwen.for_cpu(params, program.cfg, self.rows)
     self.least = 128 if platform == 'tpu' else 64  # positions come in multiples of it, as kernels take them
-    longest = self.waiting[0]
-    self.positions = self._size(len(prompts[longest]) + min(STEPS, limits[longest]))
+    self.positions = self._positions(self.waiting[0])
     self.slots = _empty(program, self.rows, self.positions, cache_dtype, stacked)
 
   def _size(self, n: int) -> int:
@@ -273,6 +275,10 @@ class _Batch:
     while parts > 4 * power:
       power *= 2
     return -(-parts // power) * power * self.least
+
+  def _positions(self, index: int) -> int:
+    """That this answer needs in the next `STEPS` steps; the last token of an answer is not read."""
+    return self._size(len(self.prompts[index]) + min(len(self.answers[index]) + STEPS, self.limits[index]) - 1)
 
   def _resize(self, positions: int):
     self.positions = positions
@@ -300,8 +306,7 @@ class _Batch:
 
   def step(self, ended) -> list[int]:
     """Decodes until a group of slots is free, `STEPS` tokens at most. Returns the prompts whose answers have ended."""
-    length = lambda i: len(self.prompts[i]) + min(len(self.answers[i]) + STEPS, self.limits[i])
-    need = self._size(max(map(length, self.owners.values())))
+    need = max(map(self._positions, self.owners.values()))
     if need > self.positions or 2 * need <= self.positions:
       self._resize(need)
     enough = min(self.together, len(self.waiting)) if self.waiting else self.rows

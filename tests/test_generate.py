@@ -201,7 +201,7 @@ def test_a_smaller_cache_is_nearly_the_same(cache_dtype, atol, stacked, model):
   params, cfg = model
   tokens = np.random.default_rng(0).integers(0, 97, (2, 20)).astype(np.int32)
   want = qwen.unembed(params, cfg, qwen.hidden(params, cfg, tokens))
-  layers = params if stacked else qwen.for_cpu(params, cfg)
+  layers = params if stacked else qwen.for_cpu(params, cfg, 2)
   cache = KVCache.empty(cfg, 2, 20, cache_dtype, stacked)
   got = []
   for i in range(20):

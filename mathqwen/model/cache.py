@@ -67,15 +67,14 @@ class KVCache:
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str, stacked: bool = True) -> 'KVCache':
-    if not stacked:
-      slots += -slots % WIDTH
-    L, shape = cfg.num_hidden_layers, (batch, cfg.num_key_value_heads, slots, cfg.head_dim)
+    L, K, H = cfg.num_hidden_layers, cfg.num_key_value_heads, cfg.head_dim
+    lengths = lambda: jnp.zeros((batch,), jnp.int32)
     if stacked:
-      k, v = (encode(jnp.zeros((L, *shape)), dtype) for _ in range(2))
+      k, v = (encode(jnp.zeros((L, batch, K, slots, H)), dtype) for _ in range(2))
     else:
-      k, v = (tuple(encode(jnp.zeros(shape), dtype) for _ in range(L)) for _ in range(2))
-      k = tuple(map(_panels, k))
-    return cls(k, v, jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.int32))
+      make = lambda: encode(jnp.zeros((batch, K, slots + -slots % WIDTH, H)), dtype)
+      k, v = tuple(_panels(make()) for _ in range(L)), tuple(make() for _ in range(L))
+    return cls(k, v, lengths(), lengths())
 
   @property
   def dtype(self) -> str:
@@ -128,10 +127,13 @@ class KVCache:
       new = encode(new_LPTKH.swapaxes(2, 3), self.dtype)
       if not isinstance(old, tuple):
         return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n, mode='drop'), old, new)
-      put_layer = lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n, mode='drop')
-      new = [jax.tree.map(lambda n, i=i: n[i], new) for i in range(len(old))]
-      new = [_panels(n) if isinstance(o, Panels) else n for o, n in zip(old, new, strict=True)]
-      return tuple(jax.tree.map(put_layer, o, n) for o, n in zip(old, new, strict=True))
+
+      def put_layer(i, old):
+        one = jax.tree.map(lambda n: n[i], new)
+        one = _panels(one) if isinstance(old, Panels) else one
+        return jax.tree.map(lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n, mode='drop'), old, one)
+
+      return tuple(put_layer(i, layer) for i, layer in enumerate(old))
 
     k, v = prompts
     return KVCache(

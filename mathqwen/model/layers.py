@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mathqwen.model.panels import FEW, Panels
+from mathqwen.model.panels import Panels
 
 
 def linear(equation, x_BT, w):
@@ -21,6 +21,9 @@ def linear(equation, x_BT, w):
   out = w.shape[: len(y_axes) - 2]  # B and T are activations' own
   B, T = x_BT.shape[:2]
   return _linear(x_BT.reshape(B, T, -1), w.reshape(math.prod(out), -1)).reshape(B, T, *out)
+
+
+FEW = 64  # tokens, up to which a CPU is faster with the product turned round
 
 
 def matmul(x, w_OI, preferred_element_type=None):

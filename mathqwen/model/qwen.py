@@ -33,7 +33,7 @@ from mathqwen.model.layers import (
   rope_angles,
   swiglu,
 )
-from mathqwen.model.panels import WIDTH, Panels
+from mathqwen.model.panels import FEW, WIDTH, Panels
 
 # What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
 _keep = jax.checkpoint_policies.save_only_these_names
@@ -272,30 +272,34 @@ def _through_layers(layer, carry, layers, count: int, remat: str, cast):
   return jax.lax.scan(jax.checkpoint(group, prevent_cse=False, policy=REMAT[remat]), carry, groups)
 
 
-def for_cpu(params, cfg: ModelConfig):
-  """`params` to decode with on a CPU: layers copied as a tuple of L, as XLA would copy one out of the stack each time
-  that it is used, with o, gate and up in `Panels`; and 'panels', the head in them, a tied one too."""
-  return params | _packed(params['layers'], head(params, cfg), cfg.num_hidden_layers)
+def for_cpu(params, cfg: ModelConfig, rows: int):
+  """`params` to decode `rows` answers at a time with on a CPU.
+
+  The layers are copied as a tuple of L, as XLA would copy one out of the stack each time that it is used; o, gate, up
+  and the head, a tied one too, in `Panels`, unless the rows are too many for them.
+  """
+  packed = _packed({'layers': params['layers'], 'head': head(params, cfg)}, cfg.num_hidden_layers, rows <= FEW)
+  return params | packed
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _packed(layers, head_VD, count: int):
-  pack = lambda w: w if w.shape[0] % WIDTH else Panels.of(w.reshape(w.shape[0], -1))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _packed(weights, count: int, panels: bool):
+  pack = lambda w: Panels.of(w.reshape(w.shape[0], -1)) if panels and w.shape[0] % WIDTH == 0 else w
 
   def layer(i):
-    weights = jax.tree.map(lambda w: w[i], layers)
-    return weights | {name: pack(weights[name]) for name in ('o', 'gate', 'up')}
+    w = jax.tree.map(lambda w: w[i], weights['layers'])
+    return w | {name: pack(w[name]) for name in ('o', 'gate', 'up')}
 
-  panels = {} if head_VD.shape[0] % WIDTH else {'panels': pack(head_VD)}
-  return {'layers': tuple(map(layer, range(count)))} | panels
+  head_VD = pack(weights['head'])
+  return {'layers': tuple(map(layer, range(count)))} | ({'head': head_VD} if isinstance(head_VD, Panels) else {})
 
 
 def head(params, cfg: ModelConfig):
   """The weight [V, D] that logits are made with."""
-  return params['embed' if cfg.tie_word_embeddings else 'head']
+  return params.get('head', params['embed'])
 
 
 def unembed(params, cfg: ModelConfig, x_BTD):
   """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), params.get('panels', head(params, cfg)))
+  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head(params, cfg))
   return matmul(x_BTD, head_VD, jnp.float32)

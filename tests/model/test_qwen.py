@@ -202,7 +202,7 @@ def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, rando
   lengths, rows, T, new = np.array([63, 3, 61]), np.array([2, 0, 3]), 63, 4
   tokens = tokens_of((3, T + new))
   tokens[0, 0] = tokens[1, 2] = 0  # a token as good as any
-  layers = params if stacked else qwen.for_cpu(params, cfg)
+  layers = params if stacked else qwen.for_cpu(params, cfg, 4)
   assert stacked or [n for n, w in layers['layers'][0].items() if isinstance(w, Panels)] == ['gate', 'o', 'up']
 
   @jax.jit
@@ -226,6 +226,18 @@ def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, rando
     want = logits_of(params, cfg, tokens[row : row + 1, : length + new])
     assert difference(first[row : row + 1, :length], want[:, :length]) < 2e-5
     assert difference(got[row : row + 1], want[:, length:]) < 2e-5
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_weights_for_a_cpu(tied, tiny_config, random_params):
+  cfg = tiny_config('qwen2', hidden_size=64, intermediate_size=128, vocab_size=128, tie_word_embeddings=tied)
+  params, tokens = random_params(cfg), tokens_of((2, 5))
+  for rows, panels in ((64, 4), (65, 0)):
+    got = qwen.for_cpu(params, cfg, rows)
+    packed = [got.get('head'), *(got['layers'][0][name] for name in ('o', 'gate', 'up'))]
+    assert sum(isinstance(w, Panels) for w in packed) == panels and got['embed'] is params['embed']
+    x = qwen.hidden(got, cfg, tokens)
+    assert difference(qwen.unembed(got, cfg, x), logits_of(params, cfg, tokens)) < 2e-5
 
 
 def test_scan_is_a_loop_over_layers(tiny_config, random_params):
