@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 WIDTH = 64  # rows in a panel
 PARTS = 4  # that the sum of a product is made in
-FEW = 64  # rows of the other side, up to which panels are read as they lie; with more a product copies them to a matrix
+FEW = 256  # rows of the other side, up to which panels are read as they lie; more are multiplied by a plain copy
 
 
 @jax.tree_util.register_dataclass

@@ -33,7 +33,7 @@ from mathqwen.model.layers import (
   rope_angles,
   swiglu,
 )
-from mathqwen.model.panels import FEW, WIDTH, Panels
+from mathqwen.model.panels import WIDTH, Panels
 
 # What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
 _keep = jax.checkpoint_policies.save_only_these_names
@@ -276,9 +276,9 @@ def for_cpu(params, cfg: ModelConfig, rows: int):
   """`params` to decode `rows` answers at a time with on a CPU.
 
   The layers are copied as a tuple of L, as XLA would copy one out of the stack each time that it is used; o, gate, up
-  and the head, a tied one too, in `Panels`, unless the rows are too many for them.
+  and the head, a tied one too, in `Panels`, unless the rows are more than 64: plain products are as fast then.
   """
-  packed = _packed({'layers': params['layers'], 'head': head(params, cfg)}, cfg.num_hidden_layers, rows <= FEW)
+  packed = _packed({'layers': params['layers'], 'head': head(params, cfg)}, cfg.num_hidden_layers, rows <= 64)
   return params | packed
 
 
