@@ -1,7 +1,7 @@
 """Continuous batching on a few static shapes: lists of prompt ids in, lists of answer ids out.
 
-`B` answers are decoded together, each in a slot. An answer that ends makes room: when some slots are free, the next
-prompts are prefilled by themselves and put there. Nothing waits for the longest answer but the end of the run.
+`B` answers are decoded together, each in a slot. Prompts are prefilled in groups ahead of that, and a slot whose answer
+ends takes the next one at once. Nothing waits for the longest answer but the end of the run.
 """
 
 import collections
@@ -22,7 +22,7 @@ from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 
 STEPS = 32  # tokens of each answer between two looks at what has ended, at most
-PREFILL = 16_384  # positions up to which all slots are filled at once; an eighth of them otherwise
+PREFILL = 2048  # positions that are prefilled together, if so many prompts wait and there are as many slots
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,30 +106,38 @@ class Program:
     return sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, told_B), self.sampling)
 
 
-@functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
-def admit(params, slots: Slots, rows_P, tokens_PT, lengths_P, limits_P, keys_P, *, program: Program) -> Slots:
-  """Prefills P prompts, padded on the right, and puts them into slots; those for slot B, which is none, are dropped.
+@functools.partial(jax.jit, static_argnames='program')
+def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
+  """(keys, values), each [L, P, T, K, H], of P prompts, padded on the right, for `insert`.
 
   `decode` reads a prompt's last token once more, so that no logits are made here, and on a CPU nothing of the last
   layer but keys and values.
   """
-  tokens_PT = sharding.Placement(program.mesh)(tokens_PT, 'batch', 'whole')
+  place = sharding.Placement(program.mesh)
+  tokens_PT = place(tokens_PT, 'batch', 'whole')
   columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
   segment_ids_PT = (columns_PT < lengths_P[:, None]).astype(jnp.int32)
   _, kept = qwen.hidden(
     params, program.cfg, tokens_PT, segment_ids_PT, columns_PT, keep=True, dtype=program.dtype,
     attend_rows=program.attention,
   )  # fmt: skip
-  read_P = jnp.maximum(lengths_P - 1, 0)
-  put = lambda old, new: old.at[rows_P].set(new, mode='drop')
-  return Slots(
-    cache=slots.cache.admit(rows_P, kept, read_P, lengths_P),
-    last_B=put(slots.last_B, jnp.take_along_axis(tokens_PT, read_P[:, None], axis=1)[:, 0]),
-    told_B=put(slots.told_B, 0),
-    limits_B=put(slots.limits_B, limits_P),
-    keys_B=put(slots.keys_B, keys_P),
-    live_B=put(slots.live_B, limits_P > 0),
+  # A prompt may go to any slot, so to any device.
+  return jax.tree.map(lambda x: place(x, 'layers', 'whole', 'whole', 'kv_heads', 'head_dim'), kept)
+
+
+@functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
+def insert(slots: Slots, row, prompts, i, last, length, limit, key, *, program: Program) -> Slots:
+  """Prompt `i` of `prefill`'s, of `length` tokens, the last of them `last`, begins an answer in slot `row`."""
+  one = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1, axis=1), prompts)
+  filled = Slots(
+    cache=slots.cache.admit(jnp.array([row]), one, length - 1, length),
+    last_B=slots.last_B.at[row].set(last),
+    told_B=slots.told_B.at[row].set(0),
+    limits_B=slots.limits_B.at[row].set(limit),
+    keys_B=slots.keys_B.at[row].set(key),
+    live_B=slots.live_B.at[row].set(True),
   )
+  return _placed(filled, program)
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
@@ -160,22 +168,23 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
   return slots, (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
 
 
-@functools.partial(jax.jit, static_argnums=range(5))
-def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
+def _placed(slots: Slots, program: Program) -> Slots:
   """On a mesh, rows are split as a batch is, and heads as weights are."""
-  cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
-  zeros = lambda dtype: jnp.zeros((rows,), dtype)
-  keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
-  empty = Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool))
-  if program.mesh is None:
-    return empty
   axes = {
     1: ('batch',),
     4: ('batch', 'kv_heads', 'whole', 'head_dim'),
     5: ('layers', 'batch', 'kv_heads', 'whole', 'head_dim'),
   }
-  where = lambda x: sharding.batch_sharding(program.mesh, *axes[x.ndim])
-  return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, where(x)), empty)
+  place = sharding.Placement(program.mesh)
+  return jax.tree.map(lambda x: place(x, *axes[x.ndim]), slots) if program.mesh is not None else slots
+
+
+@functools.partial(jax.jit, static_argnums=range(5))
+def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
+  cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
+  zeros = lambda dtype: jnp.zeros((rows,), dtype)
+  keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
+  return _placed(Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool)), program)
 
 
 def check(
@@ -240,7 +249,7 @@ def generate(
   )  # fmt: skip
   numbers = range(len(prompts)) if numbers is None else numbers
   batch = _Batch(params, program, prompts, limits, seed, numbers, batch_size, cache_dtype or program.dtype)
-  while batch.waiting or batch.owners:
+  while batch.waiting or batch.ready or batch.owners:
     batch.fill()
     for index in batch.step(ended):
       if on_done is not None:
@@ -257,17 +266,20 @@ class _Batch:
     self.program, self.prompts, self.limits = program, prompts, limits
     self.answers: list[list[int]] = [[] for _ in prompts]
     self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
+    self.ready: collections.deque[tuple[int, int]] = collections.deque()  # (row of `prefilled`, index of its prompt)
+    self.prefilled = None
     self.owners: dict[int, int] = {}  # slot -> index of its prompt
     self.root, self.numbers = jax.random.key(seed), numbers
-    shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
-    rows = min(batch_size, 1 << (len(prompts) - 1).bit_length())
-    self.together = -(-max(1, rows // 8) // shards) * shards  # prompts that are prefilled when as many slots are free
-    self.rows = -(-rows // self.together) * self.together
+    self.shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
+    self.rows = self._whole(min(batch_size, 1 << (len(prompts) - 1).bit_length()))
     plain = stacked or isinstance(params['layers'], tuple)
     self.params = params if plain else qwen.for_cpu(params, program.cfg, self.rows)
     self.least = 128 if platform == 'tpu' else 64  # positions come in multiples of it, as kernels take them
     self.positions = self._positions(self.waiting[0])
     self.slots = _empty(program, self.rows, self.positions, cache_dtype, stacked)
+
+  def _whole(self, rows: int) -> int:
+    return -(-rows // self.shards) * self.shards
 
   def _size(self, n: int) -> int:
     """`n` positions rounded up to one of few sizes: 1, 2, 3, 4, 6, 8, 12, 16, ... times the least."""
@@ -281,35 +293,41 @@ class _Batch:
     return self._size(len(self.prompts[index]) + min(len(self.answers[index]) + STEPS, self.limits[index]) - 1)
 
   def _resize(self, positions: int):
-    self.positions = positions
-    self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(positions))
+    if positions != self.positions:
+      self.positions = positions
+      self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(positions))
+
+  def _prefill(self):
+    width = self._size(len(self.prompts[self.waiting[0]]))
+    P = self._whole(max(1, min(self.rows, PREFILL // width)))
+    taken = [self.waiting.popleft() for _ in range(min(P, len(self.waiting)))]
+    tokens, lengths = np.zeros((P, width), np.int32), np.zeros(P, np.int32)
+    for i, index in enumerate(taken):
+      lengths[i] = len(self.prompts[index])
+      tokens[i, : lengths[i]] = self.prompts[index]
+    self.prefilled = prefill(self.params, tokens, lengths, program=self.program)
+    self.ready.extend(enumerate(taken))
 
   def fill(self):
-    """Prefills what waits, once there is room for a group of prompts."""
-    while self.waiting and self.rows - len(self.owners) >= min(self.together, len(self.waiting)):
-      width = self._size(len(self.prompts[self.waiting[0]]))
-      whole = not self.owners and self.rows * width <= PREFILL
-      N = self.rows if whole else self.together
-      free = [row for row in range(self.rows) if row not in self.owners]
-      taken = dict(zip(free, [self.waiting.popleft() for _ in range(min(N, len(self.waiting)))], strict=False))
-      self.owners |= taken
-      if width > self.positions:
-        self._resize(width)
-      rows, tokens = np.full(N, self.rows, np.int32), np.zeros((N, width), np.int32)
-      lengths, limits, numbers = np.zeros((3, N), np.int32)
-      for i, (row, index) in enumerate(taken.items()):
-        rows[i], lengths[i], limits[i] = row, len(self.prompts[index]), self.limits[index]
-        numbers[i] = self.numbers[index]
-        tokens[i, : lengths[i]] = self.prompts[index]
-      keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(self.root, numbers)
-      self.slots = admit(self.params, self.slots, rows, tokens, lengths, limits, keys, program=self.program)
+    """Gives free slots the next prompts."""
+    for row in range(self.rows):
+      if row in self.owners or not (self.ready or self.waiting):
+        continue
+      if not self.ready:
+        self._prefill()
+      i, index = self.ready.popleft()
+      self.owners[row] = index
+      self._resize(max(self.positions, self._positions(index)))
+      prompt, key = self.prompts[index], jax.random.fold_in(self.root, self.numbers[index])
+      self.slots = insert(
+        self.slots, row, self.prefilled, i, prompt[-1], len(prompt), self.limits[index], key, program=self.program
+      )
 
   def step(self, ended) -> list[int]:
-    """Decodes until a group of slots is free, `STEPS` tokens at most. Returns the prompts whose answers have ended."""
-    need = max(map(self._positions, self.owners.values()))
-    if need > self.positions or 2 * need <= self.positions:
-      self._resize(need)
-    enough = min(self.together, len(self.waiting)) if self.waiting else self.rows
+    """Decodes until a slot is free, of many slots a few, `STEPS` tokens at most. Returns the prompts whose answers
+    have ended."""
+    self._resize(max(map(self._positions, self.owners.values())))
+    enough = min(max(1, self.rows // 32), len(self.waiting) + len(self.ready)) or self.rows
     self.slots, said = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
     tokens, live = jax.device_get(said)
     done, asked = [], np.zeros(self.rows, bool)

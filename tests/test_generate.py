@@ -122,18 +122,18 @@ def test_padding_rows_of_the_embedding_are_never_drawn(sampling, model):
 
 
 def test_few_programs_serve_many_shapes(model):
-  programs = lambda: (generate.admit._cache_size(), generate.decode._cache_size())
+  programs = lambda: tuple(f._cache_size() for f in (generate.prefill, generate.insert, generate.decode))
   before = programs()
   count = lambda: tuple(now - then for now, then in zip(programs(), before, strict=True))
   run = lambda *lengths: answers_of(model, [[7] * n for n in lengths], max_new_tokens=3, batch_size=2)
   run(1, 2, 3, 30, 61)
-  assert count() == (1, 1)
+  assert count() == (1, 1, 1)
   run(5, 9)
-  assert count() == (1, 1)
-  run(65, 66, 9, 3)  # the next width for the longer ones; in 128 slots the others are no longer prefilled
-  assert count()[1] == 2 and count()[0] <= 3
+  assert count() == (1, 1, 1)
+  run(65, 66, 9, 3)  # the next width for the longer ones, which the others do not need
+  assert count() == (2, 3, 2)
   run(4)  # one prompt alone
-  assert count()[1] <= 3
+  assert max(count()) <= 4
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,10 @@ def test_sampling_refuses(settings):
     Sampling(**settings)
 
 
-def test_slots_are_filled_again(model, monkeypatch):
+@pytest.mark.parametrize('together', [1, 3, 4])
+def test_slots_are_filled_again(together, model, monkeypatch):
   """Twelve answers of unequal limits in four slots: each is that of its prompt alone, and they end as they are done."""
+  monkeypatch.setattr(generate, 'PREFILL', 64 * together)
   prompts = [[(7 * i + j) % 97 for j in range(1 + i % 5)] for i in range(12)]
   limits = [3, 40, 5, 2, 9, 1, 33, 4, 8, 6, 7, 10]
   free = {'stop_ids': (1000,), 'batch_size': 4}

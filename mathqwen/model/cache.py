@@ -120,8 +120,7 @@ class KVCache:
     return dataclasses.replace(self, lengths=self.lengths + tokens)
 
   def admit(self, rows_P, prompts: tuple, lengths_P, prompt_lengths_P) -> 'KVCache':
-    """The cache with `lengths_P` tokens of prompts in these rows; a row of B is left out. `prompts`: of
-    `qwen.hidden(..., keep=True)`."""
+    """The cache with `lengths_P` tokens of prompts in these rows. `prompts`: of `qwen.hidden(..., keep=True)`."""
 
     def put(old, new_LPTKH):
       new = encode(new_LPTKH.swapaxes(2, 3), self.dtype)
@@ -135,7 +134,7 @@ class KVCache:
 
       return tuple(put_layer(i, layer) for i, layer in enumerate(old))
 
-    k, v = prompts
+    k, v = (x[:, :, : self.slots] for x in prompts)
     return KVCache(
       put(self.k, k),
       put(self.v, v),
