@@ -1,12 +1,14 @@
 """Continuous batching on a few static shapes: lists of prompt ids in, lists of answer ids out.
 
 `B` answers are decoded together, each in a slot. Prompts are prefilled in groups ahead of that, and a slot whose answer
-ends takes the next one at once. Nothing waits for the longest answer but the end of the run.
+ends takes the next one at once; of 64 slots or more, a 32nd of them together. Nothing waits for the longest answer but
+the end of the run.
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -22,7 +24,7 @@ from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
 
 STEPS = 32  # tokens of each answer between two looks at what has ended, at most
-PREFILL = 2048  # positions that are prefilled together, if so many prompts wait and there are as many slots
+PREFILL = 2048  # positions up to which prompts are prefilled together; but at least one on each shard of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,14 +123,21 @@ def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
     params, program.cfg, tokens_PT, segment_ids_PT, columns_PT, keep=True, dtype=program.dtype,
     attend_rows=program.attention,
   )  # fmt: skip
-  # A prompt may go to any slot, so to any device.
-  return jax.tree.map(lambda x: place(x, 'layers', 'whole', 'whole', 'kv_heads', 'head_dim'), kept)
+  return jax.tree.map(lambda x: place(x, 'layers', 'batch', 'whole', 'kv_heads', 'head_dim'), kept)
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
 def insert(slots: Slots, row, prompts, i, last, length, limit, key, *, program: Program) -> Slots:
   """Prompt `i` of `prefill`'s, of `length` tokens, the last of them `last`, begins an answer in slot `row`."""
-  one = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i, 1, axis=1), prompts)
+
+  def take(x_LPTKH):
+    if program.mesh is None:
+      return jax.lax.dynamic_slice_in_dim(x_LPTKH, i, 1, axis=1)
+    # Prompts are split over devices: a sum with zeros brings one to all of them, where a slice would bring the group.
+    its_P = (jnp.arange(x_LPTKH.shape[1]) == i)[:, None, None, None]
+    return jnp.sum(jnp.where(its_P, x_LPTKH, 0), axis=1, keepdims=True, dtype=x_LPTKH.dtype)
+
+  one = jax.tree.map(take, prompts)
   filled = Slots(
     cache=slots.cache.admit(jnp.array([row]), one, length - 1, length),
     last_B=slots.last_B.at[row].set(last),
@@ -165,7 +174,7 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
   tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
   _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
   place = sharding.Placement(program.mesh)
-  return slots, (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
+  return _placed(slots, program), (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
 
 
 def _placed(slots: Slots, program: Program) -> Slots:
@@ -236,8 +245,8 @@ def generate(
   max_new_tokens: of every answer, or of each. numbers: which of the seed's random streams each answer draws from; by
   default its index. batch_size: answers under way at one time. cache_dtype: of keys and values, also a prompt's,
   float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS`
-  tokens. on_done(index, ids): called as answers end. UserError when a prompt and its `max_new_tokens` exceed the
-  model's positions.
+  tokens and whenever others have ended. on_done(index, ids): called as answers end. UserError when a prompt and its
+  `max_new_tokens` exceed the model's positions.
   """
   limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
   check(cfg, prompts, limits, seed, batch_size)
@@ -292,11 +301,6 @@ class _Batch:
     """That this answer needs in the next `STEPS` steps; the last token of an answer is not read."""
     return self._size(len(self.prompts[index]) + min(len(self.answers[index]) + STEPS, self.limits[index]) - 1)
 
-  def _resize(self, positions: int):
-    if positions != self.positions:
-      self.positions = positions
-      self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(positions))
-
   def _prefill(self):
     width = self._size(len(self.prompts[self.waiting[0]]))
     P = self._whole(max(1, min(self.rows, PREFILL // width)))
@@ -309,24 +313,29 @@ class _Batch:
     self.ready.extend(enumerate(taken))
 
   def fill(self):
-    """Gives free slots the next prompts."""
-    for row in range(self.rows):
-      if row in self.owners or not (self.ready or self.waiting):
-        continue
+    """Gives free slots the next prompts, and all of them as many positions as they need."""
+    free = [row for row in range(self.rows) if row not in self.owners]
+    following = itertools.chain((index for _, index in self.ready), self.waiting)
+    coming = list(itertools.islice(following, len(free)))
+    need = max(map(self._positions, [*self.owners.values(), *coming]))
+    if need != self.positions:
+      self.positions = need
+      self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(need))
+    for row in free[: len(coming)]:
       if not self.ready:
         self._prefill()
       i, index = self.ready.popleft()
       self.owners[row] = index
-      self._resize(max(self.positions, self._positions(index)))
       prompt, key = self.prompts[index], jax.random.fold_in(self.root, self.numbers[index])
       self.slots = insert(
         self.slots, row, self.prefilled, i, prompt[-1], len(prompt), self.limits[index], key, program=self.program
       )
+      if not self.ready:
+        self.prefilled = None  # its memory is free for the next
 
   def step(self, ended) -> list[int]:
     """Decodes until a slot is free, of many slots a few, `STEPS` tokens at most. Returns the prompts whose answers
     have ended."""
-    self._resize(max(map(self._positions, self.owners.values())))
     enough = min(max(1, self.rows // 32), len(self.waiting) + len(self.ready)) or self.rows
     self.slots, said = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
     tokens, live = jax.device_get(said)

@@ -120,17 +120,18 @@ class KVCache:
     return dataclasses.replace(self, lengths=self.lengths + tokens)
 
   def admit(self, rows_P, prompts: tuple, lengths_P, prompt_lengths_P) -> 'KVCache':
-    """The cache with `lengths_P` tokens of prompts in these rows. `prompts`: of `qwen.hidden(..., keep=True)`."""
+    """The cache with `lengths_P` tokens, at most `slots`, of prompts in these rows. `prompts`: of
+    `qwen.hidden(..., keep=True)`, cut to `slots`."""
 
     def put(old, new_LPTKH):
       new = encode(new_LPTKH.swapaxes(2, 3), self.dtype)
       if not isinstance(old, tuple):
-        return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n, mode='drop'), old, new)
+        return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new)
 
       def put_layer(i, old):
         one = jax.tree.map(lambda n: n[i], new)
         one = _panels(one) if isinstance(old, Panels) else one
-        return jax.tree.map(lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n, mode='drop'), old, one)
+        return jax.tree.map(lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n), old, one)
 
       return tuple(put_layer(i, layer) for i, layer in enumerate(old))
 
@@ -138,8 +139,8 @@ class KVCache:
     return KVCache(
       put(self.k, k),
       put(self.v, v),
-      self.lengths.at[rows_P].set(lengths_P, mode='drop'),
-      self.prompt_lengths.at[rows_P].set(prompt_lengths_P, mode='drop'),
+      self.lengths.at[rows_P].set(lengths_P),
+      self.prompt_lengths.at[rows_P].set(prompt_lengths_P),
     )
 
   def resize(self, slots: int) -> 'KVCache':

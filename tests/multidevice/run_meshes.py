@@ -87,11 +87,16 @@ def logits(shape, cfg=CFG):
 
 
 def answers(shape):
+  """Of 13 prompts in 4 slots, and the programs that were made for them."""
   mesh = mesh_of(shape)
-  prompts = [[5, 0, 9], [1] * 11, [0], [3, 2, 1, 0, 4], [60, 61]]
-  return generate.generate(
-    weights(mesh, 0.3), CFG, prompts, max_new_tokens=6, vocab_size=60, stop_ids=(63,), batch_size=8, mesh=mesh
+  prompts = [[5, 0, 9], [1] * 11, [0], [3, 2, 1, 0, 4], [60, 61], *([i, 7] for i in range(8))]
+  limits = [6, 2, 9, 1, 4, 5, 3, 8, 2, 7, 6, 3, 5]
+  programs = lambda: [f._cache_size() for f in (generate.prefill, generate.insert, generate.decode)]
+  before = programs()
+  found = generate.generate(
+    weights(mesh, 0.3), CFG, prompts, max_new_tokens=limits, vocab_size=60, stop_ids=(63,), batch_size=4, mesh=mesh
   )
+  return found, [now - then for now, then in zip(programs(), before, strict=True)]
 
 
 if __name__ == '__main__':

@@ -40,8 +40,10 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_trains_like_one_device(resul
 
 
 def test_mesh_answers_like_one_device(results):
-  one, mesh = results['answers']
-  assert mesh == one and len({tuple(answer) for answer in one}) == 5
+  """In slots that are filled again, by as few programs (a jit counts the same one twice if its caller differs)."""
+  (one, _), (mesh, programs) = results['answers']
+  assert mesh == one and len({tuple(answer) for answer in one}) == 13
+  assert max(programs) <= 2
 
 
 def test_optimizer_state_is_split(results):
