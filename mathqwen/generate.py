@@ -185,7 +185,7 @@ def _placed(slots: Slots, program: Program) -> Slots:
     5: ('layers', 'batch', 'kv_heads', 'whole', 'head_dim'),
   }
   place = sharding.Placement(program.mesh)
-  return jax.tree.map(lambda x: place(x, *axes[x.ndim]), slots) if program.mesh is not None else slots
+  return jax.tree.map(lambda x: place(x, *axes[x.ndim]), slots)
 
 
 @functools.partial(jax.jit, static_argnums=range(5))

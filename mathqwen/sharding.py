@@ -167,9 +167,9 @@ def params_shardings(mesh: Mesh, cfg: ModelConfig):
   return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes, own)), qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
-def batch_sharding(mesh: Mesh, *axes: str) -> NamedSharding:
-  """Of packed rows [B, T], or of arrays with other `axes`."""
-  return NamedSharding(mesh, spec(axes or ('batch', 'length')))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Of packed rows [B, T]."""
+  return NamedSharding(mesh, spec(('batch', 'length')))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

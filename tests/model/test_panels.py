@@ -57,7 +57,7 @@ if __name__ == '__main__':
     # More in all than a cache holds.
     plain = [jnp.asarray(normal((outputs, inputs))) for _ in range(-(-40_000_000 // (outputs * inputs)))]
     panels = list(map(Panels.of, plain))
-    for rows in (1, 8, 32):
+    for rows in (1, 8, 32, 128, FEW, FEW + 1):
       x = jnp.asarray(normal((rows, inputs)))
       ratio = seconds(layers.matmul, plain, x) / seconds(layers.matmul, panels, x)
       print(f'[{rows}, {inputs}] by [{outputs}, {inputs}]: panels {ratio:.2f} times as fast')
