@@ -136,7 +136,11 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
   # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
   probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-  out_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', probs_BKGTS, v_BSKH)
+  if isinstance(k_BSKH, Panels):  # then the values of a head lie together, [S, H], as in one panel of [H, S]
+    out_BKRH = Panels(v_BSKH.swapaxes(1, 2)[:, :, None]).product(probs_BKGTS.reshape(B, K, -1, v_BSKH.shape[1]))
+    out_BKGTH = out_BKRH.astype(v_BSKH.dtype).reshape(B, K, N // K, T, H)
+  else:
+    out_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', probs_BKGTS, v_BSKH)
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 

@@ -1,12 +1,14 @@
 """Matrices in the layout that XLA's matrix kernels for CPU read fastest."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
 WIDTH = 64  # rows in a panel
-PARTS = 4  # that the sum of a product is made in
+SHORTEST, LONGEST = 16, 128  # numbers in a part of a sum; 128 of each of 64 rows lie in a core's nearest cache
+SHARED = 2**15  # numbers, more than which a product has where XLA gives it to all threads
 FEW = 256  # rows of the other side, up to which panels are read as they lie; more are multiplied by a plain copy
 
 
@@ -35,18 +37,24 @@ class Panels:
 
   def product(self, x):
     """`x @ matrix.T` in float32: [..., R, I] -> [..., R, O]."""
-    *batch, count, width, _ = self.values.shape
+    *batch, count, width, lanes = self.values.shape
     rows = x.shape[-2]
     if rows > FEW:
       return jnp.matmul(x, self.values.swapaxes(-3, -2).reshape(*batch, width, -1), preferred_element_type=jnp.float32)
     if rows == 1:  # the kernel is slower at one row than at two
       x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
-    # XLA copies x for each panel in memory unless a reduction follows the product and x is this product's alone; and it
-    # gives panels to more threads the more there is to reduce.
+    # XLA copies x for each panel in memory unless a reduction follows the product and x is this product's alone.
     x = jax.lax.optimization_barrier(x)
-    parts = PARTS if width % PARTS == 0 else 1
+    parts = _parts(width, math.prod(batch) * count * x.shape[-2] * lanes)
     x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
     x = jnp.broadcast_to(x, (*batch, count, *x.shape[-3:]))
-    values = self.values.reshape(*batch, count, parts, width // parts, WIDTH)
+    values = self.values.reshape(*batch, count, parts, width // parts, lanes)
     y = jnp.sum(jnp.matmul(x, values, preferred_element_type=jnp.float32), axis=-3)
-    return y.swapaxes(-2, -3).reshape(*batch, -1, count * WIDTH)[..., :rows, :]
+    return y.swapaxes(-2, -3).reshape(*batch, -1, count * lanes)[..., :rows, :]
+
+
+def _parts(width: int, outputs: int) -> int:
+  """That the sum over `width` is made in: short ones, and so many that the product goes to all threads, if any do."""
+  parts = [n for n in (2**i for i in range(1, width.bit_length())) if width % n == 0 and width // n >= SHORTEST] or [1]
+  short = [n for n in parts if width // n <= LONGEST] or parts[-1:]
+  return next((n for n in short if n * outputs > SHARED), short[0])

@@ -203,8 +203,10 @@ def hidden(
     lengths_BT = of_segment_BT if cache is None else cache.prompt_lengths[:, None]
     theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
-  if cache is not None:
-    angles = jax.lax.optimization_barrier(angles)  # made once; XLA for CPU would make them anew in each layer
+  if isinstance(params['layers'], tuple):
+    # XLA for CPU would make them anew for each head of each layer. A branch, which it does not know, takes them whole.
+    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    angles = jax.lax.cond(jnp.any(tokens_BT >= 0), lambda angles: angles, zeros, angles)
   layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
   def layer(carry, xs):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mathqwen.model import layers
-from mathqwen.model.panels import FEW, Panels
+from mathqwen.model.panels import FEW, Panels, _parts
 
 
 def normal(shape, seed=0):
@@ -33,6 +33,20 @@ def test_matmul_takes_them(dtype):
   assert got.dtype == dtype and layers.matmul(x, Panels.of(matrix), jnp.float32).dtype == 'float32'
   np.testing.assert_array_equal(got, layers.matmul(x, Panels.of(matrix), jnp.float32).astype(dtype))
   np.testing.assert_allclose(*(np.float32(y) for y in (got, layers.matmul(x, matrix))), rtol=1e-2, atol=1e-5)
+
+
+def test_values_of_attention_are_one_panel_of_any_width():
+  values, probs = normal((2, 3, 192, 96)), normal((2, 3, 5, 192), 1)
+  got = jax.jit(Panels.product)(Panels(values[:, :, None]), probs)
+  np.testing.assert_allclose(got, probs.astype(np.float64) @ values, rtol=0, atol=1e-4)
+
+
+def test_parts_of_a_sum():
+  assert _parts(512, 1408 * 8) == 4  # 45,056 numbers, of 128 each
+  assert _parts(512, 512 * 8) == 16  # 65,536 numbers, of 32 each: fewer would go to one thread
+  assert _parts(512, 512 * 2) == 4  # never as many: no reason for more parts
+  assert _parts(512, 32_000 * 8) == 4  # enough in any case: parts of 128
+  assert _parts(40, 64) == 2 and _parts(7, 64) == 1 and _parts(4864, 4864 * 8) == 64
 
 
 def seconds(product, matrices, x, repeats=31):

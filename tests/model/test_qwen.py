@@ -240,6 +240,15 @@ def test_weights_for_a_cpu(tied, tiny_config, random_params):
     assert difference(qwen.unembed(got, cfg, x), logits_of(params, cfg, tokens)) < 2e-5
 
 
+@pytest.mark.parametrize('cached', [True, False])
+def test_rotary_angles_are_made_once_for_a_cpu(cached, tiny_config, random_params):
+  cfg = tiny_config('qwen2', hidden_size=64, intermediate_size=128)
+  layers = qwen.for_cpu(random_params(cfg), cfg, 2)
+  cache = KVCache.empty(cfg, 2, 64, 'float32', stacked=False) if cached else None
+  compiled = jax.jit(lambda tokens: qwen.hidden(layers, cfg, tokens, cache=cache)).lower(tokens_of((2, 5))).compile()
+  assert compiled.as_text().count(' cosine(') == 1
+
+
 def test_scan_is_a_loop_over_layers(tiny_config, random_params):
   cfg = tiny_config('qwen3')
   params, tokens = random_params(cfg), tokens_of((2, 11))
