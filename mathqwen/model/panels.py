@@ -18,7 +18,8 @@ class Panels:
   """Matrices [..., O, I] with their rows side by side in panels of 64: [..., O / 64, I, 64].
 
   A product with few rows reads each panel from its first number to its last; of a plain matrix XLA's kernel repacks one
-  side in each call. To measure: `python tests/model/test_panels.py`.
+  side in each call. What that gains or loses differs by machine and rows: `python tests/model/test_panels.py`. The last
+  axis may be another than 64: in `attention` it is the width of a head's values.
   """
 
   values: jax.Array
