@@ -1,14 +1,13 @@
-"""Matrices in the layout that XLA's matrix kernels for CPU read fastest."""
+"""Matrices in a layout that XLA's matrix kernels for CPU read from end to end."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 
 WIDTH = 64  # rows in a panel
-SHORTEST, LONGEST = 16, 128  # numbers in a part of a sum; 128 of each of 64 rows lie in a core's nearest cache
-SHARED = 2**15  # numbers, more than which a product has where XLA gives it to all threads
+SHORTEST, LONGEST = 16, 256  # numbers in a part of a sum
+SHARED = 2**15 // 8  # columns of products, more than which 8 rows have where XLA gives them to all threads
 FEW = 256  # rows of the other side, up to which panels are read as they lie; more are multiplied by a plain copy
 
 
@@ -46,7 +45,7 @@ class Panels:
       x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
     # XLA copies x for each panel in memory unless a reduction follows the product and x is this product's alone.
     x = jax.lax.optimization_barrier(x)
-    parts = _parts(width, math.prod(batch) * count * x.shape[-2] * lanes)
+    parts = _parts(width, count * lanes)
     x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
     x = jnp.broadcast_to(x, (*batch, count, *x.shape[-3:]))
     values = self.values.reshape(*batch, count, parts, width // parts, lanes)
@@ -54,8 +53,9 @@ class Panels:
     return y.swapaxes(-2, -3).reshape(*batch, -1, count * lanes)[..., :rows, :]
 
 
-def _parts(width: int, outputs: int) -> int:
-  """That the sum over `width` is made in: short ones, and so many that the product goes to all threads, if any do."""
+def _parts(width: int, columns: int) -> int:
+  """That a sum over `width` is made in: as few as give a product of 8 rows to all threads. The same for any rows, so
+  that a row's sums are made alike beside few others and many."""
   parts = [n for n in (2**i for i in range(1, width.bit_length())) if width % n == 0 and width // n >= SHORTEST] or [1]
   short = [n for n in parts if width // n <= LONGEST] or parts[-1:]
-  return next((n for n in short if n * outputs > SHARED), short[0])
+  return next((n for n in short if n * columns > SHARED), short[-1])

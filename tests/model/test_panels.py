@@ -17,7 +17,7 @@ def normal(shape, seed=0):
 
 
 @pytest.mark.parametrize('rows', [1, 2, 8, FEW, FEW + 1])
-@pytest.mark.parametrize('batch, outputs, inputs', [((), 192, 40), ((2, 3), 64, 8), ((), 128, 7)])
+@pytest.mark.parametrize('batch, outputs, inputs', [((), 192, 40), ((2, 3), 192, 32), ((), 128, 7)])
 def test_product(rows, batch, outputs, inputs):
   x, matrix = normal((*batch, rows, inputs)), normal((*batch, outputs, inputs), 1)
   panels = Panels.of(matrix)
@@ -42,11 +42,18 @@ def test_values_of_attention_are_one_panel_of_any_width():
 
 
 def test_parts_of_a_sum():
-  assert _parts(512, 1408 * 8) == 4  # 45,056 numbers, of 128 each
-  assert _parts(512, 512 * 8) == 16  # 65,536 numbers, of 32 each: fewer would go to one thread
-  assert _parts(512, 512 * 2) == 4  # never as many: no reason for more parts
-  assert _parts(512, 32_000 * 8) == 4  # enough in any case: parts of 128
-  assert _parts(40, 64) == 2 and _parts(7, 64) == 1 and _parts(4864, 4864 * 8) == 64
+  assert _parts(512, 1408) == 4  # of 8 rows 45,056 sums of 128
+  assert _parts(512, 512) == 16  # 65,536 of 32: fewer would go to one thread
+  assert _parts(512, 32_000) == 2  # enough in any case: as long as they may be
+  assert _parts(40, 64) == 2 and _parts(7, 64) == 1 and _parts(4864, 4864) == 32
+
+
+@pytest.mark.parametrize('outputs, inputs', [(512, 512), (1408, 512), (4864, 896)])
+def test_a_row_is_the_same_beside_any_others(outputs, inputs):
+  panels, x = Panels.of(normal((outputs, inputs), 1)), normal((64, inputs))
+  alone = jax.jit(Panels.product)(panels, x[:1])
+  for rows in (2, 8, 32):
+    np.testing.assert_array_equal(jax.jit(Panels.product)(panels, x[:rows])[:1], alone)
 
 
 def seconds(product, matrices, x, repeats=31):
