@@ -44,7 +44,6 @@ class Panels:
     if rows == 1:  # the kernel is slower at one row than at two
       x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
     # XLA copies x for each panel in memory unless a reduction follows the product and x is this product's alone.
-    x = jax.lax.optimization_barrier(x)
     parts = _parts(width, count * lanes)
     x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
     x = jnp.broadcast_to(x, (*batch, count, *x.shape[-3:]))

@@ -205,8 +205,7 @@ def hidden(
   angles = rope_angles(positions_BT, cfg.head_dim, theta)
   if isinstance(params['layers'], tuple):
     # XLA for CPU would make them anew for each head of each layer. A branch, which it does not know, takes them whole.
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    angles = jax.lax.cond(jnp.any(tokens_BT >= 0), lambda angles: angles, zeros, angles)
+    angles = jax.lax.cond(jnp.any(tokens_BT >= 0), _same, _zeros_like, angles)
   layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
   def layer(carry, xs):
@@ -242,6 +241,14 @@ def hidden(
   if keep:
     return x_BTD, kept
   return x_BTD if cache is None else (x_BTD, cache.advance(T))
+
+
+def _same(x):
+  return x
+
+
+def _zeros_like(x):
+  return jax.tree.map(jnp.zeros_like, x)
 
 
 def group_size(count: int) -> int:
