@@ -78,7 +78,10 @@ class Reader:
 
 
 def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-  """(node, line) as they come, until all processes have ended or `go_on`, asked every `pace` seconds, says no."""
+  """(node, line) as they come, until all outputs have ended or `go_on`, asked every `pace` seconds, says no.
+
+  processes: each started with `start_new_session=True`, for those that go on are ended with all that they started.
+  """
   come = queue.Queue()
 
   def pump(node, process):

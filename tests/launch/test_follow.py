@@ -1,13 +1,18 @@
 """What is read of what hosts say."""
 
 import subprocess
+import time
 
 from launch.tpu import follow
 
 
+def started(*words):
+  return subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+
+
 def read(tmp_path, text: bytes):
   (tmp_path / 'said').write_bytes(text)
-  process = subprocess.Popen(['cat', tmp_path / 'said'], stdout=subprocess.PIPE)
+  process = started('cat', tmp_path / 'said')
   reader = follow.Reader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
   for node, line in follow.lines({'n': process}, 1, lambda: True):
     reader.read(node, line)
@@ -28,3 +33,14 @@ def test_lines_are_kept_once(tmp_path):
   read(tmp_path, first + b'[0] train 7/9 loss 1\n[0] {"step": 9, "tokens": 5}\n[0] {"step": broken}\n')
   reader = read(tmp_path, first + b'[0] train 7/9 loss 1\n')
   assert (tmp_path / 'logs/n.0.log').read_bytes().count(b'\n') == 5 and reader.step == 7
+
+
+def test_what_goes_on_is_ended():
+  """A process that has closed its output, and one whose host says nothing more, each with what it started."""
+  closed = started('sh', '-c', 'echo a; exec >&-; sleep 60; :')
+  silent = started('sh', '-c', 'echo b; sleep 60; :')
+  start, said = time.monotonic(), []
+  for spoken in follow.lines({'n': closed, 'm': silent}, 0.1, lambda: len(said) < 2):
+    said.append(spoken)
+  assert sorted(said) == [('m', 'b'), ('n', 'a')] and closed.returncode == silent.returncode == -15
+  assert silent.stdout.read() == b'' and time.monotonic() - start < 30  # `sleep` holds it open
