@@ -127,8 +127,9 @@ def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
-def insert(slots: Slots, row, prompts, i, last, length, limit, key, *, program: Program) -> Slots:
-  """Prompt `i` of `prefill`'s, of `length` tokens, the last of them `last`, begins an answer in slot `row`."""
+def insert(slots: Slots, row, prompts, i, length, begun: dict, *, program: Program) -> Slots:
+  """Prompt `i` of `prefill`'s, of `length` tokens, begins an answer in slot `row`. begun: what each field of `Slots`
+  but the cache holds of it."""
 
   def take(x_LPTKH):
     if program.mesh is None:
@@ -138,15 +139,9 @@ def insert(slots: Slots, row, prompts, i, last, length, limit, key, *, program: 
     return jnp.sum(jnp.where(its_P, x_LPTKH, 0), axis=1, keepdims=True, dtype=x_LPTKH.dtype)
 
   one = jax.tree.map(take, prompts)
-  filled = Slots(
-    cache=slots.cache.admit(jnp.array([row]), one, length - 1, length),
-    last_B=slots.last_B.at[row].set(last),
-    told_B=slots.told_B.at[row].set(0),
-    limits_B=slots.limits_B.at[row].set(limit),
-    keys_B=slots.keys_B.at[row].set(key),
-    live_B=slots.live_B.at[row].set(True),
-  )
-  return _placed(filled, program)
+  cache = slots.cache.admit(jnp.array([row]), one, length - 1, length)
+  others = {name: getattr(slots, name).at[row].set(value) for name, value in begun.items()}
+  return _placed(Slots(cache, **others), program)
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
@@ -326,10 +321,15 @@ class _Batch:
         self._prefill()
       i, index = self.ready.popleft()
       self.owners[row] = index
-      prompt, key = self.prompts[index], jax.random.fold_in(self.root, self.numbers[index])
-      self.slots = insert(
-        self.slots, row, self.prefilled, i, prompt[-1], len(prompt), self.limits[index], key, program=self.program
-      )
+      begun = {
+        'last_B': self.prompts[index][-1],
+        'told_B': 0,
+        'limits_B': self.limits[index],
+        'keys_B': jax.random.fold_in(self.root, self.numbers[index]),
+        'live_B': True,
+      }
+      length = len(self.prompts[index])
+      self.slots = insert(self.slots, row, self.prefilled, i, length, begun, program=self.program)
       if not self.ready:
         self.prefilled = None  # its memory is free for the next
 

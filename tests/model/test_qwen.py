@@ -193,9 +193,10 @@ def test_token_zero_is_attended_to(tiny_config, random_params):
       assert (changed[:at] == 0).all() and (changed[at:] > 1e-2).all()
 
 
+@pytest.mark.parametrize('at_once', [1, 4])
 @pytest.mark.parametrize('stacked', [True, False])
 @pytest.mark.parametrize('family', ['qwen2', 'qwen3'])
-def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, random_params):
+def test_cached_decoding_is_the_forward_pass(family, stacked, at_once, tiny_config, random_params):
   """Prompts of 63, 3 and 61 tokens put into rows 2, 0 and 3 of a cache of 4, then 4 tokens more of each."""
   cfg = tiny_config(family, hidden_size=64, intermediate_size=128)
   params = random_params(cfg)
@@ -215,9 +216,9 @@ def test_cached_decoding_is_the_forward_pass(family, stacked, tiny_config, rando
   first = qwen.unembed(params, cfg, x)
   cache = KVCache.empty(cfg, 4, T, 'float32', stacked).admit(rows, kept, lengths, lengths).resize(T + new)
   got = []
-  for i in range(new):
-    fed = np.zeros((4, 1), np.int32)
-    fed[rows, 0] = tokens[np.arange(3), lengths + i]
+  for i in range(0, new, at_once):
+    fed = np.zeros((4, at_once), np.int32)
+    fed[rows] = tokens[np.arange(3)[:, None], lengths[:, None] + np.arange(i, i + at_once)]
     logits, cache = step(fed, cache)
     got.append(logits[rows])
   got = jnp.concatenate(got, axis=1)
