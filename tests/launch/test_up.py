@@ -17,18 +17,18 @@ from stub_gcloud import FLAGS
 from launch.tpu import babysit, cloud, ledger
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Ten steps, of which a new start repeats the newest two; saved every step. With a file `fail` in the
-# workdir host 1 ends with 1.
+# Ten steps, of which a new start repeats the newest two; saved every step. While the workdir has a file `hold` with the
+# number of a step, it waits there; with a file `fail` host 1 ends with 1.
 COUNTS = """#!/usr/bin/env bash
 trap 'echo "stopped by SIGTERM" >&2; exit 75' TERM
 workdir="$(sed -n 's/.*--workdir=\\([^ ]*\\).*/\\1/p' <<<"$*")"
 mkdir -p "$workdir"
 step="$(cat "$workdir/$SLURM_PROCID" 2>/dev/null || echo 0)"
-((step)) && PAUSE=0.2
 step=$((step > 2 ? step - 2 : 0))
 while ((step < 10)); do
   echo "train $step/10 loss 1.5" >&2
   sleep "${PAUSE:-0.2}"
+  while [[ "$(cat "$workdir/hold" 2>/dev/null)" == "$step" ]]; do sleep 0.1; done
   step=$((step + 1))
   echo "$step" >"$workdir/$SLURM_PROCID"
   if [[ "$SLURM_PROCID" == 1 && "$step" == 9 && -e "$workdir/fail" ]]; then
@@ -47,6 +47,19 @@ def counting(tmp_path, monkeypatch):
   script.write_text(COUNTS)
   script.chmod(0o755)
   monkeypatch.setenv('FAKE_MATHQWEN', str(script))
+
+
+@pytest.fixture
+def hold(counting, tmp_path):
+  """hold(step) -> a file: the hosts stay at that step as long as it is there."""
+
+  def at(step):
+    file = tmp_path / 'bucket/math-7b/hold'
+    file.parent.mkdir(parents=True)
+    file.write_text(str(step))
+    return file
+
+  return at
 
 
 @pytest.fixture
@@ -94,16 +107,17 @@ def created(fake):
   return [body for method, path, body in fake.requests if method == 'POST' and 'queuedResourceId' in path]
 
 
-def test_preempted_asked_again_resumed_deleted(fake_cloud, counting, start, job_file, tmp_path, monkeypatch):
+def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file, tmp_path):
   """And done, with the stub; with gcloud, where a look takes seconds, it fails at last, so that both are seen."""
-  fails = fake_cloud.real
-  monkeypatch.setenv('PAUSE', '3' if fails else '0.5')
+  fails, held = fake_cloud.real, hold(2)
   job = job_file(f'bucket = "{tmp_path}/bucket"', 'price_per_chip_hour = 3600', 'data = ["gsm8k"]')
   process, book = start(job, '--pace', '1' if fails else '0.3')
   wait_for(lambda: 'train 2/10' in log(book))
   if fails:
     (tmp_path / 'bucket/math-7b/fail').touch()
   fake_cloud.preempt('math-7b', 2)
+  wait_for(lambda: book.count('gone'))
+  held.unlink()
   said = process.communicate(timeout=150)[1]
   assert process.returncode == (1 if fails else 0), said
 
@@ -148,24 +162,27 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, counting, start, job_
   assert not re.search('secret-project-7|hf_0123456789abcdef', written + said)
 
 
-def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, hold, start, job_file, tmp_path):
+  held = hold(3)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
   wait_for(lambda: 'train 3/10' in log(book))
   for host in range(4):
     stub_cloud.kill('math-7b', host, signal.SIGTERM)
+  held.unlink()
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 0, said
   assert len(created(stub_cloud)) == 1 and book.count('started') == 2 and book.count('gone') == 0
 
 
-def test_another_launcher_takes_it_up(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
-  monkeypatch.setenv('PAUSE', '0.6')
+def test_another_launcher_takes_it_up(stub_cloud, hold, start, job_file, tmp_path):
+  held = hold(2)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
   wait_for(lambda: 'train 2/10' in log(book))
   second = start(job)[0]
   assert second.communicate(timeout=30)[1] == 'launch: another launcher watches math-7b already\n'
   process.kill()
+  held.unlink()
   process, book = start(job)
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 0, said
@@ -176,8 +193,8 @@ def test_another_launcher_takes_it_up(stub_cloud, counting, start, job_file, tmp
   assert 'math-7b is done' in again.communicate(timeout=30)[1] and again.returncode == 2
 
 
-def test_stop_saves_and_deletes(stub_cloud, counting, start, launch, job_file, tmp_path, monkeypatch):
-  monkeypatch.setenv('PAUSE', '0.6')
+def test_stop_saves_and_deletes(stub_cloud, hold, start, launch, job_file, tmp_path):
+  hold(2)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
   wait_for(lambda: 'train 2/10' in log(book))
@@ -192,8 +209,8 @@ def test_stop_saves_and_deletes(stub_cloud, counting, start, launch, job_file, t
 
 
 @pytest.mark.parametrize('limit', ['max_cost = 0.02\nprice_per_chip_hour = 1', 'max_hours = 0.0012'])
-def test_limits_stop_and_delete(stub_cloud, counting, start, job_file, tmp_path, monkeypatch, limit):
-  monkeypatch.setenv('PAUSE', '2')
+def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, limit):
+  hold(1)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *limit.split('\n')))
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 75 and not stub_cloud.nodes, said
@@ -222,8 +239,8 @@ def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_
   assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
 
 
-def test_delete_ends_a_launcher_that_watches(stub_cloud, counting, start, launch, job_file, tmp_path, monkeypatch):
-  monkeypatch.setenv('PAUSE', '2')
+def test_delete_ends_a_launcher_that_watches(stub_cloud, hold, start, launch, job_file, tmp_path):
+  hold(1)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
   wait_for(lambda: 'train 0/10' in log(book))
@@ -232,15 +249,16 @@ def test_delete_ends_a_launcher_that_watches(stub_cloud, counting, start, launch
   assert process.returncode == 75 and len(created(stub_cloud)) == 1 and not stub_cloud.queued, said
 
 
-def test_deleted_by_somebody_else(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+def test_deleted_by_somebody_else(stub_cloud, hold, start, job_file, tmp_path):
   """While no launcher watched: the next one asks again, and installs on the new slice."""
-  monkeypatch.setenv('PAUSE', '0.6')
+  held = hold(1)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
   wait_for(lambda: 'train 1/10' in log(book))
   process.kill()
   process.wait()
   stub_cloud.answer('DELETE', next(iter(stub_cloud.queued)).join(['/v2/', '?force=true']), {})
+  held.unlink()
   said = start(job)[0].communicate(timeout=100)[1]
   assert said.splitlines()[-1].startswith('done: 10 steps'), said
   assert (book.count('gone'), book.count('active'), book.count('ready')) == (1, 2, 2)
@@ -273,8 +291,8 @@ def test_hosts_that_are_not_reached_at_first(stub_cloud, counting, start, job_fi
   assert said.count('the hosts could not be set up: ') == (1 if fails == 1 else 3)
 
 
-def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
-  monkeypatch.setenv('PAUSE', '2')
+def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, hold, start, job_file, tmp_path):
+  hold(1)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
   wait_for(lambda: 'train 0/10' in log(book))
   (stub_cloud.bin / 'gcloud').write_text(
