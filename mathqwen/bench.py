@@ -19,10 +19,10 @@ import numpy as np
 from mathqwen import chips, generate, optim, sharding, train
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
+from mathqwen.flops import model_flops
 from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.plan import model_flops
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for

@@ -15,11 +15,11 @@ from mathqwen import checkpoint, chips, loss, optim, sharding
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
+from mathqwen.flops import model_flops
 from mathqwen.meter import Meter
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.model import attention, qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.plan import model_flops
 from mathqwen.profiling import Profile
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mathqwen import chips, cli, plan
+from mathqwen import chips, cli, flops, plan
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model.config import PRESETS
@@ -58,8 +58,8 @@ def test_model_flops_by_hand():
   weights = 28 * layer + 152064 * 3584
   pairs = 1024 * 1025 // 2  # of a query and a key up to it
   want = 128 * (6 * 1024 * weights + 3 * 28 * 2 * 2 * 3584 * pairs)
-  assert plan.model_flops(cfg, 128, 1024) == want
-  assert plan.recomputed_flops(cfg, 'mlp', 128, 1024) - plan.recomputed_flops(cfg, 'dots', 128, 1024) == (
+  assert flops.model_flops(cfg, 128, 1024) == want
+  assert flops.recomputed_flops(cfg, 'mlp', 128, 1024) - flops.recomputed_flops(cfg, 'dots', 128, 1024) == (
     128 * 1024 * 28 * 2 * 2 * 3584 * 18944
   )
 

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, chips, optim, plan, sharding, train
+from mathqwen import checkpoint, chips, optim, sharding, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pipeline
+from mathqwen.flops import model_flops
 from mathqwen.hf import layouts
 from mathqwen.hf.reading import at
 
@@ -256,7 +257,7 @@ def test_where_the_time_of_a_run_goes(small_run, monkeypatch):
   lines = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
   windows = {line['step']: line for line in lines if 'loss' in line}
   assert list(windows) == [1, 2, 3, 4] and windows[1]['input_seconds'] >= 0.4
-  flops = plan.model_flops(experiment.model, 2, 12)
+  flops = model_flops(experiment.model, 2, 12)
   for window in windows.values():
     assert 0 < window['input_seconds'] < window['step_seconds']  # the step before hides some of the wait
     assert window['step_seconds'] < 2.5  # neither compiling nor saving is in it
