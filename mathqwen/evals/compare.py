@@ -4,6 +4,7 @@ compare('abel', 'openai_6b')     gsm8k: 1,319 problems, 59.7% and 21.7%; differe
                                  exact McNemar test p = 2.6e-115; right -> wrong: 539, wrong -> right: 37
 """
 
+import collections
 import math
 import os
 import pathlib
@@ -75,11 +76,16 @@ def _read(file: pathlib.Path) -> dict[str, dict]:
   for row in rows:
     if not isinstance(row.get('correct'), bool):
       raise UserError(f'{file}: {_problem(row)} has no verdict; `mathqwen grade` gives it one')
-  return {_problem(row): row for row in rows}
+  found, times = {}, collections.Counter()
+  for row in rows:
+    key = _problem(row)
+    times[key] += 1  # without ids: Math401 asks eight questions twice
+    found[key if times[key] == 1 else f'{key} (no. {times[key]})'] = row
+  return found
 
 
 def _problem(row: dict) -> str:
-  return str(row.get('id', row.get('question')))
+  return str(row['question'] if row.get('id') is None else row['id'])
 
 
 def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:

@@ -16,7 +16,9 @@ _ANSWER_IS = re.compile(
   r'答案?(?:是|为|[:：])',
   re.IGNORECASE | re.MULTILINE,
 )
-_MATH = re.compile(r'\$\$?([^$]++)\$|\\\(((?:[^\\]|\\(?![()]))*+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]')
+_MATH = re.compile(
+  r'(?<!\\)\$\$?((?:[^$\\]|\\[\s\S])++)\$|\\\(((?:[^\\]|\\(?![()]))*+)\\\)|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]'
+)
 _SENTENCE_END = re.compile(r'\.\s|\.?$|[。．；;]')
 
 
@@ -57,16 +59,30 @@ def answer_is(text: str) -> str | None:
 def number(text: str) -> str | None:
   r"""The number given as the answer: after `#### `, in `\boxed{}`, after `The answer is`, else the last one.
 
-  A segment with `=` counts from its last `=`: `The answer is 3 + 4 = 7 apples` gives 7.
+  A segment with `=` counts from its last `=`: `The answer is 3 + 4 = 7 apples` gives 7. A sentence that does not begin
+  with a number gives its last: `Answer: In 3 days she earns $18.`
   """
+  return _number(text, first=True)
+
+
+def chinese_number(text: str) -> str | None:
+  """As `number`, but the last of the answer's sentence in any case: `答：3天后还剩18吨。` gives 18."""
+  return _number(text, first=False)
+
+
+def _number(text: str, first: bool) -> str | None:
   segment = hashes(text)
   if segment and (marked := values.starts(segment)):  # a Markdown heading, `#### Step 2`, is no answer
     return marked
   for segment in (boxed(text), answer_is(text)):
     if segment:
-      numbers = values.find(segment.rpartition('=')[2])
-      if numbers:
+      _, equals, end = segment.rpartition('=')
+      numbers = values.find(end)
+      if numbers and (equals or (first and values.starts(end))):
         return numbers[0]
+      if numbers:
+        sentence = values.find(end[: _SENTENCE_END.search(end).start()])
+        return (sentence or numbers[:1])[-1]
   return values.last(text)
 
 

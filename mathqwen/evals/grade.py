@@ -22,7 +22,12 @@ from mathqwen.evals.published import PUBLISHED, close
 from mathqwen.evals.rule import MAX_ANSWER, Rule, Verdict
 
 _within_1e4 = close('1e-4')
-_BASE = re.compile(r'[0-9A-Z]\}?_\{?(?:\\text\{)?(\d+)')
+# What math-verify leaves unread, and what must agree where both have it: it takes 2112_5 for 2112_6, 9 a.m. for 9 p.m.
+_TOLD_APART = {
+  'number base': re.compile(r'[0-9A-Z]\}?_\{?(?:\\text\{)?(\d+)'),
+  'half of the day': re.compile(r'\d[^\da-zA-Z]*(?:\\(?:text|mbox|mathrm|textrm)\s?\{\s*)?([apAP])\.?\s?[mM]\b'),
+  'scale': re.compile(r'(?<![a-zA-Z])((?:m|b|tr)illion|thousand|hundred)', re.IGNORECASE),
+}
 
 
 def _number(answer: str, gold: str) -> tuple[bool, str]:
@@ -38,7 +43,13 @@ def _number(answer: str, gold: str) -> tuple[bool, str]:
 
 
 def _value(answer: str, gold: str) -> tuple[bool, str]:
-  return (True, 'equal text') if answer == gold else _within_1e4(answer, gold)
+  """Of an answer below 0.01 within a hundredth of it: 0 is not 0.00008."""
+  if answer == gold:
+    return True, 'equal text'
+  equal, reason = _within_1e4(answer, gold)
+  if equal and abs(values.value(answer) - (want := values.value(gold))) > abs(want) / 100:
+    return False, 'difference of more than a hundredth'
+  return equal, reason
 
 
 def math(response: str, gold: str) -> Verdict:
@@ -54,9 +65,10 @@ def math(response: str, gold: str) -> Verdict:
 def _mathematics(answer: str, gold: str) -> tuple[bool, str]:
   if latex.normalise(answer) == latex.normalise(gold):
     return True, 'equal after normalisation'
-  bases = [_BASE.search(text) for text in (answer, gold)]
-  if all(bases) and bases[0].group(1) != bases[1].group(1):  # math-verify takes 2112_5 for 2112_6
-    return False, 'different number base'
+  for what, pattern in _TOLD_APART.items():
+    found = [pattern.search(text) for text in (answer, gold)]
+    if all(found) and found[0].group(1).lower() != found[1].group(1).lower():
+      return False, f'different {what}'
   return symbolic.equal(gold, answer)
 
 
@@ -67,8 +79,9 @@ RULES = {
     extract.number, _number,
   ),
   'math23k': Rule(
-    'Math23K: the same number, by its value (percent, fraction, mixed number); |difference| < 1e-4',
-    extract.number, _value,
+    'Math23K: as GSM8K, but the last number of the sentence, by its value (percent, fraction, mixed number); '
+    '|difference| < 1e-4, and at most a hundredth of the gold answer',
+    extract.chinese_number, _value,
   ),
   'math401': Rule(
     'Math401 (arXiv 2304.02015): the last number; |decoded - target| < 1e-3', extract.last_number, close('1e-3')

@@ -10,7 +10,11 @@ import re
 
 _SPACING = re.compile(r'\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits)(?![a-zA-Z])|\\[!,;: ]|[~$]')
 _WORDS = re.compile(r'\\(?:text|mbox|textbf|textit|mathrm|mathbf|textrm|operatorname)\s?\{([^{}]*+)\}')
-_UNITS = re.compile(r'(?<=[\d}])\s*+\\(?:text|mbox|mathrm|textrm)\s?\{\s*+[a-zA-Z][^{}]*+\}(?:\^\{?\d\}?)?$')
+_UNITS = re.compile(
+  r'(?<=[\d}])\s*+\\(?:text|mbox|mathrm|textrm)\s?\{\s*+(?!(?:[ap]\.?m\b|[a-z]*illion|thousand|hundred))'
+  r'[a-zA-Z][^{}]*+\}(?:\^\{?\d\}?)?$',
+  re.IGNORECASE,
+)
 _THOUSANDS = re.compile(r'\d{1,3}(?:,\d{3})++(?:\.\d++)?')
 _DEGREES = re.compile(r'\^\{?\\circ\}?|\\degree(?![a-zA-Z])|°')
 _SHORT_FRACTION = re.compile(r'\\frac\s?(?:\{([^{}]++)\}|(\w))\s?(?:\{([^{}]++)\}|(\w))')

@@ -17,7 +17,7 @@ _LEADING_ZERO = re.compile(r'[+-]?0\d+')  # 05 is no Python number, which that g
 _ABEL = re.compile(r'#### (.*)')
 _MINERVA, _MINERVA_END = 'The final answer is', '. I hope it is correct'
 _PLAIN = re.compile(r'-?[\d.,/]+|-?\\frac\{-?[\d.]+\}\{[\d.]+\}')
-_PRODUCT = re.compile(r'(?<=\d)\\frac')
+_PRODUCT = re.compile(r'(?<=\d)\\[dt]?frac')
 _WIZARD = 'The answer is: '
 _WIZARD_NUMBER = re.compile(r'[-+]?\d*[.,/]?\d+')
 _HARNESS_NUMBER = re.compile(r'-?[$0-9.,]{2,}|-?[0-9]+')
@@ -137,7 +137,8 @@ def close(limit: str):
 def same_after_minerva(answer: str, gold: str) -> tuple[bool, str]:
   """Minerva's form on both sides; equal strings, or a difference that is zero.
 
-  As SymPy reads LaTeX there: a percent sign cannot be read, `6\\frac{1}{5}` is a product, letters are variables.
+  As SymPy reads LaTeX there: a percent sign cannot be read, `6\\frac{1}{5}` is a product, letters are variables, and a
+  period behind a formula, but not behind a number, is left unread.
   """
   answer, gold = latex.minerva(answer), latex.minerva(gold)
   if answer == gold:
@@ -147,7 +148,9 @@ def same_after_minerva(answer: str, gold: str) -> tuple[bool, str]:
   got, want = (values.value(text) if _PLAIN.fullmatch(text) else None for text in (answer, gold))
   if got is not None and want is not None:
     return got == want, 'equal value' if got == want else 'different value'
-  answer, gold = (_PRODUCT.sub(r'\\cdot\\frac', text) for text in (answer, gold))
+  answer, gold = (
+    _PRODUCT.sub(r'\\cdot\\frac', text if _PLAIN.fullmatch(text) else text.rstrip('.')) for text in (answer, gold)
+  )
   return symbolic.equal(gold, answer, test='difference')
 
 

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import socket
 import zlib
 
@@ -55,7 +56,7 @@ def read(path: str | os.PathLike) -> Stored:
     if line.strip():
       try:
         record = json.loads(line.decode('utf-8'))
-      except ValueError as error:
+      except (ValueError, RecursionError) as error:
         if last:
           note = f'{path}:{number}: half-written last line dropped'
           break
@@ -196,4 +197,4 @@ def _natural(item):
   name = item[0]
   place = GROUPS.index(name) if name in GROUPS else -1
   head, _, tail = name.rpartition(' ')
-  return (place, head, int(tail)) if tail.isdigit() else (place, name, -1)
+  return (place, head, int(tail)) if re.fullmatch('[0-9]{1,9}', tail) else (place, name, -1)

@@ -122,3 +122,15 @@ def test_several_answers_to_a_problem_are_refused(tmp_path):
   (b / 'gsm8k' / 'scores.json').write_text('{"rule": "number", "samples": 4}')
   with pytest.raises(UserError, match='4 answers to each problem'):
     compare.compare(a, b)
+
+
+@pytest.mark.parametrize('field', [{}, {'id': None}])
+def test_questions_asked_twice_count_twice(tmp_path, field):
+  """Without ids, as in Math401."""
+  for name, verdicts in (('a', [True, False, True]), ('b', [True, True, False])):
+    row = {'benchmark': 'math401', 'response': 'r', 'gold': '1'} | field
+    rows = [row | {'question': q, 'correct': ok} for q, ok in zip('xxy', verdicts, strict=True)]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  one = next(iter(compare.compare(tmp_path / 'a', tmp_path / 'b')['benchmarks'].values()))
+  assert (one['n'], one['wrong_to_right'], one['right_to_wrong']) == (3, ['x (no. 2)'], ['y'])

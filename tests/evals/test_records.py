@@ -61,6 +61,7 @@ def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
   'lines, message',
   [
     (['{"id": "a"', '{}'], r':1: not JSON'),
+    (['[' * 100_000, '{}'], r':1: not JSON'),
     (['[1]'], r':1: a record is a JSON object, not list'),
     (['{"id": "a", "response": "r", "gold": "1"}', '', '{"id": "b", "gold": "1"}'], r":3: field 'response' is missing"),
     (['{"id": "a", "response": "r", "gold": 1}'], r":1: field 'gold' is int; it must be text"),
@@ -143,3 +144,10 @@ def test_summary_does_not_invent_what_records_do_not_say():
   rows = [{'id': 'a', 'response': '', 'gold': '1', 'correct': False, 'extracted': None}]
   scores = records.summarise(rows, benchmarks.get('gsm8k'), 'number')
   assert scores['truncated'] is None and 'by_group' not in scores and 'relative_error' not in scores
+
+
+def test_levels_that_are_no_numbers():
+  names = ['Level ²', 'Level 10', 'Level 2', 'Level ' + '9' * 5_000]
+  rows = [record(str(i), extra={'level': name}) for i, name in enumerate(names)]
+  found = list(records.summarise(rows, benchmarks.get('math'), 'math')['by_group'])
+  assert found.index('Level 2') < found.index('Level 10') and sorted(found) == sorted(names)
