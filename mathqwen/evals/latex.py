@@ -34,7 +34,7 @@ def normalise(text: str) -> str:
   text = text.replace('\\geq', '\\ge').replace('\\leq', '\\le').replace('\\neq', '\\ne')
   text = _WORDS.sub(r'\1', _UNITS.sub('', text.strip()))
   text = _NAME.sub('', _DEGREES.sub('', text).strip())
-  text = _SHORT_FRACTION.sub(lambda m: f'\\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}', text)
+  text = whole_fractions(text)
   text = _TRAILING_ZEROS.sub('', _POINT.sub('0.', _SHORT_ROOT.sub(r'\\sqrt{\1}', text)))
   text = ''.join(text.split())
   if _THOUSANDS.fullmatch(text.lstrip('-')):
@@ -42,6 +42,11 @@ def normalise(text: str) -> str:
   if fraction := _PLAIN_FRACTION.fullmatch(text):
     text = f'{fraction[1]}\\frac{{{fraction[2]}}}{{{fraction[3]}}}'
   return text
+
+
+def whole_fractions(text: str) -> str:
+  r"""`\frac{36}2` as `\frac{36}{2}`."""
+  return _SHORT_FRACTION.sub(lambda m: f'\\frac{{{m[1] or m[2]}}}{{{m[3] or m[4]}}}', text)
 
 
 # Minerva (arXiv 2206.14858), Appendix D.1.

@@ -148,9 +148,8 @@ def same_after_minerva(answer: str, gold: str) -> tuple[bool, str]:
   got, want = (values.value(text) if _PLAIN.fullmatch(text) else None for text in (answer, gold))
   if got is not None and want is not None:
     return got == want, 'equal value' if got == want else 'different value'
-  answer, gold = (
-    _PRODUCT.sub(r'\\cdot\\frac', text if _PLAIN.fullmatch(text) else text.rstrip('.')) for text in (answer, gold)
-  )
+  answer, gold = (text if _PLAIN.fullmatch(text) else text.rstrip('.') for text in (answer, gold))
+  answer, gold = (_PRODUCT.sub(r'\\cdot\\frac', latex.whole_fractions(text)) for text in (answer, gold))
   return symbolic.equal(gold, answer, test='difference')
 
 

@@ -76,6 +76,8 @@ SHARED = ROOT.parent / 'shared'
     ('abel', '#### \\frac{31}{5}', '6\\frac{1}{5}', False, '\\frac{31}{5}'),
     ('abel', '#### 1\\dfrac{9}{10}', '1\\frac{9}{10}', True, '1\\dfrac{9}{10}'),
     ('abel', '#### \\frac{\\sqrt{3}}{3}.', '\\frac{\\sqrt{3}}{3}', True, '\\frac{\\sqrt{3}}{3}.'),
+    ('abel', '#### \\frac{36}2', '18', True, '\\frac{36}2'),
+    ('abel', '#### 25\\%.', '25\\%', False, '25\\%.'),
     ('abel', '#### 18.', '18', False, '18.'),
     ('abel', '#### 6 * 3', '18', True, '6 * 3'),
     ('abel', '#### x^2-1', '(x-1)(x+1)', True, 'x^2-1'),
