@@ -228,10 +228,10 @@ class Endpoint:
       found = json.loads(text)
       found = found.get('error', found)
       said, code = found.get('message', text), found.get('code')
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
       code = None
-    what = f'{error.code} {error.reason}' + (f' ({" ".join(str(said).split())[:300]})' if said else '')
-    what = self._clean(what)
+    said = self._clean(' '.join(str(said).split()))  # again: JSON may have written the key with escapes
+    what = self._clean(f'{error.code} {error.reason}') + (f' ({said[:300]})' if said else '')
     if error.code in (429, 503) and code != 'insufficient_quota':
       raise _TryAgain(what, _retry_after(error.headers.get('Retry-After')), busy=True)
     if error.code >= 500 or error.code in (408, 409):
@@ -250,14 +250,16 @@ class Endpoint:
       choice = said['choices'][0]
       reason, content = choice['finish_reason'], choice['message']['content'] if chat else choice['text']
       tokens, served = (said.get('usage') or {}).get('completion_tokens'), said.get('model')
-    except (ValueError, LookupError, TypeError, AttributeError):
-      raise _TryAgain(f'not an answer of the OpenAI API: {" ".join(text[:80].split())!r}') from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+      said = ' '.join(self._clean(text.replace('\\/', '/'))[:80].split())
+      raise _TryAgain(f'not an answer of the OpenAI API: {said!r}') from None
     if content is None and reason in ('length', 'content_filter'):
       content = ''  # cut off while it was thinking, or withheld
     if not isinstance(content, str) or not isinstance(reason, str):
       raise _TryAgain('an answer without text or finish_reason')
     tokens = tokens if isinstance(tokens, int) else None
-    return Answer(content, tokens, reason == 'length', served if isinstance(served, str) else None)
+    served = self._clean(served) if isinstance(served, str) else None
+    return Answer(self._clean(content), tokens, reason == 'length', served)
 
   def _clean(self, text: str) -> str:
     return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text

@@ -1,11 +1,14 @@
 """The process in which answers are parsed as mathematics. Run by path, never imported: it must stay free of JAX.
 
 One JSON object a line: in {"gold", "answer", "test"}, out {"equal"}; `test` is 'math-verify' or 'difference'.
-It has no time limit of its own: whoever started it kills it.
+It has no time limit of its own: whoever started it kills it, and it ends soon after whoever started it.
 """
 
 import json
+import os
 import sys
+import threading
+import time
 
 MEMORY_LIMIT = 4 * 2**30  # bytes; 9**9**9 would otherwise take the machine's memory before its time is up
 
@@ -18,8 +21,16 @@ def limit_memory():
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
+def end_with(parent: int):
+  """Of a parent that was killed: it cannot stop a comparison that takes for ever."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)
+
+
 def main():
   limit_memory()
+  threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
   out = sys.stdout
   sys.stdout = sys.stderr  # what a parser prints must not be taken for an answer
   try:

@@ -343,6 +343,19 @@ def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
   assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 3
 
 
+def test_a_key_written_with_escapes_is_nowhere(server, data_dir, tmp_path, capsys):
+  escaped = lambda body: json.dumps(body).replace('-', '\\u002d').encode()
+  told = lambda h: escaped(answer(h.question, message={'content': f'{KEY} 2'}) | {'model': KEY})
+  message = {'error': {'message': 'x' * 280 + KEY}}
+  server.script = [lambda h: h.say(told(h)), lambda h: h.say(escaped(message), 500), lambda h: h.say(b'[' * 200_000)]
+  server.script.append(lambda h: h.say(escaped(message), 401))
+  with pytest.raises(UserError) as caught:
+    evaluate(server, data_dir, tmp_path, concurrency=1, progress=True, tries=9)
+  texts = [path.read_text() for path in tmp_path.rglob('*.json*')] + list(capsys.readouterr()) + [str(caught.value)]
+  assert lines(tmp_path)[0]['response'] == '*** 2' and lines(tmp_path)[0]['served_model'] == '***'
+  assert not any(KEY[:8] in text for text in texts) and len(server.asked) == 4
+
+
 @pytest.mark.parametrize('key', ['two words', 'line\nend', 'schlüssel'])
 def test_a_key_that_no_header_takes_is_not_shown(monkeypatch, server, data_dir, key):
   monkeypatch.setenv('OPENAI_API_KEY', key)

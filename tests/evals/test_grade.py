@@ -1,5 +1,6 @@
 """Verdicts: literal rows, the published verdicts in ../shared, gold against gold, and hostile answers."""
 
+import contextlib
 import gzip
 import json
 import pathlib
@@ -376,6 +377,26 @@ def test_grading_imports_neither_jax_nor_sympy():
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
   assert done.stdout.strip() == '[]', done.stderr
+
+
+def test_worker_ends_with_a_parent_that_was_killed():
+  ask = json.dumps({'gold': '1', 'answer': '\\sum_{i=1}^{10^{9}} i!', 'test': 'math-verify'})
+  script = (
+    'import subprocess, sys; '
+    f'p = subprocess.Popen([sys.executable, "-P", {str(symbolic._WORKER)!r}], stdin=-1, stdout=-1, text=True); '
+    f'p.stdout.readline(); p.stdin.write({ask!r} + chr(10)); p.stdin.flush(); print(p.pid, flush=True); '
+    'import time; time.sleep(100)'
+  )
+  parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
+  worker = pathlib.Path('/proc', parent.stdout.readline().strip())
+  time.sleep(0.5)  # it is at work
+  parent.kill()
+  parent.wait()
+  deadline = time.monotonic() + 30
+  with contextlib.suppress(OSError):  # it is gone
+    while worker.joinpath('stat').read_text().rpartition(')')[2].split()[0] != 'Z':
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
 
 
 def test_worker_imports_no_jax():
