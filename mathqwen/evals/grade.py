@@ -43,7 +43,7 @@ def _number(answer: str, gold: str) -> tuple[bool, str]:
 
 
 def _value(answer: str, gold: str) -> tuple[bool, str]:
-  """Of an answer below 0.01 within a hundredth of it: 0 is not 0.00008."""
+  """Where the gold answer is below 0.01, within a hundredth of it: 0 is not 0.00008."""
   if answer == gold:
     return True, 'equal text'
   equal, reason = _within_1e4(answer, gold)

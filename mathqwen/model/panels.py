@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 WIDTH = 64  # rows in a panel
 SHORTEST, LONGEST = 16, 256  # numbers in a part of a sum
-SHARED = 2**15 // 8  # columns of products, more than which 8 rows have where XLA gives them to all threads
+SHARED = 2**15 // 8  # columns of products, of which 8 rows fill a task of YNNPACK's: more go to several threads
 FEW = 256  # rows of the other side, up to which panels are read as they lie; more are multiplied by a plain copy
 
 
