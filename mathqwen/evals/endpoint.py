@@ -7,6 +7,8 @@ The key is read from the environment (OPENAI_API_KEY; local servers need none) a
 redirects are not followed, and what a server says is searched for it before it is shown or recorded.
 """
 
+import collections
+import contextlib
 import dataclasses
 import datetime
 import email.utils
@@ -17,6 +19,8 @@ import os
 import pathlib
 import queue
 import random
+import re
+import socket
 import sys
 import threading
 import time
@@ -32,10 +36,13 @@ from mathqwen.evals import prompts as prompts_lib
 
 PREFIX = 'openai:'
 KEY = 'OPENAI_API_KEY'
+_NAMED = 5  # problems without an answer
 _MAX_BODY = 2**25  # bytes of one answer
 _LONG_KEY = 8  # characters; shorter ones are names such as EMPTY, which an answer may contain
+_IN_A_ROW = 8  # problems without an answer after which no more are asked
+_OF_ONE = (400, 413, 422)  # a server's refusals of one problem; others would fare the same with every one
 _REMEDIES = {
-  400: 'the server does not take this request; another --prompt or --max-new-tokens may do',
+  400: 'another --prompt or --max-new-tokens may do',
   401: f'put the key of this server into {KEY}',
   403: f'the key in {KEY} may not use this model',
   404: 'look at the address (most end in /v1) and at the name after #',
@@ -50,12 +57,19 @@ class Answer:
   served_model: str | None  # the exact name behind an alias
 
 
-class _TryAgain(Exception):
-  """A failure that may pass. wait: seconds the server asks for; busy: it only has too much to do."""
+class _Failure(Exception):
+  """In place of an answer. again: it may pass; of_all: other problems would fare no better; busy: the server only has
+  too much to do; wait: seconds that it asks for."""
 
-  def __init__(self, what: str, wait: float | None = None, busy: bool = False):
+  def __init__(
+    self, what: str, again: bool = True, of_all: bool = False, busy: bool = False, wait: float | None = None
+  ):
     super().__init__(what)
-    self.wait, self.busy = wait, busy
+    self.again, self.of_all, self.busy, self.wait = again, of_all or busy, busy, wait
+
+
+class _Stopped(Exception):
+  """Nothing more is to be asked."""
 
 
 class _Gate:
@@ -81,6 +95,50 @@ class _Gate:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
   def redirect_request(self, *_):
     return None
+
+
+class _InTime:
+  """A connection whose answer begins within `timeout` in all; the library's bounds each byte's wait."""
+
+  def getresponse(self):
+    late, sock = threading.Event(), self.sock
+
+    def cut():
+      late.set()
+      with contextlib.suppress(OSError):  # it has ended by itself
+        sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(self.timeout, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+      response = super().getresponse()
+    except (OSError, http.client.HTTPException) as error:
+      raise (TimeoutError() if late.is_set() else error) from None
+    finally:
+      timer.cancel()
+    if late.is_set():  # what came of its head looks whole
+      response.close()
+      raise TimeoutError
+    return response
+
+
+class _Http(_InTime, http.client.HTTPConnection):
+  pass
+
+
+class _Https(_InTime, http.client.HTTPSConnection):
+  pass
+
+
+class _HttpHandler(urllib.request.HTTPHandler):
+  def http_open(self, request):
+    return self.do_open(_Http, request)
+
+
+class _HttpsHandler(urllib.request.HTTPSHandler):
+  def https_open(self, request):
+    return self.do_open(_Https, request)
 
 
 class Endpoint:
@@ -111,8 +169,8 @@ class Endpoint:
       raise UserError(f'{KEY} holds characters that no key has (spaces, line ends, accents); set it again')
     self._timeout, self._tries, self._patience, self._backoff = timeout, tries, patience, backoff
     self._gate, self._stop = _Gate(requests_per_minute), threading.Event()
-    self._told: set[str] = set()
-    self._open = urllib.request.build_opener(_NoRedirects).open
+    self._repeated: collections.Counter[str] = collections.Counter()
+    self._open = urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler).open
     host = urllib.parse.urlsplit(self._url)
     if self._key and host.scheme == 'http' and host.hostname not in ('localhost', '127.0.0.1', '::1'):
       self._tell(f'{host.hostname} is asked over http: the key in {KEY} travels unencrypted')
@@ -122,45 +180,61 @@ class Endpoint:
   ):
     """Greedy; `on_done(position, Answer)` in this thread, as answers come, of `batch_size` requests at a time.
 
-    The first problem that stays unanswered ends it: nothing new is asked, and what is under way is waited for.
+    Raises run.Unanswered at its end where problems had no answer. Where that holds for all, or for _IN_A_ROW in a row,
+    nothing new is asked, and what is under way is waited for.
     """
     self._stop.clear()
+    self._repeated.clear()
     todo, answers = iter(range(len(prompts))), queue.SimpleQueue()
     lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
 
+    in_a_row = 0
+
     def work():
+      nonlocal in_a_row
       while True:
         with lock:
           position = None if self._stop.is_set() else next(todo, None)
         if position is None:
           break
         try:
-          answers.put((position, self._answer(prompts[position] | stop, max_new_tokens)))
-        except Exception as error:  # of any kind: it is raised again in the caller's thread
-          answers.put((position, error))
-          self._stop.set()
+          ended = self._answer(prompts[position] | stop, max_new_tokens)
+        except _Stopped:
+          break
+        except Exception as error:  # of any kind: it is dealt with in the caller's thread
+          ended = error
+        with lock:
+          in_a_row = in_a_row + 1 if isinstance(ended, Exception) else 0
+          if in_a_row == _IN_A_ROW or getattr(ended, 'of_all', False):
+            self._stop.set()
+        answers.put((position, ended))
       answers.put(None)
 
     threads = min(batch_size, len(prompts))
     for _ in range(threads):
       threading.Thread(target=work, daemon=True).start()  # Ctrl-C need not wait for them
-    failure = None
+    why = {}
     try:
       while threads:
         ended = answers.get()
         if ended is None:
           threads -= 1
+        elif isinstance(ended[1], _Failure):
+          why[ended[0]] = ended[1]
         elif isinstance(ended[1], Exception):
-          failure = failure or ended[1]
+          raise ended[1]
         else:
           on_done(*ended)
+      given_up = self._stop.is_set()
     finally:
       self._stop.set()
-    if failure:
-      raise failure
+    if sum(self._repeated.values()) > len(self._repeated):
+      self._tell(f'{self._url}: requests repeated: {_counted(self._repeated)}')
+    if why:
+      raise run.Unanswered(why, given_up)
 
   def _answer(self, prompt: dict, max_new_tokens: int) -> Answer:
-    """Raises _TryAgain when the tries are used up, UserError for what no further try can mend."""
+    """Raises _Failure when the tries are used up, or for what no further try can mend."""
     body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
     path = 'chat/completions' if 'messages' in prompt else 'completions'
     request = urllib.request.Request(f'{self._url}/{path}', json.dumps(body).encode(), self._headers())
@@ -169,7 +243,9 @@ class Endpoint:
       self._sleep(self._gate.seconds())
       try:
         return self._once(request, 'messages' in prompt)
-      except _TryAgain as error:
+      except _Failure as error:
+        if not error.again:
+          raise
         failures += not error.busy
         wait = min(60, self._backoff * 2 ** min(waits, 20)) * random.uniform(0.5, 1)
         wait = max(wait, (error.wait or 0) * random.uniform(1, 1.1))
@@ -178,14 +254,15 @@ class Endpoint:
           raise
         if error.wait is not None:
           self._gate.hold(error.wait)
-        if str(error) not in self._told:
-          self._told.add(str(error))
+        kind = _kind(error)
+        self._repeated[kind] += 1
+        if self._repeated[kind] == 1:
           self._tell(f'{self._url}: {error}; asked again')
         self._sleep(wait)
 
   def _sleep(self, seconds: float):
     if self._stop.wait(seconds):
-      raise _TryAgain('given up, as another problem was not answered')
+      raise _Stopped
 
   def _headers(self) -> dict:
     headers = {'Content-Type': 'application/json', 'User-Agent': f'mathqwen/{mathqwen.__version__}'}
@@ -199,11 +276,11 @@ class Endpoint:
       with error:
         self._refused(error)
     except urllib.error.URLError as error:
-      raise _TryAgain(f'cannot be reached ({error.reason})') from None
+      raise _Failure(f'cannot be reached ({error.reason})', of_all=True) from None
     except TimeoutError:
-      raise _TryAgain(f'no answer within {self._timeout:g} seconds') from None
+      raise _Failure(f'no answer within {self._timeout:g} seconds') from None
     except (OSError, http.client.HTTPException) as error:
-      raise _TryAgain(f'the connection broke ({type(error).__name__})') from None
+      raise _Failure(f'the connection broke ({type(error).__name__})') from None
     return self._parse(text, chat)
 
   def _body(self, response) -> str:
@@ -213,7 +290,7 @@ class Endpoint:
       parts.append(part)
       size += len(part)
       if size > _MAX_BODY:
-        raise _TryAgain(f'an answer of more than {_MAX_BODY:,} bytes')
+        raise _Failure(f'an answer of more than {_MAX_BODY:,} bytes')
       if time.monotonic() > deadline:
         raise TimeoutError
     return self._clean(b''.join(parts).decode('utf-8', 'replace'))
@@ -233,18 +310,20 @@ class Endpoint:
     said = self._clean(' '.join(str(said).split()))  # again: JSON may have written the key with escapes
     what = self._clean(f'{error.code} {error.reason}') + (f' ({said[:300]})' if said else '')
     if error.code in (429, 503) and code != 'insufficient_quota':
-      raise _TryAgain(what, _retry_after(error.headers.get('Retry-After')), busy=True)
+      raise _Failure(what, busy=True, wait=_retry_after(error.headers.get('Retry-After')))
     if error.code >= 500 or error.code in (408, 409):
-      raise _TryAgain(what)
+      raise _Failure(what)
     if 300 <= error.code < 400:
       target = self._clean(str(error.headers.get('Location')))
-      raise UserError(f'{self._url} redirects to {target}, where the key is not sent; give that address')
+      raise _Failure(
+        f'it redirects to {target}, where the key is not sent; give that address', again=False, of_all=True
+      )
     remedy = _REMEDIES.get(error.code, 'the server will not answer this request')
-    raise UserError(f'{self.name}: {what}; {remedy}')
+    raise _Failure(f'{what}; {remedy}', again=False, of_all=error.code not in _OF_ONE)
 
   def _parse(self, text: str, chat: bool) -> Answer:
     if not text.strip():
-      raise _TryAgain('an empty answer')
+      raise _Failure('an empty answer')
     try:
       said = json.loads(text)
       choice = said['choices'][0]
@@ -252,11 +331,11 @@ class Endpoint:
       tokens, served = (said.get('usage') or {}).get('completion_tokens'), said.get('model')
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
       said = ' '.join(self._clean(text.replace('\\/', '/'))[:80].split())
-      raise _TryAgain(f'not an answer of the OpenAI API: {said!r}') from None
+      raise _Failure(f'not an answer of the OpenAI API: {said!r}') from None
     if content is None and reason in ('length', 'content_filter'):
       content = ''  # cut off while it was thinking, or withheld
     if not isinstance(content, str) or not isinstance(reason, str):
-      raise _TryAgain('an answer without text or finish_reason')
+      raise _Failure('an answer without text or finish_reason')
     tokens = tokens if isinstance(tokens, int) else None
     served = self._clean(served) if isinstance(served, str) else None
     return Answer(self._clean(content), tokens, reason == 'length', served)
@@ -265,7 +344,16 @@ class Endpoint:
     return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text
 
   def _tell(self, text: str):
-    print(self._clean(text), file=sys.stderr)
+    sys.stderr.write(self._clean(text) + '\n')  # at once: several threads may speak
+
+
+def _kind(error: _Failure) -> str:
+  """`500 Internal Server Error`, without what this one said."""
+  return re.split(r' \(|: ', str(error))[0]
+
+
+def _counted(kinds: collections.Counter) -> str:
+  return ', '.join(f'{count:,} times {kind}' for kind, count in kinds.most_common())
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -293,8 +381,11 @@ def parse(name: str) -> tuple[str, str]:
   try:
     parts = urllib.parse.urlsplit(url)
     parts.port  # noqa: B018 - a property that raises
+    (parts.hostname or '').encode('idna')
   except ValueError as error:
     raise UserError(f'{url!r} is no address ({error}); {form}') from None
+  if not parts.path.isascii():
+    raise UserError(f'{url!r}: write what is not ASCII with percent signs, {urllib.parse.quote(parts.path)}')
   if parts.scheme not in ('http', 'https') or not parts.hostname or any(c.isspace() for c in url):
     raise UserError(f'{url!r} is no http or https address; {form}')
   if not model:
@@ -329,13 +420,33 @@ def evaluate(
   prepared = run.open_jobs(jobs, out)
   try:
     return run.run(model, prepared, out, concurrency, progress, record_of=_record)
-  except _TryAgain as error:
+  except run.Unanswered as error:
+    said = f'{name}: {_told(error)}'
     if out is None:
-      raise UserError(f'{name}: {error}; with --out DIR, the answers so far would have been kept') from None
+      raise UserError(f'{said}; with --out DIR, the answers so far would have been kept') from None
     kept, wanted = sum(map(len, _stored(jobs, out))), sum(len(job.examples) for job in jobs)
-    raise Preempted(
-      f'{name}: {error}; {kept:,} of {wanted:,} answers are kept in {out}, and the same command continues'
-    ) from None
+    again = any(one.again for one in error.why.values())
+    said += f'; {kept:,} of {wanted:,} answers are kept in {out}, and the same command continues'
+    raise (Preempted if again else UserError)(said) from None
+
+
+def _told(error: run.Unanswered) -> str:
+  """Why there is no answer to anything, or to which problems."""
+  for one in error.why.values():
+    if one.of_all:
+      return str(one)
+  alike = collections.defaultdict(list)
+  for key, one in error.why.items():
+    alike[_kind(one)].append((key, one))
+  named = []
+  for found in alike.values():
+    keys = [key for key, _ in found]
+    named.append(f'{", ".join(keys[:_NAMED])}{", ..." if keys[_NAMED:] else ""}: {found[0][1]}')
+  count = len(error.why)
+  return (
+    f'{count:,} problem{"s have" if count > 1 else " has"} no answer ({"; ".join(named)})'
+    + f'; none was answered of {_IN_A_ROW} in a row, and no more were asked' * error.given_up
+  )
 
 
 def _prompts(asked: prompts_lib.Prompt, rows: list, system_prompt: str) -> list[dict]:

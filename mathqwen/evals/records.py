@@ -7,6 +7,7 @@ Records are appended and flushed as answers end, so a killed run loses no finish
 written atomically.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -26,19 +27,21 @@ from mathqwen.evals.grade import relative_error
 FIELDS = (
   'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',
 )  # fmt: skip
+_TYPES = {'response': str, 'gold': str, 'id': str | int | None, 'truncated': bool | None, 'extra': dict | None}
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
   records: list[dict]
   note: str | None  # what was left out, for people
-  whole: int  # bytes up to the end of the last whole line
+  size: int  # bytes up to the end of the last whole line
 
 
-def read(path: str | os.PathLike) -> Stored:
+def read(path: str | os.PathLike, whole: bool = False) -> Stored:
   """The records of a file (`.gz` too). A half-written last line, which a killed run leaves, is left out with a note.
 
-  UserError that counts and names the lines that are no records, or have an id that an earlier one has.
+  `whole`: each must have all FIELDS, as an evaluation writes them. UserError that counts and names the lines that are
+  no records, or have an id that an earlier one has.
   """
   path = pathlib.Path(path)
   if path.is_dir():
@@ -49,7 +52,7 @@ def read(path: str | os.PathLike) -> Stored:
     raise UserError(f'{path}: no such file; give a records.jsonl') from None
   except (EOFError, OSError, zlib.error) as error:
     raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
-  records, seen, bad, note, whole = [], {}, [], None, 0
+  records, seen, bad, note, size = [], {}, [], None, 0
   lines = data.split(b'\n')
   for number, line in enumerate(lines, 1):
     last = number == len(lines)  # what stands after the last newline; empty in a whole file
@@ -62,29 +65,27 @@ def read(path: str | os.PathLike) -> Stored:
           break
         problem = f'not JSON ({error})'
       else:
-        problem = _problem(record, seen)
+        problem = _problem(record, seen, whole)
       if problem:
         bad.append(f'line {number}: {problem}' if bad else f'{path}:{number}: {problem}')
       else:
         records.append(record)
         seen[record.get('id')] = number
-    whole += len(line) + (not last)
+    size += len(line) + (not last)
   if bad:
     count = f'; {len(bad)} bad lines in all, mend or delete them' if len(bad) > 1 else '; mend or delete the line'
     raise UserError('; '.join(bad[:5]) + count)
-  return Stored(records, note, whole)
+  return Stored(records, note, size)
 
 
-def _problem(record, seen: dict) -> str | None:
+def _problem(record, seen: dict, whole: bool) -> str | None:
   if not isinstance(record, dict):
     return f'a record is a JSON object, not {type(record).__name__}'
-  for field in ('response', 'gold'):
-    if not isinstance(record.get(field), str):
-      found = f'is {type(record[field]).__name__}' if field in record else 'is missing'
-      return f'field {field!r} {found}; it must be text'
-  for field, kind in (('id', str | int), ('truncated', bool), ('extra', dict)):
-    if not isinstance(record.get(field), kind | None):
-      return f'field {field!r} is {type(record[field]).__name__}'
+  if missing := [field for field in (FIELDS if whole else ('response', 'gold')) if field not in record]:
+    return f'field {missing[0]!r} is missing'
+  for field, wanted in (_TYPES | ({'tokens': int | None} if whole else {})).items():
+    if not isinstance(record.get(field), wanted):
+      return f'field {field!r} is {type(record[field]).__name__}' + '; it must be text' * (wanted is str)
   name = record.get('id')
   if name is None and not isinstance(record.get('question'), str):
     return "field 'id' or 'question' is needed to say which problem this is"
@@ -103,25 +104,37 @@ def line(record: dict) -> bytes:
 class Writer:
   """Appends records; each is on disk, whole, when `write` returns."""
 
-  def __init__(self, path: pathlib.Path, whole: int = 0):
-    """`whole`: bytes to keep of what is there, `Stored.whole`."""
+  def __init__(self, path: pathlib.Path, size: int = 0):
+    """`size`: bytes to keep of what is there, `Stored.size`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    self._file = open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
-    self._file.truncate(whole)
-    if whole:
-      self._file.seek(whole - 1)
+    self._path, self._file = path, open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
+    self._file.truncate(size)
+    if size:
+      self._file.seek(size - 1)
       if self._file.read(1) != b'\n':
         self._file.write(b'\n')
 
   def write(self, record: dict):
-    self._file.write(line(record))
-    self._file.flush()
+    with _named(self._path):
+      self._file.write(line(record))
+      self._file.flush()
 
   def __enter__(self):
     return self
 
   def __exit__(self, *_):
-    self._file.close()
+    with _named(self._path):
+      self._file.close()
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path):
+  """An error of writing says which file: the operating system names it only where opening fails."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = str(path)
+    raise
 
 
 def write_all(path: pathlib.Path, records: list[dict]):
@@ -136,22 +149,26 @@ def write_atomically(path: pathlib.Path, data: bytes):
   """The file is either the old or the new one, whole, whatever happens in between."""
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.part')  # several hosts may write one file
-  with open(part, 'wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(part, path)
+  try:
+    with _named(path), open(part, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException:
+    part.unlink(missing_ok=True)  # it would fill a full disk
+    raise
 
 
-def read_json(path: pathlib.Path) -> dict:
+def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to write it') -> dict:
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise UserError(f'{path}: no such file') from None
-  except ValueError as error:
-    raise UserError(f'{path}: not JSON ({error}); evaluate or grade again to write it') from None
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path}: not JSON ({error}); {remedy}') from None
   if not isinstance(value, dict):
-    raise UserError(f'{path}: holds {type(value).__name__}, wants one JSON object')
+    raise UserError(f'{path}: holds {type(value).__name__}, wants one JSON object; {remedy}')
   return value
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import math
 import os
 import pathlib
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from collections.abc import Callable
 from mathqwen import hosts
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records, samples
+from mathqwen.evals import folder as folder_lib
 from mathqwen.evals import grade as graders
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals.benchmarks import Benchmark
+from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
 
@@ -37,8 +38,8 @@ class Decoding:
   cache_dtype: str | None = None  # of keys and values; None: that of the model
 
   def __post_init__(self):
-    if self.samples < 1:
-      raise UserError(f'samples is {self.samples}; it must be 1 or more')
+    if not 1 <= self.samples <= 10_000:  # all of them are lined up before the first is drawn
+      raise UserError(f'samples is {self.samples}; it must be from 1 to 10,000')
     if self.samples > 1 and self.temperature == 0:
       raise UserError(f'{self.samples} samples at temperature 0 are all the same; set a temperature, such as 0.7')
     if self.temperature == 0 and (self.top_p, self.top_k) != (1.0, 0):
@@ -64,6 +65,15 @@ class Job:
   prompts: list[list[int]]  # per example: token ids
   settings: dict  # what makes two runs the same run
   stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
+
+
+class Unanswered(Exception):
+  """What a model raises at the end of `generate_ids` where some prompts had no answer: `why`, an exception each, by the
+  prompt's position; `run` raises it with the problems' ids. given_up: nothing more was asked."""
+
+  def __init__(self, why: dict, given_up: bool = False):
+    super().__init__(why)
+    self.why, self.given_up = why, given_up
 
 
 def evaluate(
@@ -97,22 +107,33 @@ def evaluate(
 
 def run(
   model,
-  prepared: list[tuple[Job, records.Stored]],
+  prepared: list[tuple[Job, Folder | None]],
   out,
   batch_size: int = 64,
   progress: bool = True,
   record_of: Callable | None = None,
 ) -> dict:
-  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done.
+  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done, and lets it go.
 
   `record_of(model, job, index, answer)`: the record of an answer that is not token ids of `model.tokenizer`.
   """
-  scores, tokens, seconds = {}, 0, 0.0
-  for job, stored in prepared:
-    name = job.benchmark.name
-    folder = out and pathlib.Path(out) / name
-    scores[name] = _run(model, job, stored, folder, batch_size, progress, record_of or _record)
-    tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
+  scores, why, tokens, seconds = {}, {}, 0, 0.0
+  with contextlib.ExitStack() as stack:
+    for _, folder in prepared:
+      if folder:
+        stack.callback(folder.close)
+    for job, folder in prepared:
+      name = job.benchmark.name
+      try:
+        scores[name] = _run(model, job, folder, batch_size, progress, record_of or _record)
+      except Unanswered as error:
+        why |= error.why
+        if error.given_up:
+          raise Unanswered(why, given_up=True) from None
+      else:
+        tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
+  if why:
+    raise Unanswered(why)
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
 
 
@@ -128,7 +149,7 @@ def prepare(
   batch_size: int = 64,
   max_new_tokens: int | None = None,
   decoding: Decoding = GREEDY,
-) -> list[tuple[Job, records.Stored]]:
+) -> list[tuple[Job, Folder | None]]:
   """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
   chosen = choose(names, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
   jobs = [_prepare(model, one, data_dir, limit, prompt, rule, max_new_tokens, decoding) for one in chosen]
@@ -146,12 +167,17 @@ def choose(names, **counts: int | None) -> list[Benchmark]:
   return [benchmarks.get(name) for name in dict.fromkeys(names)]
 
 
-def open_jobs(jobs: list[Job], out) -> list[tuple[Job, records.Stored]]:
-  """Each with what is done of it in OUT/NAME, which is made; another run's directory is refused."""
-  prepared = [(job, _finished(job, out)) for job in jobs]  # every directory is checked before the first is written to
-  if out is not None:
+def open_jobs(jobs: list[Job], out) -> list[tuple[Job, Folder | None]]:
+  """Each with OUT/NAME, locked for it, and what is done of it there; another run's directory is refused."""
+  if out is None:
+    return [(job, None) for job in jobs]
+  prepared = []
+  with contextlib.ExitStack() as stack:  # what was opened before one is refused is let go
     for job in jobs:
-      (pathlib.Path(out) / job.benchmark.name).mkdir(parents=True, exist_ok=True)
+      one = Folder(folder_lib.place(out, job.benchmark.name), job.settings, job.examples)
+      stack.callback(one.close)
+      prepared.append((job, one))
+    stack.pop_all()
   return prepared
 
 
@@ -164,17 +190,21 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   chosen = benchmarks.get(benchmark)
   rule = rule or chosen.rule
   graders.get(rule)
+  place = None if out is None else folder_lib.place(out, chosen.name)
   path = pathlib.Path(path)
   stored = records.read(path)
   if not stored.records:
     raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
   _tell(stored.note)
-  graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
-  run = path.with_name('scores.json')  # of the run that generated the answers
-  before = records.read_json(run) if run.exists() else {}
+  for record in stored.records:
+    if (said := record.get('benchmark')) in benchmarks.BENCHMARKS and said != chosen.name:
+      raise UserError(f'{path}: {record.get("id")!r} is of {said}, not of {chosen.name}; give --benchmark {said}')
+  before = folder_lib.about(path)  # of the run that generated the answers
   count = before.get('samples', 1)
-  whole = count > 1 and len(graded) == count * before['problems']
-  scores = records.summarise(graded, chosen, rule, count if whole else 1)
+  if count > 1 and (problem := samples.incomplete(stored.records, count)):
+    raise UserError(f'{path}: {problem!r} has not all of its {count} answers; run the evaluation to its end first')
+  graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
+  scores = records.summarise(graded, chosen, rule, count)
   scores['verdicts_changed'] = sum(
     old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
   )
@@ -182,10 +212,9 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
     scores[key] = before.get(key)
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
   scores.update(provenance())
-  if out is not None:
-    folder = pathlib.Path(out) / chosen.name
-    records.write_all(folder / 'records.jsonl', graded)
-    records.write_json(folder / 'scores.json', scores)
+  if place:
+    with folder_lib.locked(place):
+      folder_lib.write(place, graded, scores)
   return {'benchmarks': {chosen.name: scores}}
 
 
@@ -234,57 +263,15 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
   return dataclasses.replace(job, settings=job.settings | {'max_new_tokens': room})
 
 
-def _finished(job: Job, out) -> records.Stored:
-  """The records that an earlier, interrupted run of the same settings left in OUT/NAME, of however many hosts."""
-  if out is None:
-    return records.Stored([], None, 0)
-  folder = pathlib.Path(out) / job.benchmark.name
-  settings, paths = folder / 'settings.json', _parts(folder)
-  if not settings.exists():
-    if paths:
-      raise UserError(f'{paths[0]} is there without settings.json, so it cannot be continued; give another --out')
-    return records.Stored([], None, 0)
-  before = records.read_json(settings)
-  changed = [key for key in before.keys() | job.settings.keys() if before.get(key) != job.settings.get(key)]
-  if changed:
-    what = ', '.join(f'{key} {before.get(key)!r} there and {job.settings.get(key)!r} now' for key in sorted(changed))
-    raise UserError(f'{folder} holds another run ({what}); give another --out, or delete it')
-  stored, found = {path: records.read(path) for path in paths}, {}
-  questions = {example.id: example.question for example in job.examples}
-  for path, part in stored.items():
-    for record in part.records:
-      missing = [field for field in records.FIELDS if field not in record]
-      if missing:
-        raise UserError(f'{path}: {record.get("id")!r} has no field {missing[0]!r}; delete it, or give another --out')
-      if questions.get(record.get('id')) != record.get('question'):
-        raise UserError(f'{path}: {record.get("id")!r} is no problem of this data; give another --out or the same data')
-      found.setdefault(record['id'], record)  # host 0 writes what others have as well
-  notes = [part.note for part in stored.values() if part.note]
-  own = stored.get(folder / records_name())
-  return records.Stored(list(found.values()), '; '.join(notes) or None, own.whole if own else 0)
-
-
-def records_name() -> str:
-  """Each host keeps its answers as they end; host 0 writes all of them at the end."""
-  host, _ = hosts.share()
-  return f'records.{host}.jsonl' if host else 'records.jsonl'
-
-
-def _parts(folder: pathlib.Path) -> list[pathlib.Path]:
-  """The files of all hosts, host 0's first."""
-  named = [(re.fullmatch(r'records(?:\.(\d+))?\.jsonl', path.name), path) for path in folder.glob('records*.jsonl')]
-  return [path for _, path in sorted((int(name[1] or 0), path) for name, path in named if name)]
-
-
 def _run(
   model,
   job: Job,
-  stored: records.Stored,
-  folder: pathlib.Path | None,
+  folder: Folder | None,
   batch_size: int,
   progress: bool,
   record_of: Callable,
 ) -> dict:
+  stored = folder.stored if folder else records.Stored([], None, 0)
   # Judged again: `grade` may have written verdicts of another rule there.
   done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
   host, count = hosts.share()
@@ -296,9 +283,7 @@ def _run(
   _tell(stored.note)
   if first:
     _tell(f'{job.benchmark.name}: {len(first)} of {len(job.examples)} answers are there, {len(missing)} to go')
-  if folder:
-    records.write_json(folder / 'settings.json', job.settings)
-  writer = records.Writer(folder / records_name(), stored.whole) if folder else contextlib.nullcontext()
+  writer = folder.writer() if folder else contextlib.nullcontext()
   tokens, start = 0, time.monotonic()
   total = len(done) + len(todo)
   with writer, Bar(job.benchmark.name, total, list(done.values()), progress and host == 0) as bar:
@@ -312,15 +297,19 @@ def _run(
         writer.write(record)
       bar.advance(record['correct'])
 
-    model.generate_ids(
-      [job.prompts[i] for i in todo],
-      max_new_tokens=job.settings['max_new_tokens'],
-      batch_size=batch_size,
-      on_done=on_done,
-      stop_texts=job.stop,
-      numbers=todo,
-      **{name: job.settings[name] for name in ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')},
-    )
+    try:
+      model.generate_ids(
+        [job.prompts[i] for i in todo],
+        max_new_tokens=job.settings['max_new_tokens'],
+        batch_size=batch_size,
+        on_done=on_done,
+        stop_texts=job.stop,
+        numbers=todo,
+        **{name: job.settings[name] for name in ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')},
+      )
+    except Unanswered as error:
+      why = {job.examples[todo[position]].id: one for position, one in error.why.items()}
+      raise Unanswered(why, error.given_up) from None
   told = hosts.gather({'records': list(done.values()), 'tokens': tokens, 'seconds': time.monotonic() - start})
   done = {record['id']: record for one in told for record in one['records']}
   tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
@@ -337,11 +326,9 @@ def _run(
   scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())
   if folder and host == 0:
-    if not tokens and (folder / 'scores.json').exists():
-      before = records.read_json(folder / 'scores.json')
+    if not tokens and (before := folder.scores()):
       scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
-    records.write_all(folder / 'records.jsonl', ordered)  # in the benchmark's order, not in that of the answers' ends
-    records.write_json(folder / 'scores.json', scores)
+    folder_lib.write(folder.path, ordered, scores)
   return scores | {'_tokens': tokens, '_seconds': seconds}
 
 

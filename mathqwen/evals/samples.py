@@ -14,6 +14,12 @@ def expand(examples: list, samples: int) -> list:
   return [dataclasses.replace(example, id=f'{example.id}#{i}') for example in examples for i in range(samples)]
 
 
+def incomplete(records: list[dict], samples: int) -> str | None:
+  """The first problem that has not so many answers."""
+  counts = collections.Counter(str(record.get('id')).rpartition('#')[0] for record in records)
+  return next((problem for problem, count in counts.items() if count != samples), None)
+
+
 def pass_at(k: int, n: int, correct: int) -> float:
   """Chance that one of k answers is right, drawn from n of which so many are (Chen et al., arXiv 2107.03374)."""
   return 1 - math.comb(n - correct, k) / math.comb(n, k)

@@ -212,28 +212,83 @@ def test_trouble_that_passes_changes_nothing(server, data_dir, tmp_path, name, c
   assert capsys.readouterr().err.count('asked again') == 1  # the same trouble is told once
 
 
-@pytest.mark.parametrize('name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone'])
-def test_trouble_that_stays_ends_the_run_and_keeps_the_answers(server, data_dir, tmp_path, name):
+@pytest.mark.parametrize(
+  'name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone', 'no text', 'no reason']
+)
+def test_trouble_that_stays_with_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, name, capsys):
   server.script = [None, TROUBLE[name], TROUBLE[name], TROUBLE[name]]
-  said = rf'{re.escape(server.model)}: .*; 1 of 4 answers are kept in {tmp_path}, and the same command continues'
+  said = (
+    rf'{re.escape(server.model)}: 1 problem has no answer \(arithmetic/test/1: .*\); '
+    rf'3 of 4 answers are kept in {tmp_path}, and the same command continues'
+  )
   with pytest.raises(Preempted, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
-  assert [row['question'] for row in lines(tmp_path)] == ['1+1=']  # nothing recorded as wrong
-  assert len(server.asked) == 4
+  assert [row['question'] for row in lines(tmp_path)] == ['1+1=', '1-5=', '7/2=']  # nothing recorded as wrong
+  assert not (tmp_path / 'arithmetic' / 'scores.json').exists() and len(server.asked) == 6
+  assert 'requests repeated: 2 times ' in capsys.readouterr().err
   scores = evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']
-  assert (scores['correct'], scores['resumed'], len(server.asked)) == (3, 1, 7)
+  assert (scores['correct'], scores['resumed'], len(server.asked)) == (3, 3, 7)
+
+
+def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path):
+  server.script = [None, echo_key(400), echo_key(422)]
+  said = (
+    r'2 problems have no answer \(arithmetic/test/1: 400 Bad Request \(bad key Bearer \*\*\*\); another --prompt or '
+    r'--max-new-tokens may do; arithmetic/test/2: 422 .*\); 2 of 4 answers are kept'
+  )
+  with pytest.raises(UserError, match=said):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert len(server.asked) == 4
+
+
+def test_unanswered_problems_of_one_benchmark_do_not_keep_another_from_being_asked(server, data_dir, tmp_path):
+  (pathlib.Path(data_dir) / 'gsm8k').mkdir()
+  (pathlib.Path(data_dir) / 'gsm8k' / 'test.jsonl').write_text('{"question": "2*3=", "answer": "#### 6"}\n')
+  server.script = [TROUBLE['500']] * 3
+  with pytest.raises(Preempted, match=r'arithmetic/test/0: 500 .*; 4 of 5 answers are kept'):
+    endpoint.evaluate(
+      server.model, 'arithmetic,gsm8k', data_dir=data_dir, out=tmp_path, backoff=0.001, tries=3, concurrency=1
+    )
+  assert json.loads((tmp_path / 'gsm8k' / 'scores.json').read_text())['correct'] == 1
+
+
+def test_a_server_that_answers_nothing_is_not_asked_everything(server, data_dir, tmp_path):
+  path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 5)
+  server.script = [None] + [TROUBLE['500']] * 100
+  said = (
+    r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); none was answered of 8 in a row, and no more'
+  )
+  with pytest.raises(Preempted, match=rf'{said} were asked; 1 of 20 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert len(server.asked) == 1 + 8 * 3
 
 
 def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_dir, tmp_path):
-  server.script = [slow, *[TROUBLE['500']] * 3]
-  with pytest.raises(Preempted, match='1 of 4 answers are kept'):
+  server.script = [slow, echo_key(401)]
+  with pytest.raises(UserError, match='1 of 4 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=2)
-  assert len(server.asked) == 4
+  assert len(server.asked) == 2
+
+
+def dripping_headers(handler):
+  for piece in b'HTTP/1.0 200 OK\r\n' + b'X-Drip: 1\r\n' * 20:
+    handler.wfile.write(bytes([piece]))
+    handler.wfile.flush()
+    time.sleep(0.02)
+
+
+def test_the_timeout_holds_while_headers_come(server, data_dir, tmp_path):
+  server.script = [dripping_headers] * 2
+  begin = time.monotonic()
+  with pytest.raises(Preempted, match='no answer within 0.3 seconds'):
+    evaluate(server, data_dir, tmp_path, timeout=0.3, concurrency=1, tries=2)
+  assert time.monotonic() - begin < 3  # each drips for 5 seconds
 
 
 def test_without_out(server, data_dir):
   server.script = [TROUBLE['500']] * 3
-  with pytest.raises(UserError, match='500 Internal Server Error .oops.; with --out DIR'):
+  with pytest.raises(UserError, match='500 Internal Server Error .oops..; with --out DIR'):
     evaluate(server, data_dir, concurrency=1)
 
 
@@ -279,7 +334,6 @@ def test_retry_after(header, seconds):
     (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
     (echo_key(403), r'the key in OPENAI_API_KEY may not use this model'),
     (echo_key(404), r'look at the address \(most end in /v1\) and at the name after #'),
-    (echo_key(400), r'another --prompt or --max-new-tokens may do'),
     (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
     (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
   ],
@@ -303,6 +357,9 @@ def test_no_server(data_dir):
     ('openai:ftp://a/v1#m', 'is no http or https address'),
     ('openai:http://a:port/v1#m', 'is no address'),
     ('openai:http://a/v1', 'which of its models'),
+    ('openai:http://a/größe#m', "'http://a/größe': write what is not ASCII with percent signs, /gr%C3%B6%C3%9Fe"),
+    ('openai:http://a..b/v1#m', 'is no address'),
+    (f'openai:http://{"a" * 64}/v1#m', 'is no address'),
     (f'openai:http://{KEY}@a/v1#m', 'the address holds a key'),
     (f'openai:http://user:{KEY}@a:port/v1#m', 'the address holds a key'),
     (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),

@@ -30,7 +30,7 @@ def test_each_record_is_on_disk_when_write_returns(tmp_path):
       assert path.read_text().endswith('}\n')
   stored = records.read(path)
   assert [r['id'] for r in stored.records] == ['a', 'b']
-  assert (stored.note, stored.whole) == (None, path.stat().st_size)
+  assert (stored.note, stored.size) == (None, path.stat().st_size)
 
 
 @pytest.mark.parametrize('tail', [b'{"id": "c", "resp', b'\xe7', b'{"id"'])
@@ -40,9 +40,9 @@ def test_half_written_last_line_is_dropped_with_a_note_and_overwritten(tmp_path,
   path.write_bytes(whole + tail)
   stored = records.read(path)
   assert [r['id'] for r in stored.records] == ['a', 'b']
-  assert stored.whole == len(whole)
+  assert stored.size == len(whole)
   assert stored.note == f'{path}:3: half-written last line dropped'
-  with records.Writer(path, stored.whole) as writer:
+  with records.Writer(path, stored.size) as writer:
     writer.write(record('c'))
   assert path.read_bytes() == whole + records.line(record('c'))
 
@@ -52,7 +52,7 @@ def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
   path.write_bytes(records.line(record('a')).rstrip(b'\n'))
   stored = records.read(path)
   assert len(stored.records) == 1
-  with records.Writer(path, stored.whole) as writer:
+  with records.Writer(path, stored.size) as writer:
     writer.write(record('b'))
   assert path.read_bytes() == records.line(record('a')) + records.line(record('b'))
 
