@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import io
 import json
 import logging
 import os
@@ -15,7 +16,11 @@ from mathqwen.errors import Preempted, UserError
 REMEDIES = {
   errno.ENOSPC: 'free some space and run the same command again',
   errno.EDQUOT: 'free some of the quota and run the same command again',
+  errno.EFBIG: 'raise the limit of file sizes (ulimit -f) and run the same command again',
+  errno.EIO: 'the disk failed: see to it and run the same command again',
   errno.EACCES: 'name a place that you may read and write',
+  errno.EPERM: 'name a place that you may read and write',
+  errno.ENAMETOOLONG: 'give a shorter name',
   errno.EROFS: 'name a place that can be written',
   errno.ENOENT: 'look at the spelling of the path',
   errno.ENOTDIR: 'a file stands where a directory is needed',
@@ -275,8 +280,6 @@ def _experiment(args):
   settings = list(args.settings)
   experiment = config.load(args.config)
   init = getattr(args, 'init', None)
-  if init == '':
-    raise UserError("--init is empty: give a MODEL, or 'random'")
   if init is not None:
     settings.insert(0, f'init={"None" if init == "random" else init}')
   if args.data_dir is not None:
@@ -333,7 +336,7 @@ def run_evaluate(args):
   if hosts.share()[0] == 0:
     _print_scores(result)
     if args.out and not args.json:
-      print(table.table([args.out]))
+      print(table.table([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
   return result
 
 
@@ -506,8 +509,12 @@ def main(argv=None) -> int:
   # TFDS, grain and orbax speak of their own affairs here, with a traceback for every error that they also raise.
   logging.getLogger('absl').setLevel(logging.CRITICAL)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='replace')  # where it takes ASCII only: ? for what it cannot show
   try:
     args = build_parser().parse_args(argv)
+    if empty := [name for name, value in vars(args).items() if value == '']:  # a variable of a script that is not set
+      raise UserError(f'{empty[0].replace("_", "-")} is empty; give a value')
     _set_malloc(keep=args.command != 'convert')
     result = args.run(args)
     if args.json:

@@ -55,7 +55,9 @@ def subprocess_main(*command, env=None, **kwargs):
     (['train', 'demo', '--workdir', 'x', '--set', 'train.steps=1.5'], 'a whole number is expected'),
     (['evaluate', 'x'], 'the following arguments are required: --benchmarks'),
     (['evaluate', 'x', '--benchmarks', 'gsm8'], "unknown benchmark 'gsm8'; did you mean 'gsm8k'? there are: gsm8k"),
-    (['evaluate', 'x', '--benchmarks', ''], "unknown benchmark ''; there are: gsm8k"),
+    (['evaluate', 'x', '--benchmarks', ''], 'benchmarks is empty; give a value'),
+    (['evaluate', 'x', '--benchmarks', 'gsm8k', '--out', ''], 'out is empty; give a value'),
+    (['train', 'demo', '--workdir', ''], 'workdir is empty; give a value'),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--prompt', 'vicuna'], "unknown prompt 'vicuna'; there are: chatml"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--limit', 'few'], "argument --limit: invalid int value: 'few'"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--dtype', 'int4'], "invalid choice: 'int4' (choose from 'bfloat16'"),
@@ -396,7 +398,7 @@ def test_grade_json(evaluated, capsys):
     ('', 'no records in it; give the records.jsonl of an evaluation'),
     ('rubbish\n{}\n', ':1: not JSON'),
     ('[]\n', ':1: a record is a JSON object, not list'),
-    ('{"id": "a", "response": "3"}\n', ":1: field 'gold' is missing; it must be text"),
+    ('{"id": "a", "response": "3"}\n', ":1: field 'gold' is missing"),
     ('{"id": "a", "response": 3, "gold": "3"}\n', ":1: field 'response' is int; it must be text"),
     ('{"response": "3", "gold": "3"}\n', ":1: field 'id' or 'question' is needed"),
   ],
@@ -451,11 +453,21 @@ def test_a_full_disk_anywhere(fails, evaluated, tmp_path, monkeypatch, code):
 
 def test_our_own_defects_are_not_dressed_up(monkeypatch):
   def broken(args):
-    raise OSError(errno.EIO, 'Input/output error')
+    raise OSError(errno.EBADF, 'Bad file descriptor')
 
   monkeypatch.setattr(cli, 'run_table', broken)
-  with pytest.raises(OSError, match='Input/output'):
+  with pytest.raises(OSError, match='Bad file'):
     cli.main(['table', 'x'])
+
+
+def test_an_ascii_terminal(tmp_path):
+  environment = os.environ | {'PYTHONIOENCODING': 'ascii'}
+  (tmp_path / 'gsm8k').mkdir()
+  scores = {'benchmark': 'gsm8k', 'n': 4, 'correct': 1, 'accuracy': 0.25, 'stderr': 0.2, 'rule': 'number'}
+  (tmp_path / 'gsm8k' / 'scores.json').write_text(json.dumps(scores))
+  words = [sys.executable, '-m', 'mathqwen', 'table', str(tmp_path)]
+  done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=120)
+  assert (done.returncode, done.stderr) == (0, b'') and b'| 25.0 ? 20.0 (n = 4) |' in done.stdout
 
 
 def test_interrupted(monkeypatch, capsys):

@@ -19,7 +19,7 @@ function m(tag, ...children) {
 
 // --- LaTeX to MathML: what occurs in answers of MATH. Whatever is not known here is shown as its source. ---
 
-const SYMBOLS = {
+const SYMBOLS = { __proto__: null,
   cdot: '⋅', times: '×', div: '÷', pm: '±', mp: '∓', ast: '∗', star: '⋆', circ: '∘', bullet: '∙', le: '≤', leq: '≤', ge: '≥',
   geq: '≥', leqslant: '≤', geqslant: '≥', ne: '≠', neq: '≠', approx: '≈', equiv: '≡', cong: '≅', sim: '∼', simeq: '≃', propto: '∝',
   ll: '≪', gg: '≫', in: '∈', notin: '∉', ni: '∋', subset: '⊂', subseteq: '⊆', supset: '⊃', supseteq: '⊇', cup: '∪', cap: '∩',
@@ -33,7 +33,7 @@ const SYMBOLS = {
   int: '∫', oint: '∮', clubsuit: '♣', spadesuit: '♠', heartsuit: '♡', diamondsuit: '♢', diamond: '⋄', Diamond: '◇', bigcirc: '◯',
   dotsm: '⋯', smile: '⌣', frown: '⌢', bigtriangleup: '△', bigcup: '⋃', bigcap: '⋂', partial: '∂', nabla: '∇',
 };
-const LETTERS = {
+const LETTERS = { __proto__: null,
   infty: '∞', ell: 'ℓ', Re: 'ℜ', Im: 'ℑ', hbar: 'ℏ', imath: 'ı', alpha: 'α', beta: 'β', gamma: 'γ', delta: 'δ', epsilon: 'ϵ',
   varepsilon: 'ε', zeta: 'ζ', eta: 'η', theta: 'θ', vartheta: 'ϑ', iota: 'ι', kappa: 'κ', lambda: 'λ', mu: 'μ', nu: 'ν', xi: 'ξ',
   pi: 'π', rho: 'ρ', sigma: 'σ', tau: 'τ', upsilon: 'υ', phi: 'ϕ', varphi: 'φ', chi: 'χ', psi: 'ψ', omega: 'ω', Gamma: 'Γ',
@@ -43,14 +43,14 @@ const FUNCTIONS = new Set(
   'sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim max min sup inf gcd lcm det dim ker deg arg mod Pr'
     .split(' '));
 const TEXT = new Set(['text', 'textbf', 'textit', 'textrm', 'textsf', 'texttt', 'textnormal', 'mbox', 'hbox', 'operatorname', 'emph']);
-const STYLES = { mathrm: '', mathbf: 'bold', bold: 'bold', boldsymbol: 'bold', mathit: '', mathcal: '', mathsf: '', mathtt: '', mathbb: 'double', mathfrak: '' };
-const DOUBLE = { R: 'ℝ', Z: 'ℤ', N: 'ℕ', Q: 'ℚ', C: 'ℂ', P: 'ℙ', F: '𝔽', H: 'ℍ' };
-const ACCENTS = { overline: '‾', bar: '‾', vec: '→', overrightarrow: '→', hat: '^', widehat: '^', tilde: '~', dot: '˙', ddot: '¨', overarc: '⌒' };
-const SPACES = { ',': '.17em', ':': '.22em', ';': '.28em', ' ': '.25em', '!': '0', '>': '.22em', quad: '1em', qquad: '2em', thinspace: '.17em' };
+const STYLES = { __proto__: null, mathrm: '', mathbf: 'bold', bold: 'bold', boldsymbol: 'bold', mathit: '', mathcal: '', mathsf: '', mathtt: '', mathbb: 'double', mathfrak: '' };
+const DOUBLE = { __proto__: null, R: 'ℝ', Z: 'ℤ', N: 'ℕ', Q: 'ℚ', C: 'ℂ', P: 'ℙ', F: '𝔽', H: 'ℍ' };
+const ACCENTS = { __proto__: null, overline: '‾', bar: '‾', vec: '→', overrightarrow: '→', hat: '^', widehat: '^', tilde: '~', dot: '˙', ddot: '¨', overarc: '⌒' };
+const SPACES = { __proto__: null, ',': '.17em', ':': '.22em', ';': '.28em', ' ': '.25em', '!': '0', '>': '.22em', quad: '1em', qquad: '2em', thinspace: '.17em' };
 const SKIPPED = new Set(
   ['displaystyle', 'textstyle', 'scriptstyle', 'limits', 'nolimits', 'big', 'Big', 'bigg', 'Bigg', 'bigl', 'bigr', 'Bigl', 'Bigr',
     'biggl', 'biggr', 'nonumber', 'notag', 'hline', 'boldmath', 'allowbreak', 'noindent', 'middle', '/', 'centering']);
-const FENCES = { matrix: ['', ''], pmatrix: ['(', ')'], bmatrix: ['[', ']'], vmatrix: ['|', '|'], Bmatrix: ['{', '}'], smallmatrix: ['', ''],
+const FENCES = { __proto__: null, matrix: ['', ''], pmatrix: ['(', ')'], bmatrix: ['[', ']'], vmatrix: ['|', '|'], Bmatrix: ['{', '}'], smallmatrix: ['', ''],
   cases: ['{', ''], array: ['', ''], aligned: ['', ''], align: ['', ''], gather: ['', ''], gathered: ['', ''], equation: ['', ''], split: ['', ''],
   tabular: ['', ''] };
 
@@ -309,7 +309,7 @@ const short = (text) => (/[\\^_]/.test(text) && !text.includes('$') ? [formula(t
 
 // --- The list ---
 
-const VERDICTS = {
+const VERDICTS = { __proto__: null,
   all: ['all', () => true],
   right: ['right', (row) => row.correct],
   wrong: ['wrong', (row) => !row.correct],

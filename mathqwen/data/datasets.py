@@ -192,8 +192,9 @@ def prepare(name: str, data_dir: str | None = None, download: bool = False) -> d
   splits, report, source = {}, {}, None
   for split in _chosen(name) or list(_SPLITS[name])[:1]:
     root, path = _locate(name, split, None)
-    info = BUILDERS[name](data_dir=str(root)).info
-    splits[split], report[split] = info.splits[split].num_examples, dict(info.metadata['report'][split])
+    with _undamaged(root):
+      info = BUILDERS[name](data_dir=str(root)).info
+      splits[split], report[split] = info.splits[split].num_examples, dict(info.metadata['report'][split])
     source = str(path.parent.parent)
   return {'name': name, 'source': source, 'path': str(cache_dir() / 'prepared'), 'splits': splits, 'report': report}
 
@@ -226,7 +227,10 @@ def _pointer(name: str) -> Path:
 
 def _chosen(name: str) -> dict:
   pointer = _pointer(name)
-  return json.loads(pointer.read_text()) if pointer.is_file() else {}
+  try:
+    return json.loads(pointer.read_text()) if pointer.is_file() else {}
+  except ValueError as error:
+    raise UserError(f'{pointer} is damaged ({error}): run `mathqwen data prepare {name}` again') from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -263,29 +267,36 @@ def _build(name: str, split: str, path: Path) -> Path:
     builder = BUILDERS[name](source=str(path.parent.parent), splits=(split,), data_dir=str(root))
     try:
       builder.download_and_prepare()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # Riegeli says RuntimeError
       if not _is_whole(name, root):  # else another process was first: its directory stood in the way of the rename
         raise UserError(
-          f'cannot write the prepared {name} under {root}: {error.strerror or error}; set MATHQWEN_CACHE '
-          f'to a directory that can be written'
+          f'cannot write the prepared {name} under {root}: {getattr(error, "strerror", None) or error}; set '
+          f'MATHQWEN_CACHE to a directory that can be written'
         ) from error
   return root
 
 
 def _rows(name: str, split: str, root: Path) -> tuple[list[Example], Report]:
-  builder = BUILDERS[name](data_dir=str(root))
-  try:
+  with _undamaged(root):
+    builder = BUILDERS[name](data_dir=str(root))
     source = builder.as_data_source(split=split)
     rows = source.__getitems__(range(len(source)))
-  except (RuntimeError, OSError) as error:  # Riegeli reports bad records as RuntimeError
+    result = []
+    for row in rows:
+      fields = {field: row[field].decode('utf-8') for field in _FIELDS}
+      result.append(Example(**fields | {'extra': json.loads(fields['extra'])}))
+    return result, Report.from_dict(builder.info.metadata['report'][split])
+
+
+@contextlib.contextmanager
+def _undamaged(root: Path):
+  try:
+    yield
+  except Exception as error:  # TFDS, protobuf, Riegeli and JSON have each their own for a file that is not whole
+    said = (str(error).splitlines() or [''])[0]
     raise UserError(
-      f'the prepared copy in {root} is damaged ({str(error).splitlines()[0]}); delete that directory'
+      f'the prepared copy in {root} is damaged ({type(error).__name__}: {said}); delete that directory'
     ) from error
-  result = []
-  for row in rows:
-    fields = {field: row[field].decode('utf-8') for field in _FIELDS}
-    result.append(Example(**fields | {'extra': json.loads(fields['extra'])}))
-  return result, Report.from_dict(builder.info.metadata['report'][split])
 
 
 # --- downloads: into CACHE/downloads, in the layout of examples.FILES ---

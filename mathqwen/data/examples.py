@@ -11,6 +11,7 @@ import codecs
 import collections
 import dataclasses
 import gzip
+import itertools
 import json
 import re
 import zlib
@@ -100,8 +101,9 @@ def load(
 ) -> tuple[list[Example], Report]:
   """Examples of a data set or of a .jsonl[.gz] file (whose split is ignored), and what was left out.
 
-  strict: for evaluation, where a benchmark must be whole. A malformed record or one without an answer is a UserError
-  and duplicates stay (Math401 asks eight queries twice). Otherwise both are left out and reported by line.
+  strict: for evaluation, where a benchmark must be whole. Malformed records, those without an answer and those with the
+  id of an earlier one are a UserError, and duplicates stay (Math401 asks eight queries twice). Otherwise malformed
+  records and duplicates are left out, the others are renamed, and all are reported by line.
   """
   if source == 'arithmetic' or source not in FILES:
     if source == 'arithmetic':
@@ -119,11 +121,15 @@ def load(
 
     examples, report, folder = datasets.read(source, split, data_dir)
   if strict:
-    for where, detail in report.rows['malformed']:
-      raise UserError(f'{folder / where}: {detail}; an evaluation needs every record: repair or replace the file')
     for example in examples:
       if not example.answer:
-        raise UserError(f'{folder / example.where}: no gold answer; an evaluation needs one for every record')
+        report.add('malformed', example.where, 'no gold answer')
+    kinds = ('malformed', 'repeated_id')
+    bad, count = [row for kind in kinds for row in report.rows[kind]], sum(report.counts[kind] for kind in kinds)
+    if bad:
+      named = '; '.join(f'{folder / where}: {detail}' for where, detail in bad[:5])
+      more = f'; {count:,} bad records in all' if count > 1 else ''
+      raise UserError(f'{named}{more}; an evaluation needs every record, once: repair or replace the file')
     return examples, report
   kept, seen = [], {}
   for example in examples:
@@ -228,7 +234,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
   parse = PARSERS.get(source, _generic)
   rows = list(records(path))
   ids = _ids_beside(path, len(rows)) if source == 'math' else None
-  examples, report, used = [], Report(), collections.Counter()
+  examples, report, used = [], Report(), {}
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
     try:
@@ -247,8 +253,11 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
     name = ids[row] if ids else own
     if name is None or source == 'math23k':
       name = f'{stem}/{row if name is None else name}'
-    used[name] += 1
-    examples.append(Example(id=f'{name}#{used[name]}' if used[name] > 1 else name, where=where, **fields))
+    if name in used:
+      report.add('repeated_id', where, f'id {name!r} is already in {used[name]}')
+      name = next(new for i in itertools.count(2) if (new := f'{name}#{i}') not in used)
+    used[name] = where
+    examples.append(Example(id=name, where=where, **fields))
   if not examples:
     found = next((', '.join(map(str, value)) for _, value in rows if isinstance(value, dict)), 'no object')
     wanted = ', '.join(WANTED[source]) if source in WANTED else SCHEMAS
@@ -321,7 +330,10 @@ def _math(record: dict) -> dict:
   extra = {'level': int(level.group()) if level else None, 'subject': record.get('subject', record.get('type'))}
   answer = record.get('answer')
   answer = answer.strip() if isinstance(answer, str) else last_boxed(solution)
-  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': record.get('unique_id')}
+  own = record.get('unique_id')
+  if not isinstance(own, str | None):
+    raise Malformed('field "unique_id" is not text')
+  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': own}
 
 
 def _math401(record: dict) -> dict:

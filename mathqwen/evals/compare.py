@@ -11,6 +11,7 @@ import pathlib
 
 from mathqwen.errors import UserError
 from mathqwen.evals import records
+from mathqwen.evals.folder import about, is_unfinished
 
 _Z = 1.959963984540054  # 97.5% quantile of the standard normal distribution
 
@@ -35,18 +36,23 @@ def interval(n: int, b: int, c: int) -> tuple[float, float]:
 
 
 def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
-  """`{'benchmarks': {name: {n, accuracies, flipped ids, other_texts, difference, ...}}, 'only_in_one': [names]}`.
+  """`{'benchmarks': {name: {n, accuracies, flipped ids, other_texts, difference, ...}}, 'only_in_one': [names],
+  'unfinished': [names]}`.
 
-  Each of `a` and `b` is what `evaluate` or `grade` wrote with --out, or a NAME directory inside it.
+  Each of `a` and `b` is what `evaluate` or `grade` wrote with --out, or a NAME directory inside it. Benchmarks that one
+  of the two has not finished are named and not compared, where there are others.
   """
   found_a, found_b = _find(a), _find(b)
-  common = [name for name in found_a if name in found_b]
+  shared = [name for name in found_a if name in found_b]
+  unfinished = [name for name in shared if is_unfinished(found_a[name]) or is_unfinished(found_b[name])]
+  common = [name for name in shared if name not in unfinished] or shared
   if not common:
     raise UserError(
       f'{a} holds {", ".join(found_a)} and {b} {", ".join(found_b)}: no benchmark in common; give runs of the same'
     )
   result = {name: _pair(name, found_a[name], found_b[name]) for name in common}
-  return {'benchmarks': result, 'only_in_one': sorted(found_a.keys() ^ found_b.keys())}
+  only = sorted(found_a.keys() ^ found_b.keys())
+  return {'benchmarks': result, 'only_in_one': only, 'unfinished': [name for name in unfinished if name not in common]}
 
 
 def _find(path) -> dict[str, pathlib.Path]:
@@ -90,7 +96,7 @@ def _problem(row: dict) -> str:
 
 def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
   for file in (file_a, file_b):
-    if (samples := _score(file, 'samples') or 1) > 1:
+    if (samples := about(file).get('samples', 1)) > 1:
       raise UserError(
         f'{file} has {samples} answers to each problem, which are no independent draws; compare runs with one each'
       )
@@ -123,13 +129,14 @@ def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
     'interval95': interval(n, len(b), len(c)),
     'p_value': mcnemar(len(b), len(c)),
     'other_texts': sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items()),
-    'rules': [_score(file, 'rule') for file in (file_a, file_b)],
+    'rules': [_rule(file, rows) for file, rows in ((file_a, rows_a), (file_b, rows_b))],
   }
 
 
-def _score(file: pathlib.Path, key: str):
-  path = file.with_name('scores.json')
-  return records.read_json(path).get(key) if path.exists() else None
+def _rule(file: pathlib.Path, rows: dict[str, dict]) -> str | None:
+  """What the records say that they were graded by, else the scores beside them."""
+  said = {row['rule'] for row in rows.values() if isinstance(row.get('rule'), str)}
+  return ' and '.join(sorted(said)) or about(file).get('rule')
 
 
 def describe(result: dict, shown: int = 10) -> str:
@@ -149,7 +156,10 @@ def describe(result: dict, shown: int = 10) -> str:
     lines.append(f'  answers that differ as texts: {one["other_texts"]}')
     rule_a, rule_b = one['rules']
     if rule_a != rule_b:
-      lines.append(f'  graded by different rules, {rule_a} and {rule_b}: flips may be theirs')
+      names = [rule or 'one that is not recorded' for rule in (rule_a, rule_b)]
+      lines.append(f'  graded by different rules, {" and ".join(names)}: flips may be theirs')
   if result['only_in_one']:
     lines.append(f'not compared, in one of the two only: {", ".join(result["only_in_one"])}')
+  if result['unfinished']:
+    lines.append(f'not compared, not finished in one of the two: {", ".join(result["unfinished"])}')
   return '\n'.join(lines)

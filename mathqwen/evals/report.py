@@ -57,7 +57,7 @@ def page(title: str, tables, panels, groups, curves: list[Curve], sets: list[dic
   """The whole file.
 
   tables: `table.Table`s; panels: {benchmark: [(label, accuracy, (low, high) or None, measured)]}; groups:
-  {title: {group: [(run, n as text, accuracy, (low, high))]}}; sets: see `problems`.
+  {title: {group: [(run, n as text, accuracy, (low, high))]}}; sets: see `problems`; notes: what is not shown.
   """
   sections = {'tables': ('Table', '\n'.join(map(_table, tables)))}
   if panels:
@@ -161,16 +161,15 @@ def _panel(name: str, rows) -> str:
 
 
 def _groups(title: str, found) -> str:
+  several = len({run for rows in found.values() for run, *_ in rows}) > 1
   bars = []
   for group, rows in found.items():
-    title_of_group = f'{group} (n\u00a0=\u00a0{rows[0][1]})'
-    if len(rows) == 1:
-      bars.append(_bar(title_of_group, *rows[0][2:], True))
-    else:
-      bars.append(f'<li class="group">{html.escape(title_of_group)}</li>')
-      bars += [_bar(run, accuracy, interval, True) for run, _, accuracy, interval in rows]
-  several = ' several' if any(len(rows) > 1 for rows in found.values()) else ''
-  return f'<figure class="panel"><h3>{html.escape(title)}</h3><ul class="bars{several}">{"".join(bars)}</ul></figure>'
+    if several:
+      bars.append(f'<li class="group">{html.escape(group)}</li>')
+    for run, n, accuracy, reach in rows:
+      bars.append(_bar(f'{run if several else group} (n\u00a0=\u00a0{n})', accuracy, reach, True))
+  kind = ' several' if several else ''
+  return f'<figure class="panel"><h3>{html.escape(title)}</h3><ul class="bars{kind}">{"".join(bars)}</ul></figure>'
 
 
 def interval(scores: dict, samples: int) -> tuple[float, float]:

@@ -6,10 +6,13 @@ The published rows are data here; every other figure is read from a `scores.json
 import dataclasses
 import os
 import pathlib
+import re
+import sys
 
 from mathqwen.errors import UserError
 from mathqwen.evals import report
 from mathqwen.evals.benchmarks import BENCHMARKS
+from mathqwen.evals.folder import is_unfinished
 from mathqwen.evals.records import read_json, write_atomically
 
 SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'
@@ -61,11 +64,13 @@ def table(paths, out: str | os.PathLike | None = None, metrics=()) -> str:
   the loss curves of the workdirs of the models, as far as they are here, and of the `metrics` (metrics.jsonl files).
   """
   paths = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-  runs = _read(paths)
+  runs, notes = _read(paths)
+  for note in notes:
+    print(note, file=sys.stderr)
   tables = build(runs)
   markdown = to_markdown(tables)
   if out is not None:
-    texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(runs, tables, metrics)}
+    texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(runs, tables, metrics, notes)}
     for name, text in texts.items():
       write_atomically(pathlib.Path(out) / name, text.encode())
   return markdown
@@ -119,18 +124,22 @@ def build(runs: list[Run]) -> list[Table]:
   return tables
 
 
-def _read(paths) -> list[Run]:
-  """A run is a directory, labelled by its model, and by its path too where labels would coincide."""
+def _read(paths) -> tuple[list[Run], list[str]]:
+  """A run is a directory, labelled by its model, and by its path too where labels would coincide. And what is not in
+  the table."""
   by_run: dict[tuple[str, pathlib.Path], Run] = {}
+  notes = []
   for path in map(pathlib.Path, paths):
     files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
+    for file in sorted(path.rglob('settings.json')):
+      if is_unfinished(file):
+        notes.append(f'{file.parent}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
     if not files:
       raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
     for file in files:
       scores = read_json(file)
-      missing = [key for key in ('benchmark', 'n', 'correct', 'accuracy', 'stderr', 'rule') if key not in scores]
-      if missing:
-        raise UserError(f'{file}: field {missing[0]!r} is missing; evaluate or grade again to write it')
+      if what := _unsound(scores):
+        raise UserError(f'{file}: {what}; evaluate or grade again to write it')
       if scores['benchmark'] not in BENCHMARKS:
         raise UserError(f'{file}: unknown benchmark {scores["benchmark"]!r}; there are: {", ".join(BENCHMARKS)}')
       folder = file.resolve().parents[1] if file.parent.name == scores['benchmark'] else file.resolve().parent
@@ -138,10 +147,38 @@ def _read(paths) -> list[Run]:
       run = by_run.setdefault((model, folder), Run(model, {}, {}))
       run.scores[scores['benchmark']], run.files[scores['benchmark']] = scores, file
   names = [name for name, _ in by_run]
-  return [
+  runs = [
     run if names.count(name) == 1 else dataclasses.replace(run, label=f'{name} ({folder})')
     for (name, folder), run in by_run.items()
   ]
+  return runs, notes
+
+
+_COUNTS = {'n': int, 'correct': int, 'accuracy': float | int | None}
+_SCORES = {'benchmark': str, **_COUNTS, 'stderr': float | int | None, 'rule': str}
+_SAMPLED = {'samples': int, 'problems': int, 'pass_at_k': dict, 'maj_at_k': dict}
+_OPTIONAL = {
+  'by_group': dict | None, 'decoding': dict | None, 'relative_error': float | int, 'non_number_ratio': float | int
+}  # fmt: skip
+
+
+def _unsound(scores: dict) -> str | None:
+  """What keeps this from being the scores of an evaluation."""
+  needed = _SCORES | (_SAMPLED if scores.get('samples', 1) != 1 else {})
+  parts = [('', scores, needed), ('', scores, {key: kind for key, kind in _OPTIONAL.items() if key in scores})]
+  for name, group in (scores.get('by_group') or {}).items() if isinstance(scores.get('by_group'), dict) else ():
+    parts.append((f' of group {name!r}', group if isinstance(group, dict) else {}, _COUNTS))
+  for where, part, wanted in parts:
+    for key, kind in wanted.items():
+      if key not in part:
+        return f'field {key!r}{where} is missing'
+      if not isinstance(part[key], kind):
+        return f'field {key!r}{where} is {type(part[key]).__name__}'
+  for kind in ('pass_at_k', 'maj_at_k'):
+    for k, share in (scores.get(kind) or {}).items():
+      if not re.fullmatch('[0-9]{1,9}', k) or not isinstance(share, float | int):
+        return f'field {kind!r} holds {k!r}: {share!r}'
+  return None
 
 
 def _samples_table(runs: list[Run], columns: list[str]) -> list[Table]:
@@ -239,29 +276,33 @@ def to_latex(tables: list[Table]) -> str:
   return '\n\n'.join(blocks) + '\n'
 
 
-def to_html(runs: list[Run], tables: list[Table], metrics=()) -> str:
+def to_html(runs: list[Run], tables: list[Table], metrics=(), notes=()) -> str:
   """One file with nothing to fetch."""
-  sets, notes, groups, curves = [], [], {}, {}
+  sets, notes, groups, curves = [], list(notes), {}, {}
   for run in runs:
     for name, file in run.files.items():
-      found = file.with_name('records.jsonl')
+      found, scores, what = file.with_name('records.jsonl'), run.scores[name], f'{run.label}, {BENCHMARKS[name].title}'
       if found.exists():
         sets.append(report.problems(run.label, name, found))
+        if (count := len(sets[-1]['rows'])) != scores['n']:
+          notes.append(f'{what}: the scores are of {scores["n"]:,} answers, and {found} holds {count:,}')
       else:
-        notes.append(f'{run.label}, {BENCHMARKS[name].title}: no records.jsonl beside {file}')
-      samples = _samples(run.scores[name])
-      for group, got in (run.scores[name].get('by_group') or {}).items():
+        notes.append(f'{what}: no records.jsonl beside {file}')
+      samples = _samples(scores)
+      for group, got in (scores.get('by_group') or {}).items():
         title = f'{BENCHMARKS[name].title}{", level" if group.startswith("Level ") else _KINDS.get(name, "")}'
         bar = run.label, _n(got, samples), got['accuracy'], report.interval(got, samples)
         groups.setdefault(title, {}).setdefault(group, []).append(bar)
-      workdir, inside, _ = str(run.scores[name].get('model')).partition('/checkpoints/')
+      workdir, inside, _ = str(scores.get('model')).partition('/checkpoints/')
       path = pathlib.Path(workdir) / 'metrics.jsonl'
-      if inside and path.exists():
-        curves[path] = report.read_curve(path, workdir)
+      if inside and path not in curves:
+        curves[path] = report.read_curve(path, workdir) if path.exists() else None
+        if not curves[path]:
+          notes.append(f'{run.label}: no loss curve, {path} is not here; --metrics FILE shows it')
   for path in map(pathlib.Path, metrics):
     curves[path] = report.read_curve(path, str(path))
   title = 'Table 12, and what was measured' if runs else 'Table 12'
-  return report.page(title, tables, _panels(runs), groups, list(curves.values()), sets, notes)
+  return report.page(title, tables, _panels(runs), groups, [curve for curve in curves.values() if curve], sets, notes)
 
 
 _KINDS = {'math': ', subject', 'math500': ', subject'}

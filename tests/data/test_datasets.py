@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -172,6 +173,34 @@ def test_a_damaged_copy_is_named(data, cache):
   with pytest.raises(UserError, match='damaged'):
     examples.load('gsm8k', 'train', str(data))
   shutil.rmtree(str(caught.value).split('the prepared copy in ')[1].split(' is damaged')[0])  # the remedy
+  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'metadata.json'])
+@pytest.mark.parametrize('text', [None, '', '{', '[]', '{"a": 1}'])
+def test_a_damaged_description_is_named(data, cache, name, text):
+  examples.load('gsm8k', 'train', str(data))
+  (path,) = cache.rglob(name)
+  path.unlink() if text is None else path.write_text(text)
+  with pytest.raises(UserError, match=f'the prepared copy in {cache}.* is damaged .*; delete that directory'):
+    examples.load('gsm8k', 'train', str(data))
+
+
+def test_a_damaged_choice_is_named(data, cache):
+  datasets.prepare('gsm8k', str(data))
+  (cache / 'prepared' / 'gsm8k.json').write_text('{')
+  with pytest.raises(UserError, match='gsm8k.json is damaged .*: run `mathqwen data prepare gsm8k` again'):
+    examples.load('gsm8k', 'train')
+
+
+def test_a_cache_on_a_full_disk(data, cache):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # room for what describes the rows, and not for them
+  try:
+    with pytest.raises(UserError, match='cannot write the prepared gsm8k under .*File too large.*; set MATHQWEN_CACHE'):
+      examples.load('gsm8k', 'train', str(data))
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
   assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
 
 

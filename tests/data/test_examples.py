@@ -258,7 +258,21 @@ def test_bad_chats_are_malformed(messages, words, tmp_path):
 
 def test_ids_are_unique(tmp_path):
   rows = [{'id': 5, 'query': 'q', 'response': str(n)} for n in range(3)]
-  assert [e.id for e in load(str(lines(tmp_path / 'a.jsonl', *rows)))[0]] == ['5', '5#2', '5#3']
+  path = str(lines(tmp_path / 'a.jsonl', *rows, {'id': '5#2', 'query': 'q', 'response': '9'}))
+  found, report = load(path)
+  assert [e.id for e in found] == ['5', '5#2', '5#3', '5#2#2']
+  assert report.lines(1) == ["3 repeated_id: a.jsonl:2 (id '5' is already in a.jsonl:1), ..."]
+  said = r"a.jsonl:2: id '5' is already in a.jsonl:1; .*; 3 bad records in all; an evaluation needs every record, once"
+  with pytest.raises(UserError, match=said):
+    load(path, strict=True)
+
+
+def test_an_id_of_math_500_is_text(tmp_path):
+  (tmp_path / 'math').mkdir()
+  row = {'problem': 'q', 'solution': r'\boxed{1}', 'answer': '1', 'unique_id': 7}
+  path = lines(tmp_path / 'math' / 'test500.jsonl', row)
+  with pytest.raises(UserError, match='field "unique_id" is not text'):
+    parse_file(path, 'math500', 'test')
 
 
 # --- files that are not whole ---

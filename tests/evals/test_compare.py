@@ -117,9 +117,32 @@ def test_command_line(tmp_path, capsys):
   assert cli.main(['compare', str(a), str(tmp_path / 'empty')]) == 2
 
 
+def test_a_benchmark_that_is_not_finished_keeps_no_other_from_being_compared(tmp_path):
+  a, b = (write(write(tmp_path / name, {'1': True}), {'1': True, '2': True}, 'math500') for name in 'ab')
+  (b / 'math500' / 'scores.json').unlink()
+  (b / 'math500' / 'settings.json').write_text('{}')
+  path = b / 'math500' / 'records.jsonl'
+  path.write_text(path.read_text().splitlines()[0] + '\n')
+  result = compare.compare(a, b)
+  assert (list(result['benchmarks']), result['unfinished'], result['only_in_one']) == (['gsm8k'], ['math500'], [])
+  assert 'not compared, not finished in one of the two: math500' in compare.describe(result)
+  with pytest.raises(UserError, match=r"such as '2'; compare runs over the same problems"):
+    compare.compare(a / 'math500', b / 'math500')
+
+
+def test_the_rule_is_that_of_the_records(tmp_path):
+  a, b = (write(tmp_path / name, {'1': True}, rule=rule) for name, rule in (('a', 'number'), ('b', 'abel')))
+  for folder in (a, b):
+    (folder / 'gsm8k' / 'scores.json').unlink()
+  assert compare.compare(a, b)['benchmarks']['gsm8k']['rules'] == ['number', 'abel']
+
+
 def test_several_answers_to_a_problem_are_refused(tmp_path):
   a, b = write(tmp_path / 'a', {1: True}), write(tmp_path / 'b', {1: False})
   (b / 'gsm8k' / 'scores.json').write_text('{"rule": "number", "samples": 4}')
+  with pytest.raises(UserError, match='4 answers to each problem'):
+    compare.compare(a, b)
+  (b / 'gsm8k' / 'scores.json').rename(b / 'gsm8k' / 'settings.json')
   with pytest.raises(UserError, match='4 answers to each problem'):
     compare.compare(a, b)
 

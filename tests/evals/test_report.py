@@ -91,6 +91,27 @@ def test_bars_groups_and_intervals(tmp_path, rows):
   )
 
 
+def test_groups_of_several_runs(tmp_path, rows):
+  """Each bar has the run it is of and that run's own count, also where one run alone has the group."""
+  write(tmp_path / 'a', rows)
+  few = [row for row in rows if row['extra']['level'] < 5][:10] + [record(99, extra={'level': 7, 'subject': 'Algebra'})]
+  write(tmp_path / 'b', few, model='other')
+  table.table([tmp_path / 'a', tmp_path / 'b'], tmp_path / 'out')
+  text = (tmp_path / 'out' / 'table.html').read_text()
+  levels = text.split('<h3>MATH, level</h3>')[1].split('</figure>')[0]
+  found = re.findall(r'<li class="group">([^<]*)</li>|<span class="label">([^<]*)</span>', levels)
+  labels = [group or bar.replace('\u00a0', ' ') for group, bar in found]
+  assert labels[:3] == ['Level 1', 'mine (n = 12)', 'other (n = 3)']
+  assert labels[-4:] == ['Level 5', 'mine (n = 12)', 'Level 7', 'other (n = 1)']
+
+
+def test_scores_that_are_not_of_these_records_are_told(tmp_path, rows):
+  folder = write(tmp_path / 'a', rows)
+  records.write_all(folder / 'math500' / 'records.jsonl', rows[:-1])
+  said = f'mine, MATH: the scores are of 60 answers, and {folder}/math500/records.jsonl holds 59'
+  assert said in page(folder, tmp_path / 'out')
+
+
 def test_wilson_beside_scipy():
   stats = pytest.importorskip('scipy.stats')
   for n, correct in ((1, 0), (1, 1), (60, 57), (1319, 824), (5000, 5000)):
@@ -175,6 +196,12 @@ def test_loss_curve(tmp_path, rows, capsys):
   (tmp_path / 'other.jsonl').write_text('{"step": 5}\n')
   with pytest.raises(UserError, match='no losses in it'):
     page(folder, tmp_path / 'out', metrics=[tmp_path / 'other.jsonl'])
+
+
+def test_a_loss_curve_that_is_not_here_is_told(tmp_path, rows):
+  folder = write(tmp_path / 'a', rows, model='run/checkpoints/4000')
+  said = 'run/checkpoints/4000: no loss curve, run/metrics.jsonl is not here; --metrics FILE shows it'
+  assert said in page(folder, tmp_path / 'out')
 
 
 def test_records_without_a_verdict(tmp_path, rows):
@@ -274,6 +301,7 @@ def test_links_open_what_they_name(tmp_path, rows, see):
   steps = "seen.push(ids()[0], $('.detail').innerText.includes('What is'), $('#find').value, $('#page').textContent);"
   assert see(text, steps, '#show=right&id=t/40') == ['t/28', True, '', 'page 2 of 3']
   assert see(text, 'seen.push(ids().length);', '#set=99&show=none&page=-3&group=x&__proto__=1') == [25]
+  assert see(text, 'seen.push(ids().length);', '#show=constructor') == [25]
 
 
 def test_hostile_text_is_text(tmp_path, rows, see):
@@ -301,6 +329,9 @@ FORMULAS = {
 }
 NOT_KNOWN = (
   '\\mystery{1}',
+  '\\constructor',
+  '\\toString{1}',
+  '\\begin{constructor}1\\end{constructor}',
   '{',
   '}',
   '\\frac1',

@@ -1,6 +1,8 @@
 """From prompts to scores with a model that recites; interrupted, resumed, refused, graded again."""
 
+import contextlib
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +220,105 @@ def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, 
   assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
 
+def test_one_evaluation_writes_to_a_directory_at_a_time(reciting, data_dir, tmp_path):
+  first, second = reciting(), reciting()
+  prepared = run.prepare(first, 'arithmetic', data_dir=data_dir, out=tmp_path / 'out')
+  (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
+  for other in (
+    lambda: evaluate(second, tmp_path / 'out', data_dir),
+    lambda: run.grade_records(tmp_path / 'r.jsonl', 'arithmetic', out=tmp_path / 'out'),
+  ):
+    with pytest.raises(UserError, match='out/arithmetic: another evaluation is writing here; wait for it'):
+      other()
+  run.run(first, prepared, tmp_path / 'out', progress=False)
+  assert len(lines(tmp_path / 'out')) == 4 and sum(second.asked) == 0
+  assert evaluate(second, tmp_path / 'out', data_dir)['benchmarks']['arithmetic']['resumed'] == 0  # and it is let go
+
+
+def test_a_directory_is_let_go_whatever_happens(reciting, data_dir, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=1), tmp_path, data_dir)
+  before = (tmp_path / 'arithmetic' / 'settings.json').stat()
+  evaluate(reciting(), tmp_path, data_dir)
+  assert (tmp_path / 'arithmetic' / 'settings.json').stat() == before  # not written again
+  with pytest.raises(UserError, match='holds another run'):
+    run.evaluate(reciting(), 'arithmetic', data_dir=data_dir, out=tmp_path, limit=1)
+  assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+  """As on a disk that is full: what goes beyond is not written."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+  try:
+    yield
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp_path):
+  whole, out = tmp_path / 'whole', tmp_path / 'out'
+  evaluate(reciting(), whole, data_dir)
+  names = ['records.jsonl', 'scores.json', 'settings.json']
+  for size, name, left in ((50, 'settings.json', 0), (700, 'records.jsonl', 1), (1300, 'records.jsonl', 3)):
+    with files_of_at_most(size), pytest.raises(OSError) as caught:
+      evaluate(reciting(), out, data_dir)
+    assert caught.value.filename == str(out / 'arithmetic' / name)
+    found = sorted(path.name for path in (out / 'arithmetic').iterdir()) if out.exists() else []
+    assert found == (names[::2] if left else [])
+    if left:
+      assert len(records.read(out / 'arithmetic' / 'records.jsonl').records) == left
+  assert evaluate(reciting(), out, data_dir)['benchmarks']['arithmetic']['resumed'] == 3
+  assert (out / 'arithmetic' / 'records.jsonl').read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
+  with files_of_at_most(700), pytest.raises(OSError):
+    run.grade_records(out / 'arithmetic' / 'records.jsonl', 'arithmetic', 'abel', out=tmp_path / 'graded')
+  assert not (tmp_path / 'graded').exists()
+
+
+@pytest.mark.parametrize('text, said', [('', 'not JSON'), ('{"model": ', 'not JSON'), ('[]', 'holds list')])
+def test_spoilt_settings(reciting, data_dir, tmp_path, text, said):
+  evaluate(reciting(), tmp_path, data_dir)
+  (tmp_path / 'arithmetic' / 'settings.json').write_text(text)
+  with pytest.raises(UserError, match=rf'settings.json: {said}.*what is there cannot be continued; give another --out'):
+    evaluate(reciting(), tmp_path, data_dir)
+
+
+@pytest.mark.parametrize('field, value', [('tokens', '12'), ('tokens', [1]), ('truncated', 1)])
+def test_a_field_of_another_kind_is_named(reciting, data_dir, tmp_path, field, value):
+  evaluate(reciting(), tmp_path, data_dir)
+  rows = lines(tmp_path)
+  rows[1][field] = value
+  (tmp_path / 'arithmetic' / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  with pytest.raises(UserError, match=rf":2: field '{field}' is {type(value).__name__}; mend or delete the line"):
+    evaluate(reciting(), tmp_path, data_dir)
+
+
+def test_an_empty_out_is_refused(reciting, data_dir, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
+  before, model = sorted(tmp_path.rglob('*')), reciting()
+  with pytest.raises(UserError, match='--out is empty'):
+    evaluate(model, '', data_dir)
+  with pytest.raises(UserError, match='--out is empty'):
+    run.grade_records('r.jsonl', 'gsm8k', out='')
+  assert sum(model.asked) == 0 and sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('where', ['data', 'records'])
+def test_another_gold_answer_in_the_same_directory_is_refused(reciting, data_dir, tmp_path, where):
+  evaluate(reciting(), tmp_path / 'out', data_dir)
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  if where == 'records':
+    path = tmp_path / 'out' / 'arithmetic' / 'records.jsonl'
+  old, new = ('"gold": "6"', '"gold": "7"') if where == 'records' else ('"response": "6"', '"response": "7"')
+  assert old in path.read_text()
+  path.write_text(path.read_text().replace(old, new))
+  there, now = ("'7'", "'6'") if where == 'records' else ("'6'", "'7'")
+  with pytest.raises(UserError, match=f"gold answer to 'arithmetic/test/1' is {there} there and {now} in this data"):
+    evaluate(reciting(), tmp_path / 'out', data_dir)
+
+
 def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_path):
   evaluate(reciting(), tmp_path / 'out', data_dir)
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
@@ -300,6 +401,30 @@ def test_several_samples_are_summed_up_over_problems_and_again(reciting, data_di
   }
 
 
+def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(reciting, data_dir, tmp_path):
+  drawn = run.Decoding(samples=2, temperature=1.0)
+  scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
+  path = tmp_path / 'arithmetic' / 'records.jsonl'
+  (tmp_path / 'arithmetic' / 'scores.json').unlink()
+  again = run.grade_records(path, 'arithmetic')['benchmarks']['arithmetic']
+  assert all(again[key] == scores[key] for key in ('problems', 'samples', 'stderr', 'pass_at_k', 'model', 'prompt'))
+  path.write_text(''.join(path.read_text().splitlines(keepends=True)[:-1]))
+  with pytest.raises(UserError, match="'arithmetic/test/3' has not all of its 2 answers; run the evaluation"):
+    run.grade_records(path, 'arithmetic')
+  (tmp_path / 'arithmetic' / 'scores.json').write_text('{"samples": "2"}')
+  with pytest.raises(UserError, match="scores.json: samples is '2'"):
+    run.grade_records(path, 'arithmetic')
+
+
+def test_records_of_another_benchmark_are_not_graded(reciting, data_dir, tmp_path):
+  evaluate(reciting(), tmp_path, data_dir)
+  path = tmp_path / 'arithmetic' / 'records.jsonl'
+  with pytest.raises(UserError, match="'arithmetic/test/0' is of arithmetic, not of math401; give --benchmark arith"):
+    run.grade_records(path, 'math401')
+  path.write_text(path.read_text().replace('"benchmark": "arithmetic"', '"benchmark": "my own"'))
+  assert run.grade_records(path, 'math401')['benchmarks']['math401']['correct'] == 3
+
+
 @pytest.mark.parametrize('benchmark, rule, said', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])
 def test_grade_with_unknown_names(tmp_path, benchmark, rule, said):
   with pytest.raises(UserError, match=said):
@@ -326,6 +451,7 @@ def test_grading_needs_no_jax(tmp_path):
   'settings, message',
   [
     ({'samples': 0}, 'samples is 0'),
+    ({'samples': 10_000_000, 'temperature': 1.0}, 'samples is 10000000; it must be from 1 to 10,000'),
     ({'samples': 2}, '2 samples at temperature 0'),
     ({'temperature': -1.0}, 'temperature -1.0'),
     ({'temperature': float('nan')}, 'temperature nan'),

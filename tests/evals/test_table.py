@@ -113,3 +113,48 @@ def test_bad_scores(tmp_path):
   path.write_text('{"benchmark": "gsm8k"}')
   with pytest.raises(UserError, match="field 'n' is missing"):
     table.table([path])
+
+
+GROUP = {'n': 2, 'correct': 1, 'accuracy': 0.5}
+
+
+@pytest.mark.parametrize(
+  'change, said',
+  [
+    ({'n': '1319'}, "field 'n' is str"),
+    ({'accuracy': [0.5]}, "field 'accuracy' is list"),
+    ({'stderr': '0.1'}, "field 'stderr' is str"),
+    ({'rule': None}, "field 'rule' is NoneType"),
+    ({'decoding': 'greedy'}, "field 'decoding' is str"),
+    ({'relative_error': None, 'non_number_ratio': 0.1}, "field 'relative_error' is NoneType"),
+    ({'by_group': [GROUP]}, "field 'by_group' is list"),
+    ({'by_group': {'add': 1}}, "field 'n' of group 'add' is missing"),
+    ({'by_group': {'add': GROUP | {'accuracy': '1'}}}, "field 'accuracy' of group 'add' is str"),
+    ({'samples': 2}, "field 'problems' is missing"),
+    ({'samples': '2'}, "field 'samples' is str"),
+    ({'samples': 2, 'problems': 1, 'pass_at_k': {}}, "field 'maj_at_k' is missing"),
+    ({'samples': 2, 'problems': 1, 'pass_at_k': {'one': 1}, 'maj_at_k': {}}, "field 'pass_at_k' holds 'one': 1"),
+    ({'samples': 2, 'problems': 1, 'pass_at_k': {'1': 'all'}, 'maj_at_k': {}}, "field 'pass_at_k' holds '1': 'all'"),
+  ],
+)
+def test_scores_of_another_kind_are_named(tmp_path, change, said):
+  path = write(tmp_path)
+  path.write_text(json.dumps(SCORES | change))
+  with pytest.raises(UserError, match=f'scores.json: {said}; evaluate or grade again to write it'):
+    table.table([tmp_path], tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_scores_nested_without_end(tmp_path):
+  write(tmp_path).write_text('[' * 100_000)
+  with pytest.raises(UserError, match='scores.json: not JSON'):
+    table.table([tmp_path])
+
+
+def test_what_is_not_finished_is_named(tmp_path, capsys):
+  write(tmp_path)
+  (tmp_path / 'math500').mkdir()
+  (tmp_path / 'math500' / 'settings.json').write_text('{}')
+  table.table([tmp_path], tmp_path / 'out')
+  said = f'{tmp_path}/math500: not finished, and not in the table'
+  assert said in capsys.readouterr().err and said in (tmp_path / 'out' / 'table.html').read_text()
