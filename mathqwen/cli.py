@@ -61,6 +61,8 @@ BENCH = {
 }
 
 CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
+ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.run.Ask
+SERVED = ('concurrency', 'requests_per_minute', 'timeout')
 DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.run.Decoding
 
 
@@ -326,12 +328,9 @@ def run_evaluate(args):
   if args.rule:
     grade.get(args.rule)
   served = args.model.startswith('openai:')
-  for flag in (
-    ('batch_size', 'dtype', 'distributed', *DECODING) if served else ('concurrency', 'requests_per_minute', 'timeout')
-  ):
-    if getattr(args, flag) is not None:
-      whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
-      raise UserError(f'--{flag.replace("_", "-")} is {whose}')
+  for flag in _given(args, ('batch_size', 'dtype', 'distributed', *DECODING) if served else SERVED):
+    whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
+    raise UserError(f'--{flag.replace("_", "-")} is {whose}')
   result = _ask_endpoint(args, names) if served else _ask_model(args, names)
   if hosts.share()[0] == 0:
     _print_scores(result)
@@ -340,48 +339,30 @@ def run_evaluate(args):
   return result
 
 
-def _ask_endpoint(args, names):
-  from mathqwen.evals import endpoint
+def _given(args, names) -> dict:
+  """Those of the flags that have a value."""
+  return {name: value for name in names if (value := getattr(args, name)) is not None}
 
-  flags = (
-    'data_dir',
-    'limit',
-    'prompt',
-    'rule',
-    'out',
-    'max_new_tokens',
-    'concurrency',
-    'requests_per_minute',
-    'timeout',
-  )
-  given = {flag: getattr(args, flag) for flag in flags if getattr(args, flag) is not None}
-  return endpoint.evaluate(args.model, names, **given)
+
+def _ask_endpoint(args, names):
+  from mathqwen.evals import endpoint, run
+
+  return endpoint.evaluate(args.model, names, run.Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
 
 
 def _ask_model(args, names):
   from mathqwen.evals import run
 
   batch_size = 64 if args.batch_size is None else args.batch_size
-  decoding = run.Decoding(**{flag: getattr(args, flag) for flag in DECODING if getattr(args, flag) is not None})
+  ask = run.Ask(**_given(args, ASK), decoding=run.Decoding(**_given(args, DECODING)))
   if args.distributed:
     kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
     hosts.join(args.distributed, kept)
     hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   model, read = _open(args.model, args.dtype)
-  prepared = run.prepare(
-    model,
-    names,
-    data_dir=args.data_dir,
-    limit=args.limit,
-    prompt=args.prompt,
-    rule=args.rule,
-    out=args.out,
-    batch_size=batch_size,
-    max_new_tokens=args.max_new_tokens,
-    decoding=decoding,
-  )
+  prepared = run.prepare(model, names, ask, args.out, batch_size)
   model.params = read()
-  return run.run(model, prepared, args.out, batch_size)
+  return run.run(model, prepared, batch_size)
 
 
 def _print_scores(result):

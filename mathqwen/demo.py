@@ -10,7 +10,7 @@ from mathqwen import api, config
 from mathqwen.data import arithmetic
 from mathqwen.errors import UserError
 from mathqwen.evals import table
-from mathqwen.evals.run import evaluate
+from mathqwen.evals.run import Ask, evaluate
 from mathqwen.run import Run, random_model
 
 TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
@@ -35,22 +35,22 @@ def run(workdir: str, steps: int | None = None) -> dict:
   written = arithmetic.write(data_dir / 'arithmetic', TRAIN_EXAMPLES, TEST_PER_GROUP, SEED)
   print(f'{written["train"]:,} training and {written["test"]:,} held-out problems in {data_dir / "arithmetic"}')
 
-  options = {'data_dir': str(data_dir), 'max_new_tokens': 80, 'batch_size': 128}
+  ask = Ask(data_dir, max_new_tokens=80)
   _say('2. the held-out problems before training, with random weights')
-  before = evaluate(random_model(prepared), ['arithmetic'], out=out / 'before', **options)
+  before = evaluate(random_model(prepared), 'arithmetic', ask, out=out / 'before', batch_size=128)
 
   _say(f'3. training {prepared.experiment.train.steps:,} steps')
   summary = prepared.train(str(run_dir))
 
   _say('4. the same problems after training')
   model = api.load(str(run_dir), dtype='float32')
-  after = evaluate(model, ['arithmetic'], out=out / 'after', **options)
+  after = evaluate(model, 'arithmetic', ask, out=out / 'after', batch_size=128)
 
   _say('5. as a Hugging Face directory, loaded again')
   for earlier in (export, out / 'hf'):  # of a demo in the same workdir
     shutil.rmtree(earlier, ignore_errors=True)
   model.save_hf(str(export))
-  again = evaluate(api.load(str(export), dtype='float32'), ['arithmetic'], out=out / 'hf', **options)
+  again = evaluate(api.load(str(export), dtype='float32'), 'arithmetic', ask, out=out / 'hf', batch_size=128)
   print(f'{export}: {_agreement(out)}')
 
   _say('6. beside the published systems')

@@ -159,9 +159,9 @@ def test_the_system_prompt_of_training_is_asked_everywhere(tiny, briefed, tmp_pa
     assert chat.interact(one, {}) == {'turns': 2}
     assert asked == [wanted, wanted]
     monkeypatch.undo()
-    ((job, _),) = run.prepare(one, 'arithmetic', data_dir=tiny.data_dir)
+    ((job, _),) = run.prepare(one, 'arithmetic', run.Ask(tiny.data_dir))
     assert job.prompts[0] == wanted
-    ((job, _),) = run.prepare(one, 'arithmetic', data_dir=tiny.data_dir, prompt='qwen-chat')
+    ((job, _),) = run.prepare(one, 'arithmetic', run.Ask(tiny.data_dir, prompt='qwen-chat'))
     assert job.prompts[0] != wanted
 
 

@@ -169,7 +169,7 @@ class Endpoint:
       raise UserError(f'{KEY} holds characters that no key has (spaces, line ends, accents); set it again')
     self._timeout, self._tries, self._patience, self._backoff = timeout, tries, patience, backoff
     self._gate, self._stop = _Gate(requests_per_minute), threading.Event()
-    self._repeated: collections.Counter[str] = collections.Counter()
+    self._repeated, self._counting = collections.Counter(), threading.Lock()  # requests, by what was the matter
     self._open = urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler).open
     host = urllib.parse.urlsplit(self._url)
     if self._key and host.scheme == 'http' and host.hostname not in ('localhost', '127.0.0.1', '::1'):
@@ -185,10 +185,8 @@ class Endpoint:
     """
     self._stop.clear()
     self._repeated.clear()
-    todo, answers = iter(range(len(prompts))), queue.SimpleQueue()
+    todo, answers, in_a_row = iter(range(len(prompts))), queue.SimpleQueue(), 0
     lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
-
-    in_a_row = 0
 
     def work():
       nonlocal in_a_row
@@ -254,9 +252,10 @@ class Endpoint:
           raise
         if error.wait is not None:
           self._gate.hold(error.wait)
-        kind = _kind(error)
-        self._repeated[kind] += 1
-        if self._repeated[kind] == 1:
+        with self._counting:
+          self._repeated[_kind(error)] += 1
+          first = self._repeated[_kind(error)] == 1
+        if first:
           self._tell(f'{self._url}: {error}; asked again')
         self._sleep(wait)
 
@@ -396,14 +395,10 @@ def parse(name: str) -> tuple[str, str]:
 def evaluate(
   name: str,
   names,
+  ask: run.Ask = run.ASK,
   *,
-  data_dir=None,
-  limit: int | None = None,
-  prompt: str | None = None,
-  rule: str | None = None,
   out: str | os.PathLike | None = None,
   concurrency: int = 16,
-  max_new_tokens: int | None = None,
   progress: bool = True,
   **options,
 ) -> dict:
@@ -411,15 +406,13 @@ def evaluate(
 
   `options` are those of Endpoint. `decoding.batch_size` of the scores is `concurrency`.
   """
+  run.at_least_one(concurrency=concurrency)
   model = Endpoint(name, **options)
-  chosen = run.choose(names, limit=limit, concurrency=concurrency, max_new_tokens=max_new_tokens)
   prompts_of = lambda asked, rows: _prompts(asked, rows, model.system_prompt)
-  jobs = [
-    run.make_job(model, one, data_dir, limit, prompt, rule, max_new_tokens, run.GREEDY, prompts_of) for one in chosen
-  ]
+  jobs = [run.make_job(model, one, ask, prompts_of) for one in run.choose(names)]
   prepared = run.open_jobs(jobs, out)
   try:
-    return run.run(model, prepared, out, concurrency, progress, record_of=_record)
+    return run.run(model, prepared, concurrency, progress, record_of=_record)
   except run.Unanswered as error:
     said = f'{name}: {_told(error)}'
     if out is None:

@@ -57,6 +57,30 @@ GREEDY = Decoding()
 
 
 @dataclasses.dataclass(frozen=True)
+class Ask:
+  """What a model is asked, and how its answers are graded."""
+
+  data_dir: str | os.PathLike | None = None  # a local copy of the data sets
+  limit: int | None = None  # the first problems of each benchmark only
+  prompt: str | None = None  # in prompts.PROMPTS; None: the benchmark's
+  rule: str | None = None  # in grade.RULES; None: the one the prompt's system was graded with, else the benchmark's
+  max_new_tokens: int | None = None  # None: the prompt's or the benchmark's, less where the model has not the positions
+  decoding: Decoding = GREEDY
+
+  def __post_init__(self):
+    at_least_one(limit=self.limit, max_new_tokens=self.max_new_tokens)
+
+
+def at_least_one(**counts: int | None):
+  for what, value in counts.items():
+    if value is not None and value < 1:
+      raise UserError(f'{what} is {value}; it must be 1 or more')
+
+
+ASK = Ask()
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
   """One benchmark, ready to be asked."""
 
@@ -77,38 +101,19 @@ class Unanswered(Exception):
 
 
 def evaluate(
-  model,
-  names,
-  *,
-  data_dir=None,
-  limit: int | None = None,
-  prompt: str | None = None,
-  rule: str | None = None,
-  out: str | os.PathLike | None = None,
-  batch_size: int = 64,
-  max_new_tokens: int | None = None,
-  decoding: Decoding = GREEDY,
-  progress: bool = True,
+  model, names, ask: Ask = ASK, *, out: str | os.PathLike | None = None, batch_size: int = 64, progress: bool = True
 ) -> dict:
   """Answers of `model` to the benchmarks `names`: `{'benchmarks': {name: scores}, 'tokens_per_second': ...}`.
 
-  `limit` takes the first problems only; `prompt` is a name in prompts.PROMPTS (default: the benchmark's); `rule` one
-  in grade.RULES (default: the one the prompt's system was graded with, else the benchmark's); `batch_size` answers are
-  under way at a time; with more than one sample of `decoding`, pass@k and maj@k are in the scores; `max_new_tokens`
-  defaults to the prompt's or the benchmark's, or to less where the model's positions leave less. With `out`, records
-  and scores are kept there.
+  `batch_size` answers are under way at a time; with more than one sample of `ask.decoding`, pass@k and maj@k are in the
+  scores. With `out`, records and scores are kept there.
   """
-  prepared = prepare(
-    model, names, data_dir=data_dir, limit=limit, prompt=prompt, rule=rule, out=out, batch_size=batch_size,
-    max_new_tokens=max_new_tokens, decoding=decoding,
-  )  # fmt: skip
-  return run(model, prepared, out, batch_size, progress)
+  return run(model, prepare(model, names, ask, out, batch_size), batch_size, progress)
 
 
 def run(
   model,
   prepared: list[tuple[Job, Folder | None]],
-  out,
   batch_size: int = 64,
   progress: bool = True,
   record_of: Callable | None = None,
@@ -138,32 +143,18 @@ def run(
 
 
 def prepare(
-  model,
-  names,
-  *,
-  data_dir=None,
-  limit: int | None = None,
-  prompt: str | None = None,
-  rule: str | None = None,
-  out: str | os.PathLike | None = None,
-  batch_size: int = 64,
-  max_new_tokens: int | None = None,
-  decoding: Decoding = GREEDY,
+  model, names, ask: Ask = ASK, out: str | os.PathLike | None = None, batch_size: int = 64
 ) -> list[tuple[Job, Folder | None]]:
   """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
-  chosen = choose(names, limit=limit, batch_size=batch_size, max_new_tokens=max_new_tokens)
-  jobs = [_prepare(model, one, data_dir, limit, prompt, rule, max_new_tokens, decoding) for one in chosen]
-  return open_jobs(jobs, out)
+  at_least_one(batch_size=batch_size)
+  return open_jobs([_prepare(model, benchmark, ask) for benchmark in choose(names)], out)
 
 
-def choose(names, **counts: int | None) -> list[Benchmark]:
-  """The benchmarks of these names (text with commas, or a list), each once; refuses counts below 1."""
+def choose(names) -> list[Benchmark]:
+  """The benchmarks of these names (text with commas, or a list), each once."""
   names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
   if not names:
     raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
-  for what, value in counts.items():
-    if value is not None and value < 1:
-      raise UserError(f'{what} is {value}; it must be 1 or more')
   return [benchmarks.get(name) for name in dict.fromkeys(names)]
 
 
@@ -218,19 +209,18 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   return {'benchmarks': {chosen.name: scores}}
 
 
-def make_job(
-  model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of: Callable
-) -> Job:
+def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job:
   """Of one benchmark, with what `prompts_of(prompts.Prompt, examples)` says that `model` is asked."""
   from mathqwen.data import examples
 
-  prompt = prompt or benchmark.prompt
+  prompt = ask.prompt or benchmark.prompt
   asked = prompts_lib.get(prompt)
-  rule = rule or asked.rules.get(benchmark.name, benchmark.rule)
+  rule = ask.rule or asked.rules.get(benchmark.name, benchmark.rule)
   graders.get(rule)
-  rows, _ = examples.load(benchmark.source, benchmark.split, data_dir, strict=True)
-  rows = samples.expand(rows[:limit], decoding.samples)
+  rows, _ = examples.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  rows = samples.expand(rows[: ask.limit], ask.decoding.samples)
   prompts = prompts_of(asked, rows)
+  new_tokens = ask.max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)
   settings = {
     'model': model.name,
     'dtype': model.dtype,
@@ -238,17 +228,17 @@ def make_job(
     'prompt': prompt,
     'system_prompt': model.system_prompt if prompt == 'chatml' else None,
     'rule': rule,
-    'max_new_tokens': max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens),
-    'limit': limit,
-    **dataclasses.asdict(decoding),
+    'max_new_tokens': new_tokens,
+    'limit': ask.limit,
+    **dataclasses.asdict(ask.decoding),
   }
   return Job(benchmark, rows, prompts, settings, asked.stop)
 
 
-def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding) -> Job:
+def _prepare(model, benchmark: Benchmark, ask: Ask) -> Job:
   """`make_job` of token ids, with no more new tokens than the model has positions for."""
   prompts_of = lambda asked, rows: prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
-  job = make_job(model, benchmark, data_dir, limit, prompt, rule, max_new_tokens, decoding, prompts_of)
+  job = make_job(model, benchmark, ask, prompts_of)
   positions, wanted = model.config.max_position_embeddings, job.settings['max_new_tokens']
   longest = max(range(len(job.prompts)), key=lambda i: len(job.prompts[i]))
   room = positions - len(job.prompts[longest])
@@ -257,7 +247,7 @@ def _prepare(model, benchmark: Benchmark, data_dir, limit, prompt, rule, max_new
     raise UserError(f'{where}, the model has {positions} positions; use a model with more')
   if wanted <= room:
     return job
-  if max_new_tokens is not None:
+  if ask.max_new_tokens is not None:
     raise UserError(f'{where}: with {wanted} new ones it passes the {positions} positions; at most {room} fit')
   _tell(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
   return dataclasses.replace(job, settings=job.settings | {'max_new_tokens': room})

@@ -95,9 +95,9 @@ def key(monkeypatch):
   monkeypatch.setenv('OPENAI_API_KEY', KEY)
 
 
-def evaluate(server, data_dir, out=None, **options):
+def evaluate(server, data_dir, out=None, names='arithmetic', limit=None, prompt=None, **options):
   options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
-  return endpoint.evaluate(server.model, 'arithmetic', data_dir=data_dir, out=out, **options)
+  return endpoint.evaluate(server.model, names, run.Ask(data_dir, limit, prompt), out=out, **options)
 
 
 def lines(out):
@@ -108,7 +108,7 @@ def test_records_and_scores_are_those_of_a_model_of_ours(server, data_dir, recit
   scores = evaluate(server, data_dir, tmp_path / 'served')['benchmarks']['arithmetic']
   model = reciting()
   model.answers = ANSWERS
-  own = run.evaluate(model, 'arithmetic', data_dir=data_dir, out=tmp_path / 'own', progress=False)
+  own = run.evaluate(model, 'arithmetic', run.Ask(data_dir), out=tmp_path / 'own', progress=False)
   own = own['benchmarks']['arithmetic']
   differ = {'model', 'dtype', 'tokens', 'seconds', 'tokens_per_second', 'decoding'}
   assert {k: v for k, v in scores.items() if k not in differ} == {k: v for k, v in own.items() if k not in differ}
@@ -246,9 +246,7 @@ def test_unanswered_problems_of_one_benchmark_do_not_keep_another_from_being_ask
   (pathlib.Path(data_dir) / 'gsm8k' / 'test.jsonl').write_text('{"question": "2*3=", "answer": "#### 6"}\n')
   server.script = [TROUBLE['500']] * 3
   with pytest.raises(Preempted, match=r'arithmetic/test/0: 500 .*; 4 of 5 answers are kept'):
-    endpoint.evaluate(
-      server.model, 'arithmetic,gsm8k', data_dir=data_dir, out=tmp_path, backoff=0.001, tries=3, concurrency=1
-    )
+    evaluate(server, data_dir, tmp_path, 'arithmetic,gsm8k', concurrency=1)
   assert json.loads((tmp_path / 'gsm8k' / 'scores.json').read_text())['correct'] == 1
 
 
@@ -347,7 +345,7 @@ def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, sa
 
 def test_no_server(data_dir):
   with pytest.raises(UserError, match='cannot be reached .*Connection refused'):
-    endpoint.evaluate('openai:http://127.0.0.1:9/v1#m', 'arithmetic', data_dir=data_dir, tries=2, backoff=0.001)
+    endpoint.evaluate('openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), tries=2, backoff=0.001)
 
 
 @pytest.mark.parametrize(
@@ -470,8 +468,8 @@ def test_command_line(server, data_dir, tmp_path, capsys):
 
 def test_no_accelerator_is_started(server, data_dir):
   code = (
-    f'import sys; from mathqwen.evals import endpoint; endpoint.evaluate({server.model!r}, "arithmetic", '
-    f'data_dir={data_dir!r}); print([m for m in ("jax", "flax", "tokenizers") if m in sys.modules])'
+    f'import sys; from mathqwen.evals import endpoint, run; endpoint.evaluate({server.model!r}, "arithmetic", '
+    f'run.Ask({data_dir!r})); print([m for m in ("jax", "flax", "tokenizers") if m in sys.modules])'
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
   assert done.stdout.strip() == '[]', done.stderr

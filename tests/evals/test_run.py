@@ -19,8 +19,9 @@ def lines(out):
   return [json.loads(line) for line in (out / 'arithmetic' / 'records.jsonl').read_text().splitlines()]
 
 
-def evaluate(model, out, data_dir, **kwargs):
-  return run.evaluate(model, 'arithmetic', data_dir=data_dir, out=out, progress=False, **kwargs)
+def evaluate(model, out, data_dir, names='arithmetic', batch_size=64, **ask):
+  ask = run.Ask(data_dir=data_dir, **ask)
+  return run.evaluate(model, names, ask, out=out, batch_size=batch_size, progress=False)
 
 
 def test_evaluate(reciting, data_dir, tmp_path):
@@ -101,9 +102,9 @@ def test_a_prompt_brings_the_rule_and_the_limits_of_its_system(
   (tmp_path / 'gsm8k').mkdir()
   (tmp_path / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "It is 2.\\n#### 2"}\n')
   model = reciting(positions=9000)
-  ((job, _),) = run.prepare(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule)
+  ((job, _),) = run.prepare(model, 'gsm8k', run.Ask(str(tmp_path), prompt=prompt, rule=rule))
   assert (job.settings['rule'], job.settings['max_new_tokens'], job.stop) == (wanted, new_tokens, stop)
-  scores = run.evaluate(model, 'gsm8k', data_dir=str(tmp_path), prompt=prompt, rule=rule, progress=False)
+  scores = evaluate(model, None, str(tmp_path), 'gsm8k', prompt=prompt, rule=rule)
   assert scores['benchmarks']['gsm8k']['rule'] == wanted
 
 
@@ -222,7 +223,7 @@ def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, 
 
 def test_one_evaluation_writes_to_a_directory_at_a_time(reciting, data_dir, tmp_path):
   first, second = reciting(), reciting()
-  prepared = run.prepare(first, 'arithmetic', data_dir=data_dir, out=tmp_path / 'out')
+  prepared = run.prepare(first, 'arithmetic', run.Ask(data_dir), tmp_path / 'out')
   (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
   for other in (
     lambda: evaluate(second, tmp_path / 'out', data_dir),
@@ -230,7 +231,7 @@ def test_one_evaluation_writes_to_a_directory_at_a_time(reciting, data_dir, tmp_
   ):
     with pytest.raises(UserError, match='out/arithmetic: another evaluation is writing here; wait for it'):
       other()
-  run.run(first, prepared, tmp_path / 'out', progress=False)
+  run.run(first, prepared, progress=False)
   assert len(lines(tmp_path / 'out')) == 4 and sum(second.asked) == 0
   assert evaluate(second, tmp_path / 'out', data_dir)['benchmarks']['arithmetic']['resumed'] == 0  # and it is let go
 
@@ -242,7 +243,7 @@ def test_a_directory_is_let_go_whatever_happens(reciting, data_dir, tmp_path):
   evaluate(reciting(), tmp_path, data_dir)
   assert (tmp_path / 'arithmetic' / 'settings.json').stat() == before  # not written again
   with pytest.raises(UserError, match='holds another run'):
-    run.evaluate(reciting(), 'arithmetic', data_dir=data_dir, out=tmp_path, limit=1)
+    evaluate(reciting(), tmp_path, data_dir, limit=1)
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 
@@ -335,13 +336,14 @@ def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_pat
     ('arithmetic', {'prompt': 'vicuna'}, "unknown prompt 'vicuna'"),
     ('arithmetic', {'rule': 'abl'}, "unknown rule 'abl'; did you mean 'abel'"),
     ('arithmetic', {'limit': 0}, 'limit is 0; it must be 1 or more'),
+    ('arithmetic', {'batch_size': 0}, 'batch_size is 0; it must be 1 or more'),
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
 )
 def test_what_is_wrong_is_said_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, said):
   model = reciting()
   with pytest.raises(UserError, match=said):
-    run.evaluate(model, names, data_dir=data_dir, out=tmp_path / 'out', progress=False, **kwargs)
+    evaluate(model, tmp_path / 'out', data_dir, names, **kwargs)
   assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
 
@@ -354,7 +356,7 @@ def test_room_for_the_prompt(reciting, data_dir, capsys):
 
 
 def test_progress_goes_to_standard_error(reciting, data_dir, capsys):
-  run.evaluate(reciting(), ['arithmetic'], data_dir=data_dir, progress=True)
+  run.evaluate(reciting(), ['arithmetic'], run.Ask(data_dir), progress=True)
   said = capsys.readouterr()
   assert said.out == ''
   assert '4/4' in said.err and '75.0% right' in said.err and 'problems/s' in said.err
