@@ -18,6 +18,7 @@ from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.sampling import Sampling
 from mathqwen.tokenizer import Tokenizer, load_tokenizer
 
 MAX_NEW_TOKENS = 512
@@ -78,7 +79,7 @@ class Model:
     """UserError where `generate_ids` would refuse these arguments; needs no weights."""
     if max_new_tokens is None:
       max_new_tokens = self.new_tokens(prompts)
-    generate.Sampling(temperature, top_p, top_k)
+    Sampling(temperature, top_p, top_k)
     generate.check(self.config, prompts, max_new_tokens, seed)
 
   def generate_ids(
@@ -112,7 +113,7 @@ class Model:
       max_new_tokens=self.new_tokens(prompts) if max_new_tokens is None else max_new_tokens,
       vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
       stop_ids=() if self.tokenizer is None else self.tokenizer.stop_ids,
-      sampling=generate.Sampling(temperature, top_p, top_k),
+      sampling=Sampling(temperature, top_p, top_k),
       seed=seed,
       numbers=numbers,
       batch_size=batch_size,

@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -22,28 +21,10 @@ from mathqwen.errors import UserError
 from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
+from mathqwen.sampling import GREEDY, Sampling, check_seed
 
 STEPS = 32  # tokens of each answer between two looks at what has ended, at most
 PREFILL = 2048  # positions up to which prompts are prefilled together; but at least one on each shard of a batch
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How a token is drawn; temperature 0 is greedy, top_k 0 and top_p 1 leave every token in."""
-
-  temperature: float = 0.0
-  top_p: float = 1.0
-  top_k: int = 0
-
-  def __post_init__(self):
-    if not 0 <= self.temperature < math.inf:
-      raise UserError(
-        f'temperature {self.temperature} is not a number of at least 0: 0 is greedy, 1 samples as the model says'
-      )
-    if not 0 < self.top_p <= 1:
-      raise UserError(f'top_p {self.top_p} is not in (0, 1]: 1 leaves every token in')
-    if self.top_k < 0:
-      raise UserError(f'top_k {self.top_k} is below 0: 0 leaves every token in')
 
 
 def argmax(x_BV):
@@ -200,8 +181,7 @@ def check(
     raise UserError(f'max_new_tokens is {least[0]}: it must be at least 1')
   if batch_size < 1:
     raise UserError(f'batch_size is {batch_size}: it must be at least 1')
-  if not 0 <= seed < 2**32:
-    raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')
+  check_seed(seed)
   for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
     room = cfg.max_position_embeddings - len(prompt)
     if not prompt:
@@ -224,7 +204,7 @@ def generate(
   max_new_tokens: int | Sequence[int],
   vocab_size: int,
   stop_ids: tuple[int, ...],
-  sampling: Sampling = Sampling(),
+  sampling: Sampling = GREEDY,
   seed: int = 0,
   numbers: Sequence[int] | None = None,
   batch_size: int = 32,

@@ -7,7 +7,6 @@ appended to `OUT/NAME/records.jsonl` as they end; the same call again continues 
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 import sys
@@ -24,6 +23,7 @@ from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
+from mathqwen.sampling import Sampling, check_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +44,12 @@ class Decoding:
       raise UserError(f'{self.samples} samples at temperature 0 are all the same; set a temperature, such as 0.7')
     if self.temperature == 0 and (self.top_p, self.top_k) != (1.0, 0):
       raise UserError('top_p and top_k choose nothing at temperature 0; set a temperature, such as 0.7')
-    if not (0 <= self.temperature < math.inf and 0 < self.top_p <= 1 and self.top_k >= 0):
-      raise UserError(
-        f'temperature {self.temperature}, top_p {self.top_p}, top_k {self.top_k}: the first must be at least 0, the '
-        'second above 0 and at most 1, the third at least 0'
-      )
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f'seed is {self.seed}; it must be from 0 to 2**32 - 1')
+    Sampling(self.temperature, self.top_p, self.top_k)
+    check_seed(self.seed)
 
 
 GREEDY = Decoding()
+DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # what `generate_ids` takes of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +126,13 @@ def run(
     for job, folder in prepared:
       name = job.benchmark.name
       try:
-        scores[name] = _run(model, job, folder, batch_size, progress, record_of or _record)
+        scores[name], new, took = _run(model, job, folder, batch_size, progress, record_of or _record)
       except Unanswered as error:
         why |= error.why
         if error.given_up:
           raise Unanswered(why, given_up=True) from None
       else:
-        tokens, seconds = tokens + scores[name].pop('_tokens'), seconds + scores[name].pop('_seconds')
+        tokens, seconds = tokens + new, seconds + took
   if why:
     raise Unanswered(why)
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
@@ -254,35 +250,62 @@ def _prepare(model, benchmark: Benchmark, ask: Ask) -> Job:
 
 
 def _run(
-  model,
-  job: Job,
-  folder: Folder | None,
-  batch_size: int,
-  progress: bool,
-  record_of: Callable,
-) -> dict:
-  stored = folder.stored if folder else records.Stored([], None, 0)
+  model, job: Job, folder: Folder | None, batch_size: int, progress: bool, record_of: Callable
+) -> tuple[dict, int, float]:
+  """(scores, tokens generated now, seconds that took), of all hosts."""
+  if folder:
+    _tell(folder.stored.note)
+  done, todo, resumed = _divide(job, folder)
+  start = time.monotonic()
+  new = _answer(model, job, folder, done, todo, batch_size, progress, record_of)
+  tokens = sum(record['tokens'] or 0 for record in new)
+  told = hosts.gather({'records': done + new, 'tokens': tokens, 'seconds': time.monotonic() - start})
+  found = {record['id']: record for one in told for record in one['records']}
+  tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
+  ordered = [found[example.id] for example in job.examples]
+  scores = records.summarise(ordered, job.benchmark, job.settings['rule'], job.settings['samples'])
+  scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
+  scores['decoding'] = {name: job.settings[name] for name in (*DRAWN, 'max_new_tokens')} | {'batch_size': batch_size}
+  counts = [record['tokens'] for record in ordered]
+  scores['tokens'] = None if None in counts else sum(counts)
+  # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
+  scores['resumed'] = resumed
+  scores['seconds'] = seconds if tokens else None
+  scores['tokens_per_second'] = tokens / seconds if tokens else None
+  scores.update(provenance())
+  if folder and hosts.share()[0] == 0:
+    if not tokens and (before := folder.scores()):
+      scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
+    folder_lib.write(folder.path, ordered, scores)
+  return scores, tokens, seconds
+
+
+def _divide(job: Job, folder: Folder | None) -> tuple[list[dict], list[int], int]:
+  """(stored records that are this host's to tell, positions that it is to answer, stored records of all hosts)."""
   # Judged again: `grade` may have written verdicts of another rule there.
-  done = {record['id']: record for record in graders.judge(stored.records, job.settings['rule'])}
+  stored = graders.judge(folder.stored.records if folder else [], job.settings['rule'])
   host, count = hosts.share()
   first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
-  for number, ids in enumerate(hosts.gather(list(done))):
+  for number, ids in enumerate(hosts.gather([record['id'] for record in stored])):
     first = {key: number for key in ids} | first
   missing = [i for i, example in enumerate(job.examples) if example.id not in first]
-  done, todo = {key: record for key, record in done.items() if first[key] == host}, missing[host::count]
-  _tell(stored.note)
   if first:
     _tell(f'{job.benchmark.name}: {len(first)} of {len(job.examples)} answers are there, {len(missing)} to go')
-  writer = folder.writer() if folder else contextlib.nullcontext()
-  tokens, start = 0, time.monotonic()
-  total = len(done) + len(todo)
-  with writer, Bar(job.benchmark.name, total, list(done.values()), progress and host == 0) as bar:
+  return [record for record in stored if first[record['id']] == host], missing[host::count], len(first)
 
-    def on_done(position, ids):
-      nonlocal tokens
-      record = record_of(model, job, todo[position], ids)
-      done[record['id']] = record
-      tokens += record['tokens'] or 0
+
+def _answer(
+  model, job: Job, folder: Folder | None, done: list[dict], todo: list[int], batch_size, progress, record_of
+) -> list[dict]:
+  """The records of the answers to `todo`, each written as it ends. Unanswered names problems by their ids."""
+  new = []
+  writer = folder.writer() if folder else contextlib.nullcontext()
+  shown = progress and hosts.share()[0] == 0
+  with writer, Bar(job.benchmark.name, len(done) + len(todo), done, shown) as bar:
+
+    def on_done(position, answer):
+      record = record_of(model, job, todo[position], answer)
+      new.append(record)
       if folder:
         writer.write(record)
       bar.advance(record['correct'])
@@ -295,31 +318,12 @@ def _run(
         on_done=on_done,
         stop_texts=job.stop,
         numbers=todo,
-        **{name: job.settings[name] for name in ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')},
+        **{name: job.settings[name] for name in DRAWN},
       )
     except Unanswered as error:
       why = {job.examples[todo[position]].id: one for position, one in error.why.items()}
       raise Unanswered(why, error.given_up) from None
-  told = hosts.gather({'records': list(done.values()), 'tokens': tokens, 'seconds': time.monotonic() - start})
-  done = {record['id']: record for one in told for record in one['records']}
-  tokens, seconds = sum(one['tokens'] for one in told), max(one['seconds'] for one in told)
-  ordered = [done[example.id] for example in job.examples]
-  scores = records.summarise(ordered, job.benchmark, job.settings['rule'], job.settings['samples'])
-  scores.update({key: job.settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
-  names = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype', 'max_new_tokens')
-  scores['decoding'] = {name: job.settings[name] for name in names} | {'batch_size': batch_size}
-  counts = [record['tokens'] for record in ordered]
-  scores['tokens'] = None if None in counts else sum(counts)
-  # Speed is that of the answers generated now; earlier ones, after an interruption, are only counted.
-  scores['resumed'] = len(first)
-  scores['seconds'] = seconds if tokens else None
-  scores['tokens_per_second'] = tokens / seconds if tokens else None
-  scores.update(provenance())
-  if folder and host == 0:
-    if not tokens and (before := folder.scores()):
-      scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
-    folder_lib.write(folder.path, ordered, scores)
-  return scores | {'_tokens': tokens, '_seconds': seconds}
+  return new
 
 
 def _record(model, job: Job, index: int, ids: list[int]) -> dict:
