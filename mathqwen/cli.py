@@ -77,178 +77,24 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
   parser = Parser(prog='mathqwen', description='Math models of the Qwen family with JAX and Flax on TPU pods.')
   commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=Parser)
-
-  def command(name, run, text, **kwargs):
-    sub = commands.add_parser(name, help=text, description=text, **kwargs)
-    sub.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
-    sub.set_defaults(run=run)
-    return sub
-
-  demo = command('demo', run_demo, 'the whole way on this machine: data, training, evaluation, export, table')
-  demo.add_argument(
-    '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
-  )
-  demo.add_argument('--steps', type=int, metavar='N', help='fewer steps, to see the way and not the result')
-
-  train = command('train', run_train, 'train a config, or continue the run in the workdir')
-  train.add_argument('config', metavar='CONFIG', help='a name in configs/, or the path of such a file')
-  train.add_argument('--workdir', metavar='DIR', help='checkpoints, metrics and the resolved config')
-  train.add_argument('--init', metavar='MODEL', help="a MODEL to start from, or 'random'")
-  train.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (data.data_dir)')
-  train.add_argument(
-    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting'
-  )
-  _add_distributed(train, 'one run over several hosts')
-  train.add_argument(
-    '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
-  )
-  train.add_argument(
-    '--profile',
-    nargs='?',
-    const=3,
-    type=int,
-    metavar='STEPS',
-    help='trace so many steps (3), from the third on, into WORKDIR/profile for xprof',
-  )
-
-  plan = command('plan', run_plan, 'compile the training step for TPU slices that are not here: memory, time, settings')
-  plan.add_argument('config', metavar='CONFIG')
-  plan.add_argument(
-    '--topology', action='append', required=True, dest='topologies', metavar='SLICE', help='v5p-32, v6e-16, v5e-1, ...'
-  )
-  plan.add_argument(
-    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting; it is kept'
-  )
-
-  evaluate = command('evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
-  evaluate.add_argument('model', metavar='MODEL', help="a Hugging Face directory, a run's workdir, or openai:URL#MODEL")
-  evaluate.add_argument(
-    '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
-  )
-  evaluate.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
-  evaluate.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
-  evaluate.add_argument(
-    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
-  )
-  evaluate.add_argument(
-    '--rule', metavar='NAME', help="how answers are graded (default: as the prompt's system was, else the benchmark's)"
-  )
-  evaluate.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
-  _add_distributed(evaluate, 'each host has a copy of the model and answers its share of the problems')
-  evaluate.add_argument('--max-new-tokens', type=int, metavar='N')
-  evaluate.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
-  drawn = evaluate.add_argument_group('how a model of ours answers (default: greedily, once)')
-  drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
-  drawn.add_argument('--temperature', type=float, metavar='X')
-  drawn.add_argument('--top-p', type=float, metavar='X')
-  drawn.add_argument('--top-k', type=int, metavar='N')
-  drawn.add_argument('--seed', type=int, metavar='N')
-  drawn.add_argument('--cache-dtype', choices=CACHE_DTYPES, help="of keys and values (default: the model's)")
-  _add_dtype(evaluate)
-  served = evaluate.add_argument_group('of openai:URL#MODEL, whose key, if it wants one, is in OPENAI_API_KEY')
-  served.add_argument('--concurrency', type=int, metavar='N', help='requests under way at a time (default: 16)')
-  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
-  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
-
-  grade = command('grade', run_grade, 'grade stored answers again; needs no accelerator')
-  grade.add_argument('records', metavar='RECORDS.jsonl')
-  grade.add_argument('--benchmark', required=True, metavar='NAME')
-  grade.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
-  grade.add_argument('--out', metavar='DIR')
-
-  compare = command('compare', run_compare, 'two runs over the same problems: what flipped, and a paired test')
-  compare.add_argument('a', metavar='A', help='what evaluate or grade wrote with --out')
-  compare.add_argument('b', metavar='B', help='the same, of the other run')
-
-  generate = command('generate', run_generate, 'answers to questions; without one, a chat')
-  generate.add_argument('model', metavar='MODEL')
-  generate.add_argument('questions', nargs='*', metavar='QUESTION')
-  generate.add_argument(
-    '--max-new-tokens', type=int, metavar='N', help="default: 512, or what the model's positions leave"
-  )
-  generate.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 is greedy (default)')
-  generate.add_argument('--top-p', type=float, default=1.0, metavar='P')
-  generate.add_argument('--top-k', type=int, default=0, metavar='K')
-  generate.add_argument('--seed', type=int, default=0, metavar='N')
-  _add_dtype(generate)
-
-  convert = command('convert', None, 'Hugging Face directories in and out, and two models compared')
-  ways = convert.add_subparsers(dest='direction', required=True, metavar='WAY', parser_class=Parser)
-  from_hf = ways.add_parser('from-hf', help='a Hugging Face directory (or a name on the hub) as a checkpoint of ours')
-  from_hf.add_argument('source', metavar='HF_DIR')
-  from_hf.add_argument('target', metavar='OUT')
-  from_hf.set_defaults(run=run_from_hf)
-  to_hf = ways.add_parser('to-hf', help='a MODEL as a directory that transformers and vLLM load')
-  to_hf.add_argument('source', metavar='MODEL')
-  to_hf.add_argument('target', metavar='OUT')
-  to_hf.add_argument('--layout', metavar='NAME', help='qwen1 keeps a Qwen-1 in its own files (default: qwen2 for it)')
-  to_hf.add_argument(
-    '--dtype',
-    choices=['bfloat16', 'float16', 'float32'],
-    help="of the files (default: bfloat16 for a run's float32 masters, otherwise as stored)",
-  )
-  to_hf.add_argument(
-    '--scores', action='append', default=[], metavar='DIR', help='what evaluate --out wrote, for the model card'
-  )
-  _add_distributed(to_hf, 'each host writes its share of the shards')
-  to_hf.set_defaults(run=run_to_hf)
-  for way in (from_hf, to_hf):
-    way.add_argument(
-      '--no-check', action='store_true', help='do not compare the two models afterwards, which loads them in turn'
-    )
-  check = ways.add_parser('check', help='logits, KL divergence and greedy tokens of two models, on a small batch')
-  check.add_argument('source', metavar='A')
-  check.add_argument('target', metavar='B')
-  check.add_argument('--tolerance', type=float, metavar='X', help='exit status 2 when a logit differs by more')
-  check.set_defaults(run=run_check)
-  for way in (from_hf, to_hf, check):
-    way.add_argument('--json', action='store_true', default=argparse.SUPPRESS)
-
-  bench = commands.add_parser('bench', help='tokens per second, CPU seconds and peak memory on this machine')
-  verbs = bench.add_subparsers(dest='verb', required=True, metavar='train|decode', parser_class=Parser)
-  for name, text in (('train', 'the training step, AdamW and all'), ('decode', 'greedy decoding with the KV cache')):
-    verb = verbs.add_parser(name, help=text, description=text)
-    for flag, (value, what) in (BENCH_MODEL | BENCH[name]).items():
-      if isinstance(value, bool):
-        verb.add_argument(f'--{flag}', action=argparse.BooleanOptionalAction, default=value, help=what)
-      else:
-        more = {'metavar': {int: 'N', float: 'X', str: 'NAME'}[type(value)], 'help': f'{what} (default: %(default)s)'}
-        verb.add_argument(f'--{flag}', type=type(value), default=value, **more)
-    verb.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
-    verb.add_argument('--torch', action='store_true', help='torch and transformers by turns beside it (extra: dev)')
-    verb.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
-    verb.set_defaults(run=run_bench)
-
-  data = command('data', None, 'prepare and inspect data sets')
-  verbs = data.add_subparsers(dest='verb', required=True, metavar='VERB', parser_class=Parser)
-  prepare = verbs.add_parser('prepare', help='download (or read from --data-dir) and store for random access')
-  prepare.add_argument('names', nargs='+', metavar='NAME', help='gsm8k, math, math401, math23k')
-  prepare.add_argument('--data-dir', metavar='DIR', help='a local copy; without it the public addresses are asked')
-  prepare.set_defaults(run=run_data_prepare)
-  inspect = verbs.add_parser(
-    'inspect', help="counts, packing efficiency, tokens per second and the first row of a config's data"
-  )
-  inspect.add_argument('config', metavar='CONFIG')
-  inspect.add_argument(
-    '--tokenizer', metavar='DIR', help='a directory with tokenizer files (default: the one in this package)'
-  )
-  inspect.add_argument('--data-dir', metavar='DIR')
-  inspect.add_argument('--set', action='append', default=[], dest='settings', metavar='A.B=VALUE')
-  inspect.set_defaults(run=run_data_inspect)
-  for verb in (prepare, inspect):
-    verb.add_argument('--json', action='store_true', default=argparse.SUPPRESS)
-
-  table = command('table', run_table, 'Table 12: published rows beside measured ones')
-  table.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
-  table.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX, and a page with every problem there')
-  table.add_argument(
-    '--metrics',
-    action='append',
-    default=[],
-    metavar='FILE',
-    help="a metrics.jsonl whose losses the page shows (default: those of the models' workdirs)",
-  )
+  for add in (
+    add_demo, add_train, add_plan, add_evaluate, add_grade, add_compare, add_generate, add_convert, add_bench, add_data,
+    add_table,
+  ):  # fmt: skip
+    add(commands)
   return parser
+
+
+def _command(commands, name: str, run, text: str) -> Parser:
+  parser = commands.add_parser(name, help=text, description=text)
+  parser.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
+  parser.set_defaults(run=run)
+  return parser
+
+
+def _group(commands, name: str, text: str, metavar: str):
+  parser = commands.add_parser(name, help=text, description=text)
+  return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
 
 
 def _add_distributed(parser, what):
@@ -289,10 +135,39 @@ def _experiment(args):
   return config.override(experiment, settings)
 
 
+def add_demo(commands):
+  sub = _command(commands, 'demo', run_demo, 'the whole way on this machine: data, training, evaluation, export, table')
+  sub.add_argument(
+    '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
+  )
+  sub.add_argument('--steps', type=int, metavar='N', help='fewer steps, to see the way and not the result')
+
+
 def run_demo(args):
   from mathqwen import demo
 
   return demo.run(args.workdir, args.steps)
+
+
+def add_train(commands):
+  sub = _command(commands, 'train', run_train, 'train a config, or continue the run in the workdir')
+  sub.add_argument('config', metavar='CONFIG', help='a name in configs/, or the path of such a file')
+  sub.add_argument('--workdir', metavar='DIR', help='checkpoints, metrics and the resolved config')
+  sub.add_argument('--init', metavar='MODEL', help="a MODEL to start from, or 'random'")
+  sub.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (data.data_dir)')
+  sub.add_argument(
+    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting'
+  )
+  _add_distributed(sub, 'one run over several hosts')
+  sub.add_argument('--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing')
+  sub.add_argument(
+    '--profile',
+    nargs='?',
+    const=3,
+    type=int,
+    metavar='STEPS',
+    help='trace so many steps (3), from the third on, into WORKDIR/profile for xprof',
+  )
 
 
 def run_train(args):
@@ -312,11 +187,56 @@ def run_train(args):
   return dry_run(run) if args.dry_run else run.train(args.workdir, args.profile)
 
 
+def add_plan(commands):
+  sub = _command(
+    commands, 'plan', run_plan, 'compile the training step for TPU slices that are not here: memory, time, settings'
+  )
+  sub.add_argument('config', metavar='CONFIG')
+  sub.add_argument(
+    '--topology', action='append', required=True, dest='topologies', metavar='SLICE', help='v5p-32, v6e-16, v5e-1, ...'
+  )
+  sub.add_argument(
+    '--set', action='append', default=[], dest='settings', metavar='A.B=VALUE', help='override a setting; it is kept'
+  )
+
+
 def run_plan(args):
   from mathqwen import config, plan
 
   experiment = config.override(config.load(args.config), args.settings)
   return plan.plan(experiment, args.topologies, {setting.partition('=')[0] for setting in args.settings})
+
+
+def add_evaluate(commands):
+  sub = _command(commands, 'evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
+  sub.add_argument('model', metavar='MODEL', help="a Hugging Face directory, a run's workdir, or openai:URL#MODEL")
+  sub.add_argument(
+    '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
+  )
+  sub.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
+  sub.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
+  sub.add_argument(
+    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
+  )
+  sub.add_argument(
+    '--rule', metavar='NAME', help="how answers are graded (default: as the prompt's system was, else the benchmark's)"
+  )
+  sub.add_argument('--out', metavar='DIR', help='records and scores; run again to continue there')
+  _add_distributed(sub, 'each host has a copy of the model and answers its share of the problems')
+  sub.add_argument('--max-new-tokens', type=int, metavar='N')
+  sub.add_argument('--batch-size', type=int, metavar='N', help='problems decoded together (default: 64)')
+  drawn = sub.add_argument_group('how a model of ours answers (default: greedily, once)')
+  drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
+  drawn.add_argument('--temperature', type=float, metavar='X')
+  drawn.add_argument('--top-p', type=float, metavar='X')
+  drawn.add_argument('--top-k', type=int, metavar='N')
+  drawn.add_argument('--seed', type=int, metavar='N')
+  drawn.add_argument('--cache-dtype', choices=CACHE_DTYPES, help="of keys and values (default: the model's)")
+  _add_dtype(sub)
+  served = sub.add_argument_group('of openai:URL#MODEL, whose key, if it wants one, is in OPENAI_API_KEY')
+  served.add_argument('--concurrency', type=int, metavar='N', help='requests under way at a time (default: 16)')
+  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
+  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
 
 
 def run_evaluate(args):
@@ -374,6 +294,14 @@ def _print_scores(result):
     )
 
 
+def add_grade(commands):
+  sub = _command(commands, 'grade', run_grade, 'grade stored answers again; needs no accelerator')
+  sub.add_argument('records', metavar='RECORDS.jsonl')
+  sub.add_argument('--benchmark', required=True, metavar='NAME')
+  sub.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
+  sub.add_argument('--out', metavar='DIR')
+
+
 def run_grade(args):
   from mathqwen.evals.run import grade_records
 
@@ -382,12 +310,30 @@ def run_grade(args):
   return result
 
 
+def add_compare(commands):
+  sub = _command(commands, 'compare', run_compare, 'two runs over the same problems: what flipped, and a paired test')
+  sub.add_argument('a', metavar='A', help='what evaluate or grade wrote with --out')
+  sub.add_argument('b', metavar='B', help='the same, of the other run')
+
+
 def run_compare(args):
   from mathqwen.evals import compare
 
   result = compare.compare(args.a, args.b)
   print(compare.describe(result))
   return result
+
+
+def add_generate(commands):
+  sub = _command(commands, 'generate', run_generate, 'answers to questions; without one, a chat')
+  sub.add_argument('model', metavar='MODEL')
+  sub.add_argument('questions', nargs='*', metavar='QUESTION')
+  sub.add_argument('--max-new-tokens', type=int, metavar='N', help="default: 512, or what the model's positions leave")
+  sub.add_argument('--temperature', type=float, default=0.0, metavar='T', help='0 is greedy (default)')
+  sub.add_argument('--top-p', type=float, default=1.0, metavar='P')
+  sub.add_argument('--top-k', type=int, default=0, metavar='K')
+  sub.add_argument('--seed', type=int, default=0, metavar='N')
+  _add_dtype(sub)
 
 
 def run_generate(args):
@@ -403,6 +349,36 @@ def run_generate(args):
   from mathqwen import chat
 
   return chat.interact(model, options)
+
+
+def add_convert(commands):
+  ways = _group(commands, 'convert', 'Hugging Face directories in and out, and two models compared', 'WAY')
+  text = 'a Hugging Face directory (or a name on the hub) as a checkpoint of ours'
+  from_hf = _command(ways, 'from-hf', run_from_hf, text)
+  from_hf.add_argument('source', metavar='HF_DIR')
+  from_hf.add_argument('target', metavar='OUT')
+  to_hf = _command(ways, 'to-hf', run_to_hf, 'a MODEL as a directory that transformers and vLLM load')
+  to_hf.add_argument('source', metavar='MODEL')
+  to_hf.add_argument('target', metavar='OUT')
+  to_hf.add_argument('--layout', metavar='NAME', help='qwen1 keeps a Qwen-1 in its own files (default: qwen2 for it)')
+  to_hf.add_argument(
+    '--dtype',
+    choices=['bfloat16', 'float16', 'float32'],
+    help="of the files (default: bfloat16 for a run's float32 masters, otherwise as stored)",
+  )
+  to_hf.add_argument(
+    '--scores', action='append', default=[], metavar='DIR', help='what evaluate --out wrote, for the model card'
+  )
+  _add_distributed(to_hf, 'each host writes its share of the shards')
+  for way in (from_hf, to_hf):
+    way.add_argument(
+      '--no-check', action='store_true', help='do not compare the two models afterwards, which loads them in turn'
+    )
+  text = 'logits, KL divergence and greedy tokens of two models, on a small batch'
+  check = _command(ways, 'check', run_check, text)
+  check.add_argument('source', metavar='A')
+  check.add_argument('target', metavar='B')
+  check.add_argument('--tolerance', type=float, metavar='X', help='exit status 2 when a logit differs by more')
 
 
 def _leave_on_sigterm():
@@ -434,6 +410,21 @@ def run_check(args):
   return convert.compare_models(args.source, args.target, args.tolerance)
 
 
+def add_bench(commands):
+  text = 'tokens per second, CPU seconds and peak memory on this machine'
+  verbs = _group(commands, 'bench', text, 'train|decode')
+  for name, text in (('train', 'the training step, AdamW and all'), ('decode', 'greedy decoding with the KV cache')):
+    verb = _command(verbs, name, run_bench, text)
+    for flag, (value, what) in (BENCH_MODEL | BENCH[name]).items():
+      if isinstance(value, bool):
+        verb.add_argument(f'--{flag}', action=argparse.BooleanOptionalAction, default=value, help=what)
+      else:
+        more = {'metavar': {int: 'N', float: 'X', str: 'NAME'}[type(value)], 'help': f'{what} (default: %(default)s)'}
+        verb.add_argument(f'--{flag}', type=type(value), default=value, **more)
+    verb.add_argument('--dtype', choices=['float32', 'bfloat16'], default='float32')
+    verb.add_argument('--torch', action='store_true', help='torch and transformers by turns beside it (extra: dev)')
+
+
 def run_bench(args):
   from mathqwen import bench
   from mathqwen.model.config import ModelConfig
@@ -445,6 +436,22 @@ def run_bench(args):
     **{flag.replace('-', '_'): given[flag.replace('-', '_')] for flag in BENCH_MODEL}, max_position_embeddings=positions
   )
   return bench.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=options.pop('steps'), **options)
+
+
+def add_data(commands):
+  verbs = _group(commands, 'data', 'prepare and inspect data sets', 'VERB')
+  text = 'download (or read from --data-dir) and store for random access'
+  prepare = _command(verbs, 'prepare', run_data_prepare, text)
+  prepare.add_argument('names', nargs='+', metavar='NAME', help='gsm8k, math, math401, math23k')
+  prepare.add_argument('--data-dir', metavar='DIR', help='a local copy; without it the public addresses are asked')
+  text = "counts, packing efficiency, tokens per second and the first row of a config's data"
+  inspect = _command(verbs, 'inspect', run_data_inspect, text)
+  inspect.add_argument('config', metavar='CONFIG')
+  inspect.add_argument(
+    '--tokenizer', metavar='DIR', help='a directory with tokenizer files (default: the one in this package)'
+  )
+  inspect.add_argument('--data-dir', metavar='DIR')
+  inspect.add_argument('--set', action='append', default=[], dest='settings', metavar='A.B=VALUE')
 
 
 def run_data_prepare(args):
@@ -461,6 +468,19 @@ def run_data_inspect(args):
   from mathqwen.run import inspect_data
 
   return inspect_data(_experiment(args), args.tokenizer)
+
+
+def add_table(commands):
+  sub = _command(commands, 'table', run_table, 'Table 12: published rows beside measured ones')
+  sub.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
+  sub.add_argument('--out', metavar='DIR', help='also write Markdown, LaTeX, and a page with every problem there')
+  sub.add_argument(
+    '--metrics',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help="a metrics.jsonl whose losses the page shows (default: those of the models' workdirs)",
+  )
 
 
 def run_table(args):

@@ -320,7 +320,7 @@ def test_names_that_no_directory_can_have(exported, tmp_path, capsys, monkeypatc
   (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
   for target, said in {
     '.': "'.' is no name of a new directory",
-    '': "'' is no name of a new directory",
+    '': 'target is empty; give a value',
     'link': 'link is a link: name the directory itself',
     's3://bucket/x': 'name a local directory, or one on gs://',
   }.items():
