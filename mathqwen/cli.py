@@ -280,9 +280,9 @@ def _ask_model(args, names):
     hosts.join(args.distributed, kept)
     hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   model, read = _open(args.model, args.dtype)
-  prepared = run.prepare(model, names, ask, args.out, batch_size)
-  model.params = read()
-  return run.run(model, prepared, batch_size)
+  with run.prepare(model, names, ask, args.out, batch_size) as prepared:
+    model.params = read()
+    return run.run(model, prepared, batch_size)
 
 
 def _print_scores(result):

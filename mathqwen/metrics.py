@@ -14,6 +14,7 @@ import rich.progress
 from etils import epath
 
 from mathqwen import tensorboard
+from mathqwen.files import write_atomically
 
 
 def peak_rss_bytes() -> int:
@@ -134,9 +135,7 @@ class Appended:
     if remote:
       self.sync()
     else:
-      temporary = path.with_name(f'{path.name}.part')
-      temporary.write_bytes(start)
-      temporary.replace(path)
+      write_atomically(pathlib.Path(path), start)
       self._file = open(path, 'ab')  # noqa: SIM115 - closed by close()
 
   def append(self, data: bytes):

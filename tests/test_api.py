@@ -159,10 +159,9 @@ def test_the_system_prompt_of_training_is_asked_everywhere(tiny, briefed, tmp_pa
     assert chat.interact(one, {}) == {'turns': 2}
     assert asked == [wanted, wanted]
     monkeypatch.undo()
-    ((job, _),) = run.prepare(one, 'arithmetic', run.Ask(tiny.data_dir))
-    assert job.prompts[0] == wanted
-    ((job, _),) = run.prepare(one, 'arithmetic', run.Ask(tiny.data_dir, prompt='qwen-chat'))
-    assert job.prompts[0] != wanted
+    for prompt in (None, 'qwen-chat'):
+      with run.prepare(one, 'arithmetic', run.Ask(tiny.data_dir, prompt=prompt)) as [(job, _)]:
+        assert (job.prompts[0] == wanted) == (prompt is None)
 
 
 def _reading(lines):

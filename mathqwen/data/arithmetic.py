@@ -9,7 +9,7 @@ Integers answer integers; everything else is rounded to four decimals, ties to e
 
 import json
 import math
-import os
+import pathlib
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from fractions import Fraction
 
 from mathqwen.data.worked import worked
 from mathqwen.errors import UserError
+from mathqwen.files import write_atomically
 
 _MISSES = 3000  # draws in a row without a new expression before a group counts as exhausted
 _MAX_DEPTH, _MAX_EXPONENT = 40, 64
@@ -323,14 +324,11 @@ def write(
   }
   wanted = _wanted(train_examples, test_per_group, weights)
   missing = {g: wanted[g] + test_per_group - sum(counts.values()) for g, counts in groups.items()}
-  files = {os.path.join('train', f'{g}.jsonl'): [row for row in train if row['group'] == g] for g in GROUPS}
+  files = {f'train/{g}.jsonl': [row for row in train if row['group'] == g] for g in GROUPS}
   try:
-    os.makedirs(os.path.join(directory, 'train'), exist_ok=True)
     for name, rows in ({name: rows for name, rows in files.items() if rows} | {'test.jsonl': test}).items():
-      path = os.path.join(directory, name)
-      with open(f'{path}.{os.getpid()}.part', 'w', encoding='utf-8') as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-      os.replace(file.name, path)
+      text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+      write_atomically(pathlib.Path(directory, name), text.encode())
   except OSError as error:
     raise UserError(
       f'cannot write arithmetic problems under {directory}: {error.strerror}; name another directory'

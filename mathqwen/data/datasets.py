@@ -25,6 +25,7 @@ import tensorflow_datasets as tfds
 from mathqwen.data import arithmetic, examples
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
+from mathqwen.files import write_atomically
 
 _GITHUB = 'https://raw.githubusercontent.com'
 _GSM8K = f'{_GITHUB}/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/grade_school_math/data'
@@ -234,11 +235,8 @@ def _chosen(name: str) -> dict:
 
 
 def _write(path: Path, data: bytes) -> None:
-  part = path.with_name(f'{path.name}.{os.getpid()}.part')
   try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(data)
-    part.replace(path)
+    write_atomically(path, data)
   except OSError as error:
     raise UserError(
       f'cannot write {path}: {error.strerror}; set MATHQWEN_CACHE to a directory that can be written'

@@ -31,8 +31,8 @@ from collections.abc import Callable
 
 import mathqwen
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import grade, records, run
 from mathqwen.evals import prompts as prompts_lib
+from mathqwen.evals import records, run
 
 PREFIX = 'openai:'
 KEY = 'OPENAI_API_KEY'
@@ -93,52 +93,67 @@ class _Gate:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-  def redirect_request(self, *_):
+  """Before the library looks at where they lead."""
+
+  def http_error_302(self, *_):
     return None
 
+  http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
-class _InTime:
-  """A connection whose answer begins within `timeout` in all; the library's bounds each byte's wait."""
 
-  def getresponse(self):
-    late, sock = threading.Event(), self.sock
+class _Deadline:
+  """Cuts the connection of an exchange that takes longer in all; the library's timeout bounds each byte's wait."""
 
-    def cut():
-      late.set()
-      with contextlib.suppress(OSError):  # it has ended by itself
-        sock.shutdown(socket.SHUT_RDWR)
+  def __init__(self, seconds: float):
+    self.passed, self._socket = threading.Event(), None
+    self._timer = threading.Timer(seconds, self._cut)
+    self._timer.daemon = True
 
-    timer = threading.Timer(self.timeout, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-      response = super().getresponse()
-    except (OSError, http.client.HTTPException) as error:
-      raise (TimeoutError() if late.is_set() else error) from None
-    finally:
-      timer.cancel()
-    if late.is_set():  # what came of its head looks whole
-      response.close()
+  def holds_for(self, connection: socket.socket):
+    self._socket = connection
+    if self.passed.is_set():
       raise TimeoutError
-    return response
+
+  def _cut(self):
+    self.passed.set()
+    if self._socket is not None:
+      with contextlib.suppress(OSError):  # it has ended by itself
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+  def __enter__(self):
+    self._timer.start()
+    return self
+
+  def __exit__(self, *_):
+    self._timer.cancel()
 
 
-class _Http(_InTime, http.client.HTTPConnection):
+class _Timed:
+  def __init__(self, *args, deadline: _Deadline, **kwargs):
+    super().__init__(*args, **kwargs)
+    self._deadline = deadline
+
+  def connect(self):
+    super().connect()
+    self._deadline.holds_for(self.sock)
+
+
+class _Http(_Timed, http.client.HTTPConnection):
   pass
 
 
-class _Https(_InTime, http.client.HTTPSConnection):
+class _Https(_Timed, http.client.HTTPSConnection):
   pass
 
 
-class _HttpHandler(urllib.request.HTTPHandler):
+class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+  """`request.deadline` holds for what is opened."""
+
   def http_open(self, request):
-    return self.do_open(_Http, request)
+    return self.do_open(_Http, request, deadline=request.deadline)
 
-
-class _HttpsHandler(urllib.request.HTTPSHandler):
   def https_open(self, request):
-    return self.do_open(_Https, request)
+    return self.do_open(_Https, request, deadline=request.deadline)
 
 
 class Endpoint:
@@ -159,9 +174,12 @@ class Endpoint:
     patience: float = 900,
     backoff: float = 1.0,
   ):
-    for what, value in (('timeout', timeout), ('requests_per_minute', requests_per_minute)):
-      if value is not None and not 0 < value < math.inf:
-        raise UserError(f'{what} is {value}; it must be above 0')
+    for what, value, least, most in (
+      ('timeout', timeout, 0, threading.TIMEOUT_MAX),
+      ('requests_per_minute', requests_per_minute, 60 / threading.TIMEOUT_MAX, math.inf),
+    ):
+      if value is not None and not least < value < most:
+        raise UserError(f'{what} is {value}; it must be above {least:.3g} and below {most:.3g}')
     self.name = name
     self._url, self._model = parse(name)
     self._key = os.environ.get(KEY, '').strip()
@@ -170,7 +188,7 @@ class Endpoint:
     self._timeout, self._tries, self._patience, self._backoff = timeout, tries, patience, backoff
     self._gate, self._stop = _Gate(requests_per_minute), threading.Event()
     self._repeated, self._counting = collections.Counter(), threading.Lock()  # requests, by what was the matter
-    self._open = urllib.request.build_opener(_NoRedirects, _HttpHandler, _HttpsHandler).open
+    self._open = urllib.request.build_opener(_NoRedirects, _Connections).open
     host = urllib.parse.urlsplit(self._url)
     if self._key and host.scheme == 'http' and host.hostname not in ('localhost', '127.0.0.1', '::1'):
       self._tell(f'{host.hostname} is asked over http: the key in {KEY} travels unencrypted')
@@ -236,7 +254,7 @@ class Endpoint:
     body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
     path = 'chat/completions' if 'messages' in prompt else 'completions'
     request = urllib.request.Request(f'{self._url}/{path}', json.dumps(body).encode(), self._headers())
-    failures, waits, waited = 0, 0, 0.0  # a busy server is no failure
+    failures, waits, busy_since = 0, 0, None  # a busy server is no failure
     while True:
       self._sleep(self._gate.seconds())
       try:
@@ -246,9 +264,10 @@ class Endpoint:
           raise
         failures += not error.busy
         wait = min(60, self._backoff * 2 ** min(waits, 20)) * random.uniform(0.5, 1)
-        wait = max(wait, (error.wait or 0) * random.uniform(1, 1.1))
-        waits, waited = waits + 1, waited + wait
-        if waited > self._patience if error.busy else failures >= self._tries:
+        wait, waits = max(wait, (error.wait or 0) * random.uniform(1, 1.1)), waits + 1
+        now = time.monotonic()
+        busy_since = (busy_since or now) if error.busy else None
+        if now + wait > busy_since + self._patience if error.busy else failures >= self._tries:
           raise
         if error.wait is not None:
           self._gate.hold(error.wait)
@@ -268,30 +287,31 @@ class Endpoint:
     return headers | ({'Authorization': f'Bearer {self._key}'} if self._key else {})
 
   def _once(self, request: urllib.request.Request, chat: bool) -> Answer:
-    try:
-      with self._open(request, timeout=self._timeout) as response:
-        text = self._body(response)
-    except urllib.error.HTTPError as error:
-      with error:
-        self._refused(error)
-    except urllib.error.URLError as error:
-      raise _Failure(f'cannot be reached ({error.reason})', of_all=True) from None
-    except TimeoutError:
-      raise _Failure(f'no answer within {self._timeout:g} seconds') from None
-    except (OSError, http.client.HTTPException) as error:
-      raise _Failure(f'the connection broke ({type(error).__name__})') from None
+    with _Deadline(self._timeout) as deadline:
+      request.deadline = deadline
+      try:
+        with self._open(request, timeout=self._timeout) as response:
+          text = self._body(response)
+      except urllib.error.HTTPError as error:
+        with error:
+          self._refused(error)
+      except (OSError, http.client.HTTPException) as error:
+        if deadline.passed.is_set() or isinstance(error, TimeoutError):
+          raise _Failure(f'no answer within {self._timeout:g} seconds') from None
+        if isinstance(error, urllib.error.URLError):
+          raise _Failure(f'cannot be reached ({error.reason})', of_all=True) from None
+        raise _Failure(f'the connection broke ({type(error).__name__})') from None
+      if deadline.passed.is_set():  # what came may look whole
+        raise _Failure(f'no answer within {self._timeout:g} seconds')
     return self._parse(text, chat)
 
   def _body(self, response) -> str:
-    """A server that sends a byte now and then is no more waited for than a silent one."""
-    deadline, parts, size = time.monotonic() + self._timeout, [], 0
+    parts, size = [], 0
     while part := response.read1(65536):
       parts.append(part)
       size += len(part)
       if size > _MAX_BODY:
         raise _Failure(f'an answer of more than {_MAX_BODY:,} bytes')
-      if time.monotonic() > deadline:
-        raise TimeoutError
     return self._clean(b''.join(parts).decode('utf-8', 'replace'))
 
   def _refused(self, error: urllib.error.HTTPError):
@@ -312,8 +332,8 @@ class Endpoint:
       raise _Failure(what, busy=True, wait=_retry_after(error.headers.get('Retry-After')))
     if error.code >= 500 or error.code in (408, 409):
       raise _Failure(what)
-    if 300 <= error.code < 400:
-      target = self._clean(str(error.headers.get('Location')))
+    if 300 <= error.code < 400 and error.headers.get('Location'):
+      target = self._clean(error.headers['Location'])
       raise _Failure(
         f'it redirects to {target}, where the key is not sent; give that address', again=False, of_all=True
       )
@@ -335,7 +355,7 @@ class Endpoint:
       content = ''  # cut off while it was thinking, or withheld
     if not isinstance(content, str) or not isinstance(reason, str):
       raise _Failure('an answer without text or finish_reason')
-    tokens = tokens if isinstance(tokens, int) else None
+    tokens = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
     served = self._clean(served) if isinstance(served, str) else None
     return Answer(self._clean(content), tokens, reason == 'length', served)
 
@@ -364,10 +384,10 @@ def _retry_after(value: str | None) -> float | None:
   except ValueError:
     try:
       date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+      date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
+      seconds = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
+    except (ValueError, OverflowError):
       return None
-    date = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)
-    seconds = (date - datetime.datetime.now(datetime.UTC)).total_seconds()
   return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
@@ -410,9 +430,9 @@ def evaluate(
   model = Endpoint(name, **options)
   prompts_of = lambda asked, rows: _prompts(asked, rows, model.system_prompt)
   jobs = [run.make_job(model, one, ask, prompts_of) for one in run.choose(names)]
-  prepared = run.open_jobs(jobs, out)
   try:
-    return run.run(model, prepared, concurrency, progress, record_of=_record)
+    with run.open_jobs(jobs, out) as prepared:
+      return run.run(model, prepared, concurrency, progress, record_of=_record)
   except run.Unanswered as error:
     said = f'{name}: {_told(error)}'
     if out is None:
@@ -455,19 +475,14 @@ def _stored(jobs: list[run.Job], out) -> list[list[dict]]:
 
 
 def _record(model: Endpoint, job: run.Job, index: int, answer: Answer) -> dict:
-  example, prompt = job.examples[index], job.prompts[index]
-  record = {
-    'id': example.id,
-    'benchmark': job.benchmark.name,
-    'question': example.question,
-    # The turns; the template that makes text of them is the server's.
-    'prompt': prompt.get('prompt') or json.dumps(prompt['messages'], ensure_ascii=False),
-    'response': answer.text,
-    'gold': example.answer,
-    'tokens': answer.tokens,
-    'truncated': answer.truncated,
-    'extra': example.extra,
-    'prompt_name': job.settings['prompt'],
-    'served_model': answer.served_model,
-  }
-  return grade.judged(record, job.settings['rule'])
+  prompt = job.prompts[index]
+  # The turns; the template that makes text of them is the server's.
+  text = prompt.get('prompt') or json.dumps(prompt['messages'], ensure_ascii=False)
+  return job.record(
+    index,
+    prompt=text,
+    response=answer.text,
+    tokens=answer.tokens,
+    truncated=answer.truncated,
+    served_model=answer.served_model,
+  )

@@ -18,46 +18,32 @@ from mathqwen.evals import records
 
 
 class Folder:
-  """Locked until it is closed. `stored`: the records that an earlier, interrupted run of the same settings left there,
-  of however many hosts."""
+  """`stored`: the records that an earlier, interrupted run of the same settings left there, of however many hosts."""
 
   def __init__(self, path: pathlib.Path, settings: dict, examples: list):
-    """UserError where another evaluation is writing, or where another run's records are."""
-    self.path = path
-    with contextlib.ExitStack() as stack:
-      if hosts.share()[0] == 0:
-        stack.enter_context(locked(path))
-      path.mkdir(parents=True, exist_ok=True)
-      self._new, self.stored = self._read(settings, examples)
-      self._settings, self.close = settings, stack.pop_all().close
-
-  def _read(self, settings: dict, examples: list) -> tuple[bool, records.Stored]:
-    file, paths = self.path / 'settings.json', self._parts()
-    if not file.exists():
-      if paths:
-        raise UserError(f'{paths[0]} is there without settings.json, so it cannot be continued; give another --out')
-      return True, records.Stored([], None, 0)
-    before = records.read_json(file, 'what is there cannot be continued; give another --out')
-    changed = [key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key)]
-    if changed:
-      what = ', '.join(f'{key} {before.get(key)!r} there and {settings.get(key)!r} now' for key in sorted(changed))
-      raise UserError(f'{self.path} holds another run ({what}); give another --out, or delete it')
-    stored, found = {path: records.read(path, whole=True) for path in paths}, {}
-    asked = {example.id: example for example in examples}
-    for path, part in stored.items():
-      for record in part.records:
-        name, example = record['id'], asked.get(record['id'])
-        if example is None or record['question'] != example.question:
-          raise UserError(f'{path}: {name!r} is no problem of this data; give another --out or the same data')
-        if record['gold'] != example.answer:
-          raise UserError(
-            f'{path}: the gold answer to {name!r} is {record["gold"]!r} there and {example.answer!r} in this data; '
-            'give another --out or the same data'
-          )
-        found.setdefault(name, record)  # host 0 writes what others have as well
-    notes = [part.note for part in stored.values() if part.note]
+    """UserError where another run's records are. Host 0 has the directory `locked`."""
+    self.path, self._settings, self._wanted = path, settings, len(examples)
+    path.mkdir(parents=True, exist_ok=True)
+    parts = self._parts()
+    if any(part.stat().st_size for part in parts):  # else nothing was answered, and settings may be mended
+      self._check_settings(parts[0])
+    stored, found = {part: records.read(part, whole=True) for part in parts}, {}
+    for part, read in stored.items():
+      _check_problems(part, read.records, examples)
+      found = {record['id']: record for record in read.records} | found  # host 0 writes what others have as well
+    notes = [read.note for read in stored.values() if read.note]
     own = stored.get(self._own())
-    return False, records.Stored(list(found.values()), '; '.join(notes) or None, own.size if own else 0)
+    self.stored = records.Stored(list(found.values()), '; '.join(notes) or None, own.size if own else 0)
+
+  def _check_settings(self, part: pathlib.Path):
+    file, now = self.path / 'settings.json', self._settings
+    if not file.exists():
+      raise UserError(f'{part} is there without settings.json, so it cannot be continued; give another --out')
+    before = records.read_json(file, 'what is there cannot be continued; give another --out')
+    changed = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+    if changed:
+      what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in sorted(changed))
+      raise UserError(f'{self.path} holds another run ({what}); give another --out, or delete it')
 
   def _own(self) -> pathlib.Path:
     host, _ = hosts.share()
@@ -70,14 +56,29 @@ class Folder:
 
   def writer(self) -> records.Writer:
     """Of this host's answers, after those that are there."""
-    if self._new:
+    if not self.stored.records:
       records.write_json(self.path / 'settings.json', self._settings)
+    if len(self.stored.records) < self._wanted:  # `grade` may have scored what was there
+      (self.path / 'scores.json').unlink(missing_ok=True)
     return records.Writer(self._own(), self.stored.size)
 
   def scores(self) -> dict | None:
     """Of a finished evaluation."""
     path = self.path / 'scores.json'
     return records.read_json(path) if path.exists() else None
+
+
+def _check_problems(path: pathlib.Path, rows: list[dict], examples: list):
+  asked = {example.id: example for example in examples}
+  for record in rows:
+    name, example = record['id'], asked.get(record['id'])
+    if example is None or record['question'] != example.question:
+      raise UserError(f'{path}: {name!r} is no problem of this data; give another --out or the same data')
+    if record['gold'] != example.answer:
+      raise UserError(
+        f'{path}: the gold answer to {name!r} is {record["gold"]!r} there and {example.answer!r} in this data; '
+        'give another --out or the same data'
+      )
 
 
 def place(out: str | os.PathLike, name: str) -> pathlib.Path:
@@ -94,8 +95,7 @@ def write(path: pathlib.Path, rows: list[dict], scores: dict):
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path):
-  """A directory, made where it is not there, that no other evaluation writes to; one that stays empty is removed."""
-  made = [folder for folder in (path, *path.parents) if not folder.exists()]
+  """A directory, made where it is not there, that nobody else has locked; UserError if somebody has."""
   path.mkdir(parents=True, exist_ok=True)
   handle = os.open(path, os.O_RDONLY)
   try:
@@ -103,9 +103,6 @@ def locked(path: pathlib.Path):
     yield
   finally:
     os.close(handle)
-    with contextlib.suppress(OSError):  # not empty
-      for folder in made:
-        folder.rmdir()
 
 
 def _lock(handle: int, path: pathlib.Path):

@@ -7,7 +7,6 @@ Records are appended and flushed as answers end, so a killed run loses no finish
 written atomically.
 """
 
-import contextlib
 import dataclasses
 import gzip
 import json
@@ -15,7 +14,6 @@ import math
 import os
 import pathlib
 import re
-import socket
 import zlib
 
 from mathqwen.data.arithmetic import GROUPS
@@ -23,11 +21,15 @@ from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.grade import relative_error
+from mathqwen.files import named, write_atomically
 
 FIELDS = (
   'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',
 )  # fmt: skip
-_TYPES = {'response': str, 'gold': str, 'id': str | int | None, 'truncated': bool | None, 'extra': dict | None}
+_TYPES = {
+  'response': str, 'gold': str, 'id': str | int | None, 'benchmark': str | None, 'truncated': bool | None,
+  'extra': dict | None,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Writer:
         self._file.write(b'\n')
 
   def write(self, record: dict):
-    with _named(self._path):
+    with named(self._path):
       self._file.write(line(record))
       self._file.flush()
 
@@ -123,18 +125,8 @@ class Writer:
     return self
 
   def __exit__(self, *_):
-    with _named(self._path):
+    with named(self._path):
       self._file.close()
-
-
-@contextlib.contextmanager
-def _named(path: pathlib.Path):
-  """An error of writing says which file: the operating system names it only where opening fails."""
-  try:
-    yield
-  except OSError as error:
-    error.filename = str(path)
-    raise
 
 
 def write_all(path: pathlib.Path, records: list[dict]):
@@ -143,21 +135,6 @@ def write_all(path: pathlib.Path, records: list[dict]):
 
 def write_json(path: pathlib.Path, value: dict):
   write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
-
-
-def write_atomically(path: pathlib.Path, data: bytes):
-  """The file is either the old or the new one, whole, whatever happens in between."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.part')  # several hosts may write one file
-  try:
-    with _named(path), open(part, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
-  except BaseException:
-    part.unlink(missing_ok=True)  # it would fill a full disk
-    raise
 
 
 def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to write it') -> dict:

@@ -82,9 +82,27 @@ class Job:
 
   benchmark: Benchmark
   examples: list
-  prompts: list[list[int]]  # per example: token ids
+  prompts: list  # per example: token ids, or what an endpoint is sent
   settings: dict  # what makes two runs the same run
   stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
+
+  def record(self, index: int, *, prompt: str, response: str, tokens: int | None, truncated: bool, **more) -> dict:
+    """Of the answer to an example, graded."""
+    example = self.examples[index]
+    record = {
+      'id': example.id,
+      'benchmark': self.benchmark.name,
+      'question': example.question,
+      'prompt': prompt,
+      'response': response,
+      'gold': example.answer,
+      'tokens': tokens,
+      'truncated': truncated,
+      'prompt_name': self.settings['prompt'],
+      'extra': example.extra,
+      **more,
+    }
+    return graders.judged(record, self.settings['rule'])
 
 
 class Unanswered(Exception):
@@ -104,7 +122,8 @@ def evaluate(
   `batch_size` answers are under way at a time; with more than one sample of `ask.decoding`, pass@k and maj@k are in the
   scores. With `out`, records and scores are kept there.
   """
-  return run(model, prepare(model, names, ask, out, batch_size), batch_size, progress)
+  with prepare(model, names, ask, out, batch_size) as prepared:
+    return run(model, prepared, batch_size, progress)
 
 
 def run(
@@ -114,34 +133,29 @@ def run(
   progress: bool = True,
   record_of: Callable | None = None,
 ) -> dict:
-  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done, and lets it go.
+  """The second half of `evaluate`: generates, grades and writes what `prepare` found to be done.
 
   `record_of(model, job, index, answer)`: the record of an answer that is not token ids of `model.tokenizer`.
   """
   scores, why, tokens, seconds = {}, {}, 0, 0.0
-  with contextlib.ExitStack() as stack:
-    for _, folder in prepared:
-      if folder:
-        stack.callback(folder.close)
-    for job, folder in prepared:
-      name = job.benchmark.name
-      try:
-        scores[name], new, took = _run(model, job, folder, batch_size, progress, record_of or _record)
-      except Unanswered as error:
-        why |= error.why
-        if error.given_up:
-          raise Unanswered(why, given_up=True) from None
-      else:
-        tokens, seconds = tokens + new, seconds + took
+  for job, folder in prepared:
+    name = job.benchmark.name
+    try:
+      scores[name], new, took = _run(model, job, folder, batch_size, progress, record_of or _record)
+    except Unanswered as error:
+      why |= error.why
+      if error.given_up:
+        raise Unanswered(why, given_up=True) from None
+    else:
+      tokens, seconds = tokens + new, seconds + took
   if why:
     raise Unanswered(why)
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
 
 
-def prepare(
-  model, names, ask: Ask = ASK, out: str | os.PathLike | None = None, batch_size: int = 64
-) -> list[tuple[Job, Folder | None]]:
-  """What `evaluate` would do and what of it is done; every argument is checked. The weights are not needed for it."""
+def prepare(model, names, ask: Ask = ASK, out: str | os.PathLike | None = None, batch_size: int = 64):
+  """What `evaluate` would do and what of it is done, for a `with`; every argument is checked, the weights are not
+  needed."""
   at_least_one(batch_size=batch_size)
   return open_jobs([_prepare(model, benchmark, ask) for benchmark in choose(names)], out)
 
@@ -154,18 +168,20 @@ def choose(names) -> list[Benchmark]:
   return [benchmarks.get(name) for name in dict.fromkeys(names)]
 
 
-def open_jobs(jobs: list[Job], out) -> list[tuple[Job, Folder | None]]:
-  """Each with OUT/NAME, locked for it, and what is done of it there; another run's directory is refused."""
-  if out is None:
-    return [(job, None) for job in jobs]
-  prepared = []
-  with contextlib.ExitStack() as stack:  # what was opened before one is refused is let go
+@contextlib.contextmanager
+def open_jobs(jobs: list[Job], out):
+  """[(job, its Folder or None)]: each with OUT/NAME, locked for it, and what is done of it there."""
+  with contextlib.ExitStack() as stack:
+    prepared = []
     for job in jobs:
-      one = Folder(folder_lib.place(out, job.benchmark.name), job.settings, job.examples)
-      stack.callback(one.close)
-      prepared.append((job, one))
-    stack.pop_all()
-  return prepared
+      folder = None
+      if out is not None:
+        path = folder_lib.place(out, job.benchmark.name)
+        if hosts.share()[0] == 0:
+          stack.enter_context(folder_lib.locked(path))
+        folder = Folder(path, job.settings, job.examples)
+      prepared.append((job, folder))
+    yield prepared
 
 
 def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.PathLike | None = None) -> dict:
@@ -179,30 +195,35 @@ def grade_records(path, benchmark: str, rule: str | None = None, out: str | os.P
   graders.get(rule)
   place = None if out is None else folder_lib.place(out, chosen.name)
   path = pathlib.Path(path)
+  # An evaluation that is continued there meanwhile would lose its answers.
+  with folder_lib.locked(place) if place and place.exists() else contextlib.nullcontext():
+    graded, scores = _graded(path, chosen, rule)
+    if place:
+      folder_lib.write(place, graded, scores)
+  return {'benchmarks': {chosen.name: scores}}
+
+
+def _graded(path: pathlib.Path, benchmark: Benchmark, rule: str) -> tuple[list[dict], dict]:
   stored = records.read(path)
   if not stored.records:
     raise UserError(f'{path}: no records in it; give the records.jsonl of an evaluation')
   _tell(stored.note)
   for record in stored.records:
-    if (said := record.get('benchmark')) in benchmarks.BENCHMARKS and said != chosen.name:
-      raise UserError(f'{path}: {record.get("id")!r} is of {said}, not of {chosen.name}; give --benchmark {said}')
+    if (said := record.get('benchmark')) in benchmarks.BENCHMARKS and said != benchmark.name:
+      raise UserError(f'{path}: {record.get("id")!r} is of {said}, not of {benchmark.name}; give --benchmark {said}')
   before = folder_lib.about(path)  # of the run that generated the answers
   count = before.get('samples', 1)
   if count > 1 and (problem := samples.incomplete(stored.records, count)):
     raise UserError(f'{path}: {problem!r} has not all of its {count} answers; run the evaluation to its end first')
-  graded = graders.judge([{**record, 'benchmark': chosen.name} for record in stored.records], rule)
-  scores = records.summarise(graded, chosen, rule, count)
+  graded = graders.judge([{**record, 'benchmark': benchmark.name} for record in stored.records], rule)
+  scores = records.summarise(graded, benchmark, rule, count)
   scores['verdicts_changed'] = sum(
     old['correct'] != new['correct'] for old, new in zip(stored.records, graded, strict=True) if 'correct' in old
   )
   for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
-  scores.update(provenance())
-  if place:
-    with folder_lib.locked(place):
-      folder_lib.write(place, graded, scores)
-  return {'benchmarks': {chosen.name: scores}}
+  return graded, scores | provenance()
 
 
 def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job:
@@ -274,7 +295,7 @@ def _run(
   scores['tokens_per_second'] = tokens / seconds if tokens else None
   scores.update(provenance())
   if folder and hosts.share()[0] == 0:
-    if not tokens and (before := folder.scores()):
+    if before := folder.scores():  # nothing was missing
       scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
     folder_lib.write(folder.path, ordered, scores)
   return scores, tokens, seconds
@@ -327,22 +348,10 @@ def _answer(
 
 
 def _record(model, job: Job, index: int, ids: list[int]) -> dict:
-  example = job.examples[index]
   stopped = bool(len(ids)) and ids[-1] in model.tokenizer.stop_ids
   response, at_text = prompts_lib.cut(model.tokenizer.decode(list(ids[:-1] if stopped else ids)), job.stop)
-  record = {
-    'id': example.id,
-    'benchmark': job.benchmark.name,
-    'question': example.question,
-    'prompt': _text(job.prompts[index], model.tokenizer),
-    'response': response,
-    'gold': example.answer,
-    'tokens': len(ids),
-    'truncated': not (stopped or at_text),
-    'prompt_name': job.settings['prompt'],
-    'extra': example.extra,
-  }
-  return graders.judged(record, job.settings['rule'])
+  prompt = _text(job.prompts[index], model.tokenizer)
+  return job.record(index, prompt=prompt, response=response, tokens=len(ids), truncated=not (stopped or at_text))
 
 
 def _text(ids: list[int], tokenizer) -> str:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import math
+import re
 
 from mathqwen.evals import latex, values
 
@@ -15,9 +16,11 @@ def expand(examples: list, samples: int) -> list:
 
 
 def incomplete(records: list[dict], samples: int) -> str | None:
-  """The first problem that has not so many answers."""
-  counts = collections.Counter(str(record.get('id')).rpartition('#')[0] for record in records)
-  return next((problem for problem, count in counts.items() if count != samples), None)
+  """The first problem that has not so many answers, or the first id that is none of `expand`."""
+  for record in records:
+    if not isinstance(record.get('id'), str) or not re.fullmatch(r'.*#[0-9]+', record['id'], re.DOTALL):
+      return str(record.get('id'))
+  return next((found[0]['id'].rpartition('#')[0] for found in _by_problem(records) if len(found) != samples), None)
 
 
 def pass_at(k: int, n: int, correct: int) -> float:

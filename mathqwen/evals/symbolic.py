@@ -81,12 +81,14 @@ class Comparer:
     )
     self._answers = queue.Queue()
     threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
+    hello = None
     try:
-      hello = self._answers.get(timeout=START_LIMIT)
-    except queue.Empty:
-      hello = None
-    if hello is None or 'ready' not in hello:
-      self._stop()
+      with contextlib.suppress(queue.Empty):
+        hello = self._answers.get(timeout=START_LIMIT)
+    finally:
+      if hello is None or 'ready' not in hello:  # also after Ctrl-C: it must not be taken for an answer
+        self._stop()
+    if self._process is None:
       why = (hello or {}).get('missing', f'no sign of life in {START_LIMIT:g} s')
       raise UserError(f'cannot compare answers symbolically: {why}; install it with: pip install math-verify')
 

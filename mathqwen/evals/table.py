@@ -13,7 +13,8 @@ from mathqwen.errors import UserError
 from mathqwen.evals import report
 from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.folder import is_unfinished
-from mathqwen.evals.records import read_json, write_atomically
+from mathqwen.evals.records import read_json
+from mathqwen.files import write_atomically
 
 SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'
 PUBLISHED_COLUMNS = ('gsm8k', 'math500', 'math401', 'math23k')

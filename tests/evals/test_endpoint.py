@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -187,6 +189,8 @@ TROUBLE = {
   '429': status(429, b'{"error": {"message": "too many"}}'),
   '503': status(503),
   '408': status(408),
+  '409': status(409),
+  'too much': lambda h: h.say(b' ' * (endpoint._MAX_BODY + 1)),
   'garbage': status(200, b'\xff\x00 not JSON'),
   'nothing': status(200),
   'half': half,
@@ -230,11 +234,12 @@ def test_trouble_that_stays_with_one_problem_leaves_the_others_answered(server, 
   assert (scores['correct'], scores['resumed'], len(server.asked)) == (3, 3, 7)
 
 
-def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path):
-  server.script = [None, echo_key(400), echo_key(422)]
+@pytest.mark.parametrize('code', [413, 422])
+def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, code):
+  server.script = [None, echo_key(400), echo_key(code)]
   said = (
     r'2 problems have no answer \(arithmetic/test/1: 400 Bad Request \(bad key Bearer \*\*\*\); another --prompt or '
-    r'--max-new-tokens may do; arithmetic/test/2: 422 .*\); 2 of 4 answers are kept'
+    rf'--max-new-tokens may do; arithmetic/test/2: {code} .*\); 2 of 4 answers are kept'
   )
   with pytest.raises(UserError, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -260,6 +265,27 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(server, data_dir,
   with pytest.raises(Preempted, match=rf'{said} were asked; 1 of 20 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert len(server.asked) == 1 + 8 * 3
+
+
+def test_failures_that_are_not_in_a_row_end_nothing(server, data_dir, tmp_path):
+  path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 5)
+  server.script = [echo_key(400), None] * 10
+  with pytest.raises(UserError, match='10 problems have no answer .*; 10 of 20 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert len(server.asked) == 20
+
+
+def test_a_run_is_worth_another_try_if_one_answer_is(server, data_dir, tmp_path):
+  server.script = [echo_key(400), *[TROUBLE['500']] * 3]
+  with pytest.raises(Preempted, match='2 problems have no answer'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+
+
+def test_a_defect_of_ours_is_not_dressed_up(server, data_dir, tmp_path, monkeypatch):
+  monkeypatch.setattr(endpoint.Endpoint, '_parse', lambda *_: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    evaluate(server, data_dir, tmp_path)
 
 
 def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_dir, tmp_path):
@@ -306,6 +332,11 @@ def test_patience_ends(server, data_dir, tmp_path):
   server.script = [status(429, Retry_After='3000')]
   with pytest.raises(Preempted, match='429 Too Many Requests; 0 of 4 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=1, patience=2000)
+  server.script = [status(429, Retry_After='0.2')] * 100  # the waits for others' sake count, too
+  begin = time.monotonic()
+  with pytest.raises(Preempted, match='429'):
+    evaluate(server, data_dir, tmp_path, concurrency=4, patience=0.7)
+  assert time.monotonic() - begin < 1.5
   for busy in (TROUBLE['429'], status(503, b'too many', Retry_After='0')):
     server.script = [busy] * 1000
     with pytest.raises(Preempted, match='too many'):
@@ -320,7 +351,7 @@ def test_a_busy_server_is_no_failure(server, data_dir):
 @pytest.mark.parametrize(
   'header, seconds',
   [('7', 7), ('0.5', 0.5), ('-3', 0), ('soon', None), ('nan', None), ('inf', None), (None, None),
-   ('Wed, 21 Oct 2015 07:28:00 GMT', 0)],
+   ('Wed, 21 Oct 2015 07:28:00 GMT', 0), ('21 Oct 99999999999999999999 07:28:00 GMT', None)],
 )  # fmt: skip
 def test_retry_after(header, seconds):
   assert endpoint._retry_after(header) == seconds
@@ -334,6 +365,8 @@ def test_retry_after(header, seconds):
     (echo_key(404), r'look at the address \(most end in /v1\) and at the name after #'),
     (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
     (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
+    (status(308, Location='http://[::1'), r'redirects to http://\[::1, where the key is not sent'),
+    (status(304), r'304 Not Modified; the server will not answer this request'),
   ],
 )
 def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, said):
@@ -343,9 +376,58 @@ def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, sa
   assert len(server.asked) == 1
 
 
-def test_no_server(data_dir):
-  with pytest.raises(UserError, match='cannot be reached .*Connection refused'):
-    endpoint.evaluate('openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), tries=2, backoff=0.001)
+def test_no_server(data_dir, tmp_path):
+  said = r'#m: cannot be reached .*Connection refused.*; 0 of 4 answers are kept'  # and no list of problems
+  with pytest.raises(Preempted, match=said):
+    endpoint.evaluate(
+      'openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), out=tmp_path, tries=2, backoff=0.001
+    )
+
+
+def test_a_key_that_travels_unencrypted_is_told(capsys):
+  endpoint.Endpoint('openai:http://somewhere.example/v1#m')
+  assert 'somewhere.example is asked over http: the key in OPENAI_API_KEY travels unencr' in capsys.readouterr().err
+  endpoint.Endpoint('openai:https://somewhere.example/v1#m')
+  assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+  'options, said',
+  [
+    ({'timeout': 0}, 'timeout is 0; it must be above 0 and below'),
+    ({'timeout': 1e10}, 'timeout is 10000000000.0'),
+    ({'timeout': float('nan')}, 'timeout is nan'),
+    ({'requests_per_minute': 1e-300}, 'requests_per_minute is 1e-300'),
+    ({'requests_per_minute': float('inf')}, 'requests_per_minute is inf'),
+  ],
+)
+def test_times_without_sense(options, said):
+  with pytest.raises(UserError, match=said):
+    endpoint.Endpoint('openai:https://somewhere.example/v1#m', **options)
+
+
+@pytest.mark.parametrize('count', [-3, 10**400, 2.5, '7'])
+def test_counts_of_tokens_without_sense(server, data_dir, tmp_path, count):
+  server.script = [lambda h: h.say(answer(h.question) | {'usage': {'completion_tokens': count}})]
+  assert evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']['tokens'] is None
+
+
+def test_https(server, data_dir, tmp_path, monkeypatch):
+  if not shutil.which('openssl'):
+    pytest.skip('no openssl here, which makes the certificate')
+  words = 'openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext'
+  subprocess.run([*words.split(), 'subjectAltName=DNS:localhost'], cwd=tmp_path, check=True, capture_output=True)
+  context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+  context.load_cert_chain(tmp_path / 'cert.pem', tmp_path / 'key.pem')
+  server.socket = context.wrap_socket(server.socket, server_side=True)
+  server.model = server.model.replace('http://127.0.0.1', 'https://localhost')
+  monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'cert.pem'))
+  server.script = [dripping_headers]
+  assert evaluate(server, data_dir, timeout=0.5, concurrency=1)['benchmarks']['arithmetic']['correct'] == 3
+  assert len(server.asked) == 5
+  monkeypatch.delenv('SSL_CERT_FILE')
+  with pytest.raises(UserError, match='cannot be reached .*CERTIFICATE_VERIFY_FAILED'):
+    evaluate(server, data_dir)
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,22 @@ def test_interrupted_comparison_leaves_no_late_answer_behind(monkeypatch):
   comparer.close()
 
 
+def test_interrupted_start_leaves_no_greeting_behind(monkeypatch):
+  comparer = symbolic.Comparer()
+
+  class Interrupted(symbolic.queue.Queue):
+    def get(self, timeout):
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(symbolic.queue, 'Queue', Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      comparer.equal('2', '2.0')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  assert comparer.equal('2', '2.0') == (True, 'equal by math-verify')
+  comparer.close()
+
+
 def test_worker_that_dies_is_an_answer_that_could_not_be_read(monkeypatch, tmp_path):
   worker = tmp_path / 'worker.py'
   worker.write_text('print(\'{"ready": true}\', flush=True)\ninput()\n')

@@ -1,6 +1,7 @@
 """From prompts to scores with a model that recites; interrupted, resumed, refused, graded again."""
 
 import contextlib
+import errno
 import json
 import resource
 import subprocess
@@ -102,8 +103,8 @@ def test_a_prompt_brings_the_rule_and_the_limits_of_its_system(
   (tmp_path / 'gsm8k').mkdir()
   (tmp_path / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "It is 2.\\n#### 2"}\n')
   model = reciting(positions=9000)
-  ((job, _),) = run.prepare(model, 'gsm8k', run.Ask(str(tmp_path), prompt=prompt, rule=rule))
-  assert (job.settings['rule'], job.settings['max_new_tokens'], job.stop) == (wanted, new_tokens, stop)
+  with run.prepare(model, 'gsm8k', run.Ask(str(tmp_path), prompt=prompt, rule=rule)) as [(job, _)]:
+    assert (job.settings['rule'], job.settings['max_new_tokens'], job.stop) == (wanted, new_tokens, stop)
   scores = evaluate(model, None, str(tmp_path), 'gsm8k', prompt=prompt, rule=rule)
   assert scores['benchmarks']['gsm8k']['rule'] == wanted
 
@@ -223,17 +224,75 @@ def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, 
 
 def test_one_evaluation_writes_to_a_directory_at_a_time(reciting, data_dir, tmp_path):
   first, second = reciting(), reciting()
-  prepared = run.prepare(first, 'arithmetic', run.Ask(data_dir), tmp_path / 'out')
   (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
-  for other in (
-    lambda: evaluate(second, tmp_path / 'out', data_dir),
-    lambda: run.grade_records(tmp_path / 'r.jsonl', 'arithmetic', out=tmp_path / 'out'),
-  ):
-    with pytest.raises(UserError, match='out/arithmetic: another evaluation is writing here; wait for it'):
-      other()
-  run.run(first, prepared, progress=False)
+  with run.prepare(first, 'arithmetic', run.Ask(data_dir), tmp_path / 'out') as prepared:
+    for other in (
+      lambda: evaluate(second, tmp_path / 'out', data_dir),
+      lambda: run.grade_records(tmp_path / 'r.jsonl', 'arithmetic', out=tmp_path / 'out'),
+    ):
+      with pytest.raises(UserError, match='out/arithmetic: another evaluation is writing here; wait for it'):
+        other()
+    run.run(first, prepared, progress=False)
   assert len(lines(tmp_path / 'out')) == 4 and sum(second.asked) == 0
   assert evaluate(second, tmp_path / 'out', data_dir)['benchmarks']['arithmetic']['resumed'] == 0  # and it is let go
+
+
+def test_grading_what_is_continued_meanwhile_loses_no_answer(reciting, data_dir, tmp_path, monkeypatch):
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=2), tmp_path, data_dir)
+  judge = run.graders.judge
+
+  def slow(rows, rule):
+    monkeypatch.undo()
+    with pytest.raises(UserError, match='another evaluation is writing here'):
+      evaluate(reciting(), tmp_path, data_dir)
+    return judge(rows, rule)
+
+  monkeypatch.setattr(run.graders, 'judge', slow)
+  graded = run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
+  assert graded['benchmarks']['arithmetic']['n'] == 2
+  scores = tmp_path / 'arithmetic' / 'scores.json'
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=1), tmp_path, data_dir)
+  assert not scores.exists()  # those of a part are no longer those of what is there
+  assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['resumed'] == 3
+  assert json.loads(scores.read_text())['decoding']['batch_size'] == 64
+
+
+def test_a_run_without_an_answer_may_be_put_right(reciting, data_dir, tmp_path):
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=0, name='mistyped'), tmp_path, data_dir)
+  assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['model'] == 'reciting'
+  assert json.loads((tmp_path / 'arithmetic' / 'settings.json').read_text())['model'] == 'reciting'
+
+
+def test_killed_twice(reciting, data_dir, tmp_path):
+  for answers in (1, 2):
+    with pytest.raises(KeyboardInterrupt):
+      evaluate(reciting(stops_after=1), tmp_path, data_dir)
+    assert len(lines(tmp_path)) == answers
+  evaluate(reciting(), tmp_path, data_dir)
+  assert len(lines(tmp_path)) == 4
+
+
+def test_a_directory_of_other_problems_lets_all_go(reciting, data_dir, tmp_path):
+  (Path(data_dir) / 'gsm8k').mkdir()
+  (Path(data_dir) / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "#### 2"}\n')
+  evaluate(reciting(), tmp_path, data_dir, 'gsm8k')
+  traceback = None
+  try:
+    evaluate(reciting(), tmp_path, data_dir, 'arithmetic,gsm8k', max_new_tokens=3)
+  except UserError as error:
+    traceback = error.__traceback__  # as a notebook keeps it, with the frames that hold the directories
+  assert traceback and evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
+
+
+def test_a_file_system_without_locks(reciting, data_dir, tmp_path, monkeypatch):
+  def none(*_):
+    raise OSError(errno.ENOTSUP, 'Operation not supported')
+
+  monkeypatch.setattr(run.folder_lib.fcntl, 'flock', none)
+  assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 
 def test_a_directory_is_let_go_whatever_happens(reciting, data_dir, tmp_path):
@@ -274,7 +333,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp
   assert (out / 'arithmetic' / 'records.jsonl').read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
   with files_of_at_most(700), pytest.raises(OSError):
     run.grade_records(out / 'arithmetic' / 'records.jsonl', 'arithmetic', 'abel', out=tmp_path / 'graded')
-  assert not (tmp_path / 'graded').exists()
+  assert list((tmp_path / 'graded' / 'arithmetic').iterdir()) == []
 
 
 @pytest.mark.parametrize('text, said', [('', 'not JSON'), ('{"model": ', 'not JSON'), ('[]', 'holds list')])
@@ -413,6 +472,10 @@ def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(rec
   path.write_text(''.join(path.read_text().splitlines(keepends=True)[:-1]))
   with pytest.raises(UserError, match="'arithmetic/test/3' has not all of its 2 answers; run the evaluation"):
     run.grade_records(path, 'arithmetic')
+  for name in ('7', '"arithmetic/test/0"', 'null'):
+    path.write_text(f'{{"id": {name}, "question": "q", "response": "1", "gold": "1"}}\n')
+    with pytest.raises(UserError, match=f"'{json.loads(name)}' has not all of its 2 answers"):
+      run.grade_records(path, 'arithmetic')
   (tmp_path / 'arithmetic' / 'scores.json').write_text('{"samples": "2"}')
   with pytest.raises(UserError, match="scores.json: samples is '2'"):
     run.grade_records(path, 'arithmetic')
