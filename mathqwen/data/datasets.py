@@ -163,7 +163,7 @@ def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
     return _build(name, split, path), path
   chosen = _chosen(name).get(split)
   if chosen:
-    root, path = Path(chosen['root']), Path(chosen['file'])
+    root, path = chosen['root'], chosen['file']
     if path.is_file():
       return _build(name, split, path), path
     if _is_whole(name, root):
@@ -229,9 +229,11 @@ def _pointer(name: str) -> Path:
 def _chosen(name: str) -> dict:
   pointer = _pointer(name)
   try:
-    return json.loads(pointer.read_text()) if pointer.is_file() else {}
-  except ValueError as error:
-    raise UserError(f'{pointer} is damaged ({error}): run `mathqwen data prepare {name}` again') from None
+    chosen = json.loads(pointer.read_text()) if pointer.is_file() else {}
+    return {split: {key: Path(found[key]) for key in ('root', 'file')} for split, found in chosen.items()}
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    said = f'{pointer} is damaged ({type(error).__name__}: {error})'
+    raise UserError(f'{said}: run `mathqwen data prepare {name}` again') from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -306,10 +308,14 @@ def fetch(name: str) -> Path:
   for target, (address, sha256) in DOWNLOADS[name].items():
     if not (folder / target).is_file():
       _download(address, folder / target, sha256)
-  if name == 'math':
-    _unpack_math(folder / 'math')
-  if name == 'math23k':
-    _join_math23k(folder / 'math23k')
+  try:
+    if name == 'math':
+      _unpack_math(folder / 'math')
+    if name == 'math23k':
+      _join_math23k(folder / 'math23k')
+  except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError) as error:
+    said = f'what lies in {folder / name} is not what is published ({type(error).__name__}: {error})'
+    raise UserError(f'{said}; delete that folder and prepare again') from error
   return folder
 
 

@@ -242,6 +242,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
         raise record
       if not isinstance(record, dict):
         raise Malformed('not a JSON object')
+      _check_text(record)
       fields = parse(record)
     except Malformed as error:
       report.add('malformed', where, str(error))
@@ -283,14 +284,17 @@ def _ids_beside(path: Path, count: int) -> list[str] | None:
 # --- records: dict -> fields of Example without `where`; `id` where the record has its own ---
 
 
+def _check_text(record: dict):
+  try:
+    json.dumps(record, ensure_ascii=False).encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise Malformed('holds half a surrogate pair') from error
+
+
 def _text(record: dict, field: str) -> str:
   value = record.get(field)
   if not isinstance(value, str) or not value.strip():
     raise Malformed(f'no field "{field}"' if value is None else f'field "{field}" is empty or not text')
-  try:
-    value.encode('utf-8')
-  except UnicodeEncodeError as error:
-    raise Malformed(f'field "{field}" holds half a surrogate pair') from error
   return value.strip()
 
 
@@ -326,7 +330,7 @@ def _gsm8k(record: dict) -> dict:
 
 def _math(record: dict) -> dict:
   question, solution = _text(record, 'problem'), _text(record, 'solution')
-  level = re.search(r'\d+', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
+  level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
   extra = {'level': int(level.group()) if level else None, 'subject': record.get('subject', record.get('type'))}
   answer = record.get('answer')
   answer = answer.strip() if isinstance(answer, str) else last_boxed(solution)

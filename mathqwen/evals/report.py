@@ -37,19 +37,21 @@ def read_curve(path: pathlib.Path, name: str) -> Curve:
   try:
     lines = path.read_text(encoding='utf-8').splitlines()
   except FileNotFoundError:
-    raise UserError(f'{path}: no such file; give the metrics.jsonl of a run') from None
+    raise UserError(f'{path}: no such file; --metrics names the metrics.jsonl of a run') from None
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}: no text ({error}); --metrics names the metrics.jsonl of a run') from None
   losses: dict[str, dict[int, float]] = {'loss': {}, 'eval_loss': {}}
   for line in lines:
     try:
       values = json.loads(line)
       step = int(values['step'])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
       break
     for key, points in losses.items():
       if isinstance(values.get(key), int | float) and math.isfinite(values[key]):
         points[step] = float(values[key])
   if not any(losses.values()):
-    raise UserError(f'{path}: no losses in it; give the metrics.jsonl of a run')
+    raise UserError(f'{path}: no losses in it; --metrics names the metrics.jsonl of a run')
   return Curve(name, *(sorted(points.items()) for points in losses.values()))
 
 

@@ -159,26 +159,40 @@ _COUNTS = {'n': int, 'correct': int, 'accuracy': float | int | None}
 _SCORES = {'benchmark': str, **_COUNTS, 'stderr': float | int | None, 'rule': str}
 _SAMPLED = {'samples': int, 'problems': int, 'pass_at_k': dict, 'maj_at_k': dict}
 _OPTIONAL = {
-  'by_group': dict | None, 'decoding': dict | None, 'relative_error': float | int, 'non_number_ratio': float | int
+  'stderr': float | int | None, 'by_group': dict | None, 'decoding': dict | None, 'samples': int, 'pass_at_k': dict,
+  'maj_at_k': dict, 'relative_error': float | int, 'non_number_ratio': float | int,
 }  # fmt: skip
 
 
 def _unsound(scores: dict) -> str | None:
   """What keeps this from being the scores of an evaluation."""
   needed = _SCORES | (_SAMPLED if scores.get('samples', 1) != 1 else {})
-  parts = [('', scores, needed), ('', scores, {key: kind for key, kind in _OPTIONAL.items() if key in scores})]
-  for name, group in (scores.get('by_group') or {}).items() if isinstance(scores.get('by_group'), dict) else ():
-    parts.append((f' of group {name!r}', group if isinstance(group, dict) else {}, _COUNTS))
-  for where, part, wanted in parts:
-    for key, kind in wanted.items():
-      if key not in part:
-        return f'field {key!r}{where} is missing'
-      if not isinstance(part[key], kind):
-        return f'field {key!r}{where} is {type(part[key]).__name__}'
+  if what := _unsound_part(scores, needed):
+    return what
+  if scores.get('samples', 1) < 1:
+    return f"field 'samples' is {scores['samples']}"
+  if 'relative_error' in scores and 'non_number_ratio' not in scores:
+    return "field 'non_number_ratio' is missing"
+  for name, group in (scores.get('by_group') or {}).items():
+    what = _unsound_part(group, _COUNTS) if isinstance(group, dict) else f'{type(group).__name__} in place of counts'
+    if what or not group['n']:
+      return f'group {name!r}: {what or "it is empty"}'
   for kind in ('pass_at_k', 'maj_at_k'):
-    for k, share in (scores.get(kind) or {}).items():
+    for k, share in scores.get(kind, {}).items():
       if not re.fullmatch('[0-9]{1,9}', k) or not isinstance(share, float | int):
         return f'field {kind!r} holds {k!r}: {share!r}'
+  return None
+
+
+def _unsound_part(part: dict, needed: dict) -> str | None:
+  for key, kind in (needed | _OPTIONAL).items():
+    if key in needed and key not in part:
+      return f'field {key!r} is missing'
+    if key in part and not isinstance(part[key], kind):
+      return f'field {key!r} is {type(part[key]).__name__}'
+  n, accuracy = part['n'], part['accuracy']
+  if n < 0 or (accuracy is not None) != (n > 0) or (n and not 0 <= accuracy <= 1):
+    return f'accuracy {accuracy!r} of {n} answers'
   return None
 
 
@@ -297,9 +311,11 @@ def to_html(runs: list[Run], tables: list[Table], metrics=(), notes=()) -> str:
       workdir, inside, _ = str(scores.get('model')).partition('/checkpoints/')
       path = pathlib.Path(workdir) / 'metrics.jsonl'
       if inside and path not in curves:
-        curves[path] = report.read_curve(path, workdir) if path.exists() else None
-        if not curves[path]:
-          notes.append(f'{run.label}: no loss curve, {path} is not here; --metrics FILE shows it')
+        curves[path] = None
+        try:
+          curves[path] = report.read_curve(path, workdir)
+        except UserError as error:
+          notes.append(f'{run.label}: no loss curve: {error}')
   for path in map(pathlib.Path, metrics):
     curves[path] = report.read_curve(path, str(path))
   title = 'Table 12, and what was measured' if runs else 'Table 12'

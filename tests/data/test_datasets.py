@@ -188,9 +188,10 @@ def test_a_damaged_description_is_named(data, cache, name, text):
 
 def test_a_damaged_choice_is_named(data, cache):
   datasets.prepare('gsm8k', str(data))
-  (cache / 'prepared' / 'gsm8k.json').write_text('{')
-  with pytest.raises(UserError, match='gsm8k.json is damaged .*: run `mathqwen data prepare gsm8k` again'):
-    examples.load('gsm8k', 'train')
+  for text in ('{', '[]', '{"train": 5}', '{"train": {"root": 1, "file": "x"}}', '{"train": {}}'):
+    (cache / 'prepared' / 'gsm8k.json').write_text(text)
+    with pytest.raises(UserError, match='gsm8k.json is damaged .*: run `mathqwen data prepare gsm8k` again'):
+      examples.load('gsm8k', 'train')
 
 
 def test_a_cache_on_a_full_disk(data, cache):
@@ -343,6 +344,21 @@ def test_download_math23k_joins_questions_and_answers(aligned, server, monkeypat
   assert datasets.prepare('math23k', download=True)['splits'] == {'train': 4, 'test': 1}
   assert [e.id for e in examples.load('math23k', 'train')[0]] == [f'math23k/train/{n}' for n in (1, 2, 4, 5)]
   assert examples.load('math23k', 'test')[0][0].solution == '算式：3+1\n答案：4'
+
+
+@pytest.mark.parametrize(
+  'name, files',
+  [
+    ('math', {'MATH.tar': b'<html>log in</html>', 'test500.jsonl': b'{}'}),
+    ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'<html>log in'}),
+    ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'[{"1": 5}]'}),
+    ('math23k', {'math23k_test.json': b'{}', 'question_CH.txt': b'\xff', 'answersheet.json': b'[]'}),
+  ],
+)
+def test_downloads_that_are_something_else(server, cache, monkeypatch, name, files):
+  monkeypatch.setitem(datasets.DOWNLOADS, name, {f'{name}/{file}': server(file, files[file]) for file in files})
+  with pytest.raises(UserError, match=f'(?s)what lies in {cache}/downloads/{name} is not what is published .*; delete'):
+    datasets.prepare(name, download=True)
 
 
 def test_downloads_that_fail(server, cache, monkeypatch):

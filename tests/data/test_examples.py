@@ -267,6 +267,14 @@ def test_ids_are_unique(tmp_path):
     load(path, strict=True)
 
 
+@pytest.mark.parametrize('field', ['unique_id', 'answer', 'subject'])
+def test_half_a_surrogate_pair_anywhere(tmp_path, field):
+  row = {'problem': 'q', 'solution': r'\boxed{1}', 'answer': '1', 'level': 'Level ' + '9' * 5000} | {field: '\ud800'}
+  path = lines(tmp_path / 'math' / 'test500.jsonl', json.dumps(row), row | {field: 'x'})
+  found, report = parse_file(path, 'math500', 'test')
+  assert len(found) == 1 and report.lines() == ['1 malformed: test500.jsonl:1 (holds half a surrogate pair)']
+
+
 def test_an_id_of_math_500_is_text(tmp_path):
   (tmp_path / 'math').mkdir()
   row = {'problem': 'q', 'solution': r'\boxed{1}', 'answer': '1', 'unique_id': 7}

@@ -200,8 +200,18 @@ def test_loss_curve(tmp_path, rows, capsys):
 
 def test_a_loss_curve_that_is_not_here_is_told(tmp_path, rows):
   folder = write(tmp_path / 'a', rows, model='run/checkpoints/4000')
-  said = 'run/checkpoints/4000: no loss curve, run/metrics.jsonl is not here; --metrics FILE shows it'
+  said = 'run/checkpoints/4000: no loss curve: run/metrics.jsonl: no such file; --metrics names the metrics.jsonl'
   assert said in page(folder, tmp_path / 'out')
+
+
+@pytest.mark.parametrize('data, said', [(b'\xff\xfe', 'no text'), (b'{"step": 1e999, "loss": 1}\n', 'no losses')])
+def test_metrics_without_losses(tmp_path, rows, data, said):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'metrics.jsonl').write_bytes(data)
+  folder = write(tmp_path / 'a', rows, model=f'{tmp_path}/run/checkpoints/4000')
+  assert f'no loss curve: {tmp_path}/run/metrics.jsonl: {said}' in page(folder, tmp_path / 'out')
+  with pytest.raises(UserError, match=said):
+    page(folder, tmp_path / 'out', metrics=[tmp_path / 'run' / 'metrics.jsonl'])
 
 
 def test_records_without_a_verdict(tmp_path, rows):
