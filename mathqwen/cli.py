@@ -240,9 +240,9 @@ def add_evaluate(commands):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import benchmarks, grade, prompts, table
+  from mathqwen.evals import grade, prompts, run, table
 
-  names = [benchmarks.get(name.strip()).name for name in args.benchmarks.split(',')]
+  chosen = run.choose(args.benchmarks)
   if args.prompt:
     prompts.get(args.prompt)
   if args.rule:
@@ -251,7 +251,7 @@ def run_evaluate(args):
   for flag in _given(args, ('batch_size', 'dtype', 'distributed', *DECODING) if served else SERVED):
     whose = "the server's affair; leave it out" if served else 'for openai:URL#MODEL only'
     raise UserError(f'--{flag.replace("_", "-")} is {whose}')
-  result = _ask_endpoint(args, names) if served else _ask_model(args, names)
+  result = _ask_endpoint(args, chosen) if served else _ask_model(args, chosen)
   if hosts.share()[0] == 0:
     _print_scores(result)
     if args.out and not args.json:
@@ -264,13 +264,13 @@ def _given(args, names) -> dict:
   return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def _ask_endpoint(args, names):
+def _ask_endpoint(args, chosen):
   from mathqwen.evals import endpoint, run
 
-  return endpoint.evaluate(args.model, names, run.Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
+  return endpoint.evaluate(args.model, chosen, run.Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
 
 
-def _ask_model(args, names):
+def _ask_model(args, chosen):
   from mathqwen.evals import run
 
   batch_size = 64 if args.batch_size is None else args.batch_size
@@ -280,7 +280,7 @@ def _ask_model(args, names):
     hosts.join(args.distributed, kept)
     hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   model, read = _open(args.model, args.dtype)
-  with run.prepare(model, names, ask, args.out, batch_size) as prepared:
+  with run.prepare(model, chosen, ask, args.out, batch_size) as prepared:
     model.params = read()
     return run.run(model, prepared, batch_size)
 

@@ -1,4 +1,7 @@
-"""The one error for what a user can fix."""
+"""The errors for what a user can fix."""
+
+import difflib
+from collections.abc import Mapping
 
 
 class UserError(Exception):
@@ -11,3 +14,12 @@ class NoTokenizer(UserError):
 
 class Preempted(Exception):
   """A run was asked to stop, and saved first: the same command continues it. The command line exits with status 75."""
+
+
+def look_up(kind: str, name: str, table: Mapping):
+  """`table[name]`; UserError with the nearest name where there is none."""
+  if name in table:
+    return table[name]
+  near = difflib.get_close_matches(name.lower(), table, n=1)
+  hint = f'did you mean {near[0]!r}? ' if near else ''
+  raise UserError(f'unknown {kind} {name!r}; {hint}there are: {", ".join(table)}')

@@ -1,10 +1,9 @@
 """The benchmarks: where the problems come from, how they are asked and which rule grades them. One entry each."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 
-from mathqwen.errors import UserError
+from mathqwen.errors import look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +48,4 @@ BENCHMARKS = {
 
 
 def get(name: str) -> Benchmark:
-  if name not in BENCHMARKS:
-    near = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1)
-    hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise UserError(f'unknown benchmark {name!r}; {hint}there are: {", ".join(BENCHMARKS)}')
-  return BENCHMARKS[name]
+  return look_up('benchmark', name, BENCHMARKS)

@@ -12,8 +12,7 @@ import pathlib
 from mathqwen.errors import UserError
 from mathqwen.evals import records
 from mathqwen.evals.folder import about, is_unfinished
-
-_Z = 1.959963984540054  # 97.5% quantile of the standard normal distribution
+from mathqwen.evals.report import Z
 
 
 def mcnemar(b: int, c: int) -> float:
@@ -31,7 +30,7 @@ def interval(n: int, b: int, c: int) -> tuple[float, float]:
   """
   n, b, c = n + 2, b + 0.5, c + 0.5
   mean = (c - b) / n
-  half = _Z * math.sqrt((b + c) / n - mean**2) / math.sqrt(n)
+  half = Z * math.sqrt((b + c) / n - mean**2) / math.sqrt(n)
   return max(-1.0, mean - half), min(1.0, mean + half)
 
 

@@ -10,13 +10,12 @@ misreads GSM8K endings such as `... $129,200. #### 129200`. String equality alwa
 
 import concurrent.futures
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mathqwen.errors import UserError
+from mathqwen.errors import look_up
 from mathqwen.evals import extract, latex, symbolic, values
 from mathqwen.evals.published import PUBLISHED, close
 from mathqwen.evals.rule import MAX_ANSWER, Rule, Verdict
@@ -108,11 +107,7 @@ def judge(records: Sequence[dict], rule: str, workers: int | None = None) -> lis
 
 
 def get(rule: str):
-  if rule not in RULES:
-    near = difflib.get_close_matches(rule, RULES, n=1)
-    hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise UserError(f'unknown rule {rule!r}; {hint}there are: {", ".join(RULES)}')
-  return RULES[rule]
+  return look_up('rule', rule, RULES)
 
 
 def relative_error(extracted: str | None, gold: str) -> float:

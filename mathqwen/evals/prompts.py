@@ -8,11 +8,10 @@ base models and for systems with a form of their own.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 
 from mathqwen.data import chatml
-from mathqwen.errors import UserError
+from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
 
 
@@ -134,11 +133,7 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def get(name: str) -> Prompt:
-  if name not in PROMPTS:
-    near = difflib.get_close_matches(name.lower(), PROMPTS, n=1)
-    hint = f'did you mean {near[0]!r}? ' if near else ''
-    raise UserError(f'unknown prompt {name!r}; {hint}there are: {", ".join(PROMPTS)}')
-  return PROMPTS[name]
+  return look_up('prompt', name, PROMPTS)
 
 
 def ids(prompt: Prompt, examples: Sequence, tokenizer, system_prompt: str = '') -> list[list[int]]:

@@ -20,6 +20,7 @@ from mathqwen.evals.benchmarks import BENCHMARKS
 
 _FIELDS = ('id', 'question', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated', 'groups')
 _SHOWN = ('all', 'right', 'wrong', 'unextractable', 'truncated')  # VERDICTS in report.js
+Z = 1.959963984540054  # 97.5% quantile of the standard normal distribution
 _TITLES = {'unextractable': 'no answer found', 'truncated': 'cut off'}
 
 
@@ -188,7 +189,7 @@ def interval(scores: dict, samples: int) -> tuple[float, float]:
 
 def wilson(n: float, correct: float) -> tuple[float, float]:
   """95% confidence interval of an accuracy (Wilson's score interval): no point at 0% and 100%, and inside of both."""
-  z, p = 1.959963984540054, correct / n
+  z, p = Z, correct / n
   middle = (p + z * z / (2 * n)) / (1 + z * z / n)
   half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
   return max(0.0, middle - half), min(1.0, middle + half)

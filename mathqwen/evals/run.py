@@ -161,11 +161,11 @@ def prepare(model, names, ask: Ask = ASK, out: str | os.PathLike | None = None, 
 
 
 def choose(names) -> list[Benchmark]:
-  """The benchmarks of these names (text with commas, or a list), each once."""
+  """The benchmarks of these names (text with commas, or a list; or benchmarks), each once."""
   names = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
   if not names:
     raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
-  return [benchmarks.get(name) for name in dict.fromkeys(names)]
+  return [one if isinstance(one, Benchmark) else benchmarks.get(one) for one in dict.fromkeys(names)]
 
 
 @contextlib.contextmanager
