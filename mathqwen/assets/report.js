@@ -92,14 +92,18 @@ class Tex {
   }
 
   scripts(base) {
-    let up = null, down = null;
+    let up = null, down = null, primes = null;
     for (;;) {
       this.blanks();
       const token = this.peek();
       if (token === '\\limits' || token === '\\nolimits') this.at++;
       else if (token === '^' && !up) { this.at++; up = this.argument(); }
       else if (token === '_' && !down) { this.at++; down = this.argument(); }
-      else if (token === "'") { this.at++; up = m('mrow', ...(up ? [up] : []), m('mo', '′')); }
+      else if (token === "'") {
+        this.at++;
+        if (!primes) up = m('mrow', ...(up ? [up] : []), primes = m('mrow'));
+        primes.append(m('mo', '′'));
+      }
       else break;
     }
     const over = /^[∑∏⋃⋂]$|^(lim|max|min|sup|inf)$/.test(base.textContent);
@@ -352,14 +356,15 @@ async function start() {
     get('group').parentElement.hidden = groups.length === 0;
     if (!groups.includes(state.group)) state.group = '';
     get('group').value = state.group;
-    for (const [name, [, test]] of Object.entries(VERDICTS)) get(`count-${name}`).textContent = rows.filter(test).length;
   }
 
   function filter(keepPage) {
     const words = state.q.toLowerCase();
     const [, test] = VERDICTS[state.show];
-    found = sets[state.set].rows.filter((row) => test(row) && (!state.group || row.groups.includes(state.group))
+    const rows = sets[state.set].rows.filter((row) => (!state.group || row.groups.includes(state.group))
       && (!words || `${row.id}\n${row.question}\n${row.response}\n${row.extracted}\n${row.gold}`.toLowerCase().includes(words)));
+    for (const [name, [, has]] of Object.entries(VERDICTS)) get(`count-${name}`).textContent = rows.filter(has).length;
+    found = rows.filter(test);
     const last = Math.max(0, Math.ceil(found.length / PAGE) - 1);
     state.page = keepPage ? Math.min(Math.max(0, state.page), last) : 0;
     const opened = keepPage && state.id ? found.findIndex((row) => row.id === state.id) : -1;

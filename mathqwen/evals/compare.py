@@ -10,7 +10,7 @@ import os
 import pathlib
 
 from mathqwen.errors import UserError
-from mathqwen.evals import records
+from mathqwen.evals import records, samples
 from mathqwen.evals.folder import about, is_unfinished
 from mathqwen.evals.report import Z
 
@@ -39,7 +39,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
   'unfinished': [names]}`.
 
   Each of `a` and `b` is what `evaluate` or `grade` wrote with --out, or a NAME directory inside it. Benchmarks that one
-  of the two has not finished are named and not compared, where there are others.
+  of the two has not finished are `unfinished`, and not compared where there are others.
   """
   found_a, found_b = _find(a), _find(b)
   shared = [name for name in found_a if name in found_b]
@@ -51,7 +51,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
     )
   result = {name: _pair(name, found_a[name], found_b[name]) for name in common}
   only = sorted(found_a.keys() ^ found_b.keys())
-  return {'benchmarks': result, 'only_in_one': only, 'unfinished': [name for name in unfinished if name not in common]}
+  return {'benchmarks': result, 'only_in_one': only, 'unfinished': unfinished}
 
 
 def _find(path) -> dict[str, pathlib.Path]:
@@ -94,16 +94,16 @@ def _problem(row: dict) -> str:
 
 
 def _pair(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
-  for file in (file_a, file_b):
-    if (samples := about(file).get('samples', 1)) > 1:
-      raise UserError(
-        f'{file} has {samples} answers to each problem, which are no independent draws; compare runs with one each'
-      )
   rows_a, rows_b = _read(file_a), _read(file_b)
+  for file, rows in ((file_a, rows_a), (file_b, rows_b)):
+    if (count := about(file).get('samples') or samples.count(rows.values())) > 1:
+      raise UserError(
+        f'{file} has {count} answers to each problem, which are no independent draws; compare runs with one each'
+      )
   if missing := [key for key in rows_a if key not in rows_b] + [key for key in rows_b if key not in rows_a]:
     raise UserError(
       f'{name}: {len(rows_a)} problems in {file_a} and {len(rows_b)} in {file_b}, {len(missing)} of them in one only, '
-      f'such as {missing[0]!r}; compare runs over the same problems (the same --limit, both finished)'
+      f'such as {missing[0][:80]!r}; compare runs over the same problems (the same --limit, both finished)'
     )
   for key, row in rows_a.items():
     other = rows_b[key]
@@ -159,6 +159,7 @@ def describe(result: dict, shown: int = 10) -> str:
       lines.append(f'  graded by different rules, {" and ".join(names)}: flips may be theirs')
   if result['only_in_one']:
     lines.append(f'not compared, in one of the two only: {", ".join(result["only_in_one"])}')
-  if result['unfinished']:
-    lines.append(f'not compared, not finished in one of the two: {", ".join(result["unfinished"])}')
+  for name in result['unfinished']:
+    kept = 'only what is answered so far' if name in result['benchmarks'] else 'not compared'
+    lines.append(f'{name} is not finished in one of the two: {kept}')
   return '\n'.join(lines)

@@ -21,6 +21,7 @@ import queue
 import random
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -39,8 +40,8 @@ KEY = 'OPENAI_API_KEY'
 _NAMED = 5  # problems without an answer
 _MAX_BODY = 2**25  # bytes of one answer
 _LONG_KEY = 8  # characters; shorter ones are names such as EMPTY, which an answer may contain
-_IN_A_ROW = 8  # problems without an answer after which no more are asked
-_OF_ONE = (400, 413, 422)  # a server's refusals of one problem; others would fare the same with every one
+_LOST = 8  # problems without an answer, and none answered meanwhile, after which no more are asked
+_OF_ALL = (401, 402, 404, 405)  # a server's refusals of every problem; others may be of one, such as one it filters
 _REMEDIES = {
   400: 'another --prompt or --max-new-tokens may do',
   401: f'put the key of this server into {KEY}',
@@ -61,15 +62,34 @@ class _Failure(Exception):
   """In place of an answer. again: it may pass; of_all: other problems would fare no better; busy: the server only has
   too much to do; wait: seconds that it asks for."""
 
-  def __init__(
-    self, what: str, again: bool = True, of_all: bool = False, busy: bool = False, wait: float | None = None
-  ):
+  def __init__(self, what: str, again=True, of_all=False, busy=False, wait: float | None = None):
     super().__init__(what)
     self.again, self.of_all, self.busy, self.wait = again, of_all or busy, busy, wait
 
 
 class _Stopped(Exception):
   """Nothing more is to be asked."""
+
+
+class _Course:
+  """Whether more is worth asking. Before the first answer: not after a failure of all, nor once the first `_LOST`
+  problems all stayed unanswered. Later: not after one of all that no further try mends, nor once as many problems were
+  tried in vain with no answer meanwhile."""
+
+  def __init__(self, count: int):
+    self._lock, self._least = threading.Lock(), min(_LOST, count)
+    self._answered, self._last, self._first, self._since = 0, 0.0, 0, 0
+
+  def is_lost(self, position: int, begun: float, ended: '_Failure | Answer') -> bool:
+    with self._lock:
+      if isinstance(ended, Answer):
+        self._answered, self._last, self._since = self._answered + 1, time.monotonic(), 0
+        return False
+      self._first += position < _LOST
+      self._since += ended.again and begun > self._last
+      if not self._answered:
+        return ended.of_all or self._first == self._least
+      return (ended.of_all and not ended.again) or self._since >= _LOST
 
 
 class _Gate:
@@ -198,38 +218,39 @@ class Endpoint:
   ):
     """Greedy; `on_done(position, Answer)` in this thread, as answers come, of `batch_size` requests at a time.
 
-    Raises run.Unanswered at its end where problems had no answer. Where that holds for all, or for _IN_A_ROW in a row,
-    nothing new is asked, and what is under way is waited for.
+    Raises run.Unanswered at its end where problems had no answer. Where `_Course` says that it is lost, nothing new is
+    asked, and what is under way is waited for.
     """
     self._stop.clear()
     self._repeated.clear()
-    todo, answers, in_a_row = iter(range(len(prompts))), queue.SimpleQueue(), 0
+    todo, answers, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course(len(prompts))
     lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
 
     def work():
-      nonlocal in_a_row
       while True:
         with lock:
           position = None if self._stop.is_set() else next(todo, None)
         if position is None:
           break
+        begun = time.monotonic()
         try:
           ended = self._answer(prompts[position] | stop, max_new_tokens)
         except _Stopped:
           break
-        except Exception as error:  # of any kind: it is dealt with in the caller's thread
+        except _Failure as error:
           ended = error
-        with lock:
-          in_a_row = in_a_row + 1 if isinstance(ended, Exception) else 0
-          if in_a_row == _IN_A_ROW or getattr(ended, 'of_all', False):
-            self._stop.set()
+        except Exception as error:  # a defect of ours: it is raised in the caller's thread
+          answers.put((position, error))
+          break
+        if course.is_lost(position, begun, ended):
+          self._stop.set()
         answers.put((position, ended))
       answers.put(None)
 
     threads = min(batch_size, len(prompts))
     for _ in range(threads):
       threading.Thread(target=work, daemon=True).start()  # Ctrl-C need not wait for them
-    why = {}
+    why, answered = {}, 0
     try:
       while threads:
         ended = answers.get()
@@ -240,23 +261,23 @@ class Endpoint:
         elif isinstance(ended[1], Exception):
           raise ended[1]
         else:
+          answered += 1
           on_done(*ended)
-      given_up = self._stop.is_set()
     finally:
       self._stop.set()
     if sum(self._repeated.values()) > len(self._repeated):
       self._tell(f'{self._url}: requests repeated: {_counted(self._repeated)}')
     if why:
-      raise run.Unanswered(why, given_up)
+      raise run.Unanswered(why, len(prompts) - answered - len(why))
 
   def _answer(self, prompt: dict, max_new_tokens: int) -> Answer:
     """Raises _Failure when the tries are used up, or for what no further try can mend."""
     body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
     path = 'chat/completions' if 'messages' in prompt else 'completions'
     request = urllib.request.Request(f'{self._url}/{path}', json.dumps(body).encode(), self._headers())
-    failures, waits, busy_since = 0, 0, None  # a busy server is no failure
+    failures, waits, busy_since, last = 0, 0, None, None  # a busy server is no failure
     while True:
-      self._sleep(self._gate.seconds())
+      self._sleep(self._gate.seconds(), last)
       try:
         return self._once(request, 'messages' in prompt)
       except _Failure as error:
@@ -269,6 +290,7 @@ class Endpoint:
         busy_since = (busy_since or now) if error.busy else None
         if now + wait > busy_since + self._patience if error.busy else failures >= self._tries:
           raise
+        last = error
         if error.wait is not None:
           self._gate.hold(error.wait)
         with self._counting:
@@ -276,11 +298,11 @@ class Endpoint:
           first = self._repeated[_kind(error)] == 1
         if first:
           self._tell(f'{self._url}: {error}; asked again')
-        self._sleep(wait)
+        self._sleep(wait, last)
 
-  def _sleep(self, seconds: float):
+  def _sleep(self, seconds: float, last: _Failure | None):
     if self._stop.wait(seconds):
-      raise _Stopped
+      raise last or _Stopped
 
   def _headers(self) -> dict:
     headers = {'Content-Type': 'application/json', 'User-Agent': f'mathqwen/{mathqwen.__version__}'}
@@ -298,12 +320,22 @@ class Endpoint:
       except (OSError, http.client.HTTPException) as error:
         if deadline.passed.is_set() or isinstance(error, TimeoutError):
           raise _Failure(f'no answer within {self._timeout:g} seconds') from None
-        if isinstance(error, urllib.error.URLError):
-          raise _Failure(f'cannot be reached ({error.reason})', of_all=True) from None
-        raise _Failure(f'the connection broke ({type(error).__name__})') from None
+        self._unreachable(error)
       if deadline.passed.is_set():  # what came may look whole
         raise _Failure(f'no answer within {self._timeout:g} seconds')
     return self._parse(text, chat)
+
+  def _unreachable(self, error: OSError | http.client.HTTPException):
+    address = urllib.parse.urlsplit(self._url)
+    proxied = urllib.request.getproxies().get(address.scheme) and not urllib.request.proxy_bypass(address.netloc)
+    way = f' by the proxy that {address.scheme}_proxy names' if proxied else ''  # whose address may hold a password
+    if not isinstance(error, urllib.error.URLError):
+      raise _Failure(f'the connection{way} broke ({type(error).__name__})') from None
+    what = f'cannot be reached{way} ({error.reason})'
+    if isinstance(error.reason, ssl.SSLCertVerificationError):
+      remedy = 'SSL_CERT_FILE names the certificates that are trusted'
+      raise _Failure(f'{what}; {remedy}', again=False, of_all=True) from None
+    raise _Failure(what, of_all=True) from None
 
   def _body(self, response) -> str:
     parts, size = [], 0
@@ -329,7 +361,9 @@ class Endpoint:
     said = self._clean(' '.join(str(said).split()))  # again: JSON may have written the key with escapes
     what = self._clean(f'{error.code} {error.reason}') + (f' ({said[:300]})' if said else '')
     if error.code in (429, 503) and code != 'insufficient_quota':
-      raise _Failure(what, busy=True, wait=_retry_after(error.headers.get('Retry-After')))
+      wait = _retry_after(error.headers.get('Retry-After'))
+      asks = f', which asks to wait {wait:,.0f} seconds' if (wait or 0) > self._patience else ''
+      raise _Failure(what + asks, busy=True, wait=wait)
     if error.code >= 500 or error.code in (408, 409):
       raise _Failure(what)
     if 300 <= error.code < 400 and error.headers.get('Location'):
@@ -338,7 +372,8 @@ class Endpoint:
         f'it redirects to {target}, where the key is not sent; give that address', again=False, of_all=True
       )
     remedy = _REMEDIES.get(error.code, 'the server will not answer this request')
-    raise _Failure(f'{what}; {remedy}', again=False, of_all=error.code not in _OF_ONE)
+    of_all = error.code in _OF_ALL or error.code < 400 or code == 'insufficient_quota'
+    raise _Failure(f'{what}; {remedy}', again=False, of_all=of_all)
 
   def _parse(self, text: str, chat: bool) -> Answer:
     if not text.strip():
@@ -355,7 +390,7 @@ class Endpoint:
       content = ''  # cut off while it was thinking, or withheld
     if not isinstance(content, str) or not isinstance(reason, str):
       raise _Failure('an answer without text or finish_reason')
-    tokens = tokens if isinstance(tokens, int) and 0 <= tokens < 2**31 else None
+    tokens = tokens if type(tokens) is int and 0 <= tokens < 2**31 else None
     served = self._clean(served) if isinstance(served, str) else None
     return Answer(self._clean(content), tokens, reason == 'length', served)
 
@@ -395,6 +430,8 @@ def parse(name: str) -> tuple[str, str]:
   """('http://127.0.0.1:8000/v1', 'Qwen2.5-Math-7B') of openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B"""
   form = 'give openai:URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B'
   url, _, model = name.removeprefix(PREFIX).partition('#')
+  if not name.isprintable():
+    raise UserError(f'{name!r} holds what is no text; {form}')
   if '@' in url or '?' in url:
     raise UserError(f'the address holds a key or a query, which records would show; put the key into {KEY}')
   try:
@@ -438,16 +475,22 @@ def evaluate(
     if out is None:
       raise UserError(f'{said}; with --out DIR, the answers so far would have been kept') from None
     kept, wanted = sum(map(len, _stored(jobs, out))), sum(len(job.examples) for job in jobs)
-    again = any(one.again for one in error.why.values())
-    said += f'; {kept:,} of {wanted:,} answers are kept in {out}, and the same command continues'
-    raise (Preempted if again else UserError)(said) from None
+    again = any(one.again for one in error.why.values()) and not _final(error)
+    said += f'; {kept:,} of {wanted:,} answers are kept in {out}, beside unanswered.json'
+    raise (Preempted if again else UserError)(f'{said}, and the same command continues') from None
+
+
+def _final(error: run.Unanswered) -> _Failure | None:
+  """What no further try mends, for any problem."""
+  return next((one for one in error.why.values() if one.of_all and not one.again), None)
 
 
 def _told(error: run.Unanswered) -> str:
   """Why there is no answer to anything, or to which problems."""
-  for one in error.why.values():
-    if one.of_all:
-      return str(one)
+  unasked = f'; {error.unasked:,} more were not asked' if error.unasked else ''
+  first = next(iter(error.why.values()))
+  if one := _final(error) or (first if error.unasked and all(one.of_all for one in error.why.values()) else None):
+    return f'{one}{unasked}'
   alike = collections.defaultdict(list)
   for key, one in error.why.items():
     alike[_kind(one)].append((key, one))
@@ -456,10 +499,7 @@ def _told(error: run.Unanswered) -> str:
     keys = [key for key, _ in found]
     named.append(f'{", ".join(keys[:_NAMED])}{", ..." if keys[_NAMED:] else ""}: {found[0][1]}')
   count = len(error.why)
-  return (
-    f'{count:,} problem{"s have" if count > 1 else " has"} no answer ({"; ".join(named)})'
-    + f'; none was answered of {_IN_A_ROW} in a row, and no more were asked' * error.given_up
-  )
+  return f'{count:,} problem{"s have" if count > 1 else " has"} no answer ({"; ".join(named)}){unasked}'
 
 
 def _prompts(asked: prompts_lib.Prompt, rows: list, system_prompt: str) -> list[dict]:
@@ -478,11 +518,12 @@ def _record(model: Endpoint, job: run.Job, index: int, answer: Answer) -> dict:
   prompt = job.prompts[index]
   # The turns; the template that makes text of them is the server's.
   text = prompt.get('prompt') or json.dumps(prompt['messages'], ensure_ascii=False)
+  response, at_text = prompts_lib.cut(answer.text, job.stop)  # not every server takes `stop`
   return job.record(
     index,
     prompt=text,
-    response=answer.text,
+    response=response,
     tokens=answer.tokens,
-    truncated=answer.truncated,
+    truncated=answer.truncated and not at_text,
     served_model=answer.served_model,
   )

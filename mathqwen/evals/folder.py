@@ -3,6 +3,7 @@
 settings.json           what makes two runs the same run; written first
 records.jsonl           host 0's answers as they end; at the end all answers, in the benchmark's order
 records.1.jsonl, ...    the same of other hosts
+unanswered.json         of a served model: which problems stayed without an answer, and why; they are asked last
 scores.json             written last: without it the evaluation is not finished
 """
 
@@ -64,8 +65,28 @@ class Folder:
 
   def scores(self) -> dict | None:
     """Of a finished evaluation."""
-    path = self.path / 'scores.json'
-    return records.read_json(path) if path.exists() else None
+    return _whole(self.path / 'scores.json')
+
+  @property
+  def unanswered(self) -> dict:
+    """{id: why}, those of the newest run last."""
+    return _whole(self.path / 'unanswered.json') or {}
+
+  def note_unanswered(self, why: dict[str, str], answered: set[str]):
+    before = {key: value for key, value in self.unanswered.items() if key not in why and key not in answered}
+    records.write_json(self.path / 'unanswered.json', before | why)
+
+  def finish(self, ordered: list[dict], scores: dict):
+    write(self.path, ordered, scores)
+    (self.path / 'unanswered.json').unlink(missing_ok=True)
+
+
+def _whole(path: pathlib.Path) -> dict | None:
+  """What is in a file that is written anew in any case."""
+  try:
+    return records.read_json(path)
+  except UserError:  # it is not there, or spoilt
+    return None
 
 
 def _check_problems(path: pathlib.Path, rows: list[dict], examples: list):
@@ -115,16 +136,14 @@ def _lock(handle: int, path: pathlib.Path):
 
 
 def about(file: pathlib.Path) -> dict:
-  """What is known of the run that made the records in `file`: its scores or, before there are any, its settings."""
-  for path in (file.with_name('scores.json'), file.with_name('settings.json')):
-    if path.exists():
-      known = records.read_json(path)
-      if not isinstance(known.get('samples', 1), int):
-        raise UserError(f'{path}: samples is {known["samples"]!r}; evaluate again to write it')
-      return known
-  return {}
+  """What is known of the run that made the records in `file`: its settings, and its scores if there are any."""
+  known = (_whole(file.with_name('settings.json')) or {}) | (_whole(file.with_name('scores.json')) or {})
+  if type(known.get('samples', 1)) is not int or known.get('samples', 1) < 1:
+    raise UserError(f'{file.parent}: samples is {known["samples"]!r} in its scores or settings; evaluate again')
+  return known
 
 
 def is_unfinished(file: pathlib.Path) -> bool:
-  """Whether the records in `file` are those of an evaluation that has not come to its end."""
-  return file.with_name('settings.json').exists() and not file.with_name('scores.json').exists()
+  """Whether the records in `file` are those of an evaluation that has not come to its end. Those of `grade` say so."""
+  scores = _whole(file.with_name('scores.json'))
+  return bool(scores.get('unfinished')) if scores else file.with_name('settings.json').exists()

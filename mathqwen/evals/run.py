@@ -107,11 +107,11 @@ class Job:
 
 class Unanswered(Exception):
   """What a model raises at the end of `generate_ids` where some prompts had no answer: `why`, an exception each, by the
-  prompt's position; `run` raises it with the problems' ids. given_up: nothing more was asked."""
+  prompt's position; `run` raises it with the problems' ids. unasked: how many prompts it did not try at all."""
 
-  def __init__(self, why: dict, given_up: bool = False):
+  def __init__(self, why: dict, unasked: int = 0):
     super().__init__(why)
-    self.why, self.given_up = why, given_up
+    self.why, self.unasked = why, unasked
 
 
 def evaluate(
@@ -137,19 +137,23 @@ def run(
 
   `record_of(model, job, index, answer)`: the record of an answer that is not token ids of `model.tokenizer`.
   """
-  scores, why, tokens, seconds = {}, {}, 0, 0.0
-  for job, folder in prepared:
+  scores, why, unasked, tokens, seconds = {}, {}, 0, 0, 0.0
+  for number, (job, folder) in enumerate(prepared):
     name = job.benchmark.name
     try:
       scores[name], new, took = _run(model, job, folder, batch_size, progress, record_of or _record)
     except Unanswered as error:
       why |= error.why
-      if error.given_up:
-        raise Unanswered(why, given_up=True) from None
+      if error.unasked:
+        rest = prepared[number + 1 :]
+        unasked = error.unasked + sum(
+          len(one.examples) - len(kept.stored.records if kept else ()) for one, kept in rest
+        )
+        break
     else:
       tokens, seconds = tokens + new, seconds + took
   if why:
-    raise Unanswered(why)
+    raise Unanswered(why, unasked)
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
 
 
@@ -212,7 +216,7 @@ def _graded(path: pathlib.Path, benchmark: Benchmark, rule: str) -> tuple[list[d
     if (said := record.get('benchmark')) in benchmarks.BENCHMARKS and said != benchmark.name:
       raise UserError(f'{path}: {record.get("id")!r} is of {said}, not of {benchmark.name}; give --benchmark {said}')
   before = folder_lib.about(path)  # of the run that generated the answers
-  count = before.get('samples', 1)
+  count = before.get('samples') or samples.count(stored.records)
   if count > 1 and (problem := samples.incomplete(stored.records, count)):
     raise UserError(f'{path}: {problem!r} has not all of its {count} answers; run the evaluation to its end first')
   graded = graders.judge([{**record, 'benchmark': benchmark.name} for record in stored.records], rule)
@@ -223,7 +227,7 @@ def _graded(path: pathlib.Path, benchmark: Benchmark, rule: str) -> tuple[list[d
   for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
   scores['tokens'] = sum(r['tokens'] for r in graded) if all(isinstance(r.get('tokens'), int) for r in graded) else None
-  return graded, scores | provenance()
+  return graded, scores | provenance() | ({'unfinished': True} if folder_lib.is_unfinished(path) else {})
 
 
 def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job:
@@ -297,7 +301,7 @@ def _run(
   if folder and hosts.share()[0] == 0:
     if before := folder.scores():  # nothing was missing
       scores.update({key: before.get(key) for key in ('resumed', 'seconds', 'tokens_per_second', 'decoding')})
-    folder_lib.write(folder.path, ordered, scores)
+    folder.finish(ordered, scores)
   return scores, tokens, seconds
 
 
@@ -309,7 +313,9 @@ def _divide(job: Job, folder: Folder | None) -> tuple[list[dict], list[int], int
   first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
   for number, ids in enumerate(hosts.gather([record['id'] for record in stored])):
     first = {key: number for key in ids} | first
+  late = {key: number for number, key in enumerate(folder.unanswered)} if folder else {}  # asked in vain before
   missing = [i for i, example in enumerate(job.examples) if example.id not in first]
+  missing.sort(key=lambda i: late.get(job.examples[i].id, -1))
   if first:
     _tell(f'{job.benchmark.name}: {len(first)} of {len(job.examples)} answers are there, {len(missing)} to go')
   return [record for record in stored if first[record['id']] == host], missing[host::count], len(first)
@@ -343,7 +349,9 @@ def _answer(
       )
     except Unanswered as error:
       why = {job.examples[todo[position]].id: one for position, one in error.why.items()}
-      raise Unanswered(why, error.given_up) from None
+      if folder:
+        folder.note_unanswered({key: str(one) for key, one in why.items()}, {record['id'] for record in new})
+      raise Unanswered(why, error.unasked) from None
   return new
 
 

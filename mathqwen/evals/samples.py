@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Collection
 
 from mathqwen.evals import latex, values
 
@@ -13,6 +14,14 @@ def expand(examples: list, samples: int) -> list:
   if samples == 1:
     return examples
   return [dataclasses.replace(example, id=f'{example.id}#{i}') for example in examples for i in range(samples)]
+
+
+def count(records: Collection[dict]) -> int:
+  """How many answers to each problem there are at most, by the ids that `expand` gives; 1 where one has another id."""
+  ids = [record.get('id') for record in records]
+  if not all(isinstance(name, str) and re.fullmatch(r'.*#[0-9]{1,9}', name, re.DOTALL) for name in ids):
+    return 1
+  return 1 + max(int(name.rpartition('#')[2]) for name in ids)
 
 
 def incomplete(records: list[dict], samples: int) -> str | None:

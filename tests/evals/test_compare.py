@@ -125,7 +125,7 @@ def test_a_benchmark_that_is_not_finished_keeps_no_other_from_being_compared(tmp
   path.write_text(path.read_text().splitlines()[0] + '\n')
   result = compare.compare(a, b)
   assert (list(result['benchmarks']), result['unfinished'], result['only_in_one']) == (['gsm8k'], ['math500'], [])
-  assert 'not compared, not finished in one of the two: math500' in compare.describe(result)
+  assert 'math500 is not finished in one of the two: not compared' in compare.describe(result)
   with pytest.raises(UserError, match=r"such as '2'; compare runs over the same problems"):
     compare.compare(a / 'math500', b / 'math500')
 

@@ -223,7 +223,7 @@ def test_trouble_that_stays_with_one_problem_leaves_the_others_answered(server, 
   server.script = [None, TROUBLE[name], TROUBLE[name], TROUBLE[name]]
   said = (
     rf'{re.escape(server.model)}: 1 problem has no answer \(arithmetic/test/1: .*\); '
-    rf'3 of 4 answers are kept in {tmp_path}, and the same command continues'
+    rf'3 of 4 answers are kept in {tmp_path}, beside unanswered.json, and the same command continues'
   )
   with pytest.raises(Preempted, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -259,21 +259,64 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(server, data_dir,
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [None] + [TROUBLE['500']] * 100
-  said = (
-    r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); none was answered of 8 in a row, and no more'
-  )
-  with pytest.raises(Preempted, match=rf'{said} were asked; 1 of 20 answers are kept'):
+  said = r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); 11 more were not asked; 1 of 20 answers'
+  with pytest.raises(Preempted, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert len(server.asked) == 1 + 8 * 3
 
 
-def test_failures_that_are_not_in_a_row_end_nothing(server, data_dir, tmp_path):
+def test_the_first_problems_are_asked_last_once_they_stayed_unanswered(server, data_dir, tmp_path):
+  """Eight refusals, one after another, end the run; started again, it begins with the others."""
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
-  server.script = [echo_key(400), None] * 10
-  with pytest.raises(UserError, match='10 problems have no answer .*; 10 of 20 answers are kept'):
+  server.script = [echo_key(403)] * 8
+  said = r'8 problems have no answer \(.*: 403 .*; the key in OPENAI_API_KEY may not use this model\); 12 more were not'
+  with pytest.raises(UserError, match=f'{said} asked; 0 of 20 answers'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
-  assert len(server.asked) == 20
+  noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
+  assert list(noted) == [f'arithmetic/test/{i}' for i in range(8)] and '403 Forbidden' in noted['arithmetic/test/7']
+  server.script = [*[None] * 12, echo_key(400), *[None] * 5, echo_key(400)]
+  with pytest.raises(UserError, match='2 problems have no answer .*; 18 of 20 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert len(server.asked) == 8 + 20
+  noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
+  assert list(noted) == ['arithmetic/test/0', 'arithmetic/test/6']
+  assert evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']['n'] == 20
+  assert not (tmp_path / 'arithmetic' / 'unanswered.json').exists()
+
+
+@pytest.mark.parametrize('concurrency', [1, 4, 64])
+def test_failures_beside_answers_end_nothing(server, data_dir, tmp_path, concurrency, monkeypatch):
+  """However many, at once or after several tries, which come to their end when all others have theirs."""
+  path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 15)
+
+  def failing(_, request, chat):
+    question = json.loads(request.data)['messages'][-1]['content']
+    if question in ('2*3=', '7/2='):
+      raise endpoint._Failure('500' if question == '2*3=' else '400', again=question == '2*3=')
+    time.sleep(0.02)
+    return endpoint.Answer('2', 1, False, None)
+
+  monkeypatch.setattr(endpoint.Endpoint, '_once', failing)
+  with pytest.raises(Preempted, match='30 problems have no answer .*; 30 of 60 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=concurrency)
+  noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
+  assert noted.keys() == {f'arithmetic/test/{i}' for i in range(1, 60, 2)}
+
+
+def test_what_is_given_up_while_it_waits_is_named_too(server, data_dir, tmp_path):
+  server.script = [status(500), lambda h: (time.sleep(0.3), h.say(b'', 401))]
+  with pytest.raises(UserError, match='401 Unauthorized; put the key .*; 2 more were not asked; 0 of 4 answers'):
+    evaluate(server, data_dir, tmp_path, concurrency=2, backoff=30)
+  assert len(json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())) == 2
+
+
+def test_stop_texts_hold_for_a_server_that_does_not_take_them(server, data_dir, tmp_path):
+  said = {'choices': [{'text': ' 2\n\nQuestion: 99', 'finish_reason': 'length'}]}
+  server.script = [status(200, json.dumps(said).encode())]
+  scores = evaluate(server, data_dir, tmp_path, prompt='qwen-base', limit=1)['benchmarks']['arithmetic']
+  assert (lines(tmp_path)[0]['response'], scores['correct'], scores['truncated']) == (' 2', 1, 0)
 
 
 def test_a_run_is_worth_another_try_if_one_answer_is(server, data_dir, tmp_path):
@@ -330,7 +373,9 @@ def test_retry_after_holds_back_every_request(server, data_dir, tmp_path, code, 
 
 def test_patience_ends(server, data_dir, tmp_path):
   server.script = [status(429, Retry_After='3000')]
-  with pytest.raises(Preempted, match='429 Too Many Requests; 0 of 4 answers are kept'):
+  with pytest.raises(
+    Preempted, match='429 Too Many Requests, which asks to wait 3,000 seconds; 3 more .*; 0 of 4 answers'
+  ):
     evaluate(server, data_dir, tmp_path, concurrency=1, patience=2000)
   server.script = [status(429, Retry_After='0.2')] * 100  # the waits for others' sake count, too
   begin = time.monotonic()
@@ -361,7 +406,6 @@ def test_retry_after(header, seconds):
   'act, said',
   [
     (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
-    (echo_key(403), r'the key in OPENAI_API_KEY may not use this model'),
     (echo_key(404), r'look at the address \(most end in /v1\) and at the name after #'),
     (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
     (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
@@ -380,7 +424,7 @@ def test_no_server(data_dir, tmp_path):
   said = r'#m: cannot be reached .*Connection refused.*; 0 of 4 answers are kept'  # and no list of problems
   with pytest.raises(Preempted, match=said):
     endpoint.evaluate(
-      'openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), out=tmp_path, tries=2, backoff=0.001
+      'openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), out=tmp_path, concurrency=1, backoff=0.001
     )
 
 
@@ -477,7 +521,7 @@ def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
   assert len(server.asked) == 6
   texts = [path.read_text() for path in tmp_path.rglob('*.json*')] + list(capsys.readouterr()) + [str(caught.value)]
   assert lines(tmp_path)[0]['response'] == 'Bearer *** 2'
-  assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 3
+  assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 4
 
 
 def test_a_key_written_with_escapes_is_nowhere(server, data_dir, tmp_path, capsys):

@@ -477,7 +477,7 @@ def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(rec
     with pytest.raises(UserError, match=f"'{json.loads(name)}' has not all of its 2 answers"):
       run.grade_records(path, 'arithmetic')
   (tmp_path / 'arithmetic' / 'scores.json').write_text('{"samples": "2"}')
-  with pytest.raises(UserError, match="scores.json: samples is '2'"):
+  with pytest.raises(UserError, match="arithmetic: samples is '2' in its scores or settings"):
     run.grade_records(path, 'arithmetic')
 
 
