@@ -103,7 +103,7 @@ def load(
 
   strict: for evaluation, where a benchmark must be whole. Malformed records, those without an answer and those with the
   id of an earlier one are a UserError, and duplicates stay (Math401 asks eight queries twice). Otherwise malformed
-  records and duplicates are left out, the others are renamed, and all are reported by line.
+  records and duplicates are left out, and those with the id of another are renamed. All are reported by line.
   """
   if source == 'arithmetic' or source not in FILES:
     if source == 'arithmetic':
@@ -130,7 +130,6 @@ def load(
       named = '; '.join(f'{folder / where}: {detail}' for where, detail in bad[:5])
       more = f'; {count:,} bad records in all' if count > 1 else ''
       raise UserError(f'{named}{more}; an evaluation needs every record, once: repair or replace the file')
-    return examples, report
   kept, seen = [], {}
   for example in examples:
     key = (example.question, example.solution, json.dumps(example.messages))
@@ -139,7 +138,7 @@ def load(
     else:
       seen[key] = example.where
       kept.append(example)
-  return kept, report
+  return examples if strict else kept, report
 
 
 def _need_data_dir(data_dir: str | None) -> str:
@@ -235,6 +234,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
   rows = list(records(path))
   ids = _ids_beside(path, len(rows)) if source == 'math' else None
   examples, report, used = [], Report(), {}
+  groups = _math401_groups(rows, report) if source == 'math401' else None
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
     try:
@@ -247,8 +247,8 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
     except Malformed as error:
       report.add('malformed', where, str(error))
       continue
-    if source == 'math401' and len(rows) == 401 and 'group' not in record:
-      fields['extra']['group'] = arithmetic.GROUPS[(row - 1) // 25] if row else 'Euler'
+    if groups and 'group' not in record:
+      fields['extra']['group'] = groups[row]
     stem = f'{source}/{split}' if source in FILES else path.name.removesuffix('.gz').removesuffix('.jsonl')
     own = fields.pop('id', None)
     name = ids[row] if ids else own
@@ -267,6 +267,17 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
       f'first trouble: {report.lines(1)[0].split(": ", 1)[1]}'
     )
   return examples, report
+
+
+def _math401_groups(rows: list, report: Report) -> list[str] | None:
+  """Of each row, where they are as published: one of Euler's and 25 of each group, in order."""
+  if len(rows) != 401:
+    return None
+  for row, (line, record) in enumerate(rows):
+    if row and isinstance(record, dict) and str(record.get('query')).startswith('e^(i'):
+      report.add('other_order', f'line {line}', "Euler's identity is the first row of Math401; groups are not known")
+      return None
+  return ['Euler', *(group for group in arithmetic.GROUPS for _ in range(25))]
 
 
 def companion(path: Path) -> Path | None:

@@ -88,6 +88,8 @@ def _problem(record, seen: dict, whole: bool) -> str | None:
   for field, wanted in (_TYPES | ({'tokens': int | None} if whole else {})).items():
     if not isinstance(record.get(field), wanted):
       return f'field {field!r} is {type(record[field]).__name__}' + '; it must be text' * (wanted is str)
+  if not record['gold'].strip():
+    return "field 'gold' is empty"
   name = record.get('id')
   if name is None and not isinstance(record.get('question'), str):
     return "field 'id' or 'question' is needed to say which problem this is"

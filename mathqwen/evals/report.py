@@ -119,7 +119,7 @@ def problems(run: str, benchmark: str, path: pathlib.Path) -> dict:
     if not isinstance(record.get('correct'), bool):
       raise UserError(f'{path}: record {number} has no verdict; `mathqwen grade` gives it one')
     known = {
-      'id': str(record.get('id', number)),
+      'id': str(number if record.get('id') is None else record['id']),
       'groups': chosen.groups_of(record),
       'extracted': None if record.get('extracted') is None else str(record['extracted']),
       'question': None if record.get('question') is None else str(record['question']),

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from mathqwen import hosts
 from mathqwen.errors import UserError
-from mathqwen.evals import benchmarks, records, samples
+from mathqwen.evals import benchmarks, records, samples, values
 from mathqwen.evals import folder as folder_lib
 from mathqwen.evals import grade as graders
 from mathqwen.evals import prompts as prompts_lib
@@ -49,6 +49,7 @@ class Decoding:
 
 
 GREEDY = Decoding()
+NUMERIC = ('number', 'math23k', 'math401')  # our rules that compare numbers
 DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # what `generate_ids` takes of it
 
 
@@ -238,7 +239,14 @@ def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job
   asked = prompts_lib.get(prompt)
   rule = ask.rule or asked.rules.get(benchmark.name, benchmark.rule)
   graders.get(rule)
-  rows, _ = examples.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  rows, report = examples.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  for line in report.lines():
+    _tell(f'{benchmark.name}: {line}')
+  if rule in NUMERIC and (bad := [row for row in rows if values.value(row.answer) is None]):
+    raise UserError(
+      f'{benchmark.name}: {len(bad)} gold answers are no numbers, such as {bad[0].answer!r} ({bad[0].where}): mend '
+      'them, or grade by another --rule'
+    )
   rows = samples.expand(rows[: ask.limit], ask.decoding.samples)
   prompts = prompts_of(asked, rows)
   new_tokens = ask.max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)

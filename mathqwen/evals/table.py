@@ -73,7 +73,7 @@ def table(paths, out: str | os.PathLike | None = None, metrics=()) -> str:
   if out is not None:
     texts = {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': to_html(runs, tables, metrics, notes)}
     for name, text in texts.items():
-      write_atomically(pathlib.Path(out) / name, text.encode())
+      write_atomically(pathlib.Path(out) / name, text.encode('utf-8', 'backslashreplace'))  # a lone surrogate
   return markdown
 
 
@@ -133,7 +133,7 @@ def _read(paths) -> tuple[list[Run], list[str]]:
   for path in map(pathlib.Path, paths):
     files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
     for file in sorted(path.rglob('settings.json')):
-      if is_unfinished(file):
+      if not file.with_name('scores.json').exists():
         notes.append(f'{file.parent}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
     if not files:
       raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
@@ -143,6 +143,7 @@ def _read(paths) -> tuple[list[Run], list[str]]:
         raise UserError(f'{file}: {what}; evaluate or grade again to write it')
       if scores['benchmark'] not in BENCHMARKS:
         raise UserError(f'{file}: unknown benchmark {scores["benchmark"]!r}; there are: {", ".join(BENCHMARKS)}')
+      notes += _note(file, scores)
       folder = file.resolve().parents[1] if file.parent.name == scores['benchmark'] else file.resolve().parent
       model = str(scores.get('model') or folder.name)
       run = by_run.setdefault((model, folder), Run(model, {}, {}))
@@ -153,6 +154,17 @@ def _read(paths) -> tuple[list[Run], list[str]]:
     for (name, folder), run in by_run.items()
   ]
   return runs, notes
+
+
+def _note(file: pathlib.Path, scores: dict) -> list[str]:
+  """Where the scores are not of all answers that there are, or that there will be."""
+  path = file.with_name('records.jsonl')
+  count = sum(bool(line.strip()) for line in path.open('rb')) if path.exists() else scores['n']
+  if count != scores['n']:
+    return [
+      f'{file.parent}: the scores are of {scores["n"]:,} answers, and {count:,} are there; evaluate or grade again'
+    ]
+  return [f'{file.parent}: not finished; the scores are of what is answered so far'] if is_unfinished(file) else []
 
 
 _COUNTS = {'n': int, 'correct': int, 'accuracy': float | int | None}
@@ -188,10 +200,10 @@ def _unsound_part(part: dict, needed: dict) -> str | None:
   for key, kind in (needed | _OPTIONAL).items():
     if key in needed and key not in part:
       return f'field {key!r} is missing'
-    if key in part and not isinstance(part[key], kind):
+    if key in part and (not isinstance(part[key], kind) or isinstance(part[key], bool)):
       return f'field {key!r} is {type(part[key]).__name__}'
   n, accuracy = part['n'], part['accuracy']
-  if n < 0 or (accuracy is not None) != (n > 0) or (n and not 0 <= accuracy <= 1):
+  if not 0 <= n < 2**53 or (accuracy is not None) != (n > 0) or (n and not 0 <= accuracy <= 1):
     return f'accuracy {accuracy!r} of {n} answers'
   return None
 
@@ -299,8 +311,6 @@ def to_html(runs: list[Run], tables: list[Table], metrics=(), notes=()) -> str:
       found, scores, what = file.with_name('records.jsonl'), run.scores[name], f'{run.label}, {BENCHMARKS[name].title}'
       if found.exists():
         sets.append(report.problems(run.label, name, found))
-        if (count := len(sets[-1]['rows'])) != scores['n']:
-          notes.append(f'{what}: the scores are of {scores["n"]:,} answers, and {found} holds {count:,}')
       else:
         notes.append(f'{what}: no records.jsonl beside {file}')
       samples = _samples(scores)

@@ -143,6 +143,11 @@ def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
   assert groups[0] == 'Euler' and groups[30] == 'mine'
   assert groups[1] == groups[25] == GROUPS[0] == 'add_sub_10' and groups[26] == groups[50] == GROUPS[1]
   assert groups[376] == groups[400] == GROUPS[15] == 'log'
+  rows[400] = {'query': 'e^(iπ)+1=', 'response': '0'}
+  parsed, report = parse_file(lines(tmp_path / 'turned.json', *rows), 'math401', 'test')
+  assert 'group' not in parsed[1].extra and report.lines() == [
+    "1 other_order: line 401 (Euler's identity is the first row of Math401; groups are not known)"
+  ]
   parsed, _ = parse_file(lines(tmp_path / 'fewer.json', *rows[:400]), 'math401', 'test')
   assert 'group' not in parsed[1].extra and parsed[30].extra['group'] == 'mine'
 
@@ -314,7 +319,7 @@ def test_malformed_and_duplicate_rows_are_left_out_by_line(tmp_path):
 def test_strict_keeps_duplicates(tmp_path):
   row = {'query': '1+1=', 'response': '2'}
   kept, report = load(str(lines(tmp_path / 'a.jsonl', row, row)), strict=True)
-  assert len(kept) == 2 and not report.counts
+  assert len(kept) == 2 and report.lines() == ['1 duplicate: a.jsonl:2 (same as a.jsonl:1)']
 
 
 def test_last_line_without_its_end(tmp_path):

@@ -36,6 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
   """`script`: functions of the handler, one for each of the first requests; then every question is answered."""
 
   daemon_threads = True
+  request_queue_size = 128
 
   def __init__(self):
     super().__init__(('127.0.0.1', 0), Handler)
@@ -470,8 +471,19 @@ def test_https(server, data_dir, tmp_path, monkeypatch):
   assert evaluate(server, data_dir, timeout=0.5, concurrency=1)['benchmarks']['arithmetic']['correct'] == 3
   assert len(server.asked) == 5
   monkeypatch.delenv('SSL_CERT_FILE')
-  with pytest.raises(UserError, match='cannot be reached .*CERTIFICATE_VERIFY_FAILED'):
+  asked = len(server.asked)
+  said = 'cannot be reached .*CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names .*; 0 of 4 answers are kept'
+  with pytest.raises(UserError, match=said):
+    evaluate(server, data_dir, tmp_path)
+  assert len(server.asked) == asked
+
+
+def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, monkeypatch, capsys):
+  monkeypatch.setenv('http_proxy', 'http://me:hunter2@127.0.0.1:9')
+  monkeypatch.setenv('no_proxy', '')
+  with pytest.raises(UserError, match='cannot be reached by the proxy that http_proxy names .*refused') as caught:
     evaluate(server, data_dir)
+  assert 'hunter2' not in str(caught.value) + capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -484,6 +496,7 @@ def test_https(server, data_dir, tmp_path, monkeypatch):
     ('openai:http://a/größe#m', "'http://a/größe': write what is not ASCII with percent signs, /gr%C3%B6%C3%9Fe"),
     ('openai:http://a..b/v1#m', 'is no address'),
     (f'openai:http://{"a" * 64}/v1#m', 'is no address'),
+    ('openai:http://a/v1#\udcff', 'holds what is no text'),
     (f'openai:http://{KEY}@a/v1#m', 'the address holds a key'),
     (f'openai:http://user:{KEY}@a:port/v1#m', 'the address holds a key'),
     (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),

@@ -65,6 +65,8 @@ def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
     (['[1]'], r':1: a record is a JSON object, not list'),
     (['{"id": "a", "response": "r", "gold": "1"}', '', '{"id": "b", "gold": "1"}'], r":3: field 'response' is missing"),
     (['{"id": "a", "response": "r", "gold": 1}'], r":1: field 'gold' is int; it must be text"),
+    (['{"id": "a", "response": "r", "gold": " "}'], r":1: field 'gold' is empty"),
+    (['{"id": "a", "response": "r", "gold": "1", "benchmark": ["x"]}'], r":1: field 'benchmark' is list"),
     (['{"response": "r", "gold": "1"}'], r":1: field 'id' or 'question' is needed"),
     (['{"question": "q", "id": [1], "response": "r", "gold": "1"}'], r":1: field 'id' is list"),
     (['{"id": 1, "response": "r", "gold": "1", "truncated": "no"}'], r":1: field 'truncated' is str"),

@@ -108,7 +108,7 @@ def test_groups_of_several_runs(tmp_path, rows):
 def test_scores_that_are_not_of_these_records_are_told(tmp_path, rows):
   folder = write(tmp_path / 'a', rows)
   records.write_all(folder / 'math500' / 'records.jsonl', rows[:-1])
-  said = f'mine, MATH: the scores are of 60 answers, and {folder}/math500/records.jsonl holds 59'
+  said = f'{folder}/math500: the scores are of 60 answers, and 59 are there; evaluate or grade again'
   assert said in page(folder, tmp_path / 'out')
 
 
@@ -314,6 +314,28 @@ def test_links_open_what_they_name(tmp_path, rows, see):
   assert see(text, 'seen.push(ids().length);', '#show=constructor') == [25]
 
 
+def test_counts_follow_group_and_text(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  steps = """const counts = () => all('[id^=count-]').map((node) => node.textContent).join(' ');
+    choose('#group', 'Level 4');
+    seen.push(counts()); $('input[value=wrong]').click(); seen.push(counts(), ids().join(' '));
+    $('#find').value = '13 + 1'; $('#find').dispatchEvent(new Event('input')); await pause(300); seen.push(counts());"""
+  assert see(text, steps) == ['12 11 1 0 1', '12 11 1 0 1', 't/3', '1 1 0 0 0']
+
+
+def test_a_formula_of_nothing_but_primes(tmp_path, rows, see):
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  steps = """const found = formula("x" + "'".repeat(3000), false);
+    seen.push(found.querySelectorAll('mo').length, found.querySelector('mrow mrow mrow mrow') === null);"""
+  assert see(text, steps) == [3000, True]
+
+
+def test_problems_without_an_id_have_their_number(tmp_path):
+  rows = [record(1, id=None), record(2, id=None)]
+  [one] = unpacked(page(write(tmp_path / 'a', rows), tmp_path / 'out'))
+  assert [row[one['fields'].index('id')] for row in one['rows']] == ['1', '2']
+
+
 def test_hostile_text_is_text(tmp_path, rows, see):
   text = page(write(tmp_path / 'a', rows, model=HOSTILE, commit=HOSTILE), tmp_path / 'out')
   steps = """$('input[value=wrong]').click(); all('#items button')[2].click(); await pause(200);
@@ -326,6 +348,7 @@ def test_hostile_text_is_text(tmp_path, rows, see):
 
 
 FORMULAS = {
+  "f''(x)": '<msup><mi>f</mi><mrow><mrow><mo>′</mo><mo>′</mo></mrow></mrow></msup><mo stretchy="false">(</mo>',
   '\\frac12': '<mfrac><mn>1</mn><mn>2</mn></mfrac>',
   '\\dfrac{x+1}{y}': '<mfrac><mrow><mi>x</mi><mo>+</mo><mn>1</mn></mrow><mrow><mi>y</mi></mrow></mfrac>',
   'x^{2}_1': '<msubsup><mi>x</mi><mn>1</mn><mrow><mn>2</mn></mrow></msubsup>',

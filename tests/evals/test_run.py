@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals import records, run
+from mathqwen.evals import records, run, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,6 +266,50 @@ def test_a_run_without_an_answer_may_be_put_right(reciting, data_dir, tmp_path):
   assert json.loads((tmp_path / 'arithmetic' / 'settings.json').read_text())['model'] == 'reciting'
 
 
+@pytest.mark.parametrize('text', ['', '{"n": ', '[]'])
+def test_spoilt_scores_are_written_again(reciting, data_dir, tmp_path, text):
+  evaluate(reciting(), tmp_path, data_dir)
+  path = tmp_path / 'arithmetic' / 'scores.json'
+  whole = json.loads(path.read_text())
+  for again in (
+    lambda: evaluate(reciting(), tmp_path, data_dir),
+    lambda: run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path),
+  ):
+    path.write_text(text)
+    again()
+    mended = json.loads(path.read_text())
+    assert all(mended[key] == whole[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
+
+
+def test_a_part_that_is_graded_is_not_finished(reciting, data_dir, tmp_path, capsys):
+  with pytest.raises(KeyboardInterrupt):
+    evaluate(reciting(stops_after=3), tmp_path, data_dir)
+  for _ in range(2):
+    run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
+  assert '(n = 3)' in table.table([tmp_path])
+  said = f'{tmp_path}/arithmetic: not finished; the scores are of what is answered so far'
+  assert said in capsys.readouterr().err
+  evaluate(reciting(), tmp_path, data_dir)
+  run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
+  table.table([tmp_path])
+  assert 'not finished' not in capsys.readouterr().err
+
+
+def test_golds_that_no_number_can_equal(reciting, data_dir):
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text().replace('"3.5"', '"two"'))
+  with pytest.raises(UserError, match=r"1 gold answers are no numbers, such as 'two' \(test.jsonl:4\): mend them"):
+    evaluate(reciting(), None, data_dir)
+  assert evaluate(reciting(), None, data_dir, rule='math')['benchmarks']['arithmetic']['n'] == 4
+
+
+def test_repeated_problems_are_told(reciting, data_dir, capsys):
+  path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 2)
+  assert evaluate(reciting(), None, data_dir)['benchmarks']['arithmetic']['n'] == 8
+  assert 'arithmetic: 4 duplicate: test.jsonl:5 (same as test.jsonl:1), ' in capsys.readouterr().err
+
+
 def test_killed_twice(reciting, data_dir, tmp_path):
   for answers in (1, 2):
     with pytest.raises(KeyboardInterrupt):
@@ -478,6 +522,18 @@ def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(rec
       run.grade_records(path, 'arithmetic')
   (tmp_path / 'arithmetic' / 'scores.json').write_text('{"samples": "2"}')
   with pytest.raises(UserError, match="arithmetic: samples is '2' in its scores or settings"):
+    run.grade_records(path, 'arithmetic')
+
+
+def test_answers_to_a_problem_are_no_problems_elsewhere(reciting, data_dir, tmp_path):
+  drawn = run.Decoding(samples=2, temperature=1.0)
+  scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
+  path = tmp_path / 'copied.jsonl'
+  path.write_bytes((tmp_path / 'arithmetic' / 'records.jsonl').read_bytes())
+  again = run.grade_records(path, 'arithmetic')['benchmarks']['arithmetic']
+  assert all(again[key] == scores[key] for key in ('problems', 'samples', 'stderr', 'pass_at_k'))
+  path.write_text(''.join(path.read_text().splitlines(keepends=True)[1:]))
+  with pytest.raises(UserError, match="'arithmetic/test/0' has not all of its 2 answers"):
     run.grade_records(path, 'arithmetic')
 
 

@@ -137,6 +137,8 @@ GROUP = {'n': 2, 'correct': 1, 'accuracy': 0.5}
     ({'accuracy': 62.5}, 'accuracy 62.5 of 1319 answers'),
     ({'accuracy': None}, 'accuracy None of 1319 answers'),
     ({'accuracy': float('nan')}, 'accuracy nan of 1319 answers'),
+    ({'n': True}, "field 'n' is bool"),
+    ({'n': 10**400}, 'accuracy 0.62.* of 10*0 answers'),
     ({'n': -1}, 'accuracy 0.62.* of -1 answers'),
     ({'samples': 0}, "field 'problems' is missing"),
     ({'samples': 0, 'problems': 1, 'pass_at_k': {}, 'maj_at_k': {}}, "field 'samples' is 0"),
@@ -155,6 +157,12 @@ def test_scores_of_another_kind_are_named(tmp_path, change, said):
   with pytest.raises(UserError, match=f'scores.json: {said}; evaluate or grade again to write it'):
     table.table([tmp_path], tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
+
+
+def test_half_a_surrogate_pair(tmp_path):
+  write(tmp_path / 'a', model='half \ud800')
+  table.table([tmp_path / 'a'], tmp_path / 'out')
+  assert 'half \\ud800' in (tmp_path / 'out' / 'table.html').read_text()
 
 
 def test_scores_nested_without_end(tmp_path):
