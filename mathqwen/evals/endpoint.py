@@ -45,7 +45,7 @@ _OF_ALL = (401, 402, 404, 405)  # a server's refusals of every problem; others m
 _REMEDIES = {
   400: 'another --prompt or --max-new-tokens may do',
   401: f'put the key of this server into {KEY}',
-  403: f'the key in {KEY} may not use this model',
+  403: f'the key in {KEY} may not use this model, or the server takes offence at this problem',
   404: 'look at the address (most end in /v1) and at the name after #',
 }
 

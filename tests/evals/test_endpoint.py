@@ -271,7 +271,9 @@ def test_the_first_problems_are_asked_last_once_they_stayed_unanswered(server, d
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [echo_key(403)] * 8
-  said = r'8 problems have no answer \(.*: 403 .*; the key in OPENAI_API_KEY may not use this model\); 12 more were not'
+  said = (
+    r'8 problems have no answer \(.*: 403 .*; the key in OPENAI_API_KEY may not use this model, .*\); 12 more were not'
+  )
   with pytest.raises(UserError, match=f'{said} asked; 0 of 20 answers'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
