@@ -18,7 +18,7 @@ import pytest
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import endpoint, run
+from mathqwen.evals import endpoint, records, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEY = 'sk-very-secret-0123456789'
@@ -326,6 +326,22 @@ def test_a_run_is_worth_another_try_if_one_answer_is(server, data_dir, tmp_path)
   server.script = [echo_key(400), *[TROUBLE['500']] * 3]
   with pytest.raises(Preempted, match='2 problems have no answer'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
+
+
+def test_nothing_is_asked_whose_answer_cannot_be_kept(server, data_dir, tmp_path, monkeypatch):
+  path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 5)
+
+  def full(*_):
+    raise OSError('No space left on device')
+
+  monkeypatch.setattr(records.Writer, 'write', full)
+  server.delay = 0.05
+  with pytest.raises(OSError, match='No space'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  asked = len(server.asked)
+  time.sleep(0.4)
+  assert len(server.asked) <= asked + 1 < 20
 
 
 def test_a_defect_of_ours_is_not_dressed_up(server, data_dir, tmp_path, monkeypatch):

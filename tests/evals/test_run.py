@@ -130,7 +130,8 @@ def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, cap
   evaluate(reciting(), whole, data_dir)
   evaluate(reciting(), out, data_dir)
   rows = (whole / 'arithmetic' / 'records.jsonl').read_bytes().splitlines(keepends=True)
-  for name, part in {'': rows[:1], '.3': rows[2:3], '.10': [*rows[2:], b'{"id": "arith']}.items():
+  changed = rows[0].replace(b'the answer is', b'another host said')  # host 0's own counts
+  for name, part in {'': rows[:1], '.3': [changed, *rows[2:3]], '.10': [*rows[2:], b'{"id": "arith']}.items():
     (out / 'arithmetic' / f'records{name}.jsonl').write_bytes(b''.join(part))
   model = reciting()
   scores = evaluate(model, out, data_dir)['benchmarks']['arithmetic']
