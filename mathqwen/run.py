@@ -13,7 +13,7 @@ from etils import epath
 from mathqwen import api, checkpoint, optim, profiling, sharding, train
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
-from mathqwen.data import examples, pipeline
+from mathqwen.data import pipeline, sources
 from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
@@ -147,7 +147,7 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
   data_cfg, tok = experiment.data, load_tokenizer(tokenizer)
   numbers = {}
   for source in data_cfg.sources:
-    read, report = examples.load(source, 'train', data_cfg.data_dir)
+    read, report = sources.load(source, 'train', data_cfg.data_dir)
     found = pipeline.statistics(read, tok, data_cfg.seq_len, data_cfg.system_prompt)
     numbers[source] = found | {'left_out': dict(report.counts + collections.Counter(found['left_out']))}
     print(

@@ -93,63 +93,6 @@ class Malformed(ValueError):
   """A record that cannot be read; the message says why."""
 
 
-def load(
-  source: str,
-  split: str = 'train',
-  data_dir: str | None = None,
-  strict: bool = False,
-) -> tuple[list[Example], Report]:
-  """Examples of a data set or of a .jsonl[.gz] file (whose split is ignored), and what was left out.
-
-  strict: for evaluation, where a benchmark must be whole. Malformed records, those without an answer and those with the
-  id of an earlier one are a UserError, and duplicates stay (Math401 asks eight queries twice). Otherwise malformed
-  records and duplicates are left out, and those with the id of another are renamed. All are reported by line.
-  """
-  if source == 'arithmetic' or source not in FILES:
-    if source == 'arithmetic':
-      path = find(source, split, _need_data_dir(data_dir))
-    else:
-      path = Path(source)
-      if not path.exists() and '.json' not in path.name:
-        raise UserError(
-          f'unknown data set {source!r}: the names are {", ".join(FILES)}, or give the path of a .jsonl file'
-        )
-    examples, report = parse_file(path, source, split)
-    folder = path.parent
-  else:
-    from mathqwen.data import datasets
-
-    examples, report, folder = datasets.read(source, split, data_dir)
-  if strict:
-    for example in examples:
-      if not example.answer:
-        report.add('malformed', example.where, 'no gold answer')
-    kinds = ('malformed', 'repeated_id')
-    bad, count = [row for kind in kinds for row in report.rows[kind]], sum(report.counts[kind] for kind in kinds)
-    if bad:
-      named = '; '.join(f'{folder / where}: {detail}' for where, detail in bad[:5])
-      more = f'; {count:,} bad records in all' if count > 1 else ''
-      raise UserError(f'{named}{more}; an evaluation needs every record, once: repair or replace the file')
-  kept, seen = [], {}
-  for example in examples:
-    key = (example.question, example.solution, json.dumps(example.messages))
-    if key in seen:
-      report.add('duplicate', example.where, f'same as {seen[key]}')
-    else:
-      seen[key] = example.where
-      kept.append(example)
-  return examples if strict else kept, report
-
-
-def _need_data_dir(data_dir: str | None) -> str:
-  if data_dir is None:
-    raise UserError(
-      'the arithmetic data set is generated: call mathqwen.data.arithmetic.write("DIR/arithmetic", '
-      '...) and pass --data-dir DIR'
-    )
-  return data_dir
-
-
 def find(source: str, split: str, data_dir: str | Path) -> Path:
   """The file of one split under a folder laid out as FILES says; a UserError names the paths tried."""
   if split not in FILES[source]:

@@ -1,7 +1,8 @@
 """The data of one run: its sources read, tokenised, split and reported, ready to be iterated."""
 
 from mathqwen.config import DataConfig
-from mathqwen.data import examples, pipeline
+from mathqwen.data import pipeline, sources
+from mathqwen.data.examples import Report
 
 
 class TrainingData:
@@ -9,10 +10,10 @@ class TrainingData:
 
   def __init__(self, cfg: DataConfig, tokenizer, shard: tuple[int, int] = (0, 1)):
     self.cfg, self.tokenizer, self._shard = cfg, tokenizer, shard
-    self.reports: dict[str, examples.Report] = {}
+    self.reports: dict[str, Report] = {}
     encoded = []
     for source in cfg.sources:
-      read, report = examples.load(source, 'train', cfg.data_dir)
+      read, report = sources.load(source, 'train', cfg.data_dir)
       tokens, dropped = pipeline.encode(read, tokenizer, cfg.seq_len, cfg.system_prompt)
       report.merge(dropped)
       self.reports[source] = report

@@ -10,7 +10,7 @@ from mathqwen.errors import look_up
 class Benchmark:
   name: str
   title: str  # column of Table 12
-  source: str  # for mathqwen.data.examples.load
+  source: str  # for mathqwen.data.sources.load
   rule: str  # in mathqwen.evals.grade.RULES
   max_new_tokens: int
   size: int | None  # published number of test problems

@@ -233,13 +233,13 @@ def _graded(path: pathlib.Path, benchmark: Benchmark, rule: str) -> tuple[list[d
 
 def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job:
   """Of one benchmark, with what `prompts_of(prompts.Prompt, examples)` says that `model` is asked."""
-  from mathqwen.data import examples
+  from mathqwen.data import sources
 
   prompt = ask.prompt or benchmark.prompt
   asked = prompts_lib.get(prompt)
   rule = ask.rule or asked.rules.get(benchmark.name, benchmark.rule)
   graders.get(rule)
-  rows, report = examples.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  rows, report = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
   for line in report.lines():
     _tell(f'{benchmark.name}: {line}')
   if rule in NUMERIC and (bad := [row for row in rows if values.value(row.answer) is None]):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mathqwen.data import datasets, examples
+from mathqwen.data import datasets, examples, sources
 from mathqwen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -65,15 +65,15 @@ def test_rows_in_order_as_the_parser_reads_them(data):
   parsed, _ = examples.parse_file(data / 'gsm8k' / 'train.jsonl', 'gsm8k', 'train')
   before = files_below(data)
   for _ in range(2):  # prepared, then read again
-    loaded, report = examples.load('gsm8k', 'train', str(data))
+    loaded, report = sources.load('gsm8k', 'train', str(data))
     assert loaded == parsed and not report.counts
   assert files_below(data) == before
 
 
 def test_no_tensorflow(data):
   done = python(
-    'import sys; from mathqwen.data import examples; '
-    f'print(len(examples.load("gsm8k", "train", {str(data)!r})[0])); '
+    'import sys; from mathqwen.data import sources; '
+    f'print(len(sources.load("gsm8k", "train", {str(data)!r})[0])); '
     'print([m for m in sys.modules if m.split(".")[0] in ("tensorflow", "jax", "torch")])'
   )
   assert done.stdout.splitlines() == ['5', '[]'], done.stderr  # and nothing else on standard output
@@ -92,38 +92,38 @@ def test_the_report_outlives_the_preparation(data):
   text = jsonl(GSM8K[0], {'question': 'q', 'answer': 'no mark'}, GSM8K[1], GSM8K[0]) + b'{"question": \n'
   (data / 'gsm8k' / 'train.jsonl').write_bytes(text)
   for _ in range(2):
-    loaded, report = examples.load('gsm8k', 'train', str(data))
+    loaded, report = sources.load('gsm8k', 'train', str(data))
     assert len(loaded) == 2 and report.counts == {'malformed': 2, 'duplicate': 1}
     assert report.lines()[0].startswith(
       '2 malformed: train.jsonl:2 (field "answer" does not end with "#### ANSWER"), train.jsonl:5 (not JSON'
     )
     with pytest.raises(UserError, match=f'{data}/gsm8k/train.jsonl:2: field "answer"'):
-      examples.load('gsm8k', 'train', str(data), strict=True)
+      sources.load('gsm8k', 'train', str(data), strict=True)
 
 
 def test_changed_data_is_read_anew(data):
   path = data / 'gsm8k' / 'train.jsonl'
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
   stamp = path.stat()
   path.write_bytes(path.read_bytes().replace(b'#### 1', b'#### 7', 1))
   os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # same size, same time, other content
-  assert examples.load('gsm8k', 'train', str(data))[0][0].answer == '7'
+  assert sources.load('gsm8k', 'train', str(data))[0][0].answer == '7'
   (data / 'math').mkdir()
   (data / 'math' / 'train.jsonl').write_bytes(jsonl({'problem': 'p', 'solution': r'\boxed{1}'}))
-  assert examples.load('math', 'train', str(data))[0][0].id == 'math/train/0'
+  assert sources.load('math', 'train', str(data))[0][0].id == 'math/train/0'
   (data / 'math' / 'train_paths.txt').write_text('train/algebra/0.json\n')  # a file beside counts too
-  assert examples.load('math', 'train', str(data))[0][0].id == 'train/algebra/0.json'
+  assert sources.load('math', 'train', str(data))[0][0].id == 'train/algebra/0.json'
 
 
 def test_a_split_needs_its_own_file_only(data):
   (data / 'gsm8k' / 'test.jsonl').write_bytes(b'{"question": "half')
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
   with pytest.raises(UserError, match='gsm8k/test.jsonl:1: the last line is half-written'):
-    examples.load('gsm8k', 'test', str(data))
+    sources.load('gsm8k', 'test', str(data))
   with pytest.raises(UserError, match='tried math/test500.jsonl, math/test500.jsonl.gz'):
-    examples.load('math500', 'test', str(data))
+    sources.load('math500', 'test', str(data))
   with pytest.raises(UserError, match="math500 has no split 'train'"):
-    examples.load('math500', 'train', str(data))
+    sources.load('math500', 'train', str(data))
 
 
 def test_a_killed_preparation_leaves_nothing_that_is_read(data, cache):
@@ -141,7 +141,7 @@ datasets.read('gsm8k', 'train', os.environ['DATA'])
 """
   assert python(code, DATA=str(data)).returncode == -signal.SIGKILL
   assert [p for p in cache.rglob('*') if 'incomplete' in p.name] and not list(cache.rglob('dataset_info.json'))
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
 
 def test_two_processes_prepare_at_once(data, monkeypatch):
@@ -154,36 +154,36 @@ def test_two_processes_prepare_at_once(data, monkeypatch):
 
     def generate(parsed):
       yield from write(parsed)
-      assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+      assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
     self._generate_examples = generate
     return original(self, **kwargs)
 
   monkeypatch.setattr(datasets.Gsm8k, 'download_and_prepare', overtaken)
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
 
 def test_a_damaged_copy_is_named(data, cache):
-  examples.load('gsm8k', 'train', str(data))
+  sources.load('gsm8k', 'train', str(data))
   (record,) = cache.rglob('*.array_record-*')
   record.write_bytes(record.read_bytes()[:-100])
   with pytest.raises(UserError, match='damaged') as caught:
-    examples.load('gsm8k', 'train', str(data))
+    sources.load('gsm8k', 'train', str(data))
   record.unlink()
   with pytest.raises(UserError, match='damaged'):
-    examples.load('gsm8k', 'train', str(data))
+    sources.load('gsm8k', 'train', str(data))
   shutil.rmtree(str(caught.value).split('the prepared copy in ')[1].split(' is damaged')[0])  # the remedy
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
 
 @pytest.mark.parametrize('name', ['dataset_info.json', 'metadata.json'])
 @pytest.mark.parametrize('text', [None, '', '{', '[]', '{"a": 1}'])
 def test_a_damaged_description_is_named(data, cache, name, text):
-  examples.load('gsm8k', 'train', str(data))
+  sources.load('gsm8k', 'train', str(data))
   (path,) = cache.rglob(name)
   path.unlink() if text is None else path.write_text(text)
   with pytest.raises(UserError, match=f'the prepared copy in {cache}.* is damaged .*; delete that directory'):
-    examples.load('gsm8k', 'train', str(data))
+    sources.load('gsm8k', 'train', str(data))
 
 
 def test_a_damaged_choice_is_named(data, cache):
@@ -191,7 +191,7 @@ def test_a_damaged_choice_is_named(data, cache):
   for text in ('{', '[]', '{"train": 5}', '{"train": {"root": 1, "file": "x"}}', '{"train": {}}'):
     (cache / 'prepared' / 'gsm8k.json').write_text(text)
     with pytest.raises(UserError, match='gsm8k.json is damaged .*: run `mathqwen data prepare gsm8k` again'):
-      examples.load('gsm8k', 'train')
+      sources.load('gsm8k', 'train')
 
 
 def test_a_cache_on_a_full_disk(data, cache):
@@ -199,17 +199,17 @@ def test_a_cache_on_a_full_disk(data, cache):
   resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # room for what describes the rows, and not for them
   try:
     with pytest.raises(UserError, match='cannot write the prepared gsm8k under .*File too large.*; set MATHQWEN_CACHE'):
-      examples.load('gsm8k', 'train', str(data))
+      sources.load('gsm8k', 'train', str(data))
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-  assert len(examples.load('gsm8k', 'train', str(data))[0]) == 5
+  assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
 
 def test_a_cache_that_cannot_be_written(data, tmp_path, monkeypatch):
   (tmp_path / 'file').write_text('')
   monkeypatch.setenv('MATHQWEN_CACHE', str(tmp_path / 'file'))
   with pytest.raises(UserError, match='MATHQWEN_CACHE'):
-    examples.load('gsm8k', 'train', str(data))
+    sources.load('gsm8k', 'train', str(data))
 
 
 # --- preparing ---
@@ -217,9 +217,9 @@ def test_a_cache_that_cannot_be_written(data, tmp_path, monkeypatch):
 
 def test_without_data_the_remedy_is_named():
   with pytest.raises(UserError, match='run `mathqwen data prepare gsm8k` .*https://raw.*or pass --data-dir'):
-    examples.load('gsm8k', 'test')
+    sources.load('gsm8k', 'test')
   with pytest.raises(UserError, match='run `mathqwen data prepare math`'):
-    examples.load('math500', 'test')
+    sources.load('math500', 'test')
   with pytest.raises(UserError, match='run `mathqwen data prepare math23k`'):
     datasets.prepare('math23k')
   with pytest.raises(UserError, match="unknown data set 'svamp': the names are gsm8k, math"):
@@ -237,14 +237,14 @@ def test_prepare_makes_it_the_default(data, cache):
     'splits': {'train': 5},
     'report': {'train': {}},
   }
-  assert len(examples.load('gsm8k', 'train')[0]) == 5
+  assert len(sources.load('gsm8k', 'train')[0]) == 5
   with pytest.raises(UserError, match='no gsm8k test data here'):
-    examples.load('gsm8k', 'test')
+    sources.load('gsm8k', 'test')
   (data / 'gsm8k' / 'train.jsonl').write_bytes(jsonl(*GSM8K[:2]))
-  assert len(examples.load('gsm8k', 'train')[0]) == 2  # the source changed: not stale
+  assert len(sources.load('gsm8k', 'train')[0]) == 2  # the source changed: not stale
   shutil.rmtree(data)
   datasets_before = datasets.prepare('gsm8k')
-  assert datasets_before['splits'] == {'train': 5} and len(examples.load('gsm8k', 'train')[0]) == 5  # its copy
+  assert datasets_before['splits'] == {'train': 5} and len(sources.load('gsm8k', 'train')[0]) == 5  # its copy
 
 
 # --- downloading, from a server on this machine ---
@@ -281,7 +281,7 @@ def test_download_gsm8k(server, cache, monkeypatch):
   )
   assert datasets.prepare('gsm8k', download=True)['splits'] == {'train': 5, 'test': 2}
   assert (cache / 'downloads' / 'gsm8k' / 'train.jsonl').read_bytes() == train
-  assert [e.id for e in examples.load('gsm8k', 'test')[0]] == ['gsm8k/test/0', 'gsm8k/test/1']
+  assert [e.id for e in sources.load('gsm8k', 'test')[0]] == ['gsm8k/test/0', 'gsm8k/test/1']
   server('train.jsonl', b'')  # nothing is fetched twice
   assert datasets.prepare('gsm8k', download=True)['splits'] == {'train': 5, 'test': 2}
 
@@ -314,11 +314,11 @@ def test_download_math_unpacks_the_archive(server, monkeypatch):
     },
   )
   assert datasets.prepare('math', download=True)['splits'] == {'train': 2, 'test': 1, 'test500': 1}
-  assert [(e.id, e.answer) for e in examples.load('math', 'train')[0]] == [
+  assert [(e.id, e.answer) for e in sources.load('math', 'train')[0]] == [
     ('train/algebra/0.json', '0'),
     ('train/algebra/10.json', '10'),
   ]
-  assert examples.load('math500', 'test')[0][0].id == examples.load('math', 'test')[0][0].id == 'test/geometry/1.json'
+  assert sources.load('math500', 'test')[0][0].id == sources.load('math', 'test')[0][0].id == 'test/geometry/1.json'
 
 
 @pytest.mark.parametrize('aligned', [True, False])
@@ -342,8 +342,8 @@ def test_download_math23k_joins_questions_and_answers(aligned, server, monkeypat
       datasets.prepare('math23k', download=True)
     return
   assert datasets.prepare('math23k', download=True)['splits'] == {'train': 4, 'test': 1}
-  assert [e.id for e in examples.load('math23k', 'train')[0]] == [f'math23k/train/{n}' for n in (1, 2, 4, 5)]
-  assert examples.load('math23k', 'test')[0][0].solution == '算式：3+1\n答案：4'
+  assert [e.id for e in sources.load('math23k', 'train')[0]] == [f'math23k/train/{n}' for n in (1, 2, 4, 5)]
+  assert sources.load('math23k', 'test')[0][0].solution == '算式：3+1\n答案：4'
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_addresses_are_pinned():
 def test_published_benchmarks(source, split, rows):
   if not DATA.is_dir():
     pytest.skip(f'../shared is not here: {DATA}')
-  loaded, report = examples.load(source, split, str(DATA), strict=True)
+  loaded, report = sources.load(source, split, str(DATA), strict=True)
   assert len(loaded) == rows and report.counts == ({'duplicate': 8} if source == 'math401' else {})
   assert loaded == examples.parse_file(examples.find(source, split, DATA), source, split)[0]
 

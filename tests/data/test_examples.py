@@ -11,7 +11,8 @@ import pytest
 
 from mathqwen.data import examples
 from mathqwen.data.arithmetic import GROUPS
-from mathqwen.data.examples import Report, last_boxed, load, parse_file, plain_number
+from mathqwen.data.examples import Report, last_boxed, parse_file, plain_number
+from mathqwen.data.sources import load
 from mathqwen.errors import UserError
 
 DATA = Path(__file__).parents[3] / 'shared' / 'data'

@@ -233,13 +233,13 @@ def test_published_accuracies():
 
 @pytest.mark.parametrize('name', ['gsm8k', 'math500', 'math', 'math401', 'math23k'])
 def test_gold_against_itself(name):
-  from mathqwen.data import examples
+  from mathqwen.data import sources
   from mathqwen.evals import benchmarks
 
   if not (SHARED / 'data').exists():
     pytest.skip(f'../shared is not here: {SHARED / "data"}')
   benchmark = benchmarks.get(name)
-  rows, _ = examples.load(benchmark.source, benchmark.split, str(SHARED / 'data'), strict=True)
+  rows, _ = sources.load(benchmark.source, benchmark.split, str(SHARED / 'data'), strict=True)
   assert len(rows) == benchmark.size
   for row in rows:
     for response in (row.answer, row.solution):

@@ -123,7 +123,7 @@ def test_answers_of_the_mathematics_problems():
 
 
 def test_no_worked_example_is_a_problem_of_a_benchmark():
-  from mathqwen.data import examples
+  from mathqwen.data import sources
 
   data = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
   if not data.exists():
@@ -135,6 +135,6 @@ def test_no_worked_example_is_a_problem_of_a_benchmark():
 
   ours = set().union(*(grams(w.question) for w in worked_examples.WORD_PROBLEMS + worked_examples.MATHEMATICS[:3]))
   for source in ('gsm8k', 'math500'):
-    rows, _ = examples.load(source, 'test', str(data), strict=True)
+    rows, _ = sources.load(source, 'test', str(data), strict=True)
     shared = [row.id for row in rows if grams(row.question) & ours]
     assert not shared
