@@ -18,7 +18,7 @@ import pytest
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import endpoint, records, run
+from mathqwen.evals import client, endpoint, records, run
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEY = 'sk-very-secret-0123456789'
@@ -191,7 +191,7 @@ TROUBLE = {
   '503': status(503),
   '408': status(408),
   '409': status(409),
-  'too much': lambda h: h.say(b' ' * (endpoint._MAX_BODY + 1)),
+  'too much': lambda h: h.say(b' ' * (client.MAX_BODY + 1)),
   'garbage': status(200, b'\xff\x00 not JSON'),
   'nothing': status(200),
   'half': half,
@@ -294,14 +294,14 @@ def test_failures_beside_answers_end_nothing(server, data_dir, tmp_path, concurr
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 15)
 
-  def failing(_, request, chat):
-    question = json.loads(request.data)['messages'][-1]['content']
+  def failing(_, prompt, max_new_tokens):
+    question = prompt['messages'][-1]['content']
     if question in ('2*3=', '7/2='):
-      raise endpoint._Failure('500' if question == '2*3=' else '400', again=question == '2*3=')
+      raise client.Failure('500' if question == '2*3=' else '400', again=question == '2*3=')
     time.sleep(0.02)
-    return endpoint.Answer('2', 1, False, None)
+    return client.Answer('2', 1, False, None)
 
-  monkeypatch.setattr(endpoint.Endpoint, '_once', failing)
+  monkeypatch.setattr(client.Client, 'ask', failing)
   with pytest.raises(Preempted, match='30 problems have no answer .*; 30 of 60 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=concurrency)
   noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
@@ -345,7 +345,7 @@ def test_nothing_is_asked_whose_answer_cannot_be_kept(server, data_dir, tmp_path
 
 
 def test_a_defect_of_ours_is_not_dressed_up(server, data_dir, tmp_path, monkeypatch):
-  monkeypatch.setattr(endpoint.Endpoint, '_parse', lambda *_: 1 / 0)
+  monkeypatch.setattr(client.Client, '_parse', lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     evaluate(server, data_dir, tmp_path)
 
@@ -418,7 +418,7 @@ def test_a_busy_server_is_no_failure(server, data_dir):
    ('Wed, 21 Oct 2015 07:28:00 GMT', 0), ('21 Oct 99999999999999999999 07:28:00 GMT', None)],
 )  # fmt: skip
 def test_retry_after(header, seconds):
-  assert endpoint._retry_after(header) == seconds
+  assert client.retry_after(header) == seconds
 
 
 @pytest.mark.parametrize(
@@ -449,7 +449,7 @@ def test_no_server(data_dir, tmp_path):
 
 def test_a_key_that_travels_unencrypted_is_told(capsys):
   endpoint.Endpoint('openai:http://somewhere.example/v1#m')
-  assert 'somewhere.example is asked over http: the key in OPENAI_API_KEY travels unencr' in capsys.readouterr().err
+  assert 'somewhere.example is asked over http: the key travels unencr' in capsys.readouterr().err
   endpoint.Endpoint('openai:https://somewhere.example/v1#m')
   assert capsys.readouterr().err == ''
 
@@ -522,12 +522,12 @@ def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, mo
 )
 def test_bad_names(name, said):
   with pytest.raises(UserError, match=said) as caught:
-    endpoint.parse(name)
+    client.parse(name)
   assert KEY not in str(caught.value)
 
 
 def test_names():
-  assert endpoint.parse('openai:https://a.b/v1/#Qwen/Qwen2.5#x') == ('https://a.b/v1', 'Qwen/Qwen2.5#x')
+  assert client.parse('openai:https://a.b/v1/#Qwen/Qwen2.5#x') == ('https://a.b/v1', 'Qwen/Qwen2.5#x')
 
 
 def test_concurrency(server, data_dir):
