@@ -77,6 +77,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> Parser:
   parser = Parser(prog='mathqwen', description='Math models of the Qwen family with JAX and Flax on TPU pods.')
   commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND', parser_class=Parser)
+  parser.set_defaults(json=False)
   for add in (
     add_demo, add_train, add_plan, add_evaluate, add_grade, add_compare, add_generate, add_convert, add_bench, add_data,
     add_table,
@@ -85,15 +86,21 @@ def build_parser() -> Parser:
   return parser
 
 
-def _command(commands, name: str, run, text: str) -> Parser:
+def _add_parser(commands, name: str, text: str) -> Parser:
   parser = commands.add_parser(name, help=text, description=text)
-  parser.add_argument('--json', action='store_true', help='make the last line of standard output one JSON object')
+  what = 'make the last line of standard output one JSON object'
+  parser.add_argument('--json', action='store_true', default=argparse.SUPPRESS, help=what)
+  return parser
+
+
+def _command(commands, name: str, run, text: str) -> Parser:
+  parser = _add_parser(commands, name, text)
   parser.set_defaults(run=run)
   return parser
 
 
 def _group(commands, name: str, text: str, metavar: str):
-  parser = commands.add_parser(name, help=text, description=text)
+  parser = _add_parser(commands, name, text)
   return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
 
 
@@ -514,7 +521,8 @@ def main(argv=None) -> int:
     sys.stdout.reconfigure(errors='replace')  # where it takes ASCII only: ? for what it cannot show
   try:
     args = build_parser().parse_args(argv)
-    if empty := [name for name, value in vars(args).items() if value == '']:  # a variable of a script that is not set
+    empty = [name for name, value in vars(args).items() if value == '' or (isinstance(value, list) and '' in value)]
+    if empty:  # a variable of a script that is not set
       raise UserError(f'{empty[0].replace("_", "-")} is empty; give a value')
     _set_malloc(keep=args.command != 'convert')
     result = args.run(args)

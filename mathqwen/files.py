@@ -3,7 +3,7 @@
 import contextlib
 import os
 import pathlib
-import socket
+import secrets
 
 
 @contextlib.contextmanager
@@ -18,13 +18,14 @@ def named(path: os.PathLike):
 
 def write_atomically(path: pathlib.Path, data: bytes):
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.{socket.gethostname()}.{os.getpid()}.part')  # several hosts may write one file
+  part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')  # several hosts may write one file
   try:
-    with named(path), open(part, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(part, path)
+    with named(path):
+      with open(part, 'wb') as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+      os.replace(part, path)
   except BaseException:
     part.unlink(missing_ok=True)  # it would fill a full disk
     raise

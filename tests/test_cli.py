@@ -58,6 +58,7 @@ def subprocess_main(*command, env=None, **kwargs):
     (['evaluate', 'x', '--benchmarks', ''], 'benchmarks is empty; give a value'),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--out', ''], 'out is empty; give a value'),
     (['train', 'demo', '--workdir', ''], 'workdir is empty; give a value'),
+    (['table', ''], 'scores is empty; give a value'),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--prompt', 'vicuna'], "unknown prompt 'vicuna'; there are: chatml"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--limit', 'few'], "argument --limit: invalid int value: 'few'"),
     (['evaluate', 'x', '--benchmarks', 'gsm8k', '--dtype', 'int4'], "invalid choice: 'int4' (choose from 'bfloat16'"),

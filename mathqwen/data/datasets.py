@@ -18,6 +18,7 @@ import re
 import sys
 import tarfile
 import urllib.request
+import zlib
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -230,7 +231,11 @@ def _chosen(name: str) -> dict:
   pointer = _pointer(name)
   try:
     chosen = json.loads(pointer.read_text()) if pointer.is_file() else {}
-    return {split: {key: Path(found[key]) for key in ('root', 'file')} for split, found in chosen.items()}
+    return {
+      split: {key: Path(found[key]) for key in ('root', 'file')}
+      for split, found in chosen.items()
+      if split in _SPLITS[name]
+    }
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     said = f'{pointer} is damaged ({type(error).__name__}: {error})'
     raise UserError(f'{said}: run `mathqwen data prepare {name}` again') from None
@@ -313,7 +318,7 @@ def fetch(name: str) -> Path:
       _unpack_math(folder / 'math')
     if name == 'math23k':
       _join_math23k(folder / 'math23k')
-  except (tarfile.TarError, ValueError, LookupError, TypeError, AttributeError) as error:
+  except (tarfile.TarError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
     said = f'what lies in {folder / name} is not what is published ({type(error).__name__}: {error})'
     raise UserError(f'{said}; delete that folder and prepare again') from error
   return folder

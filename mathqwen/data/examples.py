@@ -11,7 +11,6 @@ import codecs
 import collections
 import dataclasses
 import gzip
-import itertools
 import json
 import re
 import zlib
@@ -176,7 +175,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
   parse = PARSERS.get(source, _generic)
   rows = list(records(path))
   ids = _ids_beside(path, len(rows)) if source == 'math' else None
-  examples, report, used = [], Report(), {}
+  examples, report, used, times = [], Report(), {}, collections.Counter()
   groups = _math401_groups(rows, report) if source == 'math401' else None
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
@@ -199,7 +198,9 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
       name = f'{stem}/{row if name is None else name}'
     if name in used:
       report.add('repeated_id', where, f'id {name!r} is already in {used[name]}')
-      name = next(new for i in itertools.count(2) if (new := f'{name}#{i}') not in used)
+      while (new := f'{name}#{times[name] + 2}') in used:
+        times[name] += 1
+      name = new
     used[name] = where
     examples.append(Example(id=name, where=where, **fields))
   if not examples:
@@ -213,13 +214,13 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
 
 
 def _math401_groups(rows: list, report: Report) -> list[str] | None:
-  """Of each row, where they are as published: one of Euler's and 25 of each group, in order."""
+  """Of each row, where they are as published: Euler's identity, then 25 of each group."""
   if len(rows) != 401:
     return None
-  for row, (line, record) in enumerate(rows):
-    if row and isinstance(record, dict) and str(record.get('query')).startswith('e^(i'):
-      report.add('other_order', f'line {line}', "Euler's identity is the first row of Math401; groups are not known")
-      return None
+  line, first = rows[0]
+  if not isinstance(first, dict) or not str(first.get('query')).strip().startswith('e^(i'):
+    report.add('other_order', f'line {line}', "Math401 begins with Euler's identity: which row is of which group?")
+    return None
   return ['Euler', *(group for group in arithmetic.GROUPS for _ in range(25))]
 
 

@@ -81,7 +81,7 @@ class _Deadline:
     self.passed.set()
     if self._socket is not None:
       with contextlib.suppress(OSError):  # it has ended by itself
-        self._socket.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # ssl's own would take its state from under the reader
 
   def __enter__(self):
     self._timer.start()

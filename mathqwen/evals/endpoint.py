@@ -31,23 +31,24 @@ class _Stopped(Exception):
 
 class _Course:
   """Whether more is worth asking. Before the first answer: not after a failure of all, nor once the first `_LOST`
-  problems all stayed unanswered. Later: not after one of all that no further try mends, nor once as many problems were
-  tried in vain with no answer meanwhile."""
+  problems all stayed unanswered. Later: not after one of all that no further try mends, nor once `_LOST` problems that
+  one might mend were tried in vain, with no answer meanwhile."""
 
-  def __init__(self, count: int):
-    self._lock, self._least = threading.Lock(), min(_LOST, count)
+  def __init__(self):
+    self._lock = threading.Lock()
     self._answered, self._last, self._first, self._since = 0, 0.0, 0, 0
 
-  def is_lost(self, position: int, begun: float, ended: Failure | Answer) -> bool:
+  def goes_on(self, position: int, begun: float, ended: Failure | Answer) -> bool:
+    """After the problem at that position, first asked at `begun`, ended so."""
     with self._lock:
       if isinstance(ended, Answer):
         self._answered, self._last, self._since = self._answered + 1, time.monotonic(), 0
-        return False
+        return True
       self._first += position < _LOST
       self._since += ended.again and begun > self._last
       if not self._answered:
-        return ended.of_all or self._first == self._least
-      return (ended.of_all and not ended.again) or self._since >= _LOST
+        return not ended.of_all and self._first < _LOST
+      return not (ended.of_all and not ended.again) and self._since < _LOST
 
 
 class _Gate:
@@ -111,7 +112,7 @@ class Endpoint:
     """
     self._stop.clear()
     self._repeated.clear()
-    todo, answers, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course(len(prompts))
+    todo, answers, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course()
     lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
 
     def work():
@@ -130,7 +131,7 @@ class Endpoint:
         except Exception as error:  # a defect of ours: it is raised in the caller's thread
           answers.put((position, error))
           break
-        if course.is_lost(position, begun, ended):
+        if not course.goes_on(position, begun, ended):
           self._stop.set()
         answers.put((position, ended))
       answers.put(None)
@@ -176,7 +177,7 @@ class Endpoint:
         if error.busy and now + wait > busy_since + self._patience:
           asks = f', which asks to wait {error.wait:,.0f} seconds' if (error.wait or 0) > self._patience else ''
           raise Failure(f'{error}{asks}', busy=True) from None
-        if failures >= self._tries:
+        if failures >= self._tries or self._stop.is_set():
           raise
         last = error
         if error.wait is not None:
@@ -220,6 +221,8 @@ def evaluate(
   `options` are those of Endpoint. `decoding.batch_size` of the scores is `concurrency`.
   """
   run.at_least_one(concurrency=concurrency)
+  if ask.decoding != run.GREEDY:
+    raise UserError('a served model is asked for its greedy answer, once; leave decoding out')
   model = Endpoint(name, **options)
   prompts_of = lambda asked, rows: _prompts(asked, rows, model.system_prompt)
   jobs = [run.make_job(model, one, ask, prompts_of) for one in run.choose(names)]

@@ -65,15 +65,16 @@ class Folder:
 
   def scores(self) -> dict | None:
     """Of a finished evaluation."""
-    return _whole(self.path / 'scores.json')
+    return None if is_unfinished(self.path / 'records.jsonl') else _whole(self.path / 'scores.json')
 
   @property
   def unanswered(self) -> dict:
     """{id: why}, those of the newest run last."""
     return _whole(self.path / 'unanswered.json') or {}
 
-  def note_unanswered(self, why: dict[str, str], answered: set[str]):
-    before = {key: value for key, value in self.unanswered.items() if key not in why and key not in answered}
+  def note_unanswered(self, why: dict[str, str], missing: set[str]):
+    """missing: all problems without an answer; those that were not asked this time keep their reason."""
+    before = {key: value for key, value in self.unanswered.items() if key in missing and key not in why}
     records.write_json(self.path / 'unanswered.json', before | why)
 
   def finish(self, ordered: list[dict], scores: dict):

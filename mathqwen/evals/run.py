@@ -321,7 +321,8 @@ def _divide(job: Job, folder: Folder | None) -> tuple[list[dict], list[int], int
   first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
   for number, ids in enumerate(hosts.gather([record['id'] for record in stored])):
     first = {key: number for key in ids} | first
-  late = {key: number for number, key in enumerate(folder.unanswered)} if folder else {}  # asked in vain before
+  in_vain = hosts.gather(list(folder.unanswered) if folder else [])[0]  # host 0's: all divide one list
+  late = {key: number for number, key in enumerate(in_vain)}
   missing = [i for i, example in enumerate(job.examples) if example.id not in first]
   missing.sort(key=lambda i: late.get(job.examples[i].id, -1))
   if first:
@@ -358,7 +359,8 @@ def _answer(
     except Unanswered as error:
       why = {job.examples[todo[position]].id: one for position, one in error.why.items()}
       if folder:
-        folder.note_unanswered({key: str(one) for key, one in why.items()}, {record['id'] for record in new})
+        missing = {job.examples[i].id for i in todo} - {record['id'] for record in new}
+        folder.note_unanswered({key: str(one) for key, one in why.items()}, missing)
       raise Unanswered(why, error.unasked) from None
   return new
 

@@ -17,10 +17,14 @@ def expand(examples: list, samples: int) -> list:
 
 
 def count(records: Collection[dict]) -> int:
-  """How many answers to each problem there are at most, by the ids that `expand` gives; 1 where one has another id."""
+  """How many answers to each problem there are at most, by ids as `expand` gives them; 1 where they are others."""
   ids = [record.get('id') for record in records]
   if not all(isinstance(name, str) and re.fullmatch(r'.*#[0-9]{1,9}', name, re.DOTALL) for name in ids):
     return 1
+  for answers in _by_problem(records):  # ids may be numbered for another reason
+    questions = {record.get('question') for record in answers}
+    if len(questions) > 1 or None in questions:
+      return 1
   return 1 + max(int(name.rpartition('#')[2]) for name in ids)
 
 

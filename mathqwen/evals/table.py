@@ -132,11 +132,12 @@ def _read(paths) -> tuple[list[Run], list[str]]:
   notes = []
   for path in map(pathlib.Path, paths):
     files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
-    for file in sorted(path.rglob('settings.json')):
-      if not file.with_name('scores.json').exists():
+    for file in sorted(path.rglob('records.jsonl')):
+      if is_unfinished(file) and not file.with_name('scores.json').exists():
         notes.append(f'{file.parent}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
     if not files:
-      raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
+      why = '; '.join(notes) or 'give the --out directory of an evaluation'
+      raise UserError(f'{path}: no scores.json below it; {why}')
     for file in files:
       scores = read_json(file)
       if what := _unsound(scores):
@@ -159,7 +160,7 @@ def _read(paths) -> tuple[list[Run], list[str]]:
 def _note(file: pathlib.Path, scores: dict) -> list[str]:
   """Where the scores are not of all answers that there are, or that there will be."""
   path = file.with_name('records.jsonl')
-  count = sum(bool(line.strip()) for line in path.open('rb')) if path.exists() else scores['n']
+  count = sum(map(bool, path.read_bytes().split(b'\n'))) if path.exists() else scores['n']
   if count != scores['n']:
     return [
       f'{file.parent}: the scores are of {scores["n"]:,} answers, and {count:,} are there; evaluate or grade again'

@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -346,10 +347,20 @@ def test_download_math23k_joins_questions_and_answers(aligned, server, monkeypat
   assert sources.load('math23k', 'test')[0][0].solution == '算式：3+1\n答案：4'
 
 
+def half_an_archive():
+  buffer = io.BytesIO()
+  with tarfile.open(fileobj=buffer, mode='w:gz') as archive:
+    member = tarfile.TarInfo('MATH/train/algebra/0.json')
+    member.size = 50_000
+    archive.addfile(member, io.BytesIO(random.Random(0).randbytes(member.size)))
+  return buffer.getvalue()[:30_000]
+
+
 @pytest.mark.parametrize(
   'name, files',
   [
     ('math', {'MATH.tar': b'<html>log in</html>', 'test500.jsonl': b'{}'}),
+    ('math', {'MATH.tar': half_an_archive(), 'test500.jsonl': b'{}'}),
     ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'<html>log in'}),
     ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'[{"1": 5}]'}),
     ('math23k', {'math23k_test.json': b'{}', 'question_CH.txt': b'\xff', 'answersheet.json': b'[]'}),

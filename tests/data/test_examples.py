@@ -5,6 +5,7 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,7 +136,7 @@ def test_a_box_left_empty_is_no_answer_but_trains(tmp_path):
 
 def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
   rows = [{'query': f' {n} + 0=', 'response': str(n)} for n in range(401)]
-  rows[30]['group'] = 'mine'
+  rows[0], rows[30]['group'] = {'query': 'e^(iπ)+1=', 'response': '0'}, 'mine'
   path = lines(tmp_path / 'math401.json', *rows, end='')  # upstream: no final newline
   parsed, report = parse_file(path, 'math401', 'test')
   assert len(parsed) == 401 and not report.counts
@@ -144,10 +145,9 @@ def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
   assert groups[0] == 'Euler' and groups[30] == 'mine'
   assert groups[1] == groups[25] == GROUPS[0] == 'add_sub_10' and groups[26] == groups[50] == GROUPS[1]
   assert groups[376] == groups[400] == GROUPS[15] == 'log'
-  rows[400] = {'query': 'e^(iπ)+1=', 'response': '0'}
-  parsed, report = parse_file(lines(tmp_path / 'turned.json', *rows), 'math401', 'test')
+  parsed, report = parse_file(lines(tmp_path / 'turned.json', *rows[::-1]), 'math401', 'test')
   assert 'group' not in parsed[1].extra and report.lines() == [
-    "1 other_order: line 401 (Euler's identity is the first row of Math401; groups are not known)"
+    "1 other_order: line 1 (Math401 begins with Euler's identity: which row is of which group?)"
   ]
   parsed, _ = parse_file(lines(tmp_path / 'fewer.json', *rows[:400]), 'math401', 'test')
   assert 'group' not in parsed[1].extra and parsed[30].extra['group'] == 'mine'
@@ -279,6 +279,13 @@ def test_half_a_surrogate_pair_anywhere(tmp_path, field):
   path = lines(tmp_path / 'math' / 'test500.jsonl', json.dumps(row), row | {field: 'x'})
   found, report = parse_file(path, 'math500', 'test')
   assert len(found) == 1 and report.lines() == ['1 malformed: test500.jsonl:1 (holds half a surrogate pair)']
+
+
+def test_one_id_for_many_rows_takes_no_time(tmp_path):
+  path = lines(tmp_path / 'a.jsonl', *({'id': 5, 'query': 'q', 'response': str(n)} for n in range(20_000)))
+  begin = time.monotonic()
+  found, _ = parse_file(path, 'a', 'train')
+  assert found[-1].id == '5#20000' and time.monotonic() - begin < 10  # each looked up among all before: minutes
 
 
 def test_an_id_of_math_500_is_text(tmp_path):

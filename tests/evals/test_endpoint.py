@@ -153,6 +153,12 @@ def test_an_answer_that_was_cut_off_while_thinking(server, data_dir, tmp_path):
   assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', True)
 
 
+def test_an_answer_that_was_withheld(server, data_dir, tmp_path):
+  server.script = [lambda h: h.say(answer('1+1=', message={'content': None}, finish_reason='content_filter'))]
+  evaluate(server, data_dir, tmp_path, limit=1)
+  assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', False)
+
+
 def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
   said = answer('1+1=')
   del said['usage']
@@ -315,6 +321,57 @@ def test_what_is_given_up_while_it_waits_is_named_too(server, data_dir, tmp_path
   assert len(json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())) == 2
 
 
+def test_refusals_after_an_answer_end_nothing_and_troubles_do(server, data_dir, tmp_path):
+  path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
+  path.write_text(path.read_text() * 5)
+  server.script = [None, *[echo_key(403)] * 19]
+  with pytest.raises(UserError, match='19 problems have no answer .*; 1 of 20 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  # Nor do problems in trouble whose first try was before the last answer.
+  server.script = [lambda h: (time.sleep(0.2), h.say(b'', 500))] * 12
+  with pytest.raises(Preempted, match='12 problems have no answer .*; 8 of 20 answers are kept'):
+    evaluate(server, data_dir, tmp_path, concurrency=19, tries=1)
+
+
+def test_a_stopped_request_is_not_told_as_repeated(server, data_dir, capsys):
+  server.script = [lambda h: (time.sleep(0.3), h.say(b'', 500))] * 3 + [lambda h: (time.sleep(0.1), h.say(b'', 401))]
+  with pytest.raises(UserError, match='401'):
+    evaluate(server, data_dir, concurrency=4)
+  assert len(server.asked) == 4 and 'repeated' not in capsys.readouterr().err
+
+
+def test_what_stays_unanswered_is_noted_for_this_run_alone(server, data_dir, tmp_path):
+  noted = lambda: list(json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text()))
+  server.script = [echo_key(401)]
+  with pytest.raises(UserError):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert noted() == ['arithmetic/test/0']
+  server.script = [None, None, echo_key(400), echo_key(400)]  # the first is asked last, and noted last
+  with pytest.raises(UserError):
+    evaluate(server, data_dir, tmp_path, concurrency=1)
+  assert noted() == ['arithmetic/test/3', 'arithmetic/test/0']
+  (tmp_path / 'arithmetic' / 'records.jsonl').write_text('')
+  server.script = [echo_key(400)]
+  with pytest.raises(UserError):
+    evaluate(server, data_dir, tmp_path, concurrency=1, limit=1)
+  assert noted() == ['arithmetic/test/0']
+
+
+def test_decoding_is_the_servers_affair(server, data_dir):
+  ask = run.Ask(data_dir, decoding=run.Decoding(samples=2, temperature=0.7))
+  with pytest.raises(UserError, match='asked for its greedy answer, once; leave decoding out'):
+    endpoint.evaluate(server.model, 'arithmetic', ask)
+
+
+def test_an_escaped_key_in_garbage_is_nowhere(server, data_dir, tmp_path, monkeypatch, capsys):
+  key = 'sk/very/secret/0123456789'
+  monkeypatch.setenv('OPENAI_API_KEY', key)
+  server.script = [status(200, json.dumps({'error': key}).replace('/', '\\/').encode())]
+  evaluate(server, data_dir, tmp_path)
+  told = capsys.readouterr().err
+  assert '***' in told and 'very' not in told
+
+
 def test_stop_texts_hold_for_a_server_that_does_not_take_them(server, data_dir, tmp_path):
   said = {'choices': [{'text': ' 2\n\nQuestion: 99', 'finish_reason': 'length'}]}
   server.script = [status(200, json.dumps(said).encode())]
@@ -429,6 +486,8 @@ def test_retry_after(header, seconds):
     (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
     (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
     (status(308, Location='http://[::1'), r'redirects to http://\[::1, where the key is not sent'),
+    (status(402), r'402 Payment Required; the server will not answer this request'),
+    (status(405), r'405 Method Not Allowed; the server will not answer this request'),
     (status(304), r'304 Not Modified; the server will not answer this request'),
   ],
 )

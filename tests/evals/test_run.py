@@ -1,11 +1,13 @@
 """From prompts to scores with a model that recites; interrupted, resumed, refused, graded again."""
 
+import concurrent.futures
 import contextlib
 import errno
 import json
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,59 @@ def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, cap
     evaluate(model, out, data_dir)
 
 
+def on_two_hosts(monkeypatch, work):
+  """What `work(host)` returns on each, in two threads."""
+  here, meeting, told = threading.local(), threading.Barrier(2, timeout=30), [None, None]
+
+  def gather(value):
+    told[here.number] = json.loads(json.dumps(value))
+    meeting.wait()
+    found = list(told)
+    meeting.wait()
+    return found
+
+  def host(number):
+    here.number = number
+    try:
+      return work(number)
+    except BaseException:
+      meeting.abort()
+      raise
+
+  monkeypatch.setattr(run.hosts, 'share', lambda: (getattr(here, 'number', 0), 2))
+  monkeypatch.setattr(run.hosts, 'gather', gather)
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    results = list(pool.map(host, range(2)))
+  monkeypatch.undo()
+  return results
+
+
+@pytest.mark.parametrize('disks', [['shared', 'shared'], ['own 0', 'own 1']])
+@pytest.mark.parametrize('first', ['nothing', 'in vain', 'host 0', 'host 1', 'both'])
+def test_two_hosts(reciting, data_dir, tmp_path, monkeypatch, disks, first):
+  evaluate(reciting(), tmp_path / 'whole', data_dir)
+  whole = (tmp_path / 'whole' / 'arithmetic' / 'records.jsonl').read_bytes()
+  out = [tmp_path / disk for disk in disks]
+  for number in (0, 1):  # what an earlier run left
+    folder = out[number] / 'arithmetic'
+    folder.mkdir(parents=True, exist_ok=True)
+    if first in (f'host {number}', 'both'):
+      name = 'records.1.jsonl' if number else 'records.jsonl'
+      (folder / name).write_bytes(whole.splitlines(keepends=True)[2 - number])
+      settings = (tmp_path / 'whole' / 'arithmetic' / 'settings.json').read_bytes()
+      (folder / 'settings.json').write_bytes(settings)
+  if first == 'in vain':
+    (out[0] / 'arithmetic' / 'unanswered.json').write_text('{"arithmetic/test/0": "no"}')
+  models = [reciting(), reciting()]
+  work = lambda number: evaluate(models[number], out[number], data_dir)['benchmarks']['arithmetic']
+  scores = on_two_hosts(monkeypatch, work)
+  known = {'nothing': 0, 'in vain': 0, 'host 0': 1, 'host 1': 1, 'both': 2}[first]
+  assert sum(models[0].asked) + sum(models[1].asked) == 4 - known
+  assert [(one['n'], one['correct'], one['resumed']) for one in scores] == [(4, 3, known)] * 2
+  assert (out[0] / 'arithmetic' / 'records.jsonl').read_bytes() == whole
+  assert evaluate(reciting(stops_after=0), out[0], data_dir)['benchmarks']['arithmetic']['n'] == 4
+
+
 def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
   first = evaluate(reciting(), tmp_path, data_dir)['benchmarks']
   model = reciting()
@@ -280,6 +335,14 @@ def test_spoilt_scores_are_written_again(reciting, data_dir, tmp_path, text):
     again()
     mended = json.loads(path.read_text())
     assert all(mended[key] == whole[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
+
+
+def test_a_run_that_was_killed_at_its_end_is_finished_by_the_next(reciting, data_dir, tmp_path):
+  whole = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
+  (tmp_path / 'arithmetic' / 'scores.json').unlink()
+  run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
+  scores = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
+  assert (scores['decoding'], scores['resumed']) == (whole['decoding'], 4)
 
 
 def test_a_part_that_is_graded_is_not_finished(reciting, data_dir, tmp_path, capsys):
@@ -536,6 +599,18 @@ def test_answers_to_a_problem_are_no_problems_elsewhere(reciting, data_dir, tmp_
   path.write_text(''.join(path.read_text().splitlines(keepends=True)[1:]))
   with pytest.raises(UserError, match="'arithmetic/test/0' has not all of its 2 answers"):
     run.grade_records(path, 'arithmetic')
+
+
+@pytest.mark.parametrize('ids', [['gsm8k#0', 'gsm8k#1'], ['q#10', 'q#20'], ['a#1', 'a#2']])
+@pytest.mark.parametrize('questions', [['x', 'y'], [None, None]])
+def test_numbered_problems_are_no_answers_to_one(tmp_path, ids, questions):
+  rows = [
+    {'id': i, 'response': '1', 'gold': '1'} | ({'question': q} if q else {})
+    for i, q in zip(ids, questions, strict=True)
+  ]
+  (tmp_path / 'r.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  scores = run.grade_records(tmp_path / 'r.jsonl', 'gsm8k')['benchmarks']['gsm8k']
+  assert scores['n'] == 2 and 'problems' not in scores
 
 
 def test_records_of_another_benchmark_are_not_graded(reciting, data_dir, tmp_path):

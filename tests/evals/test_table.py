@@ -175,6 +175,12 @@ def test_what_is_not_finished_is_named(tmp_path, capsys):
   write(tmp_path)
   (tmp_path / 'math500').mkdir()
   (tmp_path / 'math500' / 'settings.json').write_text('{}')
+  (tmp_path / 'math500' / 'records.jsonl').write_text('')
+  (tmp_path / '.vscode').mkdir()
+  (tmp_path / '.vscode' / 'settings.json').write_text('{}')  # of something else
   table.table([tmp_path], tmp_path / 'out')
   said = f'{tmp_path}/math500: not finished, and not in the table'
-  assert said in capsys.readouterr().err and said in (tmp_path / 'out' / 'table.html').read_text()
+  told = capsys.readouterr().err
+  assert said in told and said in (tmp_path / 'out' / 'table.html').read_text() and '.vscode' not in told
+  with pytest.raises(UserError, match=f'no scores.json below it; {said}'):
+    table.table([tmp_path / 'math500'])
