@@ -321,16 +321,25 @@ def test_what_is_given_up_while_it_waits_is_named_too(server, data_dir, tmp_path
   assert len(json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())) == 2
 
 
-def test_refusals_after_an_answer_end_nothing_and_troubles_do(server, data_dir, tmp_path):
+def test_refusals_after_an_answer_end_nothing(server, data_dir, tmp_path):
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [None, *[echo_key(403)] * 19]
   with pytest.raises(UserError, match='19 problems have no answer .*; 1 of 20 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
-  # Nor do problems in trouble whose first try was before the last answer.
-  server.script = [lambda h: (time.sleep(0.2), h.say(b'', 500))] * 12
-  with pytest.raises(Preempted, match='12 problems have no answer .*; 8 of 20 answers are kept'):
-    evaluate(server, data_dir, tmp_path, concurrency=19, tries=1)
+
+
+def test_troubles_count_from_the_last_answer_on():
+  course, early, answered = endpoint._Course(), time.monotonic(), client.Answer('2', 1, False, None)
+  time.sleep(0.01)
+  assert course.goes_on(0, early, answered)
+  assert all(course.goes_on(i, early, client.Failure('500')) for i in range(1, 20))  # first tried before that answer
+  late = time.monotonic()
+  for _ in range(2):
+    assert all(course.goes_on(i, late, client.Failure('500')) for i in range(20, 27))
+    assert course.goes_on(27, late, answered)
+    late = time.monotonic()
+  assert [course.goes_on(i, late, client.Failure('500')) for i in range(30, 38)] == [True] * 7 + [False]
 
 
 def test_a_stopped_request_is_not_told_as_repeated(server, data_dir, capsys):
