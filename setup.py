@@ -20,7 +20,7 @@ setup(
   packages=[*find_packages(include=['mathqwen', 'mathqwen.*']), 'mathqwen.configs'],
   package_dir={'mathqwen.configs': 'configs'},
   package_data={'mathqwen': ['assets/*']},
-  entry_points={'console_scripts': ['mathqwen=mathqwen.cli:main']},
+  entry_points={'console_scripts': ['mathqwen=mathqwen.cli:program']},
   install_requires=[
     'jax>=0.10.2,<0.11',
     'flax>=0.12.8,<0.13',

@@ -1,6 +1,6 @@
 """`python -m mathqwen`."""
 
-from mathqwen.cli import main
+from mathqwen.cli import program
 
 if __name__ == '__main__':
-  raise SystemExit(main())
+  program()

@@ -286,6 +286,9 @@ def _ask_model(args, chosen):
     kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
     hosts.join(args.distributed, kept)
     hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
+    stopped = f'stopped by SIGTERM; {kept}, and the same command on every host continues'
+    # JAX's preemption service has taken the signal, and waits to be asked. Here every answer is kept as it ends.
+    signal.signal(signal.SIGTERM, lambda *_: _fail(stopped, os.EX_TEMPFAIL))
   model, read = _open(args.model, args.dtype)
   with run.prepare(model, chosen, ask, args.out, batch_size) as prepared:
     model.params = read()
@@ -511,6 +514,16 @@ def _set_malloc(keep: bool):
     if keep:
       libc.mallopt(trim_threshold, 2**31 - 1)
       libc.mallopt(arena_max, 1)
+
+
+def program():
+  """The console script."""
+  status = main()
+  if status == 130:  # XLA may be compiling, and crash when the interpreter ends under its threads
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)
 
 
 def main(argv=None) -> int:

@@ -480,6 +480,18 @@ def test_interrupted(monkeypatch, capsys):
   assert capsys.readouterr().err == 'mathqwen: interrupted\n'
 
 
+def test_an_interrupted_program_ends_at_once(monkeypatch):
+  """Without the interpreter's way out, in which XLA's threads may crash."""
+  ended = []
+  monkeypatch.setattr(os, '_exit', ended.append)
+  for status, exits in ((130, [130]), (2, []), (0, [])):
+    ended.clear()
+    monkeypatch.setattr(cli, 'main', lambda status=status: status)
+    with pytest.raises(SystemExit) as left:
+      cli.program()
+    assert (ended, left.value.code) == (exits, status)
+
+
 def test_an_error_of_several_lines_is_one(fails, monkeypatch):
   from mathqwen.errors import UserError
 

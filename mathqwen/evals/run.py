@@ -266,6 +266,8 @@ def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job
 
 def _prepare(model, benchmark: Benchmark, ask: Ask) -> Job:
   """`make_job` of token ids, with no more new tokens than the model has positions for."""
+  if model.tokenizer is None:
+    raise UserError(f'{model.name} has no tokenizer files: copy those of its model there')
   prompts_of = lambda asked, rows: prompts_lib.ids(asked, rows, model.tokenizer, model.system_prompt)
   job = make_job(model, benchmark, ask, prompts_of)
   positions, wanted = model.config.max_position_embeddings, job.settings['max_new_tokens']

@@ -105,7 +105,7 @@ def build(runs: list[Run]) -> list[Table]:
       'prompt',
       'rule',
     ]
-    header += ['dtype', 'new tokens', 'version', 'commit']
+    header += ['dtype', 'decoding', 'new tokens', 'version', 'commit']
     if any(row[-1] != '-' for row in runs_rows):
       header = [*header, 'relative error, non-number ratio']
     else:
@@ -135,9 +135,8 @@ def _read(paths) -> tuple[list[Run], list[str]]:
     for file in sorted(path.rglob('records.jsonl')):
       if is_unfinished(file) and not file.with_name('scores.json').exists():
         notes.append(f'{file.parent}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
-    if not files:
-      why = '; '.join(notes) or 'give the --out directory of an evaluation'
-      raise UserError(f'{path}: no scores.json below it; {why}')
+    if not files and not any(is_unfinished(file) for file in path.rglob('records.jsonl')):
+      raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
     for file in files:
       scores = read_json(file)
       if what := _unsound(scores):
@@ -149,6 +148,8 @@ def _read(paths) -> tuple[list[Run], list[str]]:
       model = str(scores.get('model') or folder.name)
       run = by_run.setdefault((model, folder), Run(model, {}, {}))
       run.scores[scores['benchmark']], run.files[scores['benchmark']] = scores, file
+  if notes and not by_run:
+    raise UserError('; '.join(notes))
   names = [name for name, _ in by_run]
   runs = [
     run if names.count(name) == 1 else dataclasses.replace(run, label=f'{name} ({folder})')
@@ -247,13 +248,23 @@ def _run_row(label: str, name: str, scores: dict) -> list[str]:
   if 'relative_error' in scores:
     errors = f'{scores["relative_error"]:.3f}, {scores["non_number_ratio"]:.3f}'
   said = [scores.get(key) for key in ('unextractable', 'truncated', 'prompt', 'rule', 'dtype')]
-  said += [decoding.get('max_new_tokens'), scores.get('version'), scores.get('commit')]
+  said += [_decoding(decoding), decoding.get('max_new_tokens'), scores.get('version'), scores.get('commit')]
   of, accuracy, stderr = BENCHMARKS[name].size, scores['accuracy'], scores['stderr']
   samples = _samples(scores)
   figures = [_n(scores, samples), str(of or '-'), _percent(accuracy, 100), _percent(stderr, 100, 2)]
   low, high = report.interval(scores, samples) if scores['n'] else (None, None)
   figures.append(f'{_percent(low, 100)} to {_percent(high, 100)}')
   return [label, BENCHMARKS[name].title, *figures, *('-' if value is None else str(value) for value in said), errors]
+
+
+def _decoding(decoding: dict) -> str | None:
+  """`greedy`, or `temperature 0.7, top_p 0.9, int8 cache`."""
+  if not decoding:
+    return None
+  usual = {'temperature': 0, 'top_p': 1, 'top_k': 0}
+  said = [f'{key} {decoding[key]}' for key, value in usual.items() if decoding.get(key, value) != value]
+  said += [f'{decoding["cache_dtype"]} cache'] if decoding.get('cache_dtype') else []
+  return ', '.join(said if decoding.get('temperature') else ['greedy', *said])
 
 
 def _percent(value: float | None, scale: float = 1, digits: int = 1) -> str:

@@ -517,6 +517,14 @@ def test_what_is_wrong_is_said_before_anything_is_generated(reciting, data_dir, 
   assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
 
+@pytest.mark.parametrize('prompt', ['chatml', 'minerva'])
+def test_a_model_without_a_tokenizer(reciting, data_dir, prompt):
+  model = reciting()
+  model.tokenizer = None
+  with pytest.raises(UserError, match='reciting has no tokenizer files: copy those of its model there'):
+    evaluate(model, None, data_dir, prompt=prompt)
+
+
 def test_room_for_the_prompt(reciting, data_dir, capsys):
   with pytest.raises(UserError, match='has 23 tokens, the model has 23 positions'):
     evaluate(reciting(positions=23), None, data_dir)

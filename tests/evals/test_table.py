@@ -52,7 +52,7 @@ def test_measured_row(tmp_path):
   write(tmp_path, benchmark='math500', n=100, accuracy=0.25, stderr=0.0433, rule='math', commit=None)
   cells = rows(table.table([tmp_path]))
   assert ['my_model', '-', '62.5 ± 1.3', '25.0 ± 4.3 (n = 100)', '-', '-', 'measured'] in cells
-  settings = ['bfloat16', '512', '0.1']
+  settings = ['bfloat16', 'greedy', '512', '0.1']
   wanted = ['1319', '1319', '62.5', '1.33', '59.8 to 65.0', '2', '5', 'chatml', 'number', *settings, 'abc123']
   assert ['my_model', 'GSM8K', *wanted] in cells
   wanted = ['100', '500', '25.0', '4.33', '17.5 to 34.3', '2', '5', 'chatml', 'math', *settings, '-']
@@ -70,6 +70,22 @@ def test_other_benchmarks_get_a_column_only_when_measured(tmp_path):
   assert ['my_model', '-', '-', '-', '-', '-', '75.0 ± 21.7 (n = 4)', 'measured'] in cells
   assert ['group', 'my_model'] in cells and ['add', '50.0 (n = 2)'] in cells
   assert '2.500, 0.250' in text
+
+
+@pytest.mark.parametrize(
+  'decoding, said',
+  [
+    ({'temperature': 0.0, 'top_p': 1.0, 'top_k': 0, 'cache_dtype': None}, 'greedy'),
+    ({'temperature': 0.0, 'top_p': 1.0, 'top_k': 0, 'cache_dtype': 'int8'}, 'greedy, int8 cache'),
+    ({'temperature': 1.0, 'top_p': 0.9, 'top_k': 5}, 'temperature 1.0, top_p 0.9, top_k 5'),
+    ({'temperature': 1.0, 'top_p': 1.0, 'top_k': 0}, 'temperature 1.0'),
+    ({}, '-'),
+  ],
+)
+def test_how_it_was_decoded_is_in_the_table(tmp_path, decoding, said):
+  write(tmp_path, decoding=decoding)
+  (row,) = [row for row in rows(table.table([tmp_path])) if row[:2] == ['my_model', 'GSM8K']]
+  assert row[12] == said
 
 
 def test_two_runs_of_one_model_are_two_rows(tmp_path):
@@ -182,5 +198,6 @@ def test_what_is_not_finished_is_named(tmp_path, capsys):
   said = f'{tmp_path}/math500: not finished, and not in the table'
   told = capsys.readouterr().err
   assert said in told and said in (tmp_path / 'out' / 'table.html').read_text() and '.vscode' not in told
-  with pytest.raises(UserError, match=f'no scores.json below it; {said}'):
+  with pytest.raises(UserError, match=said):
     table.table([tmp_path / 'math500'])
+  assert '| my_model' in table.table([tmp_path / 'gsm8k', tmp_path / 'math500']) and said in capsys.readouterr().err

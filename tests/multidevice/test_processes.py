@@ -18,6 +18,7 @@ import mathqwen
 from mathqwen import convert, hf, hosts
 from mathqwen.cli import main
 from mathqwen.errors import UserError
+from mathqwen.evals import records
 from mathqwen.hf import layouts
 from mathqwen.hosts import LOST, START
 
@@ -214,6 +215,22 @@ def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
   assert len(read(one)) == 8 and read(one) == read(two)
   rest = [json.loads(line)['id'] for line in (pathlib.Path(two) / 'arithmetic/records.1.jsonl').open()]
   assert sorted(rest) == [record['id'] for record in read(one)][1::2]  # what host 1 answered
+
+
+def test_sigterm_to_one_host_ends_the_evaluation_of_both(tiny, trained, tmp_path):
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '64', '--out', str(tmp_path)]
+  words += ['--samples', '10000', '--temperature', '1', '--batch-size', '1']
+  run = start_command(tiny, 'evaluate', str(trained), *words)
+  record, deadline = tmp_path / 'arithmetic' / 'records.jsonl', time.monotonic() + 200
+  while not record.exists() or not record.stat().st_size:
+    assert time.monotonic() < deadline and all(process.poll() is None for process in run)
+    time.sleep(0.2)
+  run[1].send_signal(signal.SIGTERM)
+  status, said = ends(run, timeout=60)
+  assert status == [75, 75], said
+  line = f'stopped by SIGTERM; the answers in {tmp_path} are kept, and the same command on every host continues'
+  assert said[1][-1] == f'mathqwen: {line}' and said[0][-1].endswith(line)
+  assert records.read(record).records
 
 
 ANSWER = """
