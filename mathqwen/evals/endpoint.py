@@ -4,6 +4,7 @@ No weights, tokenizer or jax.
 """
 
 import collections
+import contextlib
 import json
 import math
 import os
@@ -110,9 +111,24 @@ class Endpoint:
     Raises run.Unanswered at its end where problems had no answer. Where `_Course` says that it is lost, nothing new is
     asked, and what is under way is waited for.
     """
-    self._stop.clear()
     self._repeated.clear()
-    todo, answers, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course()
+    why, answered = {}, 0
+    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, stop_texts)) as ends:
+      for position, ended in ends:
+        if isinstance(ended, Failure):
+          why[position] = ended
+        else:
+          answered += 1
+          on_done(position, ended)
+    if sum(self._repeated.values()) > len(self._repeated):
+      self._tell(f'{self._client.url}: requests repeated: {_counted(self._repeated)}')
+    if why:
+      raise run.Unanswered(why, len(prompts) - answered - len(why))
+
+  def _ask_all(self, prompts: list[dict], max_new_tokens: int, batch_size: int, stop_texts: tuple[str, ...]):
+    """(position, Answer or Failure) of each prompt that was asked, as they end. Closed, it asks nothing more."""
+    self._stop.clear()
+    todo, ends, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course()
     lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
 
     def work():
@@ -129,35 +145,26 @@ class Endpoint:
         except Failure as error:
           ended = error
         except Exception as error:  # a defect of ours: it is raised in the caller's thread
-          answers.put((position, error))
+          ends.put((position, error))
           break
         if not course.goes_on(position, begun, ended):
           self._stop.set()
-        answers.put((position, ended))
-      answers.put(None)
+        ends.put((position, ended))
+      ends.put(None)
 
     threads = min(batch_size, len(prompts))
     for _ in range(threads):
       threading.Thread(target=work, daemon=True).start()  # Ctrl-C need not wait for them
-    why, answered = {}, 0
     try:
       while threads:
-        ended = answers.get()
-        if ended is None:
+        if (end := ends.get()) is None:
           threads -= 1
-        elif isinstance(ended[1], Failure):
-          why[ended[0]] = ended[1]
-        elif isinstance(ended[1], Exception):
-          raise ended[1]
+        elif isinstance(end[1], Answer | Failure):
+          yield end
         else:
-          answered += 1
-          on_done(*ended)
+          raise end[1]
     finally:
       self._stop.set()
-    if sum(self._repeated.values()) > len(self._repeated):
-      self._tell(f'{self._client.url}: requests repeated: {_counted(self._repeated)}')
-    if why:
-      raise run.Unanswered(why, len(prompts) - answered - len(why))
 
   def _answer(self, prompt: dict, max_new_tokens: int) -> Answer:
     """Raises Failure when the tries are used up, or for what no further try can mend."""
