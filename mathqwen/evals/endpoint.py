@@ -108,7 +108,7 @@ class Endpoint:
   ):
     """Greedy; `on_done(position, Answer)` in this thread, as answers come, of `batch_size` requests at a time.
 
-    Raises run.Unanswered at its end where problems had no answer. Where `_Course` says that it is lost, nothing new is
+    Raises run.Unanswered at its end where problems had no answer. Where `_Course` does not go on, nothing new is
     asked, and what is under way is waited for.
     """
     self._repeated.clear()
