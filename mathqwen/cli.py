@@ -1,6 +1,7 @@
 """The command line: parse, call, exit status. 0 done, 2 what the user can fix (one line), 75 run it again."""
 
 import argparse
+import atexit
 import ctypes
 import errno
 import io
@@ -519,10 +520,10 @@ def _set_malloc(keep: bool):
 def program():
   """The console script."""
   status = main()
-  if status == 130:  # XLA may be compiling, and crash when the interpreter ends under its threads
+  if status == 130:  # XLA may be compiling, and crash when the interpreter ends under its threads: Python's come first
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    atexit.register(os._exit, status)
   sys.exit(status)
 
 

@@ -481,10 +481,10 @@ def test_interrupted(monkeypatch, capsys):
 
 
 def test_an_interrupted_program_ends_at_once(monkeypatch):
-  """Without the interpreter's way out, in which XLA's threads may crash."""
+  """Once Python's own threads have ended, such as those that save, and before XLA's may crash."""
   ended = []
-  monkeypatch.setattr(os, '_exit', ended.append)
-  for status, exits in ((130, [130]), (2, []), (0, [])):
+  monkeypatch.setattr(cli.atexit, 'register', lambda *call: ended.append(call))
+  for status, exits in ((130, [(os._exit, 130)]), (2, []), (0, [])):
     ended.clear()
     monkeypatch.setattr(cli, 'main', lambda status=status: status)
     with pytest.raises(SystemExit) as left:
