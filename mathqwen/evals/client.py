@@ -182,11 +182,11 @@ class Client:
       size += len(part)
       if size > MAX_BODY:
         raise Failure(f'an answer of more than {MAX_BODY:,} bytes')
-    return self.clean(b''.join(parts).decode('utf-8', 'replace'))
+    return b''.join(parts).decode('utf-8', 'replace')
 
   def _refused(self, error: urllib.error.HTTPError):
     try:
-      text = self.clean(error.read1(65536).decode('utf-8', 'replace'))
+      text = error.read1(65536).decode('utf-8', 'replace')
     except (OSError, http.client.HTTPException):
       text = ''
     said = text
@@ -196,7 +196,7 @@ class Client:
       said, code = found.get('message', text), found.get('code')
     except (ValueError, AttributeError, RecursionError):
       code = None
-    said = self.clean(' '.join(str(said).split()))  # again: JSON may have written the key with escapes
+    said = self.clean(' '.join(str(said).split()))
     what = self.clean(f'{error.code} {error.reason}') + (f' ({said[:300]})' if said else '')
     if error.code in (429, 503) and code != 'insufficient_quota':
       raise Failure(what, busy=True, wait=retry_after(error.headers.get('Retry-After')))
@@ -229,6 +229,7 @@ class Client:
     return Answer(self.clean(content), tokens, reason == 'length', served)
 
   def clean(self, text: str) -> str:
+    """For whatever leaves this class: JSON's escapes are undone by then."""
     return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text
 
 

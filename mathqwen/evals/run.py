@@ -320,11 +320,12 @@ def _divide(job: Job, folder: Folder | None) -> tuple[list[dict], list[int], int
   # Judged again: `grade` may have written verdicts of another rule there.
   stored = graders.judge(folder.stored.records if folder else [], job.settings['rule'])
   host, count = hosts.share()
+  own = {'stored': [record['id'] for record in stored], 'in_vain': list(folder.unanswered) if folder else []}
+  told = hosts.gather(own)
   first = {}  # {id: the first host that has it}: hosts may see the same files, or each its own
-  for number, ids in enumerate(hosts.gather([record['id'] for record in stored])):
-    first = {key: number for key in ids} | first
-  in_vain = hosts.gather(list(folder.unanswered) if folder else [])[0]  # host 0's: all divide one list
-  late = {key: number for number, key in enumerate(in_vain)}
+  for number, one in enumerate(told):
+    first = {key: number for key in one['stored']} | first
+  late = {key: number for number, key in enumerate(told[0]['in_vain'])}  # host 0's: all divide one list
   missing = [i for i, example in enumerate(job.examples) if example.id not in first]
   missing.sort(key=lambda i: late.get(job.examples[i].id, -1))
   if first:

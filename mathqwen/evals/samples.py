@@ -16,10 +16,14 @@ def expand(examples: list, samples: int) -> list:
   return [dataclasses.replace(example, id=f'{example.id}#{i}') for example in examples for i in range(samples)]
 
 
+def _is_numbered(name) -> bool:
+  return isinstance(name, str) and re.fullmatch(r'.*#[0-9]{1,9}', name, re.DOTALL) is not None
+
+
 def count(records: Collection[dict]) -> int:
   """How many answers to each problem there are at most, by ids as `expand` gives them; 1 where they are others."""
   ids = [record.get('id') for record in records]
-  if not all(isinstance(name, str) and re.fullmatch(r'.*#[0-9]{1,9}', name, re.DOTALL) for name in ids):
+  if not all(map(_is_numbered, ids)):
     return 1
   for answers in _by_problem(records):  # ids may be numbered for another reason
     questions = {record.get('question') for record in answers}
@@ -31,7 +35,7 @@ def count(records: Collection[dict]) -> int:
 def incomplete(records: list[dict], samples: int) -> str | None:
   """The first problem that has not so many answers, or the first id that is none of `expand`."""
   for record in records:
-    if not isinstance(record.get('id'), str) or not re.fullmatch(r'.*#[0-9]+', record['id'], re.DOTALL):
+    if not _is_numbered(record.get('id')):
       return str(record.get('id'))
   return next((found[0]['id'].rpartition('#')[0] for found in _by_problem(records) if len(found) != samples), None)
 

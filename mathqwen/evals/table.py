@@ -132,10 +132,11 @@ def _read(paths) -> tuple[list[Run], list[str]]:
   notes = []
   for path in map(pathlib.Path, paths):
     files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
-    for file in sorted(path.rglob('records.jsonl')):
-      if is_unfinished(file) and not file.with_name('scores.json').exists():
-        notes.append(f'{file.parent}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
-    if not files and not any(is_unfinished(file) for file in path.rglob('records.jsonl')):
+    without = [file for file in path.rglob('records.jsonl') if file.with_name('scores.json') not in files]
+    unfinished = [file.parent for file in sorted(without) if is_unfinished(file)]
+    for folder in unfinished:
+      notes.append(f'{folder}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
+    if not files and not unfinished:
       raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
     for file in files:
       scores = read_json(file)
