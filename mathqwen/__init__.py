@@ -18,11 +18,11 @@ def __getattr__(name):
 
     return load
   if name == 'render':
-    from mathqwen.data.chatml import render
+    from mathqwen.text.chatml import render
 
     return render
   if name == 'load_tokenizer':
-    from mathqwen.tokenizer import load_tokenizer
+    from mathqwen.text.tokenizer import load_tokenizer
 
     return load_tokenizer
   if name == 'UserError':

@@ -13,13 +13,13 @@ from etils import epath
 
 from mathqwen import checkpoint, generate, hf, sharding
 from mathqwen.config import Experiment, MeshConfig
-from mathqwen.data import chatml
 from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.sampling import Sampling
-from mathqwen.tokenizer import Tokenizer, load_tokenizer
+from mathqwen.text import chatml
+from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
 
 MAX_NEW_TOKENS = 512
 

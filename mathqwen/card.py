@@ -3,7 +3,7 @@
 from mathqwen import api, config
 from mathqwen.evals import provenance, table
 from mathqwen.hf import hub
-from mathqwen.tokenizer import IM_START
+from mathqwen.text.tokenizer import IM_START
 
 SETTINGS = ('data', 'optim', 'train')
 

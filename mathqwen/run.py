@@ -19,7 +19,7 @@ from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.hf import hub
 from mathqwen.model import attention, qwen
-from mathqwen.tokenizer import Tokenizer, load_tokenizer
+from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass

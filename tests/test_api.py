@@ -12,10 +12,10 @@ import pytest
 
 import mathqwen
 from mathqwen import api, chat, config
-from mathqwen.data import chatml
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
+from mathqwen.text import chatml
 
 ROOT = pathlib.Path(__file__).parent.parent
 BRIEF = 'Answer with a number.'

@@ -16,7 +16,7 @@ from mathqwen import checkpoint, convert, hf
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hf import files, hub
-from mathqwen.testing import tiny_bpe_tokenizer
+from mathqwen.text.testing import tiny_bpe_tokenizer
 
 VOCAB = 411
 pytestmark = pytest.mark.usefixtures('compiled_once')

@@ -17,9 +17,10 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
-from mathqwen.data import chatml, packing
+from mathqwen.data import packing
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
+from mathqwen.text import chatml
 
 WINDOW_ROWS = (16, 256)  # least and most rows packed together: fewer waste space, more cost memory and time to resume
 ENCODE_CHUNK = 4096  # conversations tokenised in one call

@@ -1,6 +1,6 @@
 r"""How problems are asked, by name, each in the form of the system it belongs to. One entry each.
 
-A chat prompt makes turns, which `mathqwen.data.chatml` turns into ids as in training; any other makes plain text, for
+A chat prompt makes turns, which `mathqwen.text.chatml` turns into ids as in training; any other makes plain text, for
 base models and for systems with a form of their own.
 
     ids(get('abel'), examples, model)                           token ids of each, <s> before text for a LLaMA
@@ -10,9 +10,9 @@ base models and for systems with a form of their own.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from mathqwen.data import chatml
 from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
+from mathqwen.text import chatml
 
 
 @dataclasses.dataclass(frozen=True)

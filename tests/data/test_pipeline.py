@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mathqwen.data import chatml, packing, pipeline
+from mathqwen.data import packing, pipeline
 from mathqwen.data.examples import Example
 from mathqwen.data.inspect import describe
 from mathqwen.errors import UserError
-from mathqwen.testing import tiny_bpe_tokenizer
-from mathqwen.tokenizer import load_tokenizer
+from mathqwen.text import chatml
+from mathqwen.text.testing import tiny_bpe_tokenizer
+from mathqwen.text.tokenizer import load_tokenizer
 
 T = 64
 SHARED = Path(__file__).resolve().parents[3] / 'shared'

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mathqwen import hf
-from mathqwen.data import chatml
 from mathqwen.errors import UserError
 from mathqwen.hf import writing
-from mathqwen.testing import tiny_bpe_tokenizer
-from mathqwen.tokenizer import load_tokenizer
+from mathqwen.text import chatml
+from mathqwen.text.testing import tiny_bpe_tokenizer
+from mathqwen.text.tokenizer import load_tokenizer
 
 VOCAB = 411  # more rows than the tokenizer has ids
 

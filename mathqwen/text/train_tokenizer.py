@@ -1,6 +1,6 @@
 """Trains the small SentencePiece tokenizer that ships as `mathqwen/assets/arithmetic.model`.
 
-  python -m mathqwen.data.train_tokenizer --input gsm8k/train.jsonl.gz math/train.jsonl.gz --vocab-size 1024 \\
+  python -m mathqwen.text.train_tokenizer --input gsm8k/train.jsonl.gz math/train.jsonl.gz --vocab-size 1024 \\
     --output mathqwen/assets/arithmetic.model
 
 Provenance of the shipped file: the training splits of GSM8K (openai/grade-school-math@3101c7d, MIT) and MATH

@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from mathqwen.data import chatml
-from mathqwen.tokenizer import HuggingFace, Tiktoken, load_tokenizer
+from mathqwen.text import chatml
+from mathqwen.text.tokenizer import HuggingFace, Tiktoken, load_tokenizer
 
 # As in Qwen-7B's tokenization_qwen.py.
 SPLIT = (

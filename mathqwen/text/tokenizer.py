@@ -21,10 +21,10 @@ from pathlib import Path
 
 from etils import epath
 
-from mathqwen import bpe
-from mathqwen.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
-from mathqwen.data.chatml import CHAT_TEMPLATE
 from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.text import bpe
+from mathqwen.text.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
+from mathqwen.text.chatml import CHAT_TEMPLATE
 
 LONG_RUN = 100_000  # characters
 # Unicode's white space except \r and \n; Python's own \s has four control characters more.

@@ -3,8 +3,8 @@
 import functools
 import json
 
-from mathqwen.bpe import CHATML_SPECIALS, added_token, byte_level_json
-from mathqwen.tokenizer import HuggingFace
+from mathqwen.text.bpe import CHATML_SPECIALS, added_token, byte_level_json
+from mathqwen.text.tokenizer import HuggingFace
 
 CORPUS = """system user assistant You are a helpful assistant. What is the sum of 12 and 30? The answer is 42.
 Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did

@@ -1,6 +1,6 @@
 import pytest
 
-from mathqwen import bpe
+from mathqwen.text import bpe
 
 BYTES = [bytes([i]) for i in range(256)]
 

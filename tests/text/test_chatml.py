@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mathqwen.data import chatml
 from mathqwen.errors import UserError
-from mathqwen.testing import tiny_bpe_tokenizer
-from mathqwen.tokenizer import load_tokenizer
+from mathqwen.text import chatml
+from mathqwen.text.testing import tiny_bpe_tokenizer
+from mathqwen.text.tokenizer import load_tokenizer
 
 TOKENIZERS = {'packaged': load_tokenizer, 'bpe': tiny_bpe_tokenizer}
 
@@ -157,7 +157,7 @@ def test_wrong_messages_are_explained(messages, said, tokenizer):
 
 def test_starts_without_heavy_libraries():
   code = (
-    'import sys, mathqwen.data.chatml, mathqwen.tokenizer; '
+    'import sys, mathqwen.text.chatml, mathqwen.text.tokenizer; '
     'print({"jax", "grain", "tensorflow_datasets", "transformers", "torch"} & set(sys.modules))'
   )
   run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
