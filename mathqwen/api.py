@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mathqwen import checkpoint, generate, hf, sharding
+from mathqwen import checkpoint, generate, hf
 from mathqwen.config import Experiment, MeshConfig
 from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.hardware import sharding
 from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig

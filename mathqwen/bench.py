@@ -16,10 +16,11 @@ import time
 import jax
 import numpy as np
 
-from mathqwen import chips, generate, optim, sharding, train
+from mathqwen import generate, optim, train
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
-from mathqwen.flops import model_flops
+from mathqwen.hardware import chips, sharding
+from mathqwen.hardware.flops import model_flops
 from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig

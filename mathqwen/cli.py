@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 
-from mathqwen import hosts
 from mathqwen.errors import Preempted, UserError
+from mathqwen.hardware import hosts
 
 REMEDIES = {
   errno.ENOSPC: 'free some space and run the same command again',
@@ -122,7 +122,8 @@ def _open(path, dtype):
   """(model without its weights, read): arguments are checked between the two."""
   import jax
 
-  from mathqwen import api, sharding
+  from mathqwen import api
+  from mathqwen.hardware import sharding
 
   source, mesh = api.open_source(path), None
   if jax.local_device_count() > 1:  # each of several hosts has a copy of the model

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mathqwen import sharding
 from mathqwen.errors import UserError
+from mathqwen.hardware import sharding
 from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import time
 
-from mathqwen import chips, config
+from mathqwen import config
 from mathqwen.errors import UserError
-from mathqwen.flops import Shape, model_flops, recomputed_flops
+from mathqwen.hardware import chips
+from mathqwen.hardware.flops import Shape, model_flops, recomputed_flops
 from mathqwen.model.config import ModelConfig
 
 ATTEMPTS = 4  # settings compiled for a slice before it is said not to fit
@@ -50,7 +51,7 @@ def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: 
 
 def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> list[dict]:
   """Settings to compile for a slice, the fastest by estimate first, ending with the smallest. UserError if none is."""
-  from mathqwen import sharding
+  from mathqwen.hardware import sharding
 
   cfg, batch, length = experiment.model, experiment.data.batch_size, experiment.data.seq_len
   devices = where.chips * where.chip.devices
@@ -79,7 +80,7 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
 
 def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
   """A copy of the model in each slice; within it fsdp, and where rows are too few for that, context, then tensor."""
-  from mathqwen import sharding
+  from mathqwen.hardware import sharding
 
   def choices(name, values):
     size = getattr(experiment.mesh, name)
@@ -205,7 +206,8 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
   import jax
   from jax.experimental import topologies
 
-  from mathqwen import cost, loss, optim, sharding, train
+  from mathqwen import loss, optim, train
+  from mathqwen.hardware import cost, sharding
 
   devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
   mesh = sharding.make_mesh(experiment.mesh, devices)

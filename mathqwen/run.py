@@ -10,13 +10,14 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from mathqwen import api, checkpoint, optim, profiling, sharding, train
+from mathqwen import api, checkpoint, optim, profiling, train
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
 from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
+from mathqwen.hardware import sharding
 from mathqwen.hf import hub
 from mathqwen.model import attention, qwen
 from mathqwen.text.tokenizer import Tokenizer, load_tokenizer

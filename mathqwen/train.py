@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from mathqwen import checkpoint, chips, loss, optim, sharding
+from mathqwen import checkpoint, loss, optim
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
-from mathqwen.flops import model_flops
+from mathqwen.hardware import chips, sharding
+from mathqwen.hardware.flops import model_flops
 from mathqwen.meter import Meter
 from mathqwen.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.model import attention, qwen

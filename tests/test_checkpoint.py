@@ -13,9 +13,10 @@ import jax
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, config, metrics, optim, sharding, train
+from mathqwen import checkpoint, config, metrics, optim, train
 from mathqwen.cli import main
 from mathqwen.errors import UserError
+from mathqwen.hardware import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from mathqwen import chips, cli, flops, plan
+from mathqwen import cli, plan
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
+from mathqwen.hardware import chips, flops
 from mathqwen.model.config import PRESETS
 
 TINY = """

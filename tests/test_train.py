@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, chips, optim, sharding, train
+from mathqwen import checkpoint, optim, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pipeline
-from mathqwen.flops import model_flops
+from mathqwen.hardware import chips, sharding
+from mathqwen.hardware.flops import model_flops
 from mathqwen.hf import layouts
 from mathqwen.hf.reading import at
 

@@ -8,8 +8,8 @@ import tomllib
 import types
 import typing
 
-from mathqwen import chips
 from mathqwen.errors import UserError
+from mathqwen.hardware import chips
 
 ROOT = pathlib.Path(__file__).parents[2]  # of the checkout, which is what runs on the hosts
 PROVISIONING = ('spot', 'on-demand', 'reserved', 'flex-start')

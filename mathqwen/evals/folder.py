@@ -13,9 +13,9 @@ import os
 import pathlib
 import re
 
-from mathqwen import hosts
 from mathqwen.errors import UserError
 from mathqwen.evals import records
+from mathqwen.hardware import hosts
 
 
 class Folder:

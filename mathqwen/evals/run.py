@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 
-from mathqwen import hosts
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records, samples, values
 from mathqwen.evals import folder as folder_lib
@@ -23,6 +22,7 @@ from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
+from mathqwen.hardware import hosts
 from mathqwen.sampling import Sampling, check_seed
 
 

@@ -9,9 +9,10 @@ import re
 import jax
 import numpy as np
 
-from mathqwen import generate, sharding, train
+from mathqwen import generate, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing
+from mathqwen.hardware import sharding
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.optim import optimizer

@@ -15,12 +15,13 @@ import pytest
 import safetensors.numpy
 
 import mathqwen
-from mathqwen import convert, hf, hosts
+from mathqwen import convert, hf
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.evals import records
+from mathqwen.hardware import hosts
+from mathqwen.hardware.hosts import LOST, START
 from mathqwen.hf import layouts
-from mathqwen.hosts import LOST, START
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = pathlib.Path(__file__).parents[2]

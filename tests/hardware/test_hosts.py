@@ -7,8 +7,9 @@ import types
 import pytest
 from jax._src.lib import _jax
 
-from mathqwen import cli, hosts
+from mathqwen import cli
 from mathqwen.errors import UserError
+from mathqwen.hardware import hosts
 
 HOST_2 = types.SimpleNamespace(process_id=2, num_processes=2, coordinator_address='10.0.0.1:99')
 SAID = (

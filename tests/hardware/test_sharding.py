@@ -2,9 +2,9 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mathqwen import sharding
 from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
+from mathqwen.hardware import sharding
 from mathqwen.model import qwen
 
 SPECS = {

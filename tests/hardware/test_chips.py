@@ -1,6 +1,6 @@
 import pytest
 
-from mathqwen import chips
+from mathqwen.hardware import chips
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
-from mathqwen import cost
+from mathqwen.hardware import cost
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import json
 import jax, jax.numpy as jnp

@@ -1,0 +1,1 @@
+"""Chips, slices and what they can do; meshes; several hosts as one run."""
