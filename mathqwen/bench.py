@@ -21,9 +21,9 @@ from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
-from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.observe.metrics import peak_rss_bytes
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for

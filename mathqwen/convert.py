@@ -12,8 +12,8 @@ from mathqwen import api, card, checkpoint, hf
 from mathqwen.config import Experiment
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts, writing
-from mathqwen.metrics import peak_rss_bytes
 from mathqwen.model import qwen
+from mathqwen.observe.metrics import peak_rss_bytes
 
 SAMPLE = (
   'Natalia sold clips to 48 of her friends in April, and then half as many in May. How many did she sell altogether?',

@@ -17,11 +17,11 @@ from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
-from mathqwen.meter import Meter
-from mathqwen.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.model import attention, qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.profiling import Profile
+from mathqwen.observe.meter import Meter
+from mathqwen.observe.metrics import Progress, Writer, peak_rss_bytes
+from mathqwen.observe.profiling import Profile
 
 
 @jax.tree_util.register_dataclass

@@ -13,10 +13,11 @@ import jax
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, config, metrics, optim, train
+from mathqwen import checkpoint, config, optim, train
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
+from mathqwen.observe import metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -72,7 +72,7 @@ def peak_rss(*command) -> int:
 LOAD = """
 import sys
 import jax, mathqwen
-from mathqwen.metrics import peak_rss_bytes
+from mathqwen.observe.metrics import peak_rss_bytes
 from mathqwen import sharding
 from mathqwen.config import MeshConfig
 model = mathqwen.load(sys.argv[1], sharding.make_mesh(MeshConfig(fsdp=2, tensor=2)))

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from mathqwen import tensorboard
-from mathqwen.metrics import Writer
+from mathqwen.observe import tensorboard
+from mathqwen.observe.metrics import Writer
 
 
 def read(data):

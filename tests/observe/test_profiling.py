@@ -6,8 +6,9 @@ import shutil
 import jax
 import pytest
 
-from mathqwen import cli, profiling
+from mathqwen import cli
 from mathqwen.errors import UserError
+from mathqwen.observe import profiling
 
 
 def events(path):

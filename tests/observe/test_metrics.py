@@ -2,7 +2,7 @@
 
 import json
 
-from mathqwen.metrics import Appended, Writer
+from mathqwen.observe.metrics import Appended, Writer
 
 
 def rows(path):
@@ -53,7 +53,7 @@ def test_other_hosts_write_nothing(tmp_path):
 def test_a_store_without_append_gets_the_whole_file(tmp_path, monkeypatch):
   """Once a minute, and whenever it is asked to: at every checkpoint and at the end."""
   seconds = [0.0]
-  monkeypatch.setattr('mathqwen.metrics.time.monotonic', lambda: seconds[0])
+  monkeypatch.setattr('mathqwen.observe.metrics.time.monotonic', lambda: seconds[0])
   path = tmp_path / 'file'
   path.write_text('old')
   file = Appended(path, b'start,', remote=True)

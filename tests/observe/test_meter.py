@@ -2,8 +2,8 @@
 
 import pytest
 
-from mathqwen import meter as meter_lib
-from mathqwen.meter import Meter
+from mathqwen.observe import meter as meter_lib
+from mathqwen.observe.meter import Meter
 
 
 @pytest.fixture

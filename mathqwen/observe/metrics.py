@@ -13,8 +13,8 @@ import rich.console
 import rich.progress
 from etils import epath
 
-from mathqwen import tensorboard
 from mathqwen.files import write_atomically
+from mathqwen.observe import tensorboard
 
 
 def peak_rss_bytes() -> int:
