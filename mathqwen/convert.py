@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mathqwen import api, card, checkpoint, hf
+from mathqwen import api, card, hf
 from mathqwen.config import Experiment
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts, writing
 from mathqwen.model import qwen
 from mathqwen.observe.metrics import peak_rss_bytes
+from mathqwen.storage import checkpoint
 
 SAMPLE = (
   'Natalia sold clips to 48 of her friends in April, and then half as many in May. How many did she sell altogether?',

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from mathqwen import checkpoint, loss, optim
+from mathqwen import loss, optim
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
@@ -22,6 +22,7 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
+from mathqwen.storage import checkpoint
 
 
 @jax.tree_util.register_dataclass

@@ -250,7 +250,8 @@ def test_dry_run(tiny, tmp_path, monkeypatch, capsys):
   ids=lambda command: command[0],
 )
 def test_what_is_no_model(fails, tiny, tmp_path, monkeypatch, command):
-  from mathqwen import checkpoint, config
+  from mathqwen import config
+  from mathqwen.storage import checkpoint
 
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('x')
@@ -268,7 +269,7 @@ def test_what_is_no_model(fails, tiny, tmp_path, monkeypatch, command):
 @pytest.fixture
 def unread(monkeypatch):
   """Weights must not be read before the arguments are found to be right."""
-  from mathqwen import checkpoint
+  from mathqwen.storage import checkpoint
 
   def refuse(*_):
     raise AssertionError('weights were read')

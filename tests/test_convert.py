@@ -12,10 +12,11 @@ import pytest
 import safetensors.numpy
 
 import mathqwen
-from mathqwen import checkpoint, convert, hf
+from mathqwen import convert, hf
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hf import files, hub
+from mathqwen.storage import checkpoint
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
 VOCAB = 411

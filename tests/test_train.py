@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, optim, train
+from mathqwen import optim, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pipeline
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.hf import layouts
 from mathqwen.hf.reading import at
+from mathqwen.storage import checkpoint
 
 
 def examples_of(count, vocab_size=97, longest=12, seed=0):

@@ -13,13 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from mathqwen import checkpoint, config, optim, train
+from mathqwen import config, optim, train
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.observe import metrics
+from mathqwen.storage import checkpoint
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def state_of(workdir, step=20):
