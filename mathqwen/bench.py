@@ -16,7 +16,7 @@ import time
 import jax
 import numpy as np
 
-from mathqwen import generate, optim, train
+from mathqwen import generate
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
@@ -24,6 +24,7 @@ from mathqwen.hardware.flops import model_flops
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.observe.metrics import peak_rss_bytes
+from mathqwen.training import optim, train
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for

@@ -186,7 +186,7 @@ def run_train(args):
     raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
   experiment = _experiment(args)
   from mathqwen import config
-  from mathqwen.run import Run, dry_run
+  from mathqwen.training.prepare import Run, dry_run
 
   if args.distributed:
     hosts.join(args.distributed, 'training continues from its newest checkpoint')
@@ -477,7 +477,7 @@ def run_data_prepare(args):
 
 
 def run_data_inspect(args):
-  from mathqwen.run import inspect_data
+  from mathqwen.training.prepare import inspect_data
 
   return inspect_data(_experiment(args), args.tokenizer)
 

@@ -11,7 +11,7 @@ from mathqwen.data import arithmetic
 from mathqwen.errors import UserError
 from mathqwen.evals import table
 from mathqwen.evals.run import Ask, evaluate
-from mathqwen.run import Run, random_model
+from mathqwen.training.prepare import Run, random_model
 
 TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
 

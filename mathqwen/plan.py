@@ -206,8 +206,8 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
   import jax
   from jax.experimental import topologies
 
-  from mathqwen import loss, optim, train
   from mathqwen.hardware import cost, sharding
+  from mathqwen.training import loss, optim, train
 
   devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
   mesh = sharding.make_mesh(experiment.mesh, devices)

@@ -188,7 +188,7 @@ def test_workdir_without_permission(train, tmp_path, monkeypatch):
 def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch):
   import jax
 
-  from mathqwen import train as train_lib
+  from mathqwen.training import train as train_lib
 
   add = train_lib.Meter.add
   monkeypatch.setattr(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mathqwen
-from mathqwen import convert, hf, loss
+from mathqwen import convert, hf
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts
@@ -18,6 +18,7 @@ from mathqwen.hf.reading import at
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.layers import ntk_theta
+from mathqwen.training import loss
 
 FIXTURE = pathlib.Path(__file__).parents[3] / 'shared' / 'fixtures' / 'qwen1' / 'qwen7b_like'
 needs_fixture = pytest.mark.skipif(not FIXTURE.exists(), reason=f'../shared is not here: {FIXTURE}')

@@ -9,13 +9,14 @@ import re
 import jax
 import numpy as np
 
-from mathqwen import generate, train
+from mathqwen import generate
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.optim import optimizer
+from mathqwen.training import train
+from mathqwen.training.optim import optimizer
 
 CFG = ModelConfig(64, 32, 48, 2, 16, 8, 4, 64)  # 8 kv heads: tensor=8 is a mesh too
 ODD = dataclasses.replace(CFG, vocab_size=66, tie_word_embeddings=True)  # rows that 2 divides, and 4 does not

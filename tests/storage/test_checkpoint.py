@@ -13,12 +13,13 @@ import jax
 import numpy as np
 import pytest
 
-from mathqwen import config, optim, train
+from mathqwen import config
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.observe import metrics
 from mathqwen.storage import checkpoint
+from mathqwen.training import optim, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 

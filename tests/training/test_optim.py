@@ -1,9 +1,9 @@
 import jax
 import pytest
 
-from mathqwen import optim
 from mathqwen.config import OptimConfig
 from mathqwen.model import qwen
+from mathqwen.training import optim
 
 
 @pytest.mark.parametrize(

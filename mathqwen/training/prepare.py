@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from mathqwen import api, optim, train
+from mathqwen import api
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
@@ -23,6 +23,7 @@ from mathqwen.model import attention, qwen
 from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
 from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
+from mathqwen.training import optim, train
 
 
 @dataclasses.dataclass

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import loss
+from mathqwen.training import loss
 
 
 def batch(B=2, T=6, V=7, seed=0):

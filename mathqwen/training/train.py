@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 from jax.experimental import multihost_utils
 
-from mathqwen import loss, optim
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.errors import Preempted, UserError
@@ -23,6 +22,7 @@ from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import Progress, Writer, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.storage import checkpoint
+from mathqwen.training import loss, optim
 
 
 @jax.tree_util.register_dataclass

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import optim, train
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pipeline
 from mathqwen.hardware import chips, sharding
@@ -19,6 +18,7 @@ from mathqwen.hardware.flops import model_flops
 from mathqwen.hf import layouts
 from mathqwen.hf.reading import at
 from mathqwen.storage import checkpoint
+from mathqwen.training import optim, train
 
 
 def examples_of(count, vocab_size=97, longest=12, seed=0):
