@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from mathqwen import generate, hf
+from mathqwen import hf
 from mathqwen.config import Experiment, MeshConfig
 from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.hardware import sharding
 from mathqwen.hf import hub
+from mathqwen.inference import generate
+from mathqwen.inference.sampling import Sampling
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.sampling import Sampling
 from mathqwen.storage import checkpoint
 from mathqwen.text import chatml
 from mathqwen.text.tokenizer import Tokenizer, load_tokenizer

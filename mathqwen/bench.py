@@ -16,11 +16,11 @@ import time
 import jax
 import numpy as np
 
-from mathqwen import generate
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
+from mathqwen.inference import generate
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.observe.metrics import peak_rss_bytes

@@ -358,7 +358,7 @@ def run_generate(args):
     for answer in answers:
       print(answer)
     return {'answers': answers}
-  from mathqwen import chat
+  from mathqwen.inference import chat
 
   return chat.interact(model, options)
 

@@ -4,7 +4,7 @@ alone: `python tests/measure_batching.py`. In float32 there should be none."""
 import jax
 import numpy as np
 
-from mathqwen import generate
+from mathqwen.inference import generate
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 

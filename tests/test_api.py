@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import mathqwen
-from mathqwen import api, chat, config
+from mathqwen import api, config
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
+from mathqwen.inference import chat
 from mathqwen.text import chatml
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -23,7 +23,7 @@ from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
 from mathqwen.hardware import hosts
-from mathqwen.sampling import Sampling, check_seed
+from mathqwen.inference.sampling import Sampling, check_seed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,10 @@ import re
 import jax
 import numpy as np
 
-from mathqwen import generate
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
+from mathqwen.inference import generate
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import train

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import generate
 from mathqwen.errors import UserError
-from mathqwen.generate import Sampling
+from mathqwen.inference import generate
+from mathqwen.inference.generate import Sampling
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 

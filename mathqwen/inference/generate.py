@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
+from mathqwen.inference.sampling import GREEDY, Sampling, check_seed
 from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.config import ModelConfig
-from mathqwen.sampling import GREEDY, Sampling, check_seed
 
 STEPS = 32  # tokens of each answer between two looks at what has ended, at most
 PREFILL = 2048  # positions up to which prompts are prefilled together; but at least one on each shard of a batch

@@ -1,0 +1,1 @@
+"""Answers from weights: continuous batching, sampling, a conversation."""
