@@ -249,7 +249,8 @@ def add_evaluate(commands):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import grade, prompts, run, table
+  from mathqwen.evals import prompts, run, table
+  from mathqwen.grading import grade
 
   chosen = run.choose(args.benchmarks)
   if args.prompt:

@@ -11,7 +11,7 @@ class Benchmark:
   name: str
   title: str  # column of Table 12
   source: str  # for mathqwen.data.sources.load
-  rule: str  # in mathqwen.evals.grade.RULES
+  rule: str  # in mathqwen.grading.grade.RULES
   max_new_tokens: int
   size: int | None  # published number of test problems
   split: str = 'test'

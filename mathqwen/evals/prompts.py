@@ -27,7 +27,7 @@ class Prompt:
   text: Callable[[object], str] | None = None
   stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
   max_new_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  rules: Mapping[str, str] = dataclasses.field(default_factory=dict)  # names in mathqwen.evals.grade.RULES
+  rules: Mapping[str, str] = dataclasses.field(default_factory=dict)  # names in mathqwen.grading.grade.RULES
 
 
 def _chatml(example, system_prompt: str) -> list[dict]:

@@ -20,8 +20,8 @@ from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.benchmarks import Benchmark
-from mathqwen.evals.grade import relative_error
 from mathqwen.files import named, write_atomically
+from mathqwen.grading.grade import relative_error
 
 FIELDS = (
   'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',

@@ -14,14 +14,15 @@ import time
 from collections.abc import Callable
 
 from mathqwen.errors import UserError
-from mathqwen.evals import benchmarks, records, samples, values
+from mathqwen.evals import benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
-from mathqwen.evals import grade as graders
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
+from mathqwen.grading import grade as graders
+from mathqwen.grading import values
 from mathqwen.hardware import hosts
 from mathqwen.inference.sampling import Sampling, check_seed
 

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Collection
 
-from mathqwen.evals import latex, values
+from mathqwen.grading import latex, values
 
 
 def expand(examples: list, samples: int) -> list:

@@ -3,7 +3,8 @@ import types
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals import benchmarks, grade, prompts
+from mathqwen.evals import benchmarks, prompts
+from mathqwen.grading import grade
 
 
 def test_published_sizes_and_default_rules():

@@ -8,7 +8,8 @@ import types
 import pytest
 import sympy
 
-from mathqwen.evals import benchmarks, grade, prompts, worked_examples
+from mathqwen.evals import benchmarks, prompts, worked_examples
+from mathqwen.grading import grade
 
 EXAMPLE = types.SimpleNamespace(question='What is 1+1?')
 

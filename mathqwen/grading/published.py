@@ -7,8 +7,8 @@ and are meaningless on answers that end in another way.
 import re
 from fractions import Fraction
 
-from mathqwen.evals import extract, latex, symbolic, values
-from mathqwen.evals.rule import Rule
+from mathqwen.grading import extract, latex, symbolic, values
+from mathqwen.grading.rule import Rule
 
 _HASHES = re.compile(r'#### (-?[0-9.,]+)')
 _LETTER_A = re.compile(r'A: (-?[0-9.,]+)')

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals import grade, latex, symbolic
+from mathqwen.grading import grade, latex, symbolic
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHARED = ROOT.parent / 'shared'

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from mathqwen.evals import extract, values
+from mathqwen.grading import extract, values
 
 
 @pytest.mark.parametrize(

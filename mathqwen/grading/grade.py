@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mathqwen.errors import look_up
-from mathqwen.evals import extract, latex, symbolic, values
-from mathqwen.evals.published import PUBLISHED, close
-from mathqwen.evals.rule import MAX_ANSWER, Rule, Verdict
+from mathqwen.grading import extract, latex, symbolic, values
+from mathqwen.grading.published import PUBLISHED, close
+from mathqwen.grading.rule import MAX_ANSWER, Rule, Verdict
 
 _within_1e4 = close('1e-4')
 # What math-verify leaves unread, and what must agree where both have it: it takes 2112_5 for 2112_6, 9 a.m. for 9 p.m.

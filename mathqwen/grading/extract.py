@@ -8,7 +8,7 @@ final_answer('Final Answer: The final answer is $x+1$. I hope it is correct.')  
 
 import re
 
-from mathqwen.evals import values
+from mathqwen.grading import values
 
 _BOX = re.compile(r'\\(?:boxed|fbox)\s{0,3}(?:\{|([^\s{}$.,\\]{1,64}))|\\[{}\\]|[{}]')
 _ANSWER_IS = re.compile(

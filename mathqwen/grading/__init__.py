@@ -1,0 +1,1 @@
+"""Verdicts on answers: extraction and rules. Standard library and math-verify only."""
