@@ -1,7 +1,8 @@
 """The model card of an export: what it is, how it was trained, what it scored. Every figure is read from a file."""
 
 from mathqwen import api, config
-from mathqwen.evals import provenance, table
+from mathqwen.evals import provenance
+from mathqwen.evals.report.page import table
 from mathqwen.hf import hub
 from mathqwen.text.tokenizer import IM_START
 

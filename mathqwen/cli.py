@@ -249,7 +249,8 @@ def add_evaluate(commands):
 
 
 def run_evaluate(args):
-  from mathqwen.evals import prompts, run, table
+  from mathqwen.evals import prompts, run
+  from mathqwen.evals.report.page import table
   from mathqwen.grading import grade
 
   chosen = run.choose(args.benchmarks)
@@ -497,7 +498,7 @@ def add_table(commands):
 
 
 def run_table(args):
-  from mathqwen.evals import table
+  from mathqwen.evals.report.page import table
 
   if args.metrics and args.out is None:
     raise UserError('--metrics is for the page: give --out DIR, where it goes')

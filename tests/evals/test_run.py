@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals import records, run, table
+from mathqwen.evals import records, run
+from mathqwen.evals.report.page import table
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,10 +10,10 @@ import re
 import sys
 
 from mathqwen.errors import UserError
-from mathqwen.evals import report
 from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.folder import is_unfinished
 from mathqwen.evals.records import read_json
+from mathqwen.evals.report.page import page as report
 from mathqwen.files import write_atomically
 
 SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'

@@ -1,0 +1,1 @@
+"""Table 12 and the page of every problem."""
