@@ -401,14 +401,14 @@ def _leave_on_sigterm():
 
 
 def run_from_hf(args):
-  from mathqwen import convert
+  from mathqwen.conversion import convert
 
   _leave_on_sigterm()
   return convert.from_hf(args.source, args.target, check=not args.no_check)
 
 
 def run_to_hf(args):
-  from mathqwen import convert
+  from mathqwen.conversion import convert
 
   _leave_on_sigterm()
   if args.distributed:
@@ -419,7 +419,7 @@ def run_to_hf(args):
 
 
 def run_check(args):
-  from mathqwen import convert
+  from mathqwen.conversion import convert
 
   return convert.compare_models(args.source, args.target, args.tolerance)
 

@@ -16,7 +16,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from mathqwen import convert, hf
+from mathqwen import hf
+from mathqwen.conversion import convert
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import mathqwen
-from mathqwen import convert, hf
+from mathqwen import hf
 from mathqwen.cli import main
+from mathqwen.conversion import convert
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts
 from mathqwen.hf.reading import at

@@ -15,8 +15,9 @@ import pytest
 import safetensors.numpy
 
 import mathqwen
-from mathqwen import convert, hf
+from mathqwen import hf
 from mathqwen.cli import main
+from mathqwen.conversion import convert
 from mathqwen.errors import UserError
 from mathqwen.evals import records
 from mathqwen.hardware import hosts

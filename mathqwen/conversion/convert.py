@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mathqwen import api, card, hf
+from mathqwen import api, hf
 from mathqwen.config import Experiment
+from mathqwen.conversion import card
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts, writing
 from mathqwen.model import qwen

@@ -12,8 +12,9 @@ import pytest
 import safetensors.numpy
 
 import mathqwen
-from mathqwen import convert, hf
+from mathqwen import hf
 from mathqwen.cli import main
+from mathqwen.conversion import convert
 from mathqwen.errors import UserError
 from mathqwen.hf import files, hub
 from mathqwen.storage import checkpoint
