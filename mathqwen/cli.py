@@ -153,7 +153,7 @@ def add_demo(commands):
 
 
 def run_demo(args):
-  from mathqwen import demo
+  from mathqwen.commands import demo
 
   return demo.run(args.workdir, args.steps)
 
@@ -210,7 +210,8 @@ def add_plan(commands):
 
 
 def run_plan(args):
-  from mathqwen import config, plan
+  from mathqwen import config
+  from mathqwen.planning import plan
 
   experiment = config.override(config.load(args.config), args.settings)
   return plan.plan(experiment, args.topologies, {setting.partition('=')[0] for setting in args.settings})
@@ -440,7 +441,7 @@ def add_bench(commands):
 
 
 def run_bench(args):
-  from mathqwen import bench
+  from mathqwen.bench.measure import measure as bench
   from mathqwen.model.config import ModelConfig
 
   given = vars(args)

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from mathqwen import bench
+from mathqwen.bench.measure import measure as bench
 from mathqwen.model.config import ModelConfig
 
 CFG = ModelConfig(32_000, 512, 1408, 8, 8, 4, 64, 1024)

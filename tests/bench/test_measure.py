@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from mathqwen import bench, cli
+from mathqwen import cli
+from mathqwen.bench.measure import measure as bench
 from mathqwen.config import DataConfig, Experiment, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model import qwen

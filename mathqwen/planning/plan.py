@@ -1,6 +1,6 @@
 """`mathqwen plan`: the step that `train` runs, compiled by the TPU compiler for slices that are not here.
 
-One subprocess for each slice, as libtpu takes one kind of chip in a process: `plan` starts `python -m mathqwen.plan`,
+One subprocess for each slice, as libtpu takes one kind of chip in a process: `plan` starts `python -m mathqwen.planning.plan`,
 which reads a request from standard input and answers with one line of JSON.
 """
 
@@ -193,7 +193,7 @@ def _compile_elsewhere(experiment, where: chips.Slice) -> dict:
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   }
   done = subprocess.run(
-    [sys.executable, '-m', 'mathqwen.plan'], input=json.dumps(request), env=env, capture_output=True, text=True
+    [sys.executable, '-m', 'mathqwen.planning.plan'], input=json.dumps(request), env=env, capture_output=True, text=True
   )
   if done.returncode:
     last = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]

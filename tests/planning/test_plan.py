@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from mathqwen import cli, plan
+from mathqwen import cli
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips, flops
 from mathqwen.model.config import PRESETS
+from mathqwen.planning import plan
 
 TINY = """
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
