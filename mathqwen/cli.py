@@ -251,7 +251,7 @@ def add_evaluate(commands):
 
 def run_evaluate(args):
   from mathqwen.evals import prompts, run
-  from mathqwen.evals.report.page import table
+  from mathqwen.evals.report import table
   from mathqwen.grading import grade
 
   chosen = run.choose(args.benchmarks)
@@ -499,7 +499,7 @@ def add_table(commands):
 
 
 def run_table(args):
-  from mathqwen.evals.report.page import table
+  from mathqwen.evals.report import table
 
   if args.metrics and args.out is None:
     raise UserError('--metrics is for the page: give --out DIR, where it goes')

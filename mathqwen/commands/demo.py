@@ -9,7 +9,7 @@ import time
 from mathqwen import api, config
 from mathqwen.data import arithmetic
 from mathqwen.errors import UserError
-from mathqwen.evals.report.page import table
+from mathqwen.evals.report import table
 from mathqwen.evals.run import Ask, evaluate
 from mathqwen.training.prepare import Run, random_model
 

@@ -2,7 +2,7 @@
 
 from mathqwen import api, config
 from mathqwen.evals import provenance
-from mathqwen.evals.report.page import table
+from mathqwen.evals.report import table
 from mathqwen.hf import hub
 from mathqwen.text.tokenizer import IM_START
 

@@ -12,7 +12,7 @@ import pathlib
 from mathqwen.errors import UserError
 from mathqwen.evals import records, samples
 from mathqwen.evals.folder import about, is_unfinished
-from mathqwen.evals.report.page.page import Z
+from mathqwen.evals.report.page import Z
 
 
 def mcnemar(b: int, c: int) -> float:

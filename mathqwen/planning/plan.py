@@ -1,7 +1,7 @@
 """`mathqwen plan`: the step that `train` runs, compiled by the TPU compiler for slices that are not here.
 
-One subprocess for each slice, as libtpu takes one kind of chip in a process: `plan` starts `python -m mathqwen.planning.plan`,
-which reads a request from standard input and answers with one line of JSON.
+Each slice is compiled in a subprocess of its own, because libtpu takes one kind of chip per process: `plan` starts
+`python -m mathqwen.planning.plan`, which reads a request from standard input and answers with one line of JSON.
 """
 
 import dataclasses

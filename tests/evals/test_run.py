@@ -14,7 +14,7 @@ import pytest
 
 from mathqwen.errors import UserError
 from mathqwen.evals import records, run
-from mathqwen.evals.report.page import table
+from mathqwen.evals.report import table
 
 ROOT = Path(__file__).parents[2]
 

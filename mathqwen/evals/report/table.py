@@ -13,7 +13,7 @@ from mathqwen.errors import UserError
 from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.folder import is_unfinished
 from mathqwen.evals.records import read_json
-from mathqwen.evals.report.page import page as report
+from mathqwen.evals.report import page as report
 from mathqwen.files import write_atomically
 
 SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'

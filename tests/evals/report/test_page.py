@@ -13,8 +13,8 @@ import pytest
 from mathqwen import cli
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records
-from mathqwen.evals.report.page import page as report
-from mathqwen.evals.report.page import table
+from mathqwen.evals.report import page as report
+from mathqwen.evals.report import table
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 HOSTILE = (

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.evals.report.page import table
+from mathqwen.evals.report import table
 
 SCORES = {
   'benchmark': 'gsm8k', 'n': 1319, 'correct': 824, 'accuracy': 824 / 1319, 'stderr': 0.01333, 'unextractable': 2,
