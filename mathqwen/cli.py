@@ -122,13 +122,14 @@ def _open(path, dtype):
   """(model without its weights, read): arguments are checked between the two."""
   import jax
 
-  from mathqwen import api
   from mathqwen.hardware import sharding
+  from mathqwen.inference import model as models
+  from mathqwen.storage.source import open_source
 
-  source, mesh = api.open_source(path), None
+  source, mesh = open_source(path), None
   if jax.local_device_count() > 1:  # each of several hosts has a copy of the model
     mesh = sharding.make_mesh(sharding.fitting(source.config, jax.local_device_count()), jax.local_devices())
-  return api.model_of(source, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
+  return models.model_of(source, mesh, dtype or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
 
 
 def _experiment(args):

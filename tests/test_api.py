@@ -16,6 +16,7 @@ from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
 from mathqwen.inference import chat
+from mathqwen.inference import model as models
 from mathqwen.text import chatml
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -117,7 +118,7 @@ def test_default_length_is_what_the_model_has_room_for(model):
 
 
 def test_check_needs_no_weights(trained):
-  model, _ = api.open_model(str(trained))
+  model, _ = models.open_model(str(trained))
   assert model.params is None
   model.check([[1, 2]])
   for arguments, message in [
@@ -134,7 +135,7 @@ def test_check_needs_no_weights(trained):
 
 
 def test_training_renders_what_is_asked(tiny, briefed):
-  model, _ = api.open_model(str(briefed))
+  model, _ = models.open_model(str(briefed))
   cfg = dataclasses.replace(config.load(tiny.config).data, system_prompt=model.system_prompt, eval_examples=0)
   ids, mask = TrainingData(cfg, model.tokenizer).sources[0][0]
   question = json.loads(pathlib.Path(tiny.train).read_text().splitlines()[0])['query']

@@ -1,17 +1,23 @@
 """The whole way on one machine: data, training, evaluation before and after, export, and the table."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 import sys
 import time
 
-from mathqwen import api, config
+import jax
+
+from mathqwen import config
 from mathqwen.data import arithmetic
 from mathqwen.errors import UserError
 from mathqwen.evals.report import table
 from mathqwen.evals.run import Ask, evaluate
-from mathqwen.training.prepare import Run, random_model
+from mathqwen.hardware import sharding
+from mathqwen.inference.model import Model, load
+from mathqwen.model import qwen
+from mathqwen.training.prepare import Run
 
 TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
 
@@ -43,14 +49,14 @@ def run(workdir: str, steps: int | None = None) -> dict:
   summary = prepared.train(str(run_dir))
 
   _say('4. the same problems after training')
-  model = api.load(str(run_dir), dtype='float32')
+  model = load(str(run_dir), dtype='float32')
   after = evaluate(model, 'arithmetic', ask, out=out / 'after', batch_size=128)
 
   _say('5. as a Hugging Face directory, loaded again')
   for earlier in (export, out / 'hf'):  # of a demo in the same workdir
     shutil.rmtree(earlier, ignore_errors=True)
   model.save_hf(str(export))
-  again = evaluate(api.load(str(export), dtype='float32'), 'arithmetic', ask, out=out / 'hf', batch_size=128)
+  again = evaluate(load(str(export), dtype='float32'), 'arithmetic', ask, out=out / 'hf', batch_size=128)
   print(f'{export}: {_agreement(out)}')
 
   _say('6. beside the published systems')
@@ -59,6 +65,14 @@ def run(workdir: str, steps: int | None = None) -> dict:
   program = sys.argv[0] if pathlib.Path(sys.argv[0]).name == 'mathqwen' else 'mathqwen'
   print(f'{seconds:.0f} seconds in all. Ask it yourself: {program} generate {run_dir} "37+45="')
   return {'seconds': seconds, 'before': before, 'after': after, 'hf': again, 'train': summary}
+
+
+def random_model(run: Run) -> Model:
+  """The model that training starts from when it starts from random weights."""
+  cfg, seed = run.experiment.model, run.experiment.train.seed
+  init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))
+  params, dtype = init(jax.random.key(seed)), run.experiment.train.compute_dtype
+  return Model('random weights', cfg, run.tokenizer, params, dtype, None, run.experiment.data.system_prompt)
 
 
 def _say(title):

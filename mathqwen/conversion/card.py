@@ -1,15 +1,16 @@
 """The model card of an export: what it is, how it was trained, what it scored. Every figure is read from a file."""
 
-from mathqwen import api, config
+from mathqwen import config
 from mathqwen.evals import provenance
 from mathqwen.evals.report import table
 from mathqwen.hf import hub
+from mathqwen.storage.source import Source
 from mathqwen.text.tokenizer import IM_START
 
 SETTINGS = ('data', 'optim', 'train')
 
 
-def model_card(source: api.Source, layout: str, dtype: str | None, scores: list[str]) -> str:
+def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]) -> str:
   """Markdown with the front matter of the hub. scores: what `mathqwen evaluate --out` wrote."""
   made, run = provenance.provenance(), source.experiment
   trained = source.step if run is not None else None

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mathqwen import api, hf
+from mathqwen import hf
 from mathqwen.config import Experiment
 from mathqwen.conversion import card
 from mathqwen.errors import UserError
@@ -16,6 +16,7 @@ from mathqwen.hf import layouts, writing
 from mathqwen.model import qwen
 from mathqwen.observe.metrics import peak_rss_bytes
 from mathqwen.storage import checkpoint
+from mathqwen.storage.source import Source, open_source
 
 SAMPLE = (
   'Natalia sold clips to 48 of her friends in April, and then half as many in May. How many did she sell altogether?',
@@ -31,7 +32,7 @@ def from_hf(source: str, target: str, check: bool = True) -> dict:
   writing.check_target(target)
   if '://' in str(target):
     raise UserError(f'{target}: from-hf writes to a local disk')
-  model = api.open_source(source)
+  model = open_source(source)
   if not isinstance(model.weights, hf.Checkpoint):
     raise UserError(f'{source} is a checkpoint of ours already: give a Hugging Face directory')
   cfg = model.config
@@ -62,7 +63,7 @@ def to_hf(
   dtype: by default bfloat16 for a run, whose masters are float32, and otherwise that of the files.
   """
   writing.check_target(target)
-  model = api.open_source(source)
+  model = open_source(source)
   layout = layouts.choose(model.config, layout)
   if dtype is None and model.step:
     dtype = 'bfloat16'
@@ -91,10 +92,10 @@ def to_hf(
   return {'out': target, 'layout': layout, 'dtype': dtype, 'check': checked, 'peak_rss_bytes': peak_rss_bytes()}
 
 
-def _check(model: api.Source, folder: str, dtype: str | None) -> dict:
+def _check(model: Source, folder: str, dtype: str | None) -> dict:
   """Compares `model`, rounded to `dtype`, with what was written: the same weights give the same logits to the bit."""
   print('comparing the two models on a small batch (--no-check leaves it out)', file=sys.stderr)
-  again = api.open_source(folder)
+  again = open_source(folder)
   found = compare(model, again, dtype)
   again.weights.close()
   if not found['max_logit_difference'] == 0:
@@ -113,7 +114,7 @@ def _said(found: dict | None) -> str:
 
 def compare_models(a: str, b: str, tolerance: float | None = None) -> dict:
   """`compare` of two MODELs, printed. UserError when a logit differs by more than `tolerance`."""
-  found = compare(api.open_source(a), api.open_source(b))
+  found = compare(open_source(a), open_source(b))
   print(
     f'greatest logit difference {found["max_logit_difference"]:.3g} (logits have standard deviation '
     f'{found["logit_std"]:.3g}); KL divergence {found["kl_divergence"]:.3g} nats a position; the same greedy token at '
@@ -126,7 +127,7 @@ def compare_models(a: str, b: str, tolerance: float | None = None) -> dict:
   return found
 
 
-def compare(a: api.Source, b: api.Source, dtype: str | None = None) -> dict:
+def compare(a: Source, b: Source, dtype: str | None = None) -> dict:
   """Logits of two models on a small batch, in float32: one model is in memory at a time, in the dtype of its files.
 
   dtype: round the weights of `a` to it first. Returns max_logit_difference, kl_divergence (of `b` from `a`, nats a
@@ -149,7 +150,7 @@ def compare(a: api.Source, b: api.Source, dtype: str | None = None) -> dict:
   }
 
 
-def _sample(source: api.Source, vocab: int, positions: int):
+def _sample(source: Source, vocab: int, positions: int):
   """(tokens, segment ids) int32 [4, T] of the sample text, or of random ids where there is no tokenizer."""
   if source.tokenizer is None:
     rng = np.random.default_rng(0)
@@ -163,7 +164,7 @@ def _sample(source: api.Source, vocab: int, positions: int):
   return tokens_BT, segments_BT
 
 
-def _logits(source: api.Source, tokens_BT, segments_BT, dtype) -> np.ndarray:
+def _logits(source: Source, tokens_BT, segments_BT, dtype) -> np.ndarray:
   params = source.read(None, dtype)
   logits = jax.jit(functools.partial(_forward, cfg=source.config))(params, tokens_BT, segments_BT)
   return np.asarray(logits)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from mathqwen import api
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
@@ -19,9 +18,10 @@ from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.hf import hub
-from mathqwen.model import attention, qwen
+from mathqwen.model import attention
 from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
+from mathqwen.storage.source import open_source
 from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
 from mathqwen.training import optim, train
 
@@ -49,7 +49,9 @@ class Run:
           'package', file=sys.stderr,
         )  # fmt: skip
       else:
-        model, read = api.open_model(experiment.init, mesh, 'float32')
+        model = open_source(experiment.init)
+        sharding.check(dict(mesh.shape), model.config)
+        read = functools.partial(model.read, mesh, 'float32')
         tokenizer = model.tokenizer
         if tokenizer is None:
           raise UserError(
@@ -112,14 +114,6 @@ class Run:
       + memory.output_size_in_bytes
       - memory.alias_size_in_bytes,
     }
-
-
-def random_model(run: Run) -> api.Model:
-  """The model that training starts from when it starts from random weights."""
-  cfg, seed = run.experiment.model, run.experiment.train.seed
-  init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))
-  params, dtype = init(jax.random.key(seed)), run.experiment.train.compute_dtype
-  return api.Model('random weights', cfg, run.tokenizer, params, dtype, None, run.experiment.data.system_prompt)
 
 
 def dry_run(run: Run) -> dict:

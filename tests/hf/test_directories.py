@@ -40,7 +40,7 @@ def test_there_and_back_is_bit_equal(family, tied, dtype, torch_model, tmp_path)
 def test_export_loads_in_transformers(family, tied, tiny_config, random_params, tmp_path):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  from mathqwen.api import Model
+  from mathqwen.inference.model import Model
 
   cfg, tokenizer = tiny_config(family, vocab_size=VOCAB, tie_word_embeddings=tied), tiny_bpe_tokenizer()
   model = Model('ours', cfg, tokenizer, random_params(cfg), 'float32')
