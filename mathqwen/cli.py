@@ -187,11 +187,11 @@ def run_train(args):
     raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
   experiment = _experiment(args)
   from mathqwen import config
-  from mathqwen.training.prepare import Run, dry_run
+  from mathqwen.training.prepare import TrainingRun, dry_run
 
   if args.distributed:
     hosts.join(args.distributed, 'training continues from its newest checkpoint')
-  run = Run.prepare(experiment, dry=args.dry_run)
+  run = TrainingRun.prepare(experiment, dry=args.dry_run)
   given = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
   hosts.agree('settings', config.to_flat(run.experiment) | given)
   return dry_run(run) if args.dry_run else run.train(args.workdir, args.profile)
@@ -481,7 +481,7 @@ def run_data_prepare(args):
 
 
 def run_data_inspect(args):
-  from mathqwen.training.prepare import inspect_data
+  from mathqwen.data.inspect import inspect_data
 
   return inspect_data(_experiment(args), args.tokenizer)
 

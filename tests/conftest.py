@@ -11,7 +11,7 @@ if '--xla_cpu_use_fusion_emitters' not in os.environ.setdefault('XLA_FLAGS', '')
   os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
 # The two processes take files in this order: a long file at the end would leave one of them idle.
-LONGEST = ('test_processes.py', 'test_train.py', 'test_qwen.py', 'test_generate.py', 'test_meshes.py')
+LONGEST = ('test_processes.py', 'test_step.py', 'test_loop.py', 'test_qwen.py', 'test_generate.py', 'test_meshes.py')
 
 
 def pytest_collection_modifyitems(items):

@@ -146,9 +146,10 @@ def test_sizes(train):
 def test_batch_and_devices():
   """Two devices cannot share one row; said by a process with two devices."""
   code = (
-    'from mathqwen import config, run\nfrom mathqwen.errors import UserError\n'
+    'from mathqwen import config\nfrom mathqwen.errors import UserError\n'
+    'from mathqwen.training.prepare import TrainingRun\n'
     'e = config.override(config.load("demo"), ["data.batch_size=3", "data.eval_examples=0"])\n'
-    'try: run.Run.prepare(e)\nexcept UserError as error: print(error)'
+    'try: TrainingRun.prepare(e)\nexcept UserError as error: print(error)'
   )
   env = {
     **os.environ,
@@ -188,11 +189,11 @@ def test_workdir_without_permission(train, tmp_path, monkeypatch):
 def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch):
   import jax
 
-  from mathqwen.training import train as train_lib
+  from mathqwen.training import loop
 
-  add = train_lib.Meter.add
+  add = loop.Meter.add
   monkeypatch.setattr(
-    train_lib.Meter,
+    loop.Meter,
     'add',
     lambda self, step, metrics: add(
       self, step, metrics | ({'loss_sum': jax.numpy.float32('nan')} if step == 16 else {})

@@ -24,7 +24,8 @@ from mathqwen.inference import generate
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.observe.metrics import peak_rss_bytes
-from mathqwen.training import optim, train
+from mathqwen.training import optim
+from mathqwen.training import step as step_lib
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # that the learning rate's schedule is made for
@@ -49,13 +50,13 @@ def train_rows(cfg: ModelConfig, batch: int, seq_len: int, loss_share: float) ->
 
 
 def train_side(experiment: Experiment, rows):
-  """A function that takes one step of `train.compile_step`'s and returns its loss."""
+  """A function that takes one step of `step_lib.compile_step`'s and returns its loss."""
   cfg = experiment.model
   mesh = sharding.make_mesh(experiment.mesh)
   sharding.check(dict(mesh.shape), cfg, experiment.data.batch_size)
   tx = optim.optimizer(OPTIM, STEPS)
-  compiled = train.compile_step(mesh, cfg, experiment, tx)
-  state = train.init_state(mesh, cfg, tx, 0)
+  compiled = step_lib.compile_step(mesh, cfg, experiment, tx)
+  state = step_lib.init_state(mesh, cfg, tx, 0)
   rows = sharding.global_batch(rows, mesh)
 
   def step():

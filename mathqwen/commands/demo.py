@@ -17,7 +17,7 @@ from mathqwen.evals.run import Ask, evaluate
 from mathqwen.hardware import sharding
 from mathqwen.inference.model import Model, load
 from mathqwen.model import qwen
-from mathqwen.training.prepare import Run
+from mathqwen.training.prepare import TrainingRun
 
 TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
 
@@ -35,7 +35,7 @@ def run(workdir: str, steps: int | None = None) -> dict:
     experiment = dataclasses.replace(experiment, optim=optim, train=dataclasses.replace(experiment.train, steps=steps))
   sources = tuple(str(data_dir / 'arithmetic' / 'train' / pathlib.Path(s).name) for s in experiment.data.sources)
   data = dataclasses.replace(experiment.data, sources=sources)
-  prepared = Run.prepare(dataclasses.replace(experiment, data=data))
+  prepared = TrainingRun.prepare(dataclasses.replace(experiment, data=data))
 
   _say('1. arithmetic in the 16 groups of Math401, training and test disjoint')
   written = arithmetic.write(data_dir / 'arithmetic', TRAIN_EXAMPLES, TEST_PER_GROUP, SEED)
@@ -67,7 +67,7 @@ def run(workdir: str, steps: int | None = None) -> dict:
   return {'seconds': seconds, 'before': before, 'after': after, 'hf': again, 'train': summary}
 
 
-def random_model(run: Run) -> Model:
+def random_model(run: TrainingRun) -> Model:
   """The model that training starts from when it starts from random weights."""
   cfg, seed = run.experiment.model, run.experiment.train.seed
   init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))

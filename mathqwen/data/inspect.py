@@ -10,10 +10,17 @@ segment 2: 14 tokens, 2 with loss
   ...
 """
 
+import collections
 import itertools
+import sys
 from collections.abc import Mapping
 
 import numpy as np
+
+from mathqwen.config import Experiment
+from mathqwen.data import pipeline, sources
+from mathqwen.data.training import TrainingData
+from mathqwen.text.tokenizer import load_tokenizer
 
 PLAIN, ANSI = ('[[', ']]'), ('\x1b[32m', '\x1b[0m')  # around learnt text; ANSI: green
 
@@ -47,3 +54,24 @@ def _marked(ids: list[int], learnt: list[bool], tokenizer, marks: tuple[str, str
       part += name * len(tokens) if name else tokenizer.decode(tokens)
     text += marks[0] + part + marks[1] if wanted else part
   return text
+
+
+def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
+  """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers."""
+  data_cfg, tok = experiment.data, load_tokenizer(tokenizer)
+  numbers = {}
+  for source in data_cfg.sources:
+    read, report = sources.load(source, 'train', data_cfg.data_dir)
+    found = pipeline.statistics(read, tok, data_cfg.seq_len, data_cfg.system_prompt)
+    numbers[source] = found | {'left_out': dict(report.counts + collections.Counter(found['left_out']))}
+    print(
+      f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
+      f'  packed to {data_cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
+      f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
+    )
+  data = TrainingData(data_cfg, tok)
+  for line in data.describe():
+    print(line)
+  first = {name: rows[0] for name, rows in next(data.train()).items()}
+  print(describe(first, tok, sys.stdout.isatty()))
+  return {'sources': numbers}

@@ -207,16 +207,14 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
   from jax.experimental import topologies
 
   from mathqwen.hardware import cost, sharding
-  from mathqwen.training import loss, optim, train
+  from mathqwen.training import loss, optim, step
 
   devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
   mesh = sharding.make_mesh(experiment.mesh, devices)
   tx = optim.optimizer(experiment.optim, experiment.train.steps)
-  state = train.abstract_state(mesh, experiment.model, tx)
+  state = step.abstract_state(mesh, experiment.model, tx)
   begun = time.monotonic()
-  traced = train.compile_step(mesh, experiment.model, experiment, tx).trace(
-    state, train.abstract_batch(mesh, experiment)
-  )
+  traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(state, step.abstract_batch(mesh, experiment))
   try:
     compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:
@@ -234,8 +232,8 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict) ->
       - memory.alias_size_in_bytes
     ),
     'peak_bytes_per_chip': memory.peak_memory_in_bytes,
-    'weights_bytes': train.bytes_per_device(state.params),
-    'moments_bytes': train.bytes_per_device(state.opt_state),
+    'weights_bytes': step.bytes_per_device(state.params),
+    'moments_bytes': step.bytes_per_device(state.opt_state),
     'arguments_bytes': memory.argument_size_in_bytes,
     'temporaries_bytes': memory.temp_size_in_bytes,
     'outputs_bytes': memory.output_size_in_bytes,

@@ -1,6 +1,5 @@
 """From an `Experiment` to a run: model, tokenizer, data and mesh are put together and checked, then trained."""
 
-import collections
 import dataclasses
 import functools
 import math
@@ -12,7 +11,6 @@ from etils import epath
 
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
-from mathqwen.data import pipeline, sources
 from mathqwen.data.inspect import describe
 from mathqwen.data.training import TrainingData
 from mathqwen.errors import UserError
@@ -23,11 +21,11 @@ from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
 from mathqwen.storage.source import open_source
 from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
-from mathqwen.training import optim, train
+from mathqwen.training import loop, optim, step
 
 
 @dataclasses.dataclass
-class Run:
+class TrainingRun:
   """Everything but the weights, checked to fit together; nothing large is allocated yet."""
 
   experiment: Experiment  # with the model of `init` filled in
@@ -36,7 +34,7 @@ class Run:
   read: Callable[[], dict] | None = None  # initial weights in float32 on the mesh; None draws random ones
 
   @classmethod
-  def prepare(cls, experiment: Experiment, dry: bool = False) -> 'Run':
+  def prepare(cls, experiment: Experiment, dry: bool = False) -> 'TrainingRun':
     """Resolves `init` and checks sizes. With `dry` a missing `init` passes: the preset and our tokenizer stand in."""
     read, tokenizer = None, None
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
@@ -78,7 +76,7 @@ class Run:
     return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
 
   def train(self, workdir: str, profile: int | None = None) -> dict:
-    """Trains in `workdir`, or continues what is there. Returns the summary of `train.fit`.
+    """Trains in `workdir`, or continues what is there. Returns the summary of `loop.fit`.
 
     profile: steps to trace, from the third of this process on.
     """
@@ -94,19 +92,19 @@ class Run:
     if jax.process_index() == 0 and not (started and target.exists()):
       self.tokenizer.save(target)
     params = self.read() if self.read and not started else None
-    return train.fit(self.experiment, workdir, data, self.mesh, params, profile or 0)
+    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0)
 
   def plan(self) -> dict:
     """Parameters, and bytes per device of what the compiled step needs, without allocating any of it."""
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
-    state = train.abstract_state(self.mesh, cfg, tx)
-    batch = train.abstract_batch(self.mesh, experiment)
-    memory = train.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
+    state = step.abstract_state(self.mesh, cfg, tx)
+    batch = step.abstract_batch(self.mesh, experiment)
+    memory = step.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
     return {
       'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-      'weights_bytes': train.bytes_per_device(state.params),
-      'moments_bytes': train.bytes_per_device(state.opt_state),
+      'weights_bytes': step.bytes_per_device(state.params),
+      'moments_bytes': step.bytes_per_device(state.opt_state),
       'arguments_bytes': memory.argument_size_in_bytes,
       'temporaries_bytes': memory.temp_size_in_bytes,
       'total_bytes': memory.argument_size_in_bytes
@@ -116,7 +114,7 @@ class Run:
     }
 
 
-def dry_run(run: Run) -> dict:
+def dry_run(run: TrainingRun) -> dict:
   """Prints sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
   experiment, cfg = run.experiment, run.experiment.model
   data = run.data()  # first: what is wrong with the data shows before anything is compiled
@@ -138,24 +136,3 @@ def dry_run(run: Run) -> dict:
   first = {name: rows[0] for name, rows in next(data.train()).items()}
   print(describe(first, run.tokenizer, sys.stdout.isatty()))
   return numbers | {'parameters_dtype': 'float32', 'vocab_size': cfg.vocab_size}
-
-
-def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
-  """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers."""
-  data_cfg, tok = experiment.data, load_tokenizer(tokenizer)
-  numbers = {}
-  for source in data_cfg.sources:
-    read, report = sources.load(source, 'train', data_cfg.data_dir)
-    found = pipeline.statistics(read, tok, data_cfg.seq_len, data_cfg.system_prompt)
-    numbers[source] = found | {'left_out': dict(report.counts + collections.Counter(found['left_out']))}
-    print(
-      f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
-      f'  packed to {data_cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
-      f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
-    )
-  data = TrainingData(data_cfg, tok)
-  for line in data.describe():
-    print(line)
-  first = {name: rows[0] for name, rows in next(data.train()).items()}
-  print(describe(first, tok, sys.stdout.isatty()))
-  return {'sources': numbers}

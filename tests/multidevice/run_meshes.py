@@ -15,7 +15,7 @@ from mathqwen.hardware import sharding
 from mathqwen.inference import generate
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
-from mathqwen.training import train
+from mathqwen.training import step as step_lib
 from mathqwen.training.optim import optimizer
 
 CFG = ModelConfig(64, 32, 48, 2, 16, 8, 4, 64)  # 8 kv heads: tensor=8 is a mesh too
@@ -67,8 +67,8 @@ def run(shape, cfg=CFG):
   mesh = mesh_of(shape)
   sharding.check(dict(mesh.shape), cfg, 8)
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = train.init_state(mesh, cfg, tx, 0, weights(mesh, 0.1, cfg))
-  step = train.compile_step(mesh, cfg, EXPERIMENT, tx)
+  state = step_lib.init_state(mesh, cfg, tx, 0, weights(mesh, 0.1, cfg))
+  step = step_lib.compile_step(mesh, cfg, EXPERIMENT, tx)
   losses = []
   for i in range(STEPS):
     state, metrics = step(state, sharding.global_batch(batch(i % 2), mesh))
@@ -81,9 +81,9 @@ def logits(shape, cfg=CFG):
   """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
   mesh, V = mesh_of(shape), cfg.vocab_size
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = train.abstract_state(mesh, cfg, tx)
+  state = step_lib.abstract_state(mesh, cfg, tx)
   compiled = (
-    train.compile_step(mesh, cfg, EXPERIMENT, tx).lower(state, train.abstract_batch(mesh, EXPERIMENT)).compile()
+    step_lib.compile_step(mesh, cfg, EXPERIMENT, tx).lower(state, step_lib.abstract_batch(mesh, EXPERIMENT)).compile()
   )
   return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 

@@ -196,7 +196,13 @@ def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
   here, there = pathlib.Path(tiny.train).parent, tmp_path / 'elsewhere'
   there.mkdir()
   lacking = start(tiny, tmp_path / 'a', 'data.sources=train.jsonl', host0={'cwd': here}, host1={'cwd': there})
-  broken, port = 'from mathqwen import cli, run; run.Run.train = lambda *_: 1 / 0; cli.main()', free_port()
+  broken = (
+    'from mathqwen import cli\n'
+    'from mathqwen.training.prepare import TrainingRun\n'
+    'TrainingRun.train = lambda *_: 1 / 0\n'
+    'cli.main()'
+  )
+  port = free_port()
   defect = start(tiny, tmp_path / 'b', here=[0], port=port)
   defect += start(tiny, tmp_path / 'b', here=[1], port=port, program=('-c', broken))
   status, said = ends([*lacking, *defect], timeout=100)
@@ -238,7 +244,7 @@ def test_sigterm_to_one_host_ends_the_evaluation_of_both(tiny, trained, tmp_path
 ANSWER = """
 import json, sys
 import mathqwen
-from mathqwen import hosts, sharding
+from mathqwen.hardware import hosts, sharding
 from mathqwen.config import MeshConfig
 
 hosts.join(sys.argv[-1], 'nothing')

@@ -19,7 +19,8 @@ from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.observe import metrics
 from mathqwen.storage import checkpoint
-from mathqwen.training import optim, train
+from mathqwen.training import loop, optim
+from mathqwen.training import step as step_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,7 +30,7 @@ def state_of(workdir, step=20):
   experiment = config.from_json((workdir / 'experiment.json').read_text(), 'experiment.json')
   mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
   tx = optim.optimizer(experiment.optim, experiment.train.steps)
-  target = train.abstract_state(mesh, experiment.model, tx)
+  target = step_lib.abstract_state(mesh, experiment.model, tx)
   checkpoints = checkpoint.Checkpoints(str(workdir))
   params, opt_state, data = checkpoints.restore(step, target.params, target.opt_state)
   checkpoints.close()
@@ -91,7 +92,7 @@ def test_resumed_is_undisturbed(copied, trained, tiny, step, capsys):
 
 KILLED = """
 import os, signal, sys
-from mathqwen import metrics
+from mathqwen.observe import metrics
 from mathqwen.cli import main
 update = metrics.Progress.update
 def killing(self, done, text):
@@ -137,7 +138,7 @@ def test_sigterm(tiny, trained, tmp_path, capsys, monkeypatch):
 
 def test_sigterm_is_given_back(tiny, trained):
   before = signal.getsignal(signal.SIGTERM)
-  with train.StopOnSigterm() as stop:
+  with loop.StopOnSigterm() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.asked(1)
   assert signal.getsignal(signal.SIGTERM) is before

@@ -1,0 +1,122 @@
+"""`fit`: how often it compiles, and what it reports."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import pathlib
+import time
+import types
+
+import jax
+import pytest
+from toy_batches import examples_of, train_config
+
+from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
+from mathqwen.data import pipeline
+from mathqwen.hardware import chips, sharding
+from mathqwen.hardware.flops import model_flops
+from mathqwen.storage import checkpoint
+from mathqwen.training import loop
+
+
+@contextlib.contextmanager
+def compilations():
+  """Counter-like list of the names of jitted functions, as XLA compiles them."""
+  names, logger = [], logging.getLogger('jax._src.interpreters.pxla')
+
+  class Handler(logging.Handler):
+    def emit(self, record):
+      message = record.getMessage()
+      if message.startswith('Compiling '):
+        names.append(message.split()[1])
+
+  handler, level, propagate = Handler(), logger.level, logger.propagate
+  logger.addHandler(handler)
+  logger.setLevel(logging.DEBUG)
+  logger.propagate = False
+  try:
+    yield names
+  finally:
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = propagate
+
+
+@pytest.fixture
+def small_run(tiny_config, tmp_path):
+  """small_run(steps=5) -> (experiment, workdir, data, mesh) to fit."""
+
+  def make(**changes):
+    experiment = Experiment(
+      tiny_config(num_hidden_layers=1),
+      data=DataConfig(batch_size=2, seq_len=12, eval_examples=3),
+      optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
+      train=train_config(**changes),
+    )
+    (encoded,), held_out = pipeline.hold_out([pipeline.Encoded.of(examples_of(20))], 3, 0)
+    data = types.SimpleNamespace(
+      held_out=held_out,
+      train=lambda: pipeline.train_batches([encoded], (), 2, 12, 0),
+      eval=lambda: pipeline.eval_batches(held_out, 2, 12),
+    )
+    (tmp_path / 'run').mkdir()
+    return experiment, str(tmp_path / 'run'), data, sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+
+  return make
+
+
+def test_one_program_for_all_steps(small_run):
+  experiment, workdir, data, mesh = small_run(steps=5, log_every=2, eval_every=2, checkpoint_every=3)
+  with compilations() as names:
+    summary = loop.fit(experiment, workdir, data, mesh)
+  assert summary['step'] == 5 and summary['eval_loss'] > 0
+  counts = {name: sum(name in compiled for compiled in names) for name in ('train_step', 'eval_step')}
+  assert counts == {'train_step': 1, 'eval_step': 1}, names
+  # Continued, it is one program as well, which refuses what is not laid out as what the step returns.
+  longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=7))
+  with compilations() as names:
+    assert loop.fit(longer, workdir, data, mesh)['step'] == 7
+  assert sum('train_step' in compiled for compiled in names) == 1, names
+
+
+class Slow:
+  """0.4 seconds for a batch."""
+
+  def __init__(self, batches):
+    self._batches, self.get_state = batches, batches.get_state
+
+  def __next__(self):
+    time.sleep(0.4)
+    return next(self._batches)
+
+
+def test_where_the_time_of_a_run_goes(small_run, monkeypatch):
+  experiment, workdir, data, mesh = small_run(
+    steps=4, log_every=1, eval_every=4, checkpoint_every=2, compute_dtype='bfloat16'
+  )
+  monkeypatch.setitem(chips.DEVICE_FLOPS, 'cpu', 1e9)
+  make, save, evaluate = data.train, checkpoint.Checkpoints.save, data.eval
+  data.train = lambda: Slow(make())
+  data.eval = lambda: time.sleep(0.3) or evaluate()
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *args: time.sleep(2.5) or save(*args))
+  summary = loop.fit(experiment, workdir, data, mesh)
+  lines = [json.loads(line) for line in (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
+  windows = {line['step']: line for line in lines if 'loss' in line}
+  assert list(windows) == [1, 2, 3, 4] and windows[1]['input_seconds'] >= 0.4
+  flops = model_flops(experiment.model, 2, 12)
+  for window in windows.values():
+    assert 0 < window['input_seconds'] < window['step_seconds']  # the step before hides some of the wait
+    assert window['step_seconds'] < 2.5  # neither compiling nor saving is in it
+    assert window['mfu'] == pytest.approx(flops / window['step_seconds'] / 1e9)
+  (saves, evals) = ([line for line in lines if name in line] for name in ('checkpoint_seconds', 'eval_loss'))
+  assert [line['step'] for line in saves] == [2, 4] and all(line['checkpoint_seconds'] >= 2.5 for line in saves)
+  assert [line['step'] for line in evals] == [4] and evals[0]['eval_seconds'] >= 0.3
+  assert summary['mfu'] == windows[4]['mfu']
+  assert summary['input_seconds'] == pytest.approx(sum(w['input_seconds'] for w in windows.values()))
+  assert summary['checkpoint_seconds'] >= 5 and summary['compile_seconds'] > 0
+  stepping = sum(window['step_seconds'] for window in windows.values())
+  assert stepping > 4 * 0.4
+  names = ('compile_seconds', 'checkpoint_seconds', 'eval_seconds')
+  assert stepping + sum(summary[name] for name in names) < summary['total_seconds']
+  assert summary['goodput'] == pytest.approx((stepping - summary['input_seconds']) / summary['total_seconds'])
