@@ -22,7 +22,7 @@ def __getattr__(name):
 
     return render
   if name == 'load_tokenizer':
-    from mathqwen.text.tokenizer import load_tokenizer
+    from mathqwen.text.loading import load_tokenizer
 
     return load_tokenizer
   if name == 'UserError':

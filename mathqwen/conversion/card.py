@@ -5,7 +5,7 @@ from mathqwen.evals import provenance
 from mathqwen.evals.report import table
 from mathqwen.hf import hub
 from mathqwen.storage.source import Source
-from mathqwen.text.tokenizer import IM_START
+from mathqwen.text.bpe import IM_START
 
 SETTINGS = ('data', 'optim', 'train')
 

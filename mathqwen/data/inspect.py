@@ -20,7 +20,7 @@ import numpy as np
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
 from mathqwen.data.training import TrainingData
-from mathqwen.text.tokenizer import load_tokenizer
+from mathqwen.text.loading import load_tokenizer
 
 PLAIN, ANSI = ('[[', ']]'), ('\x1b[32m', '\x1b[0m')  # around learnt text; ANSI: green
 

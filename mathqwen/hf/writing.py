@@ -26,7 +26,7 @@ from mathqwen.hf import config, layouts
 from mathqwen.hf.files import DTYPES, Writer, is_finite
 from mathqwen.hf.reading import INDEX, SINGLE, at, widest
 from mathqwen.model.config import ModelConfig
-from mathqwen.text.tokenizer import SentencePiece
+from mathqwen.text.sentencepiece_model import SentencePiece
 
 SHARD_BYTES = 5 * 10**9
 

@@ -14,7 +14,8 @@ from mathqwen.hf import hub
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import checkpoint
-from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
+from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

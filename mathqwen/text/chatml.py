@@ -6,12 +6,13 @@ r"""ChatML: the one definition of the prompt and of the loss mask, shared by tra
                                           prompt() ends here, generation starts ^
 
 The loss covers each assistant turn's content and its <|im_end|>, by position, never by token value: '!' is id 0 in
-Qwen's vocabulary, and '5!' is mathematics. Turns are rendered literally as given; no system turn is made up.
+Qwen's vocabulary, and '5!' is mathematics. Turns are rendered exactly as given; no default system turn is added.
 
-A system or user turn is encoded as one text, role, newline and content. An assistant turn is encoded in two, because
-that is the boundary generation sees: the prompt's 'assistant\n', then the answer. Hugging Face encodes them as one,
-so for an answer that itself begins with white space holding a newline its ids may differ ('\n\n' is one token in Qwen's
-vocabulary); the text never does. Text that looks like a special token stays text here; Hugging Face makes it the token.
+A system or user turn is encoded as one text: role, newline and content. An assistant turn is encoded in two parts,
+'assistant\n' and the answer, because generation sees that boundary: the first part ends the prompt. Hugging Face
+encodes both as one text. So its ids may differ when an answer starts with white space that contains a newline ('\n\n'
+is one token in Qwen's vocabulary); the text is always the same. Text that looks like a special token stays text here;
+Hugging Face turns it into the token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from mathqwen.errors import UserError
 
 ROLES = ('system', 'user', 'assistant')
 
-# The same rendering for Hugging Face; {% generation %} marks the loss mask for trl.
+# The same rendering as a template for Hugging Face. {% generation %} marks the loss mask, which trl reads.
 CHAT_TEMPLATE = (
   '{%- for message in messages %}'
   "{%- if message['role'] == 'assistant' %}"
@@ -36,50 +37,68 @@ CHAT_TEMPLATE = (
 
 
 def render(messages: Sequence[Mapping[str, str]], tokenizer) -> tuple[list[int], list[int]]:
-  """Ids of the turns and, of the same length, the mask: 1 where the token is to be learnt."""
+  """(ids of the turns, loss mask of the same length): 1 where the token is trained on, 0 elsewhere.
+
+  UserError: when `check` refuses the messages, or the tokenizer has no ChatML tokens.
+  """
   return render_batch([messages], tokenizer)[0]
 
 
 def prompt(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
-  """Ids of the turns and of the header that asks for the next answer: '<|im_start|>assistant' and a newline."""
-  return render(messages, tokenizer)[0] + [tokenizer.im_start, *tokenizer.encode('assistant\n')]
+  """Ids of the turns and of the header that asks for the next answer: '<|im_start|>assistant' and a newline.
+
+  UserError: as `render`.
+  """
+  ids, _ = render(messages, tokenizer)
+  return ids + [tokenizer.im_start, *tokenizer.encode('assistant\n')]
 
 
 def render_batch(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> list[tuple[list[int], list[int]]]:
-  """`render` of many conversations, with one call of the tokenizer."""
+  """`render` of each conversation, with a single call of the tokenizer, which is many times faster."""
   texts = ['assistant\n', '\n']
   for messages in conversations:
     check(messages)
-    texts += [m['content'] if m['role'] == 'assistant' else f'{m["role"]}\n{m["content"]}' for m in messages]
+    for message in messages:
+      if message['role'] == 'assistant':
+        texts.append(message['content'])
+      else:
+        texts.append(f'{message["role"]}\n{message["content"]}')
+
   encoded = iter(tokenizer.encode_batch(texts))
-  header, newline = [tokenizer.im_start, *next(encoded)], next(encoded)
-  start, end = [tokenizer.im_start], [tokenizer.im_end]
-  no_header, no_newline = [0] * len(header), [0] * len(newline)
+  start = [tokenizer.im_start]
+  end = [tokenizer.im_end]
+  header = start + next(encoded)  # of an assistant turn
+  newline = next(encoded)
+
   rendered = []
   for messages in conversations:
-    ids, mask = [], []
+    ids = []
+    mask = []
     for message in messages:
       content = next(encoded)
       if message['role'] == 'assistant':
         ids += header + content + end + newline
-        mask += no_header + [1] * (len(content) + 1) + no_newline
+        mask += [0] * len(header) + [1] * (len(content) + len(end)) + [0] * len(newline)
       else:
-        ids += start + content + end + newline
-        mask += [0] * (len(content) + 2) + no_newline
+        turn = start + content + end + newline
+        ids += turn
+        mask += [0] * len(turn)
     rendered.append((ids, mask))
   return rendered
 
 
 def check(messages: Sequence[Mapping[str, str]]) -> None:
-  """UserError unless `messages` is a list of {'role': system | user | assistant, 'content': text}."""
+  """UserError unless `messages` is a list of {'role': 'system' | 'user' | 'assistant', 'content': text}."""
   if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
     raise UserError("no messages; give a list such as [{'role': 'user', 'content': '1 + 1 ='}]")
   for index, message in enumerate(messages):
-    if not isinstance(message, Mapping) or set(message) != {'role', 'content'}:
-      found = sorted(map(str, message)) if isinstance(message, Mapping) else type(message).__name__
-      raise UserError(f"message {index}: wants the keys 'role' and 'content' and no others, found {found}")
+    if not isinstance(message, Mapping):
+      raise UserError(f'message {index}: {type(message).__name__}, expected {{"role": ..., "content": ...}}')
+    if set(message) != {'role', 'content'}:
+      found = ', '.join(map(repr, message)) or 'none'
+      raise UserError(f"message {index}: expected the keys 'role' and 'content' and no others, found {found}")
     if message['role'] not in ROLES:
       raise UserError(f'message {index}: unknown role {message["role"]!r}; use one of {", ".join(ROLES)}')
     if not isinstance(message['content'], str):
-      kind = type(message['content']).__name__
-      raise UserError(f'message {index} ({message["role"]}): content is {kind}, wants text')
+      found = type(message['content']).__name__
+      raise UserError(f'message {index} ({message["role"]}): content is {found}, expected text')

@@ -3,12 +3,14 @@
   python -m mathqwen.text.train_tokenizer --input gsm8k/train.jsonl.gz math/train.jsonl.gz --vocab-size 1024 \\
     --output mathqwen/assets/arithmetic.model
 
-Provenance of the shipped file: the training splits of GSM8K (openai/grade-school-math@3101c7d, MIT) and MATH
-(hendrycks/math, MIT), without GSM8K's <<...>> annotations, and arithmetic generated below. The run is deterministic.
+The shipped file was trained on the training splits of GSM8K (openai/grade-school-math@3101c7d, MIT) and MATH
+(hendrycks/math, MIT), without GSM8K's <<...>> annotations, and on the arithmetic generated below. Training is
+deterministic.
 
-BPE over raw text: no normalisation, no prefix space, no lost space, digits one by one, bytes for what has no piece.
-SentencePiece writes a space as U+2581 and so cannot tell the two apart; here pieces hold the space itself. The ids are
-laid out as in Qwen's vocabularies: 0 is '!', the ChatML specials come last and no text produces them.
+It is BPE over raw text: no normalisation, no space added in front or removed, every digit a piece of its own, byte
+pieces for characters that have none. SentencePiece usually writes a space as U+2581 and so confuses the two; here
+pieces contain the space itself. The ids are laid out as in Qwen's vocabularies: 0 is '!', the ChatML special tokens
+come last, and no text encodes to them.
 
    0      1 ...                                        V-4     V-3             V-2            V-1
   '!'    pieces by rank, then bytes <0x00>..<0xFF>    <unk>   <|endoftext|>   <|im_start|>   <|im_end|>
@@ -30,7 +32,10 @@ FIELDS = ('question', 'answer', 'problem', 'solution', 'query', 'response')
 
 
 def texts(path: str) -> Iterator[str]:
-  """Lines of text of a .jsonl[.gz] file's known fields, or of any other (text) file."""
+  """Lines to train on: of the known fields of a .jsonl[.gz] file, without <<...>>; of any other file, all lines.
+
+  UserError: when the file cannot be read as UTF-8, or a row is not JSON.
+  """
   opener = gzip.open if path.endswith('.gz') else open
   try:
     with opener(path, 'rt', encoding='utf-8') as lines:
@@ -50,26 +55,27 @@ def texts(path: str) -> Iterator[str]:
 
 
 def arithmetic(count: int, seed: int = 0) -> Iterator[str]:
-  """'12 + 7 = 19', 'What is 3 * 45?', 'The answer is 135.': the phrases of small arithmetic sets."""
+  """`count` lines worded like arithmetic data sets: '12 + 7 = 19', 'What is 3 * 45?', 'The answer is 135.'"""
   rng = random.Random(seed)
   for _ in range(count):
-    a, b, op = rng.randrange(10 ** rng.randint(1, 5)), rng.randrange(10 ** rng.randint(1, 5)), rng.choice('+-*')
+    a = rng.randrange(10 ** rng.randint(1, 5))
+    b = rng.randrange(10 ** rng.randint(1, 5))
+    op = rng.choice('+-*')
     value = {'+': a + b, '-': a - b, '*': a * b}[op]
-    yield rng.choice(
-      (
-        f'{a} {op} {b} = {value}',
-        f'{a}{op}{b}=',
-        f'What is {a} {op} {b}?',
-        f'Calculate {a} {op} {b}.',
-        f'The answer is {value}.',
-        f'#### {value}',
-        f'{a}! / {b}.5 = {value}.0',
-      )
+    forms = (
+      f'{a} {op} {b} = {value}',
+      f'{a}{op}{b}=',
+      f'What is {a} {op} {b}?',
+      f'Calculate {a} {op} {b}.',
+      f'The answer is {value}.',
+      f'#### {value}',
+      f'{a}! / {b}.5 = {value}.0',
     )
+    yield rng.choice(forms)
 
 
 def train(sentences: Iterable[str], vocab_size: int) -> bytes:
-  """The model file's bytes."""
+  """The content of a tokenizer.model of `vocab_size` pieces, trained on the sentences."""
   import sentencepiece
   from sentencepiece import sentencepiece_model_pb2
 
@@ -98,8 +104,12 @@ def train(sentences: Iterable[str], vocab_size: int) -> bytes:
     bos_piece='<|im_start|>',
     eos_piece='<|im_end|>',
   )
-  model = sentencepiece_model_pb2.ModelProto.FromString(out.getvalue())
-  kind = sentencepiece_model_pb2.ModelProto.SentencePiece.Type
+  return _as_qwen_orders(sentencepiece_model_pb2.ModelProto.FromString(out.getvalue()))
+
+
+def _as_qwen_orders(model) -> bytes:
+  """The model with real spaces in its pieces and with its ids in the order drawn at the top of this file."""
+  kind = type(model).SentencePiece.Type
   order = {kind.NORMAL: 0, kind.BYTE: 1, kind.UNKNOWN: 2, kind.CONTROL: 3}
   pieces = sorted(model.pieces, key=lambda p: (p.piece != '!', order[p.type]))
   del model.pieces[:]
@@ -109,12 +119,15 @@ def train(sentences: Iterable[str], vocab_size: int) -> bytes:
     model.pieces.append(piece)
   model.normalizer_spec.escape_whitespaces = False
   spec = model.trainer_spec
-  spec.pad_id, spec.bos_id, spec.eos_id = (len(pieces) - back for back in (3, 2, 1))
   spec.unk_id = len(pieces) - 4
+  spec.pad_id = len(pieces) - 3
+  spec.bos_id = len(pieces) - 2
+  spec.eos_id = len(pieces) - 1
   return model.SerializeToString(deterministic=True)
 
 
 def main(args: list[str] | None = None) -> None:
+  """The command line; see the top of this file."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--input', nargs='+', required=True, help='.jsonl[.gz] or text files')
   parser.add_argument('--vocab-size', type=int, default=1024)
@@ -122,7 +135,7 @@ def main(args: list[str] | None = None) -> None:
   options = parser.parse_args(args)
   sentences = [line for path in options.input for line in texts(path) if line]
   sentences += list(arithmetic(20_000))
-  sentences += list(ROLES) * 10_000  # each role header is one piece
+  sentences += list(ROLES) * 10_000  # often enough that each role becomes one piece
   model = train(sentences, options.vocab_size)
   with open(options.output, 'wb') as file:
     file.write(model)

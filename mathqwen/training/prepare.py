@@ -20,7 +20,8 @@ from mathqwen.model import attention
 from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
 from mathqwen.storage.source import open_source
-from mathqwen.text.tokenizer import Tokenizer, load_tokenizer
+from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.tokenizer import Tokenizer
 from mathqwen.training import loop, optim, step
 
 

@@ -10,8 +10,8 @@ from mathqwen.data.examples import Example
 from mathqwen.data.inspect import describe
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
+from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
-from mathqwen.text.tokenizer import load_tokenizer
 
 T = 64
 SHARED = Path(__file__).resolve().parents[3] / 'shared'

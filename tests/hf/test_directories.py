@@ -9,8 +9,8 @@ from mathqwen import hf
 from mathqwen.errors import UserError
 from mathqwen.hf import writing
 from mathqwen.text import chatml
+from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
-from mathqwen.text.tokenizer import load_tokenizer
 
 VOCAB = 411  # more rows than the tokenizer has ids
 

@@ -22,9 +22,9 @@ def test_rank_file_round_trip():
     (lambda c: c.replace(b'YWI= 256', b'YW?= 256'), 'line 257: not a base64 token'),
     (lambda c: c.replace(b'YWI= 256', b'YWI='), 'line 257: not a base64 token'),
     (lambda c: c.replace(b'YWI= 256', b'YWI= 2x'), 'line 257: not a base64 token'),
-    (lambda c: c.replace(b'YWI= 256', b'YWI= 257'), 'line 257: rank 257, wants 256'),
-    (lambda c: c.replace(b'YWI= 256', b'YQ== 256'), "line 257: the token b'a' is there already"),
-    (lambda c: c.replace(b'YWI= 256', b' 256'), "line 257: the token b'' is empty"),
+    (lambda c: c.replace(b'YWI= 256', b'YWI= 257'), 'line 257: rank 257, expected 256'),
+    (lambda c: c.replace(b'YWI= 256', b'YQ== 256'), "line 257: the token b'a' is already on line 98"),
+    (lambda c: c.replace(b'YWI= 256', b' 256'), 'line 257: the token is empty'),
     (
       lambda c: b''.join(c.splitlines(keepends=True)[:200]),
       '200 lines, and 56 of the 256 bytes have no rank, first 0xc8',

@@ -7,7 +7,9 @@ import unicodedata
 import pytest
 
 from mathqwen.text import chatml
-from mathqwen.text.tokenizer import HuggingFace, Tiktoken, load_tokenizer
+from mathqwen.text.huggingface import HuggingFace
+from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.rank_file import Tiktoken
 
 # As in Qwen-7B's tokenization_qwen.py.
 SPLIT = (

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from mathqwen.errors import UserError
 from mathqwen.text import chatml, train_tokenizer
 from mathqwen.text.bpe import CHATML_SPECIALS
+from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.rank_file import Tiktoken
+from mathqwen.text.sentencepiece_model import SentencePiece
 from mathqwen.text.testing import CORPUS, tiny_bpe_tokenizer
-from mathqwen.text.tokenizer import SentencePiece, Tiktoken, load_tokenizer
 
 TEXTS = [
   '',
@@ -261,7 +263,7 @@ def test_long_runs_of_blanks_give_the_same_ids(monkeypatch):
   rng = random.Random(0)
   texts = [''.join(rng.choices('   \t\n\r\x85\xa0\u2028\x1c.a1', k=rng.randrange(30))) for _ in range(3000)]
   plain = tokenizer.encode_batch(texts)
-  monkeypatch.setattr('mathqwen.text.tokenizer.LONG_RUN', 2)
+  monkeypatch.setattr('mathqwen.text.rank_file.LONG_RUN', 2)
   assert tokenizer.encode_batch(texts) == plain
 
 

@@ -1,0 +1,87 @@
+"""`HuggingFace`: tokenizer.json, or the vocab.json and merges.txt that Qwen2's slow tokenizer reads."""
+
+import json
+
+from mathqwen.errors import UserError
+from mathqwen.text import bpe
+from mathqwen.text.rank_file import Tiktoken
+from mathqwen.text.tokenizer import Tokenizer
+
+
+class HuggingFace(Tokenizer):
+  """A tokenizer.json, run by the `tokenizers` library. Its added tokens become `special`; no text encodes to them."""
+
+  def __init__(self, definition: dict, files: dict[str, bytes]):
+    """definition: the parsed tokenizer.json. ValueError: when the library cannot read it."""
+    import tokenizers
+
+    self.special = {token['content']: token['id'] for token in definition.get('added_tokens', [])}
+    # Without added tokens and post-processing the library can only produce ids of the text itself.
+    text_only = definition | {'added_tokens': [], 'post_processor': None, 'truncation': None, 'padding': None}
+    try:
+      self._model = tokenizers.Tokenizer.from_str(json.dumps(text_only))
+    except Exception as error:
+      # The library raises a bare Exception, and no subclass of it, for a definition that it cannot read.
+      if type(error) is not Exception:
+        raise
+      raise ValueError(str(error)) from None
+    vocab = self._model.get_vocab(with_added_tokens=False)
+    self.vocab_size = max(*vocab.values(), *self.special.values()) + 1
+    self.files = files
+
+  def _encode(self, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=False)]
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._model.decode(ids, skip_special_tokens=False)
+
+  def _files_for(self, layout: str | None) -> dict[str, bytes]:
+    if layout != 'qwen1':
+      return super()._files_for(layout)
+    try:
+      tokens = bpe.tokens_by_rank(json.loads(self._model.to_str()))
+      qwen1_specials = bpe.specials('qwen1', len(tokens))
+      for token, token_id in self.special.items():
+        if qwen1_specials.get(token) != token_id:
+          raise ValueError(f'Qwen-1 has no special token {token} with the id {token_id}')
+    except ValueError as error:
+      raise UserError(
+        f"the tokenizer cannot be written as Qwen-1's rank file: {error}; use the layout of another family"
+      ) from None
+    return Tiktoken(tokens, self.files)._files_for(layout)
+
+
+def from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
+  """The tokenizer of vocab.json, merges.txt and tokenizer_config.json.
+
+  The first two hold only the ranks. The special tokens are in tokenizer_config.json (or added_tokens.json), and how
+  text is split and normalised is in the code of the class that tokenizer_config.json names.
+
+  UserError: when that class is not Qwen2's, or when the ids of the special tokens cannot be known.
+  """
+  config = json.loads(files.get('tokenizer_config.json', b'{}'))
+  class_name = config.get('tokenizer_class', '')
+  if not class_name.startswith('Qwen2Tokenizer'):
+    raise UserError(
+      f'vocab.json + merges.txt of tokenizer_class {class_name!r}: how it splits text is known for '
+      'Qwen2Tokenizer only; add the tokenizer.json, or a tokenizer_config.json that names the class'
+    )
+  vocab = json.loads(files['vocab.json'])
+  special = _special_tokens(files, config, len(vocab))
+  lines = files['merges.txt'].decode().split('\n')
+  merges = [line.split(' ') for line in lines if line and not line.startswith('#version')]
+  definition = bpe.byte_level_json(vocab, merges)
+  definition['added_tokens'] = [bpe.added_token(token, token_id) for token, token_id in special.items()]
+  return HuggingFace(definition, files)
+
+
+def _special_tokens(files: dict[str, bytes], config: dict, ranks: int) -> dict[str, int]:
+  """Token -> id from the first source that has ids; where the files only name tokens, the family's ids."""
+  if 'added_tokens_decoder' in config:
+    return {token['content']: int(token_id) for token_id, token in config['added_tokens_decoder'].items()}
+  if 'added_tokens.json' in files:
+    return json.loads(files['added_tokens.json'])
+
+  named = [config.get('eos_token'), config.get('pad_token'), *(config.get('additional_special_tokens') or ())]
+  names = {token['content'] if isinstance(token, dict) else token for token in named if token}
+  return bpe.specials(bpe.family_with(names), ranks)

@@ -1,0 +1,107 @@
+"""`load_tokenizer`: the tokenizer of a directory or file, recognised by the names of the files."""
+
+import dataclasses
+import fnmatch
+import functools
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+
+from etils import epath
+
+from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.text import bpe
+from mathqwen.text.huggingface import HuggingFace, from_vocab_and_merges
+from mathqwen.text.rank_file import Tiktoken
+from mathqwen.text.sentencepiece_model import SentencePiece
+from mathqwen.text.tokenizer import Tokenizer
+
+# Files that describe a tokenizer of any kind. They are kept with it, and written again by `save`.
+COMPANIONS = (
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'added_tokens.json',
+  'chat_template.jinja',
+  'chat_template.json',
+)
+
+
+def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
+  """The tokenizer in a directory or file, local or remote. None or 'arithmetic': the packaged one (1,024 ids, ChatML).
+
+  NoTokenizer (a UserError): when no known file is there. UserError: when a file is damaged or ambiguous.
+  """
+  if path is None or str(path) == 'arithmetic':
+    return _packaged()
+  path = epath.Path(path)
+  if path.is_file():
+    return _from_files({path.name: path.read_bytes()}, path)
+
+  patterns = list(COMPANIONS)
+  for file_format in FORMATS:
+    patterns += file_format.files
+  files = {}
+  for pattern in patterns:
+    for file in path.glob(pattern):
+      if file.is_file():
+        files[file.name] = file.read_bytes()
+  return _from_files(dict(sorted(files.items())), path)
+
+
+@functools.cache
+def _packaged() -> SentencePiece:
+  return SentencePiece((resources.files('mathqwen') / 'assets' / 'arithmetic.model').read_bytes())
+
+
+def _from_files(files: dict[str, bytes], path: Path) -> Tokenizer:
+  try:
+    if not isinstance(json.loads(files.get('tokenizer_config.json', b'{}')), dict):
+      raise ValueError('not a JSON object')
+  except (ValueError, RecursionError) as error:
+    raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
+
+  for file_format in FORMATS:
+    names = [_matching(files, pattern) for pattern in file_format.files]
+    if not all(names):
+      continue
+    try:
+      return file_format.read(files)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+      raise UserError(
+        f'{path}: {" + ".join(names)} cannot be read as a tokenizer ({error}); copy the file again from its source'
+      ) from None
+
+  searched = '; '.join(' + '.join(file_format.files) for file_format in FORMATS)
+  raise NoTokenizer(
+    f'{path}: no tokenizer there; looked for {searched}. Give the directory of a Hugging Face checkpoint'
+  )
+
+
+def _matching(files: dict[str, bytes], pattern: str) -> str | None:
+  """The name of the file that matches. Of several rank files it is qwen.tiktoken."""
+  names = fnmatch.filter(files, pattern)
+  if len(names) <= 1:
+    return names[0] if names else None
+  if 'qwen.tiktoken' not in names:
+    raise UserError(f'several rank files: {", ".join(names)}; leave one, or rename the right one to qwen.tiktoken')
+  return 'qwen.tiktoken'
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFormat:
+  """The files that make a tokenizer, as names or patterns, and the function that reads them."""
+
+  files: tuple[str, ...]
+  read: Callable[[dict[str, bytes]], Tokenizer]
+
+
+# In order of preference: the first whose files are all there is read.
+FORMATS = (
+  TokenizerFormat(('tokenizer.json',), lambda files: HuggingFace(json.loads(files['tokenizer.json']), files)),
+  TokenizerFormat(('vocab.json', 'merges.txt'), from_vocab_and_merges),
+  TokenizerFormat(
+    ('*.tiktoken',), lambda files: Tiktoken(bpe.read_ranks(files[_matching(files, '*.tiktoken')]), files)
+  ),
+  TokenizerFormat(('tokenizer.model',), lambda files: SentencePiece(files['tokenizer.model'], files)),
+)
