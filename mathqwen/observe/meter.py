@@ -1,83 +1,139 @@
-"""Where the time of a run goes: the length of each step, measured while the host runs ahead, and what was lost."""
+"""Where a run's time goes: how long each step took on the devices, and the time outside steps.
+
+The host only hands a step to the devices and goes on, so its own clock says nothing about how long the step took:
+
+host     input 1 | launch 1 | input 2 | launch 2 | input 3 ...............| launch 3
+devices  idle ............. | step 1 ............| step 2 ......| idle ...| step 3 ..........
+"""
 
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import time
+from collections.abc import Iterator
 
 import jax
 
-LOST = ('compile_seconds', 'input_seconds', 'checkpoint_seconds', 'eval_seconds')  # beside steps, of a run
+# Reported by every run, also where they are 0.
+LOST = ('compile_seconds', 'input_seconds', 'checkpoint_seconds', 'eval_seconds')
 
 
-def end_of(metrics) -> float:
-  """Waits until a step's metrics are computed. The time then."""
+def wait_for_end(metrics: dict) -> float:
+  """Blocks until a step's metrics are computed. Returns the time of `time.monotonic` then."""
   jax.block_until_ready(metrics)
   return time.monotonic()
 
 
-class Meter:
-  """Sums the metrics of `every` steps and takes their times.
+@dataclasses.dataclass
+class _Launched:
+  """A step that the devices have, whose metrics the host has not read yet."""
 
-  A step lasts from the end of the one before it to its own, the first one from `with meter:` on. A thread waits for
-  the ends, as the host runs ahead of the devices. Waiting for rows is lost from when the devices had nothing to do.
+  number: int  # 1 for the first step
+  metrics: dict  # arrays, perhaps not computed yet
+  end: concurrent.futures.Future  # of `wait_for_end`
+  input_from: float  # when the host began to make the step's rows
+  input_to: float  # when it had them
+
+
+class Meter:
+  """Times each step and averages metrics over windows of `every` steps.
+
+  A step lasts from the end of the step before it to its own end; the first one lasts from `with meter:` on. The host
+  runs ahead of the devices, so a thread waits for each step to end. Input wait counts as lost only while the devices
+  are idle.
   """
 
   def __init__(self, every: int, positions: int, peak_seconds: float | None = None):
-    """positions: of a batch, padding included. peak_seconds: a step's model FLOPs at the devices' peak, if known."""
-    self._every, self._positions, self._peak_seconds = every, positions, peak_seconds
-    self._begun = self._mark = time.monotonic()  # the mark: end of the newest step that was read
-    self._wait = (self._begun, self._begun)  # for the rows of the next step
-    self._pending = None
-    self.tokens = 0  # of the run so far, which `fit` sets where one is continued
-    self._sums = collections.Counter()  # of the window
-    self._lost = collections.Counter(dict.fromkeys(LOST, 0.0))
-    self._stepping = 0.0
-    self.text = ''
+    """every: steps in a window. positions: B * T of a batch, padding included.
 
-  def __enter__(self):
-    self._ends = concurrent.futures.ThreadPoolExecutor(1)
-    self._mark = time.monotonic()
-    self._wait = (self._mark, self._mark)
+    peak_seconds: how long a step's model FLOPs take at the devices' peak; None where no peak is known.
+    """
+    self._every = every
+    self._positions = positions
+    self._peak_seconds = peak_seconds
+    self.tokens = 0  # since the run's first step; the loop sets it when it resumes a run
+    self.text = ''  # loss and speed of the current window, for the terminal
+
+    self._created = time.monotonic()
+    self._last_end = self._created  # end of the newest step that was read; pauses push it forward
+    self._input_from = self._input_to = self._created
+    self._launched: _Launched | None = None
+    self._sums = collections.Counter()  # over the current window
+    self._lost = collections.Counter(dict.fromkeys(LOST, 0.0))  # seconds since `_created`
+    self._stepping = 0.0  # seconds in steps since `_created`
+
+  def __enter__(self) -> 'Meter':
+    self._thread = concurrent.futures.ThreadPoolExecutor(1)
+    self._last_end = time.monotonic()
+    self._input_from = self._input_to = self._last_end
     return self
 
   def __exit__(self, *_):
-    self._ends.shutdown()
+    self._thread.shutdown()
 
   @contextlib.contextmanager
-  def input(self):
-    """Around what makes the rows of the next step."""
-    begun = time.monotonic()
+  def input(self) -> Iterator[None]:
+    """Surrounds the code that makes the next step's rows."""
+    self._input_from = time.monotonic()
     yield
-    self._wait = (begun, time.monotonic())
+    self._input_to = time.monotonic()
+
+  @contextlib.contextmanager
+  def pause(self, name: str) -> Iterator[dict[str, float]]:
+    """Surrounds what belongs to no step. Yields a dict that holds {name: seconds} afterwards."""
+    begin = time.monotonic()
+    spent = {}
+    yield spent
+    spent[name] = time.monotonic() - begin
+    self._lost[name] += spent[name]
+    self._last_end += spent[name]
 
   def add(self, step: int, metrics: dict) -> list[dict]:
-    """Takes the metrics of `step`, still being computed. Returns the window that the one before completed, if any."""
-    newest = (step + 1, metrics, self._ends.submit(end_of, metrics), self._wait)
-    done = self.drain()
-    self._pending = newest
-    return done
+    """Takes the metrics of a step that was just launched; `step` counts from 0.
+
+    metrics: `loss_sum`, `loss_tokens`, `tokens`, `grad_norm` and `learning_rate`, scalars still being computed.
+    Waits for the step before it, and returns the window that that step completed: [values], or [].
+    """
+    end = self._thread.submit(wait_for_end, metrics)
+    launched = _Launched(step + 1, metrics, end, self._input_from, self._input_to)
+    window = self.drain()
+    self._launched = launched
+    return window
 
   def drain(self, flush: bool = False) -> list[dict]:
-    """Waits for the step taken last. Returns its window if it is complete, or in any case with `flush`."""
-    if self._pending is None:
+    """Waits for the step launched last. Returns its window if it is complete, or in any case with `flush`."""
+    if self._launched is None:
       return []
-    (step, metrics, end, (asked, came)), self._pending = self._pending, None
-    ended = end.result()
-    metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    seconds, waited = ended - self._mark, max(0.0, came - max(asked, self._mark))
-    self._mark = ended
+    launched, self._launched = self._launched, None
+    ended = launched.end.result()
+    metrics = {name: float(value) for name, value in jax.device_get(launched.metrics).items()}
+    self._count(launched, ended, metrics)
+
+    if launched.number % self._every and not flush:
+      return []
+    values = self._window(launched.number, metrics)
+    self._sums = collections.Counter()
+    return [values]
+
+  def _count(self, launched: _Launched, ended: float, metrics: dict[str, float]):
+    seconds = ended - self._last_end
+    # Until `_last_end` the devices were busy with the step before, and lost nothing.
+    waited = max(0.0, launched.input_to - max(launched.input_from, self._last_end))
+    self._last_end = ended
     self._stepping += seconds
     self._lost['input_seconds'] += waited
-    self._sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')})
-    self._sums.update({'steps': 1, 'seconds': seconds, 'input_seconds': waited})
-    sums = self._sums
     self.tokens += int(metrics['tokens'])
+
+    sums = self._sums
+    sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')})
+    sums.update({'steps': 1, 'seconds': seconds, 'input_seconds': waited})
     loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
     self.text = f'loss {loss:.4f}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
-    if not flush and step % self._every:
-      return []
-    self._sums = collections.Counter()
+
+  def _window(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
+    """What metrics.jsonl gets: sums of the window divided once; `metrics` are those of its last step."""
+    sums = self._sums
     step_seconds = sums['seconds'] / sums['steps']
     values = {
       'step': step,
@@ -91,19 +147,12 @@ class Meter:
       'input_seconds': sums['input_seconds'],
       'tokens': self.tokens,
     }
-    return [values if self._peak_seconds is None else values | {'mfu': self._peak_seconds / step_seconds}]
-
-  @contextlib.contextmanager
-  def pause(self, name: str):
-    """Time spent in here belongs to no step and counts as `name`. Yields a dict that has it afterwards."""
-    begun, spent = time.monotonic(), {}
-    yield spent
-    spent[name] = time.monotonic() - begun
-    self._lost[name] += spent[name]
-    self._mark += spent[name]
+    if self._peak_seconds is not None:
+      values['mfu'] = self._peak_seconds / step_seconds
+    return values
 
   def totals(self) -> dict[str, float]:
-    """Seconds of this process since the meter was made, and `goodput`: the share in which the devices had a step."""
-    total = time.monotonic() - self._begun
+    """Seconds since this meter was made, by cause, and `goodput`: the share in which the devices ran a step."""
+    total = time.monotonic() - self._created
     goodput = (self._stepping - self._lost['input_seconds']) / total
     return {**self._lost, 'total_seconds': total, 'goodput': goodput}

@@ -1,1 +1,13 @@
-"""One training step, the loop around it, and how a run is put together."""
+"""Fine-tuning: one step, the loop around it, and how a run is put together.
+
+For other folders to use; nothing is imported here, so that each module costs only what it needs:
+
+  prepare.TrainingRun   an `Experiment` with model, tokenizer, data and mesh checked: `prepare`, then `train` or `plan`
+  prepare.dry_run       what `train --dry-run` prints
+  loop.fit              trains to the last step, from the newest checkpoint
+  step                  `train_step`, `eval_step`, `gradients`, `loss_fn`; `compile_step`, `init_state`, abstract shapes
+  loss                  masked cross-entropy as sums
+  optim                 `optimizer` and `schedule`
+"""
+
+__all__ = ['loop', 'loss', 'optim', 'prepare', 'step']

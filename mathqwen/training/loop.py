@@ -14,7 +14,7 @@ from mathqwen.errors import Preempted, UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.observe.meter import Meter
-from mathqwen.observe.metrics import Progress, Writer, peak_rss_bytes
+from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.storage import checkpoint
 from mathqwen.training import optim
@@ -79,7 +79,7 @@ def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: 
 
   evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train, mesh=mesh))
   tracing = Profile(workdir, profile, step)
-  writer = Writer(workdir, resume_step=step, primary=jax.process_index() == 0)
+  writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
   # A run that is resumed at its end, or within one window of it, has its last numbers from before.
   rates = ('tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
   summary = dict.fromkeys(('step', 'loss', 'tokens', *rates)) | writer.last

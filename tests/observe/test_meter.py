@@ -11,7 +11,7 @@ def clock(monkeypatch):
   """The clock of the meter, which a test moves. Steps end when their metrics say so."""
   times = [100.0]
   monkeypatch.setattr(meter_lib.time, 'monotonic', lambda: times[0])
-  monkeypatch.setattr(meter_lib, 'end_of', lambda metrics: metrics['ends'])
+  monkeypatch.setattr(meter_lib, 'wait_for_end', lambda metrics: metrics['ends'])
   return times
 
 

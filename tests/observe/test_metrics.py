@@ -1,8 +1,65 @@
-"""What a resumed run keeps of metrics.jsonl, and what a store without append gets."""
+"""Progress and its time left; what a resumed run keeps of metrics.jsonl; files on a store that cannot append."""
 
 import json
 
-from mathqwen.observe.metrics import Appended, Writer
+import pytest
+
+from mathqwen.observe.metrics import AppendedFile, MetricsWriter, Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """The clock of metrics.py and of rich; a test moves it."""
+  times = [1000.0]
+  monkeypatch.setattr('time.monotonic', lambda: times[0])
+  monkeypatch.setattr('rich.console.monotonic', lambda: times[0])
+  return times
+
+
+def test_time_left_does_not_count_compiling(clock, capsys):
+  progress = Progress('train', total=110, start=10)
+  progress.update(10, 'compiling')
+  clock[0] += 300
+  progress.update(11, 'loss 2')  # the first step is launched
+  clock[0] += 4
+  progress.update(13, 'not printed: 4 seconds after the line before')
+  clock[0] += 16
+  progress.update(21, 'loss 1')  # 10 steps in 20 seconds; 89 are left
+  assert capsys.readouterr().err.splitlines() == [
+    'train 10/110 compiling',
+    'train 11/110 loss 2',
+    'train 21/110 loss 1 2:58 left',
+  ]
+
+
+def test_the_last_step_is_always_shown(clock, capsys):
+  progress = Progress('train', total=3)
+  progress.update(1, 'a')
+  clock[0] += 1
+  progress.update(2, 'b')
+  clock[0] += 1
+  progress.update(3, 'c')
+  assert capsys.readouterr().err.splitlines() == ['train 1/3 a', 'train 3/3 c 0:00 left']
+
+
+def test_long_times_have_hours(clock, capsys):
+  progress = Progress('train', total=8000)
+  progress.update(1, '')
+  clock[0] += 10
+  progress.update(11, '')
+  assert capsys.readouterr().err.splitlines()[-1] == 'train 11/8000 2:13:09 left'
+
+
+def test_the_bar_does_not_count_compiling_either(clock, monkeypatch):
+  monkeypatch.setenv('FORCE_COLOR', '1')  # rich then takes standard error for a terminal
+  with Progress('train', total=110, start=10) as progress:
+    progress.update(10, 'compiling')
+    clock[0] += 300
+    progress.update(11, 'loss 2')
+    clock[0] += 20
+    progress.update(21, 'loss 1')
+    (task,) = progress._bar.tasks
+    assert (task.completed, task.time_remaining) == (21, 178)
 
 
 def rows(path):
@@ -10,14 +67,14 @@ def rows(path):
 
 
 def test_the_writer_continues_after_its_checkpoint(tmp_path):
-  first = Writer(str(tmp_path), resume_step=0)
+  first = MetricsWriter(str(tmp_path), resume_step=0)
   for step in (5, 10, 15):
     first.write(step, {'loss': 1.0 / step})
   first.write(10, {'eval_loss': 0.25})
   first.close()
   with (tmp_path / 'metrics.jsonl').open('a') as file:
     file.write('{"step": 16, "lo')  # the process was killed here
-  second = Writer(str(tmp_path), resume_step=10)
+  second = MetricsWriter(str(tmp_path), resume_step=10)
   assert second.last == {'step': 10, 'loss': 0.1, 'eval_loss': 0.25}
   second.write(15, {'loss': 0.5})
   second.close()
@@ -31,36 +88,34 @@ def test_the_writer_continues_after_its_checkpoint(tmp_path):
 
 def test_a_new_run_starts_an_empty_file(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text('{"step": 5, "loss": 1.0}\nnull\n[]\n')
-  Writer(str(tmp_path), resume_step=0).close()
+  MetricsWriter(str(tmp_path), resume_step=0).close()
   assert rows(tmp_path) == []
   assert list((tmp_path / 'tensorboard').iterdir())
 
 
 def test_each_line_is_on_disk_when_written(tmp_path):
-  writer = Writer(str(tmp_path), resume_step=0)
+  writer = MetricsWriter(str(tmp_path), resume_step=0)
   writer.write(3, {'loss': 2.0})
   assert rows(tmp_path) == [{'step': 3, 'loss': 2.0}]
   writer.close()
 
 
 def test_other_hosts_write_nothing(tmp_path):
-  writer = Writer(str(tmp_path), resume_step=0, primary=False)
+  writer = MetricsWriter(str(tmp_path), resume_step=0, primary=False)
   writer.write(3, {'loss': 2.0})
   writer.close()
   assert not list(tmp_path.iterdir())
 
 
-def test_a_store_without_append_gets_the_whole_file(tmp_path, monkeypatch):
-  """Once a minute, and whenever it is asked to: at every checkpoint and at the end."""
-  seconds = [0.0]
-  monkeypatch.setattr('mathqwen.observe.metrics.time.monotonic', lambda: seconds[0])
+def test_a_store_without_append_gets_the_whole_file(tmp_path, clock):
+  """Once a minute, and at every `sync`, which the loop calls at each checkpoint and at the end."""
   path = tmp_path / 'file'
   path.write_text('old')
-  file = Appended(path, b'start,', remote=True)
+  file = AppendedFile(path, b'start,', remote=True)
   assert path.read_text() == 'start,'
   file.append(b'a,')
   assert path.read_text() == 'start,'
-  seconds[0] = 61.0
+  clock[0] += 61
   file.append(b'b,')
   assert path.read_text() == 'start,a,b,'
   file.append(b'c')

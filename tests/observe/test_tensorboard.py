@@ -6,7 +6,7 @@ import time
 import pytest
 
 from mathqwen.observe import tensorboard
-from mathqwen.observe.metrics import Writer
+from mathqwen.observe.metrics import MetricsWriter
 
 
 def read(data):
@@ -43,7 +43,7 @@ def test_events():
 
 
 def test_the_file_of_a_run(tmp_path):
-  writer = Writer(str(tmp_path), resume_step=4)
+  writer = MetricsWriter(str(tmp_path), resume_step=4)
   writer.write(5, {'loss': 0.25, 'eval_loss': 0.75})
   (file,) = (tmp_path / 'tensorboard').iterdir()
   assert file.name.startswith('events.out.tfevents.')
