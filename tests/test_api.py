@@ -12,7 +12,7 @@ import pytest
 
 import mathqwen
 from mathqwen import api, config
-from mathqwen.data.training import TrainingData
+from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
 from mathqwen.inference import chat

@@ -1,4 +1,4 @@
-"""A packed row as people read it, with the tokens that are learnt marked.
+"""`mathqwen data inspect`: counts and rates of a config's data, and a packed row as people read it.
 
 row of 48 positions: 2 segments, 29 tokens (60.4%), 6 with loss, 19 padding
 segment 1: 15 tokens, 4 with loss
@@ -13,65 +13,125 @@ segment 2: 14 tokens, 2 with loss
 import collections
 import itertools
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
-from mathqwen.data.training import TrainingData
+from mathqwen.data.examples import Example
+from mathqwen.data.training_data import TrainingData
 from mathqwen.text.loading import load_tokenizer
 
-PLAIN, ANSI = ('[[', ']]'), ('\x1b[32m', '\x1b[0m')  # around learnt text; ANSI: green
+# What is put around tokens with loss.
+BRACKETS = ('[[', ']]')
+GREEN = ('\x1b[32m', '\x1b[0m')  # ANSI escapes, for a terminal
 
 
 def describe(row: Mapping[str, np.ndarray], tokenizer, color: bool = False) -> str:
-  """The segments of one packed row (features of shape [T]) as text. color: ANSI green instead of [[...]]."""
+  """The segments of one packed row (features of shape [T]) as text, with the tokens that are trained on marked.
+
+  color: mark them with ANSI green instead of [[...]].
+  """
   segment_ids = row['segment_ids']
-  total, used = len(segment_ids), int(np.count_nonzero(segment_ids))
-  count, loss = int(segment_ids.max(initial=0)), int(np.count_nonzero(row['loss_weights']))
+  positions = len(segment_ids)
+  tokens = int(np.count_nonzero(segment_ids))
+  with_loss = int(np.count_nonzero(row['loss_weights']))
+  segments = int(segment_ids.max(initial=0))
   lines = [
-    f'row of {total:,} positions: {count:,} segments, {used:,} tokens ({used / total:.1%}), '
-    f'{loss:,} with loss, {total - used:,} padding'
+    f'row of {positions:,} positions: {segments:,} segments, {tokens:,} tokens ({tokens / positions:.1%}), '
+    f'{with_loss:,} with loss, {positions - tokens:,} padding'
   ]
-  for segment in range(1, count + 1):
+  for segment in range(1, segments + 1):
     here = segment_ids == segment
-    targets, learnt = row['targets'][here], row['loss_weights'][here] > 0
+    targets = row['targets'][here]
+    has_loss = row['loss_weights'][here] > 0
+    # The targets are the ids shifted by one, so the first token and the targets are all the ids.
     ids = [int(row['tokens'][here][0]), *targets.tolist()]
-    text = _marked(ids, [False, *learnt.tolist()], tokenizer, ANSI if color else PLAIN)
-    lines.append(f'segment {segment}: {len(targets):,} tokens, {int(learnt.sum()):,} with loss')
+    text = _marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
+    lines.append(f'segment {segment}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
     lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
   return '\n'.join(lines)
 
 
-def _marked(ids: list[int], learnt: list[bool], tokenizer, marks: tuple[str, str]) -> str:
-  names = {i: token for token, i in tokenizer.special.items()}
+def _marked(ids: list[int], has_loss: list[bool], tokenizer, marks: tuple[str, str]) -> str:
+  """The text of the ids, special tokens included, with `marks` around each run of ids that has loss."""
+  before, after = marks
   text = ''
-  for wanted, run in itertools.groupby(zip(ids, learnt, strict=True), key=lambda pair: pair[1]):
-    part = ''
-    for name, group in itertools.groupby((i for i, _ in run), key=names.get):
-      tokens = list(group)
-      part += name * len(tokens) if name else tokenizer.decode(tokens)
-    text += marks[0] + part + marks[1] if wanted else part
+  for marked, run in itertools.groupby(zip(ids, has_loss, strict=True), key=lambda pair: pair[1]):
+    part = _with_specials([token_id for token_id, _ in run], tokenizer)
+    text += before + part + after if marked else part
   return text
 
 
+def _with_specials(ids: list[int], tokenizer) -> str:
+  """`decode`, which leaves special tokens out, with their names where they are."""
+  names = {token_id: token for token, token_id in tokenizer.special.items()}
+  text = ''
+  for name, group in itertools.groupby(ids, key=names.get):
+    same = list(group)
+    text += name * len(same) if name else tokenizer.decode(same)
+  return text
+
+
+def statistics(examples: Sequence[Example], tokenizer, seq_len: int, system_prompt: str = '') -> dict:
+  """Counts of the encoded examples, and rates measured on this machine.
+
+  tokens: positions that enter the model. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.
+  packing_efficiency: the share of a packed epoch's positions that hold a token.
+  """
+  encode_cpu, encode_clock = time.process_time(), time.perf_counter()
+  encoded, report = pipeline.encode(examples, tokenizer, seq_len, system_prompt)
+  encode_cpu, encode_clock = time.process_time() - encode_cpu, time.perf_counter() - encode_clock
+
+  pack_cpu, pack_clock = time.process_time(), time.perf_counter()
+  rows = pipeline.packed_rows([encoded], (), seq_len, seed=0)
+  packed = 0
+  filled = 0
+  for window in range(max(1, len(encoded) // rows.window)):
+    segment_ids = rows.pack(window)['segment_ids']
+    packed += segment_ids.size
+    filled += int(np.count_nonzero(segment_ids))
+  pack_cpu, pack_clock = time.process_time() - pack_cpu, time.perf_counter() - pack_clock
+
+  tokens = encoded.positions
+  return {
+    'rows': len(encoded),
+    'tokens': tokens,
+    'loss_tokens': encoded.loss_tokens,
+    'left_out': dict(report.counts),
+    'packing_efficiency': filled / packed,
+    'encode_tokens_per_cpu_second': tokens / encode_cpu,
+    'encode_tokens_per_second': tokens / encode_clock,
+    'pack_tokens_per_cpu_second': filled / pack_cpu,
+    'pack_tokens_per_second': filled / pack_clock,
+    'tokens_per_cpu_second': 1 / (encode_cpu / tokens + pack_cpu / filled),
+  }
+
+
 def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
-  """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers."""
-  data_cfg, tok = experiment.data, load_tokenizer(tokenizer)
+  """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers.
+
+  tokenizer: a directory; None takes the one in this package. UserError: when the data cannot be read.
+  """
+  cfg = experiment.data
+  loaded = load_tokenizer(tokenizer)
   numbers = {}
-  for source in data_cfg.sources:
-    read, report = sources.load(source, 'train', data_cfg.data_dir)
-    found = pipeline.statistics(read, tok, data_cfg.seq_len, data_cfg.system_prompt)
-    numbers[source] = found | {'left_out': dict(report.counts + collections.Counter(found['left_out']))}
+  for source in cfg.sources:
+    examples, report = sources.load(source, 'train', cfg.data_dir)
+    found = statistics(examples, loaded, cfg.seq_len, cfg.system_prompt)
+    found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
+    numbers[source] = found
     print(
       f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
-      f'  packed to {data_cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
+      f'  packed to {cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
       f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
     )
-  data = TrainingData(data_cfg, tok)
+
+  data = TrainingData(cfg, loaded)
   for line in data.describe():
     print(line)
-  first = {name: rows[0] for name, rows in next(data.train()).items()}
-  print(describe(first, tok, sys.stdout.isatty()))
+  first_row = {name: rows[0] for name, rows in next(data.train()).items()}
+  print(describe(first_row, loaded, sys.stdout.isatty()))
   return {'sources': numbers}

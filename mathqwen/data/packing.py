@@ -4,15 +4,14 @@ Two examples, S a A E n (mask 0 0 1 1 0) and S b B C E (mask 0 0 1 1 1), packed 
 
   tokens         S  a  A  E  S  b  B  C  .  .      an example of n ids takes n - 1 positions:
   targets        a  A  E  n  b  B  C  E  .  .        tokens = ids[:-1], targets = ids[1:], loss_weights = mask[1:]
-  loss_weights   0  1  1  0  0  1  1  1  0  0      so a weight stands with its target, and no target crosses a border
+  loss_weights   0  1  1  0  0  1  1  1  0  0      so a weight belongs to its target, and no target crosses a border
   segment_ids    1  1  1  1  2  2  2  2  0  0      0 is padding; attention stays inside a segment
   positions      0  1  2  3  0  1  2  3  0  0      restart in each segment
 
-tokens, targets, segment_ids, positions are int32 [T], loss_weights float32 [T]; padding is 0 throughout.
+tokens, targets, segment_ids, positions are int32 [T], loss_weights float32 [T]; padding is 0 in all of them.
 
-Grain's own packing data sets take examples in the order of arrival, which fills 96 to 97% of the positions for GSM8K
-and MATH at T = 1,024, and cost 0.1 to 0.3 ms an example. Here a window of examples is packed at once: 99.7% of the
-positions, and several times faster.
+Grain's own packing data sets place examples in the order of arrival. That fills 96 to 97% of the positions for GSM8K
+and MATH at T = 1,024. Here all examples of a window are known before the first is placed, which fills more than 99%.
 """
 
 from collections.abc import Sequence
@@ -29,15 +28,16 @@ FEATURES = {
 
 
 def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-  """Rows as lists of indices: each takes the longest example left and the others that fill it best, long ones first.
+  """Rows as lists of indices into `lengths`; every index is in exactly one row.
 
-  Which sums the others can reach is a set of bits in one integer: with 3 and 4 in hand it is 0b10011001, 0 3 4 7
-  (minimum bin slack; Gupta and Ho 1999).
+  Each row takes the longest example left, then those of the others that fill the rest of the row best (minimum bin
+  slack; Gupta and Ho 1999). Among equally good choices it takes long examples first: they are the hardest to place.
+
+  lengths: positions of each example, from 1 to `capacity`. ValueError: when one is longer.
   """
-  left: dict[int, list[int]] = {}  # length -> indices, longest first
+  left: dict[int, list[int]] = {}  # length -> indices of the examples not placed yet; the longest length first
   for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i), reverse=True):
     left.setdefault(lengths[index], []).append(index)
-  rows = []
 
   def take(length: int) -> int:
     index = left[length].pop()
@@ -45,62 +45,70 @@ def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
       del left[length]
     return index
 
+  rows = []
   while left:
     longest = next(iter(left))
-    rows.append([take(longest)])
     room = capacity - longest
-    tried, sums = _reachable(left, room)
-    total = sums[-1].bit_length() - 1
-    for length, before in zip(reversed(tried), reversed(sums[:-1]), strict=True):
-      if not before >> total & 1:  # the sum needs this one
-        rows[-1].append(take(length))
-        total -= length
+    row = [take(longest)]
+    for length in _best_lengths(left, room):
+      row.append(take(length))
+    rows.append(row)
   return rows
 
 
-def _reachable(left: dict[int, list[int]], room: int) -> tuple[list[int], list[int]]:
-  """Lengths tried in turn, and the sums up to `room` reachable before and after each; ends once `room` itself is."""
-  tried, sums, within = [], [1], (2 << room) - 1
+def _best_lengths(left: dict[int, list[int]], room: int) -> list[int]:
+  """The lengths, of those in `left`, whose sum comes closest to `room` without exceeding it.
+
+  A subset-sum search in which one integer holds a set of sums, bit s for the sum s. With 3 and 4 in hand it is
+  0b10011001: the sums 0, 3, 4 and 7. Adding a length to all sums at once is one shift.
+  """
+  considered = []
+  sums = [1]  # sums[i]: reachable with the first i lengths considered; 1 is the empty sum alone
+  up_to_room = (2 << room) - 1
   for length, indices in left.items():
     for _ in range(min(len(indices), room // length)):
-      tried.append(length)
-      sums.append(sums[-1] | sums[-1] << length & within)
-      if sums[-1] >> room:
-        return tried, sums
-  return tried, sums
+      considered.append(length)
+      sums.append(sums[-1] | (sums[-1] << length & up_to_room))
+      if sums[-1] >> room:  # the room can be filled exactly
+        break
+    if sums[-1] >> room:
+      break
+
+  # Walk back from the best sum: a length is part of it only where the sum was out of reach without that length.
+  chosen = []
+  total = sums[-1].bit_length() - 1
+  for i in reversed(range(len(considered))):
+    if not sums[i] >> total & 1:
+      chosen.append(considered[i])
+      total -= considered[i]
+  return chosen
 
 
 def pack(examples: Sequence[tuple[np.ndarray, np.ndarray]], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
-  """All of the (ids, mask) examples, each of at most seq_len + 1 ids, as features [R, seq_len].
+  """All examples in as few rows as `fill` finds: the features drawn above, each [rows, seq_len].
 
-  Rows stand in an order drawn by `seed`, as `fill` leaves the long examples in the first ones.
+  examples: (ids, mask) each, both [n] with n from 2 to seq_len + 1. ValueError: when one is longer.
+  seed: of the order of the rows, which are shuffled because `fill` puts the long examples into the first ones.
   """
   rows = fill([len(ids) - 1 for ids, _ in examples], seq_len)
   np.random.default_rng(seed).shuffle(rows)
-  placed = [examples[index] for row in rows for index in row]
-  ids, mask = (np.concatenate(column) for column in zip(*placed, strict=True))
-  ends = np.cumsum([len(example_ids) for example_ids, _ in placed])
-  last, first = np.zeros(len(ids), bool), np.zeros(len(ids), bool)
-  last[ends - 1] = first[np.r_[0, ends[:-1]]] = True
-  sizes = np.diff(ends, prepend=0) - 1  # positions of each example
-  segments = np.concatenate([np.arange(1, len(row) + 1) for row in rows])
-  before = np.cumsum(sizes) - sizes  # positions of all examples before it
-  row_of = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-  starts = before - np.repeat(before[segments == 1], [len(row) for row in rows])  # in its row
-  positions = np.arange(sizes.sum()) - np.repeat(before, sizes)
-  where = np.repeat(row_of * seq_len + starts, sizes) + positions
   features = empty_rows(len(rows), seq_len)
-  for name, values in (
-    ('tokens', ids[~last]),
-    ('targets', ids[~first]),
-    ('loss_weights', mask[~first]),
-    ('segment_ids', np.repeat(segments, sizes)),
-    ('positions', positions),
-  ):
-    features[name].reshape(-1)[where] = values
+  counting = np.arange(seq_len)
+  for row, indices in enumerate(rows):
+    start = 0
+    for segment, index in enumerate(indices, start=1):
+      ids, mask = examples[index]
+      size = len(ids) - 1
+      here = slice(start, start + size)
+      features['tokens'][row, here] = ids[:-1]
+      features['targets'][row, here] = ids[1:]
+      features['loss_weights'][row, here] = mask[1:]
+      features['segment_ids'][row, here] = segment
+      features['positions'][row, here] = counting[:size]
+      start += size
   return features
 
 
 def empty_rows(count: int, seq_len: int) -> dict[str, np.ndarray]:
-  """Rows of padding alone, for a batch that is not full."""
+  """Rows of padding alone, [count, seq_len], for a batch that is not full."""
   return {name: np.zeros((count, seq_len), dtype) for name, dtype in FEATURES.items()}

@@ -53,7 +53,7 @@ def peak_seconds(experiment: Experiment, mesh) -> float | None:
 def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: int = 0) -> dict:
   """Trains to `train.steps` from the newest checkpoint in `workdir`, or from the start.
 
-  data: `mathqwen.data.training.TrainingData`. params: initial weights on the mesh; None draws random ones.
+  data: `mathqwen.data.training_data.TrainingData`. params: initial weights on the mesh; None draws random ones.
   profile: steps to trace into `workdir`/profile.
   Returns the summary that `mathqwen train --json` prints. Preempted after a save on SIGTERM.
   """

@@ -12,7 +12,7 @@ from etils import epath
 from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data.inspect import describe
-from mathqwen.data.training import TrainingData
+from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.hf import hub

@@ -7,7 +7,7 @@ import pytest
 
 from mathqwen.data import packing, pipeline
 from mathqwen.data.examples import Example
-from mathqwen.data.inspect import describe
+from mathqwen.data.inspect import describe, statistics
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
 from mathqwen.text.loading import load_tokenizer
@@ -125,7 +125,7 @@ def test_the_longest_row_that_fits_is_kept():
 def test_held_out_prompts_are_not_in_training():
   examples = [example(10 * i + j, f'{i} + 1 =', f'way {j}: {i + 1}') for i in range(20) for j in range(3)]
   encoded = encode(examples)
-  training, held = pipeline.split_eval(encoded, 5, seed=1)
+  (training,), held = pipeline.hold_out([encoded], 5, seed=1)
 
   def prompts(part):
     return [part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))]
@@ -133,10 +133,10 @@ def test_held_out_prompts_are_not_in_training():
   assert (len(training), len(held)) == (45, 5)
   assert len(set(prompts(held))) == 5
   assert not set(prompts(held)) & set(prompts(training))
-  again, other = (prompts(pipeline.split_eval(encoded, 5, seed=seed)[1]) for seed in (1, 2))
+  again, other = (prompts(pipeline.hold_out([encoded], 5, seed=seed)[1]) for seed in (1, 2))
   assert again == prompts(held) != other
   with pytest.raises(UserError, match='20 different prompts'):
-    pipeline.split_eval(encoded, 20, seed=0)
+    pipeline.hold_out([encoded], 20, seed=0)
 
 
 def test_prompts_held_out_of_one_source_leave_the_others_too():
@@ -292,7 +292,7 @@ def test_packing_fills_the_rows_of_real_data(name, question, solution):
   with gzip.open(path, 'rt', encoding='utf-8') as lines:
     rows = [json.loads(line) for line in lines][:4000]
   examples = [example(i, row[question], row[solution]) for i, row in enumerate(rows)]
-  found = pipeline.statistics(examples, load_tokenizer(), 1024)
+  found = statistics(examples, load_tokenizer(), 1024)
   assert found['packing_efficiency'] >= 0.99
   assert found['tokens_per_cpu_second'] >= 100_000  # half of what an idle core must reach: others may use this one
   json.dumps(found)

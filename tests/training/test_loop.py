@@ -54,7 +54,7 @@ def small_run(tiny_config, tmp_path):
       optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
       train=train_config(**changes),
     )
-    (encoded,), held_out = pipeline.hold_out([pipeline.Encoded.of(examples_of(20))], 3, 0)
+    (encoded,), held_out = pipeline.hold_out([pipeline.Encoded.from_rendered(examples_of(20))], 3, 0)
     data = types.SimpleNamespace(
       held_out=held_out,
       train=lambda: pipeline.train_batches([encoded], (), 2, 12, 0),

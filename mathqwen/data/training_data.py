@@ -1,4 +1,8 @@
-"""The data of one run: its sources read, tokenised, split and reported, ready to be iterated."""
+"""`TrainingData`: what a run trains on, from the names in its config to batches."""
+
+from collections.abc import Iterator
+
+import numpy as np
 
 from mathqwen.config import DataConfig
 from mathqwen.data import pipeline, sources
@@ -6,29 +10,35 @@ from mathqwen.data.examples import Report
 
 
 class TrainingData:
-  """Batches of a `DataConfig` for this host (`shard` = (host, hosts)). Reading and tokenising happen here, once."""
+  """The sources of a `DataConfig`, read, tokenised and split. All of this happens here, once."""
 
   def __init__(self, cfg: DataConfig, tokenizer, shard: tuple[int, int] = (0, 1)):
-    self.cfg, self.tokenizer, self._shard = cfg, tokenizer, shard
-    self.reports: dict[str, Report] = {}
+    """shard: (this host, hosts). UserError: when a source cannot be read, or leaves nothing to train on."""
+    self.cfg = cfg
+    self.tokenizer = tokenizer
+    self._shard = shard
+    self.reports: dict[str, Report] = {}  # source -> what was left out of it
+
     encoded = []
     for source in cfg.sources:
-      read, report = sources.load(source, 'train', cfg.data_dir)
-      tokens, dropped = pipeline.encode(read, tokenizer, cfg.seq_len, cfg.system_prompt)
-      report.merge(dropped)
+      examples, report = sources.load(source, 'train', cfg.data_dir)
+      tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, cfg.system_prompt)
+      report.merge(left_out)
       self.reports[source] = report
       encoded.append(tokens)
-    self.held_out = None
+
+    self.held_out: pipeline.Encoded | None = None
     if cfg.eval_examples:
       encoded, self.held_out = pipeline.hold_out(encoded, cfg.eval_examples, cfg.seed)
-    self.sources = encoded
+    self.sources: list[pipeline.Encoded] = encoded
 
   @property
   def tokens(self) -> int:
+    """Positions of one epoch, without padding."""
     return sum(source.positions for source in self.sources)
 
   def describe(self) -> list[str]:
-    """Lines for people: what was read, held out and left out."""
+    """Lines to print: what was read, held out and left out."""
     lines = []
     for name, source in zip(self.cfg.sources, self.sources, strict=True):
       lines.append(
@@ -40,8 +50,10 @@ class TrainingData:
     return lines
 
   def train(self) -> pipeline.TrainBatches:
+    """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
     cfg = self.cfg
     return pipeline.train_batches(self.sources, cfg.weights, cfg.batch_size, cfg.seq_len, cfg.seed, self._shard)
 
-  def eval(self):
+  def eval(self) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of one pass over the held-out examples. Only where the config holds some out."""
     return pipeline.eval_batches(self.held_out, self.cfg.batch_size, self.cfg.seq_len, self._shard)
