@@ -11,7 +11,9 @@ import os
 import signal
 import sys
 
+from mathqwen.data import catalog
 from mathqwen.errors import Preempted, UserError
+from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.hardware import hosts
 
 REMEDIES = {
@@ -221,9 +223,7 @@ def run_plan(args):
 def add_evaluate(commands):
   sub = _command(commands, 'evaluate', run_evaluate, 'greedy answers to benchmarks, graded, every one recorded')
   sub.add_argument('model', metavar='MODEL', help="a Hugging Face directory, a run's workdir, or openai:URL#MODEL")
-  sub.add_argument(
-    '--benchmarks', required=True, metavar='A,B', help='gsm8k, math500, math, math401, math23k, arithmetic'
-  )
+  sub.add_argument('--benchmarks', required=True, metavar='A,B', help=', '.join(BENCHMARKS))
   sub.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
   sub.add_argument('--limit', type=int, metavar='N', help='the first N problems of each')
   sub.add_argument(
@@ -313,7 +313,7 @@ def _print_scores(result):
 def add_grade(commands):
   sub = _command(commands, 'grade', run_grade, 'grade stored answers again; needs no accelerator')
   sub.add_argument('records', metavar='RECORDS.jsonl')
-  sub.add_argument('--benchmark', required=True, metavar='NAME')
+  sub.add_argument('--benchmark', required=True, metavar='NAME', help=', '.join(BENCHMARKS))
   sub.add_argument('--rule', metavar='NAME', help="default: the benchmark's")
   sub.add_argument('--out', metavar='DIR')
 
@@ -458,7 +458,7 @@ def add_data(commands):
   verbs = _group(commands, 'data', 'prepare and inspect data sets', 'VERB')
   text = 'download (or read from --data-dir) and store for random access'
   prepare = _command(verbs, 'prepare', run_data_prepare, text)
-  prepare.add_argument('names', nargs='+', metavar='NAME', help='gsm8k, math, math401, math23k')
+  prepare.add_argument('names', nargs='+', metavar='NAME', help=', '.join(catalog.downloadable()))
   prepare.add_argument('--data-dir', metavar='DIR', help='a local copy; without it the public addresses are asked')
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _command(verbs, 'inspect', run_data_inspect, text)

@@ -8,6 +8,7 @@ import tomllib
 import types
 import typing
 
+from mathqwen.data import catalog
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 
@@ -50,7 +51,7 @@ class Job:
   config: str  # what `mathqwen train` trains
   init: str = ''  # its --init; '' takes the config's own
   set: tuple[str, ...] = ()  # its --set, each 'a.b=value'
-  data: tuple[str, ...] = ()  # data sets that every host prepares first: gsm8k, math, math23k
+  data: tuple[str, ...] = ()  # data sets that every host prepares first, by the names of `mathqwen data prepare`
   provisioning: str = 'spot'  # spot, on-demand, reserved, flex-start
   queue: bool = True  # ask by a queued resource; false asks for the TPU VM itself, now or never
   wait: str = ''  # how long the queued resource may wait: 6h; '' for ever
@@ -73,8 +74,8 @@ class Job:
       if not re.match(r'[a-z_]+(\.[a-z_0-9]+)*=', setting, re.ASCII) or not setting.isprintable():
         raise UserError(f"set has {setting!r}: write each as 'a.b=value'")
     for name in self.data:
-      if name not in ('gsm8k', 'math', 'math401', 'math23k'):
-        raise UserError(f'data has {name!r}: known are gsm8k, math, math401, math23k')
+      if name not in catalog.downloadable():
+        raise UserError(f'data has {name!r}: known are {", ".join(catalog.downloadable())}')
     if self.provisioning not in PROVISIONING:
       raise UserError(f'provisioning = {self.provisioning!r}: it must be one of {", ".join(PROVISIONING)}')
     for name in ('price_per_chip_hour', 'max_cost', 'max_hours'):

@@ -3,8 +3,7 @@ r"""Math problems as one kind of record, whatever file they come from.
 gsm8k/train.jsonl.gz:1   {"question": "Natalia sold ...", "answer": "... <<48/2=24>>24 clips ...\n#### 72"}
 Example                  id 'gsm8k/train/0', solution '... 24 clips ...\n#### 72', answer '72'
 
-math23k/test.jsonl.gz:1  {"id": "35", "original_text": "在一正方形花池...", "equation": "x=44*20", "ans": "880"}
-Example                  id 'math23k/test/35', solution '算式：44*20\n答案：880', answer '880'
+The rows of a named data set are read as its file in `mathqwen/evals/tasks/` says; all other files have one of SCHEMAS.
 """
 
 import codecs
@@ -14,24 +13,12 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from mathqwen.data import arithmetic
+from mathqwen.data import catalog
 from mathqwen.errors import UserError
 
-# source -> split -> files, the first that is there is read; each may also end in .gz
-FILES = {
-  'gsm8k': {'train': ['gsm8k/train.jsonl'], 'test': ['gsm8k/test.jsonl']},
-  'math': {'train': ['math/train.jsonl'], 'test': ['math/test.jsonl']},
-  'math500': {'test': ['math/test500.jsonl']},
-  'math401': {'test': ['math401/test.jsonl', 'math401/math401.json']},
-  'math23k': {
-    'train': ['math23k/train.jsonl'],
-    'test': ['math23k/test.jsonl', 'math23k/test_upstream.json', 'math23k/math23k_test.json'],
-  },
-  'arithmetic': {'test': ['arithmetic/test.jsonl']},  # its training files are given by path, one for each group
-}
 SCHEMAS = '{question, answer|solution}, {query, response}, {problem, solution} or {messages: [{role, content}, ...]}'
 _KEPT = 100  # rows named per kind in a report
 
@@ -93,14 +80,13 @@ class Malformed(ValueError):
 
 
 def find(source: str, split: str, data_dir: str | Path) -> Path:
-  """The file of one split under a folder laid out as FILES says; a UserError names the paths tried."""
-  if split not in FILES[source]:
-    raise UserError(f'{source} has no split {split!r}: it has {", ".join(FILES[source])}')
-  tried = [Path(data_dir) / f'{name}{end}' for name in FILES[source][split] for end in ('', '.gz')]
+  """The file of one split in a directory that has the layout of its `Split.files`. UserError: names the paths tried."""
+  data, own = catalog.find_split(source, split)
+  tried = [Path(data_dir) / f'{name}{end}' for name in data.splits[own].files for end in ('', '.gz')]
   for path in tried:
     if path.is_file():
       return path
-  names = ', '.join(str(path.relative_to(data_dir)) for path in tried)
+  names = ', '.join(str(path.relative_to(data_dir)) if path.is_relative_to(data_dir) else str(path) for path in tried)
   raise UserError(f'no {source} {split} data in {data_dir}: tried {names}; put one there or pass another --data-dir')
 
 
@@ -172,11 +158,11 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
 
 def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Report]:
   """All readable records of a file, duplicates too, and a report of the malformed ones."""
-  parse = PARSERS.get(source, _generic)
+  data = catalog.of_source(source)
   rows = list(records(path))
-  ids = _ids_beside(path, len(rows)) if source == 'math' else None
   examples, report, used, times = [], Report(), {}, collections.Counter()
-  groups = _math401_groups(rows, report) if source == 'math401' else None
+  ids = _ids_beside(path, data, len(rows))
+  more = data.more_fields(rows, report) if data and data.more_fields else None
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
     try:
@@ -185,16 +171,16 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
       if not isinstance(record, dict):
         raise Malformed('not a JSON object')
       _check_text(record)
-      fields = parse(record)
+      if more:
+        record = record | {key: value for key, value in more[row].items() if key not in record}
+      fields = data.parse(record) if data else _generic(record)
     except Malformed as error:
       report.add('malformed', where, str(error))
       continue
-    if groups and 'group' not in record:
-      fields['extra']['group'] = groups[row]
-    stem = f'{source}/{split}' if source in FILES else path.name.removesuffix('.gz').removesuffix('.jsonl')
+    stem = f'{source}/{split}' if data else path.name.removesuffix('.gz').removesuffix('.jsonl')
     own = fields.pop('id', None)
     name = ids[row] if ids else own
-    if name is None or source == 'math23k':
+    if name is None or (data and data.numbered):
       name = f'{stem}/{row if name is None else name}'
     if name in used:
       report.add('repeated_id', where, f'id {name!r} is already in {used[name]}')
@@ -205,7 +191,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
     examples.append(Example(id=name, where=where, **fields))
   if not examples:
     found = next((', '.join(map(str, value)) for _, value in rows if isinstance(value, dict)), 'no object')
-    wanted = ', '.join(WANTED[source]) if source in WANTED else SCHEMAS
+    wanted = ', '.join(data.fields) if data else SCHEMAS
     raise UserError(
       f'{path}: no usable record among {len(rows)}: fields found: {found}; wanted: {wanted}; '
       f'first trouble: {report.lines(1)[0].split(": ", 1)[1]}'
@@ -213,25 +199,16 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
   return examples, report
 
 
-def _math401_groups(rows: list, report: Report) -> list[str] | None:
-  """Of each row, where they are as published: Euler's identity, then 25 of each group."""
-  if len(rows) != 401:
+def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
+  """The file with the ids of the rows of `path`: math/train_paths.txt[.gz] beside math/train.jsonl[.gz]."""
+  if data is None or not data.ids_beside:
     return None
-  line, first = rows[0]
-  if not isinstance(first, dict) or not str(first.get('query')).strip().startswith('e^(i'):
-    report.add('other_order', f'line {line}', "Math401 begins with Euler's identity: which row is of which group?")
-    return None
-  return ['Euler', *(group for group in arithmetic.GROUPS for _ in range(25))]
+  name = data.ids_beside.format(stem=path.name.split('.')[0])
+  return next((beside for end in ('', '.gz') if (beside := path.with_name(f'{name}{end}')).is_file()), None)
 
 
-def companion(path: Path) -> Path | None:
-  """math/train_paths.txt[.gz] beside math/train.jsonl[.gz]: the upstream path of each row."""
-  stem = path.name.split('.')[0]
-  return next((p for end in ('', '.gz') if (p := path.with_name(f'{stem}_paths.txt{end}')).is_file()), None)
-
-
-def _ids_beside(path: Path, count: int) -> list[str] | None:
-  beside = companion(path)
+def _ids_beside(path: Path, data: catalog.DataSet | None, count: int) -> list[str] | None:
+  beside = companion(path, data)
   names = read_text(beside).split() if beside else []
   return names if len(names) == count and len(set(names)) == count else None
 
@@ -246,7 +223,8 @@ def _check_text(record: dict):
     raise Malformed('holds half a surrogate pair') from error
 
 
-def _text(record: dict, field: str) -> str:
+def text_field(record: dict, field: str) -> str:
+  """The text of a field, without the space around it. Malformed: when there is none."""
   value = record.get(field)
   if not isinstance(value, str) or not value.strip():
     raise Malformed(f'no field "{field}"' if value is None else f'field "{field}" is empty or not text')
@@ -270,72 +248,6 @@ def last_boxed(solution: str) -> str:
   return ''
 
 
-def _gsm8k(record: dict) -> dict:
-  question, text = _text(record, 'question'), _text(record, 'answer')
-  gold = re.search(r'####\s*(\S[^\n]*)$', text)
-  if not gold:
-    raise Malformed('field "answer" does not end with "#### ANSWER"')
-  return {
-    'question': question,
-    'solution': re.sub(r'<<[^<>]*>>', '', text),
-    'answer': gold.group(1).strip().replace(',', ''),
-    'extra': {},
-  }
-
-
-def _math(record: dict) -> dict:
-  question, solution = _text(record, 'problem'), _text(record, 'solution')
-  level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
-  extra = {'level': int(level.group()) if level else None, 'subject': record.get('subject', record.get('type'))}
-  answer = record.get('answer')
-  answer = answer.strip() if isinstance(answer, str) else last_boxed(solution)
-  own = record.get('unique_id')
-  if not isinstance(own, str | None):
-    raise Malformed('field "unique_id" is not text')
-  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': own}
-
-
-def _math401(record: dict) -> dict:
-  response = _text(record, 'response')
-  return {
-    'question': _text(record, 'query'),
-    'solution': response,
-    'answer': response,
-    'extra': {key: value for key, value in record.items() if key not in ('query', 'response')},
-  }
-
-
-def plain_number(ans: str) -> str:
-  """Math23K's answer as a number is usually written: '((4)/(7))' -> '4/7', '5((7)/(10))' -> '57/10', '25%' stays."""
-  match = re.fullmatch(r'(-?)(\d*)\(\((\d+)\)/\((\d+)\)\)', ans)
-  if not match:
-    return ans
-  sign, whole, top, bottom = match.groups()
-  return f'{sign}{int(whole or 0) * int(bottom) + int(top)}/{int(bottom)}'
-
-
-def _equation_gives(equation: str, answer: str) -> bool:
-  try:
-    return arithmetic.evaluate(equation) == arithmetic.evaluate(answer)
-  except ValueError:
-    return False
-
-
-def _math23k(record: dict) -> dict:
-  equation, ans = _text(record, 'equation'), _text(record, 'ans')
-  answer, worked = plain_number(ans), equation.removeprefix('x=')
-  # Seven published equations are no formula or give another value: those rows teach the answer only.
-  steps = f'算式：{worked}\n' if _equation_gives(worked, answer) else ''
-  number = record.get('id')
-  return {
-    'question': _text(record, 'original_text'),
-    'solution': f'{steps}答案：{answer}',
-    'answer': answer,
-    'extra': {'equation': equation, 'ans': ans},
-    'id': None if number is None else str(number),
-  }
-
-
 def gold_of(text: str) -> str:
   """The answer a worked solution ends with: after '####', in the last box, or the whole of a text without spaces."""
   if '####' in text:
@@ -352,7 +264,7 @@ def _generic(record: dict) -> dict:
       break
   else:
     raise Malformed(f'fields {", ".join(map(str, record))}: wanted {SCHEMAS}')
-  question, solution = _text(record, ask), re.sub(r'<<[^<>]*>>', '', _text(record, tell))
+  question, solution = text_field(record, ask), re.sub(r'<<[^<>]*>>', '', text_field(record, tell))
   if tell != 'answer' and record.get('answer') is not None:
     answer = str(record['answer']).strip()
   else:
@@ -369,7 +281,7 @@ def _chat(record: dict) -> dict:
   for turn in turns:
     if turn.get('role') not in ('system', 'user', 'assistant'):
       raise Malformed(f'role {turn.get("role")!r} is none of system, user, assistant')
-    messages.append({'role': turn['role'], 'content': _text(turn, 'content')})
+    messages.append({'role': turn['role'], 'content': text_field(turn, 'content')})
   said = {role: [m['content'] for m in messages if m['role'] == role] for role in ('user', 'assistant')}
   if not said['user'] or not said['assistant']:
     raise Malformed('messages without a user turn or without an assistant turn')
@@ -382,21 +294,3 @@ def _chat(record: dict) -> dict:
     'messages': tuple(messages),
     'extra': {key: value for key, value in record.items() if key not in ('messages', 'id', 'answer')},
   }
-
-
-PARSERS: dict[str, Callable[[dict], dict]] = {
-  'gsm8k': _gsm8k,
-  'math': _math,
-  'math500': _math,
-  'math401': _math401,
-  'math23k': _math23k,
-  'arithmetic': _math401,
-}
-WANTED = {
-  'gsm8k': ('question', 'answer'),
-  'math': ('problem', 'solution'),
-  'math500': ('problem', 'solution'),
-  'math401': ('query', 'response'),
-  'math23k': ('id', 'original_text', 'equation', 'ans'),
-  'arithmetic': ('query', 'response', 'group'),
-}

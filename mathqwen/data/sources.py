@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mathqwen.data import examples
+from mathqwen.data import catalog, examples
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
 
@@ -27,20 +27,28 @@ def load(
 
 
 def _read(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, Path]:
-  if source in examples.FILES and source != 'arithmetic':
+  data = catalog.of_source(source)
+  if data is None:
+    path = Path(source)
+    if not path.exists() and '.json' not in path.name:
+      names = ', '.join(catalog.names())
+      raise UserError(f'unknown data set {source!r}: the names are {names}, or give the path of a .jsonl file')
+  elif data.downloads:
     from mathqwen.data import datasets  # which brings TFDS with it
 
     return datasets.read(source, split, data_dir)
-  if source == 'arithmetic' and data_dir is None:
-    raise UserError(
-      'the arithmetic data set is generated: call mathqwen.data.arithmetic.write("DIR/arithmetic", '
-      '...) and pass --data-dir DIR'
-    )
-  path = examples.find(source, split, data_dir) if source == 'arithmetic' else Path(source)
-  if not path.exists() and '.json' not in path.name:
-    names = ', '.join(examples.FILES)
-    raise UserError(f'unknown data set {source!r}: the names are {names}, or give the path of a .jsonl file')
+  else:
+    path = _find_local(data, source, split, data_dir)
   return *examples.parse_file(path, source, split), path.parent
+
+
+def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> Path:
+  """The file of a data set that cannot be downloaded. Its paths may be absolute, in a user's own task file."""
+  _, own = catalog.find_split(source, split)
+  first = data.splits[own].files[0]
+  if data_dir is None and not Path(first).is_absolute():
+    raise UserError(data.missing or f'{source} cannot be downloaded: pass --data-dir DIR with {first}')
+  return examples.find(source, split, data_dir or '')
 
 
 def _refuse_bad(found: list[Example], report: Report, folder: Path):

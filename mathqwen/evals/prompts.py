@@ -8,7 +8,7 @@ base models and for systems with a form of their own.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
@@ -19,15 +19,14 @@ from mathqwen.text import chatml
 class Prompt:
   """`messages(example, the model's own system prompt)` or `text(example)`; exactly one of them is given.
 
-  `rules` and `max_new_tokens` are by benchmark, as the system was measured; elsewhere the benchmark's own hold.
+  By which rule the system was graded, and how many tokens it could generate, is in the file of each benchmark
+  (`Benchmark.by_prompt`).
   """
 
   about: str  # whose prompt it is
   messages: Callable[[object, str], list[dict]] | None = None  # {'role', 'content'} turns, the last one the user's
   text: Callable[[object], str] | None = None
   stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
-  max_new_tokens: Mapping[str, int] = dataclasses.field(default_factory=dict)
-  rules: Mapping[str, str] = dataclasses.field(default_factory=dict)  # names in mathqwen.grading.grade.RULES
 
 
 def _chatml(example, system_prompt: str) -> list[dict]:
@@ -83,53 +82,35 @@ def _harness(example) -> str:
   return f'{"".join(shots)}Question: {example.question}\nAnswer:'
 
 
-def _both(gsm8k, math) -> dict:
-  return {'gsm8k': gsm8k, 'math500': math, 'math': math}
-
-
 PROMPTS: dict[str, Prompt] = {
   'chatml': Prompt("the question as the user's turn, after the model's own system prompt if it has one", _chatml),
   'qwen-chat': Prompt(
-    "Qwen-Chat, zero-shot: the question as the user's turn after Qwen's system prompt",
-    _qwen_chat,
-    rules={'gsm8k': 'qwen-chat'},
+    "Qwen-Chat, zero-shot: the question as the user's turn after Qwen's system prompt", messages=_qwen_chat
   ),
   'qwen-chat-few-shot': Prompt(
-    "Qwen-Chat, 4-shot: our worked examples and the question in one user's turn",
-    _qwen_chat_few_shot,
-    rules={'gsm8k': 'qwen-chat'},
+    "Qwen-Chat, 4-shot: our worked examples and the question in one user's turn", messages=_qwen_chat_few_shot
   ),
   'qwen-base': Prompt(
     'Qwen base, 8-shot: our worked examples, `Question: ...`, then the question',
     text=_qwen_base,
     stop=('\n\n', 'Question:'),
-    rules={'gsm8k': 'qwen-base'},
   ),
-  'alpaca': Prompt('RFT: the instruction form of Alpaca', text=_alpaca, max_new_tokens={'gsm8k': 256},
-                   rules={'gsm8k': 'rft'}),
+  'alpaca': Prompt('RFT: the instruction form of Alpaca', text=_alpaca),
   'wizardmath': Prompt(
     "WizardMath: Alpaca's form, answered from `Let's think step by step.` on",
     text=_wizardmath,
     stop=('Instruction', 'Response'),
-    max_new_tokens=_both(1024, 2048),
-    rules=_both('wizardmath-gsm8k', 'wizardmath-math'),
   ),
-  'abel': Prompt('GAIRMath-Abel: `Question: ... Answer:`, step by step', text=_abel, max_new_tokens=_both(2048, 2048),
-                 rules=_both('abel', 'abel')),
+  'abel': Prompt('GAIRMath-Abel: `Question: ... Answer:`, step by step', text=_abel),
   'minerva': Prompt(
-    'Minerva on MATH, 4-shot: our worked examples, `Problem: ... Solution:`',
-    text=_minerva,
-    stop=('Problem:',),
-    rules={'math500': 'minerva', 'math': 'minerva'},
+    'Minerva on MATH, 4-shot: our worked examples, `Problem: ... Solution:`', text=_minerva, stop=('Problem:',)
   ),
   'lm-eval': Prompt(
     'lm-evaluation-harness on GSM8K, 5-shot: our worked examples (there: drawn from the training set)',
     text=_harness,
     stop=('Question:', '</s>', '<|im_end|>'),
-    max_new_tokens={'gsm8k': 256},
-    rules={'gsm8k': 'lm-eval-strict'},
   ),
-}  # fmt: skip
+}
 
 
 def get(name: str) -> Prompt:

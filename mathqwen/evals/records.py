@@ -19,7 +19,7 @@ import zlib
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
-from mathqwen.evals.benchmarks import Benchmark
+from mathqwen.evals.tasks import Benchmark
 from mathqwen.files import named, write_atomically
 from mathqwen.grading.grade import relative_error
 

@@ -17,10 +17,10 @@ from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
 from mathqwen.evals import prompts as prompts_lib
-from mathqwen.evals.benchmarks import Benchmark
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.provenance import provenance
+from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
 from mathqwen.grading import values
 from mathqwen.hardware import hosts
@@ -50,7 +50,6 @@ class Decoding:
 
 
 GREEDY = Decoding()
-NUMERIC = ('number', 'math23k', 'math401')  # our rules that compare numbers
 DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # what `generate_ids` takes of it
 
 
@@ -238,19 +237,20 @@ def make_job(model, benchmark: Benchmark, ask: Ask, prompts_of: Callable) -> Job
 
   prompt = ask.prompt or benchmark.prompt
   asked = prompts_lib.get(prompt)
-  rule = ask.rule or asked.rules.get(benchmark.name, benchmark.rule)
-  graders.get(rule)
+  special = benchmark.by_prompt.get(prompt, PromptSettings())
+  rule = ask.rule or special.rule or benchmark.rule
+  grader = graders.get(rule)
   rows, report = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
   for line in report.lines():
     _tell(f'{benchmark.name}: {line}')
-  if rule in NUMERIC and (bad := [row for row in rows if values.value(row.answer) is None]):
+  if getattr(grader, 'numeric', False) and (bad := [row for row in rows if values.value(row.answer) is None]):
     raise UserError(
       f'{benchmark.name}: {len(bad)} gold answers are no numbers, such as {bad[0].answer!r} ({bad[0].where}): mend '
       'them, or grade by another --rule'
     )
   rows = samples.expand(rows[: ask.limit], ask.decoding.samples)
   prompts = prompts_of(asked, rows)
-  new_tokens = ask.max_new_tokens or asked.max_new_tokens.get(benchmark.name, benchmark.max_new_tokens)
+  new_tokens = ask.max_new_tokens or special.max_new_tokens or benchmark.max_new_tokens
   settings = {
     'model': model.name,
     'dtype': model.dtype,

@@ -75,15 +75,16 @@ RULES = {
   'number': Rule(
     'GSM8K: the number after `#### `, in \\boxed{}, after `The answer is`, else the last one; '
     '|difference| < 1e-4; a percent sign the gold answer lacks may be dropped',
-    extract.number, _number,
+    extract.number, _number, numeric=True,
   ),
   'math23k': Rule(
     'Math23K: as GSM8K, but the last number of the sentence, by its value (percent, fraction, mixed number); '
     '|difference| < 1e-4, and at most a hundredth of the gold answer',
-    extract.chinese_number, _value,
+    extract.chinese_number, _value, numeric=True,
   ),
   'math401': Rule(
-    'Math401 (arXiv 2304.02015): the last number; |decoded - target| < 1e-3', extract.last_number, close('1e-3')
+    'Math401 (arXiv 2304.02015): the last number; |decoded - target| < 1e-3',
+    extract.last_number, close('1e-3'), numeric=True,
   ),
   'math': math,
   **PUBLISHED,

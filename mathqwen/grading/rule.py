@@ -20,6 +20,7 @@ class Rule:
   about: str
   extract: Callable[[str], str | None]  # response -> answer
   compare: Callable[[str, str], tuple[bool, str]]  # answer, gold -> equal, reason
+  numeric: bool = False  # it compares values, so every gold answer must be a number
 
   def __call__(self, response: str, gold: str) -> Verdict:
     extracted = self.extract(response)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mathqwen.data import datasets, examples, sources
+from mathqwen.data import catalog, datasets, examples, sources
 from mathqwen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_no_tensorflow(data):
 
 
 def test_the_builder_is_a_tfds_builder(data, tmp_path):
-  builder = datasets.Gsm8k(source=str(data), data_dir=str(tmp_path / 'tfds'))
+  builder = datasets.builder_class('gsm8k')(source=str(data), data_dir=str(tmp_path / 'tfds'))
   builder.download_and_prepare()
   source = builder.as_data_source(split='train')
   assert len(source) == 5 and source[3]['answer'] == b'4' and source[3]['question'].decode() == 'Janet’s 3 ducks?'
@@ -131,13 +131,14 @@ def test_a_killed_preparation_leaves_nothing_that_is_read(data, cache):
   code = """
 import os, signal
 from mathqwen.data import datasets
-whole = datasets.Gsm8k._generate_examples
+Gsm8k = datasets.builder_class('gsm8k')
+whole = Gsm8k._generate_examples
 def killed(self, parsed):
   for index, row in whole(self, parsed):
     if index == 3:
       os.kill(os.getpid(), signal.SIGKILL)
     yield index, row
-datasets.Gsm8k._generate_examples = killed
+Gsm8k._generate_examples = killed
 datasets.read('gsm8k', 'train', os.environ['DATA'])
 """
   assert python(code, DATA=str(data)).returncode == -signal.SIGKILL
@@ -147,10 +148,11 @@ datasets.read('gsm8k', 'train', os.environ['DATA'])
 
 def test_two_processes_prepare_at_once(data, monkeypatch):
   """The other one finishes first: its directory is there when ours is renamed."""
-  original = datasets.Gsm8k.download_and_prepare
+  builder = datasets.builder_class('gsm8k')
+  original = builder.download_and_prepare
 
   def overtaken(self, **kwargs):
-    monkeypatch.setattr(datasets.Gsm8k, 'download_and_prepare', original)
+    monkeypatch.setattr(builder, 'download_and_prepare', original)
     write = self._generate_examples
 
     def generate(parsed):
@@ -160,7 +162,7 @@ def test_two_processes_prepare_at_once(data, monkeypatch):
     self._generate_examples = generate
     return original(self, **kwargs)
 
-  monkeypatch.setattr(datasets.Gsm8k, 'download_and_prepare', overtaken)
+  monkeypatch.setattr(builder, 'download_and_prepare', overtaken)
   assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
 
 
@@ -273,10 +275,18 @@ def server(tmp_path):
   httpd.server_close()
 
 
+def publish(monkeypatch, name, files):
+  """Replaces every public address of a data set by one of the local server: {file: (address, SHA-256)}."""
+  downloads = catalog.get(name).downloads
+  assert files.keys() == downloads.keys()
+  for file, source in files.items():
+    monkeypatch.setitem(downloads, file, catalog.Download(*source))
+
+
 def test_download_gsm8k(server, cache, monkeypatch):
   train, test = jsonl(*GSM8K), jsonl(*GSM8K[:2])
-  monkeypatch.setitem(
-    datasets.DOWNLOADS,
+  publish(
+    monkeypatch,
     'gsm8k',
     {'gsm8k/train.jsonl': server('train.jsonl', train), 'gsm8k/test.jsonl': server('test.jsonl', test)},
   )
@@ -304,8 +314,8 @@ def test_download_math_unpacks_the_archive(server, monkeypatch):
       member = tarfile.TarInfo(path)
       member.size = len(content)
       archive.addfile(member, io.BytesIO(content))
-  monkeypatch.setitem(
-    datasets.DOWNLOADS,
+  publish(
+    monkeypatch,
     'math',
     {
       'math/MATH.tar': server('MATH.tar', buffer.getvalue()),
@@ -329,8 +339,8 @@ def test_download_math23k_joins_questions_and_answers(aligned, server, monkeypat
   if not aligned:
     questions.insert(0, '多一行？')
     sheet.append({'6': sheet[-1]['5']})
-  monkeypatch.setitem(
-    datasets.DOWNLOADS,
+  publish(
+    monkeypatch,
     'math23k',
     {
       'math23k/math23k_test.json': server('test.json', json.dumps(MATH23K[2], indent=4, ensure_ascii=False).encode()),
@@ -367,7 +377,7 @@ def half_an_archive():
   ],
 )
 def test_downloads_that_are_something_else(server, cache, monkeypatch, name, files):
-  monkeypatch.setitem(datasets.DOWNLOADS, name, {f'{name}/{file}': server(file, files[file]) for file in files})
+  publish(monkeypatch, name, {f'{name}/{file}': server(file, files[file]) for file in files})
   with pytest.raises(UserError, match=f'(?s)what lies in {cache}/downloads/{name} is not what is published .*; delete'):
     datasets.prepare(name, download=True)
 
@@ -380,7 +390,7 @@ def test_downloads_that_fail(server, cache, monkeypatch):
     (address.replace('there', 'absent'), None, '404'),
     (address.replace(port, '1'), None, 'refused'),
   ):
-    monkeypatch.setitem(datasets.DOWNLOADS, 'math401', {'math401/math401.json': (url, sha256)})
+    publish(monkeypatch, 'math401', {'math401/math401.json': (url, sha256)})
     with pytest.raises(UserError, match=words) as caught:
       datasets.prepare('math401', download=True)
     assert url in str(caught.value) and '--data-dir DIR with math401/math401.json' in str(caught.value)
@@ -388,10 +398,10 @@ def test_downloads_that_fail(server, cache, monkeypatch):
 
 
 def test_addresses_are_pinned():
-  for wanted in datasets.DOWNLOADS.values():
-    for address, sha256 in wanted.values():
-      commit = [part for part in address.split('/') if len(part) == 40]
-      assert address.startswith('https://') and (commit or sha256)
+  for name in catalog.downloadable():
+    for source in catalog.get(name).downloads.values():
+      commit = [part for part in source.address.split('/') if len(part) == 40]
+      assert source.address.startswith('https://') and (commit or source.sha256)
 
 
 # --- the published files ---
@@ -423,4 +433,4 @@ def test_published_files_have_the_checksums_of_the_downloads():
     ('math23k/test_upstream.json', 'math23k', 'math23k/math23k_test.json'),
   ):
     content = gzip.decompress((DATA / f'{stored}.gz').read_bytes())
-    assert hashlib.sha256(content).hexdigest() == datasets.DOWNLOADS[name][target][1], stored
+    assert hashlib.sha256(content).hexdigest() == catalog.get(name).downloads[target].sha256, stored

@@ -12,9 +12,10 @@ import pytest
 
 from mathqwen.data import examples
 from mathqwen.data.arithmetic import GROUPS
-from mathqwen.data.examples import Report, last_boxed, parse_file, plain_number
+from mathqwen.data.examples import Report, last_boxed, parse_file
 from mathqwen.data.sources import load
 from mathqwen.errors import UserError
+from mathqwen.evals.tasks.math23k import plain_number
 
 DATA = Path(__file__).parents[3] / 'shared' / 'data'
 

@@ -22,6 +22,31 @@ def test_published_sizes_and_default_rules():
 def test_every_entry_names_a_rule_and_a_prompt_that_exist():
   for benchmark in benchmarks.BENCHMARKS.values():
     assert callable(grade.get(benchmark.rule)) and prompts.get(benchmark.prompt)
+    assert {*benchmark.by_prompt} <= {*prompts.PROMPTS}
+    assert {settings.rule for settings in benchmark.by_prompt.values()} <= {*grade.RULES}
+
+
+def test_how_published_systems_were_measured():
+  facts = {
+    (prompt, benchmark.name): (settings.rule, settings.max_new_tokens)
+    for benchmark in benchmarks.BENCHMARKS.values()
+    for prompt, settings in benchmark.by_prompt.items()
+  }
+  assert facts == {
+    ('qwen-chat', 'gsm8k'): ('qwen-chat', None),
+    ('qwen-chat-few-shot', 'gsm8k'): ('qwen-chat', None),
+    ('qwen-base', 'gsm8k'): ('qwen-base', None),
+    ('alpaca', 'gsm8k'): ('rft', 256),
+    ('wizardmath', 'gsm8k'): ('wizardmath-gsm8k', 1024),
+    ('wizardmath', 'math'): ('wizardmath-math', 2048),
+    ('wizardmath', 'math500'): ('wizardmath-math', 2048),
+    ('abel', 'gsm8k'): ('abel', 2048),
+    ('abel', 'math'): ('abel', 2048),
+    ('abel', 'math500'): ('abel', 2048),
+    ('minerva', 'math'): ('minerva', None),
+    ('minerva', 'math500'): ('minerva', None),
+    ('lm-eval', 'gsm8k'): ('lm-eval-strict', 256),
+  }
 
 
 def test_unknown_names_are_answered_with_the_nearest():

@@ -1,5 +1,6 @@
 """A served model, played by a local server that also answers with errors, garbage, nothing, late, or something else."""
 
+import dataclasses
 import email.utils
 import http.server
 import json
@@ -18,7 +19,8 @@ import pytest
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import client, endpoint, records, run
+from mathqwen.evals import benchmarks, client, endpoint, records, run
+from mathqwen.evals.tasks import PromptSettings
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEY = 'sk-very-secret-0123456789'
@@ -132,8 +134,9 @@ def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch)
     'of a base model',
     text=lambda example: f'Q: {example.question}\nA:',
     stop=('Q:', '\n\n'),
-    max_new_tokens={'arithmetic': 7},
   )
+  limited = dataclasses.replace(benchmarks.get('arithmetic'), by_prompt={'base': PromptSettings(max_new_tokens=7)})
+  monkeypatch.setitem(benchmarks.BENCHMARKS, 'arithmetic', limited)
   monkeypatch.setitem(endpoint.prompts_lib.PROMPTS, 'base', prompt)
   said = {'choices': [{'text': ' 2', 'finish_reason': 'length'}], 'usage': {'completion_tokens': 7}}
   server.script = [status(200, json.dumps(said).encode())]

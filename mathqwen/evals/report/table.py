@@ -1,6 +1,7 @@
 """Table 12 of the Qwen report beside measured rows: Markdown, LaTeX and HTML.
 
-The published rows are data here; every other figure is read from a `scores.json`, which is computed from records.
+The published figures are in evals/tasks/, with each benchmark; every other one is read from a `scores.json`, which is
+computed from records.
 """
 
 import dataclasses
@@ -17,28 +18,11 @@ from mathqwen.evals.report import page as report
 from mathqwen.files import write_atomically
 
 SOURCE = 'Qwen Technical Report, arXiv 2309.16609, Table 12'
-PUBLISHED_COLUMNS = ('gsm8k', 'math500', 'math401', 'math23k')
-
-# Model, parameters, accuracy in % on GSM8K, MATH, Math401, Math23K; None: not reported.
-# MATH is the 500-problem split for the Qwen rows.
-PUBLISHED = (
-  ('GPT-4', '-', 92.0, 42.5, 83.5, 74.0),
-  ('GPT-3.5', '-', 80.8, 34.1, 75.1, 60.0),
-  ('Minerva', '8B', 16.2, 14.1, None, None),
-  ('Minerva', '62B', 52.4, 27.6, None, None),
-  ('Minerva', '540B', 58.8, 33.6, None, None),
-  ('LLaMA-1 RFT', '7B', 46.5, 5.2, None, None),
-  ('LLaMA-1 RFT', '13B', 52.1, 5.1, None, None),
-  ('WizardMath', '7B', 54.9, 10.7, None, None),
-  ('WizardMath', '13B', 63.9, 14.0, None, None),
-  ('WizardMath', '70B', 81.6, 22.7, None, None),
-  ('GAIRMath-Abel', '7B', 59.7, 13.0, None, None),
-  ('GAIRMath-Abel', '13B', 66.4, 17.3, None, None),
-  ('GAIRMath-Abel', '70B', 83.6, 28.3, None, None),
-  ('Qwen-Chat', '7B', 50.3, 6.8, 57.4, 51.2),
-  ('Qwen-Chat', '14B', 60.1, 18.4, 70.1, 67.0),
-  ('Math-Qwen-Chat', '7B', 62.5, 17.2, 80.8, 75.4),
-  ('Math-Qwen-Chat', '14B', 69.8, 24.2, 85.0, 78.4),
+PUBLISHED_COLUMNS = tuple(name for name, benchmark in BENCHMARKS.items() if benchmark.table12)
+_SYSTEMS = dict.fromkeys(system for name in PUBLISHED_COLUMNS for system in BENCHMARKS[name].table12)
+# Model, parameters, accuracy in % on each of PUBLISHED_COLUMNS; None: not reported.
+PUBLISHED = tuple(
+  (*system, *(BENCHMARKS[name].table12.get(system) for name in PUBLISHED_COLUMNS)) for system in _SYSTEMS
 )
 
 
@@ -345,7 +329,7 @@ def to_html(runs: list[Run], tables: list[Table], metrics=(), notes=()) -> str:
   return report.page(title, tables, _panels(runs), groups, [curve for curve in curves.values() if curve], sets, notes)
 
 
-_KINDS = {'math': ', subject', 'math500': ', subject'}
+_KINDS = {name: ', subject' for name, benchmark in BENCHMARKS.items() if ('subject', 'type') in benchmark.groups}
 
 
 def _panels(runs: list[Run]) -> dict[str, list]:

@@ -1,0 +1,159 @@
+"""The data sets that have a name: their files, where those come from, and how one row is read.
+
+Each data set is described in a file of `mathqwen/evals/tasks/`, next to the benchmark that is made from it. Such a file
+is loaded by its path, as `config.load` loads the files in configs/, so nothing in data/ imports evals/. Files in the
+folders that $MATHQWEN_TASKS names (separated by ':') are found in the same way.
+
+    get('gsm8k').downloads              {'gsm8k/train.jsonl': Download('https://...', '17f347dc...'), ...}
+    find_split('math500', 'test')       (the data set `math`, 'test500')
+"""
+
+import dataclasses
+import functools
+import importlib
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+from mathqwen.errors import UserError
+
+TASKS = pathlib.Path(__file__).parents[1] / 'evals' / 'tasks'
+FOLDERS = 'MATHQWEN_TASKS'
+_LAST = 100  # the ORDER of a task file that does not have one
+
+
+@dataclasses.dataclass(frozen=True)
+class Download:
+  """One public file."""
+
+  address: str
+  sha256: str | None  # None: no checksum is on record, so the address has to name a commit
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Where the rows of one split are."""
+
+  # Paths below the data directory. The first one that exists is read; each may also end in .gz.
+  files: tuple[str, ...]
+  # The (data set, split) that users know this split by, if it is not this data set's name and this split's own.
+  known_as: tuple[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """A named data set. Without `downloads` it is only read from a directory that the user gives."""
+
+  name: str
+  about: str
+  licence: str
+  splits: Mapping[str, Split]
+  parse: Callable[[dict], dict]  # a JSON object -> fields of examples.Example; raises examples.Malformed
+  fields: tuple[str, ...]  # what a row has, for error messages
+  homepage: str = ''
+  downloads: Mapping[str, Download] = dataclasses.field(default_factory=dict)  # path below the data directory -> source
+  unpack: Callable[[pathlib.Path], None] | None = None  # makes the files of `splits` from the downloads in that folder
+  ids_beside: str = ''  # name of a file with one id per row: '{stem}_paths.txt' beside train.jsonl is train_paths.txt
+  numbered: bool = False  # rows have ids that are unique within a split only, so NAME/SPLIT/ is put before them
+  # Fields that rows lack and that follow from their position: one dict for each row, or None. Problems are reported.
+  more_fields: Callable[[list, object], list[dict] | None] | None = None
+  missing: str = ''  # what to do when no data directory is given and there is nothing to download
+
+
+def names() -> list[str]:
+  """Every name that `find_split` knows, in the order of lists and tables."""
+  found = []
+  for data in _data_sets().values():
+    others = [split.known_as[0] for split in data.splits.values() if split.known_as]
+    found += [data.name, *others]
+  return found
+
+
+def downloadable() -> list[str]:
+  """The names of the data sets that can be downloaded."""
+  return [data.name for data in _data_sets().values() if data.downloads]
+
+
+def get(name: str) -> DataSet:
+  """The data set of that name. UserError: when there is none that can be downloaded."""
+  data = _data_sets().get(name)
+  if data is None or not data.downloads:
+    raise UserError(f'unknown data set {name!r}: the names are {", ".join(downloadable())}')
+  return data
+
+
+def find_split(source: str, split: str) -> tuple[DataSet, str]:
+  """The data set and its split that users call `source` and `split`. UserError: when it has no such split."""
+  known = {}
+  for data in _data_sets().values():
+    for own, found in data.splits.items():
+      known[found.known_as or (data.name, own)] = (data, own)
+  if (source, split) not in known:
+    splits = [name for other, name in known if other == source]
+    raise UserError(f'{source} has no split {split!r}: it has {", ".join(splits)}')
+  return known[source, split]
+
+
+def of_source(source: str) -> DataSet | None:
+  """The data set that holds the splits of `source`; None when it is no name of a data set."""
+  for data in _data_sets().values():
+    if source == data.name or any(split.known_as and split.known_as[0] == source for split in data.splits.values()):
+      return data
+  return None
+
+
+def known_name(data: DataSet, split: str) -> tuple[str, str]:
+  """(source, split) as users call it: ('math500', 'test') for the split 'test500' of MATH."""
+  return data.splits[split].known_as or (data.name, split)
+
+
+# --- the task files ---
+
+
+def task_files() -> list[ModuleType]:
+  """The modules of all task files, by their ORDER and then by name. UserError: when one cannot be loaded."""
+  return _load_all(os.environ.get(FOLDERS, ''))
+
+
+@functools.cache
+def _load_all(folders: str) -> list[ModuleType]:
+  modules = []
+  for path in sorted(TASKS.glob('*.py')):
+    if path.name != '__init__.py':
+      modules.append(importlib.import_module(f'mathqwen.evals.tasks.{path.stem}'))
+  for folder in filter(None, folders.split(os.pathsep)):
+    if not pathlib.Path(folder).is_dir():
+      raise UserError(f'{FOLDERS} names {folder}, which is not a directory; give folders with task files')
+    modules += [_load_file(path) for path in sorted(pathlib.Path(folder).glob('*.py'))]
+  return sorted(modules, key=lambda module: getattr(module, 'ORDER', _LAST))
+
+
+def _load_file(path: pathlib.Path) -> ModuleType:
+  """A user's own task file, as a module with a name that no other module has."""
+  name = f'mathqwen_task_{path.stem}'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[name] = module  # dataclasses look up the module of a class there
+  try:
+    spec.loader.exec_module(module)
+  except Exception as error:  # whatever a user's own file may raise
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
+    raise UserError(f'{path}:{line}: {type(error).__name__}: {error}; correct the task file') from error
+  return module
+
+
+def _data_sets() -> dict[str, DataSet]:
+  """Every DATA of the task files by its name. A file without one has a benchmark on another file's data."""
+  found: dict[str, DataSet] = {}
+  for module in task_files():
+    data = getattr(module, 'DATA', None)
+    if data is None:
+      continue
+    if found.setdefault(data.name, data) is not data:
+      raise UserError(f'{module.__file__}: a data set {data.name!r} exists already; choose another name')
+  return found

@@ -1,0 +1,105 @@
+r"""MATH: competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874), with MATH-500 as one of its splits.
+
+{"problem": "...", "level": "Level 5", "type": "Algebra", "solution": "... $\boxed{\frac{1}{2}}$"}
+
+The gold answer is the content of the last box. The benchmark here asks all 5,000 test problems; math500.py asks 500.
+"""
+
+import json
+import pathlib
+import re
+import tarfile
+
+from mathqwen.data.catalog import DataSet, Download, Split
+from mathqwen.data.examples import Malformed, last_boxed, text_field
+from mathqwen.errors import UserError
+from mathqwen.evals.tasks import Benchmark, PromptSettings
+from mathqwen.files import write_atomically
+
+ORDER = 3  # after math500, which is the column of Table 12
+
+
+def parse(record: dict) -> dict:
+  """The fields of an Example. MATH-500 has `answer`, `subject` and `unique_id` too."""
+  question = text_field(record, 'problem')
+  solution = text_field(record, 'solution')
+  level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
+  answer = record.get('answer')
+  own_id = record.get('unique_id')
+  if not isinstance(own_id, str | None):
+    raise Malformed('field "unique_id" is not text')
+  return {
+    'question': question,
+    'solution': solution,
+    'answer': answer.strip() if isinstance(answer, str) else last_boxed(solution),
+    'extra': {'level': int(level.group()) if level else None, 'subject': record.get('subject', record.get('type'))},
+    'id': own_id,
+  }
+
+
+def unpack(downloads: pathlib.Path) -> None:
+  """Makes train.jsonl and test.jsonl of MATH.tar, which holds one file for each problem.
+
+  MATH/train/algebra/0.json becomes a line of train.jsonl, and 'train/algebra/0.json' the same line of train_paths.txt.
+  """
+  folder = downloads / 'math'
+  if all((folder / name).is_file() for name in ('train.jsonl', 'test.jsonl')):
+    return
+
+  members: dict[str, dict[str, bytes]] = {'train': {}, 'test': {}}
+  with tarfile.open(folder / 'MATH.tar') as archive:
+    for member in archive:
+      if match := re.fullmatch(r'(?:\./)?MATH/((train|test)/\w+/\d+\.json)', member.name):
+        path, split = match.groups()
+        members[split][path] = archive.extractfile(member).read()
+
+  for split, files in members.items():
+    if not files:
+      raise UserError(f'{folder / "MATH.tar"} holds no MATH/{split}/*/*.json; delete it and prepare again')
+    paths = sorted(files)
+    rows = [json.dumps(json.loads(files[path]), ensure_ascii=False) for path in paths]
+    write_atomically(folder / f'{split}_paths.txt', ('\n'.join(paths) + '\n').encode())
+    write_atomically(folder / f'{split}.jsonl', ('\n'.join(rows) + '\n').encode())
+
+
+DATA = DataSet(
+  name='math',
+  about='Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874); test500 is the split of arXiv 2305.20050.',
+  homepage='https://github.com/hendrycks/math',
+  licence='MIT',
+  splits={
+    'train': Split(('math/train.jsonl',)),
+    'test': Split(('math/test.jsonl',)),
+    'test500': Split(('math/test500.jsonl',), known_as=('math500', 'test')),
+  },
+  parse=parse,
+  fields=('problem', 'solution'),
+  downloads={
+    'math/MATH.tar': Download(
+      'https://people.eecs.berkeley.edu/~hendrycks/MATH.tar',
+      '0fbe4fad0df66942db6c221cdcc95b298cc7f4595a2f0f518360cce84e90d9ac',
+    ),
+    'math/test500.jsonl': Download(
+      'https://huggingface.co/datasets/HuggingFaceH4/MATH-500/resolve/'
+      '6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be/test.jsonl',
+      '35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132',
+    ),
+  },
+  unpack=unpack,
+  ids_beside='{stem}_paths.txt',
+)
+
+BENCHMARK = Benchmark(
+  'math',
+  title='MATH (5,000)',
+  source='math',
+  rule='math',
+  max_new_tokens=1024,
+  size=5000,
+  by_prompt={
+    'wizardmath': PromptSettings('wizardmath-math', max_new_tokens=2048),
+    'abel': PromptSettings('abel', max_new_tokens=2048),
+    'minerva': PromptSettings('minerva'),
+  },
+  groups=(('level',), ('subject', 'type')),
+)

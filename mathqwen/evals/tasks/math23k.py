@@ -1,0 +1,132 @@
+r"""Math23K: Chinese word problems with equations (Wang, Liu and Shi 2017, "Deep Neural Solver for Math Word Problems").
+
+{"id": "35", "original_text": "在一正方形花池...", "equation": "x=44*20", "ans": "880"}
+Example: id 'math23k/test/35', solution '算式：44*20\n答案：880', answer '880'
+"""
+
+import json
+import pathlib
+import re
+
+from mathqwen.data import arithmetic
+from mathqwen.data.catalog import DataSet, Download, Split
+from mathqwen.data.examples import records, text_field
+from mathqwen.errors import UserError
+from mathqwen.evals.tasks import Benchmark
+from mathqwen.files import write_atomically
+
+ORDER = 5
+_TRAIN = 'https://raw.githubusercontent.com/phj95304/math23K/4dd166a7c2e69290d345e115b41c1300e55642b8'
+_TEST = 'https://raw.githubusercontent.com/SumbeeLei/Math_EN/34d61ea49c99d4327813afff7c8abe50af60b10f/data'
+
+
+def plain_number(ans: str) -> str:
+  """Math23K's answer as a number is usually written: '((4)/(7))' -> '4/7', '5((7)/(10))' -> '57/10', '25%' stays."""
+  match = re.fullmatch(r'(-?)(\d*)\(\((\d+)\)/\((\d+)\)\)', ans)
+  if not match:
+    return ans
+  sign, whole, top, bottom = match.groups()
+  return f'{sign}{int(whole or 0) * int(bottom) + int(top)}/{int(bottom)}'
+
+
+def _equation_gives(equation: str, answer: str) -> bool:
+  try:
+    return arithmetic.evaluate(equation) == arithmetic.evaluate(answer)
+  except ValueError:
+    return False
+
+
+def parse(record: dict) -> dict:
+  """The fields of an Example. The solution is the equation and the answer."""
+  equation = text_field(record, 'equation')
+  ans = text_field(record, 'ans')
+  answer = plain_number(ans)
+  worked = equation.removeprefix('x=')
+  # Seven published equations are no formula or have another value: those rows teach the answer only.
+  steps = f'算式：{worked}\n' if _equation_gives(worked, answer) else ''
+  number = record.get('id')
+  return {
+    'question': text_field(record, 'original_text'),
+    'solution': f'{steps}答案：{answer}',
+    'answer': answer,
+    'extra': {'equation': equation, 'ans': ans},
+    'id': None if number is None else str(number),
+  }
+
+
+def unpack(downloads: pathlib.Path) -> None:
+  """Joins the question list (line n has id n) and the answer sheet ([{"1": {answer, equation}}, ...]) to train.jsonl.
+
+  The thousand test rows are in both: they check that the two files are aligned, and are then left out.
+  """
+  folder = downloads / 'math23k'
+  if (folder / 'train.jsonl').is_file():
+    return
+
+  test = {record['id']: record for _, record in records(folder / 'math23k_test.json')}
+  questions = (folder / 'question_CH.txt').read_text('utf-8').rstrip('\n').split('\n')
+  sheet = {}
+  for entry in json.loads((folder / 'answersheet.json').read_text('utf-8')):
+    sheet |= entry
+
+  rows = []
+  for number, question in enumerate(questions, 1):
+    found = sheet.get(str(number))
+    if found is None:
+      raise UserError(f'{folder / "answersheet.json"} has no entry {number}; delete {folder} and prepare again')
+    row = {
+      'id': str(number),
+      'original_text': question.strip(),
+      'segmented_text': None,
+      'equation': f'x={found["equation"]}',
+      'ans': str(found['answer']),
+    }
+    published = test.get(row['id'])
+    if published is None:
+      rows.append(row)
+    elif any(published[key].strip() != row[key] for key in ('original_text', 'equation', 'ans')):
+      raise UserError(
+        f'{folder}: question {number} differs between the train and the test files; delete the folder and prepare again'
+      )
+  text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+  write_atomically(folder / 'train.jsonl', text.encode())
+
+
+DATA = DataSet(
+  name='math23k',
+  about='Chinese word problems with equations (Wang, Liu and Shi 2017).',
+  homepage='https://github.com/SumbeeLei/Math_EN',
+  licence='none stated',
+  splits={
+    'train': Split(('math23k/train.jsonl',)),
+    'test': Split(('math23k/test.jsonl', 'math23k/test_upstream.json', 'math23k/math23k_test.json')),
+  },
+  parse=parse,
+  fields=('id', 'original_text', 'equation', 'ans'),
+  downloads={
+    'math23k/math23k_test.json': Download(
+      f'{_TEST}/math23k_test.json', '3145d8f3eb33f3befc85e1023886b6b2c10eb40279068e989cd6cd7e56e6b8d0'
+    ),
+    'math23k/question_CH.txt': Download(f'{_TRAIN}/question_CH.txt', None),
+    'math23k/answersheet.json': Download(f'{_TRAIN}/test_answersheet_Math23.json', None),
+  },
+  unpack=unpack,
+  numbered=True,
+)
+
+BENCHMARK = Benchmark(
+  'math23k',
+  title='Math23K',
+  source='math23k',
+  rule='math23k',
+  max_new_tokens=512,
+  size=1000,
+  table12={
+    ('GPT-4', '-'): 74.0,
+    ('GPT-3.5', '-'): 60.0,
+    ('Qwen-Chat', '7B'): 51.2,
+    ('Qwen-Chat', '14B'): 67.0,
+    ('Math-Qwen-Chat', '7B'): 75.4,
+    ('Math-Qwen-Chat', '14B'): 78.4,
+  },
+)
