@@ -4,7 +4,7 @@
   group 10  {"query": "16÷83=", "response": "0.1928", "group": "div"}
   group 14  {"query": "( 8 - 90) / 95=", "response": "-0.8632", "group": "brackets"}
 
-Integers answer integers; everything else is rounded to four decimals, ties to even, as Math401 prints it.
+Integer arithmetic has integer answers; all other answers are rounded to four decimals, ties to even, as in Math401.
 """
 
 import json
@@ -19,15 +19,18 @@ from mathqwen.data.worked import worked
 from mathqwen.errors import UserError
 from mathqwen.files import write_atomically
 
-_MISSES = 3000  # draws in a row without a new expression before a group counts as exhausted
-_MAX_DEPTH, _MAX_EXPONENT = 40, 64
+_MISSES = 3000  # a group counts as exhausted after this many draws without a new expression
+# Limits of `evaluate`, which reads data files: no deep recursion, no huge numbers.
+_MAX_DEPTH = 40
+_MAX_EXPONENT = 64
 
 
 def fixed(value: Fraction | float) -> str:
-  """Four decimals, ties to even, no negative zero: Fraction(16, 83) -> '0.1928'."""
+  """`value` with four decimals, ties to even, never '-0.0000': Fraction(16, 83) -> '0.1928'."""
   units = round(Fraction(value) * 10000)
-  whole, part = divmod(abs(units), 10000)
-  return f'{"-" if units < 0 else ""}{whole}.{part:04d}'
+  integer, decimals = divmod(abs(units), 10000)
+  sign = '-' if units < 0 else ''
+  return f'{sign}{integer}.{decimals:04d}'
 
 
 def canonical(query: str) -> str:
@@ -39,100 +42,123 @@ def canonical(query: str) -> str:
 
 
 def evaluate(expression: str) -> Fraction:
-  """Exact value of an expression of numbers, + - * / ^ ( ) [ ] and a postfix %; ValueError when it is none.
+  """The exact value of numbers joined by + - * / ^ ( ) [ ] and a postfix %: evaluate('120*80%*15%') == Fraction(72, 5).
 
-  evaluate('120*80%*15%') == Fraction(72, 5)
+  ValueError: when it is not such an expression, divides by zero, is nested too deeply or has too large an exponent.
   """
-  tokens = re.findall(r'\d+\.\d+|\d+|\S', canonical(expression).replace('[', '(').replace(']', ')'))
-  tokens.append('')
-  at = 0
+  return _Parser(expression).parse()
 
-  def take() -> str:
-    nonlocal at
-    at += 1
-    return tokens[at - 1]
 
-  def total(depth: int) -> Fraction:
-    value = product(depth)
-    while tokens[at] in ('+', '-'):
-      value = value + product(depth) if take() == '+' else value - product(depth)
+class _Parser:
+  """Recursive descent, one method for each level of precedence: total > product > signed > power > atom."""
+
+  def __init__(self, expression: str):
+    self._expression = expression
+    text = canonical(expression).replace('[', '(').replace(']', ')')
+    self._tokens = re.findall(r'\d+\.\d+|\d+|\S', text)
+    self._tokens.append('')  # the end
+    self._at = 0
+
+  def parse(self) -> Fraction:
+    value = self._total(0)
+    if self._next:
+      raise ValueError(f'{self._next!r} is left over in {self._expression!r}')
     return value
 
-  def product(depth: int) -> Fraction:
-    value = signed(depth)
-    while tokens[at] in ('*', '/'):
-      if take() == '*':
-        value *= signed(depth)
+  @property
+  def _next(self) -> str:
+    return self._tokens[self._at]
+
+  def _take(self) -> str:
+    self._at += 1
+    return self._tokens[self._at - 1]
+
+  def _total(self, depth: int) -> Fraction:
+    value = self._product(depth)
+    while self._next in ('+', '-'):
+      if self._take() == '+':
+        value += self._product(depth)
       else:
-        divisor = signed(depth)
+        value -= self._product(depth)
+    return value
+
+  def _product(self, depth: int) -> Fraction:
+    value = self._signed(depth)
+    while self._next in ('*', '/'):
+      if self._take() == '*':
+        value *= self._signed(depth)
+      else:
+        divisor = self._signed(depth)
         if divisor == 0:
-          raise ValueError(f'division by zero in {expression!r}')
+          raise ValueError(f'division by zero in {self._expression!r}')
         value /= divisor
     return value
 
-  def signed(depth: int) -> Fraction:
+  def _signed(self, depth: int) -> Fraction:
     if depth > _MAX_DEPTH:
-      raise ValueError(f'too deep: {expression!r}')
-    if tokens[at] == '-':
-      take()
-      return -signed(depth + 1)
-    return power(depth)
+      raise ValueError(f'too deep: {self._expression!r}')
+    if self._next == '-':
+      self._take()
+      return -self._signed(depth + 1)
+    return self._power(depth)
 
-  def power(depth: int) -> Fraction:
-    base = atom(depth)
-    while tokens[at] == '%':
-      take()
+  def _power(self, depth: int) -> Fraction:
+    base = self._atom(depth)
+    while self._next == '%':
+      self._take()
       base /= 100
-    if tokens[at] != '^':
+    if self._next != '^':
       return base
-    take()
-    exponent = signed(depth + 1)
+    self._take()
+    exponent = self._signed(depth + 1)  # right to left: 2^3^2 is 2^(3^2)
     if exponent.denominator != 1 or abs(exponent) > _MAX_EXPONENT or (base == 0 and exponent < 0):
-      raise ValueError(f'power out of range in {expression!r}')
+      raise ValueError(f'power out of range in {self._expression!r}')
     return base ** int(exponent)
 
-  def atom(depth: int) -> Fraction:
-    token = take()
+  def _atom(self, depth: int) -> Fraction:
+    token = self._take()
     if token == '(':
-      value = total(depth + 1)
-      if take() != ')':
-        raise ValueError(f'unbalanced brackets in {expression!r}')
+      value = self._total(depth + 1)
+      if self._take() != ')':
+        raise ValueError(f'unbalanced brackets in {self._expression!r}')
       return value
     if not re.fullmatch(r'[0-9]+(\.[0-9]+)?', token):
-      raise ValueError(f'{token!r} in {expression!r} is no number')
+      raise ValueError(f'{token!r} in {self._expression!r} is not a number')
     return Fraction(token)
-
-  value = total(0)
-  if tokens[at]:
-    raise ValueError(f'{tokens[at]!r} is left over in {expression!r}')
-  return value
 
 
 # --- one problem of each group: random.Random -> (expression without '=', answer) ---
+#
+# The order of the draws is part of the data set: the same seed must give the same problems.
+
+
+def _sum_or_difference(a: int, b: int, rng: random.Random) -> tuple[str, str]:
+  right = f'({b})' if b < 0 else str(b)
+  if rng.random() < 0.5:
+    return f'{a}+{right}', str(a + b)
+  return f'{a}-{right}', str(a - b)
 
 
 def _add_sub(low: int, high: int) -> Callable[[random.Random], tuple[str, str]]:
   def draw(rng: random.Random) -> tuple[str, str]:
-    a, b = rng.randint(low, high), rng.randint(low, high)
-    return (f'{a}+{b}', str(a + b)) if rng.random() < 0.5 else (f'{a}-{b}', str(a - b))
+    a = rng.randint(low, high)
+    b = rng.randint(low, high)
+    return _sum_or_difference(a, b, rng)
 
   return draw
 
 
-def _add_sub_negative(rng: random.Random) -> tuple[str, str]:
-  a, b = rng.randint(-10, 10), rng.randint(-10, 10)
-  right = f'({b})' if b < 0 else str(b)
-  return (f'{a}+{right}', str(a + b)) if rng.random() < 0.5 else (f'{a}-{right}', str(a - b))
-
-
 def _add_sub_decimal(rng: random.Random) -> tuple[str, str]:
-  def number() -> tuple[str, Fraction]:  # two significant digits: 39.0, 3.9, 0.39, 0.039, 0.0039
-    digits, places = rng.randint(10, 99), rng.randint(0, 4)
+  def number() -> str:  # two significant digits: 39.0, 3.9, 0.39, 0.039, 0.0039
+    digits = rng.randint(10, 99)
+    places = rng.randint(0, 4)
     sign = rng.choice(('', '-'))
-    text = sign + (f'{digits}.0' if places == 0 else repr(digits / 10**places))
-    return text, Fraction(text)
+    return sign + (f'{digits}.0' if places == 0 else repr(digits / 10**places))
 
-  (left, a), (right, b) = number(), number()
+  left = number()
+  right = number()
+  a = Fraction(left)
+  b = Fraction(right)
   op = rng.choice('+-')
   shown = f'({right})' if b < 0 else right
   return f'{left}{op}{shown}', fixed(a + b if op == '+' else a - b)
@@ -140,7 +166,8 @@ def _add_sub_decimal(rng: random.Random) -> tuple[str, str]:
 
 def _mul(low: int, high: int) -> Callable[[random.Random], tuple[str, str]]:
   def draw(rng: random.Random) -> tuple[str, str]:
-    a, b = rng.randint(low, high), rng.randint(low, high)
+    a = rng.randint(low, high)
+    b = rng.randint(low, high)
     return f'{a}{rng.choice("*×")}{b}', str(a * b)
 
   return draw
@@ -150,34 +177,43 @@ def _mul_decimal(rng: random.Random) -> tuple[str, str]:
   def number() -> str:  # one significant digit: 7.0, 0.7, 0.07
     return repr(rng.randint(0, 9) / rng.choice((1, 10, 100)))
 
-  a, b = number(), number()
+  a = number()
+  b = number()
   return f'{a}{rng.choice("*×")}{b}', fixed(Fraction(a) * Fraction(b))
 
 
 def _div(rng: random.Random) -> tuple[str, str]:
-  a, b = rng.randint(1, 99), rng.randint(1, 99)
+  a = rng.randint(1, 99)
+  b = rng.randint(1, 99)
   return f'{a}{rng.choice("/÷")}{b}', fixed(Fraction(a, b))
 
 
 def _pow_int(rng: random.Random) -> tuple[str, str]:
-  base, exponent = rng.randint(1, 10), rng.randint(2, 4)
+  base = rng.randint(1, 10)
+  exponent = rng.randint(2, 4)
   return f'{base}{rng.choice(("^", "**"))}{exponent}', str(base**exponent)
 
 
 def _pow_decimal(rng: random.Random) -> tuple[str, str]:
-  base, exponent = rng.randint(5000, 99999) / 10000, rng.randint(20000, 39999) / 10000
+  base = rng.randint(5000, 99999) / 10000
+  exponent = rng.randint(20000, 39999) / 10000
   return f'{base}{rng.choice(("^", "**"))}{exponent}', fixed(base**exponent)
 
 
+_CONSTANTS = {'e': math.e, 'π': math.pi, 'pi': math.pi}
+
+
 def _e_pi(rng: random.Random) -> tuple[str, str]:
-  constant = (rng.choice(('e', 'π', 'pi')), True)
-  other = (rng.choice(('e', 'π', 'pi')), True) if rng.random() < 0.2 else (str(rng.randint(0, 10)), False)
-  (left, _), (right, _) = (constant, other) if rng.random() < 0.5 else (other, constant)
+  constant = rng.choice(tuple(_CONSTANTS))
+  other = rng.choice(tuple(_CONSTANTS)) if rng.random() < 0.2 else str(rng.randint(0, 10))
+  left, right = (constant, other) if rng.random() < 0.5 else (other, constant)
   op = rng.choice('+-*/')
   if right == '0' and op == '/':
     op = '*'
-  a, b = ({'e': math.e, 'π': math.pi, 'pi': math.pi}.get(x) or float(x) for x in (left, right))
-  return f'{left}{op}{right}', fixed({'+': a + b, '-': a - b, '*': a * b, '/': a / b if b else 0.0}[op])
+  a = _CONSTANTS.get(left) or float(left)
+  b = _CONSTANTS.get(right) or float(right)
+  value = {'+': a + b, '-': a - b, '*': a * b, '/': a / b if b else 0.0}[op]
+  return f'{left}{op}{right}', fixed(value)
 
 
 def _brackets(rng: random.Random) -> tuple[str, str]:
@@ -206,7 +242,7 @@ def _brackets(rng: random.Random) -> tuple[str, str]:
       text += f' {rng.choice("+-*/")}{part()}'
     try:
       return text.strip(), fixed(evaluate(text))
-    except ValueError:  # a divisor came out as zero: draw another
+    except ValueError:  # a divisor is zero: draw again
       continue
 
 
@@ -215,12 +251,12 @@ def _trig(rng: random.Random) -> tuple[str, str]:
   if rng.random() < 0.25:
     degrees = rng.choice((30, 45)) * rng.randint(-12, 12)
     shown, turns = f'{degrees}°', Fraction(degrees, 360)
-  else:  # quarters of pi, or sixths as they are printed: 0.17, 0.33, 0.67, 0.83
+  else:  # quarters of pi, or sixths as Math401 prints them: 0.17, 0.33, 0.67, 0.83
     multiple = rng.randint(-10, 9) + rng.choice((0.0, 0.25, 0.5, 0.75, 0.17, 0.33, 0.67, 0.83))
     shown = f'{round(multiple, 2)}π'
     turns = Fraction(shown[:-1]) / 2
   if name == 'tan' and (turns * 4).denominator == 1 and turns * 4 % 2 == 1:
-    name = 'sin'  # the tangent has a pole there
+    name = 'sin'  # the tangent has a pole here
   return f'{name}({shown})', fixed(getattr(math, name)(float(turns % 1) * 2 * math.pi))
 
 
@@ -235,7 +271,7 @@ _DRAW = {
   'add_sub_100': _add_sub(0, 100),
   'add_sub_1000': _add_sub(1, 1000),
   'add_sub_1e12': _add_sub(10**10, 10**12),
-  'add_sub_negative': _add_sub_negative,
+  'add_sub_negative': _add_sub(-10, 10),
   'add_sub_decimal': _add_sub_decimal,
   'mul_100': _mul(0, 99),
   'mul_decimal': _mul_decimal,
@@ -249,10 +285,10 @@ _DRAW = {
   'log': _log,
 }
 GROUPS = tuple(_DRAW)  # in Math401's order
-# How many training examples `write` makes of each group, as shares. Sums and differences within 100 have 20,402
-# expressions, and a small model learns them only when it sees many; the other groups keep a taste of each form.
+# Share of each group in the training examples that `write` makes. There are 20,402 sums and differences within 100, and
+# a small model learns them only when it sees many of them; the other groups only show their form.
 WEIGHTS = {group: 0.02 for group in GROUPS} | {'add_sub_100': 0.5, 'add_sub_1000': 0.2, 'add_sub_negative': 0.04}
-# How often training draws from a group, as a share: a small group comes round more often than a large one.
+# Share of each group in what training draws. It differs from WEIGHTS: the examples of a small group are repeated more.
 MIX = {group: 0.01 for group in GROUPS} | {
   'add_sub_10': 0.08,
   'add_sub_100': 0.44,
@@ -262,12 +298,13 @@ MIX = {group: 0.01 for group in GROUPS} | {
 
 
 def problem(group: str, rng: random.Random) -> dict[str, str]:
-  """One problem: {'query': '65+82=', 'response': '147', 'group': 'add_sub_100'}."""
+  """One problem of a group: {'query': '65+82=', 'response': '147', 'group': 'add_sub_100'}."""
   query, response = _DRAW[group](rng)
   return {'query': f'{query}=', 'response': response, 'group': group}
 
 
-def _wanted(train_examples: int, test_per_group: int, weights: Mapping[str, float] | None) -> dict[str, int]:
+def _train_counts(train_examples: int, test_per_group: int, weights: Mapping[str, float] | None) -> dict[str, int]:
+  """Group -> training examples to make. UserError: when the arguments of `generate` make no sense."""
   weights = WEIGHTS if weights is None else weights
   if unknown := sorted(set(weights) - set(GROUPS)):
     raise UserError(f'unknown arithmetic group {", ".join(unknown)}: the groups are {", ".join(GROUPS)}')
@@ -285,23 +322,31 @@ def generate(
   seed: int,
   weights: Mapping[str, float] | None = None,
 ) -> tuple[list[dict], list[dict]]:
-  """Train rows in random order and test rows by group; no expression twice, however it is spelled.
+  """(training rows in random order, test rows by group). No expression occurs twice, in whatever spelling.
 
-  A group with too few distinct expressions gives what it has, at most a tenth of it to the test.
+  weights: share of each group in the training rows; None takes WEIGHTS. A group with too few distinct expressions gives
+  all that it has, a tenth of them or less to the test.
+  UserError: when a group is unknown, or the numbers are negative or all zero.
   """
   seen: set[str] = set()
-  train, test = [], []
-  for group, wanted in _wanted(train_examples, test_per_group, weights).items():
+  train = []
+  test = []
+  for group, wanted in _train_counts(train_examples, test_per_group, weights).items():
     rng = random.Random(f'{seed}/{group}')
-    pool, misses = [], 0
+    pool = []
+    misses = 0
     while len(pool) < wanted + test_per_group and misses < _MISSES:
       row = problem(group, rng)
       key = canonical(row['query'])
-      misses = misses + 1 if key in seen else 0
-      if key not in seen:
+      if key in seen:
+        misses += 1
+      else:
+        misses = 0
         seen.add(key)
         pool.append(row)
-    held_out = test_per_group if len(pool) == wanted + test_per_group else min(test_per_group, len(pool) // 10)
+
+    exhausted = len(pool) < wanted + test_per_group
+    held_out = min(test_per_group, len(pool) // 10) if exhausted else test_per_group
     test += pool[:held_out]
     train += pool[held_out:]
   random.Random(f'{seed}/order').shuffle(train)
@@ -313,24 +358,37 @@ def write(
 ) -> dict:
   """Writes directory/train/GROUP.jsonl and directory/test.jsonl; the same arguments give the same bytes.
 
-  A training row's response is the worked solution where there is one (`worked.worked`), and `answer` the answer alone.
+  A training row's `response` is the worked solution where there is one (`worked.worked`), and its `answer` the answer
+  alone. Arguments: as `generate`.
+
   Returns {'train': rows, 'test': rows, 'groups': {group: {'train': n, 'test': n}}, 'short': {group: rows missing}};
-  'short' names the groups that ran out of distinct expressions.
+  'short' has the groups that ran out of distinct expressions.
+  UserError: as `generate`, and when the directory cannot be written.
   """
   train, test = generate(train_examples, test_per_group, seed, weights)
-  train = [row | {'response': worked(row['query']) or row['response'], 'answer': row['response']} for row in train]
-  groups = {
-    g: {'train': sum(r['group'] == g for r in train), 'test': sum(r['group'] == g for r in test)} for g in GROUPS
-  }
-  wanted = _wanted(train_examples, test_per_group, weights)
-  missing = {g: wanted[g] + test_per_group - sum(counts.values()) for g, counts in groups.items()}
-  files = {f'train/{g}.jsonl': [row for row in train if row['group'] == g] for g in GROUPS}
+  for row in train:
+    row['answer'] = row['response']
+    row['response'] = worked(row['query']) or row['response']
+
+  files = {}
+  groups = {}
+  short = {}
+  for group, wanted in _train_counts(train_examples, test_per_group, weights).items():
+    rows = [row for row in train if row['group'] == group]
+    test_rows = sum(row['group'] == group for row in test)
+    groups[group] = {'train': len(rows), 'test': test_rows}
+    if missing := wanted + test_per_group - len(rows) - test_rows:
+      short[group] = missing
+    if rows:
+      files[f'train/{group}.jsonl'] = rows
+  files['test.jsonl'] = test
+
   try:
-    for name, rows in ({name: rows for name, rows in files.items() if rows} | {'test.jsonl': test}).items():
+    for name, rows in files.items():
       text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
       write_atomically(pathlib.Path(directory, name), text.encode())
   except OSError as error:
     raise UserError(
       f'cannot write arithmetic problems under {directory}: {error.strerror}; name another directory'
     ) from error
-  return {'train': len(train), 'test': len(test), 'groups': groups, 'short': {g: n for g, n in missing.items() if n}}
+  return {'train': len(train), 'test': len(test), 'groups': groups, 'short': short}

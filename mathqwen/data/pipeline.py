@@ -264,7 +264,7 @@ def packed_rows(sources: Sequence[Encoded], weights: Sequence[float], seq_len: i
 class TrainBatches:
   """Endless iterator over this host's part of each global batch: features [batch_size / hosts, seq_len].
 
-  `get_state` gives a small dict for JSON, the same on every host; `set_state` continues from it, on any number of hosts.
+  `get_state` gives a small dict for JSON, equal on every host; `set_state` continues from it, on any number of hosts.
   """
 
   def __init__(self, rows: PackedRows, batch_size: int, shard: tuple[int, int], fingerprint: dict):

@@ -5,8 +5,8 @@
            106                     5-2=3                     4
                                    -35
 
-A model that must give all digits of a sum at once has to learn every carry by heart; one that writes the columns
-learns some two hundred facts and how to line them up.
+A model that must write all digits of a sum at once has to learn every carry by heart. One that writes the columns needs
+only some two hundred facts, and how to line them up.
 """
 
 import re
@@ -16,36 +16,49 @@ _SUM = re.compile(r'(-?\d+)([+-])(?:(\d+)|\((-?\d+)\))=')
 
 
 def worked(query: str) -> str | None:
-  """The solution of 'A+B=' or 'A-B=' in lines, the last of which is the answer; None for longer or other queries."""
+  """The solution of 'A+B=' or 'A-B=', line by line; the last line is the answer.
+
+  None: for any other query, and for numbers of more than MAX_PLACES digits.
+  """
   match = _SUM.fullmatch(query)
   if match is None:
     return None
-  left, right = int(match[1]), int(match[3] or match[4])
+  left = int(match[1])
+  right = int(match[3] or match[4])
   if max(abs(left), abs(right)) >= 10**MAX_PLACES:
     return None
-  taken_away = (match[2] == '-') != (right < 0)
-  answer = left - abs(right) if taken_away else left + abs(right)
-  operator = '-' if taken_away != (left < 0) else '+'
-  first, second = abs(left), abs(right)
+
+  # Reduce it to the sum or difference of two numbers without sign, the larger one first in a difference.
+  subtracts = (match[2] == '-') != (right < 0)  # -5-(-9) adds 9
+  answer = left - abs(right) if subtracts else left + abs(right)
+  operator = '-' if subtracts != (left < 0) else '+'
+  first = abs(left)
+  second = abs(right)
   if operator == '-' and first < second:
     first, second = second, first
-  reduced = f'-({first}{operator}{second})' if answer < 0 else f'{first}{operator}{second}'
-  lines = [] if f'{reduced}=' == query else [reduced]
-  return '\n'.join([*lines, *_columns(first, second, operator), str(answer)])
+  reduced = f'{first}{operator}{second}'
+  if answer < 0:
+    reduced = f'-({reduced})'
+
+  lines = _columns(first, second, operator)
+  if f'{reduced}=' != query:
+    lines.insert(0, reduced)
+  return '\n'.join([*lines, str(answer)])
 
 
 def _columns(first: int, second: int, operator: str) -> list[str]:
-  """A line for each decimal place: digit, digit, carry or borrow, result. `first` >= `second` to subtract."""
-  places = max(len(str(first)), len(str(second)))
-  digits = zip(reversed(f'{first:0{places}}'), reversed(f'{second:0{places}}'), strict=True)
-  lines, carry = [], 0
-  for top, bottom in ((int(a), int(b)) for a, b in digits):
+  """A line for each decimal place, the units first. To subtract, `first` must be at least `second`."""
+  lines = []
+  carry = 0  # carried into this place, or borrowed from it
+  for place in range(max(len(str(first)), len(str(second)))):
+    top = first // 10**place % 10
+    bottom = second // 10**place % 10
     if operator == '+':
       result = top + bottom + carry
       lines.append(f'{top}+{bottom}{"+1" if carry else ""}={result}')
-      carry = int(result > 9)
+      carry = 1 if result > 9 else 0
     else:
-      borrow = int(top - bottom - carry < 0)
+      borrow = 1 if top < bottom + carry else 0
       top += 10 * borrow
       lines.append(f'{top}-{bottom}{"-1" if carry else ""}={top - bottom - carry}')
       carry = borrow
