@@ -33,6 +33,6 @@ def __getattr__(name):
 
 
 def load_ipython_extension(shell):
-  from mathqwen.commands import notebook
+  from mathqwen import notebook
 
   notebook.load(shell)

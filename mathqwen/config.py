@@ -13,6 +13,7 @@ import runpy
 import traceback
 import types
 import typing
+from collections.abc import Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
@@ -217,6 +218,21 @@ def override(experiment: Experiment, settings: list[str]) -> Experiment:
   experiment = _replace(experiment, changes)
   _refuse_unread(experiment, changes)
   return experiment
+
+
+def resolve(
+  config: str, settings: Sequence[str] = (), init: str | None = None, data_dir: str | None = None
+) -> Experiment:
+  """The experiment that a command line describes: `config` by name or path, its flags, and --set on top.
+
+  settings: 'a.b=value' each. init: as --init; 'random' starts from random weights. data_dir: as --data-dir.
+  """
+  from_flags = []
+  if init is not None:
+    from_flags.append(f'init={"None" if init == "random" else init}')
+  if data_dir is not None:
+    from_flags.append(f'data.data_dir={data_dir}')
+  return override(load(config), [*from_flags, *settings])
 
 
 def _refuse_unread(experiment, changed):

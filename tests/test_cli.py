@@ -65,7 +65,7 @@ def subprocess_main(*command, env=None, **kwargs):
     (['generate', 'x', '1+1=', '--dtype', 'float8'], "invalid choice: 'float8'"),
     (['generate', 'x', '1+1=', '--temperature', 'hot'], "argument --temperature: invalid float value: 'hot'"),
     (['grade', 'x'], 'the following arguments are required: --benchmark'),
-    (['data'], 'the following arguments are required: VERB'),
+    (['data'], 'the following arguments are required: prepare|inspect'),
     (['data', 'prepare', 'gsm8'], "unknown data set 'gsm8': the names are gsm8k"),
   ],
 )
@@ -458,7 +458,7 @@ def test_our_own_defects_are_not_dressed_up(monkeypatch):
   def broken(args):
     raise OSError(errno.EBADF, 'Bad file descriptor')
 
-  monkeypatch.setattr(cli, 'run_table', broken)
+  monkeypatch.setattr('mathqwen.commands.table.run', broken)
   with pytest.raises(OSError, match='Bad file'):
     cli.main(['table', 'x'])
 
@@ -477,7 +477,7 @@ def test_interrupted(monkeypatch, capsys):
   def interrupt(args):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(cli, 'run_table', interrupt)
+  monkeypatch.setattr('mathqwen.commands.table.run', interrupt)
   assert cli.main(['table', 'x']) == 130
   assert capsys.readouterr().err == 'mathqwen: interrupted\n'
 
@@ -500,7 +500,7 @@ def test_an_error_of_several_lines_is_one(fails, monkeypatch):
   def broken(args):
     raise UserError('first\n  second')
 
-  monkeypatch.setattr(cli, 'run_table', broken)
+  monkeypatch.setattr('mathqwen.commands.table.run', broken)
   assert fails('table', 'x') == 'first second'
 
 

@@ -1,90 +1,144 @@
-"""The whole way on one machine: data, training, evaluation before and after, export, and the table."""
+"""`mathqwen demo`: the whole way on one machine, made of what the other commands do."""
+
+from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
+import shlex
 import shutil
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import jax
-
-from mathqwen import config
-from mathqwen.data import arithmetic
+from mathqwen.commands import _flags
 from mathqwen.errors import UserError
-from mathqwen.evals.report import table
-from mathqwen.evals.run import Ask, evaluate
-from mathqwen.hardware import sharding
-from mathqwen.inference.model import Model, load
-from mathqwen.model import qwen
-from mathqwen.training.prepare import TrainingRun
 
-TRAIN_EXAMPLES, TEST_PER_GROUP, SEED = 40_000, 100, 0
+if TYPE_CHECKING:
+  from mathqwen.config import Experiment
+  from mathqwen.inference.model import Model
+  from mathqwen.training.prepare import TrainingRun
+
+HELP = 'the whole way on this machine: data, training, evaluation, export, table'
+
+TRAIN_EXAMPLES = 40_000
+TEST_PER_GROUP = 100
+SEED = 0  # of the arithmetic problems
+BATCH_SIZE = 128  # problems decoded at the same time
 
 
-def run(workdir: str, steps: int | None = None) -> dict:
-  """Runs configs/demo.py in `workdir`; with `steps`, only so many of its steps. Returns scores and the summary."""
-  root, begun = pathlib.Path(workdir), time.monotonic()
-  data_dir, run_dir, out, export = root / 'data', root / 'run', root / 'scores', root / 'hf'
+def add_flags(parser: _flags.Parser):
+  parser.add_argument(
+    '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
+  )
+  parser.add_argument(
+    '--steps', type=int, metavar='N', help='train only N steps: shows every stage in less time, with a poor model'
+  )
+
+
+def run(args) -> dict:
+  from mathqwen.data import arithmetic
+  from mathqwen.evals.report import table
+  from mathqwen.evals.run import Ask, evaluate
+  from mathqwen.inference.model import load
+  from mathqwen.training.prepare import TrainingRun
+
+  started = time.monotonic()
+  root = pathlib.Path(args.workdir)
+  data_dir, run_dir, scores, export = root / 'data', root / 'run', root / 'scores', root / 'hf'
+  prepared = TrainingRun.prepare(_experiment(data_dir, args.steps))
+  ask = Ask(data_dir, max_new_tokens=80)
+
+  def score(model, name):
+    return evaluate(model, 'arithmetic', ask, out=scores / name, batch_size=BATCH_SIZE)
+
+  _heading('1. arithmetic in the 16 groups of Math401, training and test disjoint')
+  written = arithmetic.write(data_dir / 'arithmetic', TRAIN_EXAMPLES, TEST_PER_GROUP, SEED)
+  print(f'{written["train"]:,} training and {written["test"]:,} held-out problems in {data_dir / "arithmetic"}')
+
+  _heading('2. the held-out problems before training, with random weights')
+  before = score(_random_model(prepared), 'before')
+
+  _heading(f'3. training {prepared.experiment.train.steps:,} steps')
+  summary = prepared.train(str(run_dir))
+
+  _heading('4. the same problems after training')
+  model = load(str(run_dir), dtype='float32')
+  after = score(model, 'after')
+
+  _heading('5. as a Hugging Face directory, loaded again')
+  for earlier in (export, scores / 'hf'):  # of an earlier demo in the same workdir
+    shutil.rmtree(earlier, ignore_errors=True)
+  model.save_hf(str(export))
+  exported = score(load(str(export), dtype='float32'), 'hf')
+  print(f'{export}: {_agreement(scores)}')
+
+  _heading('6. beside the published systems')
+  print(table.table([str(scores / 'before'), str(scores / 'after')], str(root / 'table')))
+  seconds = time.monotonic() - started
+  print(f'{seconds:.0f} seconds in all. Ask it yourself: {_next_command(run_dir)}')
+  return {'seconds': seconds, 'before': before, 'after': after, 'hf': exported, 'train': summary}
+
+
+def _experiment(data_dir: pathlib.Path, steps: int | None) -> Experiment:
+  """configs/demo.py with its data in `data_dir`; with `steps`, shortened to them."""
+  from mathqwen import config
 
   experiment = config.load('demo')
   if steps is not None:
     if steps < 2:
       raise UserError(f'--steps {steps}: the demo needs at least 2 steps, one to warm up and one to decay')
-    optim = dataclasses.replace(experiment.optim, warmup_steps=min(experiment.optim.warmup_steps, steps // 2))
-    experiment = dataclasses.replace(experiment, optim=optim, train=dataclasses.replace(experiment.train, steps=steps))
-  sources = tuple(str(data_dir / 'arithmetic' / 'train' / pathlib.Path(s).name) for s in experiment.data.sources)
-  data = dataclasses.replace(experiment.data, sources=sources)
-  prepared = TrainingRun.prepare(dataclasses.replace(experiment, data=data))
-
-  _say('1. arithmetic in the 16 groups of Math401, training and test disjoint')
-  written = arithmetic.write(data_dir / 'arithmetic', TRAIN_EXAMPLES, TEST_PER_GROUP, SEED)
-  print(f'{written["train"]:,} training and {written["test"]:,} held-out problems in {data_dir / "arithmetic"}')
-
-  ask = Ask(data_dir, max_new_tokens=80)
-  _say('2. the held-out problems before training, with random weights')
-  before = evaluate(random_model(prepared), 'arithmetic', ask, out=out / 'before', batch_size=128)
-
-  _say(f'3. training {prepared.experiment.train.steps:,} steps')
-  summary = prepared.train(str(run_dir))
-
-  _say('4. the same problems after training')
-  model = load(str(run_dir), dtype='float32')
-  after = evaluate(model, 'arithmetic', ask, out=out / 'after', batch_size=128)
-
-  _say('5. as a Hugging Face directory, loaded again')
-  for earlier in (export, out / 'hf'):  # of a demo in the same workdir
-    shutil.rmtree(earlier, ignore_errors=True)
-  model.save_hf(str(export))
-  again = evaluate(load(str(export), dtype='float32'), 'arithmetic', ask, out=out / 'hf', batch_size=128)
-  print(f'{export}: {_agreement(out)}')
-
-  _say('6. beside the published systems')
-  print(table.table([str(out / 'before'), str(out / 'after')], str(root / 'table')))
-  seconds = time.monotonic() - begun
-  program = sys.argv[0] if pathlib.Path(sys.argv[0]).name == 'mathqwen' else 'mathqwen'
-  print(f'{seconds:.0f} seconds in all. Ask it yourself: {program} generate {run_dir} "37+45="')
-  return {'seconds': seconds, 'before': before, 'after': after, 'hf': again, 'train': summary}
+    warmup = min(experiment.optim.warmup_steps, steps // 2)
+    experiment = dataclasses.replace(
+      experiment,
+      optim=dataclasses.replace(experiment.optim, warmup_steps=warmup),
+      train=dataclasses.replace(experiment.train, steps=steps),
+    )
+  files = [data_dir / 'arithmetic' / 'train' / pathlib.Path(source).name for source in experiment.data.sources]
+  data = dataclasses.replace(experiment.data, sources=tuple(map(str, files)))
+  return dataclasses.replace(experiment, data=data)
 
 
-def random_model(run: TrainingRun) -> Model:
-  """The model that training starts from when it starts from random weights."""
-  cfg, seed = run.experiment.model, run.experiment.train.seed
-  init = jax.jit(functools.partial(qwen.init, cfg=cfg), out_shardings=sharding.params_shardings(run.mesh, cfg))
-  params, dtype = init(jax.random.key(seed)), run.experiment.train.compute_dtype
-  return Model('random weights', cfg, run.tokenizer, params, dtype, None, run.experiment.data.system_prompt)
+def _random_model(prepared: TrainingRun) -> Model:
+  """The random weights that training starts from, as a model."""
+  import functools
+
+  import jax
+
+  from mathqwen.hardware import sharding
+  from mathqwen.inference.model import Model
+  from mathqwen.model import qwen
+
+  experiment = prepared.experiment
+  where = sharding.params_shardings(prepared.mesh, experiment.model)
+  init = jax.jit(functools.partial(qwen.init, cfg=experiment.model), out_shardings=where)
+  return Model(
+    'random weights',
+    experiment.model,
+    prepared.tokenizer,
+    init(jax.random.key(experiment.train.seed)),
+    dtype=experiment.train.compute_dtype,
+    system_prompt=experiment.data.system_prompt,
+  )
 
 
-def _say(title):
-  print(f'\n\033[1m{title}\033[0m' if sys.stdout.isatty() else f'\n{title}', flush=True)
+def _heading(text: str):
+  print(f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}', flush=True)
 
 
-def _agreement(out):
+def _agreement(scores: pathlib.Path) -> str:
+  """How many answers of the exported model are, to the letter, those of the checkpoint."""
   from mathqwen.evals import records
 
-  ours, theirs = (
-    {r['id']: r['response'] for r in records.read(out / name / 'arithmetic' / 'records.jsonl').records}
-    for name in ('after', 'hf')
-  )
-  same = sum(ours[i] == theirs[i] for i in ours)
+  def responses(name):
+    read = records.read(scores / name / 'arithmetic' / 'records.jsonl').records
+    return {record['id']: record['response'] for record in read}
+
+  ours, exported = responses('after'), responses('hf')
+  same = sum(ours[problem] == exported[problem] for problem in ours)
   return f'{same} of {len(ours)} answers are the same text'
+
+
+def _next_command(run_dir: pathlib.Path) -> str:
+  """The command that asks the trained model, ready to be pasted into a shell."""
+  program = sys.argv[0] if pathlib.Path(sys.argv[0]).name == 'mathqwen' else 'mathqwen'
+  return f'{shlex.quote(program)} generate {shlex.quote(str(run_dir))} "37+45="'

@@ -47,7 +47,7 @@ def test_what_the_coordination_service_says_in_a_line(joined, text, status, line
     ('train gsm8k_small --workdir w', 'training continues from its newest checkpoint'),
     ('evaluate m --benchmarks gsm8k --out o', 'the answers in o are kept'),
     ('evaluate m --benchmarks gsm8k', 'without --out, no answers were kept'),
-    ('convert to-hf m o', 'the export begins anew'),
+    ('convert to-hf m o', 'the export starts from the beginning'),
   ],
 )
 def test_each_command_says_what_it_does_after_a_loss(words, then, monkeypatch, capsys):

@@ -1,0 +1,83 @@
+"""The parser of the command line, and flags that several commands share."""
+
+import argparse
+from collections.abc import Callable
+
+from mathqwen.errors import UserError
+
+DTYPES = ('bfloat16', 'float32')
+
+
+class Parser(argparse.ArgumentParser):
+  """Raises `UserError` with one line, where argparse would print its usage and exit."""
+
+  def error(self, message):
+    hint = ''
+    if message.startswith('unrecognized arguments: -'):
+      hint = '; write -- before a question that begins with -'
+    raise UserError(f'{message} (see {self.prog} --help{hint})')
+
+
+def add_command(parsers, name: str, text: str, run: Callable | None = None) -> Parser:
+  """Adds the command or verb `name` to `parsers`, what `add_subparsers` returned.
+
+  run: called with the parsed arguments; None when the verbs of the command have functions of their own.
+  """
+  parser = parsers.add_parser(name, help=text, description=text)
+  # Without a default of its own: a verb's default would overwrite the --json that stands before the verb.
+  parser.add_argument(
+    '--json',
+    action='store_true',
+    default=argparse.SUPPRESS,
+    help='print the result as one JSON object on the last line of standard output',
+  )
+  if run is not None:
+    parser.set_defaults(run=run)
+  return parser
+
+
+def add_verbs(parser: Parser, metavar: str):
+  """Makes `parser` a command with verbs; `add_command` adds each of them to what this returns."""
+  return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
+
+
+def add_config(parser: Parser):
+  parser.add_argument(
+    'config',
+    metavar='CONFIG',
+    help='a name in configs/ (see `mathqwen configs`), or the path of a Python file that defines `config`',
+  )
+
+
+def add_settings(parser: Parser, more: str = ''):
+  parser.add_argument(
+    '--set',
+    action='append',
+    default=[],
+    dest='settings',
+    metavar='A.B=VALUE',
+    help=f'change a setting, for example train.steps=100; may be repeated{more}',
+  )
+
+
+def add_model(parser: Parser, more: str = ''):
+  parser.add_argument(
+    'model', metavar='MODEL', help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}"
+  )
+
+
+def add_distributed(parser: Parser, what: str):
+  parser.add_argument(
+    '--distributed',
+    nargs='?',
+    const='auto',
+    metavar='HOST:PORT,N,I',
+    help=f'{what}: give this flag on each of them. A TPU pod slice needs no value; elsewhere name the address of host '
+    '0, the number of processes, and the number of this one, from 0',
+  )
+
+
+def add_dtype(parser: Parser):
+  parser.add_argument(
+    '--dtype', choices=DTYPES, help='of weights and activations (default: bfloat16; float32 on a CPU)'
+  )

@@ -1,0 +1,84 @@
+"""`mathqwen convert`"""
+
+import signal
+import sys
+
+from mathqwen.commands import _flags
+from mathqwen.hardware import hosts
+
+HELP = 'Hugging Face directories in and out, and a comparison of two models'
+
+
+def add_flags(parser: _flags.Parser):
+  verbs = _flags.add_verbs(parser, 'from-hf|to-hf|check')
+
+  text = 'a Hugging Face directory, or a model on the hub, as a checkpoint of ours'
+  from_hf = _flags.add_command(verbs, 'from-hf', text, run_from_hf)
+  from_hf.add_argument('source', metavar='HF_DIR', help='a Hugging Face directory, or a name such as Qwen/Qwen2.5-7B')
+  from_hf.add_argument('target', metavar='OUT', help='a directory that is new or empty')
+  _add_no_check(from_hf)
+
+  text = 'a MODEL as a Hugging Face directory, which transformers and vLLM load'
+  to_hf = _flags.add_command(verbs, 'to-hf', text, run_to_hf)
+  to_hf.add_argument(
+    'source', metavar='MODEL', help="a run's --workdir, one of its checkpoints, or a Hugging Face directory"
+  )
+  to_hf.add_argument('target', metavar='OUT', help='a directory that is new or empty')
+  to_hf.add_argument(
+    '--layout', metavar='NAME', help='qwen1 writes a Qwen-1 in its own format (default: converts it to qwen2)'
+  )
+  to_hf.add_argument(
+    '--dtype',
+    choices=['bfloat16', 'float16', 'float32'],
+    help="of the weights in the files (default: bfloat16 for a run's float32 masters, otherwise as stored)",
+  )
+  to_hf.add_argument(
+    '--scores',
+    action='append',
+    default=[],
+    metavar='DIR',
+    help='what evaluate --out wrote, for the model card; may be repeated',
+  )
+  _flags.add_distributed(to_hf, 'each host writes its share of the shards')
+  _add_no_check(to_hf)
+
+  text = 'how far two models differ: logits, KL divergence and greedy tokens on a small batch'
+  check = _flags.add_command(verbs, 'check', text, run_check)
+  check.add_argument('source', metavar='A', help='a MODEL')
+  check.add_argument('target', metavar='B', help='the MODEL to compare it with')
+  check.add_argument('--tolerance', type=float, metavar='X', help='exit with status 2 when a logit differs by more')
+
+
+def _add_no_check(parser):
+  parser.add_argument(
+    '--no-check', action='store_true', help='do not compare the two models afterwards, which loads both in turn'
+  )
+
+
+def _exit_on_sigterm():
+  """Makes SIGTERM raise SystemExit, so that half-written files are removed."""
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def run_from_hf(args) -> dict:
+  from mathqwen.conversion import convert
+
+  _exit_on_sigterm()
+  return convert.from_hf(args.source, args.target, check=not args.no_check)
+
+
+def run_to_hf(args) -> dict:
+  from mathqwen.conversion import convert
+
+  _exit_on_sigterm()
+  if args.distributed:
+    hosts.join(args.distributed, 'the export starts from the beginning')
+  names = ('source', 'target', 'layout', 'dtype', 'scores')
+  hosts.agree('arguments', {name: getattr(args, name) for name in names})
+  return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)
+
+
+def run_check(args) -> dict:
+  from mathqwen.conversion import convert
+
+  return convert.compare_models(args.source, args.target, args.tolerance)

@@ -1,0 +1,45 @@
+"""`mathqwen data`"""
+
+from mathqwen.commands import _flags
+
+HELP = 'prepare and inspect data sets'
+
+
+def add_flags(parser: _flags.Parser):
+  from mathqwen.data import catalog
+
+  verbs = _flags.add_verbs(parser, 'prepare|inspect')
+
+  text = 'download data sets, or read them from --data-dir, and store them for random access'
+  prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
+  prepare.add_argument('names', nargs='+', metavar='NAME', help=', '.join(catalog.downloadable()))
+  prepare.add_argument(
+    '--data-dir', metavar='DIR', help='a local copy; without it, they are downloaded from their public addresses'
+  )
+
+  text = "counts, packing efficiency, tokens per second and the first row of a config's data"
+  inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)
+  _flags.add_config(inspect)
+  inspect.add_argument(
+    '--tokenizer', metavar='DIR', help="a directory with tokenizer files (default: this package's small tokenizer)"
+  )
+  inspect.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (setting data.data_dir)')
+  _flags.add_settings(inspect)
+
+
+def run_prepare(args) -> dict:
+  from mathqwen.data import datasets
+
+  prepared = [datasets.prepare(name, args.data_dir, download=args.data_dir is None) for name in args.names]
+  for dataset in prepared:
+    rows = ', '.join(f'{split} {count:,}' for split, count in dataset['splits'].items())
+    print(f'{dataset["name"]}: {rows} rows in {dataset["path"]}')
+  return {'prepared': prepared}
+
+
+def run_inspect(args) -> dict:
+  from mathqwen import config
+  from mathqwen.data.inspect import inspect_data
+
+  experiment = config.resolve(args.config, args.settings, data_dir=args.data_dir)
+  return inspect_data(experiment, args.tokenizer)

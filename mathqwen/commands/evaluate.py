@@ -1,0 +1,121 @@
+"""`mathqwen evaluate`"""
+
+import os
+import signal
+
+from mathqwen.commands import _flags, _models, _scores
+from mathqwen.errors import UserError, report
+from mathqwen.hardware import hosts
+
+HELP = 'answer the problems of benchmarks, grade the answers and record each of them'
+
+CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
+BATCH_SIZE = 64
+ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.run.Ask
+DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.run.Decoding
+SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals.endpoint.evaluate
+OURS = ('batch_size', 'dtype', 'distributed', *DECODING)  # flags that a served model does not take
+
+
+def add_flags(parser: _flags.Parser):
+  from mathqwen.evals import benchmarks
+
+  _flags.add_model(parser, ', or openai:URL#NAME, a model that is served')
+  parser.add_argument(
+    '--benchmarks', required=True, metavar='A,B', help=f'which, with commas between: {", ".join(benchmarks.BENCHMARKS)}'
+  )
+  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
+  parser.add_argument('--limit', type=int, metavar='N', help='the first N problems of each benchmark only')
+  parser.add_argument(
+    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
+  )
+  parser.add_argument(
+    '--rule', metavar='NAME', help="how answers are graded (default: the prompt's rule, else the benchmark's)"
+  )
+  parser.add_argument(
+    '--out', metavar='DIR', help='where records and scores go; the same command again continues there'
+  )
+  _flags.add_distributed(parser, 'each host holds a copy of the model and answers its share of the problems')
+  parser.add_argument(
+    '--max-new-tokens', type=int, metavar='N', help="longest answer, in tokens (default: the prompt's or benchmark's)"
+  )
+  parser.add_argument(
+    '--batch-size', type=int, metavar='N', help=f'problems decoded at the same time (default: {BATCH_SIZE})'
+  )
+  _flags.add_dtype(parser)
+  drawn = parser.add_argument_group('sampling, for a model of ours (default: one greedy answer)')
+  drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
+  drawn.add_argument('--temperature', type=float, metavar='X', help='divides the logits; 0 is greedy (default)')
+  drawn.add_argument('--top-p', type=float, metavar='X', help='draw from the likeliest tokens that make up X (0 to 1)')
+  drawn.add_argument('--top-k', type=int, metavar='N', help='draw from the N likeliest tokens (default: 0, from all)')
+  drawn.add_argument('--seed', type=int, metavar='N', help='of the random draws (default: 0)')
+  drawn.add_argument(
+    '--cache-dtype', choices=CACHE_DTYPES, help="of the KV cache's keys and values (default: the model's dtype)"
+  )
+  served = parser.add_argument_group('for openai:URL#NAME; the environment variable OPENAI_API_KEY holds its key')
+  served.add_argument('--concurrency', type=int, metavar='N', help='requests in flight at the same time (default: 16)')
+  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
+  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
+
+
+def run(args) -> dict:
+  from mathqwen.evals import prompts, run
+  from mathqwen.evals.report import table
+  from mathqwen.grading import grade
+
+  # All arguments first: opening a model takes a while.
+  chosen = run.choose(args.benchmarks)
+  if args.prompt:
+    prompts.get(args.prompt)
+  if args.rule:
+    grade.get(args.rule)
+  is_served = args.model.startswith('openai:')
+  for name in _given(args, OURS if is_served else SERVED):
+    why = "the server's affair; leave it out" if is_served else 'for openai:URL#MODEL only'
+    raise UserError(f'--{name.replace("_", "-")} is {why}')
+
+  result = _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
+  if hosts.share()[0] == 0:
+    _scores.show(result)
+    if args.out and not args.json:
+      print(table.table([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
+  return result
+
+
+def _given(args, names) -> dict:
+  """The flags among `names` that have a value; the others keep the defaults of the function that takes them."""
+  return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _ask_endpoint(args, chosen) -> dict:
+  from mathqwen.evals import endpoint, run
+
+  return endpoint.evaluate(args.model, chosen, run.Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
+
+
+def _ask_model(args, chosen) -> dict:
+  from mathqwen.evals import run
+
+  batch_size = BATCH_SIZE if args.batch_size is None else args.batch_size
+  ask = run.Ask(**_given(args, ASK), decoding=run.Decoding(**_given(args, DECODING)))
+  if args.distributed:
+    _join_hosts(args)
+  model, read = _models.open_model(args.model, args.dtype)
+  with run.prepare(model, chosen, ask, args.out, batch_size) as prepared:
+    model.params = read()
+    return run.run(model, prepared, batch_size)
+
+
+def _join_hosts(args):
+  kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
+  hosts.join(args.distributed, kept)
+  hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
+  stopped = f'stopped by SIGTERM; {kept}, and the same command on every host continues'
+
+  def stop(*_):
+    report(f'mathqwen: {stopped}')
+    hosts.leave(os.EX_TEMPFAIL, stopped)
+
+  # JAX's preemption service has taken the signal and waits until a program asks for it, as training does. Here each
+  # answer is recorded as soon as it is complete, so the process can end at once.
+  signal.signal(signal.SIGTERM, stop)

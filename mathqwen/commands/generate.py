@@ -1,0 +1,48 @@
+"""`mathqwen generate`"""
+
+from mathqwen.commands import _flags, _models
+
+HELP = 'answer questions; without a question, chat'
+
+
+def add_flags(parser: _flags.Parser):
+  _flags.add_model(parser)
+  parser.add_argument('questions', nargs='*', metavar='QUESTION', help='each is answered by itself; none starts a chat')
+  parser.add_argument(
+    '--max-new-tokens',
+    type=int,
+    metavar='N',
+    help="longest answer, in tokens (default: 512, or as many as the model's positions allow)",
+  )
+  parser.add_argument(
+    '--temperature', type=float, default=0.0, metavar='X', help='divides the logits; 0 is greedy (default)'
+  )
+  parser.add_argument(
+    '--top-p',
+    type=float,
+    default=1.0,
+    metavar='X',
+    help='draw from the likeliest tokens that together have probability X (default: 1, all)',
+  )
+  parser.add_argument(
+    '--top-k', type=int, default=0, metavar='N', help='draw from the N likeliest tokens (default: 0, all)'
+  )
+  parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random draws (default: 0)')
+  _flags.add_dtype(parser)
+
+
+def run(args) -> dict:
+  options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
+  model, read = _models.open_model(args.model, args.dtype)
+  prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in args.questions]
+  model.check(prompts, **options)  # before the weights are read, which takes a while
+  model.params = read()
+
+  if not args.questions:
+    from mathqwen.inference import chat
+
+    return chat.interact(model, options)
+  answers = model.generate(args.questions, **options)
+  for answer in answers:
+    print(answer)
+  return {'answers': answers}

@@ -1,0 +1,24 @@
+"""`mathqwen grade`"""
+
+from mathqwen.commands import _flags, _scores
+
+HELP = 'grade stored answers again; needs no model and no accelerator'
+
+
+def add_flags(parser: _flags.Parser):
+  from mathqwen.evals import benchmarks
+
+  parser.add_argument('records', metavar='RECORDS.jsonl', help='one JSON object a line: id, response, gold')
+  parser.add_argument(
+    '--benchmark', required=True, metavar='NAME', help=f'where they come from: {", ".join(benchmarks.BENCHMARKS)}'
+  )
+  parser.add_argument('--rule', metavar='NAME', help="how answers are graded (default: the benchmark's rule)")
+  parser.add_argument('--out', metavar='DIR', help='where the graded records and their scores go')
+
+
+def run(args) -> dict:
+  from mathqwen.evals.run import grade_records
+
+  result = grade_records(args.records, args.benchmark, args.rule, args.out)
+  _scores.show(result)
+  return result

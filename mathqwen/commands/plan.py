@@ -1,0 +1,27 @@
+"""`mathqwen plan`"""
+
+from mathqwen.commands import _flags
+
+HELP = 'memory, time and settings of training on TPU slices that need not be here: compiles the step for them'
+
+
+def add_flags(parser: _flags.Parser):
+  _flags.add_config(parser)
+  parser.add_argument(
+    '--topology',
+    action='append',
+    required=True,
+    dest='topologies',
+    metavar='SLICE',
+    help='a TPU slice to compile for: v5p-32, v6e-16, v5e-1, ...; may be repeated',
+  )
+  _flags.add_settings(parser, '. The planner keeps these and chooses the other settings that change memory and time')
+
+
+def run(args) -> dict:
+  from mathqwen import config
+  from mathqwen.planning import plan
+
+  experiment = config.resolve(args.config, args.settings)
+  fixed = {setting.partition('=')[0] for setting in args.settings}
+  return plan.plan(experiment, args.topologies, fixed)

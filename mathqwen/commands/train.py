@@ -1,0 +1,46 @@
+"""`mathqwen train`"""
+
+from mathqwen.commands import _flags
+from mathqwen.errors import UserError
+
+HELP = 'train a config, or continue the run in --workdir'
+
+
+def add_flags(parser: _flags.Parser):
+  _flags.add_config(parser)
+  parser.add_argument('--workdir', metavar='DIR', help='where checkpoints, metrics and the resolved config go')
+  parser.add_argument('--init', metavar='MODEL', help="the MODEL to start from (setting init), or 'random'")
+  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (setting data.data_dir)')
+  _flags.add_settings(parser)
+  _flags.add_distributed(parser, 'one run over several hosts')
+  parser.add_argument(
+    '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
+  )
+  parser.add_argument(
+    '--profile',
+    nargs='?',
+    const=3,
+    type=int,
+    metavar='STEPS',
+    help='trace this many steps (3 without a number), from the third one on, into WORKDIR/profile for xprof',
+  )
+
+
+def run(args) -> dict:
+  if args.workdir is None and not args.dry_run:
+    raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
+  if args.profile is not None and args.dry_run:
+    raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
+  from mathqwen import config
+
+  # Before JAX is imported: a misspelled setting is reported at once.
+  experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
+  from mathqwen.hardware import hosts
+  from mathqwen.training.prepare import TrainingRun, dry_run
+
+  if args.distributed:
+    hosts.join(args.distributed, 'training continues from its newest checkpoint')
+  prepared = TrainingRun.prepare(experiment, dry=args.dry_run)
+  flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
+  hosts.agree('settings', config.to_flat(prepared.experiment) | flags)
+  return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile)
