@@ -116,7 +116,7 @@ def test_data_files(train, tiny, tmp_path):
   assert message('cut.jsonl.gz').startswith(f'{tmp_path}/cut.jsonl.gz is half-written or damaged')
   assert message('cut.jsonl').startswith(f'{tmp_path}/cut.jsonl:168: the last line is half-written')
   said = message('schema.jsonl')
-  assert 'fields found: prompt, completion; wanted: {question, answer|solution}' in said
+  assert 'fields found: prompt, completion; expected: {question, answer|solution}' in said
   assert message('empty.jsonl').startswith(f'{tmp_path}/empty.jsonl is empty; fetch or write it again')
   assert message('latin.jsonl').startswith(f'{tmp_path}/latin.jsonl:1: not UTF-8; save it as UTF-8')
   (tmp_path / 'folder').mkdir()

@@ -1,1 +1,28 @@
-"""Examples to batches: readers, ChatML, packing, and the pipeline that joins them."""
+"""Where examples come from, and how they become batches of packed rows.
+
+For other folders to use; nothing is imported here, because TFDS and Grain take seconds to import:
+
+  catalog                      the data sets that have a name: files, downloads, row formats
+  datasets.prepare             downloads a data set and stores it for random access
+  sources.load                 the examples of a data set, or of a JSON Lines file
+  examples                     `Example`, `Report`, and readers of records
+  arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
+  training_data.TrainingData   a config's data: read, tokenised, split, batched
+  pipeline                     tokenised examples to batches, in an order that can be resumed
+  packing                      the only place where targets are shifted and rows are made
+  inspect                      counts of a config's data, and a packed row as text
+"""
+
+__all__ = [
+  'arithmetic',
+  'catalog',
+  'datasets',
+  'examples',
+  'expressions',
+  'inspect',
+  'packing',
+  'pipeline',
+  'sources',
+  'training_data',
+  'worked',
+]

@@ -1,11 +1,11 @@
-r"""The data sets that can be downloaded as tensorflow-datasets builders, without TensorFlow.
+r"""The downloadable data sets, prepared once with tensorflow-datasets for random access, without TensorFlow.
 
   gsm8k/train.jsonl.gz --parse--> rows   --TFDS--> CACHE/prepared/gsm8k-train-DIGEST/gsm8k/1.0.0/*.array_record
-                             \--> report --TFDS--> metadata.json beside: malformed rows, by line
+                             \--> report --TFDS--> metadata.json in the same place: malformed rows, by line
 
-CACHE is $MATHQWEN_CACHE, by default ~/.cache/mathqwen. DIGEST covers the source files and the parsers, so another file
-or another parser is another directory. TFDS writes to incomplete.* and renames at the end: what has the final name is
-whole. The folder that is read (data_dir) is never written to.
+CACHE is $MATHQWEN_CACHE, by default ~/.cache/mathqwen. DIGEST covers the source files and the code that parses them, so
+a change of either gives a new directory. TFDS writes to incomplete.* and renames at the end, so whatever has the final
+name is complete. The folder that is read (data_dir) is never written to.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from mathqwen.data import arithmetic, catalog, examples
+from mathqwen.data import arithmetic, catalog, examples, expressions
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
 from mathqwen.files import write_atomically
@@ -34,16 +34,17 @@ _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')
 
 class _Info(tfds.core.DatasetInfo):
   def initialize_from_bucket(self) -> None:
-    """Nothing: TFDS would look for published statistics and leave an empty folder in /tmp for each builder."""
+    """Does nothing. TFDS would look for published statistics and leave an empty folder in /tmp for each builder."""
 
 
 class _Problems(tfds.core.GeneratorBasedBuilder):
-  """Splits of one data set read from `source`, a folder in the layout of its `Split.files`, or else downloaded."""
+  """The builder of one data set. Reads `source`, a folder in the layout of its `Split.files`, or else downloads."""
 
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(self, *, source: str | None = None, splits: tuple[str, ...] | None = None, **kwargs):
-    self.source, self.wanted = source, splits
+    self.source = source
+    self.wanted = splits  # None: all that are there
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -79,17 +80,20 @@ def builder_class(name: str) -> type[_Problems]:
 
 
 def cache_dir() -> Path:
+  """Where downloads and prepared data sets are kept."""
   return Path(os.environ.get('MATHQWEN_CACHE') or Path.home() / '.cache' / 'mathqwen')
 
 
 def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Example], Report, Path]:
-  """(examples, report of malformed rows, folder of the source file) of a split, prepared first where need be.
+  """(examples, report of malformed rows, folder of the source file) of a split, prepared first if necessary.
 
-  Without data_dir: from the files that `prepare` was last given, or from its copy when they are gone.
+  Without data_dir: from the files that `prepare` last saw, or from its copy when they are gone.
+  UserError: when there is no such data, or a file is damaged.
   """
   data, own = catalog.find_split(source, split)
   root, path = _locate(data.name, own, data_dir)
-  return *_rows(data.name, own, root), path.parent
+  found, report = _rows(data.name, own, root)
+  return found, report, path.parent
 
 
 def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
@@ -97,12 +101,12 @@ def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
   if data_dir is not None:
     path = _find(name, split, data_dir)
     return _build(name, split, path), path
-  chosen = _chosen(name).get(split)
-  if chosen:
-    root, path = chosen['root'], chosen['file']
+  if chosen := _chosen(name).get(split):
+    root = chosen['root']
+    path = chosen['file']
     if path.is_file():
       return _build(name, split, path), path
-    if _is_whole(name, root):
+    if _is_complete(name, root):
       return root, path
   raise UserError(
     f'no {name} {split} data here: run `mathqwen data prepare {name}` (it downloads from '
@@ -111,39 +115,56 @@ def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
 
 
 def prepare(name: str, data_dir: str | None = None, download: bool = False) -> dict:
-  """Prepares all splits of a data set and makes them the ones that are read without a data_dir.
+  """Prepares all splits of a data set. From then on they are the ones that are read without a data_dir.
 
-  From data_dir, or from the public addresses when `download` is set, or again from where they came last.
+  They come from data_dir; or, with `download`, from the public addresses; or else from where they came last time.
   Returns {'name', 'source', 'path', 'splits': {split: rows}, 'report': {split: Report.to_dict()}}.
+  UserError: when the data cannot be read, downloaded or written.
   """
   data = catalog.get(name)
   if data_dir is None and download:
     data_dir = str(fetch(name))
   if data_dir is not None:
-    files = {split: _find(name, split, data_dir).absolute() for split in _present(name, data_dir)}
-    if not files:
-      _find(name, next(iter(data.splits)), data_dir)
-    chosen = {split: {'root': str(_build(name, split, path)), 'file': str(path)} for split, path in files.items()}
-    _write(_pointer(name), json.dumps(chosen, indent=1).encode())
-  splits, report, source = {}, {}, None
+    _choose(name, data_dir)
+
+  splits = {}
+  report = {}
+  source = None
+  # Without any choice `_locate` raises for the first split, with the remedy.
   for split in _chosen(name) or list(data.splits)[:1]:
     root, path = _locate(name, split, None)
     with _undamaged(root):
       info = builder_class(name)(data_dir=str(root)).info
-      splits[split], report[split] = info.splits[split].num_examples, dict(info.metadata['report'][split])
+      splits[split] = info.splits[split].num_examples
+      report[split] = dict(info.metadata['report'][split])
     source = str(path.parent.parent)
   return {'name': name, 'source': source, 'path': str(cache_dir() / 'prepared'), 'splits': splits, 'report': report}
 
 
+def _choose(name: str, data_dir: str) -> None:
+  """Prepares the splits that are in data_dir and writes down which files they came from."""
+  present = _present(name, data_dir)
+  if not present:
+    _find(name, next(iter(catalog.get(name).splits)), data_dir)  # raises, with the paths tried
+  chosen = {}
+  for split in present:
+    path = _find(name, split, data_dir).absolute()
+    chosen[split] = {'root': str(_build(name, split, path)), 'file': str(path)}
+  _write(_pointer(name), json.dumps(chosen, indent=1).encode())
+
+
 def _find(name: str, split: str, data_dir: str | Path) -> Path:
+  """The file of a split by its own name; `examples.find` takes the name that users know it by."""
   return examples.find(*catalog.known_name(catalog.get(name), split), data_dir)
 
 
 def _file(name: str, split: str) -> str:
+  """The first path that is tried, for messages."""
   return catalog.get(name).splits[split].files[0]
 
 
 def _present(name: str, data_dir: str | Path) -> list[str]:
+  """The splits whose file is in data_dir."""
   present = []
   for split in catalog.get(name).splits:
     with contextlib.suppress(UserError):
@@ -160,18 +181,20 @@ def _pointer(name: str) -> Path:
   return cache_dir() / 'prepared' / f'{name}.json'
 
 
-def _chosen(name: str) -> dict:
+def _chosen(name: str) -> dict[str, dict[str, Path]]:
+  """Split -> {'root': prepared directory, 'file': source file}, as `_choose` wrote them down."""
   pointer = _pointer(name)
   try:
     chosen = json.loads(pointer.read_text()) if pointer.is_file() else {}
-    return {
-      split: {key: Path(found[key]) for key in ('root', 'file')}
-      for split, found in chosen.items()
-      if split in catalog.get(name).splits
-    }
+    paths = {}
+    for split, found in chosen.items():
+      if split in catalog.get(name).splits:
+        paths[split] = {'root': Path(found['root']), 'file': Path(found['file'])}
+    return paths
   except (ValueError, KeyError, TypeError, AttributeError) as error:
-    said = f'{pointer} is damaged ({type(error).__name__}: {error})'
-    raise UserError(f'{said}: run `mathqwen data prepare {name}` again') from None
+    raise UserError(
+      f'{pointer} is damaged ({type(error).__name__}: {error}): run `mathqwen data prepare {name}` again'
+    ) from None
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -185,32 +208,24 @@ def _cannot_write(path, error: OSError) -> UserError:
   return UserError(f'cannot write {path}: {error.strerror}; set MATHQWEN_CACHE to a directory that can be written')
 
 
-def _is_whole(name: str, root: Path) -> bool:
+def _is_complete(name: str, root: Path) -> bool:
   return (root / name / str(_Problems.VERSION) / 'dataset_info.json').is_file()
 
 
 def _build(name: str, split: str, path: Path) -> Path:
-  """The prepared directory of a split, written unless it is there: CACHE/prepared/gsm8k-train-DIGEST."""
-  digest = hashlib.sha256(repr((name, split, path.name, tfds.__version__)).encode())
-  data = catalog.get(name)
-  beside = examples.companion(path, data)
-  parser = inspect.getsourcefile(data.parse)  # the data set's task file
-  for file in (path, beside, parser, examples.__file__, arithmetic.__file__, __file__):
-    try:
-      digest.update(hashlib.sha256(Path(file).read_bytes()).digest() if file else b'-')
-    except OSError as error:
-      raise UserError(f'cannot read {file}: {error.strerror}; check the path') from error
-  root = cache_dir() / 'prepared' / f'{name}-{split}-{digest.hexdigest()[:20]}'
-  if _is_whole(name, root):
+  """The prepared directory of a split, CACHE/prepared/gsm8k-train-DIGEST; prepares it if it is not there yet."""
+  root = cache_dir() / 'prepared' / f'{name}-{split}-{_digest(name, split, path)}'
+  if _is_complete(name, root):
     return root
   _write(root / 'source.json', json.dumps({'file': str(path)}).encode())
   tfds.disable_progress_bar()
-  with contextlib.redirect_stdout(io.StringIO()):  # it announces a download of unknown size
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads a data set of unknown size
     builder = builder_class(name)(source=str(path.parent.parent), splits=(split,), data_dir=str(root))
     try:
       builder.download_and_prepare()
-    except (OSError, RuntimeError) as error:  # Riegeli says RuntimeError
-      if not _is_whole(name, root):  # else another process was first: its directory stood in the way of the rename
+    except (OSError, RuntimeError) as error:  # RuntimeError: from Riegeli, which writes the records
+      # If it is complete nevertheless, another process finished first, and TFDS could not rename over its directory.
+      if not _is_complete(name, root):
         raise UserError(
           f'cannot write the prepared {name} under {root}: {getattr(error, "strerror", None) or error}; set '
           f'MATHQWEN_CACHE to a directory that can be written'
@@ -218,7 +233,22 @@ def _build(name: str, split: str, path: Path) -> Path:
   return root
 
 
+def _digest(name: str, split: str, path: Path) -> str:
+  """Changes with the content of everything the prepared rows depend on. Modification times are not enough for that."""
+  digest = hashlib.sha256(repr((name, split, path.name, tfds.__version__)).encode())
+  data = catalog.get(name)
+  task_file = inspect.getsourcefile(data.parse)
+  code = (task_file, examples.__file__, arithmetic.__file__, expressions.__file__, __file__)
+  for file in (path, examples.companion(path, data), *code):
+    try:
+      digest.update(hashlib.sha256(Path(file).read_bytes()).digest() if file else b'-')
+    except OSError as error:
+      raise UserError(f'cannot read {file}: {error.strerror}; check the path') from error
+  return digest.hexdigest()[:20]
+
+
 def _rows(name: str, split: str, root: Path) -> tuple[list[Example], Report]:
+  """What was prepared in `root`."""
   with _undamaged(root):
     builder = builder_class(name)(data_dir=str(root))
     source = builder.as_data_source(split=split)
@@ -232,12 +262,13 @@ def _rows(name: str, split: str, root: Path) -> tuple[list[Example], Report]:
 
 @contextlib.contextmanager
 def _undamaged(root: Path):
+  """Turns any error while reading what was prepared in `root` into a UserError."""
   try:
     yield
-  except Exception as error:  # TFDS, protobuf, Riegeli and JSON have each their own for a file that is not whole
-    said = (str(error).splitlines() or [''])[0]
+  except Exception as error:  # TFDS, protobuf, Riegeli and JSON each raise their own kind for an incomplete file
+    reason = (str(error).splitlines() or [''])[0]
     raise UserError(
-      f'the prepared copy in {root} is damaged ({type(error).__name__}: {said}); delete that directory'
+      f'the prepared copy in {root} is damaged ({type(error).__name__}: {reason}); delete that directory'
     ) from error
 
 
@@ -245,7 +276,10 @@ def _undamaged(root: Path):
 
 
 def fetch(name: str) -> Path:
-  """Fetches the files of a data set that are not there yet; the folder with them."""
+  """Downloads the files of a data set that are not there yet, and unpacks them. Returns the folder that they are below.
+
+  UserError: when a file cannot be downloaded, or is not what is published.
+  """
   folder = cache_dir() / 'downloads'
   data = catalog.get(name)
   for target, source in data.downloads.items():
@@ -257,14 +291,16 @@ def fetch(name: str) -> Path:
   except OSError as error:
     raise _cannot_write(error.filename, error) from error
   except (tarfile.TarError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
-    said = f'what lies in {folder / name} is not what is published ({type(error).__name__}: {error})'
-    raise UserError(f'{said}; delete that folder and prepare again') from error
+    raise UserError(
+      f'the files in {folder / name} are not what is published ({type(error).__name__}: {error}); '
+      'delete that folder and prepare again'
+    ) from error
   return folder
 
 
 def _download(address: str, target: Path, sha256: str | None) -> None:
   print(f'downloading {address}', file=sys.stderr)
-  remedy = f'try again, or fetch it by other means and pass --data-dir DIR with {target.parent.name}/{target.name}'
+  remedy = f'try again, or download it in another way and pass --data-dir DIR with {target.parent.name}/{target.name}'
   try:
     with urllib.request.urlopen(address, timeout=60) as response:
       data = response.read()

@@ -1,9 +1,9 @@
-r"""Math problems as one kind of record, whatever file they come from.
+r"""`Example`: a math problem, in the same form whatever file it comes from.
 
 gsm8k/train.jsonl.gz:1   {"question": "Natalia sold ...", "answer": "... <<48/2=24>>24 clips ...\n#### 72"}
 Example                  id 'gsm8k/train/0', solution '... 24 clips ...\n#### 72', answer '72'
 
-The rows of a named data set are read as its file in `mathqwen/evals/tasks/` says; all other files have one of SCHEMAS.
+The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; all other files have one of SCHEMAS.
 """
 
 import codecs
@@ -20,54 +20,72 @@ from mathqwen.data import catalog
 from mathqwen.errors import UserError
 
 SCHEMAS = '{question, answer|solution}, {query, response}, {problem, solution} or {messages: [{role, content}, ...]}'
-_KEPT = 100  # rows named per kind in a report
+_KEPT = 100  # rows that a report names for each kind
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One problem; `where` is its file and 1-based line."""
+  """One problem, as text."""
 
-  id: str
+  id: str  # unique among the examples of a file
   question: str
   solution: str  # what the assistant should say
-  answer: str  # the gold answer as graders compare it, '' where the source has none
-  extra: dict
-  where: str
-  messages: tuple[dict, ...] | None = None
+  answer: str  # the gold answer as graders compare it; '' where the source has none
+  extra: dict  # further fields of the source, for grouping scores
+  where: str  # file name and line, counted from 1: 'train.jsonl:18'
+  messages: tuple[dict, ...] | None = None  # the conversation, where the source is one
+
+
+class Malformed(ValueError):
+  """A record that cannot be read; the message says why."""
 
 
 class Report:
-  """What was left out and where, by kind: 'malformed', 'duplicate', 'no_loss_token', 'too_long'."""
+  """What was left out of a data set, and where, by kind.
+
+  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token' and 'too_long'. All rows are counted; the first
+  _KEPT of each kind are named.
+  """
 
   def __init__(self):
     self.counts: collections.Counter[str] = collections.Counter()
-    self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
+    self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
 
   def add(self, kind: str, where: str, detail: str = '') -> None:
+    """Counts one row. detail: what is wrong with it."""
     self.counts[kind] += 1
     if len(self.rows[kind]) < _KEPT:
       self.rows[kind].append((where, detail))
 
   def lines(self, limit: int = 5) -> list[str]:
-    """For people: '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'."""
+    """A line to print for each kind, naming up to `limit` rows.
+
+    '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'
+    """
     result = []
     for kind, count in self.counts.items():
       named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
-      result.append(f'{count} {kind}: ' + ', '.join(named + ['...'] * (count > len(named))))
+      if count > len(named):
+        named.append('...')
+      result.append(f'{count} {kind}: {", ".join(named)}')
     return result
 
   def merge(self, other: 'Report') -> None:
+    """Adds what another report counted."""
     for kind, count in other.counts.items():
       self.counts[kind] += count
       self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
 
   def to_dict(self) -> dict:
-    return {
-      kind: {'count': count, 'rows': [list(row) for row in self.rows[kind]]} for kind, count in self.counts.items()
-    }
+    """For JSON: {'malformed': {'count': 3, 'rows': [['train.jsonl:18', 'no field "answer"'], ...]}, ...}."""
+    result = {}
+    for kind, count in self.counts.items():
+      result[kind] = {'count': count, 'rows': [list(row) for row in self.rows[kind]]}
+    return result
 
   @classmethod
   def from_dict(cls, value: dict) -> 'Report':
+    """The report that `to_dict` made a dict of."""
     report = cls()
     for kind, entry in value.items():
       report.counts[kind] = entry['count']
@@ -75,14 +93,18 @@ class Report:
     return report
 
 
-class Malformed(ValueError):
-  """A record that cannot be read; the message says why."""
+# --- files ---
 
 
 def find(source: str, split: str, data_dir: str | Path) -> Path:
-  """The file of one split in a directory that has the layout of its `Split.files`. UserError: names the paths tried."""
+  """The file of one split in a directory that has the layout of its `Split.files`.
+
+  UserError: when none of those files is there (the message has the paths tried), or the data set has no such split.
+  """
   data, own = catalog.find_split(source, split)
-  tried = [Path(data_dir) / f'{name}{end}' for name in data.splits[own].files for end in ('', '.gz')]
+  tried = []
+  for name in data.splits[own].files:
+    tried += [Path(data_dir) / name, Path(data_dir) / f'{name}.gz']
   for path in tried:
     if path.is_file():
       return path
@@ -90,11 +112,22 @@ def find(source: str, split: str, data_dir: str | Path) -> Path:
   raise UserError(f'no {source} {split} data in {data_dir}: tried {names}; put one there or pass another --data-dir')
 
 
-# --- files ---
+def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
+  """The file with the ids of the rows of `path`: math/train_paths.txt[.gz] beside math/train.jsonl[.gz]."""
+  if data is None or not data.ids_beside:
+    return None
+  name = data.ids_beside.format(stem=path.name.split('.')[0])
+  for beside in (path.with_name(name), path.with_name(f'{name}.gz')):
+    if beside.is_file():
+      return beside
+  return None
 
 
 def read_text(path: Path) -> str:
-  """The text of a plain or gzip'ed UTF-8 file, told apart by content."""
+  """The text of a file in UTF-8, gzip'ed or not; its content tells, not its name.
+
+  UserError: when it cannot be read, is damaged, or is not UTF-8.
+  """
   try:
     raw = path.read_bytes()
   except OSError as error:
@@ -112,10 +145,11 @@ def read_text(path: Path) -> str:
 
 
 def records(path: Path) -> Iterator[tuple[int, object]]:
-  """(line, value) of each record; the value is Malformed where a line is not JSON.
+  """(line, value) of each record; the value is a `Malformed` where a line is not JSON.
 
-  *.jsonl holds one object per line. *.json holds objects one after another, which may spread over lines (Math23K's
-  test file) or not (Math401's).
+  *.jsonl holds one object per line. *.json holds objects one after another, each on one line (Math401) or spread over
+  several (Math23K's test file).
+  UserError: when the file is empty, or ends in the middle of a record.
   """
   text = read_text(path)
   if not text.strip():
@@ -123,7 +157,7 @@ def records(path: Path) -> Iterator[tuple[int, object]]:
   if path.name.removesuffix('.gz').endswith('.json'):
     yield from _objects(path, text)
     return
-  lines = text.split('\n')  # not splitlines(): U+2028 inside a string is no line end
+  lines = text.split('\n')  # splitlines() would also split at U+2028, which JSON allows inside a string
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
@@ -138,13 +172,12 @@ def records(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
-  decoder, at, line = json.JSONDecoder(), 0, 1
+  """(line, value) of JSON objects one after another."""
+  decoder = json.JSONDecoder()
+  blanks = re.compile(r'\s*')
+  at = blanks.match(text).end()
+  line = 1 + text.count('\n', 0, at)
   while at < len(text):
-    end = re.compile(r'\s*').match(text, at).end()
-    line += text.count('\n', at, end)
-    at = end
-    if at == len(text):
-      return
     try:
       value, end = decoder.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
@@ -152,71 +185,106 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
         f'{path}:{line}: half-written or not JSON objects one after another; write the file again'
       ) from error
     yield line, value
+    end = blanks.match(text, end).end()
     line += text.count('\n', at, end)
     at = end
 
 
+# --- from records to examples ---
+
+
 def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Report]:
-  """All readable records of a file, duplicates too, and a report of the malformed ones."""
+  """(the readable records of a file, duplicates too; a report of the malformed ones and of repeated ids).
+
+  source: the name of a data set, whose parser is used; any other text stands for a file in one of SCHEMAS.
+  UserError: when no record is readable.
+  """
   data = catalog.of_source(source)
   rows = list(records(path))
-  examples, report, used, times = [], Report(), {}, collections.Counter()
-  ids = _ids_beside(path, data, len(rows))
+  report = Report()
+  file_ids = _ids_beside(path, data, len(rows))
   more = data.more_fields(rows, report) if data and data.more_fields else None
+  prefix = f'{source}/{split}' if data else path.name.removesuffix('.gz').removesuffix('.jsonl')
+  ids = _UniqueIds(report)
+
+  examples = []
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
     try:
-      if isinstance(record, Malformed):
-        raise record
-      if not isinstance(record, dict):
-        raise Malformed('not a JSON object')
-      _check_text(record)
-      if more:
-        record = record | {key: value for key, value in more[row].items() if key not in record}
-      fields = data.parse(record) if data else _generic(record)
+      fields = _parse(record, data, more[row] if more else {})
     except Malformed as error:
       report.add('malformed', where, str(error))
       continue
-    stem = f'{source}/{split}' if data else path.name.removesuffix('.gz').removesuffix('.jsonl')
-    own = fields.pop('id', None)
-    name = ids[row] if ids else own
-    if name is None or (data and data.numbered):
-      name = f'{stem}/{row if name is None else name}'
-    if name in used:
-      report.add('repeated_id', where, f'id {name!r} is already in {used[name]}')
-      while (new := f'{name}#{times[name] + 2}') in used:
-        times[name] += 1
-      name = new
-    used[name] = where
-    examples.append(Example(id=name, where=where, **fields))
+    example_id = fields.pop('id', None)
+    if file_ids:
+      example_id = file_ids[row]
+    if example_id is None:
+      example_id = f'{prefix}/{row}'
+    elif data and data.numbered:
+      example_id = f'{prefix}/{example_id}'
+    examples.append(Example(id=ids.add(example_id, where), where=where, **fields))
+
   if not examples:
-    found = next((', '.join(map(str, value)) for _, value in rows if isinstance(value, dict)), 'no object')
-    wanted = ', '.join(data.fields) if data else SCHEMAS
+    first = next((record for _, record in rows if isinstance(record, dict)), None)
+    found = 'no object' if first is None else ', '.join(map(str, first))
+    expected = ', '.join(data.fields) if data else SCHEMAS
+    _, trouble = report.lines(1)[0].split(': ', 1)
     raise UserError(
-      f'{path}: no usable record among {len(rows)}: fields found: {found}; wanted: {wanted}; '
-      f'first trouble: {report.lines(1)[0].split(": ", 1)[1]}'
+      f'{path}: no usable record among {len(rows)}: fields found: {found}; expected: {expected}; first error: {trouble}'
     )
   return examples, report
 
 
-def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
-  """The file with the ids of the rows of `path`: math/train_paths.txt[.gz] beside math/train.jsonl[.gz]."""
-  if data is None or not data.ids_beside:
-    return None
-  name = data.ids_beside.format(stem=path.name.split('.')[0])
-  return next((beside for end in ('', '.gz') if (beside := path.with_name(f'{name}{end}')).is_file()), None)
+class _UniqueIds:
+  """Gives a repeated id a new name, 'ID#2', 'ID#3', ..., and reports it."""
+
+  def __init__(self, report: Report):
+    self._report = report
+    self._used: dict[str, str] = {}  # id -> where it was first
+    self._last: dict[str, int] = {}  # id -> the last number given to a repetition, so that the next search is short
+
+  def add(self, example_id: str, where: str) -> str:
+    if example_id in self._used:
+      self._report.add('repeated_id', where, f'id {example_id!r} is already in {self._used[example_id]}')
+      example_id = self._free_name(example_id)
+    self._used[example_id] = where
+    return example_id
+
+  def _free_name(self, example_id: str) -> str:
+    number = self._last.get(example_id, 1)
+    while (name := f'{example_id}#{number + 1}') in self._used:
+      number += 1
+    self._last[example_id] = number
+    return name
 
 
 def _ids_beside(path: Path, data: catalog.DataSet | None, count: int) -> list[str] | None:
+  """The ids in the file's companion; None when there is none, or it does not fit `count` rows."""
   beside = companion(path, data)
-  names = read_text(beside).split() if beside else []
-  return names if len(names) == count and len(set(names)) == count else None
+  if beside is None:
+    return None
+  ids = read_text(beside).split()
+  fits = len(ids) == count and len(set(ids)) == count
+  return ids if fits else None
 
 
-# --- records: dict -> fields of Example without `where`; `id` where the record has its own ---
+def _parse(record: object, data: catalog.DataSet | None, more: dict) -> dict:
+  """Fields of `Example` without `where`, and without `id` where the record has none.
+
+  more: fields to add where the record lacks them. Malformed: when the record cannot be read.
+  """
+  if isinstance(record, Malformed):
+    raise record
+  if not isinstance(record, dict):
+    raise Malformed('not a JSON object')
+  _check_text(record)
+  if data is None:
+    return _generic(record)
+  return data.parse(record | {key: value for key, value in more.items() if key not in record})
 
 
-def _check_text(record: dict):
+def _check_text(record: dict) -> None:
+  """Malformed: when any text of the record cannot be written as UTF-8."""
   try:
     json.dumps(record, ensure_ascii=False).encode('utf-8')
   except UnicodeEncodeError as error:
@@ -224,15 +292,17 @@ def _check_text(record: dict):
 
 
 def text_field(record: dict, field: str) -> str:
-  """The text of a field, without the space around it. Malformed: when there is none."""
+  """The text of a field, without the white space around it. Malformed: when there is none."""
   value = record.get(field)
+  if value is None:
+    raise Malformed(f'no field "{field}"')
   if not isinstance(value, str) or not value.strip():
-    raise Malformed(f'no field "{field}"' if value is None else f'field "{field}" is empty or not text')
+    raise Malformed(f'field "{field}" is empty or not text')
   return value.strip()
 
 
 def last_boxed(solution: str) -> str:
-  r"""Content of the last box, braces nested: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2', none -> ''."""
+  r"""Content of the last \boxed or \fbox: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2'; no box -> ''."""
   start = max(solution.rfind('\\boxed'), solution.rfind('\\fbox'))
   if start < 0:
     return ''
@@ -249,31 +319,45 @@ def last_boxed(solution: str) -> str:
 
 
 def gold_of(text: str) -> str:
-  """The answer a worked solution ends with: after '####', in the last box, or the whole of a text without spaces."""
+  """The answer that a solution ends with; '' where none is found.
+
+  It is what follows '####', or the content of the last box, or the whole text if that is a single word.
+  """
   if '####' in text:
     return text.rsplit('####', 1)[1].strip().replace(',', '')
-  return last_boxed(text) or ('' if re.search(r'\s', text) else text)
+  if boxed := last_boxed(text):
+    return boxed
+  return '' if re.search(r'\s', text) else text
+
+
+# Fields of the question and of the solution in files that are no named data set; the first pair that is there counts.
+_PAIRS = (('question', 'solution'), ('question', 'answer'), ('query', 'response'), ('problem', 'solution'))
 
 
 def _generic(record: dict) -> dict:
-  own = str(record['id']) if isinstance(record.get('id'), str | int) else None
+  """Fields of `Example` from a record in one of SCHEMAS."""
+  own_id = str(record['id']) if isinstance(record.get('id'), str | int) else None
   if 'messages' in record:
-    return _chat(record) | {'id': own}
-  for ask, tell in (('question', 'solution'), ('question', 'answer'), ('query', 'response'), ('problem', 'solution')):
-    if ask in record and tell in record:
-      break
-  else:
-    raise Malformed(f'fields {", ".join(map(str, record))}: wanted {SCHEMAS}')
-  question, solution = text_field(record, ask), re.sub(r'<<[^<>]*>>', '', text_field(record, tell))
-  if tell != 'answer' and record.get('answer') is not None:
+    return _conversation(record) | {'id': own_id}
+  pair = next((pair for pair in _PAIRS if pair[0] in record and pair[1] in record), None)
+  if pair is None:
+    raise Malformed(f'fields {", ".join(map(str, record))}: expected {SCHEMAS}')
+
+  question_field, solution_field = pair
+  question = text_field(record, question_field)
+  solution = re.sub(r'<<[^<>]*>>', '', text_field(record, solution_field))  # without GSM8K's calculator annotations
+  if solution_field != 'answer' and record.get('answer') is not None:
     answer = str(record['answer']).strip()
   else:
-    answer = gold_of(solution) or ('' if tell != 'answer' or '\n' in solution else solution)
-  extra = {key: value for key, value in record.items() if key not in (ask, tell, 'id', 'answer')}
-  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': own}
+    answer = gold_of(solution)
+    if not answer and solution_field == 'answer' and '\n' not in solution:
+      answer = solution  # 'answer' on one line is the answer itself: 'x = 3'
+  extra = {key: value for key, value in record.items() if key not in (*pair, 'id', 'answer')}
+  return {'question': question, 'solution': solution, 'answer': answer, 'extra': extra, 'id': own_id}
 
 
-def _chat(record: dict) -> dict:
+def _conversation(record: dict) -> dict:
+  """Fields of `Example` from a record with `messages`: the first question, the last answer, and all turns."""
   turns = record['messages']
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed('field "messages" is not a list of {role, content}')
@@ -282,15 +366,17 @@ def _chat(record: dict) -> dict:
     if turn.get('role') not in ('system', 'user', 'assistant'):
       raise Malformed(f'role {turn.get("role")!r} is none of system, user, assistant')
     messages.append({'role': turn['role'], 'content': text_field(turn, 'content')})
-  said = {role: [m['content'] for m in messages if m['role'] == role] for role in ('user', 'assistant')}
-  if not said['user'] or not said['assistant']:
+
+  questions = [message['content'] for message in messages if message['role'] == 'user']
+  answers = [message['content'] for message in messages if message['role'] == 'assistant']
+  if not questions or not answers:
     raise Malformed('messages without a user turn or without an assistant turn')
-  solution = said['assistant'][-1]
-  answer = str(record['answer']).strip() if record.get('answer') is not None else gold_of(solution)
+  solution = answers[-1]
+  gold = record.get('answer')
   return {
-    'question': said['user'][0],
+    'question': questions[0],
     'solution': solution,
-    'answer': answer,
+    'answer': gold_of(solution) if gold is None else str(gold).strip(),
     'messages': tuple(messages),
     'extra': {key: value for key, value in record.items() if key not in ('messages', 'id', 'answer')},
   }

@@ -1,4 +1,4 @@
-"""The examples of a data set by its name, or of a file by its path."""
+"""`load`: the examples of a data set by its name, or of a file by its path."""
 
 import json
 from pathlib import Path
@@ -7,39 +7,45 @@ from mathqwen.data import catalog, examples
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
 
-_NAMED = 5  # bad records
+_NAMED = 5  # bad records that an error names
 
 
 def load(
   source: str, split: str = 'train', data_dir: str | None = None, strict: bool = False
 ) -> tuple[list[Example], Report]:
-  """Examples of a data set or of a .jsonl[.gz] file (whose split is ignored), and what was left out.
+  """(examples of a data set, or of a .jsonl[.gz] file; what was left out, by line).
 
-  strict: for evaluation, where a benchmark must be whole. Malformed records, those without an answer and those with the
-  id of an earlier one are a UserError, and duplicates stay (Math401 asks eight queries twice). Otherwise malformed
-  records and duplicates are left out, and those with the id of another are renamed. All are reported by line.
+  split: of a data set; ignored for a file. data_dir: a local copy; None takes what `mathqwen data prepare` made.
+
+  Malformed records and duplicates are left out, and a repeated id is renamed; all of these are reported. With `strict`,
+  for evaluation, nothing may be missing: duplicates stay (Math401 asks eight queries twice), and a malformed record, a
+  record without an answer or a repeated id is a UserError.
+  UserError: also when there is no such data.
   """
   found, report, folder = _read(source, split, data_dir)
   if strict:
     _refuse_bad(found, report, folder)
-  kept = _without_duplicates(found, report)
+  kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
 
 
 def _read(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, Path]:
+  """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
-  if data is None:
+  if data is not None and data.downloads:
+    from mathqwen.data import datasets  # imports TFDS, which takes seconds
+
+    return datasets.read(source, split, data_dir)
+
+  if data is not None:
+    path = _find_local(data, source, split, data_dir)
+  else:
     path = Path(source)
     if not path.exists() and '.json' not in path.name:
       names = ', '.join(catalog.names())
       raise UserError(f'unknown data set {source!r}: the names are {names}, or give the path of a .jsonl file')
-  elif data.downloads:
-    from mathqwen.data import datasets  # which brings TFDS with it
-
-    return datasets.read(source, split, data_dir)
-  else:
-    path = _find_local(data, source, split, data_dir)
-  return *examples.parse_file(path, source, split), path.parent
+  found, report = examples.parse_file(path, source, split)
+  return found, report, path.parent
 
 
 def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> Path:
@@ -51,12 +57,13 @@ def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | 
   return examples.find(source, split, data_dir or '')
 
 
-def _refuse_bad(found: list[Example], report: Report, folder: Path):
+def _refuse_bad(found: list[Example], report: Report, folder: Path) -> None:
+  """UserError: when a record is malformed, has no answer, or repeats an id."""
   for example in found:
     if not example.answer:
       report.add('malformed', example.where, 'no gold answer')
-  kinds = ('malformed', 'repeated_id')
-  bad, count = [row for kind in kinds for row in report.rows[kind]], sum(report.counts[kind] for kind in kinds)
+  bad = report.rows['malformed'] + report.rows['repeated_id']
+  count = report.counts['malformed'] + report.counts['repeated_id']
   if bad:
     named = '; '.join(f'{folder / where}: {detail}' for where, detail in bad[:_NAMED])
     more = f'; {count:,} bad records in all' if count > 1 else ''
@@ -64,7 +71,9 @@ def _refuse_bad(found: list[Example], report: Report, folder: Path):
 
 
 def _without_duplicates(found: list[Example], report: Report) -> list[Example]:
-  kept, seen = [], {}
+  """The first of each set of equal examples; the others are reported."""
+  kept = []
+  seen: dict[tuple, str] = {}  # content -> where it was first
   for example in found:
     key = (example.question, example.solution, json.dumps(example.messages))
     if key in seen:

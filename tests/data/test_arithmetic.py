@@ -12,7 +12,7 @@ import pytest
 import sympy
 from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
 
-from mathqwen.data import arithmetic
+from mathqwen.data import arithmetic, expressions
 from mathqwen.errors import UserError
 
 SHARED = Path(__file__).parents[3] / 'shared'
@@ -85,7 +85,7 @@ def test_fixed(value, text):
   ],
 )
 def test_evaluate(expression, value):
-  assert arithmetic.evaluate(expression) == value
+  assert expressions.evaluate(expression) == value
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_evaluate(expression, value):
 )
 def test_evaluate_refuses(expression):
   with pytest.raises(ValueError):
-    arithmetic.evaluate(expression)
+    expressions.evaluate(expression)
 
 
 def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):

@@ -378,7 +378,9 @@ def half_an_archive():
 )
 def test_downloads_that_are_something_else(server, cache, monkeypatch, name, files):
   publish(monkeypatch, name, {f'{name}/{file}': server(file, files[file]) for file in files})
-  with pytest.raises(UserError, match=f'(?s)what lies in {cache}/downloads/{name} is not what is published .*; delete'):
+  with pytest.raises(
+    UserError, match=f'(?s)the files in {cache}/downloads/{name} are not what is published .*; delete'
+  ):
     datasets.prepare(name, download=True)
 
 

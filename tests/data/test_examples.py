@@ -347,7 +347,7 @@ def test_last_line_without_its_end(tmp_path):
     (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99, mtime=0)[:-9], 'half-written'),
     (gzip.compress(b'{}\n', mtime=0)[:4], 'half-written'),
     (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
-    (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; wanted: {question'),
+    (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; expected: {question'),
   ],
 )
 def test_files_without_use(content, words, strict, tmp_path):

@@ -8,9 +8,9 @@ import json
 import pathlib
 import re
 
-from mathqwen.data import arithmetic
 from mathqwen.data.catalog import DataSet, Download, Split
 from mathqwen.data.examples import records, text_field
+from mathqwen.data.expressions import evaluate
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.files import write_atomically
@@ -31,7 +31,7 @@ def plain_number(ans: str) -> str:
 
 def _equation_gives(equation: str, answer: str) -> bool:
   try:
-    return arithmetic.evaluate(equation) == arithmetic.evaluate(answer)
+    return evaluate(equation) == evaluate(answer)
   except ValueError:
     return False
 
