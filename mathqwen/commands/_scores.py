@@ -4,8 +4,15 @@
 def show(result: dict):
   """Prints one line for each benchmark of `result`, the JSON of `evaluate` and `grade`."""
   for name, scores in result['benchmarks'].items():
-    print(
-      f'{name}: {scores["correct"]} of {scores["n"]} right, {100 * scores["accuracy"]:.1f}% '
-      f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer, '
-      f'{scores["truncated"]} cut off; rule {scores["rule"]}, prompt {scores["prompt"]}'
-    )
+    print(f'{name}: {_line(scores)}')
+
+
+def _line(scores: dict) -> str:
+  """Records that others made need not say which answers were cut off, nor what the prompt was."""
+  truncated = '' if scores['truncated'] is None else f', {scores["truncated"]} cut off'
+  prompt = '' if scores['prompt'] is None else f', prompt {scores["prompt"]}'
+  return (
+    f'{scores["correct"]} of {scores["n"]} right, {100 * scores["accuracy"]:.1f}% '
+    f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer{truncated}; '
+    f'rule {scores["rule"]}{prompt}'
+  )

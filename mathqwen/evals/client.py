@@ -1,10 +1,10 @@
-"""One request to a server of the OpenAI API, which vLLM and others speak: an answer, or why there is none.
+"""One request to a server of the OpenAI API, which vLLM and others have: an answer, or why there is none.
 
 openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B     chat prompts: POST http://127.0.0.1:8000/v1/chat/completions
                                                     text prompts: POST http://127.0.0.1:8000/v1/completions
 
-The key is read from the environment (OPENAI_API_KEY; local servers need none) and is sent nowhere but to that address:
-redirects are not followed, and what a server says is searched for it before it is shown or recorded.
+The key is read from the environment (OPENAI_API_KEY; local servers need none) and is sent to that address only:
+redirects are not followed, and the key is masked in everything a server says before it is shown or recorded.
 """
 
 import contextlib
@@ -21,42 +21,63 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import NoReturn
 
 import mathqwen
 from mathqwen.errors import UserError
 
 PREFIX = 'openai:'
 KEY = 'OPENAI_API_KEY'
-MAX_BODY = 2**25  # bytes of one answer
-_LONG_KEY = 8  # characters; shorter ones are names such as EMPTY, which an answer may contain
-_OF_ALL = (401, 402, 404, 405)  # a server's refusals of every problem; others may be of one, such as one it filters
+MAX_BODY = 2**25  # bytes of one response
+_CHUNK = 2**16  # bytes read at a time
+_LONG_KEY = 8  # characters; shorter keys are names such as EMPTY, which an answer may contain
+# Status codes that mean every request will be refused. Others may be about one problem, such as one that is filtered.
+_REFUSES_ALL = (401, 402, 404, 405)
 _REMEDIES = {
-  400: 'another --prompt or --max-new-tokens may do',
+  400: 'another --prompt or --max-new-tokens may help',
   401: f'put the key of this server into {KEY}',
-  403: f'the key in {KEY} may not use this model, or the server takes offence at this problem',
-  404: 'look at the address (most end in /v1) and at the name after #',
+  403: f'the key in {KEY} may not use this model, or the server refuses this problem',
+  404: 'check the address (most end in /v1) and the name after #',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
+  """What a server answered."""
+
   text: str
-  tokens: int | None  # as the server counts them; None where it does not say
+  tokens: int | None  # as the server counts them; None when it does not say
   truncated: bool
   served_model: str | None  # the exact name behind an alias
 
 
 class Failure(Exception):
-  """In place of an answer. again: it may pass; of_all: other problems would fare no better; busy: the server only has
-  too much to do; wait: seconds that it asks for."""
+  """Raised instead of an answer.
 
-  def __init__(self, what: str, again=True, of_all=False, busy=False, wait: float | None = None):
+  retryable: another try may succeed. affects_all: other problems would fail too. busy: the server only has too much to
+  do. retry_after: the seconds that it asks to wait.
+  """
+
+  def __init__(
+    self,
+    what: str,
+    retryable: bool = True,
+    affects_all: bool = False,
+    busy: bool = False,
+    retry_after: float | None = None,
+  ):
     super().__init__(what)
-    self.again, self.of_all, self.busy, self.wait = again, of_all or busy, busy, wait
+    self.retryable = retryable
+    self.affects_all = affects_all or busy
+    self.busy = busy
+    self.retry_after = retry_after
+
+
+# --- connections: urllib with a limit on the whole exchange, and without redirects ---
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-  """Before the library looks at where they lead."""
+  """Leaves a redirect to `Client._refused`. The library's own handler would fail on a malformed target."""
 
   def http_error_302(self, *_):
     return None
@@ -65,14 +86,16 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Deadline:
-  """Cuts the connection of an exchange that takes longer in all; the library's timeout bounds each byte's wait."""
+  """Cuts the connection when an exchange takes too long in all. The library's timeout is for each read only."""
 
   def __init__(self, seconds: float):
-    self.passed, self._socket = threading.Event(), None
+    self.passed = threading.Event()
+    self._socket: socket.socket | None = None
     self._timer = threading.Timer(seconds, self._cut)
     self._timer.daemon = True
 
-  def holds_for(self, connection: socket.socket):
+  def watch(self, connection: socket.socket) -> None:
+    """This connection is cut at the deadline. TimeoutError: when that has passed."""
     self._socket = connection
     if self.passed.is_set():
       raise TimeoutError
@@ -80,8 +103,9 @@ class _Deadline:
   def _cut(self):
     self.passed.set()
     if self._socket is not None:
-      with contextlib.suppress(OSError):  # it has ended by itself
-        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # ssl's own would take its state from under the reader
+      with contextlib.suppress(OSError):  # the connection has ended already
+        # Not the method of an ssl socket, which would drop its state while another thread reads from it.
+        socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
   def __enter__(self):
     self._timer.start()
@@ -91,62 +115,74 @@ class _Deadline:
     self._timer.cancel()
 
 
-class _Timed:
+class _WithDeadline:
+  """Mixed into a connection of http.client."""
+
   def __init__(self, *args, deadline: _Deadline, **kwargs):
     super().__init__(*args, **kwargs)
     self._deadline = deadline
 
   def connect(self):
     super().connect()
-    self._deadline.holds_for(self.sock)
+    self._deadline.watch(self.sock)
 
 
-class _Http(_Timed, http.client.HTTPConnection):
+class _HttpConnection(_WithDeadline, http.client.HTTPConnection):
   pass
 
 
-class _Https(_Timed, http.client.HTTPSConnection):
+class _HttpsConnection(_WithDeadline, http.client.HTTPSConnection):
   pass
 
 
-class _Connections(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-  """`request.deadline` holds for what is opened."""
+class _OpenWithDeadline(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+  """Opens connections that end at `request.deadline`."""
 
   def http_open(self, request):
-    return self.do_open(_Http, request, deadline=request.deadline)
+    return self.do_open(_HttpConnection, request, deadline=request.deadline)
 
   def https_open(self, request):
-    return self.do_open(_Https, request, deadline=request.deadline)
+    return self.do_open(_HttpsConnection, request, deadline=request.deadline)
+
+
+# --- requests and answers ---
 
 
 class Client:
-  """`timeout`: seconds for a whole request."""
+  """Asks one model of one server."""
 
   def __init__(self, name: str, timeout: float):
+    """name: openai:URL#MODEL. timeout: seconds for a whole request. UserError: for a bad name or key."""
     self.url, self._model = parse(name)
-    self._timeout, self._key = timeout, os.environ.get(KEY, '').strip()
-    if not all('!' <= c <= '~' for c in self._key):
+    self._timeout = timeout
+    self._key = os.environ.get(KEY, '').strip()
+    if not all('!' <= character <= '~' for character in self._key):
       raise UserError(f'{KEY} holds characters that no key has (spaces, line ends, accents); set it again')
-    self._open = urllib.request.build_opener(_NoRedirects, _Connections).open
+    self._open = urllib.request.build_opener(_NoRedirects, _OpenWithDeadline).open
 
   def unencrypted(self) -> str | None:
-    """The host to which the key goes in the clear."""
+    """The host that the key is sent to without encryption; None when there is none."""
     host = urllib.parse.urlsplit(self.url)
     local = host.hostname in ('localhost', '127.0.0.1', '::1')
     return host.hostname if self._key and host.scheme == 'http' and not local else None
 
   def ask(self, prompt: dict, max_new_tokens: int) -> Answer:
-    """The greedy answer to `{'messages': turns}` or `{'prompt': text}`, with `stop` if wanted. Raises Failure."""
+    """The greedy answer to `{'messages': turns}` or `{'prompt': text}`, either with `stop`. Raises Failure."""
+    chat = 'messages' in prompt
     body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
-    path = 'chat/completions' if 'messages' in prompt else 'completions'
+    path = 'chat/completions' if chat else 'completions'
     request = urllib.request.Request(f'{self.url}/{path}', json.dumps(body).encode(), self._headers())
-    return self._parse(self._exchange(request), 'messages' in prompt)
+    return self._parse(self._exchange(request), chat)
 
   def _headers(self) -> dict:
     headers = {'Content-Type': 'application/json', 'User-Agent': f'mathqwen/{mathqwen.__version__}'}
-    return headers | ({'Authorization': f'Bearer {self._key}'} if self._key else {})
+    if self._key:
+      headers['Authorization'] = f'Bearer {self._key}'
+    return headers
 
   def _exchange(self, request: urllib.request.Request) -> str:
+    """Sends the request; the body of the response."""
+    late = f'no answer within {self._timeout:g} seconds'
     with _Deadline(self._timeout) as deadline:
       request.deadline = deadline
       try:
@@ -157,84 +193,104 @@ class Client:
           self._refused(error)
       except (OSError, http.client.HTTPException) as error:
         if deadline.passed.is_set() or isinstance(error, TimeoutError):
-          raise Failure(f'no answer within {self._timeout:g} seconds') from None
+          raise Failure(late) from None
         self._unreachable(error)
-      if deadline.passed.is_set():  # what came may look whole
-        raise Failure(f'no answer within {self._timeout:g} seconds')
+      if deadline.passed.is_set():  # the connection was cut, so the body may be incomplete and look complete
+        raise Failure(late)
     return text
 
-  def _unreachable(self, error: OSError | http.client.HTTPException):
-    address = urllib.parse.urlsplit(self.url)
-    proxied = urllib.request.getproxies().get(address.scheme) and not urllib.request.proxy_bypass(address.netloc)
-    way = f' by the proxy that {address.scheme}_proxy names' if proxied else ''  # whose address may hold a password
-    if not isinstance(error, urllib.error.URLError):
-      raise Failure(f'the connection{way} broke ({type(error).__name__})') from None
-    what = f'cannot be reached{way} ({error.reason})'
-    if isinstance(error.reason, ssl.SSLCertVerificationError):
-      remedy = 'SSL_CERT_FILE names the certificates that are trusted'
-      raise Failure(f'{what}; {remedy}', again=False, of_all=True) from None
-    raise Failure(what, of_all=True) from None
-
   def _body(self, response) -> str:
-    parts, size = [], 0
-    while part := response.read1(65536):
+    parts = []
+    size = 0
+    while part := response.read1(_CHUNK):
       parts.append(part)
       size += len(part)
       if size > MAX_BODY:
         raise Failure(f'an answer of more than {MAX_BODY:,} bytes')
     return b''.join(parts).decode('utf-8', 'replace')
 
-  def _refused(self, error: urllib.error.HTTPError):
-    try:
-      text = error.read1(65536).decode('utf-8', 'replace')
-    except (OSError, http.client.HTTPException):
-      text = ''
-    said = text
-    try:
-      found = json.loads(text)
-      found = found.get('error', found)
-      said, code = found.get('message', text), found.get('code')
-    except (ValueError, AttributeError, RecursionError):
-      code = None
-    said = self.clean(' '.join(str(said).split()))
-    what = self.clean(f'{error.code} {error.reason}') + (f' ({said[:300]})' if said else '')
-    if error.code in (429, 503) and code != 'insufficient_quota':
-      raise Failure(what, busy=True, wait=retry_after(error.headers.get('Retry-After')))
+  def _unreachable(self, error: OSError | http.client.HTTPException) -> NoReturn:
+    """Raises the Failure for a connection that cannot be made or that broke."""
+    address = urllib.parse.urlsplit(self.url)
+    proxied = urllib.request.getproxies().get(address.scheme) and not urllib.request.proxy_bypass(address.netloc)
+    # The proxy's address itself is not shown: it may hold a password.
+    way = f' by the proxy that {address.scheme}_proxy names' if proxied else ''
+    if not isinstance(error, urllib.error.URLError):
+      raise Failure(f'the connection{way} broke ({type(error).__name__})') from None
+    what = f'cannot be reached{way} ({error.reason})'
+    if isinstance(error.reason, ssl.SSLCertVerificationError):
+      remedy = 'SSL_CERT_FILE names the certificates that are trusted'
+      raise Failure(f'{what}; {remedy}', retryable=False, affects_all=True) from None
+    raise Failure(what, affects_all=True) from None
+
+  def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
+    """Raises the Failure for a status that is not 200."""
+    message, code = _message_of(error)
+    message = self.clean(' '.join(message.split()))
+    what = self.clean(f'{error.code} {error.reason}')
+    if message:
+      what += f' ({message[:300]})'
+
+    out_of_quota = code == 'insufficient_quota'  # OpenAI's 429 that no waiting helps
+    if error.code in (429, 503) and not out_of_quota:
+      raise Failure(what, busy=True, retry_after=parse_retry_after(error.headers.get('Retry-After')))
     if error.code >= 500 or error.code in (408, 409):
       raise Failure(what)
     if 300 <= error.code < 400 and error.headers.get('Location'):
       target = self.clean(error.headers['Location'])
-      raise Failure(f'it redirects to {target}, where the key is not sent; give that address', again=False, of_all=True)
+      what = f'it redirects to {target}, where the key is not sent; give that address'
+      raise Failure(what, retryable=False, affects_all=True)
     remedy = _REMEDIES.get(error.code, 'the server will not answer this request')
-    of_all = error.code in _OF_ALL or error.code < 400 or code == 'insufficient_quota'
-    raise Failure(f'{what}; {remedy}', again=False, of_all=of_all)
+    affects_all = error.code in _REFUSES_ALL or error.code < 400 or out_of_quota
+    raise Failure(f'{what}; {remedy}', retryable=False, affects_all=affects_all)
 
   def _parse(self, text: str, chat: bool) -> Answer:
+    """The answer in the body of a response. Failure: when it is anything else."""
     if not text.strip():
       raise Failure('an empty answer')
     try:
-      said = json.loads(text)
-      choice = said['choices'][0]
-      reason, content = choice['finish_reason'], choice['message']['content'] if chat else choice['text']
-      tokens, served = (said.get('usage') or {}).get('completion_tokens'), said.get('model')
+      body = json.loads(text)
+      choice = body['choices'][0]
+      reason = choice['finish_reason']
+      content = choice['message']['content'] if chat else choice['text']
+      tokens = (body.get('usage') or {}).get('completion_tokens')
+      served = body.get('model')
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-      said = ' '.join(self.clean(text.replace('\\/', '/'))[:80].split())
-      raise Failure(f'not an answer of the OpenAI API: {said!r}') from None
+      # '\/' is JSON for '/': a key that is written so must be masked too.
+      start = ' '.join(self.clean(text.replace('\\/', '/'))[:80].split())
+      raise Failure(f'not an answer of the OpenAI API: {start!r}') from None
     if content is None and reason in ('length', 'content_filter'):
-      content = ''  # cut off while it was thinking, or withheld
+      content = ''  # truncated while it was thinking, or withheld
     if not isinstance(content, str) or not isinstance(reason, str):
       raise Failure('an answer without text or finish_reason')
-    tokens = tokens if type(tokens) is int and 0 <= tokens < 2**31 else None
-    served = self.clean(served) if isinstance(served, str) else None
-    return Answer(self.clean(content), tokens, reason == 'length', served)
+    return Answer(
+      text=self.clean(content),
+      tokens=tokens if type(tokens) is int and 0 <= tokens < 2**31 else None,
+      truncated=reason == 'length',
+      served_model=self.clean(served) if isinstance(served, str) else None,
+    )
 
   def clean(self, text: str) -> str:
-    """For whatever leaves this class: JSON's escapes are undone by then."""
+    """Masks the key. For all text that leaves this class, after JSON's escapes are decoded."""
     return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text
 
 
-def retry_after(value: str | None) -> float | None:
-  """Seconds, from a number of them or a date."""
+def _message_of(error: urllib.error.HTTPError) -> tuple[str, object]:
+  """(message, code) of `{"error": {"message": ..., "code": ...}}`; the whole text when it is anything else."""
+  try:
+    text = error.read1(_CHUNK).decode('utf-8', 'replace')
+  except (OSError, http.client.HTTPException):
+    text = ''
+  try:
+    found = json.loads(text)
+    found = found.get('error', found)
+    return str(found.get('message', text)), found.get('code')
+  except (ValueError, AttributeError, RecursionError):
+    return text, None
+
+
+def parse_retry_after(value: str | None) -> float | None:
+  """Seconds, from a number of them or a date; None when the header is missing or is neither."""
   if value is None:
     return None
   try:
@@ -250,11 +306,14 @@ def retry_after(value: str | None) -> float | None:
 
 
 def parse(name: str) -> tuple[str, str]:
-  """('http://127.0.0.1:8000/v1', 'Qwen2.5-Math-7B') of openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B"""
+  """The URL and the model of openai:URL#MODEL: ('http://127.0.0.1:8000/v1', 'Qwen2.5-Math-7B').
+
+  UserError: when the name is anything else, or the address holds what must not be recorded.
+  """
   form = 'give openai:URL#MODEL, such as openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B'
   url, _, model = name.removeprefix(PREFIX).partition('#')
   if not name.isprintable():
-    raise UserError(f'{name!r} holds what is no text; {form}')
+    raise UserError(f'{name!r} holds characters that cannot be printed; {form}')
   if '@' in url or '?' in url:
     raise UserError(f'the address holds a key or a query, which records would show; put the key into {KEY}')
   try:
@@ -262,11 +321,12 @@ def parse(name: str) -> tuple[str, str]:
     parts.port  # noqa: B018 - a property that raises
     (parts.hostname or '').encode('idna')
   except ValueError as error:
-    raise UserError(f'{url!r} is no address ({error}); {form}') from None
+    raise UserError(f'{url!r} is not an address ({error}); {form}') from None
   if not parts.path.isascii():
-    raise UserError(f'{url!r}: write what is not ASCII with percent signs, {urllib.parse.quote(parts.path)}')
-  if parts.scheme not in ('http', 'https') or not parts.hostname or any(c.isspace() for c in url):
-    raise UserError(f'{url!r} is no http or https address; {form}')
+    quoted = urllib.parse.quote(parts.path)
+    raise UserError(f'{url!r}: write what is not ASCII with percent signs, {quoted}')
+  if parts.scheme not in ('http', 'https') or not parts.hostname or any(character.isspace() for character in url):
+    raise UserError(f'{url!r} is not an http or https address; {form}')
   if not model:
     raise UserError(f'{name}: which of its models? {form}')
   return url.rstrip('/'), model

@@ -1,6 +1,7 @@
-"""Any served model: the same benchmarks over the OpenAI API (client.py), concurrent, patient and continued.
+"""Any served model: the same benchmarks over the OpenAI API, with several requests at a time, retried and continued.
 
-No weights, tokenizer or jax.
+One request is client.py's; here are the threads that send them, and what becomes of answers and failures. This needs no
+weights, no tokenizer and no JAX.
 """
 
 import collections
@@ -12,74 +13,91 @@ import pathlib
 import queue
 import random
 import re
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
-from mathqwen.errors import Preempted, UserError
+from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals import records, run
+from mathqwen.evals.ask import ASK, GREEDY, Ask, PreparedBenchmark, check_positive, choose, prepare_benchmark
 from mathqwen.evals.client import Answer, Client, Failure
+from mathqwen.evals.tasks import Benchmark
 
-_NAMED = 5  # problems without an answer
-_LOST = 8  # problems without an answer, and none answered meanwhile, after which no more are asked
+_NAMED = 5  # problems without an answer that an error names
+_GIVE_UP = 8  # consecutive problems without an answer, after which no more are asked
+_MAX_BACKOFF = 60  # seconds
+_MAX_DOUBLINGS = 20  # of the backoff; more would overflow
 
 
 class _Stopped(Exception):
-  """Nothing more is to be asked."""
+  """No further request is to be sent."""
 
 
-class _Course:
-  """Whether more is worth asking. Before the first answer: not after a failure of all, nor once the first `_LOST`
-  problems all stayed unanswered. Later: not after one of all that no further try mends, nor once `_LOST` problems that
-  one might mend were tried in vain, with no answer meanwhile."""
+class _StopCriterion:
+  """Decides whether more problems are worth asking. Threads share one.
+
+  Before the first answer: stops after a failure that affects all problems, or when the first `_GIVE_UP` problems have
+  all failed. Later: stops after a failure that affects all and that no retry helps, or after `_GIVE_UP` retryable
+  failures with no answer in between.
+  """
 
   def __init__(self):
     self._lock = threading.Lock()
-    self._answered, self._last, self._first, self._since = 0, 0.0, 0, 0
+    self._answered = 0
+    self._last_answer = 0.0  # time
+    self._first_failed = 0  # of the first _GIVE_UP problems
+    self._failed_since = 0  # retryable failures of problems that were started after the last answer
 
-  def goes_on(self, position: int, begun: float, ended: Failure | Answer) -> bool:
-    """After the problem at that position, first asked at `begun`, ended so."""
+  def keep_asking(self, position: int, started: float, result: Answer | Failure) -> bool:
+    """After the problem at that position, which was first asked at the time `started`, ended with `result`."""
     with self._lock:
-      if isinstance(ended, Answer):
-        self._answered, self._last, self._since = self._answered + 1, time.monotonic(), 0
+      if isinstance(result, Answer):
+        self._answered += 1
+        self._last_answer = time.monotonic()
+        self._failed_since = 0
         return True
-      self._first += position < _LOST
-      self._since += ended.again and begun > self._last
+
+      if position < _GIVE_UP:
+        self._first_failed += 1
+      # A problem that was started before the last answer says nothing about the server since then: its tries may
+      # have used up their time beside many answers.
+      if result.retryable and started > self._last_answer:
+        self._failed_since += 1
       if not self._answered:
-        return not ended.of_all and self._first < _LOST
-      return not (ended.of_all and not ended.again) and self._since < _LOST
+        return not result.affects_all and self._first_failed < _GIVE_UP
+      hopeless = result.affects_all and not result.retryable
+      return not hopeless and self._failed_since < _GIVE_UP
 
 
 class _Gate:
-  """When the next request may leave: all threads keep one pace, and all wait when the server asks one to."""
+  """When the next request may leave. All threads share one rate, and all wait when the server asks for a pause."""
 
   def __init__(self, per_minute: float | None):
     self._interval = 60 / per_minute if per_minute else 0.0
-    self._lock, self._next = threading.Lock(), 0.0
+    self._lock = threading.Lock()
+    self._next = 0.0
 
-  def hold(self, seconds: float):
+  def pause(self, seconds: float) -> None:
+    """Nothing leaves for so many seconds."""
     with self._lock:
       self._next = max(self._next, time.monotonic() + seconds)
 
-  def seconds(self) -> float:
-    """Takes a place; the seconds until its turn."""
+  def take_turn(self) -> float:
+    """Reserves the next turn; the seconds until then."""
     with self._lock:
       now = time.monotonic()
       turn = max(now, self._next)
-      self._next = turn + self._interval if self._interval else self._next
+      if self._interval:
+        self._next = turn + self._interval
     return turn - now
 
 
 class Endpoint:
-  """Takes the place of a model in `run.run`.
+  """A served model. It takes the place of a model of ours in `run.run`."""
 
-  `tries` requests for a problem before it counts as unanswerable; a server that is only busy (429, 503) is borne with
-  for `patience` seconds instead. `backoff`: seconds before the second try, doubled for each further one, to 60.
-  """
-
-  dtype, system_prompt = None, ''  # the server's affair
+  dtype = None  # only the server knows
+  system_prompt = ''  # the server's chat template may have one
 
   def __init__(
     self,
@@ -90,206 +108,261 @@ class Endpoint:
     patience: float = 900,
     backoff: float = 1.0,
   ):
-    for what, value, least, most in (
+    """name: openai:URL#MODEL. timeout: seconds for one request. tries: requests for a problem until it has failed.
+
+    patience: seconds to wait, for one problem, for a server that is only busy (429, 503); that uses up no tries.
+    backoff: seconds before the second try, doubled for each further one. UserError: for a bad name, key or number.
+    """
+    limits = (
       ('timeout', timeout, 0, threading.TIMEOUT_MAX),
       ('requests_per_minute', requests_per_minute, 60 / threading.TIMEOUT_MAX, math.inf),
-    ):
+    )
+    for what, value, least, most in limits:
       if value is not None and not least < value < most:
         raise UserError(f'{what} is {value}; it must be above {least:.3g} and below {most:.3g}')
-    self.name, self._client = name, Client(name, timeout)
-    self._tries, self._patience, self._backoff = tries, patience, backoff
-    self._gate, self._stop = _Gate(requests_per_minute), threading.Event()
-    self._repeated, self._counting = collections.Counter(), threading.Lock()  # requests, by what was the matter
+    self.name = name
+    self._client = Client(name, timeout)
+    self._tries = tries
+    self._patience = patience
+    self._backoff = backoff
+    self._gate = _Gate(requests_per_minute)
+    self._stop = threading.Event()
+    self._repeated: collections.Counter[str] = collections.Counter()  # repeated requests, by what had failed
+    self._lock = threading.Lock()  # of the counter and of what threads report
     if host := self._client.unencrypted():
-      self._tell(f'{host} is asked over http: the key travels unencrypted')
+      self._report(f'{host} is asked over http: the key travels unencrypted')
 
   def generate_ids(
     self, prompts: list[dict], max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **_
-  ):
-    """Greedy; `on_done(position, Answer)` in this thread, as answers come, of `batch_size` requests at a time.
+  ) -> None:
+    """Greedy answers, by `batch_size` requests at a time. Calls `on_done(position, Answer)` in this thread.
 
-    Raises run.Unanswered at its end where problems had no answer. Where `_Course` does not go on, nothing new is
-    asked, and what is under way is waited for.
+    Unanswered: at the end, when problems have no answer. When `_StopCriterion` says so, no further problem is asked,
+    and those that were started are waited for.
     """
     self._repeated.clear()
-    why, answered = {}, 0
-    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, stop_texts)) as ends:
-      for position, ended in ends:
-        if isinstance(ended, Failure):
-          why[position] = ended
+    why: dict[int, Failure] = {}
+    answered = 0
+    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, stop_texts)) as results:
+      for position, result in results:
+        if isinstance(result, Failure):
+          why[position] = result
         else:
           answered += 1
-          on_done(position, ended)
-    if sum(self._repeated.values()) > len(self._repeated):
-      self._tell(f'{self._client.url}: requests repeated: {_counted(self._repeated)}')
+          on_done(position, result)
+    if self._repeated.total() > len(self._repeated):  # the first of each kind was reported when it happened
+      counts = ', '.join(f'{count:,} times {kind}' for kind, count in self._repeated.most_common())
+      self._report(f'{self._client.url}: requests repeated: {counts}')
     if why:
       raise run.Unanswered(why, len(prompts) - answered - len(why))
 
-  def _ask_all(self, prompts: list[dict], max_new_tokens: int, batch_size: int, stop_texts: tuple[str, ...]):
-    """(position, Answer or Failure) of each prompt that was asked, as they end. Closed, it asks nothing more."""
+  def _ask_all(
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int, stop_texts: tuple[str, ...]
+  ) -> Iterator[tuple[int, Answer | Failure]]:
+    """(position, result) of each prompt that was asked, as they end. When the generator is closed, no more are asked.
+
+    A thread puts None on the queue when it has ended, and an exception that is a defect of ours to be raised here.
+    """
     self._stop.clear()
-    todo, ends, course = iter(range(len(prompts))), queue.SimpleQueue(), _Course()
-    lock, stop = threading.Lock(), {'stop': list(stop_texts)} if stop_texts else {}
+    todo = iter(range(len(prompts)))
+    taking = threading.Lock()
+    results: queue.SimpleQueue = queue.SimpleQueue()
+    criterion = _StopCriterion()
+    stop = {'stop': list(stop_texts)} if stop_texts else {}
 
     def work():
       while True:
-        with lock:
+        with taking:
           position = None if self._stop.is_set() else next(todo, None)
         if position is None:
           break
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
-          ended = self._answer(prompts[position] | stop, max_new_tokens)
+          result = self._answer(prompts[position] | stop, max_new_tokens)
         except _Stopped:
           break
         except Failure as error:
-          ended = error
-        except Exception as error:  # a defect of ours: it is raised in the caller's thread
-          ends.put((position, error))
+          result = error
+        except Exception as error:
+          results.put((position, error))
           break
-        if not course.goes_on(position, begun, ended):
+        if not criterion.keep_asking(position, started, result):
           self._stop.set()
-        ends.put((position, ended))
-      ends.put(None)
+        results.put((position, result))
+      results.put(None)
 
-    threads = min(batch_size, len(prompts))
-    for _ in range(threads):
-      threading.Thread(target=work, daemon=True).start()  # Ctrl-C need not wait for them
+    running = min(batch_size, len(prompts))
+    for _ in range(running):
+      threading.Thread(target=work, daemon=True).start()  # daemons, so that Ctrl-C need not wait for them
     try:
-      while threads:
-        if (end := ends.get()) is None:
-          threads -= 1
-        elif isinstance(end[1], Answer | Failure):
-          yield end
-        else:
-          raise end[1]
+      while running:
+        item = results.get()
+        if item is None:
+          running -= 1
+          continue
+        position, result = item
+        if not isinstance(result, Answer | Failure):
+          raise result
+        yield position, result
     finally:
       self._stop.set()
 
   def _answer(self, prompt: dict, max_new_tokens: int) -> Answer:
-    """Raises Failure when the tries are used up, or for what no further try can mend."""
-    failures, waits, busy_since, last = 0, 0, None, None  # a busy server is no failure
+    """The answer to one prompt. Failure: when the tries are used up, or when no retry helps."""
+    failures = 0  # a busy server is not counted
+    waits = 0
+    busy_since = None
+    last: Failure | None = None
     while True:
-      self._sleep(self._gate.seconds(), last)
+      self._sleep(self._gate.take_turn(), last)
       try:
         return self._client.ask(prompt, max_new_tokens)
       except Failure as error:
-        if not error.again:
+        if not error.retryable:
           raise
-        failures += not error.busy
-        wait = min(60, self._backoff * 2 ** min(waits, 20)) * random.uniform(0.5, 1)
-        wait, waits = max(wait, (error.wait or 0) * random.uniform(1, 1.1)), waits + 1
-        now = time.monotonic()
-        busy_since = (busy_since or now) if error.busy else None
-        if error.busy and now + wait > busy_since + self._patience:
-          asks = f', which asks to wait {error.wait:,.0f} seconds' if (error.wait or 0) > self._patience else ''
-          raise Failure(f'{error}{asks}', busy=True) from None
+        wait = self._wait_after(error, waits)
+        waits += 1
+        if error.busy:
+          now = time.monotonic()
+          busy_since = busy_since or now
+          if now + wait > busy_since + self._patience:
+            long_wait = (error.retry_after or 0) > self._patience
+            asks = f', which asks to wait {error.retry_after:,.0f} seconds' if long_wait else ''
+            raise Failure(f'{error}{asks}', busy=True) from None
+        else:
+          busy_since = None
+          failures += 1
         if failures >= self._tries or self._stop.is_set():
           raise
+        if error.retry_after is not None:
+          self._gate.pause(error.retry_after)
+        self._count_repeated(error)
         last = error
-        if error.wait is not None:
-          self._gate.hold(error.wait)
-        with self._counting:
-          self._repeated[_kind(error)] += 1
-          first = self._repeated[_kind(error)] == 1
-        if first:
-          self._tell(f'{self._client.url}: {error}; asked again')
         self._sleep(wait, last)
 
-  def _sleep(self, seconds: float, last: Failure | None):
+  def _wait_after(self, error: Failure, waits: int) -> float:
+    """Seconds: doubled for each wait, and at least what the server asks for; random, so that threads spread out."""
+    backoff = min(_MAX_BACKOFF, self._backoff * 2 ** min(waits, _MAX_DOUBLINGS)) * random.uniform(0.5, 1)
+    return max(backoff, (error.retry_after or 0) * random.uniform(1, 1.1))
+
+  def _count_repeated(self, error: Failure) -> None:
+    kind = _kind(error)
+    with self._lock:
+      self._repeated[kind] += 1
+      first = self._repeated[kind] == 1
+    if first:
+      self._report(f'{self._client.url}: {error}; asked again')
+
+  def _sleep(self, seconds: float, last: Failure | None) -> None:
+    """Raises the last failure, or _Stopped, as soon as nothing more is to be asked."""
     if self._stop.wait(seconds):
       raise last or _Stopped
 
-  def _tell(self, text: str):
-    sys.stderr.write(self._client.clean(text) + '\n')  # at once: several threads may speak
+  def _report(self, text: str) -> None:
+    with self._lock:
+      report(self._client.clean(text))
 
 
 def _kind(error: Failure) -> str:
-  """`500 Internal Server Error`, without what this one said."""
+  """`500 Internal Server Error`, without the details of this one."""
   return re.split(r' \(|: ', str(error))[0]
 
 
-def _counted(kinds: collections.Counter) -> str:
-  return ', '.join(f'{count:,} times {kind}' for kind, count in kinds.most_common())
+# --- evaluate ---
 
 
 def evaluate(
   name: str,
-  names,
-  ask: run.Ask = run.ASK,
+  names: str | Iterable[str | Benchmark],
+  ask: Ask = ASK,
   *,
   out: str | os.PathLike | None = None,
   concurrency: int = 16,
   progress: bool = True,
   **options,
 ) -> dict:
-  """As `run.evaluate`, of the model `openai:URL#MODEL`; `concurrency` requests are under way at a time.
+  """As `run.evaluate`, for the model `openai:URL#MODEL`, with `concurrency` requests at a time.
 
-  `options` are those of Endpoint. `decoding.batch_size` of the scores is `concurrency`.
+  `options` are those of Endpoint. `decoding.batch_size` in the scores is `concurrency`. UserError: for bad arguments,
+  and when the same call would not help. Preempted: when some problems have no answer and the same call may get them.
   """
-  run.at_least_one(concurrency=concurrency)
-  if ask.decoding != run.GREEDY:
-    raise UserError('a served model is asked for its greedy answer, once; leave decoding out')
+  check_positive(concurrency=concurrency)
+  if ask.decoding != GREEDY:
+    raise UserError('a served model is asked for one greedy answer; leave decoding out')
   model = Endpoint(name, **options)
-  prompts_of = lambda asked, rows: _prompts(asked, rows, model.system_prompt)
-  jobs = [run.make_job(model, one, ask, prompts_of) for one in run.choose(names)]
+
+  def make_prompts(prompt, examples):
+    return _requests(prompt, examples, model.system_prompt)
+
+  prepared = [prepare_benchmark(model, benchmark, ask, make_prompts) for benchmark in choose(names)]
   try:
-    with run.open_jobs(jobs, out) as prepared:
-      return run.run(model, prepared, concurrency, progress, record_of=_record)
+    with run.open_folders(prepared, out) as opened:
+      return run.run(model, opened, concurrency, progress, record_of=_record)
   except run.Unanswered as error:
-    said = f'{name}: {_told(error)}'
+    message = f'{name}: {_explain(error)}'
     if out is None:
-      raise UserError(f'{said}; with --out DIR, the answers so far would have been kept') from None
-    kept, wanted = sum(map(len, _stored(jobs, out))), sum(len(job.examples) for job in jobs)
-    again = any(one.again for one in error.why.values()) and not _final(error)
-    said += f'; {kept:,} of {wanted:,} answers are kept in {out}, beside unanswered.json'
-    raise (Preempted if again else UserError)(f'{said}, and the same command continues') from None
+      raise UserError(f'{message}; with --out DIR, the answers so far would have been kept') from None
+    kept = _count_stored(prepared, out)
+    wanted = sum(len(one.examples) for one in prepared)
+    message += f'; {kept:,} of {wanted:,} answers are kept in {out}, beside unanswered.json'
+    message += ', and the same command continues'
+    may_help = any(failure.retryable for failure in error.why.values()) and not _hopeless(error)
+    raise (Preempted if may_help else UserError)(message) from None
 
 
-def _final(error: run.Unanswered) -> Failure | None:
-  """What no further try mends, for any problem."""
-  return next((one for one in error.why.values() if one.of_all and not one.again), None)
+def _hopeless(error: run.Unanswered) -> Failure | None:
+  """The first failure that affects all problems and that no retry helps."""
+  for failure in error.why.values():
+    if failure.affects_all and not failure.retryable:
+      return failure
+  return None
 
 
-def _told(error: run.Unanswered) -> str:
-  """Why there is no answer to anything, or to which problems."""
+def _explain(error: run.Unanswered) -> str:
+  """Why nothing is answered, or else which problems are not, and why."""
   unasked = f'; {error.unasked:,} more were not asked' if error.unasked else ''
-  first = next(iter(error.why.values()))
-  if one := _final(error) or (first if error.unasked and all(one.of_all for one in error.why.values()) else None):
-    return f'{one}{unasked}'
-  alike = collections.defaultdict(list)
-  for key, one in error.why.items():
-    alike[_kind(one)].append((key, one))
-  named = []
-  for found in alike.values():
-    keys = [key for key, _ in found]
-    named.append(f'{", ".join(keys[:_NAMED])}{", ..." if keys[_NAMED:] else ""}: {found[0][1]}')
-  count = len(error.why)
-  return f'{count:,} problem{"s have" if count > 1 else " has"} no answer ({"; ".join(named)}){unasked}'
+  failures = list(error.why.values())
+  common = _hopeless(error)
+  if common is None and error.unasked and all(failure.affects_all for failure in failures):
+    common = failures[0]
+  if common:
+    return f'{common}{unasked}'
+
+  ids_of_kind = collections.defaultdict(list)
+  first_of_kind: dict[str, Failure] = {}
+  for key, failure in error.why.items():
+    ids_of_kind[_kind(failure)].append(key)
+    first_of_kind.setdefault(_kind(failure), failure)
+  listed = []
+  for kind, keys in ids_of_kind.items():
+    more = ', ...' if len(keys) > _NAMED else ''
+    listed.append(f'{", ".join(keys[:_NAMED])}{more}: {first_of_kind[kind]}')
+  problems = '1 problem has' if len(failures) == 1 else f'{len(failures):,} problems have'
+  return f'{problems} no answer ({"; ".join(listed)}){unasked}'
 
 
-def _prompts(asked: prompts_lib.Prompt, rows: list, system_prompt: str) -> list[dict]:
-  """What a request holds of each problem: text, or turns."""
-  if asked.text:
-    return [{'prompt': asked.text(row)} for row in rows]
-  return [{'messages': asked.messages(row, system_prompt)} for row in rows]
+def _requests(prompt: prompts_lib.Prompt, examples: list, system_prompt: str) -> list[dict]:
+  """The part of each request that holds the problem: a text, or chat turns."""
+  if prompt.text:
+    return [{'prompt': prompt.text(example)} for example in examples]
+  return [{'messages': prompt.messages(example, system_prompt)} for example in examples]
 
 
-def _stored(jobs: list[run.Job], out) -> list[list[dict]]:
-  paths = [pathlib.Path(out) / job.benchmark.name / 'records.jsonl' for job in jobs]
-  return [records.read(path).records for path in paths if path.exists()]
+def _count_stored(prepared: list[PreparedBenchmark], out: str | os.PathLike) -> int:
+  paths = [pathlib.Path(out) / one.benchmark.name / 'records.jsonl' for one in prepared]
+  return sum(len(records.read(path).records) for path in paths if path.exists())
 
 
-def _record(model: Endpoint, job: run.Job, index: int, answer: Answer) -> dict:
-  prompt = job.prompts[index]
-  # The turns; the template that makes text of them is the server's.
-  text = prompt.get('prompt') or json.dumps(prompt['messages'], ensure_ascii=False)
-  response, at_text = prompts_lib.cut(answer.text, job.stop)  # not every server takes `stop`
-  return job.record(
+def _record(model: Endpoint, prepared: PreparedBenchmark, index: int, answer: Answer) -> dict:
+  request = prepared.prompts[index]
+  # Of a chat, the turns: only the server knows the template that makes text of them.
+  prompt = request.get('prompt') or json.dumps(request['messages'], ensure_ascii=False)
+  response, at_stop_text = prompts_lib.cut(answer.text, prepared.stop)  # not every server takes `stop`
+  return prepared.record(
     index,
-    prompt=text,
+    prompt=prompt,
     response=response,
     tokens=answer.tokens,
-    truncated=answer.truncated and not at_text,
+    truncated=answer.truncated and not at_stop_text,
     served_model=answer.served_model,
   )

@@ -1,4 +1,4 @@
-"""Which code made a number."""
+"""Which code made a result."""
 
 import os
 import pathlib
@@ -7,15 +7,15 @@ import subprocess
 import mathqwen
 
 
-def provenance() -> dict:
-  """Version of the package, and commit of the source tree where it runs from one."""
+def provenance() -> dict[str, str | None]:
+  """The version of the package, and the commit of the source tree when it runs from one ('-dirty' with changes)."""
   root = pathlib.Path(__file__).parents[2]
   commit = None
   if (root / '.git').exists():
-    ask = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    environ = {**os.environ, 'GIT_OPTIONAL_LOCKS': '0'}  # reads only, also where a user may not write
     try:
-      answer = subprocess.run(ask, capture_output=True, text=True, env={**os.environ, 'GIT_OPTIONAL_LOCKS': '0'})
-      commit = answer.stdout.strip() or None
-    except FileNotFoundError:  # no git on this machine
+      commit = subprocess.run(command, capture_output=True, text=True, env=environ).stdout.strip() or None
+    except FileNotFoundError:  # git is not installed
       commit = None
   return {'version': mathqwen.__version__, 'commit': commit}

@@ -3,8 +3,8 @@
     {"id": "gsm8k/test/0", "benchmark": "gsm8k", "question": ..., "prompt": ..., "response": ..., "extracted": "18",
      "gold": "18", "correct": true, "reason": "equal text", "tokens": 117, "truncated": false, "extra": {...}}
 
-Records are appended and flushed as answers end, so a killed run loses no finished answer; scores are
-written atomically.
+Records are appended and flushed as answers end, so a killed run loses no finished answer; scores are written
+atomically.
 """
 
 import dataclasses
@@ -26,99 +26,123 @@ from mathqwen.grading.grade import relative_error
 FIELDS = (
   'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',
 )  # fmt: skip
+_NEEDED = ('response', 'gold')  # to be graded
 _TYPES = {
-  'response': str, 'gold': str, 'id': str | int | None, 'benchmark': str | None, 'truncated': bool | None,
+  'response': str,
+  'gold': str,
+  'id': str | int | None,
+  'benchmark': str | None,
+  'truncated': bool | None,
   'extra': dict | None,
-}  # fmt: skip
+}
+_SHOWN = 5  # bad lines
+
+
+# --- records ---
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredRecords:
+  """What a file of records holds."""
+
   records: list[dict]
-  note: str | None  # what was left out, for people
-  size: int  # bytes up to the end of the last whole line
+  note: str | None  # for people: what was left out
+  size: int  # bytes up to the end of the last complete line
 
 
-def read(path: str | os.PathLike, whole: bool = False) -> Stored:
+def read(path: str | os.PathLike, complete: bool = False) -> StoredRecords:
   """The records of a file (`.gz` too). A half-written last line, which a killed run leaves, is left out with a note.
 
-  `whole`: each must have all FIELDS, as an evaluation writes them. UserError that counts and names the lines that are
-  no records, or have an id that an earlier one has.
+  complete: each record must have all FIELDS, as an evaluation writes them. UserError: counts and names the lines that
+  are not records, or repeat an earlier id.
   """
   path = pathlib.Path(path)
-  if path.is_dir():
-    raise UserError(f'{path} is a directory; give the records.jsonl inside it')
-  try:
-    data = gzip.decompress(path.read_bytes()) if path.suffix == '.gz' else path.read_bytes()
-  except FileNotFoundError:
-    raise UserError(f'{path}: no such file; give a records.jsonl') from None
-  except (EOFError, OSError, zlib.error) as error:
-    raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
-  records, seen, bad, note, size = [], {}, [], None, 0
-  lines = data.split(b'\n')
+  lines = _bytes_of(path).split(b'\n')
+  records = []
+  line_of_id: dict = {}
+  bad: list[str] = []
+  note = None
+  size = 0
   for number, line in enumerate(lines, 1):
-    last = number == len(lines)  # what stands after the last newline; empty in a whole file
+    is_last = number == len(lines)  # what follows the last newline: nothing, in a complete file
     if line.strip():
       try:
         record = json.loads(line.decode('utf-8'))
       except (ValueError, RecursionError) as error:
-        if last:
+        if is_last:
           note = f'{path}:{number}: half-written last line dropped'
           break
         problem = f'not JSON ({error})'
       else:
-        problem = _problem(record, seen, whole)
-      if problem:
-        bad.append(f'line {number}: {problem}' if bad else f'{path}:{number}: {problem}')
-      else:
+        problem = _problem(record, line_of_id, complete)
+      if problem is None:
         records.append(record)
-        seen[record.get('id')] = number
-    size += len(line) + (not last)
+        line_of_id[record.get('id')] = number
+      else:
+        bad.append(f'line {number}: {problem}' if bad else f'{path}:{number}: {problem}')
+    size += len(line) + (0 if is_last else 1)  # 1: the newline
   if bad:
-    count = f'; {len(bad)} bad lines in all, mend or delete them' if len(bad) > 1 else '; mend or delete the line'
-    raise UserError('; '.join(bad[:5]) + count)
-  return Stored(records, note, size)
+    count = f'; {len(bad)} bad lines in all, correct or delete them' if len(bad) > 1 else '; correct or delete the line'
+    raise UserError('; '.join(bad[:_SHOWN]) + count)
+  return StoredRecords(records, note, size)
 
 
-def _problem(record, seen: dict, whole: bool) -> str | None:
+def _bytes_of(path: pathlib.Path) -> bytes:
+  if path.is_dir():
+    raise UserError(f'{path} is a directory; give the records.jsonl inside it')
+  try:
+    data = path.read_bytes()
+    return gzip.decompress(data) if path.suffix == '.gz' else data
+  except FileNotFoundError:
+    raise UserError(f'{path}: no such file; give a records.jsonl') from None
+  except (EOFError, OSError, zlib.error) as error:
+    raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
+
+
+def _problem(record: object, line_of_id: dict, complete: bool) -> str | None:
+  """Why this is not a record; None when it is one."""
   if not isinstance(record, dict):
     return f'a record is a JSON object, not {type(record).__name__}'
-  if missing := [field for field in (FIELDS if whole else ('response', 'gold')) if field not in record]:
+  missing = [field for field in (FIELDS if complete else _NEEDED) if field not in record]
+  if missing:
     return f'field {missing[0]!r} is missing'
-  for field, wanted in (_TYPES | ({'tokens': int | None} if whole else {})).items():
+  types = _TYPES | {'tokens': int | None} if complete else _TYPES
+  for field, wanted in types.items():
     if not isinstance(record.get(field), wanted):
-      return f'field {field!r} is {type(record[field]).__name__}' + '; it must be text' * (wanted is str)
+      remedy = '; it must be text' if wanted is str else ''
+      return f'field {field!r} is {type(record[field]).__name__}{remedy}'
   if not record['gold'].strip():
     return "field 'gold' is empty"
   name = record.get('id')
   if name is None and not isinstance(record.get('question'), str):
     return "field 'id' or 'question' is needed to say which problem this is"
-  if name is not None and name in seen:
-    return f'id {name!r} is already in line {seen[name]}; ids must be unique'
+  if name is not None and name in line_of_id:
+    return f'id {name!r} is already in line {line_of_id[name]}; ids must be unique'
   return None
 
 
 def line(record: dict) -> bytes:
-  """One line: the fields of FIELDS first and in that order, then all others."""
+  """A record as one line: the fields of FIELDS first and in that order, then all others."""
   ordered = {field: record[field] for field in FIELDS if field in record} | record
   # A lone surrogate becomes its JSON escape instead of an encoding error.
   return json.dumps(ordered, ensure_ascii=False).encode('utf-8', 'backslashreplace') + b'\n'
 
 
-class Writer:
-  """Appends records; each is on disk, whole, when `write` returns."""
+class RecordWriter:
+  """Appends records. When `write` returns, the record is on disk as a whole line."""
 
   def __init__(self, path: pathlib.Path, size: int = 0):
-    """`size`: bytes to keep of what is there, `Stored.size`."""
+    """size: how many bytes of the existing file to keep, `StoredRecords.size`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    self._path, self._file = path, open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
+    self._path = path
+    self._file = open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
     self._file.truncate(size)
     if size:
       self._file.seek(size - 1)
-      if self._file.read(1) != b'\n':
+      if self._file.read(1) != b'\n':  # the last line is a whole record that lacks only its newline
         self._file.write(b'\n')
 
-  def write(self, record: dict):
+  def write(self, record: dict) -> None:
     with named(self._path):
       self._file.write(line(record))
       self._file.flush()
@@ -131,15 +155,21 @@ class Writer:
       self._file.close()
 
 
-def write_all(path: pathlib.Path, records: list[dict]):
+def write_all(path: pathlib.Path, records: list[dict]) -> None:
+  """Replaces the file by these records, atomically."""
   write_atomically(path, b''.join(line(record) for record in records))
 
 
-def write_json(path: pathlib.Path, value: dict):
+# --- JSON files ---
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+  """Replaces the file by one JSON object, atomically."""
   write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
 
 
 def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to write it') -> dict:
+  """The JSON object in a file. UserError: with the `remedy`, when there is none."""
   try:
     value = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
@@ -151,12 +181,18 @@ def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to writ
   return value
 
 
+# --- scores ---
+
+
 def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int = 1) -> dict:
   """Counts and accuracies of graded records. `truncated` is None where the records do not say it.
 
-  With several `samples` of each problem, `samples.summarise` besides, and its standard error in place of the binomial.
+  With several `samples` of each problem, the scores of `samples.summarise` are added, and its standard error replaces
+  the binomial one.
   """
-  n, correct = len(records), sum(record['correct'] for record in records)
+  n = len(records)
+  correct = sum(record['correct'] for record in records)
+  truncated = [record.get('truncated') for record in records]
   scores = {
     'benchmark': benchmark.name,
     'n': n,
@@ -164,33 +200,34 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
     **_accuracy(n, correct),
     'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
     'unextractable': sum(record['extracted'] is None for record in records),
-    'truncated': sum(r['truncated'] for r in records) if all(r.get('truncated') is not None for r in records) else None,
+    'truncated': None if None in truncated else sum(truncated),
     'rule': rule,
   }
-  if rule == 'math401' and n:
-    scores['relative_error'] = math.fsum(relative_error(r['extracted'], r['gold']) for r in records) / n
+  if rule == 'math401' and n:  # the two further metrics of its authors
+    errors = [relative_error(record['extracted'], record['gold']) for record in records]
+    scores['relative_error'] = math.fsum(errors) / n
     scores['non_number_ratio'] = scores['unextractable'] / n
-  groups = {}
+
+  groups: dict[str, list[dict]] = {}
   for record in records:
     for group in benchmark.groups_of(record):
       groups.setdefault(group, []).append(record)
   if groups:
-    scores['by_group'] = {name: _group(rows, samples) for name, rows in sorted(groups.items(), key=_natural)}
+    scores['by_group'] = {name: _group(groups[name], samples) for name in sorted(groups, key=_natural_order)}
   return scores | (samples_lib.summarise(records, samples) if samples > 1 else {})
 
 
-def _group(rows: list[dict], samples: int) -> dict:
-  counts = {'n': len(rows), **_accuracy(len(rows), sum(row['correct'] for row in rows))}
-  return counts | (samples_lib.clustered(rows, samples) if samples > 1 else {})
+def _group(records: list[dict], samples: int) -> dict:
+  counts = {'n': len(records), **_accuracy(len(records), sum(record['correct'] for record in records))}
+  return counts | (samples_lib.clustered(records, samples) if samples > 1 else {})
 
 
 def _accuracy(n: int, correct: int) -> dict:
   return {'correct': correct, 'accuracy': correct / n if n else None}
 
 
-def _natural(item):
-  """'Level 2' before 'Level 10'; the groups of Math401 in its own order."""
-  name = item[0]
+def _natural_order(name: str) -> tuple:
+  """'Level 2' before 'Level 10'; the groups of Math401 in its own order, after all others."""
   place = GROUPS.index(name) if name in GROUPS else -1
   head, _, tail = name.rpartition(' ')
   return (place, head, int(tail)) if re.fullmatch('[0-9]{1,9}', tail) else (place, name, -1)

@@ -8,24 +8,34 @@ from collections.abc import Collection
 
 from mathqwen.grading import latex, values
 
+# --- ids ---
+
 
 def expand(examples: list, samples: int) -> list:
-  """Each example `samples` times, as 'gsm8k/test/0#0', 'gsm8k/test/0#1', ...; as it is where there is one sample."""
+  """Each example `samples` times, with the ids 'gsm8k/test/0#0', 'gsm8k/test/0#1', ...; unchanged for one sample."""
   if samples == 1:
     return examples
-  return [dataclasses.replace(example, id=f'{example.id}#{i}') for example in examples for i in range(samples)]
+  expanded = []
+  for example in examples:
+    expanded += [dataclasses.replace(example, id=f'{example.id}#{i}') for i in range(samples)]
+  return expanded
 
 
-def _is_numbered(name) -> bool:
+def _is_numbered(name: object) -> bool:
   return isinstance(name, str) and re.fullmatch(r'.*#[0-9]{1,9}', name, re.DOTALL) is not None
 
 
-def count(records: Collection[dict]) -> int:
-  """How many answers to each problem there are at most, by ids as `expand` gives them; 1 where they are others."""
+def _problem_of(name: str) -> str:
+  """'gsm8k/test/0' of 'gsm8k/test/0#1'."""
+  return name.rpartition('#')[0]
+
+
+def per_problem(records: Collection[dict]) -> int:
+  """The largest number of answers to one problem, by ids as `expand` makes them; 1 when the ids are different."""
   ids = [record.get('id') for record in records]
   if not all(map(_is_numbered, ids)):
     return 1
-  for answers in _by_problem(records):  # ids may be numbered for another reason
+  for answers in _by_problem(records):  # ids may be numbered for another reason: then the questions differ
     questions = {record.get('question') for record in answers}
     if len(questions) > 1 or None in questions:
       return 1
@@ -33,56 +43,76 @@ def count(records: Collection[dict]) -> int:
 
 
 def incomplete(records: list[dict], samples: int) -> str | None:
-  """The first problem that has not so many answers, or the first id that is none of `expand`."""
+  """The first id that `expand` did not make, or else the first problem that does not have `samples` answers."""
   for record in records:
     if not _is_numbered(record.get('id')):
       return str(record.get('id'))
-  return next((found[0]['id'].rpartition('#')[0] for found in _by_problem(records) if len(found) != samples), None)
+  for answers in _by_problem(records):
+    if len(answers) != samples:
+      return _problem_of(answers[0]['id'])
+  return None
+
+
+def _by_problem(records: Collection[dict]) -> list[list[dict]]:
+  problems: dict[str, list[dict]] = collections.defaultdict(list)
+  for record in records:
+    problems[_problem_of(record['id'])].append(record)
+  return list(problems.values())
+
+
+# --- scores ---
 
 
 def pass_at(k: int, n: int, correct: int) -> float:
-  """Chance that one of k answers is right, drawn from n of which so many are (Chen et al., arXiv 2107.03374)."""
+  """Probability that k of n answers, drawn without replacement, include a correct one (Chen et al., 2107.03374)."""
   return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
 def summarise(records: list[dict], samples: int) -> dict:
-  """`clustered`, with `pass_at_k` for k of 1, 2, 4, ... and `samples`, and `maj_at_k` of all samples."""
+  """`clustered`, with `pass_at_k` for k = 1, 2, 4, ... and `samples`, and with `maj_at_k` of all samples."""
   problems = _by_problem(records)
-  count, ks = len(problems), sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
-  rights = [sum(record['correct'] for record in answers) for answers in problems]
+  count = len(problems)
+  ks = {samples}
+  k = 1
+  while k <= samples:
+    ks.add(k)
+    k *= 2
+
+  corrects = [sum(record['correct'] for record in answers) for answers in problems]
+  pass_at_k = {}
+  for k in sorted(ks):
+    pass_at_k[str(k)] = sum(pass_at(k, samples, correct) for correct in corrects) / count
   return clustered(records, samples) | {
     'samples': samples,
-    'pass_at_k': {str(k): sum(pass_at(k, samples, right) for right in rights) / count for k in ks},
-    'maj_at_k': {str(samples): sum(map(_majority, problems)) / count},
+    'pass_at_k': pass_at_k,
+    'maj_at_k': {str(samples): sum(map(_majority_is_correct, problems)) / count},
   }
 
 
 def clustered(records: list[dict], samples: int) -> dict:
-  """How many `problems` there are, and the accuracy's `stderr` over them: answers to one are no independent draws."""
-  rights = [sum(record['correct'] for record in answers) / samples for answers in _by_problem(records)]
-  count = len(rights)
-  squares = sum((right - sum(rights) / count) ** 2 for right in rights)
+  """The number of `problems`, and the `stderr` of the accuracy over them.
+
+  Answers to one problem are not independent, so the variance is that of the problems' means.
+  """
+  means = [sum(record['correct'] for record in answers) / samples for answers in _by_problem(records)]
+  count = len(means)
+  mean = sum(means) / count
+  squares = sum((one - mean) ** 2 for one in means)
   return {'problems': count, 'stderr': math.sqrt(squares / count / max(count - 1, 1))}
 
 
-def _by_problem(records: list[dict]) -> list[list[dict]]:
-  problems: dict[str, list[dict]] = collections.defaultdict(list)
-  for record in records:
-    problems[record['id'].rpartition('#')[0]].append(record)
-  return list(problems.values())
-
-
-def _majority(answers: list[dict]) -> bool:
-  """Whether the answer that most responses hold is right; of equally frequent ones the first counts."""
-  votes = collections.Counter(map(_vote, (record for record in answers if record['extracted'] is not None)))
+def _majority_is_correct(answers: list[dict]) -> bool:
+  """Whether the most frequent answer is correct. The first of equally frequent ones counts; no answer has no vote."""
+  voters = [record for record in answers if record['extracted'] is not None]
+  votes = collections.Counter(map(_vote, voters))
   if not votes:
     return False
-  (chosen, _), *_ = votes.most_common(1)
-  return next(record['correct'] for record in answers if record['extracted'] is not None and _vote(record) == chosen)
+  [(chosen, _)] = votes.most_common(1)
+  return next(record['correct'] for record in voters if _vote(record) == chosen)
 
 
-def _vote(record: dict):
-  """Right answers are one, however they are written; wrong ones by their value, or by their text without spelling."""
+def _vote(record: dict) -> bool | tuple:
+  """Equal for equal answers: all correct ones; incorrect ones of one value, or of one text apart from its spelling."""
   if record['correct']:
     return True
   number = values.value(record['extracted'])

@@ -74,7 +74,7 @@ def test_flips(tmp_path):
   assert '  right -> wrong: 1 (2)\n  wrong -> right: 2 (4, ... (all with --json))' in text
   assert 'in one of the two only: math500' in text and 'different rules' not in text
   (b / 'gsm8k' / 'scores.json').write_text('{"rule": "abel"}')
-  assert 'graded by different rules, number and abel' in compare.describe(compare.compare(a, b))
+  assert 'graded by different rules, number and abel, which' in compare.describe(compare.compare(a, b))
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, t
   server.script = [None, echo_key(400), echo_key(code)]
   said = (
     r'2 problems have no answer \(arithmetic/test/1: 400 Bad Request \(bad key Bearer \*\*\*\); another --prompt or '
-    rf'--max-new-tokens may do; arithmetic/test/2: {code} .*\); 2 of 4 answers are kept'
+    rf'--max-new-tokens may help; arithmetic/test/2: {code} .*\); 2 of 4 answers are kept'
   )
   with pytest.raises(UserError, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -306,7 +306,7 @@ def test_failures_beside_answers_end_nothing(server, data_dir, tmp_path, concurr
   def failing(_, prompt, max_new_tokens):
     question = prompt['messages'][-1]['content']
     if question in ('2*3=', '7/2='):
-      raise client.Failure('500' if question == '2*3=' else '400', again=question == '2*3=')
+      raise client.Failure('500' if question == '2*3=' else '400', retryable=question == '2*3=')
     time.sleep(0.02)
     return client.Answer('2', 1, False, None)
 
@@ -333,16 +333,18 @@ def test_refusals_after_an_answer_end_nothing(server, data_dir, tmp_path):
 
 
 def test_troubles_count_from_the_last_answer_on():
-  course, early, answered = endpoint._Course(), time.monotonic(), client.Answer('2', 1, False, None)
+  criterion, early, answered = endpoint._StopCriterion(), time.monotonic(), client.Answer('2', 1, False, None)
   time.sleep(0.01)
-  assert course.goes_on(0, early, answered)
-  assert all(course.goes_on(i, early, client.Failure('500')) for i in range(1, 20))  # first tried before that answer
+  assert criterion.keep_asking(0, early, answered)
+  assert all(
+    criterion.keep_asking(i, early, client.Failure('500')) for i in range(1, 20)
+  )  # first tried before that answer
   late = time.monotonic()
   for _ in range(2):
-    assert all(course.goes_on(i, late, client.Failure('500')) for i in range(20, 27))
-    assert course.goes_on(27, late, answered)
+    assert all(criterion.keep_asking(i, late, client.Failure('500')) for i in range(20, 27))
+    assert criterion.keep_asking(27, late, answered)
     late = time.monotonic()
-  assert [course.goes_on(i, late, client.Failure('500')) for i in range(30, 38)] == [True] * 7 + [False]
+  assert [criterion.keep_asking(i, late, client.Failure('500')) for i in range(30, 38)] == [True] * 7 + [False]
 
 
 def test_a_stopped_request_is_not_told_as_repeated(server, data_dir, capsys):
@@ -371,7 +373,7 @@ def test_what_stays_unanswered_is_noted_for_this_run_alone(server, data_dir, tmp
 
 def test_decoding_is_the_servers_affair(server, data_dir):
   ask = run.Ask(data_dir, decoding=run.Decoding(samples=2, temperature=0.7))
-  with pytest.raises(UserError, match='asked for its greedy answer, once; leave decoding out'):
+  with pytest.raises(UserError, match='asked for one greedy answer; leave decoding out'):
     endpoint.evaluate(server.model, 'arithmetic', ask)
 
 
@@ -404,7 +406,7 @@ def test_nothing_is_asked_whose_answer_cannot_be_kept(server, data_dir, tmp_path
   def full(*_):
     raise OSError('No space left on device')
 
-  monkeypatch.setattr(records.Writer, 'write', full)
+  monkeypatch.setattr(records.RecordWriter, 'write', full)
   server.delay = 0.05
   with pytest.raises(OSError, match='No space'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -487,14 +489,14 @@ def test_a_busy_server_is_no_failure(server, data_dir):
    ('Wed, 21 Oct 2015 07:28:00 GMT', 0), ('21 Oct 99999999999999999999 07:28:00 GMT', None)],
 )  # fmt: skip
 def test_retry_after(header, seconds):
-  assert client.retry_after(header) == seconds
+  assert client.parse_retry_after(header) == seconds
 
 
 @pytest.mark.parametrize(
   'act, said',
   [
     (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
-    (echo_key(404), r'look at the address \(most end in /v1\) and at the name after #'),
+    (echo_key(404), r'check the address \(most end in /v1\) and the name after #'),
     (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
     (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
     (status(308, Location='http://[::1'), r'redirects to http://\[::1, where the key is not sent'),
@@ -578,14 +580,14 @@ def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, mo
 @pytest.mark.parametrize(
   'name, said',
   [
-    ('openai:127.0.0.1:8000/v1#m', 'is no http or https address; give openai:URL#MODEL'),
-    ('openai:ftp://a/v1#m', 'is no http or https address'),
-    ('openai:http://a:port/v1#m', 'is no address'),
+    ('openai:127.0.0.1:8000/v1#m', 'is not an http or https address; give openai:URL#MODEL'),
+    ('openai:ftp://a/v1#m', 'is not an http or https address'),
+    ('openai:http://a:port/v1#m', 'is not an address'),
     ('openai:http://a/v1', 'which of its models'),
     ('openai:http://a/größe#m', "'http://a/größe': write what is not ASCII with percent signs, /gr%C3%B6%C3%9Fe"),
-    ('openai:http://a..b/v1#m', 'is no address'),
-    (f'openai:http://{"a" * 64}/v1#m', 'is no address'),
-    ('openai:http://a/v1#\udcff', 'holds what is no text'),
+    ('openai:http://a..b/v1#m', 'is not an address'),
+    (f'openai:http://{"a" * 64}/v1#m', 'is not an address'),
+    ('openai:http://a/v1#\udcff', 'holds characters that cannot be printed'),
     (f'openai:http://{KEY}@a/v1#m', 'the address holds a key'),
     (f'openai:http://user:{KEY}@a:port/v1#m', 'the address holds a key'),
     (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),

@@ -24,7 +24,7 @@ def test_lone_surrogate_survives():
 
 def test_each_record_is_on_disk_when_write_returns(tmp_path):
   path = tmp_path / 'new' / 'records.jsonl'
-  with records.Writer(path) as writer:
+  with records.RecordWriter(path) as writer:
     for name in ('a', 'b'):
       writer.write(record(name))
       assert path.read_text().endswith('}\n')
@@ -42,7 +42,7 @@ def test_half_written_last_line_is_dropped_with_a_note_and_overwritten(tmp_path,
   assert [r['id'] for r in stored.records] == ['a', 'b']
   assert stored.size == len(whole)
   assert stored.note == f'{path}:3: half-written last line dropped'
-  with records.Writer(path, stored.size) as writer:
+  with records.RecordWriter(path, stored.size) as writer:
     writer.write(record('c'))
   assert path.read_bytes() == whole + records.line(record('c'))
 
@@ -52,7 +52,7 @@ def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
   path.write_bytes(records.line(record('a')).rstrip(b'\n'))
   stored = records.read(path)
   assert len(stored.records) == 1
-  with records.Writer(path, stored.size) as writer:
+  with records.RecordWriter(path, stored.size) as writer:
     writer.write(record('b'))
   assert path.read_bytes() == records.line(record('a')) + records.line(record('b'))
 
@@ -89,10 +89,10 @@ def test_bad_lines_are_counted_and_all_named(tmp_path):
   with pytest.raises(UserError) as caught:
     records.read(path)
   said = str(caught.value)
-  assert said.startswith(f'{path}:2: a record is') and said.endswith('; 3 bad lines in all, mend or delete them')
+  assert said.startswith(f'{path}:2: a record is') and said.endswith('; 3 bad lines in all, correct or delete them')
   assert "; line 3: id 'a' is already in line 1; ids must be unique; line 4: field 'id'" in said and '\n' not in said
   path.write_bytes(before + b'[]\n' * 9)
-  with pytest.raises(UserError, match='; line 6: [^;]*; 12 bad lines in all, mend or delete them'):
+  with pytest.raises(UserError, match='; line 6: [^;]*; 12 bad lines in all, correct or delete them'):
     records.read(path)
   assert path.read_bytes() == before + b'[]\n' * 9
 

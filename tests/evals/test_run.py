@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mathqwen import cli
 from mathqwen.errors import UserError
 from mathqwen.evals import records, run
 from mathqwen.evals.report import table
@@ -366,7 +367,7 @@ def test_a_part_that_is_graded_is_not_finished(reciting, data_dir, tmp_path, cap
 def test_golds_that_no_number_can_equal(reciting, data_dir):
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text().replace('"3.5"', '"two"'))
-  with pytest.raises(UserError, match=r"1 gold answers are no numbers, such as 'two' \(test.jsonl:4\): mend them"):
+  with pytest.raises(UserError, match=r"1 gold answers are not numbers, such as 'two' \(test.jsonl:4\): correct them"):
     evaluate(reciting(), None, data_dir)
   assert evaluate(reciting(), None, data_dir, rule='math')['benchmarks']['arithmetic']['n'] == 4
 
@@ -462,7 +463,7 @@ def test_a_field_of_another_kind_is_named(reciting, data_dir, tmp_path, field, v
   rows = lines(tmp_path)
   rows[1][field] = value
   (tmp_path / 'arithmetic' / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  with pytest.raises(UserError, match=rf":2: field '{field}' is {type(value).__name__}; mend or delete the line"):
+  with pytest.raises(UserError, match=rf":2: field '{field}' is {type(value).__name__}; correct or delete the line"):
     evaluate(reciting(), tmp_path, data_dir)
 
 
@@ -495,7 +496,7 @@ def test_other_data_in_the_same_directory_is_refused(reciting, data_dir, tmp_pat
   evaluate(reciting(), tmp_path / 'out', data_dir)
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text().replace('1+1=', '1+2='))
-  with pytest.raises(UserError, match='is no problem of this data'):
+  with pytest.raises(UserError, match='is not a problem of this data'):
     evaluate(reciting(), tmp_path / 'out', data_dir)
 
 
@@ -560,6 +561,19 @@ def test_grade_again(tmp_path):
   assert run.grade_records(path, 'gsm8k', rule='abel')['benchmarks']['gsm8k']['rule'] == 'abel'
 
 
+def test_the_line_of_grade_leaves_out_what_the_records_do_not_say(tmp_path, capsys):
+  (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
+  assert cli.main(['grade', str(tmp_path / 'r.jsonl'), '--benchmark', 'gsm8k']) == 0
+  said = 'gsm8k: 1 of 1 right, 100.0% (standard error 0.0), 0 without an answer; rule number\n'
+  assert capsys.readouterr().out == said
+
+
+def test_the_line_of_evaluate_has_all_of_it(reciting, data_dir, tmp_path, capsys):
+  evaluate(reciting(), tmp_path, data_dir)
+  assert cli.main(['grade', str(tmp_path / 'arithmetic' / 'records.jsonl'), '--benchmark', 'arithmetic']) == 0
+  assert capsys.readouterr().out.endswith('1 without an answer, 0 cut off; rule math401, prompt chatml\n')
+
+
 def test_grading_an_evaluation_again_gives_the_same_scores(reciting, data_dir, tmp_path):
   scores = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
   again = run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic')['benchmarks']['arithmetic']
@@ -590,11 +604,11 @@ def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(rec
   again = run.grade_records(path, 'arithmetic')['benchmarks']['arithmetic']
   assert all(again[key] == scores[key] for key in ('problems', 'samples', 'stderr', 'pass_at_k', 'model', 'prompt'))
   path.write_text(''.join(path.read_text().splitlines(keepends=True)[:-1]))
-  with pytest.raises(UserError, match="'arithmetic/test/3' has not all of its 2 answers; run the evaluation"):
+  with pytest.raises(UserError, match="'arithmetic/test/3' does not have all of its 2 answers; finish the evaluation"):
     run.grade_records(path, 'arithmetic')
   for name in ('7', '"arithmetic/test/0"', 'null'):
     path.write_text(f'{{"id": {name}, "question": "q", "response": "1", "gold": "1"}}\n')
-    with pytest.raises(UserError, match=f"'{json.loads(name)}' has not all of its 2 answers"):
+    with pytest.raises(UserError, match=f"'{json.loads(name)}' does not have all of its 2 answers"):
       run.grade_records(path, 'arithmetic')
   (tmp_path / 'arithmetic' / 'scores.json').write_text('{"samples": "2"}')
   with pytest.raises(UserError, match="arithmetic: samples is '2' in its scores or settings"):
@@ -609,7 +623,7 @@ def test_answers_to_a_problem_are_no_problems_elsewhere(reciting, data_dir, tmp_
   again = run.grade_records(path, 'arithmetic')['benchmarks']['arithmetic']
   assert all(again[key] == scores[key] for key in ('problems', 'samples', 'stderr', 'pass_at_k'))
   path.write_text(''.join(path.read_text().splitlines(keepends=True)[1:]))
-  with pytest.raises(UserError, match="'arithmetic/test/0' has not all of its 2 answers"):
+  with pytest.raises(UserError, match="'arithmetic/test/0' does not have all of its 2 answers"):
     run.grade_records(path, 'arithmetic')
 
 
@@ -666,7 +680,7 @@ def test_grading_needs_no_jax(tmp_path):
     ({'temperature': float('nan')}, 'temperature nan'),
     ({'temperature': 1.0, 'top_p': 2.0}, 'top_p 2.0'),
     ({'temperature': 1.0, 'top_k': -1}, 'top_k -1'),
-    ({'top_k': 5}, 'top_p and top_k choose nothing at temperature 0'),
+    ({'top_k': 5}, 'top_p and top_k have no effect at temperature 0'),
     ({'seed': -1}, 'seed is -1'),
   ],
 )

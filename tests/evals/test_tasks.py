@@ -99,6 +99,11 @@ def test_one_file_adds_a_benchmark(tasks, sums, reciting, tmp_path):
   assert any('100.0 ± 0.0' in row for row in rows)
 
 
+def test_a_benchmark_is_chosen_once_by_name_and_as_an_object():
+  found = run.choose(['math500', benchmarks.get('gsm8k'), 'math500', 'gsm8k'])
+  assert [benchmark.name for benchmark in found] == ['math500', 'gsm8k']
+
+
 def test_the_command_line_finds_it_too(tasks, sums, tmp_path):
   tasks(TASK)
   rows = [{'id': 'a', 'response': 'It is 2.', 'gold': '2'}]

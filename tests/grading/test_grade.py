@@ -1,9 +1,20 @@
-"""Verdicts, row by row."""
+"""Verdicts: literal rows, the published verdicts in ../shared, gold against gold, and hostile answers."""
+
+import contextlib
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+import time
 
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.grading import grade
+from mathqwen.grading import grade, latex, symbolic
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHARED = ROOT.parent / 'shared'
 
 
 @pytest.mark.parametrize(
@@ -87,10 +98,6 @@ from mathqwen.grading import grade
     ('wizardmath-gsm8k', 'The answer is: 1/2 cup', '0.5', True, '1/2'),
     ('wizardmath-gsm8k', 'The answer is: 4. The answer is: 36/2.', '18', True, '36/2'),
     ('wizardmath-gsm8k', 'The answer is: 12.5', '12', True, '12.5'),  # Python rounds a half to the even side
-    ('wizardmath-gsm8k', 'The answer is: 13.5', '14', True, '13.5'),
-    ('wizardmath-gsm8k', 'The answer is: 12.6', '13', True, '12.6'),  # rounded, not cut off
-    ('wizardmath-gsm8k', 'The answer is: 12.6', '12', False, '12.6'),
-    ('wizardmath-gsm8k', 'The answer is: -12.6', '-13', True, '-12.6'),
     ('wizardmath-gsm8k', 'The answer is: 1,234,567', '1234567', False, '1,234'),
     ('wizardmath-gsm8k', 'The answer is: $1,200', '1,200', True, '1,200'),
     ('wizardmath-gsm8k', 'The answer is: 3/0', '3', True, '3/0'),
@@ -142,3 +149,275 @@ def test_relative_error(decoded, error):
 
 def test_relative_error_divides_by_one_at_least():
   assert grade.relative_error('0.25', '0.125') == 0.125
+
+
+@pytest.mark.parametrize(
+  'text, form',
+  [
+    ('\\left( 3, \\frac{\\pi}{2} \\right)', '(3,\\frac{\\pi}{2})'),
+    ('\\tfrac34', '\\frac{3}{4}'),
+    ('3/4', '\\frac{3}{4}'),
+    ('x = 14{,}400\\%', '14400'),
+    ('5\\text{ cm}^2', '5'),
+    ('90^{\\circ}', '90'),
+    ('.5', '0.5'),
+    ('7.00', '7'),
+    ('10.05', '10.05'),
+    ('\\text{Evelyn}', 'Evelyn'),
+    ('(1,200)', '(1,200)'),
+    ('1,2', '1,2'),
+  ],
+)
+def test_normalised_form(text, form):
+  assert latex.normalise(text) == form
+
+
+@pytest.mark.parametrize('text, form', [('x=5\\text{ cm}', '5'), ('$\\frac12$', '\\frac{1}{2}'), ('1,000', '1000')])
+def test_minerva_form(text, form):
+  assert latex.minerva(text) == form
+
+
+@pytest.mark.parametrize(
+  'text, form',
+  [
+    ('\\left(\\tfrac12,\\ \\sqrt3\\right)', '(\\frac{1}{2},\\\\sqrt{3})'),
+    ('x = .5', '\\frac{1}{2}'),
+    ('-3/4', '\\frac{-3}{4}'),
+    ('\\frac1{72}', '\\frac{1}{72}'),
+    ('\\$3,\\!600\\text{ dollars}', '3,600'),
+    ('90^\\circ', '90'),
+    ('10\\%', '10'),
+    ('', ''),
+  ],
+)
+def test_form_of_the_math_release(text, form):
+  assert latex.hendrycks(text) == form
+
+
+@pytest.mark.parametrize('text', ['a/b', '1\\text{ m}\\text{ s}', '\\sqrt', '\\frac'])
+def test_texts_without_a_form_of_the_math_release(text):
+  with pytest.raises(ValueError):
+    latex.hendrycks(text)
+
+
+def published(name):
+  path = SHARED / 'fixtures' / 'grading' / f'{name}.jsonl.gz'
+  if not path.exists():
+    pytest.skip(f'../shared is not here: {path}')
+  with gzip.open(path, 'rt', encoding='utf-8') as lines:
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.parametrize(
+  'name, rule, least',
+  [
+    ('abel_7b_gsm8k', 'abel', 1.0),
+    ('openai_6b_finetuning_gsm8k', 'openai', 1.0),
+    ('abel_7b_gsm8k', 'number', 0.995),
+    ('openai_6b_finetuning_gsm8k', 'number', 0.995),
+    ('qwen25math_math_half', 'math', 0.995),
+  ],
+)
+def test_agreement_with_published_verdicts(name, rule, least):
+  rows = published(name)
+  agree = sum(grade.grade(row['response'], row['gold'], rule).correct == row['correct'] for row in rows)
+  assert agree / len(rows) >= least
+
+
+def test_published_accuracies():
+  rows = published('abel_7b_gsm8k')
+  assert sum(grade.grade(row['response'], row['gold'], 'abel').correct for row in rows) == 788
+  rows = published('openai_6b_finetuning_gsm8k')
+  assert sum(grade.grade(row['response'], row['gold'], 'openai').correct for row in rows) == 286
+
+
+@pytest.mark.parametrize('name', ['gsm8k', 'math500', 'math', 'math401', 'math23k'])
+def test_gold_against_itself(name):
+  from mathqwen.data import sources
+  from mathqwen.evals import benchmarks
+
+  if not (SHARED / 'data').exists():
+    pytest.skip(f'../shared is not here: {SHARED / "data"}')
+  benchmark = benchmarks.get(name)
+  rows, _ = sources.load(benchmark.source, benchmark.split, str(SHARED / 'data'), strict=True)
+  assert len(rows) == benchmark.size
+  for row in rows:
+    for response in (row.answer, row.solution):
+      verdict = grade.grade(response, row.answer, benchmark.rule)
+      assert verdict.correct, (row.id, response, row.answer, verdict)
+
+
+@pytest.fixture(scope='module')
+def one_second():
+  comparer = symbolic.Comparer(time_limit=1.0)
+  yield comparer
+  comparer.close()
+
+
+@pytest.fixture
+def quick(monkeypatch, one_second):
+  """The shared comparer with a limit of one second, started, so that the tests time comparisons only."""
+  one_second.equal('1', '1')
+  monkeypatch.setattr(symbolic, '_shared', one_second)
+
+
+@pytest.mark.parametrize(
+  'answer',
+  ['9**9**9', '9^{9^9}', '9^{9^{9^9}}', '100000000!', '{' * 900 + '1' + '}' * 900, '\\sqrt{' * 250 + '1' + '}' * 250]
+  + ["__import__('os').system('touch PWNED')", '9' * 1900, '9' * 1_000_000, '1e999999999', '\ud800'],
+)
+def test_hostile_answers_cost_at_most_the_limit(quick, answer, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  start = time.monotonic()
+  verdict = grade.grade(f'\\boxed{{{answer}}}', '4', 'math')
+  assert time.monotonic() - start < 1.0 + 3.0  # the limit, and what a busy machine takes to kill and schedule
+  assert not verdict.correct
+  assert not list(tmp_path.iterdir())
+  assert grade.grade('\\boxed{0.5}', '\\frac12', 'math').correct  # the next one is graded as ever
+
+
+@pytest.mark.parametrize('rule', grade.RULES)
+def test_long_hostile_texts_are_read_once(quick, rule):
+  pieces = [
+    '9',
+    '1,',
+    '-',
+    '{',
+    '$',
+    '\\boxed{',
+    '\\frac',
+    '#### ',
+    'A: ',
+    'The answer is: ',
+    'The final answer is ',
+    '%',
+  ]
+  for piece in [*pieces, '. I hope it is correct', '\\text{', '\\sqrt', ' \n', 'Question', '分之']:
+    text = piece * (50_000 // len(piece))
+    start = time.monotonic()
+    verdicts = [grade.grade(response, '4', rule) for response in (text, f'#### {text}', f'The answer is: {text}')]
+    assert time.monotonic() - start < 3.0, piece  # where the square of the length is read, it is minutes
+    assert not any(verdict.correct for verdict in verdicts), piece
+
+
+@pytest.mark.parametrize(
+  'rule, ending', [('abel', '#### {}'), ('minerva', 'The final answer is {}. I hope it is correct.')]
+)
+def test_hostile_answers_to_published_rules(quick, rule, ending):
+  start = time.monotonic()
+  assert not grade.grade(ending.format('9**9**9 x'), '4', rule).correct
+  assert time.monotonic() - start < 1.0 + 3.0
+
+
+def test_comparer_is_one_process_restarted_after_a_time_out():
+  comparer = symbolic.Comparer(time_limit=1.0)
+  assert comparer.equal('\\frac{1}{2}', '0.5') == (True, 'equal by math-verify')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  first = comparer._process
+  assert comparer.equal('4', '9^{9^{9^9}}') == (False, 'not decided in 1 s')
+  assert first.poll() is not None
+  assert comparer.equal('x+1', '1+x', test='difference') == (True, 'equal by difference')
+  assert comparer.starts == 2
+  comparer._process.kill()
+  comparer._process.wait()
+  assert comparer.equal('2', '2')[0]
+  comparer.close()
+
+
+def test_verdicts_do_not_depend_on_the_number_of_workers(monkeypatch):
+  comparers = symbolic.Comparers(time_limit=1.0)
+  monkeypatch.setattr(symbolic, '_shared', comparers)
+  pairs = [('x+1', '1+x'), ('2', '3'), ('\\sqrt{8}', '2\\sqrt{2}'), ('x', 'y'), ('9^{9^{9^9}}', '4')]
+  rows = [{'id': i, 'response': f'\\boxed{{{answer}}}', 'gold': gold} for i, (answer, gold) in enumerate(pairs)]
+  one = grade.judge(rows[:4], 'math', workers=1)
+  assert [(row['id'], row['correct'], row['rule']) for row in one] == [
+    (0, True, 'math'), (1, False, 'math'), (2, True, 'math'), (3, False, 'math'),
+  ]  # fmt: skip
+  assert len(comparers._idle) == 1
+  comparers._idle[0]._process.kill()
+  two = grade.judge(rows, 'math', workers=2)
+  assert two[:4] == one and two[4]['reason'] == 'not decided in 1 s'
+  assert len(comparers._idle) == 2
+  comparers.close()
+
+
+def test_interrupted_comparison_leaves_no_late_answer_behind(monkeypatch):
+  comparer = symbolic.Comparer()
+  comparer.equal('1', '1')
+
+  def interrupted(timeout):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(comparer._answers, 'get', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    comparer.equal('2', '2.0')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  comparer.close()
+
+
+def test_interrupted_start_leaves_no_greeting_behind(monkeypatch):
+  comparer = symbolic.Comparer()
+
+  class Interrupted(symbolic.queue.Queue):
+    def get(self, timeout):
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(symbolic.queue, 'Queue', Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      comparer.equal('2', '2.0')
+  assert comparer.equal('2', '3') == (False, 'different by math-verify')
+  assert comparer.equal('2', '2.0') == (True, 'equal by math-verify')
+  comparer.close()
+
+
+def test_worker_that_dies_is_an_answer_that_could_not_be_read(monkeypatch, tmp_path):
+  worker = tmp_path / 'worker.py'
+  worker.write_text('print(\'{"ready": true}\', flush=True)\ninput()\n')
+  monkeypatch.setattr(symbolic, '_WORKER', worker)
+  assert symbolic.Comparer().equal('1', '2') == (False, 'math-verify could not read the answer')
+
+
+def test_missing_math_verify_is_said(monkeypatch, tmp_path):
+  worker = tmp_path / 'worker.py'
+  worker.write_text('print(\'{"missing": "No module named math_verify"}\')')
+  monkeypatch.setattr(symbolic, '_WORKER', worker)
+  with pytest.raises(UserError, match='No module named math_verify; install it with: pip install math-verify'):
+    symbolic.Comparer().equal('1', '2')
+
+
+def test_grading_imports_neither_jax_nor_sympy():
+  code = (
+    'import sys; from mathqwen.evals import extract, grade, table; grade.grade("\\\\boxed{0.5}", "1/2", "math"); '
+    'print([m for m in ("jax", "sympy", "math_verify", "tensorflow_datasets") if m in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == '[]', done.stderr
+
+
+def test_worker_ends_with_a_parent_that_was_killed():
+  ask = json.dumps({'gold': '1', 'answer': '\\sum_{i=1}^{10^{9}} i!', 'test': 'math-verify'})
+  script = (
+    'import subprocess, sys; '
+    f'p = subprocess.Popen([sys.executable, "-P", {str(symbolic._WORKER)!r}], stdin=-1, stdout=-1, text=True); '
+    f'p.stdout.readline(); p.stdin.write({ask!r} + chr(10)); p.stdin.flush(); print(p.pid, flush=True); '
+    'import time; time.sleep(100)'
+  )
+  parent = subprocess.Popen([sys.executable, '-c', script], stdout=subprocess.PIPE, text=True)
+  worker = pathlib.Path('/proc', parent.stdout.readline().strip())
+  time.sleep(0.5)  # it is at work
+  parent.kill()
+  parent.wait()
+  deadline = time.monotonic() + 30
+  with contextlib.suppress(OSError):  # it is gone
+    while worker.joinpath('stat').read_text().rpartition(')')[2].split()[0] != 'Z':
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+
+
+def test_worker_imports_no_jax():
+  source = pathlib.Path(symbolic._WORKER).read_text()
+  assert 'mathqwen' not in source.replace('mathqwen/', '')
+  code = 'import sys, math_verify, sympy; print("jax" in sys.modules)'
+  done = subprocess.run([sys.executable, '-P', '-c', code], capture_output=True, text=True, timeout=120)
+  assert done.stdout.strip() == 'False'

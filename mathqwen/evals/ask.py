@@ -1,0 +1,184 @@
+"""What a model is asked: which problems of a benchmark, in which form, with which decoding, graded by which rule.
+
+Ask(limit=100, prompt='abel')      the first 100 problems of each benchmark, asked and graded as GAIRMath-Abel was
+prepare_benchmark(...)             one benchmark with its problems read and its prompts made, checked in every way
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+
+from mathqwen.errors import UserError, report
+from mathqwen.evals import benchmarks, prompts, samples
+from mathqwen.evals.tasks import Benchmark, PromptSettings
+from mathqwen.grading import grade as graders
+from mathqwen.grading import values
+from mathqwen.inference.sampling import Sampling, check_seed
+
+# The fields of Decoding that the model's `generate_ids` takes.
+DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')
+_MAX_SAMPLES = 10_000  # the prompts of all samples are listed before the first answer is generated
+
+
+def check_positive(**counts: int | None) -> None:
+  """UserError: when one of the counts is below 1. None is fine."""
+  for what, value in counts.items():
+    if value is not None and value < 1:
+      raise UserError(f'{what} is {value}; it must be 1 or more')
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """How a model of ours generates its answers; the defaults are greedy. UserError: when settings contradict."""
+
+  samples: int = 1  # answers to each problem
+  temperature: float = 0.0
+  top_p: float = 1.0
+  top_k: int = 0
+  seed: int = 0  # each sample of each problem has a random stream of its own
+  cache_dtype: str | None = None  # of keys and values; None: that of the model
+
+  def __post_init__(self):
+    if not 1 <= self.samples <= _MAX_SAMPLES:
+      raise UserError(f'samples is {self.samples}; it must be from 1 to {_MAX_SAMPLES:,}')
+    if self.samples > 1 and self.temperature == 0:
+      raise UserError(f'{self.samples} samples at temperature 0 are all the same; set a temperature, such as 0.7')
+    if self.temperature == 0 and (self.top_p, self.top_k) != (1.0, 0):
+      raise UserError('top_p and top_k have no effect at temperature 0; set a temperature, such as 0.7')
+    Sampling(self.temperature, self.top_p, self.top_k)  # checks the ranges
+    check_seed(self.seed)
+
+
+GREEDY = Decoding()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+  """What a model is asked, and how its answers are graded. The defaults are those of each benchmark."""
+
+  data_dir: str | os.PathLike | None = None  # a local copy of the data sets
+  limit: int | None = None  # only so many problems of each benchmark, from its first
+  prompt: str | None = None  # in prompts.PROMPTS
+  rule: str | None = None  # in grade.RULES; None: the rule of the prompt's system on this benchmark, or else our own
+  max_new_tokens: int | None = None  # None: as the rule; fewer when the model has too few positions
+  decoding: Decoding = GREEDY
+
+  def __post_init__(self):
+    check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens)
+
+
+ASK = Ask()
+
+
+def choose(names: str | Iterable[str | Benchmark]) -> list[Benchmark]:
+  """The benchmarks of these names, each once. `names`: text with commas, or a list of names or benchmarks."""
+  chosen = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
+  if not chosen:
+    raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
+  found = [name if isinstance(name, Benchmark) else benchmarks.get(name) for name in chosen]
+  return list({benchmark.name: benchmark for benchmark in found}.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedBenchmark:
+  """One benchmark, ready to be asked."""
+
+  benchmark: Benchmark
+  examples: list  # data.examples.Example, each as often as there are samples
+  prompts: list  # one for each example: token ids, or the part of a request that a served model is sent
+  settings: dict  # two runs with the same settings are the same run; kept in settings.json
+  stop: tuple[str, ...] = ()  # texts that end an answer, besides the model's stop tokens
+
+  def record(
+    self, index: int, *, prompt: str, response: str, tokens: int | None, truncated: bool, **more: object
+  ) -> dict:
+    """The graded record of the answer to example `index`. `tokens`: of the answer; `more`: further fields."""
+    example = self.examples[index]
+    record = {
+      'id': example.id,
+      'benchmark': self.benchmark.name,
+      'question': example.question,
+      'prompt': prompt,
+      'response': response,
+      'gold': example.answer,
+      'tokens': tokens,
+      'truncated': truncated,
+      'prompt_name': self.settings['prompt'],
+      'extra': example.extra,
+      **more,
+    }
+    return graders.judged(record, self.settings['rule'])
+
+
+def prepare_benchmark(model, benchmark: Benchmark, ask: Ask, make_prompts: Callable) -> PreparedBenchmark:
+  """Reads the problems and makes their prompts with `make_prompts(prompts.Prompt, examples)`.
+
+  UserError: for unknown names, missing or incomplete data, and gold answers that the rule cannot compare.
+  """
+  from mathqwen.data import sources  # late: grading stored answers needs no data set
+
+  prompt_name = ask.prompt or benchmark.prompt
+  prompt = prompts.get(prompt_name)
+  special = benchmark.by_prompt.get(prompt_name, PromptSettings())
+  rule = ask.rule or special.rule or benchmark.rule
+  graders.get(rule)
+
+  examples, left_out = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  for line in left_out.lines():
+    report(f'{benchmark.name}: {line}')
+  _check_golds(benchmark, rule, examples)
+  examples = samples.expand(examples[: ask.limit], ask.decoding.samples)
+
+  settings = {
+    'model': model.name,
+    'dtype': model.dtype,
+    'benchmark': benchmark.name,
+    'prompt': prompt_name,
+    'system_prompt': model.system_prompt if prompt_name == 'chatml' else None,  # the other prompts have their own
+    'rule': rule,
+    'max_new_tokens': ask.max_new_tokens or special.max_new_tokens or benchmark.max_new_tokens,
+    'limit': ask.limit,
+    **dataclasses.asdict(ask.decoding),
+  }
+  return PreparedBenchmark(benchmark, examples, make_prompts(prompt, examples), settings, prompt.stop)
+
+
+def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
+  """A rule that compares numbers would count every answer to a gold answer that is no number as wrong."""
+  if not getattr(graders.get(rule), 'numeric', False):
+    return
+  bad = [example for example in examples if values.value(example.answer) is None]
+  if bad:
+    raise UserError(
+      f'{benchmark.name}: {len(bad)} gold answers are not numbers, such as {bad[0].answer!r} ({bad[0].where}): correct '
+      'them, or grade by another --rule'
+    )
+
+
+def prepare_for_model(model, benchmark: Benchmark, ask: Ask) -> PreparedBenchmark:
+  """`prepare_benchmark` with prompts as token ids, and no more new tokens than the model has positions for.
+
+  UserError: when the longest prompt leaves no room, or less than the user asked for.
+  """
+  if model.tokenizer is None:
+    raise UserError(f'{model.name} has no tokenizer files: copy those of its model there')
+
+  def make_prompts(prompt, examples):
+    return prompts.ids(prompt, examples, model.tokenizer, model.system_prompt)
+
+  prepared = prepare_benchmark(model, benchmark, ask, make_prompts)
+  lengths = [len(ids) for ids in prepared.prompts]
+  longest = lengths.index(max(lengths))
+  positions = model.config.max_position_embeddings
+  room = positions - lengths[longest]
+  wanted = prepared.settings['max_new_tokens']
+
+  where = f'{benchmark.name}: the prompt of {prepared.examples[longest].id} has {lengths[longest]} tokens'
+  if room < 1:
+    raise UserError(f'{where}, the model has {positions} positions; use a model with more')
+  if wanted <= room:
+    return prepared
+  if ask.max_new_tokens is not None:
+    raise UserError(f'{where}: with {wanted} new ones it passes the {positions} positions; at most {room} fit')
+  report(f'{where} of {positions}: answers end after {room} new tokens instead of {wanted}')
+  return dataclasses.replace(prepared, settings=prepared.settings | {'max_new_tokens': room})
