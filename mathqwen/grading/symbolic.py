@@ -1,7 +1,8 @@
-"""Symbolic comparison under a time limit: math-verify runs in a persistent process that is killed when it is late.
+r"""Symbolic comparison with a time limit: math-verify runs in a process of its own, which is killed when it is late.
 
-A signal cannot stop a parser that is inside one long integer operation (`9^{9^9}`), and a thread cannot be killed;
-a process can. The next question starts a fresh one (about a second).
+It has to be a process. A signal does not stop a parser that is inside one long integer operation (`9^{9^9}`), and a
+thread cannot be killed. The process serves many comparisons; after a kill the next one starts another, which takes
+about a second.
 """
 
 import atexit
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TextIO
 
 from mathqwen.errors import UserError
 
@@ -25,32 +27,43 @@ class Comparer:
   """Asks one worker process; restarts it after a time-out or a crash. Safe to use from several threads."""
 
   def __init__(self, time_limit: float = TIME_LIMIT):
+    """time_limit: seconds for one comparison, not counting the start of the process."""
     self.time_limit = time_limit
-    self.starts = 0
-    self._process = None
-    self._answers = None
+    self.starts = 0  # how many processes were started so far
+    self._process: subprocess.Popen | None = None
+    self._answers: queue.Queue | None = None  # replies of the process; None in it: the process has ended
     self._lock = threading.Lock()
 
   def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
-    """Whether `answer` equals `gold`, and how that was found; never takes longer than the time limit once started."""
+    """Whether `answer` equals `gold`, and how that was found. Takes at most the time limit once the process runs.
+
+    test: 'math-verify', or 'difference' (SymPy finds that the difference is zero). UserError when math-verify is not
+    installed.
+    """
     question = json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n'
-    left = self.time_limit
+    seconds_left = self.time_limit
     with self._lock:
-      for _ in range(2):  # a process that something else killed is no verdict on this answer; a second one is
+      # The process may have been killed from outside, which says nothing about this answer: a second one is asked.
+      for _ in range(2):
         if self._process is None or self._process.poll() is not None:
           self._start()
         start = time.monotonic()
         try:
-          reply = self._ask(question, left)
+          reply = self._ask(question, seconds_left)
         except queue.Empty:
           return False, f'not decided in {self.time_limit:g} s'
         if reply is not None:
           return (True, f'equal by {test}') if reply['equal'] else (False, f'different by {test}')
-        left = max(left - (time.monotonic() - start), 0)
+        seconds_left = max(seconds_left - (time.monotonic() - start), 0)
       return False, f'{test} could not read the answer'
 
+  def close(self):
+    """Ends the process. The next comparison starts another."""
+    with self._lock:
+      self._stop()
+
   def _ask(self, question: str, seconds: float) -> dict | None:
-    """The reply; None: the process has ended. queue.Empty when it is late."""
+    """The reply, or None when the process has ended. queue.Empty when the reply is late."""
     reply = None
     try:
       self._process.stdin.write(question)
@@ -59,19 +72,15 @@ class Comparer:
     except BrokenPipeError:
       pass
     finally:
-      if reply is None:  # also after Ctrl-C: a late answer must not be taken for the next question's
+      if reply is None:  # also after Ctrl-C: a late reply must not be taken for the reply to the next question
         self._stop()
     return reply
-
-  def close(self):
-    with self._lock:
-      self._stop()
 
   def _start(self):
     self._stop()
     self.starts += 1
-    # -P: mathqwen/evals must not become a place to import from.
     self._process = subprocess.Popen(
+      # -P: do not put the script's folder on the path, where `rule`, `values` and others would hide other modules.
       [sys.executable, '-P', str(_WORKER)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -81,41 +90,46 @@ class Comparer:
     )
     self._answers = queue.Queue()
     threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
-    hello = None
+
+    # The first line says that the imports are done, or which one failed.
+    greeting = None
     try:
       with contextlib.suppress(queue.Empty):
-        hello = self._answers.get(timeout=START_LIMIT)
+        greeting = self._answers.get(timeout=START_LIMIT)
     finally:
-      if hello is None or 'ready' not in hello:  # also after Ctrl-C: it must not be taken for an answer
+      if greeting is None or 'ready' not in greeting:  # also after Ctrl-C: it must not be taken for a reply
         self._stop()
     if self._process is None:
-      why = (hello or {}).get('missing', f'no sign of life in {START_LIMIT:g} s')
+      why = (greeting or {}).get('missing', f'its process did not start in {START_LIMIT:g} s')
       raise UserError(f'cannot compare answers symbolically: {why}; install it with: pip install math-verify')
 
   def _stop(self):
     if self._process is not None:
       self._process.kill()
       self._process.wait()
-      with contextlib.suppress(BrokenPipeError):  # what it had not read
+      with contextlib.suppress(BrokenPipeError):  # closing flushes what the process did not read
         self._process.stdin.close()
       self._process = None
 
 
-def _read(stream, answers: queue.Queue):
+def _read(stream: TextIO, answers: queue.Queue):
+  """Passes each line of the process on, then None when the process has ended."""
   with stream:
     for line in stream:
       answers.put(json.loads(line))
-  answers.put(None)  # the process has ended
+  answers.put(None)
 
 
-class Comparers:
-  """As many processes as threads ask at a time; each question has its own time limit."""
+class ComparerPool:
+  """A `Comparer` for each thread that asks at the same time. Each comparison has its own time limit."""
 
   def __init__(self, time_limit: float = TIME_LIMIT):
+    """time_limit: seconds for one comparison."""
     self.time_limit = time_limit
-    self._idle: list[Comparer] = []
+    self._idle: list[Comparer] = []  # append and pop are atomic, so threads share the list without a lock
 
   def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+    """As `Comparer.equal`."""
     try:
       comparer = self._idle.pop()
     except IndexError:
@@ -126,13 +140,15 @@ class Comparers:
       self._idle.append(comparer)
 
   def close(self):
+    """Ends the processes that are idle."""
     while self._idle:
       self._idle.pop().close()
 
 
-_shared = Comparers()
+_shared = ComparerPool()
 atexit.register(_shared.close)
 
 
 def equal(gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+  """As `Comparer.equal`, by the processes that this interpreter shares. They end with it."""
   return _shared.equal(gold, answer, test)

@@ -1,7 +1,8 @@
-"""The process in which answers are parsed as mathematics. Run by path, never imported: it must stay free of JAX.
+"""The process in which answers are parsed as mathematics. It is run by path and never imported, and is free of JAX.
 
-One JSON object a line: in {"gold", "answer", "test"}, out {"equal"}; `test` is 'math-verify' or 'difference'.
-It has no time limit of its own: whoever started it kills it, and it ends soon after whoever started it.
+It reads and writes one JSON object a line: in {"gold", "answer", "test"}, out {"equal"}. `test` is 'math-verify' or
+'difference'. Its first line is {"ready": true}, or {"missing": why} when math-verify cannot be imported.
+It has no time limit of its own: the process that started it kills it, and it ends soon after that process does.
 """
 
 import json
@@ -10,10 +11,11 @@ import sys
 import threading
 import time
 
-MEMORY_LIMIT = 4 * 2**30  # bytes; 9**9**9 would otherwise take the machine's memory before its time is up
+MEMORY_LIMIT = 4 * 2**30  # bytes; otherwise 9**9**9 would fill the machine's memory before its time is up
 
 
 def limit_memory():
+  """Allows this process MEMORY_LIMIT of address space. Does nothing on systems without such a limit."""
   try:
     import resource
   except ImportError:  # not a POSIX system
@@ -22,48 +24,63 @@ def limit_memory():
 
 
 def end_with(parent: int):
-  """Of a parent that was killed: it cannot stop a comparison that takes for ever."""
+  """Ends this process once `parent` is gone: a parent that was killed cannot stop a comparison that never ends."""
   while os.getppid() == parent:
     time.sleep(1)
   os._exit(1)
 
 
 def main():
+  """Answers questions until standard input ends."""
   limit_memory()
   threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
   out = sys.stdout
-  sys.stdout = sys.stderr  # what a parser prints must not be taken for an answer
+  sys.stdout = sys.stderr  # what a parser prints must not be taken for a reply
   try:
-    import math_verify
-    import sympy
-    from latex2sympy2_extended import NormalizationConfig
+    tests = comparisons()
   except ImportError as error:
     print(json.dumps({'missing': str(error)}), file=out, flush=True)
     return
-  config = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
+  print(json.dumps({'ready': True}), file=out, flush=True)
+  for line in sys.stdin:
+    question = json.loads(line)
+    compare = tests[question['test']]
+    equal = bool(compare(question['gold'], question['answer']))
+    print(json.dumps({'equal': equal}), file=out, flush=True)
 
-  # As it is written: 20 km is a product of letters there, not 20.
+
+def comparisons() -> dict:
+  """The tests by name: functions of (gold, answer). ImportError when math-verify or SymPy is missing."""
+  import math_verify
+  import sympy
+  from latex2sympy2_extended import NormalizationConfig
+
+  usual = [math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig()]
+
+  # Without math-verify's own normalisation: 20 km is a product of letters here, not 20.
   literally = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=False, nits=False, boxed='all', equations=False
   )
   literal = [math_verify.LatexExtractionConfig(boxed_match_priority=0, normalization_config=literally)]
 
-  def parse(text, config=config, **options):
+  def parse(text, config=usual, **options):
+    # math-verify finds the answer in a text; in a box, all of it is the answer. Its own time limits are signals.
     return math_verify.parse(f'\\boxed{{{text}}}', config, parsing_timeout=None, **options)
 
-  def same(gold, answer):
-    return bool(math_verify.verify(parse(gold), parse(answer), timeout_seconds=None))
+  def equal_by_math_verify(gold, answer):
+    return math_verify.verify(parse(gold), parse(answer), timeout_seconds=None)
+
+  def expression(text):
+    parsed = parse(text, literal, fallback_mode='no_fallback')
+    return next((candidate for candidate in parsed if isinstance(candidate, sympy.Expr)), None)
 
   def no_difference(gold, answer):
-    parsed = [parse(text, literal, fallback_mode='no_fallback') for text in (gold, answer)]
-    sides = [next((x for x in found if isinstance(x, sympy.Expr)), None) for found in parsed]
-    return None not in sides and sympy.simplify(sides[0] - sides[1]) == 0
+    gold_expression, answer_expression = expression(gold), expression(answer)
+    if gold_expression is None or answer_expression is None:
+      return False
+    return sympy.simplify(gold_expression - answer_expression) == 0
 
-  tests = {'math-verify': same, 'difference': no_difference}
-  print(json.dumps({'ready': True}), file=out, flush=True)
-  for line in sys.stdin:
-    ask = json.loads(line)
-    print(json.dumps({'equal': bool(tests[ask['test']](ask['gold'], ask['answer']))}), file=out, flush=True)
+  return {'math-verify': equal_by_math_verify, 'difference': no_difference}
 
 
 if __name__ == '__main__':
