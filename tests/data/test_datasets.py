@@ -1,6 +1,7 @@
 """Builders: what comes out is what the parser reads, prepared once, never stale, never half, and no TensorFlow."""
 
 import functools
+import gzip
 import hashlib
 import http.server
 import io
@@ -22,7 +23,7 @@ from mathqwen.data import catalog, datasets, examples, sources
 from mathqwen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / 'shared' / 'data'
+PUBLISHED = ROOT.parent / 'shared' / 'data'
 GSM8K = [
   {'question': f'Janet’s {n} ducks?', 'answer': f'{n}+1 = <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}'} for n in range(5)
 ]
@@ -406,27 +407,29 @@ def test_addresses_are_pinned():
       assert source.address.startswith('https://') and (commit or source.sha256)
 
 
-# --- the published files ---
+# --- the published files, and samples of them ---
 
 
 @pytest.mark.parametrize(
-  'source, split, rows',
-  [('gsm8k', 'test', 1319), ('math500', 'test', 500), ('math401', 'test', 401), ('math23k', 'test', 1000)],
+  'source, split, rows, sampled',
+  [
+    ('gsm8k', 'test', 1319, 30),
+    ('math500', 'test', 500, 20),
+    ('math401', 'test', 401, 401),
+    ('math23k', 'test', 1000, 5),
+  ],
 )
-def test_published_benchmarks(source, split, rows):
-  if not DATA.is_dir():
-    pytest.skip(f'../shared is not here: {DATA}')
-  loaded, report = sources.load(source, split, str(DATA), strict=True)
-  assert len(loaded) == rows and report.counts == ({'duplicate': 8} if source == 'math401' else {})
-  assert loaded == examples.parse_file(examples.find(source, split, DATA), source, split)[0]
+def test_published_benchmarks(source, split, rows, sampled, data_dir):
+  loaded, report = sources.load(source, split, str(data_dir.path), strict=True)
+  assert len(loaded) == (rows if data_dir.is_full else sampled)
+  assert report.counts == ({'duplicate': 8} if source == 'math401' else {})
+  assert loaded == examples.parse_file(examples.find(source, split, data_dir.path), source, split)[0]
 
 
 def test_published_files_have_the_checksums_of_the_downloads():
   """Files that the data folder keeps as they were published."""
-  import gzip
-
-  if not DATA.is_dir():
-    pytest.skip(f'../shared is not here: {DATA}')
+  if not PUBLISHED.is_dir():
+    pytest.skip(f'the full data sets are not here: {PUBLISHED}')
   for stored, name, target in (
     ('gsm8k/train.jsonl', 'gsm8k', 'gsm8k/train.jsonl'),
     ('gsm8k/test.jsonl', 'gsm8k', 'gsm8k/test.jsonl'),
@@ -434,5 +437,5 @@ def test_published_files_have_the_checksums_of_the_downloads():
     ('math401/test.jsonl', 'math401', 'math401/math401.json'),
     ('math23k/test_upstream.json', 'math23k', 'math23k/math23k_test.json'),
   ):
-    content = gzip.decompress((DATA / f'{stored}.gz').read_bytes())
+    content = gzip.decompress((PUBLISHED / f'{stored}.gz').read_bytes())
     assert hashlib.sha256(content).hexdigest() == catalog.get(name).downloads[target].sha256, stored

@@ -17,8 +17,6 @@ from mathqwen.data.sources import load
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks.math23k import plain_number
 
-DATA = Path(__file__).parents[3] / 'shared' / 'data'
-
 NATALIA = {
   'question': 'How many clips did Natalia sell?',
   'answer': 'Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nNatalia sold 48+24 = <<48+24=72>>72 clips.\n#### 72',
@@ -390,26 +388,28 @@ def test_reports_merge_and_travel():
   assert a.lines(2) == ['301 malformed: x:1 (why), y:0, ...', '1 too_long: y:1']
 
 
-# --- the published files ---
+# --- the published files, and samples of them ---
+
+ROWS = {  # (source, split): (rows, different questions) in the full data, in the samples
+  ('gsm8k', 'train'): ((7473, 7473), (60, 60)),
+  ('gsm8k', 'test'): ((1319, 1319), (30, 30)),
+  ('math', 'train'): ((7500, 7500), (40, 40)),
+  ('math', 'test'): ((5000, 5000), (40, 40)),
+  ('math500', 'test'): ((500, 500), (20, 20)),
+  ('math401', 'test'): ((401, 393), (401, 393)),
+  ('math23k', 'train'): ((22162, 22148), (12, 12)),
+  ('math23k', 'test'): ((1000, 1000), (5, 5)),
+}
+BAD_EQUATIONS = {True: ['4303', '9718', '9761', '10431', '12495', '17520', '22085'], False: ['3', '7']}
 
 
-@pytest.mark.parametrize(
-  'source, split, rows, distinct',
-  [
-    ('gsm8k', 'train', 7473, 7473),
-    ('gsm8k', 'test', 1319, 1319),
-    ('math', 'train', 7500, 7500),
-    ('math', 'test', 5000, 5000),
-    ('math500', 'test', 500, 500),
-    ('math401', 'test', 401, 393),
-    ('math23k', 'train', 22162, 22148),
-    ('math23k', 'test', 1000, 1000),
-  ],
-)
-def test_published_rows(source, split, rows, distinct):
-  if not DATA.is_dir():
-    pytest.skip(f'../shared is not here: {DATA}')
-  parsed, report = parse_file(examples.find(source, split, DATA), source, split)
+@pytest.mark.parametrize('source, split', ROWS)
+def test_published_rows(source, split, data_dir):
+  def parsed_file(source, split):
+    return parse_file(examples.find(source, split, data_dir.path), source, split)
+
+  parsed, report = parsed_file(source, split)
+  rows, distinct = ROWS[source, split][0 if data_dir.is_full else 1]
   assert not report.counts and len(parsed) == rows == len({example.id for example in parsed})
   assert len({example.question for example in parsed}) == distinct
   assert all('<<' not in example.solution for example in parsed if source == 'gsm8k')
@@ -422,10 +422,27 @@ def test_published_rows(source, split, rows, distinct):
     assert counts == {'Euler': 1} | {group: 25 for group in GROUPS}
   if source == 'math500':  # the box and the answer field agree
     assert all(last_boxed(example.solution) == example.answer for example in parsed)
-    assert {e.id for e in parsed} < {e.id for e in parse_file(examples.find('math', 'test', DATA), 'math', 'test')[0]}
+    assert {example.id for example in parsed} < {example.id for example in parsed_file('math', 'test')[0]}
   if (source, split) == ('math23k', 'train'):
     bad = [example.id.rsplit('/', 1)[1] for example in parsed if not example.solution.startswith('算式')]
-    assert bad == ['4303', '9718', '9761', '10431', '12495', '17520', '22085']
+    assert bad == BAD_EQUATIONS[data_dir.is_full]
   if (source, split) == ('math23k', 'test'):
-    upstream, _ = parse_file(DATA / 'math23k' / 'test_upstream.json.gz', source, split)
-    assert [e.solution for e in upstream] == [e.solution for e in parsed]
+    name = 'test_upstream.json.gz' if data_dir.is_full else 'test_upstream.json'
+    upstream, _ = parse_file(data_dir.path / 'math23k' / name, source, split)
+    assert [example.solution for example in upstream] == [example.solution for example in parsed]
+
+
+def test_sampled_rows_are_rows_of_the_published_files(samples):
+  published = Path(__file__).parents[3] / 'shared' / 'data'
+  if not published.is_dir():
+    pytest.skip(f'the full data sets are not here: {published}')
+  for source, split in (
+    ('gsm8k', 'train'),
+    ('gsm8k', 'test'),
+    ('math', 'train'),
+    ('math', 'test'),
+    ('math500', 'test'),
+  ):
+    found = [parse_file(examples.find(source, split, folder), source, split)[0] for folder in (samples, published)]
+    fields = [{(e.question, e.solution, e.answer, str(e.extra)) for e in each} for each in found]
+    assert fields[0] < fields[1]

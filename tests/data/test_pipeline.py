@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mathqwen.data import packing, pipeline
-from mathqwen.data.examples import Example
+from mathqwen.data.examples import Example, parse_file
 from mathqwen.data.inspect import describe, statistics
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
@@ -14,7 +14,8 @@ from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
 T = 64
-SHARED = Path(__file__).resolve().parents[3] / 'shared'
+PUBLISHED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
+TOKEN_COUNTS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'token_counts'
 
 
 def example(index, question, solution, messages=None):
@@ -282,19 +283,46 @@ def test_evaluation_sees_each_example_once(hosts):
 # --- the real data ---
 
 
+@pytest.mark.parametrize('name', ['gsm8k', 'math'])
+def test_packing_fills_rows_of_the_lengths_of_real_data(name):
+  """Ids of the first 4,000 training rows, as the packaged tokenizer makes them."""
+  counts = json.loads(gzip.decompress((TOKEN_COUNTS / f'{name}.json.gz').read_bytes()))
+  mask = np.ones(1025, np.uint8)
+  encoded = pipeline.Encoded.from_rendered([(np.full(count, i), mask[:count]) for i, count in enumerate(counts)])
+  rows = pipeline.packed_rows([encoded], (), 1024, seed=0)
+  windows = [rows.pack(window) for window in range(len(encoded) // rows.window)]
+  filled = sum(np.count_nonzero(window['segment_ids']) for window in windows)
+  assert filled / sum(window['segment_ids'].size for window in windows) >= 0.99
+
+
+@pytest.mark.parametrize('name', ['gsm8k', 'math'])
+def test_statistics_of_sampled_rows(name, samples):
+  loaded, _ = parse_file(samples / name / 'train.jsonl.gz', name, 'train')
+  found = statistics(loaded, load_tokenizer(), 1024)
+  encoded = encode(loaded, 1024)
+  assert (found['rows'], found['tokens']) == (len(encoded), encoded.positions)
+  assert found['rows'] + sum(found['left_out'].values()) == len(loaded)
+  assert found['loss_tokens'] == sum(len(load_tokenizer().encode(e.solution)) + 1 for e in loaded)
+  assert 0.9 < found['packing_efficiency'] <= 1  # a few rows leave no choice; see the test above
+  assert all(found[key] > 0 for key in found if key.endswith('_second'))
+  json.dumps(found)
+
+
 @pytest.mark.parametrize(
   ('name', 'question', 'solution'), [('gsm8k', 'question', 'answer'), ('math', 'problem', 'solution')]
 )
 def test_packing_fills_the_rows_of_real_data(name, question, solution):
-  path = SHARED / 'data' / name / 'train.jsonl.gz'
+  path = PUBLISHED / name / 'train.jsonl.gz'
   if not path.exists():
-    pytest.skip(f'../shared is not here: {path}')
+    pytest.skip(f'the full data sets are not here: {path}')
   with gzip.open(path, 'rt', encoding='utf-8') as lines:
     rows = [json.loads(line) for line in lines][:4000]
   examples = [example(i, row[question], row[solution]) for i, row in enumerate(rows)]
   found = statistics(examples, load_tokenizer(), 1024)
   assert found['packing_efficiency'] >= 0.99
   assert found['tokens_per_cpu_second'] >= 100_000  # half of what an idle core must reach: others may use this one
+  counts = np.diff(encode(examples, 1024).offsets).tolist()
+  assert counts == json.loads(gzip.decompress((TOKEN_COUNTS / f'{name}.json.gz').read_bytes()))
   json.dumps(found)
 
 
