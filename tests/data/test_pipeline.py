@@ -113,6 +113,17 @@ def test_what_is_left_out_is_reported_by_line():
     'duplicate': 'x.jsonl:3',
     'no_loss_token': 'x.jsonl:4',
   }
+  assert report.rows['duplicate'][0][1] == 'same as x.jsonl:1'
+
+
+def test_chunks_do_not_show(monkeypatch):
+  examples = [*sums(5), *sums(3), *sums(4, start=5)]  # duplicates of earlier chunks
+  at_once, report = pipeline.encode(examples, load_tokenizer(), T)
+  monkeypatch.setattr(pipeline, 'ENCODE_CHUNK', 2)
+  in_chunks, other = pipeline.encode(examples, load_tokenizer(), T)
+  assert report.lines() == other.lines() and report.counts == {'duplicate': 3}
+  for field in ('ids', 'mask', 'offsets'):
+    np.testing.assert_array_equal(getattr(at_once, field), getattr(in_chunks, field))
 
 
 def test_the_longest_row_that_fits_is_kept():
@@ -138,6 +149,8 @@ def test_held_out_prompts_are_not_in_training():
   assert again == prompts(held) != other
   with pytest.raises(UserError, match='20 different prompts'):
     pipeline.hold_out([encoded], 20, seed=0)
+  with pytest.raises(UserError, match='leave a source without any'):  # the other source has more
+    pipeline.hold_out([encoded, encode(sums(1, start=90))], 20, seed=0)
 
 
 def test_prompts_held_out_of_one_source_leave_the_others_too():
@@ -168,6 +181,58 @@ def test_an_epoch_holds_each_example_and_each_loss_token_once():
   packed = packing.pack(examples[:300], T)
   assert packed['loss_weights'].sum() == encoded.loss_tokens == encoded.mask.sum()
   assert np.count_nonzero(packed['segment_ids']) == encoded.positions
+
+
+def test_without_weights_an_epoch_holds_every_source():
+  sources = [encode(sums(30)), encode(sums(20, start=60))]
+  rows = pipeline.packed_rows(sources, (), T, seed=0)
+  for epoch in range(2):
+    drawn = sorted(rows.stream[i][0].tobytes() for i in range(epoch * 50, (epoch + 1) * 50))
+    assert drawn == sorted(source[i][0].tobytes() for source in sources for i in range(len(source)))
+
+
+def test_the_seed_and_the_source_decide_the_order():
+  def order(seed):
+    """Indices in the order of the stream, for two sources of one length that take turns."""
+    sources = [encode(sums(40)), encode(sums(40, start=100))]
+    place = {source[i][0].tobytes(): (which, i) for which, source in enumerate(sources) for i in range(40)}
+    stream = pipeline.packed_rows(sources, (1, 1), T, seed).stream
+    drawn = [place[stream[i][0].tobytes()] for i in range(80)]
+    return [[i for which, i in drawn if which == source] for source in (0, 1)]
+
+  first, second = order(0)
+  assert sorted(first) == sorted(second) == list(range(40))
+  assert first != second
+  assert order(1)[0] not in (first, second)
+
+
+def test_a_window_is_an_epoch_within_bounds():
+  def window_of(count):
+    """(epochs, full rows) that a window of the data is worth."""
+    encoded = encode(sums(count))
+    window = pipeline.packed_rows([encoded], (), T, seed=0).window
+    return window / count, window * encoded.positions / count / T
+
+  fewest, most = 16, 256
+  epochs, rows = window_of(5)
+  assert epochs > 1 and rows == pytest.approx(fewest, rel=0.05)
+  epochs, rows = window_of(100)
+  assert epochs == 1 and fewest < rows < most
+  epochs, rows = window_of(1500)
+  assert epochs < 1 and rows == pytest.approx(most, rel=0.05)
+
+
+def test_rows_are_shuffled_by_the_seed_and_the_window(monkeypatch):
+  """`fill` puts the long examples first, so the same shuffle in each window would always place them alike."""
+  monkeypatch.setattr(packing, 'pack', lambda examples, seq_len, seed: seed)
+  encoded = encode(sums(50))
+  drawn = []
+  for seed in (0, 7, 2**32 - 1):
+    rows = pipeline.packed_rows([encoded], (), T, seed)
+    drawn.append([rows.pack(window) for window in range(3)])
+  assert all(len(set(seeds)) == 3 for seeds in drawn)  # of one run
+  assert all(len(set(seeds)) == 3 for seeds in zip(*drawn, strict=True))  # of one window
+  assert all(0 <= seed < 2**32 for seeds in drawn for seed in seeds)  # what NumPy takes
 
 
 def test_windows_follow_each_other_without_loss():
