@@ -7,20 +7,28 @@ from mathqwen.config import OptimConfig
 
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
-  """Learning rate of step 0, 1, ...: 0 at step 0, the peak at `warmup_steps`, `final_ratio` of it at `steps`."""
-  warmup = optax.linear_schedule(0.0, cfg.learning_rate, cfg.warmup_steps)
-  last = cfg.learning_rate * cfg.final_ratio
-  rest = max(1, steps - cfg.warmup_steps)
-  decay = {
-    'cosine': lambda: optax.cosine_decay_schedule(cfg.learning_rate, rest, alpha=cfg.final_ratio),
-    'linear': lambda: optax.linear_schedule(cfg.learning_rate, last, rest),
-    'constant': lambda: optax.constant_schedule(cfg.learning_rate),
-  }[cfg.schedule]()
-  return optax.join_schedules([warmup, decay], [cfg.warmup_steps]) if cfg.warmup_steps else decay
+  """Learning rate of step 0, 1, ...: rises linearly from 0 at step 0 to the peak at `warmup_steps`, then decays.
+
+  Cosine and linear schedules reach `final_ratio` of the peak at `steps`, and stay there. Without warmup, step 0 has the
+  peak.
+  """
+  peak = cfg.learning_rate
+  decay_steps = max(1, steps - cfg.warmup_steps)  # a run may be shorter than the warmup of a constant schedule
+  if cfg.schedule == 'cosine':
+    decay = optax.cosine_decay_schedule(peak, decay_steps, alpha=cfg.final_ratio)
+  elif cfg.schedule == 'linear':
+    decay = optax.linear_schedule(peak, peak * cfg.final_ratio, decay_steps)
+  else:
+    assert cfg.schedule == 'constant', cfg.schedule  # `Experiment` refuses other names
+    decay = optax.constant_schedule(peak)
+  if cfg.warmup_steps == 0:
+    return decay
+  warmup = optax.linear_schedule(0.0, peak, cfg.warmup_steps)
+  return optax.join_schedules([warmup, decay], [cfg.warmup_steps])
 
 
-def decay_mask(params):
-  """True where weight decay applies: matrices, not norms and biases."""
+def decay_mask(params: dict) -> dict:
+  """The tree of `params` with True where weight decay applies: on matrices, not on norms and biases."""
 
   def decays(path, _):
     name = path[-1].key
@@ -30,9 +38,8 @@ def decay_mask(params):
 
 
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-  return optax.chain(
-    optax.clip_by_global_norm(cfg.clip_norm),
-    optax.adamw(
-      schedule(cfg, steps), b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask
-    ),
+  """Clips by the global norm, then applies AdamW with the schedule of a run of `steps` steps."""
+  adamw = optax.adamw(
+    schedule(cfg, steps), b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask
   )
+  return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw)

@@ -7,6 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
@@ -19,7 +20,9 @@ from mathqwen.training import loss, optim
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  step: jax.Array  # int32 []
+  """All that a step changes. On a mesh its leaves lie as `state_shardings` says."""
+
+  step: jax.Array  # int32 [], steps taken so far
   params: dict  # float32 master weights
   opt_state: optax.OptState  # float32 moments
 
@@ -47,34 +50,45 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
   return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement)
 
 
-def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
+def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None):
   """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
 
-  Micro-batches add up sums and are divided once: a mean of means would weigh tokens by how many share their part.
+  batch: packed rows, int32 and float32 [B, T] by name. key: for dropout, of this step.
+  Sums are added up over the micro-batches and divided once. A mean of means would weigh each token by the number of
+  loss tokens in its micro-batch.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
   placement, axes = sharding.Placement(mesh, cfg.vocab_size), qwen.logical_axes(cfg)
   M = train.micro_batches
-  # Strided parts, so that with rows split over devices each device keeps its own rows in every part.
-  parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(x.shape[0] // M, M, *x.shape[1:]), 0, 1), batch)
 
-  def one(index, rows):
-    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else jax.random.fold_in(key, index))
+  def micro_batch(index, rows):
+    dropout_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
+    (loss_sum, weight), grads = grad_fn(params, rows, dropout_key)
     grads = placement.tree(grads, axes)
-    # XLA for TPUs would update the tables in the layout that their gradients come in, and so hold copies of tables and
-    # moments in it from the start of the step to its end: 0.4 GiB a chip for Qwen2.5-7B on 16.
-    grads |= jax.lax.optimization_barrier({name: g for name, g in grads.items() if name != 'layers'})
+    # Without this barrier XLA for TPUs updates the two tables in the layout in which their gradients arrive, and holds
+    # copies of tables and moments in that layout through the whole step: 0.4 GiB a chip for Qwen2.5-7B on 16 chips.
+    unstacked = {name: grad for name, grad in grads.items() if name != 'layers'}
+    grads |= jax.lax.optimization_barrier(unstacked)
     return grads, loss_sum, weight
 
-  def add(total, xs):
-    return jax.tree.map(jnp.add, total, one(*xs)), None
+  def split(x_BT):
+    """[B, T] -> [M, B / M, T], where part i has rows i, i + M, i + 2M, ...
+
+    Each device holds a block of consecutive rows. With this stride it finds some of them in every part; consecutive
+    rows for each part would have to travel between devices.
+    """
+    return jnp.swapaxes(x_BT.reshape(x_BT.shape[0] // M, M, *x_BT.shape[1:]), 0, 1)
+
+  def add(total, index_and_rows):
+    return jax.tree.map(jnp.add, total, micro_batch(*index_and_rows)), None
 
   if M == 1:
-    grads, loss_sum, weight = one(0, jax.tree.map(lambda x: x[0], parts))
+    grads, loss_sum, weight = micro_batch(0, batch)
   else:
-    zero = (placement.tree(jax.tree.map(jnp.zeros_like, params), axes), jnp.zeros(()), jnp.zeros(()))
-    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), parts))
-  return jax.tree.map(lambda g: g / jnp.maximum(weight, 1), grads), loss_sum, weight
+    zero_grads = placement.tree(jax.tree.map(jnp.zeros_like, params), axes)
+    zero = (zero_grads, jnp.zeros(()), jnp.zeros(()))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), jax.tree.map(split, batch)))
+  return jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 
 def train_step(
@@ -85,12 +99,15 @@ def train_step(
   train: TrainConfig,
   tx: optax.GradientTransformation,
   rate: optax.Schedule,
-  mesh=None,
-):
-  """One AdamW update on a batch of packed rows [B, T]. Metrics are sums; the division is the reader's.
+  mesh: Mesh | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """One AdamW update on a batch of packed rows [B, T]. Returns the new state and scalar metrics.
 
-  rate: that of `tx`, told in the metrics: asked for in the loop, it would wait on the devices behind the step.
+  The metrics `loss_sum`, `loss_tokens` and `tokens` are sums over the batch, for the reader to add up and divide.
+  rate: the schedule inside `tx`. It is returned with the metrics, because evaluating it in the host loop would block on
+  the running step.
   """
+  # From the step's number alone: a resumed run draws the same masks.
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
   grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -104,18 +121,18 @@ def train_step(
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
-  """(sum of loss, sum of weights), without dropout."""
+def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None):
+  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars, without dropout."""
   return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh)
 
 
-def state_shardings(mesh, cfg: ModelConfig, tx) -> TrainState:
-  """Moments lie where their weights lie; counters are everywhere."""
+def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
+  """NamedShardings: a moment lies where its weight lies; counters are on every device."""
   params = sharding.params_shardings(mesh, cfg)
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree_map_params(
     tx,
-    lambda _, s: s,
+    lambda _, weight_sharding: weight_sharding,
     jax.eval_shape(tx.init, qwen.abstract(cfg)),
     params,
     transform_non_params=lambda _: everywhere,
@@ -123,40 +140,52 @@ def state_shardings(mesh, cfg: ModelConfig, tx) -> TrainState:
   return TrainState(everywhere, params, opt_state)
 
 
-def abstract_state(mesh, cfg: ModelConfig, tx) -> TrainState:
-  """Shapes, dtypes and shardings of the state; allocates nothing."""
-  state = jax.eval_shape(lambda p: TrainState(jnp.zeros((), jnp.int32), p, tx.init(p)), qwen.abstract(cfg))
-  place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)
-  return jax.tree.map(place, state, state_shardings(mesh, cfg, tx))
+def abstract_state(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
+  """The state as ShapeDtypeStructs with shardings; allocates nothing."""
+  state = jax.eval_shape(functools.partial(_first_state, tx=tx), qwen.abstract(cfg))
+  with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  return jax.tree.map(with_sharding, state, state_shardings(mesh, cfg, tx))
 
 
-def abstract_batch(mesh, experiment: Experiment):
-  """Shapes, dtypes and shardings of a step's packed rows [B, T]."""
-  shape, where = (experiment.data.batch_size, experiment.data.seq_len), sharding.batch_sharding(mesh)
+def abstract_batch(mesh: Mesh, experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+  """A step's packed rows [B, T] as ShapeDtypeStructs with shardings."""
+  shape = (experiment.data.batch_size, experiment.data.seq_len)
+  where = sharding.batch_sharding(mesh)
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
 
 
 def bytes_per_device(tree) -> int:
+  """Bytes that the largest shard of each leaf takes, summed. Leaves: arrays or ShapeDtypeStructs with a sharding."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def compile_step(mesh, cfg: ModelConfig, experiment: Experiment, tx):
-  """The jitted step, donating its state."""
+def compile_step(mesh: Mesh, cfg: ModelConfig, experiment: Experiment, tx: optax.GradientTransformation):
+  """`train_step` under jax.jit: (state, batch) -> (state, metrics). It donates the state."""
   rate = optim.schedule(experiment.optim, experiment.train.steps)
-  step = functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, rate=rate, mesh=mesh)
   state = state_shardings(mesh, cfg, tx)
   return jax.jit(
-    step,
+    functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, rate=rate, mesh=mesh),
     in_shardings=(state, sharding.batch_sharding(mesh)),
     out_shardings=(state, sharding.replicated(mesh)),
     donate_argnums=0,
   )
 
 
-def init_state(mesh, cfg: ModelConfig, tx, seed: int, params=None) -> TrainState:
-  """Random weights made inside jit in their sharding, or the given ones; and fresh moments."""
-  where = state_shardings(mesh, cfg, tx)
-  start = lambda p: TrainState(jnp.zeros((), jnp.int32), p, tx.init(p))
+def init_state(
+  mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation, seed: int, params: dict | None = None
+) -> TrainState:
+  """The state before the first step, on the mesh.
+
+  params: initial float32 weights, already on the mesh; they are donated. None draws random ones with `seed`, inside jit
+  and thus directly in their sharding: no device ever holds a whole model.
+  """
+  shardings = state_shardings(mesh, cfg, tx)
+  first_state = functools.partial(_first_state, tx=tx)
   if params is None:
-    return jax.jit(lambda key: start(qwen.init(key, cfg)), out_shardings=where)(jax.random.key(seed))
-  return jax.jit(start, out_shardings=where, donate_argnums=0)(params)
+    draw = jax.jit(lambda key: first_state(qwen.init(key, cfg)), out_shardings=shardings)
+    return draw(jax.random.key(seed))
+  return jax.jit(first_state, out_shardings=shardings, donate_argnums=0)(params)
+
+
+def _first_state(params, tx: optax.GradientTransformation) -> TrainState:
+  return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
