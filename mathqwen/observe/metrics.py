@@ -14,6 +14,7 @@ import rich.console
 import rich.progress
 from etils import epath
 
+from mathqwen.errors import report
 from mathqwen.files import write_atomically
 from mathqwen.observe import tensorboard
 
@@ -48,7 +49,6 @@ class Progress:
     if self._console.is_terminal:
       self._bar = self._make_bar()
       self._task = self._bar.add_task(label, total=total, completed=start, text='')
-      self._bar.start()
 
   def _make_bar(self) -> rich.progress.Progress:
     return rich.progress.Progress(
@@ -72,7 +72,7 @@ class Progress:
     if now - self._last_line >= self._every or done == self._total:
       self._last_line = now
       words = [f'{self._label} {done}/{self._total}', text, left]
-      print(' '.join(word for word in words if word), file=sys.stderr, flush=True)
+      report(' '.join(word for word in words if word))
 
   def _time_left(self, done: int, now: float) -> str:
     """'3:10 left', or '' while no speed is known.
@@ -95,9 +95,11 @@ class Progress:
     if self._bar is not None:
       self._bar.console.print(text, highlight=False, markup=False)
     else:
-      print(text, file=sys.stderr, flush=True)
+      report(text)
 
   def __enter__(self) -> Self:
+    if self._bar is not None:
+      self._bar.start()
     return self
 
   def __exit__(self, *_):

@@ -1,16 +1,19 @@
-"""`fit`: the loop around the training step."""
+"""`fit`: the loop around the training step, and what happens between steps."""
 
 import functools
 import math
 import signal
-import sys
+from collections.abc import Callable, Iterable
+from typing import Self
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from mathqwen.config import Experiment
-from mathqwen.errors import Preempted, UserError
+from mathqwen.data.training_data import TrainingData
+from mathqwen.errors import Preempted, UserError, report
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.observe.meter import Meter
@@ -20,14 +23,204 @@ from mathqwen.storage import checkpoint
 from mathqwen.training import optim
 from mathqwen.training.step import TrainState, abstract_batch, abstract_state, compile_step, eval_step, init_state
 
+# In the summary of every run, None where this process took no step and no earlier one left a value.
+SUMMARY = (
+  'step',
+  'loss',
+  'tokens',
+  'tokens_per_second',
+  'loss_tokens_per_second',
+  'step_seconds',
+  'packing_efficiency',
+  'mfu',
+)
+
+
+def fit(
+  experiment: Experiment, workdir: str, data: TrainingData, mesh: Mesh, params: dict | None = None, profile: int = 0
+) -> dict:
+  """Trains to `train.steps`, from the newest checkpoint in `workdir` or from the start.
+
+  params: initial float32 weights on the mesh, which are donated; None draws random ones.
+  profile: how many steps to trace into WORKDIR/profile.
+  Returns the summary that `mathqwen train --json` prints.
+  UserError: when the loss is not finite, the disk is too small or full, or the newest checkpoint is damaged.
+  Preempted: after SIGTERM, once the run is saved.
+  """
+  train = experiment.train
+  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile)
+  del params  # they were donated to the state: without this the dead arrays would stay alive
+
+  with StopOnSigterm() as stop, loop.progress, loop.meter, loop.tracing:
+    if loop.step < train.steps:
+      loop.compile()
+
+    while loop.step < train.steps and not stop.asked(loop.step):
+      loop.begin_trace()
+      loop.take_step()
+      last = loop.step == train.steps
+      evaluating = data.held_out is not None and (last or loop.step % train.eval_every == 0)
+      saving = not last and loop.step % train.checkpoint_every == 0
+      if evaluating or saving or last:
+        # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
+        loop.log_newest(flush=last or saving)
+        loop.progress.update(loop.step, loop.meter.text)
+      loop.end_trace()
+      if evaluating:
+        loop.evaluate()
+      if saving:
+        loop.save()
+
+    loop.log_newest(flush=True)
+    loop.save()
+    loop.wait_for_saves()
+
+  summary = loop.close()
+  if loop.step < train.steps:
+    raise Preempted(
+      f'stopped by SIGTERM at step {loop.step}, saved in {summary["checkpoint"]}: run the same command to continue'
+    )
+  return summary
+
+
+class TrainingLoop:
+  """What a run holds between two steps, and what happens to it there."""
+
+  def __init__(self, experiment: Experiment, workdir: str, data: TrainingData, mesh: Mesh, params, profile: int):
+    """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
+    train = experiment.train
+    self.experiment = experiment
+    self.workdir = workdir
+    self.data = data
+    self.mesh = mesh
+    positions = experiment.data.batch_size * experiment.data.seq_len
+    self.meter = Meter(train.log_every, positions, peak_seconds(experiment, mesh))
+
+    self._tx = optim.optimizer(experiment.optim, train.steps)
+    self._abstract_state = abstract_state(mesh, experiment.model, self._tx)
+    checkpoint.check_space(workdir, self._abstract_state.params, self._abstract_state.opt_state, train.keep_checkpoints)
+    self._checkpoints = checkpoint.Checkpoints(workdir, keep=train.keep_checkpoints)
+    self._batches = data.train()
+    self.step = self._checkpoints.latest or 0  # steps taken so far
+    self.state = self._restore() if self.step else init_state(mesh, experiment.model, self._tx, train.seed, params)
+    self._compiled_step = None  # see `compile`
+    self._eval_step = jax.jit(functools.partial(eval_step, cfg=experiment.model, train=train, mesh=mesh))
+
+    self.tracing = Profile(workdir, profile, self.step)
+    self.progress = Progress('train', train.steps, self.step)
+    self._writer = MetricsWriter(workdir, resume_step=self.step, primary=jax.process_index() == 0)
+    # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
+    self._summary = dict.fromkeys(SUMMARY) | self._writer.last
+    self.meter.tokens = self._summary['tokens'] or 0
+
+  def _restore(self) -> TrainState:
+    target = self._abstract_state
+    with self.meter.pause('checkpoint_seconds'):
+      params, opt_state, data_state = self._checkpoints.restore(self.step, target.params, target.opt_state)
+    self._batches.set_state(data_state)
+    report(f'continuing {self.workdir} at step {self.step}')
+    # On every device, like the step that `compile_step` returns: another layout would compile a second program.
+    step = jax.device_put(jnp.int32(self.step), sharding.replicated(self.mesh))
+    return TrainState(step, params, opt_state)
+
+  def compile(self):
+    """Compiles the step ahead of its first call, so that the first step is measured like the others."""
+    self.progress.update(self.step, 'compiling')
+    with self.meter.pause('compile_seconds'):
+      step = compile_step(self.mesh, self.experiment.model, self.experiment, self._tx)
+      batch = abstract_batch(self.mesh, self.experiment)
+      self._compiled_step = step.lower(self._abstract_state, batch).compile()
+      jax.block_until_ready(self.state)
+
+  def take_step(self):
+    """Launches a step, and logs the one before it."""
+    with jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
+      with self.meter.input():
+        batch = sharding.global_batch(next(self._batches), self.mesh)
+      self.state, metrics = self._compiled_step(self.state, batch)
+    # Waits for the step before, while the devices are busy with the one just launched.
+    self._log(self.meter.add(self.step, metrics))
+    self.step += 1
+    self.progress.update(self.step, self.meter.text)
+
+  def log_newest(self, flush: bool):
+    """Waits for the step launched last and logs its window: if it is complete, or in any case with `flush`."""
+    self._log(self.meter.drain(flush))
+
+  def _log(self, windows: list[dict]):
+    for values in windows:
+      if not math.isfinite(values['loss']):
+        self._checkpoints.wait()
+        raise UserError(
+          f'the loss is {values["loss"]} at step {values["step"]}: lower optim.learning_rate or look at the data; '
+          f'the newest checkpoint in {self.workdir} is of step {self._checkpoints.latest}'
+        )
+      self._summary.update(values)
+      self._writer.write(values['step'], {name: value for name, value in values.items() if name != 'step'})
+
+  def evaluate(self):
+    """Writes the mean loss over the held-out examples."""
+    with self.meter.pause('eval_seconds') as spent:
+      loss = mean_loss(self._eval_step, self.state.params, self.data.eval(), self.mesh)
+    self._summary['eval_loss'] = loss
+    self._writer.write(self.step, {'eval_loss': loss, **spent})
+    self.progress.note(f'step {self.step}: evaluation loss {loss:.4f} nats per loss token')
+
+  def save(self):
+    """Starts to save this step, if no checkpoint of it exists."""
+    if self._checkpoints.latest == self.step:
+      return
+    with self.meter.pause('checkpoint_seconds') as spent:
+      data_state = self._batches.get_state()
+      self._checkpoints.save(self.step, self.state.params, self.state.opt_state, data_state, self.experiment)
+    self._writer.write(self.step, spent)
+    self._writer.sync()
+
+  def wait_for_saves(self):
+    """Waits until all checkpoints are on disk."""
+    with self.meter.pause('checkpoint_seconds'):
+      self._checkpoints.wait()
+
+  def begin_trace(self):
+    """Starts the profile if the next step is the first to be traced."""
+    if self.step + 1 != self.tracing.first:
+      return
+    self._log(self.meter.drain())
+    with self.meter.pause('profile_seconds'):
+      self.tracing.begin()
+
+  def end_trace(self):
+    """Writes the profile if this step was the last to be traced."""
+    if self.step != self.tracing.last:
+      return
+    self._log(self.meter.drain())
+    with self.meter.pause('profile_seconds'):
+      self.progress.note(self.tracing.end())
+
+  def close(self) -> dict:
+    """Closes files and checkpoints. Returns the run's summary."""
+    self._writer.close()
+    self._summary |= self.meter.totals()
+    self._summary['step'] = self.step
+    self._summary['peak_rss_bytes'] = peak_rss_bytes()
+    self._summary['checkpoint'] = self._checkpoints.path(self.step)
+    if self.tracing.first is not None:
+      self._summary['profile'] = self.tracing.path
+    self._checkpoints.close()
+    return self._summary
+
 
 class StopOnSigterm:
-  """`asked(step)`, called after every step: has this host received SIGTERM, or any host of a run over several?"""
+  """Notices SIGTERM instead of dying from it; `asked` is called before every step.
 
-  def __enter__(self):
-    self._asked, self._alone = False, jax.process_count() == 1
-    # Over several hosts JAX's preemption service takes the signal, and names a step at which all of them stop.
-    if self._alone:
+  On one host a signal handler notes it. Over several hosts JAX's preemption service takes the signal that any host
+  receives, and chooses a step at which all hosts stop.
+  """
+
+  def __enter__(self) -> Self:
+    self._asked = False
+    self._one_host = jax.process_count() == 1
+    if self._one_host:
       self._before = signal.signal(signal.SIGTERM, self._ask)
     return self
 
@@ -35,137 +228,31 @@ class StopOnSigterm:
     self._asked = True
 
   def asked(self, step: int) -> bool:
-    return self._asked if self._alone else multihost_utils.reached_preemption_sync_point(step)
+    """Whether the run is to stop before its next step. Every host must call it with the same `step`."""
+    return self._asked if self._one_host else multihost_utils.reached_preemption_sync_point(step)
 
   def __exit__(self, *_):
-    if self._alone:
+    if self._one_host:
+      # None: the handler before was not set from Python, and cannot be set again from here.
       signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
 
-def peak_seconds(experiment: Experiment, mesh) -> float | None:
-  """What the model FLOPs of a step take at the peak of the mesh's devices; None where no peak is known."""
+def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
+  """Seconds that a step's model FLOPs take at the peak of the mesh's devices; None where no peak is known."""
   peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
   if peak is None:
     return None
   return model_flops(experiment.model, experiment.data.batch_size, experiment.data.seq_len) / (mesh.size * peak)
 
 
-def fit(experiment: Experiment, workdir: str, data, mesh, params=None, profile: int = 0) -> dict:
-  """Trains to `train.steps` from the newest checkpoint in `workdir`, or from the start.
+def mean_loss(evaluate: Callable, params: dict, batches: Iterable[dict], mesh: Mesh) -> float:
+  """Nats per loss token over `batches`, each this host's packed rows [B / hosts, T].
 
-  data: `mathqwen.data.training_data.TrainingData`. params: initial weights on the mesh; None draws random ones.
-  profile: steps to trace into `workdir`/profile.
-  Returns the summary that `mathqwen train --json` prints. Preempted after a save on SIGTERM.
+  evaluate: `eval_step`, jitted: (params, batch) -> (sum of loss, sum of weights).
   """
-  cfg, train = experiment.model, experiment.train
-  tx = optim.optimizer(experiment.optim, train.steps)
-  meter = Meter(train.log_every, experiment.data.batch_size * experiment.data.seq_len, peak_seconds(experiment, mesh))
-  target = abstract_state(mesh, cfg, tx)
-  checkpoint.check_space(workdir, target.params, target.opt_state, train.keep_checkpoints)
-
-  # State and data, from the newest checkpoint or from the start
-  checkpoints = checkpoint.Checkpoints(workdir, keep=train.keep_checkpoints)
-  batches = data.train()
-  step = checkpoints.latest or 0
-  if step:
-    with meter.pause('checkpoint_seconds'):
-      params, opt_state, data_state = checkpoints.restore(step, target.params, target.opt_state)
-    state = TrainState(jax.device_put(jnp.int32(step), sharding.replicated(mesh)), params, opt_state)
-    batches.set_state(data_state)
-    print(f'continuing {workdir} at step {step}', file=sys.stderr)
-  else:
-    state = init_state(mesh, cfg, tx, train.seed, params)
-  del params  # donated
-
-  evaluate = jax.jit(functools.partial(eval_step, cfg=cfg, train=train, mesh=mesh))
-  tracing = Profile(workdir, profile, step)
-  writer = MetricsWriter(workdir, resume_step=step, primary=jax.process_index() == 0)
-  # A run that is resumed at its end, or within one window of it, has its last numbers from before.
-  rates = ('tokens_per_second', 'loss_tokens_per_second', 'step_seconds', 'packing_efficiency', 'mfu')
-  summary = dict.fromkeys(('step', 'loss', 'tokens', *rates)) | writer.last
-  meter.tokens = summary['tokens'] or 0
-
-  def save():
-    if checkpoints.latest != step:
-      with meter.pause('checkpoint_seconds') as spent:
-        checkpoints.save(step, state.params, state.opt_state, batches.get_state(), experiment)
-      writer.write(step, spent)
-      writer.sync()
-
-  def log(windows):
-    for values in windows:
-      if not math.isfinite(values['loss']):
-        checkpoints.wait()
-        raise UserError(
-          f'the loss is {values["loss"]} at step {values["step"]}: lower optim.learning_rate or look at the data; '
-          f'the newest checkpoint in {workdir} is of step {checkpoints.latest}'
-        )
-      summary.update(values)
-      writer.write(values['step'], {k: v for k, v in values.items() if k != 'step'})
-
-  with StopOnSigterm() as stop, Progress('train', train.steps, step) as progress, meter, tracing:
-    if step < train.steps:
-      progress.update(step, 'compiling')
-      # Ahead of the first step, which so is measured like the others.
-      with meter.pause('compile_seconds'):
-        compiled = compile_step(mesh, cfg, experiment, tx).lower(target, abstract_batch(mesh, experiment)).compile()
-        jax.block_until_ready(state)
-    while step < train.steps and not stop.asked(step):
-      if step + 1 == tracing.first:
-        log(meter.drain())
-        with meter.pause('profile_seconds'):
-          tracing.begin()
-      with jax.profiler.StepTraceAnnotation('train', step_num=step + 1):
-        with meter.input():
-          batch = sharding.global_batch(next(batches), mesh)
-        state, metrics = compiled(state, batch)
-      # Reads the numbers of the step before this one, while the devices are busy with this.
-      log(meter.add(step, metrics))
-      step += 1
-      progress.update(step, meter.text)
-
-      last = step == train.steps
-      evaluating = data.held_out is not None and (last or step % train.eval_every == 0)
-      saving = not last and step % train.checkpoint_every == 0
-      if evaluating or saving or last:
-        # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
-        log(meter.drain(flush=last or saving))
-        progress.update(step, meter.text)
-      if step == tracing.last:
-        log(meter.drain())
-        with meter.pause('profile_seconds'):
-          progress.note(tracing.end())
-      if evaluating:
-        with meter.pause('eval_seconds') as spent:
-          summary['eval_loss'] = mean_loss(evaluate, state.params, data.eval(), mesh)
-        writer.write(step, {'eval_loss': summary['eval_loss'], **spent})
-        progress.note(f'step {step}: evaluation loss {summary["eval_loss"]:.4f} nats per loss token')
-      if saving:
-        save()
-    log(meter.drain(flush=True))
-    save()
-    with meter.pause('checkpoint_seconds'):
-      checkpoints.wait()
-  writer.close()
-  summary |= meter.totals() | {
-    'step': step,
-    'peak_rss_bytes': peak_rss_bytes(),
-    'checkpoint': checkpoints.path(step),
-  }
-  if profile:
-    summary['profile'] = tracing.path
-  checkpoints.close()
-  if step < train.steps:
-    raise Preempted(
-      f'stopped by SIGTERM at step {step}, saved in {summary["checkpoint"]}: run the same command to continue'
-    )
-  return summary
-
-
-def mean_loss(evaluate, params, batches, mesh) -> float:
-  """Nats per loss token over `batches`."""
   total, weight = 0.0, 0.0
   for batch in batches:
     loss_sum, loss_tokens = evaluate(params, sharding.global_batch(batch, mesh))
-    total, weight = total + float(loss_sum), weight + float(loss_tokens)
+    total += float(loss_sum)
+    weight += float(loss_tokens)
   return total / weight

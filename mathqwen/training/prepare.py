@@ -13,7 +13,7 @@ from mathqwen import config as config_lib
 from mathqwen.config import Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.hardware import sharding
 from mathqwen.hf import hub
 from mathqwen.model import attention
@@ -27,59 +27,56 @@ from mathqwen.training import loop, optim, step
 
 @dataclasses.dataclass
 class TrainingRun:
-  """Everything but the weights, checked to fit together; nothing large is allocated yet."""
+  """All of a run but its weights and data, checked to fit together. Nothing large is allocated yet."""
 
-  experiment: Experiment  # with the model of `init` filled in
+  experiment: Experiment  # `model` is that of `init`
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
-  read: Callable[[], dict] | None = None  # initial weights in float32 on the mesh; None draws random ones
+  read: Callable[[], dict] | None = None  # reads the initial weights, float32 on the mesh; None: draw random ones
 
   @classmethod
   def prepare(cls, experiment: Experiment, dry: bool = False) -> 'TrainingRun':
-    """Resolves `init` and checks sizes. With `dry` a missing `init` passes: the preset and our tokenizer stand in."""
-    read, tokenizer = None, None
+    """Opens `init`, and checks that model, tokenizer, batch and devices fit together.
+
+    dry: fetch nothing from the Hugging Face hub; the config's sizes and this package's tokenizer stand in.
+    UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
+    """
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
-    if experiment.init is not None:
-      # A dry run fetches nothing from the hub.
-      if dry and hub.name_of(experiment.init):
-        print(
-          f'{experiment.init} is not here: sizes are the preset\'s, and text is shown with the small tokenizer of this '
-          'package', file=sys.stderr,
-        )  # fmt: skip
-      else:
-        model = open_source(experiment.init)
-        sharding.check(dict(mesh.shape), model.config)
-        read = functools.partial(model.read, mesh, 'float32')
-        tokenizer = model.tokenizer
-        if tokenizer is None:
-          raise UserError(
-            f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there'
-          )
-        init = model.name if model.name.startswith(hub.PREFIX) else experiment.init  # not a folder of the hub's cache
-        experiment = dataclasses.replace(experiment, model=model.config, init=init)
+    read, tokenizer = None, None
+    if dry and experiment.init is not None and hub.name_of(experiment.init):
+      report(
+        f"{experiment.init} is not on this machine: sizes are the config's, and text is shown with the small tokenizer "
+        'of this package'
+      )
+    elif experiment.init is not None:
+      experiment, tokenizer, read = _open_init(experiment, mesh)
     tokenizer = tokenizer or load_tokenizer(None)
+
     if tokenizer.vocab_size > experiment.model.vocab_size:
       raise UserError(
         f'the tokenizer knows {tokenizer.vocab_size} tokens and model.vocab_size is {experiment.model.vocab_size}: '
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
-    # Refuses what these devices cannot run.
+    # Called for its error: it refuses an attention that these devices cannot run.
     attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype)
     data = experiment.data
     sharding.check(shape, experiment.model, data.batch_size, experiment.train.micro_batches, data.seq_len)
-    if (note := sharding.undivided(shape, experiment.model)) and jax.process_index() == 0:
-      print(note, file=sys.stderr)
+    note = sharding.undivided(shape, experiment.model)
+    if note and jax.process_index() == 0:
+      report(note)
     return cls(experiment, tokenizer, mesh, read)
 
   def data(self) -> TrainingData:
+    """Reads and tokenizes this host's share of the data."""
     return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
 
   def train(self, workdir: str, profile: int | None = None) -> dict:
-    """Trains in `workdir`, or continues what is there. Returns the summary of `loop.fit`.
+    """Trains in `workdir`, or continues the run there. Returns the summary of `loop.fit`, and raises what it raises.
 
-    profile: steps to trace, from the third of this process on.
+    profile: steps to trace, from the third step of this process on.
+    UserError: also when `workdir` holds another run, or its run is too short for `profile`.
     """
     checkpoint.claim(workdir, self.experiment)
     latest = checkpoint.Checkpoints(workdir).latest
@@ -87,53 +84,69 @@ class TrainingRun:
       profiling.check(profile, self.experiment.train.steps - (latest or 0))
     data = self.data()
     for line in data.describe():
-      print(line, file=sys.stderr)
-    started = latest is not None
-    target = epath.Path(workdir) / 'tokenizer'
-    if jax.process_index() == 0 and not (started and target.exists()):
-      self.tokenizer.save(target)
-    params = self.read() if self.read and not started else None
+      report(line)
+
+    resuming = latest is not None
+    folder = epath.Path(workdir) / 'tokenizer'
+    if jax.process_index() == 0 and not (resuming and folder.exists()):
+      self.tokenizer.save(folder)
+    params = None
+    if self.read is not None and not resuming:
+      params = self.read()
     return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0)
 
-  def plan(self) -> dict:
-    """Parameters, and bytes per device of what the compiled step needs, without allocating any of it."""
+  def plan(self) -> dict[str, int]:
+    """Number of parameters, and bytes per device that the compiled step needs. Compiles, but allocates no arrays."""
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
     state = step.abstract_state(self.mesh, cfg, tx)
     batch = step.abstract_batch(self.mesh, experiment)
     memory = step.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
+    # Donated arguments are outputs too: counted once.
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
       'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
       'weights_bytes': step.bytes_per_device(state.params),
       'moments_bytes': step.bytes_per_device(state.opt_state),
       'arguments_bytes': memory.argument_size_in_bytes,
       'temporaries_bytes': memory.temp_size_in_bytes,
-      'total_bytes': memory.argument_size_in_bytes
-      + memory.temp_size_in_bytes
-      + memory.output_size_in_bytes
-      - memory.alias_size_in_bytes,
+      'total_bytes': memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs,
     }
 
 
+def _open_init(experiment: Experiment, mesh) -> tuple[Experiment, Tokenizer, Callable[[], dict]]:
+  """(experiment with the model of `init`, its tokenizer, a function that reads its weights in float32 on `mesh`)."""
+  source = open_source(experiment.init)
+  sharding.check(dict(mesh.shape), source.config)
+  if source.tokenizer is None:
+    raise UserError(f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there')
+  # Of a model on the hub keep the name, not the folder in the hub's cache.
+  init = source.name if source.name.startswith(hub.PREFIX) else experiment.init
+  read = functools.partial(source.read, mesh, 'float32')
+  return dataclasses.replace(experiment, model=source.config, init=init), source.tokenizer, read
+
+
 def dry_run(run: TrainingRun) -> dict:
-  """Prints sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
-  experiment, cfg = run.experiment, run.experiment.model
-  data = run.data()  # first: what is wrong with the data shows before anything is compiled
+  """Prints settings, sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
+  experiment = run.experiment
+  data = run.data()  # before anything is compiled: what is wrong with the data shows at once
   print(config_lib.to_json(experiment), end='')
+
   numbers = run.plan()
-  shape = ' x '.join(f'{name} {size}' for name, size in dict(run.mesh.shape).items())
-  gib = lambda name: f'{numbers[name] / 2**30:.2f} GiB'
+  shape = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
+  gib = {name: f'{size / 2**30:.2f} GiB' for name, size in numbers.items() if name.endswith('_bytes')}
   print(f'parameters: {numbers["parameters"]:,}')
   print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
-  print(f'  {gib("weights_bytes")} float32 weights, {gib("moments_bytes")} AdamW moments')
-  print(f'  {gib("temporaries_bytes")} activations, gradients and other temporaries')
-  print(f'  {gib("total_bytes")} in all')
+  print(f'  {gib["weights_bytes"]} float32 weights, {gib["moments_bytes"]} AdamW moments')
+  print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
+  print(f'  {gib["total_bytes"]} in all')
+
   for line in data.describe():
     print(line)
-  tokens = experiment.train.steps * experiment.data.batch_size * experiment.data.seq_len
-  print(f'{experiment.train.steps:,} steps of {experiment.data.batch_size} x {experiment.data.seq_len} positions: '
-        f'{tokens / data.tokens:,.1f} epochs')  # fmt: skip
-  print('the first packed row, what is learnt in [[ ]] (in green on a terminal):')
-  first = {name: rows[0] for name, rows in next(data.train()).items()}
+  steps, rows, seq_len = experiment.train.steps, experiment.data.batch_size, experiment.data.seq_len
+  epochs = steps * rows * seq_len / data.tokens
+  print(f'{steps:,} steps of {rows} x {seq_len} positions: {epochs:,.1f} epochs')
+  print('the first packed row, tokens with loss in [[ ]] (green on a terminal):')
+  first = {name: values[0] for name, values in next(data.train()).items()}
   print(describe(first, run.tokenizer, sys.stdout.isatty()))
-  return numbers | {'parameters_dtype': 'float32', 'vocab_size': cfg.vocab_size}
+  return numbers | {'parameters_dtype': 'float32', 'vocab_size': experiment.model.vocab_size}
