@@ -27,7 +27,9 @@ def add_flags(parser: _flags.Parser):
   parser.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
   parser.add_argument('--limit', type=int, metavar='N', help='the first N problems of each benchmark only')
   parser.add_argument(
-    '--prompt', metavar='NAME', help='how problems are asked: chatml (default), alpaca, abel, ... (README, Prompts)'
+    '--prompt',
+    metavar='NAME',
+    help='how problems are asked: chatml (default), alpaca, abel, ... (mathqwen/evals/README.md)',
   )
   parser.add_argument(
     '--rule', metavar='NAME', help="how answers are graded (default: the prompt's rule, else the benchmark's)"

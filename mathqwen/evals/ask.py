@@ -145,7 +145,7 @@ def prepare_benchmark(model, benchmark: Benchmark, ask: Ask, make_prompts: Calla
 
 def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
   """A rule that compares numbers would count every answer to a gold answer that is no number as wrong."""
-  if not getattr(graders.get(rule), 'numeric', False):
+  if not graders.get(rule).numeric:
     return
   bad = [example for example in examples if values.value(example.answer) is None]
   if bad:

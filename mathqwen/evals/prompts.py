@@ -1,7 +1,7 @@
-r"""How problems are asked, by name, each in the form of the system it belongs to. One entry each.
+r"""How problems are asked: one named prompt for each published system, in that system's form.
 
-A chat prompt makes turns, which `mathqwen.text.chatml` turns into ids as in training; any other makes plain text, for
-base models and for systems with a form of their own.
+A chat prompt makes turns, which `mathqwen.text.chatml` turns into ids as in training. Any other prompt makes plain
+text, for base models and for systems with a format of their own.
 
     ids(get('abel'), examples, model)                           token ids of each, <s> before text for a LLaMA
     cut('It is 4.\n\nQuestion: next', get('qwen-base').stop)    ('It is 4.', True)
@@ -17,16 +17,16 @@ from mathqwen.text import chatml
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """`messages(example, the model's own system prompt)` or `text(example)`; exactly one of them is given.
+  """Either `messages(example, the model's own system prompt)` or `text(example)`; the other one is None.
 
-  By which rule the system was graded, and how many tokens it could generate, is in the file of each benchmark
+  How the system was graded on a benchmark, and how many tokens it could generate there, is in the benchmark's file
   (`Benchmark.by_prompt`).
   """
 
-  about: str  # whose prompt it is
+  about: str  # whose prompt it is, and its form
   messages: Callable[[object, str], list[dict]] | None = None  # {'role', 'content'} turns, the last one the user's
   text: Callable[[object], str] | None = None
-  stop: tuple[str, ...] = ()  # texts at which an answer ends, besides the model's stop tokens
+  stop: tuple[str, ...] = ()  # texts that end an answer, besides the model's stop tokens
 
 
 def _chatml(example, system_prompt: str) -> list[dict]:
@@ -39,9 +39,12 @@ def _qwen_chat(example, system_prompt: str) -> list[dict]:
 
 
 def _step_by_step(number: int) -> str:
-  shots = WORD_PROBLEMS[:number]
-  texts = (f"Question: {w.question}\nLet's think step by step\n{w.solution}\nThe answer is {w.answer}" for w in shots)
-  return '\n\n'.join(texts)
+  """The first worked examples in the form of Qwen's few-shot prompts."""
+  shots = [
+    f"Question: {worked.question}\nLet's think step by step\n{worked.solution}\nThe answer is {worked.answer}"
+    for worked in WORD_PROBLEMS[:number]
+  ]
+  return '\n\n'.join(shots)
 
 
 def _qwen_chat_few_shot(example, system_prompt: str) -> list[dict]:
@@ -69,16 +72,18 @@ def _abel(example) -> str:
 
 
 def _minerva(example) -> str:
-  shots = (
-    f'Problem:\n{w.question}\n\nSolution:\n{w.solution}\n'
-    f'Final Answer: The final answer is ${w.answer}$. I hope it is correct.\n\n'
-    for w in MATHEMATICS
-  )
+  shots = [
+    f'Problem:\n{worked.question}\n\nSolution:\n{worked.solution}\n'
+    f'Final Answer: The final answer is ${worked.answer}$. I hope it is correct.\n\n'
+    for worked in MATHEMATICS
+  ]
   return f'{"".join(shots)}Problem:\n{example.question}\n\nSolution:'
 
 
 def _harness(example) -> str:
-  shots = (f'Question: {w.question}\nAnswer: {w.solution}\n#### {w.answer}\n\n' for w in WORD_PROBLEMS[:5])
+  shots = [
+    f'Question: {worked.question}\nAnswer: {worked.solution}\n#### {worked.answer}\n\n' for worked in WORD_PROBLEMS[:5]
+  ]
   return f'{"".join(shots)}Question: {example.question}\nAnswer:'
 
 
@@ -97,7 +102,7 @@ PROMPTS: dict[str, Prompt] = {
   ),
   'alpaca': Prompt('RFT: the instruction form of Alpaca', text=_alpaca),
   'wizardmath': Prompt(
-    "WizardMath: Alpaca's form, answered from `Let's think step by step.` on",
+    "WizardMath: Alpaca's form, then `Let's think step by step.`",
     text=_wizardmath,
     stop=('Instruction', 'Response'),
   ),
@@ -106,7 +111,7 @@ PROMPTS: dict[str, Prompt] = {
     'Minerva on MATH, 4-shot: our worked examples, `Problem: ... Solution:`', text=_minerva, stop=('Problem:',)
   ),
   'lm-eval': Prompt(
-    'lm-evaluation-harness on GSM8K, 5-shot: our worked examples (there: drawn from the training set)',
+    'lm-evaluation-harness on GSM8K, 5-shot: our worked examples, where it draws from the training set',
     text=_harness,
     stop=('Question:', '</s>', '<|im_end|>'),
   ),
@@ -114,18 +119,20 @@ PROMPTS: dict[str, Prompt] = {
 
 
 def get(name: str) -> Prompt:
+  """The prompt of that name. UserError: when there is none, with the nearest name."""
   return look_up('prompt', name, PROMPTS)
 
 
 def ids(prompt: Prompt, examples: Sequence, tokenizer, system_prompt: str = '') -> list[list[int]]:
-  """Token ids of each example as `prompt` asks it. Text has no special token but the one a text begins with, if any."""
+  """Token ids of each example as `prompt` asks it. A text has no special tokens, apart from a LLaMA's <s> before it."""
   if prompt.messages:
     return [chatml.prompt(prompt.messages(example, system_prompt), tokenizer) for example in examples]
   begin = [] if tokenizer.bos is None else [tokenizer.bos]
-  return [begin + encoded for encoded in tokenizer.encode_batch([prompt.text(example) for example in examples])]
+  texts = [prompt.text(example) for example in examples]
+  return [begin + encoded for encoded in tokenizer.encode_batch(texts)]
 
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
-  """What stands before the first of the stop texts, and whether there is one."""
-  found = [at for at in map(text.find, stop) if at >= 0]
+  """(the text before the first stop text, whether there is one)"""
+  found = [text.index(end) for end in stop if end in text]
   return (text[: min(found)], True) if found else (text, False)

@@ -1,8 +1,8 @@
 r"""Worked examples of the few-shot prompts, written for this project and under its licence.
 
-The papers' own examples are not copied: the report of Minerva gives no licence for its text, and Qwen's came from other
-people's data. So few-shot prompts here have each system's form and number of examples, with other problems in them,
-and their scores may differ from the published ones for that reason.
+The papers' own examples are not copied: Minerva's report gives no licence for its text, and Qwen's examples came from
+other people's data. So few-shot prompts here have each system's form and number of examples with other problems in
+them, and scores may differ from the published ones for that reason.
 """
 
 import dataclasses
@@ -10,8 +10,10 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Worked:
+  """One worked example."""
+
   question: str
-  solution: str  # every `lhs = rhs` in it that is made of numbers holds
+  solution: str  # a test checks each equation in it
   answer: str
 
 

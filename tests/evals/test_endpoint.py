@@ -1,21 +1,19 @@
-"""A served model, played by a local server that also answers with errors, garbage, nothing, late, or something else."""
+"""A served model: answers as those of a model of ours, failures retried, reported and continued."""
 
 import dataclasses
 import email.utils
-import http.server
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
-import ssl
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
+from fake_server import ANSWERS, KEY, TROUBLE, answer, echo_key, evaluate, slow, status
+from reciting import lines
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
@@ -23,90 +21,8 @@ from mathqwen.evals import benchmarks, client, endpoint, records, run
 from mathqwen.evals.tasks import PromptSettings
 
 ROOT = pathlib.Path(__file__).parents[2]
-KEY = 'sk-very-secret-0123456789'
-ANSWERS = {'1+1=': 'the answer is 2', '2*3=': '6', '1-5=': 'I cannot say.', '7/2=': 'so 3.5'}
 
-
-def answer(question, **change):
-  """What a server of the OpenAI API says."""
-  choice = {'index': 0, 'finish_reason': 'stop', 'message': {'role': 'assistant', 'content': ANSWERS.get(question)}}
-  usage = {'prompt_tokens': 9, 'completion_tokens': 5, 'total_tokens': 14}
-  return {'model': 'served-0613', 'choices': [choice | change], 'usage': usage}
-
-
-class Server(http.server.ThreadingHTTPServer):
-  """`script`: functions of the handler, one for each of the first requests; then every question is answered."""
-
-  daemon_threads = True
-  request_queue_size = 128
-
-  def __init__(self):
-    super().__init__(('127.0.0.1', 0), Handler)
-    self.script, self.asked, self.lock, self.under_way, self.most = [], [], threading.Lock(), 0, 0
-    self.url = f'http://127.0.0.1:{self.server_address[1]}/v1'
-    self.model = f'openai:{self.url}#Qwen/Q'
-    self.delay = 0
-
-  def handle_error(self, request, client_address):
-    pass  # the client left
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-  def do_POST(self):
-    body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-    server = self.server
-    with server.lock:
-      server.asked.append((self.path, dict(self.headers), body, time.monotonic()))
-      act = server.script.pop(0) if server.script else None
-      server.under_way += 1
-      server.most = max(server.most, server.under_way)
-    time.sleep(server.delay)
-    with server.lock:
-      server.under_way -= 1  # before the answer: the client that has it may ask again at once
-    self.question = body['messages'][-1]['content'] if 'messages' in body else body['prompt']
-    act(self) if act else self.say(answer(self.question))
-
-  def say(self, body, status=200, **headers):
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    self.send_response(status)
-    for name, value in {'Content-Length': str(len(data)), **headers}.items():
-      self.send_header(name.replace('_', '-'), value)
-    self.end_headers()
-    self.wfile.write(data)
-
-  def log_message(self, *_):
-    pass
-
-
-def status(code, body=b'', **headers):
-  return lambda handler: handler.say(body, code, **headers)
-
-
-def echo_key(code):
-  return lambda handler: handler.say({'error': {'message': f'bad key {handler.headers["Authorization"]}'}}, code)
-
-
-@pytest.fixture
-def server():
-  one = Server()
-  threading.Thread(target=one.serve_forever, kwargs={'poll_interval': 0.01}, daemon=True).start()
-  yield one
-  one.shutdown()
-  one.server_close()
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-  monkeypatch.setenv('OPENAI_API_KEY', KEY)
-
-
-def evaluate(server, data_dir, out=None, names='arithmetic', limit=None, prompt=None, **options):
-  options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
-  return endpoint.evaluate(server.model, names, run.Ask(data_dir, limit, prompt), out=out, **options)
-
-
-def lines(out):
-  return [json.loads(line) for line in (out / 'arithmetic' / 'records.jsonl').read_text().splitlines()]
+pytestmark = pytest.mark.usefixtures('key')
 
 
 def test_records_and_scores_are_those_of_a_model_of_ours(server, data_dir, reciting, tmp_path):
@@ -147,73 +63,6 @@ def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch)
     'model': 'Qwen/Q', 'prompt': 'Q: 1+1=\nA:', 'stop': ['Q:', '\n\n'], 'temperature': 0, 'max_tokens': 7
   }  # fmt: skip
   assert (scores['correct'], scores['truncated'], lines(tmp_path)[0]['prompt']) == (1, 1, 'Q: 1+1=\nA:')
-
-
-def test_an_answer_that_was_cut_off_while_thinking(server, data_dir, tmp_path):
-  message = {'role': 'assistant', 'content': None, 'reasoning_content': 'hm'}
-  server.script = [lambda h: h.say(answer('1+1=', message=message, finish_reason='length'))]
-  evaluate(server, data_dir, tmp_path, limit=1)
-  assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', True)
-
-
-def test_an_answer_that_was_withheld(server, data_dir, tmp_path):
-  server.script = [lambda h: h.say(answer('1+1=', message={'content': None}, finish_reason='content_filter'))]
-  evaluate(server, data_dir, tmp_path, limit=1)
-  assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', False)
-
-
-def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
-  said = answer('1+1=')
-  del said['usage']
-  server.script = [lambda h: h.say(said)]
-  scores = evaluate(server, data_dir, tmp_path)
-  assert scores['benchmarks']['arithmetic']['tokens'] is None
-  assert sum(row['tokens'] is None for row in lines(tmp_path)) == 1
-
-
-def slow(handler):
-  time.sleep(0.6)
-  handler.say(answer(handler.question))
-
-
-def dripping(handler):
-  handler.send_response(200)
-  handler.end_headers()
-  for _ in range(12):
-    handler.wfile.write(b' ')
-    handler.wfile.flush()
-    time.sleep(0.05)
-  handler.wfile.write(json.dumps(answer(handler.question)).encode())
-
-
-def half(handler):
-  handler.send_response(200)
-  handler.send_header('Content-Length', '1000')
-  handler.end_headers()
-  handler.wfile.write(b'{"choices"')
-
-
-TROUBLE = {
-  '500': status(500, b'oops'),
-  '502': status(502, b'<html>Bad gateway</html>'),
-  '429': status(429, b'{"error": {"message": "too many"}}'),
-  '503': status(503),
-  '408': status(408),
-  '409': status(409),
-  'too much': lambda h: h.say(b' ' * (client.MAX_BODY + 1)),
-  'garbage': status(200, b'\xff\x00 not JSON'),
-  'nothing': status(200),
-  'half': half,
-  'slow': slow,
-  'dripping': dripping,
-  'another schema': status(200, b'{"text": "2"}'),
-  'a list': status(200, b'[]'),
-  'no choices': status(200, b'{"choices": []}'),
-  'no text': lambda h: h.say(answer(h.question, message={'role': 'assistant', 'content': None})),
-  'no reason': lambda h: h.say(answer(h.question, finish_reason=None)),
-  'a number': lambda h: h.say(answer(h.question, message={'content': 7})),
-  'gone': lambda h: h.connection.close(),
-}
 
 
 @pytest.mark.parametrize('name', TROUBLE)
@@ -377,15 +226,6 @@ def test_decoding_is_the_servers_affair(server, data_dir):
     endpoint.evaluate(server.model, 'arithmetic', ask)
 
 
-def test_an_escaped_key_in_garbage_is_nowhere(server, data_dir, tmp_path, monkeypatch, capsys):
-  key = 'sk/very/secret/0123456789'
-  monkeypatch.setenv('OPENAI_API_KEY', key)
-  server.script = [status(200, json.dumps({'error': key}).replace('/', '\\/').encode())]
-  evaluate(server, data_dir, tmp_path)
-  told = capsys.readouterr().err
-  assert '***' in told and 'very' not in told
-
-
 def test_stop_texts_hold_for_a_server_that_does_not_take_them(server, data_dir, tmp_path):
   said = {'choices': [{'text': ' 2\n\nQuestion: 99', 'finish_reason': 'length'}]}
   server.script = [status(200, json.dumps(said).encode())]
@@ -426,21 +266,6 @@ def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_
   with pytest.raises(UserError, match='1 of 4 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=2)
   assert len(server.asked) == 2
-
-
-def dripping_headers(handler):
-  for piece in b'HTTP/1.0 200 OK\r\n' + b'X-Drip: 1\r\n' * 20:
-    handler.wfile.write(bytes([piece]))
-    handler.wfile.flush()
-    time.sleep(0.02)
-
-
-def test_the_timeout_holds_while_headers_come(server, data_dir, tmp_path):
-  server.script = [dripping_headers] * 2
-  begin = time.monotonic()
-  with pytest.raises(Preempted, match='no answer within 0.3 seconds'):
-    evaluate(server, data_dir, tmp_path, timeout=0.3, concurrency=1, tries=2)
-  assert time.monotonic() - begin < 3  # each drips for 5 seconds
 
 
 def test_without_out(server, data_dir):
@@ -484,50 +309,6 @@ def test_a_busy_server_is_no_failure(server, data_dir):
 
 
 @pytest.mark.parametrize(
-  'header, seconds',
-  [('7', 7), ('0.5', 0.5), ('-3', 0), ('soon', None), ('nan', None), ('inf', None), (None, None),
-   ('Wed, 21 Oct 2015 07:28:00 GMT', 0), ('21 Oct 99999999999999999999 07:28:00 GMT', None)],
-)  # fmt: skip
-def test_retry_after(header, seconds):
-  assert client.parse_retry_after(header) == seconds
-
-
-@pytest.mark.parametrize(
-  'act, said',
-  [
-    (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
-    (echo_key(404), r'check the address \(most end in /v1\) and the name after #'),
-    (status(429, b'{"error": {"code": "insufficient_quota", "message": "pay"}}'), r'429 Too Many Requests \(pay\)'),
-    (status(302, Location=f'/{KEY}'), r'redirects to /\*\*\*, where the key is not sent'),
-    (status(308, Location='http://[::1'), r'redirects to http://\[::1, where the key is not sent'),
-    (status(402), r'402 Payment Required; the server will not answer this request'),
-    (status(405), r'405 Method Not Allowed; the server will not answer this request'),
-    (status(304), r'304 Not Modified; the server will not answer this request'),
-  ],
-)
-def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, said):
-  server.script = [act]
-  with pytest.raises(UserError, match=said):
-    evaluate(server, data_dir, tmp_path, concurrency=1)
-  assert len(server.asked) == 1
-
-
-def test_no_server(data_dir, tmp_path):
-  said = r'#m: cannot be reached .*Connection refused.*; 0 of 4 answers are kept'  # and no list of problems
-  with pytest.raises(Preempted, match=said):
-    endpoint.evaluate(
-      'openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), out=tmp_path, concurrency=1, backoff=0.001
-    )
-
-
-def test_a_key_that_travels_unencrypted_is_told(capsys):
-  endpoint.Endpoint('openai:http://somewhere.example/v1#m')
-  assert 'somewhere.example is asked over http: the key travels unencr' in capsys.readouterr().err
-  endpoint.Endpoint('openai:https://somewhere.example/v1#m')
-  assert capsys.readouterr().err == ''
-
-
-@pytest.mark.parametrize(
   'options, said',
   [
     ({'timeout': 0}, 'timeout is 0; it must be above 0 and below'),
@@ -542,67 +323,6 @@ def test_times_without_sense(options, said):
     endpoint.Endpoint('openai:https://somewhere.example/v1#m', **options)
 
 
-@pytest.mark.parametrize('count', [-3, 10**400, 2.5, '7'])
-def test_counts_of_tokens_without_sense(server, data_dir, tmp_path, count):
-  server.script = [lambda h: h.say(answer(h.question) | {'usage': {'completion_tokens': count}})]
-  assert evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']['tokens'] is None
-
-
-def test_https(server, data_dir, tmp_path, monkeypatch):
-  if not shutil.which('openssl'):
-    pytest.skip('no openssl here, which makes the certificate')
-  words = 'openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost -addext'
-  subprocess.run([*words.split(), 'subjectAltName=DNS:localhost'], cwd=tmp_path, check=True, capture_output=True)
-  context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-  context.load_cert_chain(tmp_path / 'cert.pem', tmp_path / 'key.pem')
-  server.socket = context.wrap_socket(server.socket, server_side=True)
-  server.model = server.model.replace('http://127.0.0.1', 'https://localhost')
-  monkeypatch.setenv('SSL_CERT_FILE', str(tmp_path / 'cert.pem'))
-  server.script = [dripping_headers]
-  assert evaluate(server, data_dir, timeout=0.5, concurrency=1)['benchmarks']['arithmetic']['correct'] == 3
-  assert len(server.asked) == 5
-  monkeypatch.delenv('SSL_CERT_FILE')
-  asked = len(server.asked)
-  said = 'cannot be reached .*CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names .*; 0 of 4 answers are kept'
-  with pytest.raises(UserError, match=said):
-    evaluate(server, data_dir, tmp_path)
-  assert len(server.asked) == asked
-
-
-def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, monkeypatch, capsys):
-  monkeypatch.setenv('http_proxy', 'http://me:hunter2@127.0.0.1:9')
-  monkeypatch.setenv('no_proxy', '')
-  with pytest.raises(UserError, match='cannot be reached by the proxy that http_proxy names .*refused') as caught:
-    evaluate(server, data_dir)
-  assert 'hunter2' not in str(caught.value) + capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  'name, said',
-  [
-    ('openai:127.0.0.1:8000/v1#m', 'is not an http or https address; give openai:URL#MODEL'),
-    ('openai:ftp://a/v1#m', 'is not an http or https address'),
-    ('openai:http://a:port/v1#m', 'is not an address'),
-    ('openai:http://a/v1', 'which of its models'),
-    ('openai:http://a/größe#m', "'http://a/größe': write what is not ASCII with percent signs, /gr%C3%B6%C3%9Fe"),
-    ('openai:http://a..b/v1#m', 'is not an address'),
-    (f'openai:http://{"a" * 64}/v1#m', 'is not an address'),
-    ('openai:http://a/v1#\udcff', 'holds characters that cannot be printed'),
-    (f'openai:http://{KEY}@a/v1#m', 'the address holds a key'),
-    (f'openai:http://user:{KEY}@a:port/v1#m', 'the address holds a key'),
-    (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),
-  ],
-)
-def test_bad_names(name, said):
-  with pytest.raises(UserError, match=said) as caught:
-    client.parse(name)
-  assert KEY not in str(caught.value)
-
-
-def test_names():
-  assert client.parse('openai:https://a.b/v1/#Qwen/Qwen2.5#x') == ('https://a.b/v1', 'Qwen/Qwen2.5#x')
-
-
 def test_concurrency(server, data_dir):
   server.delay = 0.1
   evaluate(server, data_dir, concurrency=3)
@@ -613,50 +333,6 @@ def test_pace(server, data_dir):
   evaluate(server, data_dir, requests_per_minute=600)
   times = sorted(asked[-1] for asked in server.asked)
   assert times[-1] - times[0] > 0.25  # three tenths between four requests
-
-
-def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
-  def telling(handler):
-    handler.say(answer(handler.question, message={'content': f'{handler.headers["Authorization"]} 2'}))
-
-  server.script = [telling, echo_key(429), echo_key(500), lambda h: h.say(KEY.encode()), echo_key(500), echo_key(401)]
-  with pytest.raises(UserError) as caught:
-    evaluate(server, data_dir, tmp_path, concurrency=1, progress=True, tries=9)
-  assert len(server.asked) == 6
-  texts = [path.read_text() for path in tmp_path.rglob('*.json*')] + list(capsys.readouterr()) + [str(caught.value)]
-  assert lines(tmp_path)[0]['response'] == 'Bearer *** 2'
-  assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 4
-
-
-def test_a_key_written_with_escapes_is_nowhere(server, data_dir, tmp_path, capsys):
-  escaped = lambda body: json.dumps(body).replace('-', '\\u002d').encode()
-  told = lambda h: escaped(answer(h.question, message={'content': f'{KEY} 2'}) | {'model': KEY})
-  message = {'error': {'message': 'x' * 280 + KEY}}
-  server.script = [lambda h: h.say(told(h)), lambda h: h.say(escaped(message), 500), lambda h: h.say(b'[' * 200_000)]
-  server.script.append(lambda h: h.say(escaped(message), 401))
-  with pytest.raises(UserError) as caught:
-    evaluate(server, data_dir, tmp_path, concurrency=1, progress=True, tries=9)
-  texts = [path.read_text() for path in tmp_path.rglob('*.json*')] + list(capsys.readouterr()) + [str(caught.value)]
-  assert lines(tmp_path)[0]['response'] == '*** 2' and lines(tmp_path)[0]['served_model'] == '***'
-  assert not any(KEY[:8] in text for text in texts) and len(server.asked) == 4
-
-
-@pytest.mark.parametrize('key', ['two words', 'line\nend', 'schlüssel'])
-def test_a_key_that_no_header_takes_is_not_shown(monkeypatch, server, data_dir, key):
-  monkeypatch.setenv('OPENAI_API_KEY', key)
-  with pytest.raises(UserError, match='OPENAI_API_KEY holds characters') as caught:
-    evaluate(server, data_dir)
-  assert key not in str(caught.value) and not server.asked
-
-
-def test_short_keys_are_names_and_none_is_no_header(monkeypatch, server, data_dir, tmp_path):
-  monkeypatch.setenv('OPENAI_API_KEY', 'EMPTY')
-  server.script = [lambda h: h.say(answer(h.question, message={'content': 'EMPTY set'}))]
-  evaluate(server, data_dir, tmp_path, limit=1)
-  assert lines(tmp_path)[0]['response'] == 'EMPTY set'
-  monkeypatch.delenv('OPENAI_API_KEY')
-  evaluate(server, data_dir, limit=1)
-  assert [headers.get('Authorization') for _, headers, _, _ in server.asked] == ['Bearer EMPTY', None]
 
 
 def command(server, data_dir, out, *more):
