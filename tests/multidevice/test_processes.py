@@ -164,7 +164,7 @@ def test_hosts_that_do_not_come(tiny, tmp_path, monkeypatch):
     port_taken = start(tiny, tmp_path, here=[0], port=(taken_port := taken.getsockname()[1]))
     status, said = ends([*two_of_four, *without_0, *port_taken], timeout=100)
   assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
-  came = 'mathqwen: 2 of 4 hosts came within 3 seconds, missing: host 1, 3; start the same command on every host'
+  came = 'mathqwen: 2 of 4 hosts joined within 3 seconds, missing: host 1, 3; start the same command on every host'
   assert said[0] == said[1] and said[0][0].startswith(came)
   assert said[2][0].startswith(f'mathqwen: host 0 was not reached at 127.0.0.1:{nobody} within 8 seconds: ')
   assert said[3][0].startswith(f'mathqwen: host 0 cannot listen at port {taken_port} (Address already in use)')
@@ -213,6 +213,43 @@ def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
   assert said[2][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
 
 
+# As where `jax._src.distributed` is missing, which tests/hardware/test_hosts.py hides for real; Orbax needs it here.
+WITHOUT_INTERNALS = """
+from mathqwen import cli
+from mathqwen.hardware import jax_internals
+
+jax_internals._distributed = lambda: None
+raise SystemExit(cli.main())
+"""
+
+
+def test_hosts_of_a_jax_without_those_internals(tiny, trained, tmp_path, monkeypatch):
+  """They meet, agree, gather and end. Only the reasons get worse: a host that ends does not tell the other why."""
+  monkeypatch.setenv(START, '5')
+  monkeypatch.setenv(LOST, '5')
+  program = {'program': ('-c', WITHOUT_INTERNALS)}
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
+  evaluating = start_command(tiny, 'evaluate', str(trained), *words, '--out', str(tmp_path / 'two'), **program)
+  status, said = ends(evaluating)
+  assert status == [0, 0], said
+  assert len(records.read(tmp_path / 'two' / 'arithmetic' / 'records.jsonl').records) == 8
+
+  other = {'args': set_all('train.steps=30', 'train.dropout=0')}
+  differing = start(tiny, tmp_path / 'run', host1=other, **program)
+  endless = start(tiny, tmp_path / 'endless', *ENDLESS, devices=1, **program)
+  alone = start(tiny, tmp_path / 'alone', here=[0], **program)
+  wait_for_steps(tmp_path / 'endless', endless)
+  endless[1].kill()
+  status, said = ends([*differing, *endless, *alone], timeout=100)
+  assert status == [2, 2, 75, -signal.SIGKILL, 2], said
+  assert said[0] == said[1] and said[0][-1] == (
+    'mathqwen: the hosts differ in their settings: train.steps is 20 on host 0 and 30 on host 1 (1 more differ): '
+    'give every host the same command, config and files'
+  )
+  assert said[2][-1].startswith('mathqwen: host 1 was lost (no heartbeat for 5 seconds): run the same command again')
+  assert said[4][-1].startswith('mathqwen: not all of 2 hosts joined within 10 seconds; start the same command')
+
+
 def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
   words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
   one, two = (str(tmp_path / name) for name in ('one', 'two'))
@@ -246,6 +283,7 @@ import json, sys
 import mathqwen
 from mathqwen.hardware import hosts, sharding
 from mathqwen.config import MeshConfig
+from mathqwen.hardware import hosts, sharding
 
 hosts.join(sys.argv[-1], 'nothing')
 model = mathqwen.load(sys.argv[1], sharding.make_mesh(MeshConfig(data=2, fsdp=2)), 'float32')

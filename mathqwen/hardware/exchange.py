@@ -1,0 +1,148 @@
+"""How the hosts of one run hand each other text and tell each other that they end.
+
+Two ways with the same methods: `KeyValueExchange` where JAX shows its coordination service (`jax_internals`), else
+`DeviceExchange`, on public API alone.
+"""
+
+import contextlib
+import json
+import threading
+import time
+
+from mathqwen.hardware.jax_internals import CoordinationClient
+
+_ENDS = 'mathqwen/ends'  # {host: [exit status, line]}
+_VALUES = 'mathqwen/values'  # {name: {'present': {host: number of parts}, host: {part: text}}}
+PART_CHARACTERS = 2**20  # of one value in the store: gRPC takes messages of 4 MiB
+_POLL_SECONDS = 10  # signals are handled between two waits of this length
+
+
+class LateHosts(Exception):
+  """`missing` hosts had not handed over their text when the time was over."""
+
+  def __init__(self, missing: list[int]):
+    super().__init__(f'missing: {missing}')
+    self.missing = missing
+
+
+class KeyValueExchange:
+  """Through host 0's key-value store. No device takes part: collectives have time limits, this waits as long as asked.
+
+  index, count: this host's number, and how many hosts there are.
+  """
+
+  def __init__(self, client: CoordinationClient, index: int, count: int):
+    self.index, self.count = index, count
+    self._client = client
+
+  def gather(self, name: str, text: str, seconds: float | None = None) -> list[str]:
+    """Every host's ASCII `text` of this `name`, in the order of the hosts.
+
+    seconds: LateHosts when one has not come by then; None waits for as long as it takes.
+    """
+    deadline = None if seconds is None else time.monotonic() + seconds
+    self._put(name, text)
+    texts = []
+    for host in range(self.count):
+      found = self._take(name, host, deadline)
+      if found is None:
+        present = self._client.list(f'{_VALUES}/{name}/present')
+        raise LateHosts([host for host in range(self.count) if str(host) not in present])
+      texts.append(found)
+    return texts
+
+  def forget(self, name: str):
+    """Frees the memory of the texts of `name`, once every host has read them."""
+    if self.index == 0:
+      self._client.delete(f'{_VALUES}/{name}')
+
+  def announce_end(self, status: int, line: str):
+    """Tells the other hosts that this one ends, and why."""
+    from jax.errors import JaxRuntimeError
+
+    with contextlib.suppress(JaxRuntimeError):  # host 0 is gone, and the store with it: there is nobody to tell
+      self._client.set(f'{_ENDS}/{self.index}', json.dumps([status, line]))
+
+  def ends(self) -> dict[int, tuple[int, str]]:
+    """{host: (exit status, line)} of the other hosts that have ended."""
+    from jax.errors import JaxRuntimeError
+
+    try:
+      announced = self._client.list(_ENDS)
+    except JaxRuntimeError:  # host 0 is gone: the C++ client will say so
+      return {}
+    ends = {int(host): tuple(json.loads(text)) for host, text in announced.items()}
+    ends.pop(self.index, None)
+    return ends
+
+  def wait_for_ends(self, seconds: float):
+    """On host 0, waits until the others have ended too: the store goes with it, and they would not learn why."""
+    deadline = time.monotonic() + seconds
+    while self.index == 0 and len(self.ends()) < self.count - 1 and time.monotonic() < deadline:
+      time.sleep(0.1)
+
+  def _put(self, name: str, text: str):
+    parts = [text[start : start + PART_CHARACTERS] for start in range(0, len(text), PART_CHARACTERS)]
+    for number, part in enumerate(parts):
+      self._client.set(f'{_VALUES}/{name}/{self.index}/{number}', part)
+    # Last: whoever sees it may read all parts.
+    self._client.set(f'{_VALUES}/{name}/present/{self.index}', str(len(parts)))
+
+  def _take(self, name: str, host: int, deadline: float | None) -> str | None:
+    """The text that `host` put there, or None after the deadline."""
+    number_of_parts = self._wait_for(f'{_VALUES}/{name}/present/{host}', deadline)
+    if number_of_parts is None:
+      return None
+    parts = [self._wait_for(f'{_VALUES}/{name}/{host}/{number}') for number in range(int(number_of_parts))]
+    return ''.join(parts)
+
+  def _wait_for(self, key: str, deadline: float | None = None) -> str | None:
+    while True:
+      left = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0, deadline - time.monotonic()))
+      found = self._client.get(key, left)
+      if found is not None or (deadline is not None and time.monotonic() >= deadline):
+        return found
+
+
+class DeviceExchange:
+  """Over the devices, by `jax.experimental.multihost_utils`: for a JAX whose key-value store cannot be reached.
+
+  A host that is late is noticed by the runtime's own time limit for collectives, and no host learns why another one
+  ended: it is lost then.
+  """
+
+  def __init__(self):
+    import jax
+
+    self.index, self.count = jax.process_index(), jax.process_count()
+
+  def gather(self, name: str, text: str, seconds: float | None = None) -> list[str]:
+    """As of `KeyValueExchange`; all hosts call in the same order, and `name` and `seconds` play no part."""
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    data = np.frombuffer(text.encode('ascii'), np.uint8)
+    sizes = process_allgather(np.int32(len(data)))
+    padded = np.zeros(max(sizes), np.uint8)  # every host's array must have the same shape
+    padded[: len(data)] = data
+    rows = process_allgather(padded)
+    return [bytes(row[:size]).decode('ascii') for row, size in zip(rows, sizes, strict=True)]
+
+  def forget(self, name: str):
+    """Nothing is kept."""
+
+  def announce_end(self, status: int, line: str):
+    """Cannot be done without a store."""
+
+  def ends(self) -> dict[int, tuple[int, str]]:
+    """None is known."""
+    return {}
+
+  def wait_for_ends(self, seconds: float):
+    """Lets the hosts that fail together say so: host 0, which holds the service, must not be gone before that."""
+    import jax
+
+    # In a thread, because it waits for minutes where only this host ends.
+    thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    thread.start()
+    thread.join(seconds)

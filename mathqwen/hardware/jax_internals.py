@@ -1,0 +1,233 @@
+"""What joining hosts needs and JAX does not promise: `jax._src`, the log text of its C++, and a signal handler of libc.
+
+Everything of that kind is in this file. Each part is optional: where a JAX version or a machine lacks it, the hosts
+still meet, agree, exchange values and end; only the reasons they give get worse. All were needed with JAX 0.10.2.
+
+`coordination_client`, `place` (`global_state` of `jax._src.distributed`)
+  Why: `jax.distributed` shows neither the key-value store nor, before the devices are initialised, this host's number.
+  Without: `exchange.DeviceExchange`. Values travel over the devices, where the runtime itself limits how long a host
+  may be late, and a host that ends does not tell the others why.
+`registration_limit` (`get_distributed_runtime_service` in the same module)
+  Why: `jax.distributed.initialize` limits how long a client tries to connect, not how long the service waits for all.
+  Without: the hosts notice that one stays away, but do not name it.
+`on_fatal_error` (the C++ client's text on file descriptor 2; libc's `sleep` as the handler of SIGABRT)
+  Why: when a host stays away or dies, the client aborts this process from its own thread and calls nothing of ours.
+  Without: the process ends with SIGABRT and a C++ stack trace instead of one line and an exit status.
+`explain` (the words of that text)
+  Why: it has no error codes.
+  Without: words that are not known here are printed as they are, and the exit status is 1.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import re
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+
+# What the C++ client writes before it aborts, and how it goes on after the text of the status.
+_FATAL = b'JAX distributed service detected fatal errors'
+_STACK_TRACE = b'*** Check failure'
+# Log lines of the coordination service, which people need not see: 'E1124 12:52:41.123 18160 client.h:80] ...'.
+_LOG_LINE = re.compile(rb'[IWEF]\d{4} ')
+_SERVICE_LOG = re.compile(rb'[IWEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|add_port|client\.h)')
+
+
+def _distributed():
+  """The module `jax._src.distributed`, or None where this JAX has none of that name."""
+  try:
+    from jax._src import distributed
+  except ImportError:
+    return None
+  return distributed
+
+
+class CoordinationClient:
+  """The key-value store of the coordination service, which host 0 holds. Keys are paths, values are text.
+
+  JaxRuntimeError: when host 0 is gone.
+  """
+
+  def __init__(self, client):
+    self._client = client
+
+  def set(self, key: str, text: str):
+    self._client.key_value_set(key, text, allow_overwrite=True)
+
+  def get(self, key: str, seconds: float) -> str | None:
+    """The value of `key`, waited for; None when it has not come within `seconds`."""
+    from jax.errors import JaxRuntimeError
+
+    try:
+      return self._client.blocking_key_value_get(key, int(1000 * seconds))
+    except JaxRuntimeError as error:
+      if not str(error).startswith('DEADLINE_EXCEEDED'):
+        raise
+      return None
+
+  def list(self, folder: str) -> dict[str, str]:
+    """{last part of the key: value} of the keys below `folder`, as they are now."""
+    return {key.rpartition('/')[2]: text for key, text in self._client.key_value_dir_get(f'{folder}/')}
+
+  def delete(self, folder: str):
+    """Removes a key, or all keys below it."""
+    self._client.key_value_delete(folder)
+
+
+def coordination_client() -> CoordinationClient | None:
+  """The client of this process after `jax.distributed.initialize`; None where this JAX does not show it."""
+  client = getattr(getattr(_distributed(), 'global_state', None), 'client', None)
+  wanted = ('key_value_set', 'blocking_key_value_get', 'key_value_dir_get', 'key_value_delete')
+  return CoordinationClient(client) if all(hasattr(client, name) for name in wanted) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where this process stands among the hosts. None: not known."""
+
+  index: int | None
+  count: int | None
+  address: str | None  # of the coordination service, HOST:PORT
+
+
+def place() -> Place | None:
+  """As JAX found it, without asking the devices; None where this JAX does not show it."""
+  state = getattr(_distributed(), 'global_state', None)
+  try:
+    return Place(state.process_id, state.num_processes, state.coordinator_address)
+  except AttributeError:
+    return None
+
+
+@contextlib.contextmanager
+def registration_limit(seconds: int, before_listening: Callable[[str], None]) -> Iterator[bool]:
+  """Within it, a coordination service that starts waits `seconds` for all hosts; yields whether that can be set.
+
+  before_listening: called on host 0 with the address at which the service will listen.
+  """
+  functions = getattr(_distributed(), '_jax', None)
+  make_service = getattr(functions, 'get_distributed_runtime_service', None)
+  if make_service is None:
+    yield False
+    return
+
+  def make_with_limit(address, *args, **kwargs):
+    before_listening(address)
+    return make_service(address, *args, **kwargs, cluster_register_timeout=seconds)
+
+  functions.get_distributed_runtime_service = make_with_limit
+  try:
+    yield True
+  finally:
+    functions.get_distributed_runtime_service = make_service
+
+
+def on_fatal_error(end_process: Callable[[str], None]) -> bool:
+  """Calls `end_process(text)`, from a thread, when the C++ client is about to abort; returns whether that is possible.
+
+  Puts a pipe in the place of file descriptor 2 and passes on what comes through it, except for the coordination
+  service's log. Python's own standard error goes where it went before.
+  """
+  libc = ctypes.CDLL(None)
+  if not (hasattr(libc, 'signal') and hasattr(libc, 'sleep')):
+    return False
+
+  terminal = os.dup(2)
+  sys.stderr = os.fdopen(terminal, 'w', buffering=1)
+  source, sink = os.pipe()
+  os.dup2(sink, 2)
+
+  # abort() raises SIGABRT, whose number, 6, is the argument of its handler: sleep(6). That leaves the thread below six
+  # seconds to read the text. A handler in Python would not do: it only runs once the main thread executes bytecode.
+  libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+  threading.Thread(target=_relay, args=(source, terminal, end_process), name='stderr', daemon=True).start()
+  return True
+
+
+def _relay(source: int, terminal: int, end_process: Callable[[str], None]):
+  """Copies lines from `source` to `terminal`, without those of the coordination service."""
+  from_service = False
+  rest = b''
+  while chunk := os.read(source, 1 << 16):
+    *lines, rest = (rest + chunk).split(b'\n')
+    for number, line in enumerate(lines):
+      if _FATAL in line:
+        text = b'\n'.join([*lines[number:], rest])
+        while select.select([source], [], [], 0.5)[0]:  # the rest of the text comes in pieces
+          text += os.read(source, 1 << 16)
+        end_process(text.partition(_STACK_TRACE)[0].decode(errors='replace'))
+      # Lines without a prefix continue the message before them.
+      if _LOG_LINE.match(line):
+        from_service = bool(_SERVICE_LOG.match(line))
+      if not from_service:
+        os.write(terminal, line + b'\n')
+
+
+@dataclasses.dataclass(frozen=True)
+class Situation:
+  """What this process knows when the C++ client ends it."""
+
+  joined: bool  # whether all hosts had come together
+  place: Place
+  start_seconds: int  # that hosts wait for each other
+  connect_seconds: int  # that this one tried to reach host 0
+  lost_seconds: int  # without a heartbeat, after which a host is lost
+  remedy: str  # what to do after the loss of a host
+
+
+def explain(text: str, situation: Situation) -> tuple[int, str]:
+  """(exit status, one line) for what the C++ client writes as it ends the process.
+
+  2 where somebody has to change something, 75 where the same command continues, 1 for words that are not known here.
+  """
+  named = [int(name) for name in re.findall(r'^(\d+)$', text, re.MULTILINE)]  # one host a line
+  if not situation.joined:
+    line = _explain_before_joining(text, named, situation)
+    if line:
+      return 2, line
+  if again := re.search(r'(\d+) unexpectedly tried to connect', text):
+    line = f'host {again[1]} was started a second time while this run was going on'
+  elif 'stopped sending heartbeats' in text:
+    hosts = ', '.join(map(str, named))
+    line = f'host {hosts} was lost (no heartbeat for {situation.lost_seconds} seconds)'
+  elif 'UNAVAILABLE' in text or 'DEADLINE_EXCEEDED' in text:
+    line = 'host 0 was lost, which coordinates the others'
+  else:
+    return 1, f'the coordination service of JAX ended this process: {text.partition("absl::Status:")[2] or text}'
+  return os.EX_TEMPFAIL, f'{line}: {situation.remedy}'
+
+
+def _explain_before_joining(text: str, named: list[int], situation: Situation) -> str | None:
+  here = situation.place
+  if joined := re.search(r'reached the barrier: (\d+)/(\d+)', text):
+    return missing_hosts(int(joined[1]), int(joined[2]), named, f'joined within {situation.start_seconds} seconds')
+  if 'Unexpected task registered' in text:
+    return (
+      f'this is host {here.index} of {here.count}, but host 0 was started for fewer hosts: '
+      'give every host the same number of hosts'
+    )
+  if 'DEADLINE_EXCEEDED' not in text:
+    return None
+  if here.index == 0:  # its own service is there: it waits for the others
+    return (
+      f'not all of {here.count} hosts joined within {situation.connect_seconds} seconds; '
+      'start the same command on every host, each with its own number'
+    )
+  return (
+    f'host 0 was not reached at {here.address} within {situation.connect_seconds} seconds: '
+    'start it there, check the address, and open the port in the firewall'
+  )
+
+
+def missing_hosts(present: int, count: int, missing: list[int], what_they_did: str) -> str:
+  """One line: how many of `count` hosts did something, and the others. The service names only some of many."""
+  some = 'among them ' if len(missing) < count - present else ''
+  hosts = ', '.join(map(str, sorted(missing)))
+  return (
+    f'{present} of {count} hosts {what_they_did}, missing: {some}host {hosts}; '
+    'start the same command on every host, each with its own number'
+  )
