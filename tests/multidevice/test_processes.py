@@ -213,41 +213,53 @@ def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
   assert said[2][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
 
 
-# As where `jax._src.distributed` is missing, which tests/hardware/test_hosts.py hides for real; Orbax needs it here.
+# As where `jax._src.distributed` is missing. JAX itself needs it here, so tests/hardware/test_hosts.py hides it.
 WITHOUT_INTERNALS = """
-from mathqwen import cli
-from mathqwen.hardware import jax_internals
+import json, sys, time
+from mathqwen.errors import UserError
+from mathqwen.hardware import hosts, jax_internals
 
 jax_internals._distributed = lambda: None
-raise SystemExit(cli.main())
+what, where = sys.argv[1], sys.argv[-1]
+try:
+  hosts.join(where, 'nothing is kept')
+  index, count = hosts.share()
+  values = hosts.gather({'host': index, 'text': 'x\\u00e4' * (1 + 1000 * index)})
+  assert [value['host'] for value in values] == [0, 1] and len(values[1]['text']) == 2002
+  print(json.dumps([index, count]), file=sys.stderr, flush=True)
+  if what == 'differ':
+    hosts.agree('settings', {'train.steps': 20 + 10 * index, 'train.dropout': index, 'train.seed': 0})
+  if what == 'wait':
+    time.sleep(600)
+except UserError as error:
+  print(error, file=sys.stderr)
+  hosts.leave(2, str(error))
 """
 
 
-def test_hosts_of_a_jax_without_those_internals(tiny, trained, tmp_path, monkeypatch):
-  """They meet, agree, gather and end. Only the reasons get worse: a host that ends does not tell the other why."""
-  monkeypatch.setenv(START, '5')
-  monkeypatch.setenv(LOST, '5')
-  program = {'program': ('-c', WITHOUT_INTERNALS)}
-  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--max-new-tokens', '8']
-  evaluating = start_command(tiny, 'evaluate', str(trained), *words, '--out', str(tmp_path / 'two'), **program)
-  status, said = ends(evaluating)
-  assert status == [0, 0], said
-  assert len(records.read(tmp_path / 'two' / 'arithmetic' / 'records.jsonl').records) == 8
-
-  other = {'args': set_all('train.steps=30', 'train.dropout=0')}
-  differing = start(tiny, tmp_path / 'run', host1=other, **program)
-  endless = start(tiny, tmp_path / 'endless', *ENDLESS, devices=1, **program)
-  alone = start(tiny, tmp_path / 'alone', here=[0], **program)
-  wait_for_steps(tmp_path / 'endless', endless)
-  endless[1].kill()
-  status, said = ends([*differing, *endless, *alone], timeout=100)
-  assert status == [2, 2, 75, -signal.SIGKILL, 2], said
-  assert said[0] == said[1] and said[0][-1] == (
-    'mathqwen: the hosts differ in their settings: train.steps is 20 on host 0 and 30 on host 1 (1 more differ): '
-    'give every host the same command, config and files'
+def test_hosts_of_a_jax_without_those_internals(tiny, monkeypatch):
+  """They meet, agree, gather and end. Only the reasons are worse: a host that stays away is not named."""
+  monkeypatch.setenv(START, '15')
+  monkeypatch.setenv(LOST, '10')
+  begin = lambda *words, **kwargs: start_command(tiny, *words, program=('-c', WITHOUT_INTERNALS), devices=1, **kwargs)
+  done, differing, waiting, alone = begin('end'), begin('differ'), begin('wait'), begin('end', here=[0])
+  assert json.loads(waiting[0].stderr.readline()) == [0, 2]
+  waiting[1].kill()
+  status, said = ends([*done, *differing, *waiting, *alone], timeout=100)
+  assert status == [0, 0, 2, 2, 75, -signal.SIGKILL, 2], said
+  assert said[:2] == [['[0, 2]'], ['[1, 2]']]
+  assert (
+    said[2][1:]
+    == said[3][1:]
+    == [
+      'the hosts differ in their settings: train.steps is 20 on host 0 and 30 on host 1 (1 more differ): '
+      'give every host the same command, config and files'
+    ]
   )
-  assert said[2][-1].startswith('mathqwen: host 1 was lost (no heartbeat for 5 seconds): run the same command again')
-  assert said[4][-1].startswith('mathqwen: not all of 2 hosts joined within 10 seconds; start the same command')
+  lost = 'mathqwen: host 1 was lost (no heartbeat for 10 seconds): run the same command again on every host; nothing is'
+  assert len(said[4]) == 1 and said[4][0].startswith(lost)
+  came = 'mathqwen: not all of 2 hosts joined within 20 seconds; start the same command on every host'
+  assert len(said[6]) == 1 and said[6][0].startswith(came)
 
 
 def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):
