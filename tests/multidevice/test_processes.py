@@ -293,7 +293,6 @@ def test_sigterm_to_one_host_ends_the_evaluation_of_both(tiny, trained, tmp_path
 ANSWER = """
 import json, sys
 import mathqwen
-from mathqwen.hardware import hosts, sharding
 from mathqwen.config import MeshConfig
 from mathqwen.hardware import hosts, sharding
 
