@@ -20,8 +20,8 @@ def add_flags(parser: _flags.Parser):
 
 def run(args) -> dict:
   from mathqwen import config
-  from mathqwen.planning import plan
+  from mathqwen.planning import plan_table
 
   experiment = config.resolve(args.config, args.settings)
   fixed = {setting.partition('=')[0] for setting in args.settings}
-  return plan.plan(experiment, args.topologies, fixed)
+  return plan_table.plan(experiment, args.topologies, fixed)

@@ -1,5 +1,6 @@
 import pytest
 
+from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 
 
@@ -25,3 +26,33 @@ from mathqwen.hardware import chips
 def test_peaks(kind, peak):
   assert chips.peak_flops(kind, 'bfloat16') == peak
   assert chips.peak_flops(kind, 'float32') is None
+
+
+@pytest.mark.parametrize(
+  'name, chips_, shape',
+  [
+    ('v5p-32', 16, (2, 2, 4)),
+    ('v4-32', 16, (2, 2, 4)),
+    ('v5p-8', 4, (2, 2, 1)),
+    ('v6e-16', 16, (4, 4)),
+    ('v5litepod-32', 32, (4, 8)),
+    ('v5e-1', 1, (1, 1)),
+    ('2xv5p-32', 32, (2, 2, 4)),
+  ],
+)
+def test_slices(name, chips_, shape):
+  found = chips.slice_of(name)
+  assert (found.chips, found.shape) == (chips_, shape)
+
+
+@pytest.mark.parametrize('name', ['v5p', 'v3-8', '0xv5e-4', '2xv4-8', 'v5p-31', 'v5e-5', 'v6e-x', 'h100-8', ''])
+def test_slices_that_do_not_exist(name):
+  with pytest.raises(UserError, match='--topology'):
+    chips.slice_of(name)
+
+
+def test_links():
+  """Open rows of 4 have one link a direction, rings of 16 two; v5e's are of 50 GB/s."""
+  assert chips.slice_of('v5e-16').ici_bytes_per_second == 2 * 50e9
+  assert chips.slice_of('v5e-256').ici_bytes_per_second == 4 * 50e9
+  assert chips.slice_of('v5e-1').ici_bytes_per_second == 0

@@ -7,9 +7,9 @@ import pytest
 from mathqwen import cli
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
-from mathqwen.hardware import chips, flops
+from mathqwen.hardware import chips
 from mathqwen.model.config import PRESETS
-from mathqwen.planning import plan
+from mathqwen.planning import compiler, plan_table, search
 
 TINY = """
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
@@ -24,80 +24,40 @@ config = Experiment(
 """
 
 
-@pytest.mark.parametrize(
-  'name, chips_, shape',
-  [
-    ('v5p-32', 16, (2, 2, 4)),
-    ('v4-32', 16, (2, 2, 4)),
-    ('v5p-8', 4, (2, 2, 1)),
-    ('v6e-16', 16, (4, 4)),
-    ('v5litepod-32', 32, (4, 8)),
-    ('v5e-1', 1, (1, 1)),
-    ('2xv5p-32', 32, (2, 2, 4)),
-  ],
-)
-def test_slices(name, chips_, shape):
-  found = chips.slice_of(name)
-  assert (found.chips, found.shape) == (chips_, shape)
-
-
-@pytest.mark.parametrize('name', ['v5p', 'v3-8', '0xv5e-4', '2xv4-8', 'v5p-31', 'v5e-5', 'v6e-x', 'h100-8', ''])
-def test_slices_that_do_not_exist(name):
-  with pytest.raises(UserError, match='--topology'):
-    chips.slice_of(name)
-
-
-def test_links():
-  """Open rows of 4 have one link a direction, rings of 16 two; v5e's are of 50 GB/s."""
-  assert chips.slice_of('v5e-16').ici_bytes_per_second == 2 * 50e9
-  assert chips.slice_of('v5e-256').ici_bytes_per_second == 4 * 50e9
-  assert chips.slice_of('v5e-1').ici_bytes_per_second == 0
-
-
-def test_model_flops_by_hand():
-  cfg = PRESETS['Qwen2.5-7B']
-  layer = 3584 * (3584 + 512 + 512 + 3584) + 3 * 3584 * 18944
-  weights = 28 * layer + 152064 * 3584
-  pairs = 1024 * 1025 // 2  # of a query and a key up to it
-  want = 128 * (6 * 1024 * weights + 3 * 28 * 2 * 2 * 3584 * pairs)
-  assert flops.model_flops(cfg, 128, 1024) == want
-  assert flops.recomputed_flops(cfg, 'mlp', 128, 1024) - flops.recomputed_flops(cfg, 'dots', 128, 1024) == (
-    128 * 1024 * 28 * 2 * 2 * 3584 * 18944
-  )
-
-
 def experiment(mesh=None, **train):
   mesh, train = mesh or MeshConfig(), TrainConfig(**{'dropout': 0.0} | train)
   return Experiment(PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), mesh=mesh, train=train)
 
 
 def test_settings_that_are_tried():
-  large = plan.candidates(experiment(), chips.slice_of('v5p-32'), set())
+  large = search.candidates(experiment(), chips.slice_of('v5p-32'), set())
   assert large[0] == {
     'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.context': 1, 'mesh.tensor': 1,
     'train.remat': 'dots', 'train.micro_batches': 1,
   }  # fmt: skip
-  small = plan.candidates(experiment(), chips.slice_of('v5e-16'), set())
-  assert 1 <= len(small) <= plan.ATTEMPTS and small[0]['train.micro_batches'] > 1
+  small = search.candidates(experiment(), chips.slice_of('v5e-16'), set())
+  assert 1 <= len(small) <= search.ATTEMPTS and small[0]['train.micro_batches'] > 1
   # Where nothing else fits: the least memory, in one piece, as two gradients weigh more than the rows' halves.
   assert small[-1]['train.remat'] == 'nested' and small[-1]['train.micro_batches'] == 1
-  assert [tried['train.remat'] for tried in plan.candidates(experiment(), chips.slice_of('v5e-8'), set())] == ['nested']
-  kept = plan.candidates(experiment(remat='mlp'), chips.slice_of('v5e-16'), {'train.remat'})
+  assert [tried['train.remat'] for tried in search.candidates(experiment(), chips.slice_of('v5e-8'), set())] == [
+    'nested'
+  ]
+  kept = search.candidates(experiment(remat='mlp'), chips.slice_of('v5e-16'), {'train.remat'})
   assert {tried['train.remat'] for tried in kept} == {'mlp'}
   # 128 rows on 256 chips: two chips share a row.
-  wide = plan.candidates(experiment(), chips.slice_of('v5e-256'), set())
+  wide = search.candidates(experiment(), chips.slice_of('v5e-256'), set())
   assert (wide[0]['mesh.fsdp'], wide[0]['mesh.context'], wide[0]['mesh.tensor']) == (128, 2, 1)
-  wide = plan.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context'})
+  wide = search.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context'})
   assert (wide[0]['mesh.fsdp'], wide[0]['mesh.context'], wide[0]['mesh.tensor']) == (128, 1, 2)
   with pytest.raises(UserError, match='v5e-256.*data.batch_size'):
-    plan.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context', 'mesh.tensor'})
-  two = plan.candidates(experiment(), chips.slice_of('2xv5p-32'), set())
+    search.candidates(experiment(), chips.slice_of('v5e-256'), {'mesh.context', 'mesh.tensor'})
+  two = search.candidates(experiment(), chips.slice_of('2xv5p-32'), set())
   assert (two[0]['mesh.data'], two[0]['mesh.fsdp']) == (2, 16)  # a copy of the model in each slice
 
 
 def test_many_micro_batches_cost_traffic():
   """Weights come once for each: computing `up` again is faster than 16 of them, though `dots` would fit with 8."""
-  tried = plan.candidates(experiment(), chips.slice_of('v6e-8'), set())
+  tried = search.candidates(experiment(), chips.slice_of('v6e-8'), set())
   assert [(one['train.remat'], one['train.micro_batches']) for one in tried] == [
     ('dots', 4), ('gate', 4), ('mlp', 1), ('nested', 1)
   ]  # fmt: skip
@@ -110,11 +70,11 @@ WEIGHTS = 28 * LAYER + 2 * 152064 * 3584
 def test_estimated_memory_by_hand():
   """Masters and moments of 12 bytes, a gradient of 4 and, of several micro-batches, their sum; and one layer whole."""
   cfg, mesh = PRESETS['Qwen2.5-7B'], {'fsdp': 16, 'context': 1, 'tensor': 1}
-  assert plan.estimated_bytes(cfg, mesh, 'full', 0, 1) == WEIGHTS * 16 // 16 + 4 * LAYER
-  assert plan.estimated_bytes(cfg, mesh, 'full', 0, 2) == WEIGHTS * 20 // 16 + 4 * LAYER
+  assert search.estimated_bytes(cfg, mesh, 'full', 0, 1) == WEIGHTS * 16 // 16 + 4 * LAYER
+  assert search.estimated_bytes(cfg, mesh, 'full', 0, 2) == WEIGHTS * 20 // 16 + 4 * LAYER
   kept = 28 * 2 * (2 * 3584 + 128 * (28 + 2 * 4) + 2 * 18944)
   working = 2 * (3 * 18944 + 6 * 3584)
-  size = lambda tokens: plan.estimated_bytes(cfg, mesh, 'dots', tokens, 1)
+  size = lambda tokens: search.estimated_bytes(cfg, mesh, 'dots', tokens, 1)
   assert size(1000) - size(0) == 1000 * (kept + working)
 
 
@@ -123,7 +83,7 @@ def compiled(monkeypatch):
   """Stands for the TPU compiler: `compiled.append(what it says)`, in the order of the tries."""
   says, found = [], importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *args: name == 'libtpu' or found(name, *args))
-  monkeypatch.setattr(plan, '_compile_elsewhere', lambda experiment, where: dict(says.pop(0)))
+  monkeypatch.setattr(compiler, 'compile_for', lambda experiment, where: dict(says.pop(0)))
   return says
 
 
@@ -136,7 +96,7 @@ def test_a_row_by_hand(compiled, capsys):
   size |= {'arguments_bytes': 3e9, 'temporaries_bytes': 4e9, 'outputs_bytes': 2e9, 'hbm_bytes_per_chip': 9e9}
   size |= {'executed_flops_per_step': 1.25 * model, 'collective_bytes_per_step': 50e9, 'compile_seconds': 2.0}
   compiled += [TOO_LARGE, size]
-  (row,) = plan.plan(experiment(micro_batches=4), ['2xv5p-32'], {'train.micro_batches'})['topologies']
+  (row,) = plan_table.plan(experiment(micro_batches=4), ['2xv5p-32'], {'train.micro_batches'})['topologies']
   assert not compiled and row['fits'] and 'error' not in row and row['settings']['train.micro_batches'] == 4
   across = 2 * 4 * WEIGHTS / 16 / 2  # of float32 gradients, a chip's part: half of each sum comes from the other slice
   bounds = {
@@ -159,9 +119,9 @@ def test_a_row_by_hand(compiled, capsys):
 
 
 def test_a_slice_on_which_nothing_fits_has_tried_all(compiled, capsys):
-  tries = len(plan.candidates(experiment(), chips.slice_of('v5e-16'), set()))
+  tries = len(search.candidates(experiment(), chips.slice_of('v5e-16'), set()))
   compiled += [TOO_LARGE] * tries
-  (row,) = plan.plan(experiment(), ['v5e-16'], set())['topologies']
+  (row,) = plan_table.plan(experiment(), ['v5e-16'], set())['topologies']
   assert not compiled and not row['fits'] and row['error'] == 'RESOURCE_EXHAUSTED: too large'
   assert (row['step_seconds'], row['mfu'], row['days'], row['chips']) == (None, None, None, 16)
   (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| v5e-16')]
@@ -178,16 +138,16 @@ def test_a_slice_on_which_nothing_fits_has_tried_all(compiled, capsys):
   ],
 )
 def test_mesh_sizes_of_a_config_file_are_kept(sizes, want):
-  for settings in plan.candidates(experiment(MeshConfig(**sizes)), chips.slice_of('v5p-32'), set()):
+  for settings in search.candidates(experiment(MeshConfig(**sizes)), chips.slice_of('v5p-32'), set()):
     assert tuple(settings[f'mesh.{name}'] for name in ('data', 'fsdp', 'context', 'tensor')) == want
 
 
 def test_names_come_before_the_compiler(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(UserError, match='pip install'):
-    plan.plan(experiment(), ['v5e-1'], set())
+    plan_table.plan(experiment(), ['v5e-1'], set())
   with pytest.raises(UserError, match='--topology v5q-8: write KIND-SIZE'):
-    plan.plan(experiment(), ['v5q-8'], set())
+    plan_table.plan(experiment(), ['v5q-8'], set())
 
 
 @pytest.mark.skipif(
@@ -217,7 +177,7 @@ def test_plan_of_a_tiny_step(tmp_path, capsys):
 
 
 def test_settings_are_all_read():
-  names = plan.candidates(experiment(), chips.slice_of('v6e-16'), set())[0]
-  assert dataclasses.asdict(plan._with(experiment(), names).mesh) == {
+  names = search.candidates(experiment(), chips.slice_of('v6e-16'), set())[0]
+  assert dataclasses.asdict(plan_table._with_settings(experiment(), names).mesh) == {
     'data': 1, 'fsdp': 16, 'context': 1, 'tensor': 1
   }  # fmt: skip

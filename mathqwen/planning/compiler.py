@@ -1,0 +1,121 @@
+"""The TPU compiler: the training step compiled for a slice, without one.
+
+libtpu takes one kind of chip per process, so each slice is compiled in a process of its own: `compile_for` starts
+`python -m mathqwen.planning.compiler`, which reads a request from standard input and answers with one line of JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from mathqwen import config
+from mathqwen.hardware import chips
+
+
+def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, Any]:
+  """What `compile_here` finds for a slice, in a process of its own. {'error': one line} where it does not compile.
+
+  The compiler's failures do not raise: the other slices can still be compiled.
+  """
+  shape = 'x'.join(map(str, where.shape))
+  request = {
+    'experiment': config.to_json(experiment),
+    'topology': f'{where.chip.name}:{shape}',
+    'options': _topology_options(where),
+  }
+  environment = {
+    'JAX_PLATFORMS': 'cpu',
+    'TPU_SKIP_MDS_QUERY': '1',  # no metadata server is asked what machine this is
+    'TPU_ACCELERATOR_TYPE': f'{where.chip.accelerator}-{where.chips // where.count * where.chip.cores}',
+    'TPU_WORKER_HOSTNAMES': 'localhost',
+    'TPU_WORKER_ID': '0',
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # several plans may run at a time
+  }
+  done = subprocess.run(
+    [sys.executable, '-m', 'mathqwen.planning.compiler'],
+    input=json.dumps(request),
+    env=os.environ | environment,
+    capture_output=True,
+    text=True,
+  )
+  if done.returncode:
+    last_line = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
+    return {'error': f'the TPU compiler ended with: {last_line}', 'compile_seconds': None}
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def compile_here(experiment: config.Experiment, topology: str, options: dict[str, Any]) -> dict[str, Any]:
+  """Memory in bytes, FLOPs and traffic of the step; {'error', 'compile_seconds'} when XLA says that it is too large.
+
+  topology, options: of `jax.experimental.topologies.get_topology_desc`.
+  """
+  import jax
+  from jax.experimental import topologies
+
+  from mathqwen.hardware import cost, sharding
+  from mathqwen.training import loss, optim, step
+
+  devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
+  mesh = sharding.make_mesh(experiment.mesh, devices)
+  tx = optim.optimizer(experiment.optim, experiment.train.steps)
+  state = step.abstract_state(mesh, experiment.model, tx)
+
+  started = time.monotonic()
+  traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(state, step.abstract_batch(mesh, experiment))
+  try:
+    compiled = traced.lower().compile()
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return {'error': str(error).splitlines()[0], 'compile_seconds': time.monotonic() - started}
+  seconds = time.monotonic() - started
+
+  # The loss head's loop depends on data; these are its turns when every position has a loss.
+  rows = experiment.data.batch_size // experiment.train.micro_batches // sharding.batch_shards(dict(mesh.shape))
+  turns = loss.turns(rows * experiment.data.seq_len // mesh.shape['context'], experiment.train.loss_chunk)
+  traffic = cost.collective_bytes(compiled.as_text(), turns)
+  return _memory(compiled.memory_analysis()) | {
+    'weights_bytes': step.bytes_per_device(state.params),
+    'moments_bytes': step.bytes_per_device(state.opt_state),
+    'executed_flops_per_step': cost.matmul_flops(traced.jaxpr, turns),
+    'collective_bytes_per_step': sum(traffic.values()),
+    'collectives': traffic,
+    'compile_seconds': seconds,
+  }
+
+
+def _topology_options(where: chips.Slice) -> dict[str, Any]:
+  options = {}
+  if where.chips == 1:
+    options['chips_per_host_bounds'] = (1, 1, 1)
+  if where.count > 1:
+    options['num_slices'] = where.count
+  if where.chip.name == 'v4':
+    options['chip_config_name'] = 'megacore'  # one device a chip, as on a real v4
+  return options
+
+
+def _memory(analysis) -> dict[str, int]:
+  arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
+  outputs = analysis.output_size_in_bytes
+  return {
+    'hbm_bytes_per_chip': arguments + temporaries + outputs - analysis.alias_size_in_bytes,
+    'peak_bytes_per_chip': analysis.peak_memory_in_bytes,
+    'arguments_bytes': arguments,
+    'temporaries_bytes': temporaries,
+    'outputs_bytes': outputs,
+  }
+
+
+def main():
+  """Answers one request."""
+  request = json.load(sys.stdin)
+  experiment = config.from_json(request['experiment'], 'request')
+  print(json.dumps(compile_here(experiment, request['topology'], request['options'])))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,123 @@
+"""Which settings are compiled for a slice: the fastest by estimate that should fit, then the smallest."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from mathqwen import config
+from mathqwen.errors import UserError
+from mathqwen.hardware import chips
+from mathqwen.hardware.flops import Shape, model_flops, recomputed_flops
+from mathqwen.model.config import ModelConfig
+
+ATTEMPTS = 4  # settings that are compiled for a slice before it counts as too small
+MARGIN = 0.94  # share of HBM that an estimate may fill: estimates err, and compiling takes minutes
+POLICIES = ('dots', 'gate', 'mlp', 'full', 'nested')  # train.remat, from the least recomputation to the most
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+  """Settings of training, with what they cost by estimate."""
+
+  seconds: float  # a step
+  bytes: int  # of HBM, a chip
+  remat: str
+  micro_batches: int
+
+
+def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> list[dict[str, Any]]:
+  """Settings to compile for a slice, {name: value}: the fastest by estimate first, the one with least memory last.
+
+  fixed: names of settings that keep the experiment's value. So do mesh sizes that differ from the defaults.
+  UserError: when no mesh fits the slice.
+  """
+  from mathqwen.hardware import sharding
+
+  mesh = _mesh(experiment, where, fixed)
+  rows = experiment.data.batch_size // sharding.batch_shards(mesh)
+  remats = [experiment.train.remat] if 'train.remat' in fixed else POLICIES
+  counts = [experiment.train.micro_batches] if 'train.micro_batches' in fixed else _divisors(rows)
+
+  found = [_estimate(experiment, where, mesh, remat, count) for remat in remats for count in counts]
+  found.sort(key=lambda candidate: (candidate.seconds, candidate.micro_batches, candidate.bytes))
+  fitting = [candidate for candidate in found if candidate.bytes < MARGIN * where.chip.hbm_bytes]
+  smallest = min(found, key=lambda candidate: candidate.bytes)
+  chosen = dict.fromkeys([*fitting[: ATTEMPTS - 1], smallest])  # each once
+
+  mesh_settings = {f'mesh.{axis}': size for axis, size in mesh.items()}
+  return [
+    mesh_settings | {'train.remat': candidate.remat, 'train.micro_batches': candidate.micro_batches}
+    for candidate in chosen
+  ]
+
+
+def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
+  """HBM of one chip in bytes, roughly: only decides what is compiled first.
+
+  tokens: of a micro-batch, on one chip.
+  """
+  from mathqwen.model import qwen
+
+  shape, tensor, layers = Shape(cfg), mesh['tensor'], cfg.num_hidden_layers
+  if remat == 'nested':
+    # Kept are the inputs of all groups, and those of the layers in the group that is being differentiated.
+    layers = layers // qwen.group_size(layers) + qwen.group_size(layers)
+
+  # Numbers that the forward pass keeps for the backward pass, per token and layer.
+  inputs_only = remat in ('full', 'nested')
+  qkv = 0 if inputs_only else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
+  hidden = cfg.hidden_size * (1 if inputs_only else 2)
+  mlp = {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size
+  kept = hidden + (qkv + mlp) // tensor
+
+  # float32 weights and two moments; a float32 gradient, and with several micro-batches the sum of their gradients.
+  gradients = 2 if micro_batches > 1 else 1
+  state = shape.weights * (12 + 4 * gradients) // (mesh['fsdp'] * mesh['context'] * tensor)
+  # What one layer holds while it runs, in bfloat16, with its weights gathered and their gradient.
+  working = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * shape.layer // tensor
+  return state + 2 * tokens * kept * layers + working
+
+
+def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, micro_batches: int) -> Candidate:
+  from mathqwen.hardware import sharding
+
+  cfg, batch, length = experiment.model, experiment.data.batch_size, experiment.data.seq_len
+  tokens = batch // sharding.batch_shards(mesh) * (length // mesh['context']) // micro_batches
+  size = estimated_bytes(cfg, mesh, remat, tokens, micro_batches)
+
+  flops = model_flops(cfg, batch, length) + recomputed_flops(cfg, remat, batch, length)
+  # Every micro-batch gathers the layers' weights in bfloat16 for each pass over them and scatters their gradients.
+  sent_bytes = 8 if remat == 'nested' else 6
+  traffic = 0
+  if where.chips * where.chip.devices > 1:
+    traffic = micro_batches * sent_bytes * Shape(cfg).layer * cfg.num_hidden_layers // mesh['tensor']
+  seconds = max(flops / (where.chips * where.chip.flops), traffic / max(where.ici_bytes_per_second, 1))
+  return Candidate(seconds, size, remat, micro_batches)
+
+
+def _divisors(n: int) -> list[int]:
+  return [m for m in range(1, n + 1) if n % m == 0]
+
+
+def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
+  """A copy of the model in each slice; within it fsdp, and where there are too few rows, context, then tensor."""
+  from mathqwen.hardware import sharding
+
+  def choices(name: str, values: Sequence[int]) -> Sequence[int]:
+    size = getattr(experiment.mesh, name)
+    is_kept = f'mesh.{name}' in fixed or size != getattr(config.MeshConfig, name)
+    return [size] if is_kept else values
+
+  problem = None
+  # The least tensor parallelism first: it sends every activation, where context sends only keys and values.
+  for tensor in choices('tensor', [1, 2, 4, 8, 16]):
+    for context in choices('context', [1, 2, 4, 8]):
+      (data,) = choices('data', [where.count])
+      wanted = dataclasses.replace(experiment.mesh, data=data, context=context, tensor=tensor)
+      try:
+        mesh = sharding.mesh_shape(wanted, where.chips * where.chip.devices)
+        sharding.check(mesh, experiment.model, experiment.data.batch_size, 1, experiment.data.seq_len)
+        return mesh
+      except UserError as error:
+        problem = problem or error
+  raise UserError(f'--topology {where.name}: {problem}')
