@@ -184,7 +184,8 @@ def explain(text: str, situation: Situation) -> tuple[int, str]:
 
   2 where somebody has to change something, 75 where the same command continues, 1 for words that are not known here.
   """
-  named = [int(name) for name in re.findall(r'^(\d+)$', text, re.MULTILINE)]  # one host a line
+  # One host a line; the text may come twice.
+  named = sorted({int(name) for name in re.findall(r'^(\d+)$', text, re.MULTILINE)})
   if not situation.joined:
     line = _explain_before_joining(text, named, situation)
     if line:
@@ -226,7 +227,7 @@ def _explain_before_joining(text: str, named: list[int], situation: Situation) -
 def missing_hosts(present: int, count: int, missing: list[int], what_they_did: str) -> str:
   """One line: how many of `count` hosts did something, and the others. The service names only some of many."""
   some = 'among them ' if len(missing) < count - present else ''
-  hosts = ', '.join(map(str, sorted(missing)))
+  hosts = ', '.join(map(str, missing))
   return (
     f'{present} of {count} hosts {what_they_did}, missing: {some}host {hosts}; '
     'start the same command on every host, each with its own number'

@@ -27,7 +27,7 @@ def situation(joined, place=FULL_PLACE):
 
 @pytest.mark.parametrize('joined, text, status, line', [
   (False, 'DEADLINE_EXCEEDED: Barrier timed out.\n# of tasks that reached the barrier: 2/40.\nThe first task at the '
-   'barrier: 0. Some timed out task names:\n3\n2\n\n', 2,
+   'barrier: 0. Some timed out task names:\n3\n2\n3\n\n', 2,
    '2 of 40 hosts joined within 300 seconds, missing: among them host 2, 3; start the same'),
   (False, 'INVALID_ARGUMENT: Unexpected task registered with task=2\n', 2,
    'this is host 2 of 2, but host 0 was started for fewer hosts: '),
