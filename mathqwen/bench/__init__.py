@@ -1,1 +1,11 @@
-"""Tokens per second of this machine, with the other side of a comparison."""
+"""`mathqwen bench`: tokens per second of this machine, with torch and transformers beside.
+
+For other folders to use; nothing is imported here, so that each module costs only what it needs:
+
+  measurement.run   measures 'train' or 'decode', prints a line for each side, returns the JSON of the command
+  sides             our training step and decoding as functions to time, and the rows and prompts they take
+  torch_side        the same in torch and transformers
+  turns             sides timed in turn, each in a process of its own
+"""
+
+__all__ = ['measurement', 'sides', 'torch_side', 'turns']

@@ -66,7 +66,7 @@ def add_flags(parser: _flags.Parser):
 
 
 def run(args) -> dict:
-  from mathqwen.bench import measure
+  from mathqwen.bench import measurement, sides
   from mathqwen.model.config import ModelConfig
 
   def values(flags) -> dict:
@@ -76,8 +76,8 @@ def run(args) -> dict:
   if args.verb == 'train':
     positions = args.seq_len
   else:
-    positions = args.prompt + max(args.new_tokens, measure.GSM8K_TOKENS[-1])
+    positions = args.prompt + max(args.new_tokens, sides.GSM8K_TOKENS[-1])
   cfg = ModelConfig(**values(MODEL), max_position_embeddings=positions)
   options = values(OPTIONS[args.verb])
   turns = options.pop('steps')
-  return measure.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=turns, **options)
+  return measurement.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=turns, **options)

@@ -1,13 +1,13 @@
 """Greedy decoding beside Tunix's sampler, by turns, on the model of `mathqwen bench decode`.
 
-`python tests/measure_tunix.py`; it needs google-tunix 0.1.7 and what that imports.
+`python tests/inference/measure_tunix.py`; it needs google-tunix 0.1.7 and what that imports.
 """
 
 import functools
 
 import numpy as np
 
-from mathqwen.bench.measure import measure as bench
+from mathqwen.bench import sides, turns
 from mathqwen.model.config import ModelConfig
 
 CFG = ModelConfig(32_000, 512, 1408, 8, 8, 4, 64, 1024)
@@ -66,12 +66,12 @@ def tunix_side(prompts):
 
 
 def main():
-  prompts = np.maximum(bench.decode_prompts(CFG, BATCH, PROMPT), 1)
-  sides = {
-    'tunix': bench.Elsewhere(functools.partial(tunix_side, prompts)),
-    'mathqwen': functools.partial(bench.timed, bench.decode_side(CFG, 'float32', prompts, NEW_TOKENS)),
+  prompts = np.maximum(sides.decode_prompts(CFG, BATCH, PROMPT), 1)
+  both = {
+    'tunix': turns.Elsewhere(functools.partial(tunix_side, prompts)),
+    'mathqwen': functools.partial(turns.timed, sides.decode_side(CFG, 'float32', prompts, NEW_TOKENS)),
   }
-  found = bench.measure(sides, TURNS, BATCH * NEW_TOKENS)
+  found = turns.take_turns(both, TURNS, BATCH * NEW_TOKENS)
   ours, theirs = (found[name]['tokens_per_second'] for name in ('mathqwen', 'tunix'))
   print(f'mathqwen {ours:,.0f} tokens/s, tunix {theirs:,.0f}, ratio {ours / theirs:.2f}')
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mathqwen import cli
-from mathqwen.bench.measure import measure as bench
+from mathqwen.bench import sides, torch_side, turns
 from mathqwen.config import DataConfig, Experiment, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.model import qwen
@@ -38,21 +38,21 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
   cfg, params = from_torch(reference)
   import torch
 
-  monkeypatch.setattr(bench, 'torch_model', lambda *_: (torch, reference))
+  monkeypatch.setattr(torch_side, 'torch_model', lambda *_: (torch, reference))
   monkeypatch.setattr(qwen, 'init', lambda *_: params)
-  rows = bench.train_rows(cfg, 2, 24, 0.5)
+  rows = sides.train_rows(cfg, 2, 24, 0.5)
   assert rows['loss_weights'].sum() == 24
   experiment = Experiment(
     cfg,
     data=DataConfig(batch_size=2, seq_len=24),
-    optim=bench.OPTIM,
-    train=TrainConfig(steps=bench.STEPS, compute_dtype='float32', dropout=0.0),
+    optim=sides.OPTIM,
+    train=TrainConfig(steps=sides.STEPS, compute_dtype='float32', dropout=0.0),
   )
-  ours, theirs = bench.train_side(experiment, rows), bench.torch_train_side(experiment, rows, 'cpu')
+  ours, theirs = sides.train_side(experiment, rows), torch_side.train_side(experiment, rows, 'cpu')
   assert ours() == pytest.approx(theirs(), rel=1e-5)
-  prompts = bench.decode_prompts(cfg, 2, 5)
-  assert np.shape(bench.decode_side(cfg, 'float32', prompts, 4)()) == (2, 4)
-  assert bench.torch_decode_side(cfg, 'float32', prompts, 4, 'cpu')().shape == (2, 9)
+  prompts = sides.decode_prompts(cfg, 2, 5)
+  assert np.shape(sides.decode_side(cfg, 'float32', prompts, 4)()) == (2, 4)
+  assert torch_side.decode_side(cfg, 'float32', prompts, 4, 'cpu')().shape == (2, 9)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_what_cannot_be_measured(flags, message, capsys):
 def test_a_missing_torch_names_the_extra(tiny_config, monkeypatch):
   monkeypatch.setitem(__import__('sys').modules, 'torch', None)
   with pytest.raises(UserError, match=r'--torch needs torch: .*\[dev\]'):
-    bench.torch_model(tiny_config('qwen2'), 'cpu')
+    torch_side.torch_model(tiny_config('qwen2'), 'cpu')
 
 
 def fail():
@@ -85,7 +85,7 @@ def take_a_moment():
 
 
 def test_the_other_side_has_a_process_of_its_own():
-  run = bench.Elsewhere(take_a_moment)
+  run = turns.Elsewhere(take_a_moment)
   seconds, cpu, peak = run()
   assert 0 < cpu <= seconds * 1.5 and peak > 0
   assert run.process.pid != os.getpid() and run.process.is_alive()
@@ -95,7 +95,7 @@ def test_the_other_side_has_a_process_of_its_own():
 
 
 def test_an_other_side_that_is_killed():
-  run = bench.Elsewhere(take_a_moment)
+  run = turns.Elsewhere(take_a_moment)
   run.process.kill()
   run.process.join(30)
   with pytest.raises(UserError, match='ended with exit code -9'):
@@ -107,4 +107,4 @@ def test_an_other_side_that_is_killed():
 )
 def test_an_other_side_that_fails(make, message):
   with pytest.raises(UserError, match=message):
-    bench.Elsewhere(make)
+    turns.Elsewhere(make)
