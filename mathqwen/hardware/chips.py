@@ -1,9 +1,9 @@
-"""TPU chips and slices, and peaks of devices, as data. Per chip, not per TensorCore; sources beside the figures.
+"""TPU chips and slices, and the peaks of devices, as data. Figures are per chip, not per TensorCore.
 
-Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al. 2023
-(arXiv 2304.01433). ICI is said there per chip, both directions and all ports together; here one direction of one port.
-Between slices: the network interfaces of a host over its chips, docs.cloud.google.com (v5e 2 x 100 Gbps and v6e
-4 x 200 Gbps for 8 chips), jax-ml.github.io/scaling-book/tpus (v5p).
+Sources. Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al.
+2023 (arXiv 2304.01433). Those pages give ICI bandwidth per chip, as the sum of all ports and both directions; here it
+is that of one port in one direction. Network between slices: the interfaces of a host divided by its chips, from
+docs.cloud.google.com (v5e 2 x 100 Gbps and v6e 4 x 200 Gbps for 8 chips) and jax-ml.github.io/scaling-book/tpus (v5p).
 """
 
 import dataclasses
@@ -15,15 +15,17 @@ from mathqwen.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
+  """One generation of TPU."""
+
   name: str  # as in topology names
   flops: float  # bfloat16 peak, FLOP/s
-  hbm_bytes: int  # what XLA lets a program use, where seen; else what is there
+  hbm_bytes: int  # that XLA lets a program use, where that was seen; else all of it
   hbm_bandwidth: float  # bytes/s
   ici_bandwidth: float  # bytes/s out of one port
-  dimensions: int  # of the torus: two ports for each
-  cores: int  # how slices are counted: v5p-32 has 16 chips
+  dimensions: int  # of the torus; a chip has two ports for each
+  cores: int  # a chip, as slices are counted: v5p-32 has 16 chips of 2 cores
   accelerator: str  # prefix of the accelerator type
-  devices: int = 1  # JAX devices
+  devices: int = 1  # JAX devices a chip
   dcn_bandwidth: float = 0  # bytes/s between slices; 0 where no figure is published
 
 
@@ -38,17 +40,19 @@ CHIPS = {
     Chip('tpu7x', 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 1, 'tpu7x', devices=2),
   )
 }
-# `jax.Device.device_kind` -> peak of a device in dense bfloat16 matrix multiplications, FLOP/s.
+# The `jax.Device.device_kind` of each.
 _KINDS = {
-  'v4': ('TPU v4',),  # both cores of a chip are one device (megacore), as Cloud TPUs come
+  'v4': ('TPU v4',),  # Cloud TPUs run both cores of a chip as one device (megacore)
   'v5e': ('TPU v5 lite', 'TPU v5e'),
   'v5p': ('TPU v5', 'TPU v5p'),
   'v6e': ('TPU v6 lite', 'TPU v6e'),
   'tpu7x': ('TPU7x',),
 }
-DEVICE_FLOPS = {kind: CHIPS[name].flops / CHIPS[name].devices for name, kinds in _KINDS.items() for kind in kinds} | {
+_TPU_FLOPS = {kind: CHIPS[name].flops / CHIPS[name].devices for name, kinds in _KINDS.items() for kind in kinds}
+# device_kind -> peak of one device in dense bfloat16 matrix multiplications, FLOP/s.
+DEVICE_FLOPS = _TPU_FLOPS | {
   # NVIDIA's data sheets: nvidia.com/en-us/data-center/{a100,h100,h200,l4,tesla-t4}, HGX B200. They give most figures
-  # with sparsity, twice the dense ones here.
+  # with sparsity, which are twice the dense ones here.
   'NVIDIA A100-SXM4-40GB': 312e12,
   'NVIDIA A100-SXM4-80GB': 312e12,
   'NVIDIA A100-PCIE-40GB': 312e12,
@@ -60,7 +64,7 @@ DEVICE_FLOPS = {kind: CHIPS[name].flops / CHIPS[name].devices for name, kinds in
   'NVIDIA L4': 121e12,
   'Tesla T4': 65e12,  # float16: it has no bfloat16 units
 }
-# Chips of a slice -> its shape, from the tables of the pages above.
+# {dimensions of the torus: {chips of a slice: its shape}}, from the tables on the pages above.
 SHAPES = {
   2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
   3: {
@@ -71,37 +75,47 @@ SHAPES = {
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
-  """FLOP/s of a device of this `device_kind` at most; None for one without a published peak, such as a CPU.
+  """Peak FLOP/s of a device of this `device_kind`; None where none is published, as for a CPU.
 
-  None as well for other dtypes than bfloat16: how float32 is multiplied depends on the precision that XLA takes.
+  None for other dtypes than bfloat16, too: the speed of float32 depends on the precision that XLA multiplies with.
   """
   return DEVICE_FLOPS.get(kind) if dtype == 'bfloat16' else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
+  """Chips that ICI connects; or several such slices, connected by the hosts' network."""
+
   name: str  # v5p-32; 2xv5p-32 are two of them
   chip: Chip
-  shape: tuple[int, ...]  # chips along each dimension of a slice
+  shape: tuple[int, ...]  # chips along each dimension of one slice
   count: int = 1  # slices
 
   @property
   def chips(self) -> int:
+    """Of all slices together."""
     return self.count * math.prod(self.shape)
 
   @property
   def ici_bytes_per_second(self) -> float:
-    """Into one chip when all gather from all: both neighbours in a closed ring, one in an open row, each dimension.
-
-    Rings close at 16 chips on two-dimensional kinds, at multiples of 4 from 64 chips on with three dimensions.
+    """What one chip can receive while all chips gather from all: in each dimension from both neighbours of a ring, but
+    from only one of an open row.
     """
-    large = math.prod(self.shape) >= 64
-    closed = lambda size: size >= 16 if self.chip.dimensions == 2 else large and size % 4 == 0
-    return sum((2 if closed(size) else 1) * self.chip.ici_bandwidth for size in self.shape if size > 1)
+    links = sum(2 if self._is_ring(size) else 1 for size in self.shape if size > 1)
+    return links * self.chip.ici_bandwidth
+
+  def _is_ring(self, size: int) -> bool:
+    """Whether a dimension of so many chips wraps around."""
+    if self.chip.dimensions == 2:
+      return size >= 16
+    return math.prod(self.shape) >= 64 and size % 4 == 0
 
 
 def slice_of(name: str) -> Slice:
-  """'v5p-32' -> the slice: 16 chips, 2x2x4. '2xv5p-32': two of them (multislice)."""
+  """'v5p-32' -> the slice of 16 chips, 2x2x4; '2xv5p-32' -> two of them (multislice).
+
+  UserError: when there is no such slice, or several are asked for and the bandwidth between them is not published.
+  """
   written = re.fullmatch(r'(?:([1-9]\d*)x)?(?:tpu-)?(\w+)-(\d+)', name)
   count, kind, size = written.groups() if written else (None, None, None)
   chip = CHIPS.get({'v5litepod': 'v5e'}.get(kind, kind))
@@ -112,7 +126,7 @@ def slice_of(name: str) -> Slice:
   count, size = int(count or 1), int(size)
   if count > 1 and not chip.dcn_bandwidth:
     known = ', '.join(chip.name for chip in CHIPS.values() if chip.dcn_bandwidth)
-    raise UserError(f'--topology {name}: the network between slices is known of {known}: plan for one slice')
+    raise UserError(f'--topology {name}: the bandwidth between slices is only known for {known}: plan for one slice')
   shapes = SHAPES[chip.dimensions]
   shape = shapes.get(size // chip.cores) if size % chip.cores == 0 else None
   if shape is None:
