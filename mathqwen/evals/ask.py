@@ -89,6 +89,11 @@ class PreparedBenchmark:
   settings: dict  # two runs with the same settings are the same run; kept in settings.json
   stop: tuple[str, ...] = ()  # texts that end an answer, besides the model's stop tokens
 
+  @property
+  def name(self) -> str:
+    """Of the benchmark, its directory and its scores."""
+    return self.benchmark.name
+
   def record(
     self, index: int, *, prompt: str, response: str, tokens: int | None, truncated: bool, **more: object
   ) -> dict:

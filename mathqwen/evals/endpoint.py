@@ -303,7 +303,7 @@ def evaluate(
     if out is None:
       raise UserError(f'{message}; with --out DIR, the answers so far would have been kept') from None
     kept = _count_stored(prepared, out)
-    wanted = sum(len(one.examples) for one in prepared)
+    wanted = sum(len(benchmark.examples) for benchmark in prepared)
     message += f'; {kept:,} of {wanted:,} answers are kept in {out}, beside unanswered.json'
     message += ', and the same command continues'
     may_help = any(failure.retryable for failure in error.why.values()) and not _hopeless(error)
@@ -349,7 +349,7 @@ def _requests(prompt: prompts_lib.Prompt, examples: list, system_prompt: str) ->
 
 
 def _count_stored(prepared: list[PreparedBenchmark], out: str | os.PathLike) -> int:
-  paths = [pathlib.Path(out) / one.benchmark.name / 'records.jsonl' for one in prepared]
+  paths = [pathlib.Path(out) / benchmark.name / 'records.jsonl' for benchmark in prepared]
   return sum(len(records.read(path).records) for path in paths if path.exists())
 
 

@@ -94,20 +94,20 @@ def open_folders(
   """Each benchmark with its OUT/NAME, locked by this evaluation, and what earlier runs left there."""
   with contextlib.ExitStack() as stack:
     opened = []
-    for one in prepared:
+    for benchmark in prepared:
       folder = None
       if out is not None:
-        path = folder_lib.folder_of(out, one.benchmark.name)
+        path = folder_lib.folder_of(out, benchmark.name)
         if hosts.share()[0] == 0:  # several hosts may see the same directory
           stack.enter_context(folder_lib.locked(path))
-        folder = Folder(path, one.settings, one.examples)
-      opened.append((one, folder))
+        folder = Folder(path, benchmark.settings, benchmark.examples)
+      opened.append((benchmark, folder))
     yield opened
 
 
 def run(
   model,
-  prepared: list[tuple[PreparedBenchmark, Folder | None]],
+  opened: list[tuple[PreparedBenchmark, Folder | None]],
   batch_size: int = 64,
   progress: bool = True,
   record_of: Callable | None = None,
@@ -121,18 +121,18 @@ def run(
   unasked = 0
   tokens = 0
   seconds = 0.0
-  for number, (one, folder) in enumerate(prepared):
+  for number, (prepared, folder) in enumerate(opened):
     try:
-      found = _run_benchmark(model, one, folder, batch_size, progress, record_of or _record)
+      finished = _run_benchmark(model, prepared, folder, batch_size, progress, record_of or _record)
     except Unanswered as error:
       why |= error.why
       if error.unasked:  # the model gave up, so it is not asked the other benchmarks either
-        unasked = error.unasked + sum(_count_missing(*later) for later in prepared[number + 1 :])
+        unasked = error.unasked + sum(_count_missing(*later) for later in opened[number + 1 :])
         break
     else:
-      scores[one.benchmark.name] = found.scores
-      tokens += found.new_tokens
-      seconds += found.seconds
+      scores[prepared.name] = finished.scores
+      tokens += finished.new_tokens
+      seconds += finished.seconds
   if why:
     raise Unanswered(why, unasked)
   return {'benchmarks': scores, 'tokens_per_second': tokens / seconds if tokens else None}
@@ -216,8 +216,8 @@ def _divide(prepared: PreparedBenchmark, folder: Folder | None) -> _Share:
   by_host = hosts.gather(own)
 
   first_host: dict[str, int] = {}  # the lowest host that has the record of an id reports it
-  for number, one in enumerate(by_host):
-    for key in one['stored']:
+  for number, known in enumerate(by_host):
+    for key in known['stored']:
       first_host.setdefault(key, number)
 
   # Problems that stayed unanswered are asked last, in the order in which they were noted, so that a few bad ones do
@@ -229,7 +229,7 @@ def _divide(prepared: PreparedBenchmark, folder: Folder | None) -> _Share:
 
   if first_host:
     total = len(examples)
-    report(f'{prepared.benchmark.name}: {len(first_host)} of {total} answers are there, {len(missing)} to go')
+    report(f'{prepared.name}: {len(first_host)} of {total} answers are there, {len(missing)} to go')
   host, count = hosts.share()
   reported = [record for record in stored if first_host[record['id']] == host]
   return _Share(reported, missing[host::count], len(first_host))
@@ -249,7 +249,7 @@ def _answer(
   new = []
   writer = folder.writer() if folder else contextlib.nullcontext()
   shown = progress and hosts.share()[0] == 0
-  with writer, Bar(prepared.benchmark.name, len(share.stored) + len(todo), share.stored, shown) as bar:
+  with writer, Bar(prepared.name, len(share.stored) + len(todo), share.stored, shown) as bar:
 
     def on_done(position, answer):
       record = record_of(model, prepared, todo[position], answer)

@@ -97,7 +97,7 @@ def clustered(records: list[dict], samples: int) -> dict:
   means = [sum(record['correct'] for record in answers) / samples for answers in _by_problem(records)]
   count = len(means)
   mean = sum(means) / count
-  squares = sum((one - mean) ** 2 for one in means)
+  squares = sum((value - mean) ** 2 for value in means)
   return {'problems': count, 'stderr': math.sqrt(squares / count / max(count - 1, 1))}
 
 

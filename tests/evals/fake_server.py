@@ -99,7 +99,7 @@ def dripping_headers(handler):
     time.sleep(0.02)
 
 
-TROUBLE = {
+FAILURES = {
   '500': status(500, b'oops'),
   '502': status(502, b'<html>Bad gateway</html>'),
   '429': status(429, b'{"error": {"message": "too many"}}'),

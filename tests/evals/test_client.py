@@ -16,7 +16,7 @@ from mathqwen.evals import client, endpoint, run
 pytestmark = pytest.mark.usefixtures('key')
 
 
-def test_an_answer_that_was_cut_off_while_thinking(server, data_dir, tmp_path):
+def test_an_answer_that_was_truncated_while_thinking(server, data_dir, tmp_path):
   message = {'role': 'assistant', 'content': None, 'reasoning_content': 'hm'}
   server.script = [lambda h: h.say(answer('1+1=', message=message, finish_reason='length'))]
   evaluate(server, data_dir, tmp_path, limit=1)
@@ -38,7 +38,7 @@ def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
   assert sum(row['tokens'] is None for row in lines(tmp_path)) == 1
 
 
-def test_an_escaped_key_in_garbage_is_nowhere(server, data_dir, tmp_path, monkeypatch, capsys):
+def test_an_escaped_key_in_garbage_is_masked(server, data_dir, tmp_path, monkeypatch, capsys):
   key = 'sk/very/secret/0123456789'
   monkeypatch.setenv('OPENAI_API_KEY', key)
   server.script = [status(200, json.dumps({'error': key}).replace('/', '\\/').encode())]
@@ -77,7 +77,7 @@ def test_retry_after(header, seconds):
     (status(304), r'304 Not Modified; the server will not answer this request'),
   ],
 )
-def test_what_no_retry_mends_is_said_at_once(server, data_dir, tmp_path, act, said):
+def test_a_failure_that_no_retry_helps_ends_the_run_at_once(server, data_dir, tmp_path, act, said):
   server.script = [act]
   with pytest.raises(UserError, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -92,7 +92,7 @@ def test_no_server(data_dir, tmp_path):
     )
 
 
-def test_a_key_that_travels_unencrypted_is_told(capsys):
+def test_a_key_that_travels_unencrypted_is_reported(capsys):
   endpoint.Endpoint('openai:http://somewhere.example/v1#m')
   assert 'somewhere.example is asked over http: the key travels unencr' in capsys.readouterr().err
   endpoint.Endpoint('openai:https://somewhere.example/v1#m')
@@ -100,7 +100,7 @@ def test_a_key_that_travels_unencrypted_is_told(capsys):
 
 
 @pytest.mark.parametrize('count', [-3, 10**400, 2.5, '7'])
-def test_counts_of_tokens_without_sense(server, data_dir, tmp_path, count):
+def test_impossible_token_counts(server, data_dir, tmp_path, count):
   server.script = [lambda h: h.say(answer(h.question) | {'usage': {'completion_tokens': count}})]
   assert evaluate(server, data_dir, tmp_path)['benchmarks']['arithmetic']['tokens'] is None
 
@@ -160,7 +160,7 @@ def test_names():
   assert client.parse('openai:https://a.b/v1/#Qwen/Qwen2.5#x') == ('https://a.b/v1', 'Qwen/Qwen2.5#x')
 
 
-def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
+def test_the_key_is_masked_everywhere(server, data_dir, tmp_path, capsys):
   def telling(handler):
     handler.say(answer(handler.question, message={'content': f'{handler.headers["Authorization"]} 2'}))
 
@@ -173,7 +173,7 @@ def test_the_key_is_nowhere(server, data_dir, tmp_path, capsys):
   assert not any(KEY in text for text in texts) and sum('***' in text for text in texts) == 4
 
 
-def test_a_key_written_with_escapes_is_nowhere(server, data_dir, tmp_path, capsys):
+def test_a_key_written_with_escapes_is_masked(server, data_dir, tmp_path, capsys):
   escaped = lambda body: json.dumps(body).replace('-', '\\u002d').encode()
   told = lambda h: escaped(answer(h.question, message={'content': f'{KEY} 2'}) | {'model': KEY})
   message = {'error': {'message': 'x' * 280 + KEY}}
@@ -194,7 +194,7 @@ def test_a_key_that_no_header_takes_is_not_shown(monkeypatch, server, data_dir, 
   assert key not in str(caught.value) and not server.asked
 
 
-def test_short_keys_are_names_and_none_is_no_header(monkeypatch, server, data_dir, tmp_path):
+def test_a_short_key_is_not_masked_and_no_key_is_no_header(monkeypatch, server, data_dir, tmp_path):
   monkeypatch.setenv('OPENAI_API_KEY', 'EMPTY')
   server.script = [lambda h: h.say(answer(h.question, message={'content': 'EMPTY set'}))]
   evaluate(server, data_dir, tmp_path, limit=1)

@@ -88,7 +88,7 @@ def test_flips(tmp_path):
     ({'name': 'math500', 'benchmark': 'math500'}, r'holds gsm8k and .* math500: no benchmark in common'),
   ],
 )
-def test_other_problems_are_refused(tmp_path, change, said):
+def test_runs_over_different_problems_are_refused(tmp_path, change, said):
   a = write(tmp_path / 'a', {'1': True, '2': False})
   verdicts = change.pop('verdicts', {'1': True, '2': True})
   b = write(tmp_path / 'b', verdicts, **change)
@@ -96,7 +96,7 @@ def test_other_problems_are_refused(tmp_path, change, said):
     compare.compare(a, b)
 
 
-def test_golds_speak_where_questions_are_not_there(tmp_path):
+def test_gold_answers_are_compared_where_there_are_no_questions(tmp_path):
   a = write(tmp_path / 'a', {'1': True}, gold='2,125')
   assert compare.compare(a, write(tmp_path / 'b', {'1': True}, gold='2125'))['benchmarks']['gsm8k']['n'] == 1
   path = write(tmp_path / 'c', {'1': True}) / 'gsm8k' / 'records.jsonl'
@@ -117,7 +117,7 @@ def test_command_line(tmp_path, capsys):
   assert cli.main(['compare', str(a), str(tmp_path / 'empty')]) == 2
 
 
-def test_a_benchmark_that_is_not_finished_keeps_no_other_from_being_compared(tmp_path):
+def test_an_unfinished_benchmark_does_not_keep_others_from_being_compared(tmp_path):
   a, b = (write(write(tmp_path / name, {'1': True}), {'1': True, '2': True}, 'math500') for name in 'ab')
   (b / 'math500' / 'scores.json').unlink()
   (b / 'math500' / 'settings.json').write_text('{}')

@@ -12,7 +12,7 @@ import sys
 import time
 
 import pytest
-from fake_server import ANSWERS, KEY, TROUBLE, answer, echo_key, evaluate, slow, status
+from fake_server import ANSWERS, FAILURES, KEY, answer, echo_key, evaluate, slow, status
 from reciting import lines
 
 from mathqwen import cli
@@ -65,9 +65,9 @@ def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch)
   assert (scores['correct'], scores['truncated'], lines(tmp_path)[0]['prompt']) == (1, 1, 'Q: 1+1=\nA:')
 
 
-@pytest.mark.parametrize('name', TROUBLE)
-def test_trouble_that_passes_changes_nothing(server, data_dir, tmp_path, name, capsys):
-  server.script = [TROUBLE[name]] * 2
+@pytest.mark.parametrize('name', FAILURES)
+def test_a_failure_that_passes_changes_nothing(server, data_dir, tmp_path, name, capsys):
+  server.script = [FAILURES[name]] * 2
   timeout = 0.3 if name in ('slow', 'dripping') else 20
   scores = evaluate(server, data_dir, tmp_path, timeout=timeout, concurrency=1)['benchmarks']['arithmetic']
   assert (scores['n'], scores['correct'], len(server.asked)) == (4, 3, 6)
@@ -78,8 +78,8 @@ def test_trouble_that_passes_changes_nothing(server, data_dir, tmp_path, name, c
 @pytest.mark.parametrize(
   'name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone', 'no text', 'no reason']
 )
-def test_trouble_that_stays_with_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, name, capsys):
-  server.script = [None, TROUBLE[name], TROUBLE[name], TROUBLE[name]]
+def test_a_failure_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, name, capsys):
+  server.script = [None, FAILURES[name], FAILURES[name], FAILURES[name]]
   said = (
     rf'{re.escape(server.model)}: 1 problem has no answer \(arithmetic/test/1: .*\); '
     rf'3 of 4 answers are kept in {tmp_path}, beside unanswered.json, and the same command continues'
@@ -108,7 +108,7 @@ def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, t
 def test_unanswered_problems_of_one_benchmark_do_not_keep_another_from_being_asked(server, data_dir, tmp_path):
   (pathlib.Path(data_dir) / 'gsm8k').mkdir()
   (pathlib.Path(data_dir) / 'gsm8k' / 'test.jsonl').write_text('{"question": "2*3=", "answer": "#### 6"}\n')
-  server.script = [TROUBLE['500']] * 3
+  server.script = [FAILURES['500']] * 3
   with pytest.raises(Preempted, match=r'arithmetic/test/0: 500 .*; 4 of 5 answers are kept'):
     evaluate(server, data_dir, tmp_path, 'arithmetic,gsm8k', concurrency=1)
   assert json.loads((tmp_path / 'gsm8k' / 'scores.json').read_text())['correct'] == 1
@@ -117,7 +117,7 @@ def test_unanswered_problems_of_one_benchmark_do_not_keep_another_from_being_ask
 def test_a_server_that_answers_nothing_is_not_asked_everything(server, data_dir, tmp_path):
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
-  server.script = [None] + [TROUBLE['500']] * 100
+  server.script = [None] + [FAILURES['500']] * 100
   said = r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); 11 more were not asked; 1 of 20 answers'
   with pytest.raises(Preempted, match=said):
     evaluate(server, data_dir, tmp_path, concurrency=1)
@@ -147,7 +147,7 @@ def test_the_first_problems_are_asked_last_once_they_stayed_unanswered(server, d
 
 
 @pytest.mark.parametrize('concurrency', [1, 4, 64])
-def test_failures_beside_answers_end_nothing(server, data_dir, tmp_path, concurrency, monkeypatch):
+def test_failures_among_answers_do_not_end_the_run(server, data_dir, tmp_path, concurrency, monkeypatch):
   """However many, at once or after several tries, which come to their end when all others have theirs."""
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 15)
@@ -166,14 +166,14 @@ def test_failures_beside_answers_end_nothing(server, data_dir, tmp_path, concurr
   assert noted.keys() == {f'arithmetic/test/{i}' for i in range(1, 60, 2)}
 
 
-def test_what_is_given_up_while_it_waits_is_named_too(server, data_dir, tmp_path):
+def test_a_problem_whose_retry_is_given_up_is_named_too(server, data_dir, tmp_path):
   server.script = [status(500), lambda h: (time.sleep(0.3), h.say(b'', 401))]
   with pytest.raises(UserError, match='401 Unauthorized; put the key .*; 2 more were not asked; 0 of 4 answers'):
     evaluate(server, data_dir, tmp_path, concurrency=2, backoff=30)
   assert len(json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())) == 2
 
 
-def test_refusals_after_an_answer_end_nothing(server, data_dir, tmp_path):
+def test_refusals_after_an_answer_do_not_end_the_run(server, data_dir, tmp_path):
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [None, *[echo_key(403)] * 19]
@@ -181,7 +181,7 @@ def test_refusals_after_an_answer_end_nothing(server, data_dir, tmp_path):
     evaluate(server, data_dir, tmp_path, concurrency=1)
 
 
-def test_troubles_count_from_the_last_answer_on():
+def test_failures_count_from_the_last_answer_on():
   criterion, early, answered = endpoint._StopCriterion(), time.monotonic(), client.Answer('2', 1, False, None)
   time.sleep(0.01)
   assert criterion.keep_asking(0, early, answered)
@@ -196,7 +196,7 @@ def test_troubles_count_from_the_last_answer_on():
   assert [criterion.keep_asking(i, late, client.Failure('500')) for i in range(30, 38)] == [True] * 7 + [False]
 
 
-def test_a_stopped_request_is_not_told_as_repeated(server, data_dir, capsys):
+def test_a_stopped_request_is_not_reported_as_repeated(server, data_dir, capsys):
   server.script = [lambda h: (time.sleep(0.3), h.say(b'', 500))] * 3 + [lambda h: (time.sleep(0.1), h.say(b'', 401))]
   with pytest.raises(UserError, match='401'):
     evaluate(server, data_dir, concurrency=4)
@@ -220,7 +220,7 @@ def test_what_stays_unanswered_is_noted_for_this_run_alone(server, data_dir, tmp
   assert noted() == ['arithmetic/test/0']
 
 
-def test_decoding_is_the_servers_affair(server, data_dir):
+def test_decoding_settings_are_refused(server, data_dir):
   ask = run.Ask(data_dir, decoding=run.Decoding(samples=2, temperature=0.7))
   with pytest.raises(UserError, match='asked for one greedy answer; leave decoding out'):
     endpoint.evaluate(server.model, 'arithmetic', ask)
@@ -234,12 +234,12 @@ def test_stop_texts_hold_for_a_server_that_does_not_take_them(server, data_dir, 
 
 
 def test_a_run_is_worth_another_try_if_one_answer_is(server, data_dir, tmp_path):
-  server.script = [echo_key(400), *[TROUBLE['500']] * 3]
+  server.script = [echo_key(400), *[FAILURES['500']] * 3]
   with pytest.raises(Preempted, match='2 problems have no answer'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
 
 
-def test_nothing_is_asked_whose_answer_cannot_be_kept(server, data_dir, tmp_path, monkeypatch):
+def test_nothing_is_asked_when_its_answer_cannot_be_kept(server, data_dir, tmp_path, monkeypatch):
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
 
@@ -255,13 +255,13 @@ def test_nothing_is_asked_whose_answer_cannot_be_kept(server, data_dir, tmp_path
   assert len(server.asked) <= asked + 1 < 20
 
 
-def test_a_defect_of_ours_is_not_dressed_up(server, data_dir, tmp_path, monkeypatch):
+def test_a_defect_of_ours_is_raised_as_it_is(server, data_dir, tmp_path, monkeypatch):
   monkeypatch.setattr(client.Client, '_parse', lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     evaluate(server, data_dir, tmp_path)
 
 
-def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_dir, tmp_path):
+def test_started_requests_are_waited_for_and_nothing_new_is_asked(server, data_dir, tmp_path):
   server.script = [slow, echo_key(401)]
   with pytest.raises(UserError, match='1 of 4 answers are kept'):
     evaluate(server, data_dir, tmp_path, concurrency=2)
@@ -269,7 +269,7 @@ def test_answers_under_way_are_waited_for_and_nothing_new_is_asked(server, data_
 
 
 def test_without_out(server, data_dir):
-  server.script = [TROUBLE['500']] * 3
+  server.script = [FAILURES['500']] * 3
   with pytest.raises(UserError, match='500 Internal Server Error .oops..; with --out DIR'):
     evaluate(server, data_dir, concurrency=1)
 
@@ -297,14 +297,14 @@ def test_patience_ends(server, data_dir, tmp_path):
   with pytest.raises(Preempted, match='429'):
     evaluate(server, data_dir, tmp_path, concurrency=4, patience=0.7)
   assert time.monotonic() - begin < 1.5
-  for busy in (TROUBLE['429'], status(503, b'too many', Retry_After='0')):
+  for busy in (FAILURES['429'], status(503, b'too many', Retry_After='0')):
     server.script = [busy] * 1000
     with pytest.raises(Preempted, match='too many'):
       evaluate(server, data_dir, tmp_path, concurrency=1, patience=0.05)
 
 
-def test_a_busy_server_is_no_failure(server, data_dir):
-  server.script = [TROUBLE['429']] * 5 + [TROUBLE['500']] * 2
+def test_a_busy_server_is_not_a_failure(server, data_dir):
+  server.script = [FAILURES['429']] * 5 + [FAILURES['500']] * 2
   assert evaluate(server, data_dir, concurrency=1, tries=3)['benchmarks']['arithmetic']['n'] == 4
 
 
@@ -318,7 +318,7 @@ def test_a_busy_server_is_no_failure(server, data_dir):
     ({'requests_per_minute': float('inf')}, 'requests_per_minute is inf'),
   ],
 )
-def test_times_without_sense(options, said):
+def test_times_out_of_range(options, said):
   with pytest.raises(UserError, match=said):
     endpoint.Endpoint('openai:https://somewhere.example/v1#m', **options)
 

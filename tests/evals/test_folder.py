@@ -53,12 +53,14 @@ def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, cap
 
 def on_two_hosts(monkeypatch, work):
   """What `work(host)` returns on each, in two threads."""
-  here, meeting, told = threading.local(), threading.Barrier(2, timeout=30), [None, None]
+  here = threading.local()
+  meeting = threading.Barrier(2, timeout=30)
+  values = [None, None]
 
   def gather(value):
-    told[here.number] = json.loads(json.dumps(value))
+    values[here.number] = json.loads(json.dumps(value))
     meeting.wait()
-    found = list(told)
+    found = list(values)
     meeting.wait()
     return found
 
@@ -79,7 +81,7 @@ def on_two_hosts(monkeypatch, work):
 
 
 @pytest.mark.parametrize('disks', [['shared', 'shared'], ['own 0', 'own 1']])
-@pytest.mark.parametrize('first', ['nothing', 'in vain', 'host 0', 'host 1', 'both'])
+@pytest.mark.parametrize('first', ['nothing', 'unanswered', 'host 0', 'host 1', 'both'])
 def test_two_hosts(reciting, data_dir, tmp_path, monkeypatch, disks, first):
   evaluate(reciting(), tmp_path / 'whole', data_dir)
   whole = (tmp_path / 'whole' / 'arithmetic' / 'records.jsonl').read_bytes()
@@ -95,12 +97,12 @@ def test_two_hosts(reciting, data_dir, tmp_path, monkeypatch, disks, first):
           file.write(whole.splitlines(keepends=True)[2].replace(b'I cannot say.', b'It is 7.'))
       settings = (tmp_path / 'whole' / 'arithmetic' / 'settings.json').read_bytes()
       (folder / 'settings.json').write_bytes(settings)
-  if first == 'in vain':
+  if first == 'unanswered':
     (out[0] / 'arithmetic' / 'unanswered.json').write_text('{"arithmetic/test/0": "no"}')
   models = [reciting(), reciting()]
   work = lambda number: evaluate(models[number], out[number], data_dir)['benchmarks']['arithmetic']
   scores = on_two_hosts(monkeypatch, work)
-  known = {'nothing': 0, 'in vain': 0, 'host 0': 1, 'host 1': 1, 'both': 2}[first]
+  known = {'nothing': 0, 'unanswered': 0, 'host 0': 1, 'host 1': 1, 'both': 2}[first]
   assert sum(models[0].asked) + sum(models[1].asked) == 4 - known
   assert [(one['n'], one['correct'], one['resumed']) for one in scores] == [(4, 3, known)] * 2
   assert (out[0] / 'arithmetic' / 'records.jsonl').read_bytes() == whole
@@ -162,7 +164,7 @@ def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path)
     ),
   ],
 )
-def test_a_spoilt_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, said):
+def test_a_damaged_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, said):
   evaluate(reciting(), tmp_path, data_dir)
   path = tmp_path / 'arithmetic' / 'records.jsonl'
   path.write_text('\n'.join(spoil(path.read_text().splitlines())) + '\n')
@@ -213,7 +215,7 @@ def test_grading_what_is_continued_meanwhile_loses_no_answer(reciting, data_dir,
   assert json.loads(scores.read_text())['decoding']['batch_size'] == 64
 
 
-def test_a_run_without_an_answer_may_be_put_right(reciting, data_dir, tmp_path):
+def test_settings_may_change_while_there_is_no_answer(reciting, data_dir, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     evaluate(reciting(stops_after=0, name='mistyped'), tmp_path, data_dir)
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['model'] == 'reciting'
@@ -221,7 +223,7 @@ def test_a_run_without_an_answer_may_be_put_right(reciting, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize('text', ['', '{"n": ', '[]'])
-def test_spoilt_scores_are_written_again(reciting, data_dir, tmp_path, text):
+def test_damaged_scores_are_written_again(reciting, data_dir, tmp_path, text):
   evaluate(reciting(), tmp_path, data_dir)
   path = tmp_path / 'arithmetic' / 'scores.json'
   whole = json.loads(path.read_text())
@@ -266,7 +268,7 @@ def test_killed_twice(reciting, data_dir, tmp_path):
   assert len(lines(tmp_path)) == 4
 
 
-def test_a_directory_of_other_problems_lets_all_go(reciting, data_dir, tmp_path):
+def test_a_refused_directory_releases_every_lock(reciting, data_dir, tmp_path):
   (Path(data_dir) / 'gsm8k').mkdir()
   (Path(data_dir) / 'gsm8k' / 'test.jsonl').write_text('{"question": "1+1=", "answer": "#### 2"}\n')
   evaluate(reciting(), tmp_path, data_dir, 'gsm8k')
@@ -286,7 +288,7 @@ def test_a_file_system_without_locks(reciting, data_dir, tmp_path, monkeypatch):
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 
-def test_a_directory_is_let_go_whatever_happens(reciting, data_dir, tmp_path):
+def test_an_interrupted_run_releases_its_lock(reciting, data_dir, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     evaluate(reciting(stops_after=1), tmp_path, data_dir)
   before = (tmp_path / 'arithmetic' / 'settings.json').stat()
@@ -328,7 +330,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp
 
 
 @pytest.mark.parametrize('text, said', [('', 'not JSON'), ('{"model": ', 'not JSON'), ('[]', 'holds list')])
-def test_spoilt_settings(reciting, data_dir, tmp_path, text, said):
+def test_damaged_settings(reciting, data_dir, tmp_path, text, said):
   evaluate(reciting(), tmp_path, data_dir)
   (tmp_path / 'arithmetic' / 'settings.json').write_text(text)
   with pytest.raises(UserError, match=rf'settings.json: {said}.*what is there cannot be continued; give another --out'):

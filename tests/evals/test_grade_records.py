@@ -69,7 +69,7 @@ def test_several_samples_are_summed_up_over_problems_and_again(reciting, data_di
   }
 
 
-def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(reciting, data_dir, tmp_path):
+def test_samples_are_not_counted_as_problems_without_the_scores(reciting, data_dir, tmp_path):
   drawn = run.Decoding(samples=2, temperature=1.0)
   scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
   path = tmp_path / 'arithmetic' / 'records.jsonl'
@@ -88,7 +88,7 @@ def test_answers_to_a_problem_are_no_problems_where_the_scores_are_not_there(rec
     run.grade_records(path, 'arithmetic')
 
 
-def test_answers_to_a_problem_are_no_problems_elsewhere(reciting, data_dir, tmp_path):
+def test_samples_are_not_counted_as_problems_in_a_copied_file(reciting, data_dir, tmp_path):
   drawn = run.Decoding(samples=2, temperature=1.0)
   scores = evaluate(reciting(), tmp_path, data_dir, decoding=drawn)['benchmarks']['arithmetic']
   path = tmp_path / 'copied.jsonl'
@@ -102,7 +102,7 @@ def test_answers_to_a_problem_are_no_problems_elsewhere(reciting, data_dir, tmp_
 
 @pytest.mark.parametrize('ids', [['gsm8k#0', 'gsm8k#1'], ['q#10', 'q#20'], ['a#1', 'a#2']])
 @pytest.mark.parametrize('questions', [['x', 'y'], [None, None]])
-def test_numbered_problems_are_no_answers_to_one(tmp_path, ids, questions):
+def test_numbered_problems_are_not_samples_of_one(tmp_path, ids, questions):
   rows = [
     {'id': i, 'response': '1', 'gold': '1'} | ({'question': q} if q else {})
     for i, q in zip(ids, questions, strict=True)

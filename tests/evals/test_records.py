@@ -148,7 +148,7 @@ def test_summary_does_not_invent_what_records_do_not_say():
   assert scores['truncated'] is None and 'by_group' not in scores and 'relative_error' not in scores
 
 
-def test_levels_that_are_no_numbers():
+def test_levels_that_are_not_numbers():
   names = ['Level ²', 'Level 10', 'Level 2', 'Level ' + '9' * 5_000]
   rows = [record(str(i), extra={'level': name}) for i, name in enumerate(names)]
   found = list(records.summarise(rows, benchmarks.get('math'), 'math')['by_group'])

@@ -82,7 +82,7 @@ def test_answers_end_at_the_stop_texts_of_the_prompt(reciting, data_dir, tmp_pat
     ('minerva', None, 'number', 512, ('Problem:',)),  # Minerva has no rule of its own for GSM8K
   ],
 )
-def test_a_prompt_brings_the_rule_and_the_limits_of_its_system(
+def test_a_prompt_sets_the_rule_and_the_limits_of_its_system(
   reciting, tmp_path, prompt, rule, wanted, new_tokens, stop
 ):
   (tmp_path / 'gsm8k').mkdir()
@@ -104,7 +104,7 @@ def test_a_benchmark_of_the_wrong_schema_is_named(reciting, data_dir, tmp_path, 
   assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
 
-def test_golds_that_no_number_can_equal(reciting, data_dir):
+def test_gold_answers_that_are_not_numbers(reciting, data_dir):
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text().replace('"3.5"', '"two"'))
   with pytest.raises(UserError, match=r"1 gold answers are not numbers, such as 'two' \(test.jsonl:4\): correct them"):
@@ -112,7 +112,7 @@ def test_golds_that_no_number_can_equal(reciting, data_dir):
   assert evaluate(reciting(), None, data_dir, rule='math')['benchmarks']['arithmetic']['n'] == 4
 
 
-def test_repeated_problems_are_told(reciting, data_dir, capsys):
+def test_repeated_problems_are_reported(reciting, data_dir, capsys):
   path = Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 2)
   assert evaluate(reciting(), None, data_dir)['benchmarks']['arithmetic']['n'] == 8
@@ -131,7 +131,7 @@ def test_repeated_problems_are_told(reciting, data_dir, capsys):
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
 )
-def test_what_is_wrong_is_said_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, said):
+def test_bad_arguments_are_refused_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, said):
   model = reciting()
   with pytest.raises(UserError, match=said):
     evaluate(model, tmp_path / 'out', data_dir, names, **kwargs)

@@ -1,8 +1,6 @@
 """A benchmark is one file: a new one is found, listed, evaluated and shown without any other change."""
 
-import importlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +10,6 @@ import pytest
 from mathqwen.data import catalog, datasets, sources
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, run
-from mathqwen.evals.report import page, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,22 +49,19 @@ BENCHMARK = Benchmark(
 
 @pytest.fixture
 def tasks(tmp_path, monkeypatch):
-  """add(text) makes a folder with the task file sums.py, which $MATHQWEN_TASKS names, and finds it."""
+  """add(text) writes the task file sums.py into a folder that $MATHQWEN_TASKS names, and finds it."""
   folder = tmp_path / 'tasks'
   folder.mkdir()
 
-  def add(text, name='sums.py'):
-    (folder / name).write_text(text)
+  def add(text):
+    (folder / 'sums.py').write_text(text)
     monkeypatch.setenv('MATHQWEN_TASKS', str(folder))
     catalog._load_all.cache_clear()
-    for module in (benchmarks, page, table):
-      importlib.reload(module)
+    for name, benchmark in benchmarks._collect().items():
+      monkeypatch.setitem(benchmarks.BENCHMARKS, name, benchmark)
 
   yield add
-  monkeypatch.undo()
   catalog._load_all.cache_clear()
-  for module in (benchmarks, page, table):
-    importlib.reload(module)
 
 
 @pytest.fixture
@@ -91,28 +85,31 @@ def test_one_file_adds_a_benchmark(tasks, sums, reciting, tmp_path):
   with run.prepare(reciting(), 'sums', run.Ask(sums, prompt='abel')) as [(prepared, _)]:
     assert (prepared.settings['rule'], prepared.settings['max_new_tokens']) == ('abel', 30)
 
-  text = table.table([tmp_path / 'out'])
-  header, _, *rows = [line for line in text.splitlines() if line.startswith('|')]
+
+def command(*words):
+  """What `mathqwen WORDS` prints in a process of its own."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'mathqwen', *map(str, words)], cwd=ROOT, capture_output=True, text=True, timeout=120
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_every_command_finds_it(tasks, sums, reciting, tmp_path):
+  tasks(TASK)
+  run.evaluate(reciting(), 'sums', run.Ask(sums), out=tmp_path / 'out', progress=False)
+  header, _, *rows = [line for line in command('table', tmp_path / 'out').splitlines() if line.startswith('|')]
   assert 'Sums' in header
   assert any('GPT-4' in row and '100.0' in row and '92.0' in row for row in rows)
   assert any('Somebody' in row and '12.5' in row for row in rows)
   assert any('100.0 ± 0.0' in row for row in rows)
+  assert command('grade', tmp_path / 'out' / 'sums' / 'records.jsonl', '--benchmark', 'sums').startswith('sums: 2 of 2')
+  assert 'math23k, arithmetic, sums' in ' '.join(command('evaluate', '--help').split())
 
 
 def test_a_benchmark_is_chosen_once_by_name_and_as_an_object():
   found = run.choose(['math500', benchmarks.get('gsm8k'), 'math500', 'gsm8k'])
   assert [benchmark.name for benchmark in found] == ['math500', 'gsm8k']
-
-
-def test_the_command_line_finds_it_too(tasks, sums, tmp_path):
-  tasks(TASK)
-  rows = [{'id': 'a', 'response': 'It is 2.', 'gold': '2'}]
-  (tmp_path / 'r.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  words = [sys.executable, '-m', 'mathqwen', 'grade', str(tmp_path / 'r.jsonl'), '--benchmark', 'sums']
-  done = subprocess.run(words, cwd=ROOT, env=os.environ.copy(), capture_output=True, text=True, timeout=120)
-  assert done.stdout.startswith('sums: 1 of 1 right'), done.stderr
-  shown = subprocess.run([*words[:3], 'evaluate', '--help'], cwd=ROOT, capture_output=True, text=True, timeout=120)
-  assert 'math23k, arithmetic, sums' in ' '.join(shown.stdout.split())
 
 
 def test_a_data_set_of_ones_own_needs_its_directory(tasks):
@@ -130,7 +127,6 @@ def test_a_file_without_a_data_set_asks_the_rows_of_a_path(tasks, reciting, tmp_
   )
   scores = run.evaluate(reciting(), 'mine', progress=False)['benchmarks']['mine']
   assert (scores['n'], scores['correct']) == (1, 1)
-  assert 'My own' not in table.table([])  # nothing is published for it
 
 
 def test_a_download_of_ones_own_is_prepared(tasks, sums, tmp_path, monkeypatch):
