@@ -18,9 +18,9 @@ config = Experiment(
     head_dim=32,
     max_position_embeddings=256,
     tie_word_embeddings=True,
-    qkv_bias=False,  # as in Qwen3, with whose files transformers reads a tokenizer that is not Qwen's own
+    qkv_bias=False,  # as in Qwen3, whose model class in transformers accepts a tokenizer other than Qwen's
     qk_norm=True,
-    initializer_range=0.08,  # about 1 / sqrt(hidden_size); 0.02 is for wider models, and learns more slowly here
+    initializer_range=0.08,  # about 1 / sqrt(hidden_size); 0.02 suits wider models and learns more slowly here
   ),
   data=DataConfig(
     sources=tuple(f'mathqwen-demo/data/arithmetic/train/{group}.jsonl' for group in MIX),

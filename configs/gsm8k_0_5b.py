@@ -1,6 +1,7 @@
 """Qwen2.5-0.5B on GSM8K, on one accelerator of 16 GB or more (a Colab TPU): two epochs in packed rows of 1,024.
 
-mathqwen train gsm8k_0_5b --init Qwen2.5-0.5B --data-dir DATA --workdir runs/gsm8k-0.5b
+mathqwen data prepare gsm8k
+mathqwen train gsm8k_0_5b --init Qwen/Qwen2.5-0.5B --workdir runs/gsm8k-0.5b
 """
 
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig

@@ -1,6 +1,7 @@
-"""A 5M-parameter Qwen from random weights on GSM8K, on a laptop: to see the recipe work on real text, not solve it.
+"""A 5M-parameter Qwen from random weights on GSM8K, on a laptop: to see the recipe at work on real text, not solve it.
 
-mathqwen train gsm8k_small --data-dir DATA --workdir runs/gsm8k-small
+mathqwen data prepare gsm8k
+mathqwen train gsm8k_small --workdir runs/gsm8k-small
 """
 
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
@@ -17,7 +18,7 @@ config = Experiment(
     head_dim=32,
     max_position_embeddings=2048,
     tie_word_embeddings=True,
-    qkv_bias=False,  # as in Qwen3, with whose files transformers reads a tokenizer that is not Qwen's own
+    qkv_bias=False,  # as in Qwen3, whose model class in transformers accepts a tokenizer other than Qwen's
     qk_norm=True,
   ),
   data=DataConfig(sources=('gsm8k',), batch_size=4),

@@ -1,11 +1,12 @@
 """MATH-QWEN-CHAT 7B: the recipe of the Qwen Technical Report (arXiv 2309.16609, sections 3.1.2 and 5.1) to the letter.
 
-  mathqwen train math_qwen_7b --init Qwen-7B --workdir gs://BUCKET/math-qwen-7b
+mathqwen data prepare gsm8k math math23k
+mathqwen train math_qwen_7b --init Qwen/Qwen-7B --workdir gs://BUCKET/math-qwen-7b --distributed
 
 128 rows of 1,024 tokens, 50,000 steps, AdamW (0.9, 0.95, 1e-8), weight decay 0.1, clipping at 1.0, dropout 0.1, warmup
-over 1,430 steps to 2e-5; bfloat16 compute on float32 masters. Those are the defaults of `mathqwen.config`; they stand
-here so that the recipe can be read in one place. What follows the warmup the report does not say: cosine to 10%, as
-in its pretraining. The paper's data are not published: these are the training splits of the benchmarks that have one.
+over 1,430 steps to 2e-5; bfloat16 compute on float32 master weights. These are the defaults of `mathqwen.config`,
+written out so that the whole recipe can be read here. The report does not say what follows the warmup: we take a cosine
+to 10%, as in its pretraining. Its data are not published: we take the training splits of the benchmarks that have one.
 """
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig

@@ -1,150 +1,198 @@
-"""Experiments as typed, frozen dataclasses; `load` reads one from configs/, `override` applies `--set a.b=value`.
+"""Experiments: typed, frozen dataclasses whose fields declare what each setting means and may be.
 
-Every setting is read by the code it configures. A name that is unknown, or that nothing reads given the other
-settings, is an error that names the nearest one.
+`load` reads an experiment from configs/, `override` applies `--set a.b=value`, `resume_refusal` says which settings a
+run may not change. Every setting is read by the code that it configures: a name that does not exist, or that nothing
+would read beside the other settings, is an error that names the nearest one.
 """
 
+import ast
 import dataclasses
-import difflib
 import json
-import math
 import pathlib
 import runpy
 import traceback
-import types
 import typing
 from collections.abc import Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
+from mathqwen.settings import FREE, Conditional, Setting, check_fields, declared, did_you_mean, setting
 
-SCHEDULES = ('cosine', 'linear', 'constant')
-REMAT = ('none', 'dots', 'gate', 'mlp', 'full', 'nested')
-ATTENTION = ('auto', 'reference', 'blocks', 'splash', 'cudnn')
-DTYPES = ('float32', 'bfloat16')
+SEED = {'at_least': 0, 'at_most': 2**32 - 1}
+
+
+def _why_not_other_steps(before: 'Experiment', now: 'Experiment', step: int) -> str:
+  """Why a run of `before`, whose newest checkpoint is of `step`, cannot change its train.steps; '' when it can."""
+  if now.train.steps < step:
+    return (
+      f'the newest checkpoint is of step {step}, beyond train.steps {now.train.steps}: set train.steps={step} or more, '
+      'or start again in another --workdir'
+    )
+  if now.optim.schedule != 'constant':
+    verb = 'back up' if now.train.steps > before.train.steps else 'down'
+    return (
+      f'with optim.schedule={now.optim.schedule} the learning rate decays over all train.steps, so at step {step} it '
+      f'would jump {verb}: keep train.steps={before.train.steps}, or start a new run from these weights (--init with '
+      'another --workdir); only a run that began with optim.schedule=constant can change its length'
+    )
+  return ''
+
+
+STEPS_ON_RESUME = Conditional('optim.schedule is constant and no checkpoint is beyond it', _why_not_other_steps)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  sources: tuple[str, ...] = ('gsm8k',)  # names of data sets (their train split) or paths of JSON Lines files
-  weights: tuple[float, ...] = ()  # share of examples drawn from each source; () takes every example once an epoch
-  data_dir: str | None = None  # a local copy of the named data sets; None uses what `mathqwen data prepare` made
-  seq_len: int = 1024  # tokens in a packed row
-  batch_size: int = 128  # packed rows in a step, over all hosts and micro-batches
-  system_prompt: str = ''  # system turn before each question; '' renders none
-  eval_examples: int = 256  # held out of training, for the evaluation loss; 0 holds out none
-  seed: int = 0  # of the data order and of the held-out choice
+  """Which examples are trained on, and how they become batches."""
+
+  sources: tuple[str, ...] = setting(
+    ('gsm8k',), help='names of data sets, whose training split is read, or paths of JSON Lines files'
+  )
+  weights: tuple[float, ...] = setting(
+    (),
+    help='share of the examples drawn from each source; empty takes every example once an epoch',
+    above=0,
+    remedy='leave a source out of data.sources instead',
+  )
+  data_dir: str | None = setting(
+    None,
+    help='a local copy of the named data sets; None reads what `mathqwen data prepare` made',
+    changes_weights=False,
+  )
+  seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
+  batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
+  system_prompt: str = setting('', help='system turn before each question; empty renders none')
+  eval_examples: int = setting(
+    256, help='examples held out of training, for the evaluation loss; 0 holds out none', at_least=0
+  )
+  seed: int = setting(0, help='of the order of the data and of the choice of held-out examples', **SEED)
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-  """Defaults are the recipe of the Qwen Technical Report, sections 3.1.2 and 5.1."""
+  """AdamW. The defaults are the recipe of the Qwen Technical Report, sections 3.1.2 and 5.1."""
 
-  learning_rate: float = 2e-5  # at the peak
-  warmup_steps: int = 1_430  # linear from 0
-  schedule: str = 'cosine'  # after the peak: cosine, linear or constant
-  final_ratio: float = 0.1  # last learning rate over the peak (cosine and linear)
-  beta1: float = 0.9
-  beta2: float = 0.95
-  eps: float = 1e-8
-  weight_decay: float = 0.1  # decoupled; not on norms and biases
-  clip_norm: float = 1.0  # global gradient norm
+  learning_rate: float = setting(2e-5, help='at its peak', above=0)
+  warmup_steps: int = setting(1_430, help='steps over which the learning rate rises from 0 to its peak', at_least=0)
+  schedule: str = setting('cosine', help='the learning rate after its peak', choices=('cosine', 'linear', 'constant'))
+  final_ratio: float = setting(
+    0.1, help='last learning rate, as a share of the peak (cosine and linear)', at_least=0, at_most=1
+  )
+  beta1: float = setting(0.9, help='decay of the mean of the gradients', at_least=0, below=1)
+  beta2: float = setting(0.95, help='decay of the mean of their squares', at_least=0, below=1)
+  eps: float = setting(1e-8, help='added to the root of the mean of squares', above=0)
+  weight_decay: float = setting(0.1, help='decoupled; not applied to norms and biases', at_least=0)
+  clip_norm: float = setting(1.0, help='largest global norm of the gradients; inf does not clip', above=0, finite=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 takes what the other axes leave."""
+  """The devices along each axis of the mesh; one axis may be -1, for all that the others leave."""
 
-  data: int = 1  # copies of the model
-  fsdp: int = -1  # weights and optimizer state split over these, batch too
-  context: int = 1  # the length of rows split over these, weights and optimizer state too
-  tensor: int = 1  # heads, MLP width and vocabulary split over these
+  data: int = setting(1, help='devices that hold copies of the model', changes_weights=False)
+  fsdp: int = setting(
+    -1, help='devices that weights, optimizer state and the batch are split over', changes_weights=False
+  )
+  context: int = setting(
+    1, help='devices that the length of the rows is split over; weights and optimizer state too', changes_weights=False
+  )
+  tensor: int = setting(
+    1, help='devices that heads, the width of the MLP and the vocabulary are split over', changes_weights=False
+  )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  steps: int = 50_000
-  micro_batches: int = 1  # gradient accumulation: the batch goes through in this many parts
-  dropout: float = 0.1  # on the embedding and on both residual branches
-  compute_dtype: str = 'bfloat16'  # of activations and of the weights' working copy; masters and moments are float32
-  remat: str = 'full'  # what the backward pass computes again: none, dots, gate, mlp, full, nested (model/qwen.py)
-  attention: str = 'auto'  # by the devices; or one of model/attention.py: reference, blocks, splash, cudnn
-  loss_chunk: int = 1024  # positions with loss, of a device, whose logits exist at one time
-  seed: int = 0  # of random weights and dropout
-  log_every: int = 10  # steps between lines in metrics.jsonl and TensorBoard
-  eval_every: int = 500  # steps between evaluation losses
-  checkpoint_every: int = 500  # steps between checkpoints
-  keep_checkpoints: int = 2  # newest kept
+  """The training loop: its length, its memory, and what it writes."""
+
+  steps: int = setting(50_000, help='optimizer steps', at_least=1, on_resume=STEPS_ON_RESUME)
+  micro_batches: int = setting(
+    1,
+    help='gradient accumulation: the batch is computed in this many parts, to save memory. With dropout, another '
+    'number draws other random masks',
+    at_least=1,
+    changes_weights=False,
+  )
+  dropout: float = setting(0.1, help='on the embedding and on both residual branches', at_least=0, below=1)
+  compute_dtype: str = setting(
+    'bfloat16',
+    help='of activations and of the working copy of the weights; master weights and moments are float32',
+    choices=('float32', 'bfloat16'),
+  )
+  remat: str = setting(
+    'full',
+    help='what the backward pass recomputes, from nothing to almost everything: more time, less memory (model/qwen.py)',
+    choices=('none', 'dots', 'gate', 'mlp', 'full', 'nested'),
+    changes_weights=False,
+  )
+  attention: str = setting(
+    'auto',
+    help='the implementation (model/attention.py); auto chooses by the devices',
+    choices=('auto', 'reference', 'blocks', 'splash', 'cudnn'),
+    changes_weights=False,
+  )
+  loss_chunk: int = setting(
+    1024,
+    help='positions on a device whose logits exist at the same time: smaller needs less memory',
+    at_least=1,
+    changes_weights=False,
+  )
+  seed: int = setting(0, help='of random weights and dropout', **SEED)
+  log_every: int = setting(
+    10, help='steps between lines in metrics.jsonl and TensorBoard', at_least=1, changes_weights=False
+  )
+  eval_every: int = setting(500, help='steps between evaluation losses', at_least=1, changes_weights=False)
+  checkpoint_every: int = setting(500, help='steps between checkpoints', at_least=1, changes_weights=False)
+  keep_checkpoints: int = setting(2, help='newest checkpoints that are kept', at_least=1, changes_weights=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
+  """Everything that decides a run. UserError, at construction, when a setting is not allowed by itself or beside the
+  others."""
+
   model: ModelConfig
-  init: str | None = None  # a MODEL to start from; its own config.json then replaces `model`. None: random weights
+  init: str | None = setting(
+    None,
+    help='a MODEL to start from, whose own config.json then replaces the settings model.*; None starts from random '
+    'weights. Read only at step 0',
+    on_resume=FREE,
+  )
   data: DataConfig = DataConfig()
   optim: OptimConfig = OptimConfig()
   mesh: MeshConfig = MeshConfig()
   train: TrainConfig = TrainConfig()
 
   def __post_init__(self):
-    for name, value in to_flat(self).items():
-      if not _fits(value, _type_of(name)):
-        raise UserError(f'{name} is {value!r}: {_wanted(_type_of(name))} is expected')
-    d, o, t = self.data, self.optim, self.train
-    _one_of('optim.schedule', o.schedule, SCHEDULES)
-    _one_of('train.remat', t.remat, REMAT)
-    _one_of('train.attention', t.attention, ATTENTION)
-    _one_of('train.compute_dtype', t.compute_dtype, DTYPES)
-    for name, value, least in [
-      ('data.seq_len', d.seq_len, 2),
-      ('data.batch_size', d.batch_size, 1),
-      ('data.eval_examples', d.eval_examples, 0),
-      ('optim.warmup_steps', o.warmup_steps, 0),
-      ('train.steps', t.steps, 1),
-      ('train.micro_batches', t.micro_batches, 1),
-      ('train.loss_chunk', t.loss_chunk, 1),
-      ('train.log_every', t.log_every, 1),
-      ('train.eval_every', t.eval_every, 1),
-      ('train.checkpoint_every', t.checkpoint_every, 1),
-      ('train.keep_checkpoints', t.keep_checkpoints, 1),
-    ]:
-      if value < least:
-        raise UserError(f'{name} is {value}: it must be at least {least}')
-    for name, value, ok, bounds in [
-      ('optim.learning_rate', o.learning_rate, 0 < o.learning_rate < math.inf, 'above 0 and finite'),
-      ('optim.final_ratio', o.final_ratio, 0 <= o.final_ratio <= 1, 'from 0 to 1'),
-      ('optim.beta1', o.beta1, 0 <= o.beta1 < 1, 'at least 0 and below 1'),
-      ('optim.beta2', o.beta2, 0 <= o.beta2 < 1, 'at least 0 and below 1'),
-      ('optim.eps', o.eps, 0 < o.eps < math.inf, 'above 0 and finite'),
-      ('optim.weight_decay', o.weight_decay, 0 <= o.weight_decay < math.inf, 'at least 0 and finite'),
-      ('optim.clip_norm', o.clip_norm, o.clip_norm > 0, 'above 0 (inf does not clip)'),
-      ('train.dropout', t.dropout, 0 <= t.dropout < 1, 'at least 0 and below 1'),
-      ('data.seed', d.seed, 0 <= d.seed < 2**32, 'from 0 to 2**32 - 1'),
-      ('train.seed', t.seed, 0 <= t.seed < 2**32, 'from 0 to 2**32 - 1'),
-    ]:
-      if not ok:
-        raise UserError(f'{name} is {value}: it must be {bounds}')
-    if not d.sources:
+    check_fields(self)
+    check_fields(self.data, 'data.')
+    check_fields(self.optim, 'optim.')
+    check_fields(self.mesh, 'mesh.')
+    check_fields(self.train, 'train.')
+    self._check_together()
+
+  def _check_together(self):
+    data, optim, train = self.data, self.optim, self.train
+    if not data.sources:
       raise UserError('data.sources is empty: name at least one data set or JSON Lines file')
-    if d.weights and len(d.weights) != len(d.sources):
-      raise UserError(f'data.weights has {len(d.weights)} entries for {len(d.sources)} data.sources: give one for each')
-    if not all(0 < w < math.inf for w in d.weights):
+    if data.weights and len(data.weights) != len(data.sources):
       raise UserError(
-        f'data.weights {d.weights} must all be above 0 and finite; leave a source out of data.sources instead'
+        f'data.weights has {len(data.weights)} entries for {len(data.sources)} data.sources: give one for each'
       )
-    if d.batch_size % t.micro_batches:
+    if data.batch_size % train.micro_batches:
+      nearest = _nearest_divisor(data.batch_size, train.micro_batches)
       raise UserError(
-        f'data.batch_size {d.batch_size} is not divisible by train.micro_batches {t.micro_batches}: '
-        f'set train.micro_batches={_nearest_divisor(d.batch_size, t.micro_batches)}'
+        f'data.batch_size {data.batch_size} is not divisible by train.micro_batches {train.micro_batches}: '
+        f'set train.micro_batches={nearest}'
       )
-    if o.schedule != 'constant' and o.warmup_steps >= t.steps:
+    if optim.schedule != 'constant' and optim.warmup_steps >= train.steps:
       raise UserError(
-        f'optim.warmup_steps {o.warmup_steps} leaves no step to decay in train.steps {t.steps}: '
-        f'set optim.warmup_steps={t.steps // 10}, or optim.schedule=constant'
+        f'optim.warmup_steps {optim.warmup_steps} leaves no step to decay in train.steps {train.steps}: '
+        f'set optim.warmup_steps={train.steps // 10}, or optim.schedule=constant'
       )
 
-  def check_model(self, model: ModelConfig):
-    """Refuses rows longer than the model was made for, before anything is allocated."""
+  def check_model(self, model: ModelConfig) -> None:
+    """UserError when rows are longer than `model` is made for; called before anything is allocated."""
     if self.data.seq_len > model.max_position_embeddings:
       raise UserError(
         f"data.seq_len {self.data.seq_len} is above the model's max_position_embeddings "
@@ -152,20 +200,12 @@ class Experiment:
       )
 
 
-def _one_of(name, value, allowed):
-  if value not in allowed:
-    raise UserError(f'{name} is {value!r}: it must be one of {", ".join(allowed)}{_did_you_mean(str(value), allowed)}')
+def _nearest_divisor(n: int, near: int) -> int:
+  divisors = [d for d in range(1, n + 1) if n % d == 0]
+  return min(divisors, key=lambda d: abs(d - near))
 
 
-def _nearest_divisor(n, near):
-  return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(d - near))
-
-
-def _did_you_mean(name, names):
-  initials = lambda n: ''.join(word[0] for word in n.split('.')[-1].split('_') if word)
-  close = [n for n in names if initials(n) == name.split('.')[-1]]  # lr is learning_rate
-  close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-  return f'; did you mean {close[0]!r}?' if close else ''
+SETTINGS: dict[str, Setting] = declared(Experiment)  # {'train.steps': Setting, ...}
 
 
 # Directories that hold configs: beside the package in a checkout, inside it when installed.
@@ -177,44 +217,69 @@ CONFIG_DIRS = (
 
 def names() -> list[str]:
   """Configs that can be given by name."""
-  return sorted({p.stem for d in CONFIG_DIRS for p in d.glob('*.py') if p.stem != '__init__'})
+  files = [file for folder in CONFIG_DIRS for file in folder.glob('*.py')]
+  return sorted({file.stem for file in files if file.stem != '__init__'})
+
+
+def find(config: str) -> pathlib.Path:
+  """The Python file of `config`, a path or a name in configs/. UserError when there is none."""
+  path = pathlib.Path(config)
+  if path.suffix == '.py':
+    if not path.exists():
+      raise UserError(f'no config file {config}: give the path of a Python file that defines `config`')
+    return path
+  for folder in CONFIG_DIRS:
+    if (folder / f'{config}.py').exists():
+      return folder / f'{config}.py'
+  raise UserError(
+    f'no config {config!r}: known are {", ".join(names())}{did_you_mean(config, names())} '
+    '(a config of your own is given as a path that ends in .py)'
+  )
+
+
+def summary(config: str) -> str:
+  """The first line of the docstring of `config`; runs nothing of it."""
+  try:
+    docstring = ast.get_docstring(ast.parse(find(config).read_text()))
+  except SyntaxError:  # `load` reports it
+    docstring = None
+  return (docstring or '').partition('\n')[0]
 
 
 def load(config: str) -> Experiment:
-  """The `config` of the Python file `config`, a path or a name in configs/."""
-  path = pathlib.Path(config)
-  if path.suffix != '.py':
-    found = [d / f'{config}.py' for d in CONFIG_DIRS if (d / f'{config}.py').exists()]
-    if not found:
-      raise UserError(
-        f'no config {config!r}: known are {", ".join(names())}{_did_you_mean(config, names())} '
-        '(a config of your own is given as a path that ends in .py)'
-      )
-    path = found[0]
-  elif not path.exists():
-    raise UserError(f'no config file {config}: give the path of a Python file that defines `config`')
+  """Runs the Python file of `config`, a path or a name in configs/, and returns what it calls `config`.
+
+  UserError when there is no such file, it fails, or it defines no Experiment.
+  """
+  path = find(config)
   try:
     experiment = runpy.run_path(str(path)).get('config')
   except (SyntaxError, NameError, TypeError, AttributeError, ImportError, ValueError, LookupError, OSError) as error:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
-    raise UserError(f'{path}:{line}: {type(error).__name__}: {error}; mend the config file') from error
+    where = f'{path}:{_line_of(error, path)}'
+    raise UserError(f'{where}: {type(error).__name__}: {error}; correct the config file') from error
   if not isinstance(experiment, Experiment):
     raise UserError(f'{path} does not define `config = Experiment(...)`')
   return experiment
 
 
-def override(experiment: Experiment, settings: list[str]) -> Experiment:
-  """`experiment` with each 'a.b=value' applied, typed by the field."""
-  leaves = to_flat(experiment)
+def _line_of(error: Exception, path: pathlib.Path) -> int:
+  """The line of the config file at `path` that raised `error`."""
+  if isinstance(error, SyntaxError):
+    return error.lineno
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+  return lines[-1] if lines else 1
+
+
+def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+  """`experiment` with each 'a.b=value' applied. UserError for what does not exist, is not allowed, or goes unread."""
   changes: dict[str, object] = {}
-  for setting in settings:
-    name, separator, text = setting.partition('=')
+  for text in settings:
+    name, separator, value = text.partition('=')
     if not separator:
-      raise UserError(f'--set {setting}: write it as name=value, for example --set train.steps=100')
-    if name not in leaves:
-      raise UserError(f'--set {name}: there is no such setting{_did_you_mean(name, list(leaves))}')
-    changes[name] = _parse(name, _type_of(name), text)
+      raise UserError(f'--set {text}: write it as name=value, for example --set train.steps=100')
+    if name not in SETTINGS:
+      raise UserError(f'--set {name}: there is no such setting{did_you_mean(name, SETTINGS)}')
+    changes[name] = SETTINGS[name].parse(name, value)
   experiment = _replace(experiment, changes)
   _refuse_unread(experiment, changes)
   return experiment
@@ -235,81 +300,65 @@ def resolve(
   return override(load(config), [*from_flags, *settings])
 
 
-def _refuse_unread(experiment, changed):
-  """Settings that nothing would read beside the others: silence would hide a mistake."""
-  o, d, t = experiment.optim, experiment.data, experiment.train
-  unread = {
-    'optim.final_ratio': (o.schedule == 'constant', 'optim.schedule=constant has no decay', 'optim.schedule'),
-    'train.eval_every': (d.eval_examples == 0, 'data.eval_examples=0 holds no examples out', 'data.eval_examples'),
-  }
+def _refuse_unread(experiment: Experiment, changed) -> None:
+  """UserError for a changed setting that nothing would read beside the others: silence would hide a mistake."""
+  train = experiment.train
+  unread = {}  # {name: (why nothing reads it, the nearest setting that is read)}
+  if experiment.optim.schedule == 'constant':
+    unread['optim.final_ratio'] = 'optim.schedule=constant has no decay', 'optim.schedule'
+  if experiment.data.eval_examples == 0:
+    unread['train.eval_every'] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
   if experiment.init is not None:
-    for field in dataclasses.fields(ModelConfig):
-      unread[f'model.{field.name}'] = (True, f'the model comes from {experiment.init}', 'init')
+    for name in declared(ModelConfig, 'model.'):
+      unread[name] = f'the model comes from {experiment.init}', 'init'
   for name in changed:
-    dead, why, nearest = unread.get(name, (False, '', ''))
-    if dead:
+    if name in unread:
+      why, nearest = unread[name]
       raise UserError(f'--set {name}: nothing reads it, because {why}; the nearest setting that is read is {nearest!r}')
-  if t.eval_every > t.steps and 'train.eval_every' in changed:
-    raise UserError(f'--set train.eval_every: {t.eval_every} is never reached in train.steps {t.steps}')
+  if 'train.eval_every' in changed and train.eval_every > train.steps:
+    raise UserError(f'--set train.eval_every: {train.eval_every} is never reached in train.steps {train.steps}')
 
 
-def _type_of(name):
-  cls = Experiment
-  for part in name.split('.'):
-    cls = typing.get_type_hints(cls)[part]
-  return cls
+def resume_refusal(before: Experiment, now: Experiment, step: int) -> str:
+  """Why a run of `before`, whose newest checkpoint is of `step`, cannot continue as `now`; '' when it can."""
+  old, new = to_flat(before), to_flat(now)
+  fixed, conditional = [], {}
+  for name, declaration in SETTINGS.items():
+    if old[name] == new[name] or declaration.on_resume == FREE:
+      continue
+    change = f'{name} {old[name]!r} -> {new[name]!r}'
+    if not isinstance(declaration.on_resume, Conditional):
+      fixed.append(change)
+    elif reason := declaration.on_resume.refusal(before, now, step):
+      conditional[change] = reason
+
+  if fixed:
+    changes = [*fixed, *conditional]
+    more = f' and {len(changes) - 5} more' if len(changes) > 5 else ''
+    listed = ', '.join(changes[:5]) + more
+    return f'holds a run of another config ({listed}): use another --workdir, or the same settings'
+  for change, reason in conditional.items():
+    return f'cannot continue with {change}: {reason}'
+  return ''
 
 
-def _fits(value, kind) -> bool:
-  if isinstance(kind, types.UnionType):
-    return any(_fits(value, k) for k in typing.get_args(kind))
-  if typing.get_origin(kind) is tuple:
-    return isinstance(value, tuple) and all(_fits(v, typing.get_args(kind)[0]) for v in value)
-  if kind is float:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-
-
-def _wanted(kind) -> str:
-  if isinstance(kind, types.UnionType):
-    return ' or '.join(map(_wanted, typing.get_args(kind)))
-  if typing.get_origin(kind) is tuple:
-    return f'a tuple, each {_wanted(typing.get_args(kind)[0])},'
-  return {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', types.NoneType: 'None'}[kind]
-
-
-def _parse(name, kind, text):
-  """`text` as `kind`: int, float, bool, str, `... | None`, or a tuple written with commas."""
-  if isinstance(kind, types.UnionType):
-    if text in ('None', 'none', ''):
-      return None
-    kind = next(k for k in typing.get_args(kind) if k is not type(None))
-  if typing.get_origin(kind) is tuple:
-    return tuple(_parse(name, typing.get_args(kind)[0], part.strip()) for part in text.split(',') if part.strip())
-  if kind is str:
-    return text
-  if kind is bool:
-    if text.lower() not in ('true', 'false'):
-      raise UserError(f'--set {name}={text}: write true or false')
-    return text.lower() == 'true'
-  try:
-    return kind(text.replace('_', '') if kind is int else text)
-  except ValueError:
-    raise UserError(f'--set {name}={text}: {_wanted(kind)} is expected') from None
-
-
-def _replace(node, changes):
-  here = {name: value for name, value in changes.items() if '.' not in name}
-  below: dict[str, dict] = {}
+def _replace(node, changes: dict):
+  """`node`, a dataclass, with {'a.b': value} replaced at any depth, in one step: the result is checked as a whole."""
+  own: dict[str, object] = {}
+  nested: dict[str, dict] = {}
   for name, value in changes.items():
     head, _, rest = name.partition('.')
     if rest:
-      below.setdefault(head, {})[rest] = value
-  return dataclasses.replace(node, **here, **{k: _replace(getattr(node, k), v) for k, v in below.items()})
+      nested.setdefault(head, {})[rest] = value
+    else:
+      own[head] = value
+  for head, changes_below in nested.items():
+    own[head] = _replace(getattr(node, head), changes_below)
+  return dataclasses.replace(node, **own)
 
 
 def to_flat(node, prefix='') -> dict[str, object]:
-  """{'train.steps': 50000, ...}: every setting under its dotted name."""
+  """{'train.steps': 50000, ...}: the value of every setting of a configuration dataclass, by its dotted name."""
   flat = {}
   for field in dataclasses.fields(node):
     value = getattr(node, field.name)
@@ -321,11 +370,12 @@ def to_flat(node, prefix='') -> dict[str, object]:
 
 
 def to_json(experiment: Experiment) -> str:
+  """The resolved experiment, as a run keeps it in experiment.json."""
   return json.dumps(dataclasses.asdict(experiment), indent=2) + '\n'
 
 
 def from_json(text: str, where: str) -> Experiment:
-  """The experiment that `to_json` wrote. `where` names the file in errors."""
+  """The experiment that `to_json` wrote. UserError when it is anything else. where: names the file in the message."""
   try:
     return _from_dict(Experiment, json.loads(text), '')
   except (ValueError, TypeError, KeyError) as error:
@@ -334,7 +384,7 @@ def from_json(text: str, where: str) -> Experiment:
 
 def _from_dict(cls, values, prefix):
   if not isinstance(values, dict):
-    raise ValueError(f'{prefix or "the whole"} is {type(values).__name__}')
+    raise ValueError(f'{prefix or "it"} is {type(values).__name__}')
   hints = typing.get_type_hints(cls)
   if unknown := set(values) - set(hints):
     raise ValueError(f'unknown setting {prefix}{sorted(unknown)[0]}')

@@ -52,7 +52,10 @@ def subprocess_main(*command, env=None, **kwargs):
     (['train', 'none.py', '--workdir', 'x'], 'no config file none.py: give the path'),
     (['train', 'demo', '--workdir', 'x', '--set', 'train.steps'], 'write it as name=value, for example'),
     (['train', 'demo', '--workdir', 'x', '--set', 'train.step=5'], "did you mean 'train.steps'?"),
-    (['train', 'demo', '--workdir', 'x', '--set', 'train.steps=1.5'], 'a whole number is expected'),
+    (
+      ['train', 'demo', '--workdir', 'x', '--set', 'train.steps=1.5'],
+      '--set train.steps=1.5: it must be a whole number',
+    ),
     (['evaluate', 'x'], 'the following arguments are required: --benchmarks'),
     (['evaluate', 'x', '--benchmarks', 'gsm8'], "unknown benchmark 'gsm8'; did you mean 'gsm8k'? there are: gsm8k"),
     (['evaluate', 'x', '--benchmarks', ''], 'benchmarks is empty; give a value'),

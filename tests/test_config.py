@@ -50,11 +50,11 @@ def test_overrides_are_typed_by_the_field(base):
     (['optim.lr_schedule=linear'], "there is no such setting; did you mean 'optim.schedule'?"),
     (['optim=5'], '--set optim: there is no such setting'),
     (['train.steps'], '--set train.steps: write it as name=value, for example --set train.steps=100'),
-    (['train.steps=1e3'], '--set train.steps=1e3: a whole number is expected'),
-    (['train.steps='], '--set train.steps=: a whole number is expected'),
-    (['optim.eps=small'], '--set optim.eps=small: a number is expected'),
+    (['train.steps=1e3'], '--set train.steps=1e3: it must be a whole number'),
+    (['train.steps='], '--set train.steps=: it must be a whole number'),
+    (['optim.eps=small'], '--set optim.eps=small: it must be a number'),
     (['model.qk_norm=1'], '--set model.qk_norm=1: write true or false'),
-    (['data.weights=1,x'], '--set data.weights=x: a number is expected'),
+    (['data.weights=1,x'], '--set data.weights=x: it must be a number'),
     (['optim.schedule=cosin'], "optim.schedule is 'cosin': it must be one of cosine, linear, constant; did you mean"),
     (['train.remat=some'], "train.remat is 'some': it must be one of none, dots, gate, mlp, full, nested"),
     (['train.compute_dtype=float16'], "train.compute_dtype is 'float16': it must be one of float32, bfloat16"),
@@ -71,7 +71,10 @@ def test_overrides_are_typed_by_the_field(base):
     (['train.seed=4294967296'], 'train.seed is 4294967296: it must be from 0'),
     (['data.sources='], 'data.sources is empty'),
     (['data.weights=1,2'], 'data.weights has 2 entries for 1 data.sources'),
-    (['data.weights=nan'], 'must all be above 0 and finite'),
+    (
+      ['data.weights=nan'],
+      'data.weights is (nan,): each must be above 0 and finite; leave a source out of data.sources instead',
+    ),
     (
       ['data.batch_size=6', 'train.micro_batches=4'],
       'not divisible by train.micro_batches 4: set train.micro_batches=3',
@@ -106,13 +109,13 @@ def test_settings_that_nothing_would_read(base, settings, message):
 @pytest.mark.parametrize(
   'cls, fields, message',
   [
-    (TrainConfig, {'steps': '100'}, "train.steps is '100': a whole number is expected"),
-    (TrainConfig, {'steps': 1e4}, 'train.steps is 10000.0: a whole number is expected'),
-    (TrainConfig, {'steps': True}, 'train.steps is True: a whole number is expected'),
-    (OptimConfig, {'learning_rate': '2e-5'}, "optim.learning_rate is '2e-5': a number is expected"),
-    (DataConfig, {'sources': 'gsm8k'}, "data.sources is 'gsm8k': a tuple, each text, is expected"),
-    (DataConfig, {'data_dir': 5}, 'data.data_dir is 5: text or None is expected'),
-    (DataConfig, {'system_prompt': None}, 'data.system_prompt is None: text is expected'),
+    (TrainConfig, {'steps': '100'}, "train.steps is '100': it must be a whole number"),
+    (TrainConfig, {'steps': 1e4}, 'train.steps is 10000.0: it must be a whole number'),
+    (TrainConfig, {'steps': True}, 'train.steps is True: it must be a whole number'),
+    (OptimConfig, {'learning_rate': '2e-5'}, "optim.learning_rate is '2e-5': it must be a number"),
+    (DataConfig, {'sources': 'gsm8k'}, "data.sources is 'gsm8k': it must be a tuple, each element text"),
+    (DataConfig, {'data_dir': 5}, 'data.data_dir is 5: it must be text or None'),
+    (DataConfig, {'system_prompt': None}, 'data.system_prompt is None: it must be text'),
   ],
 )
 def test_types_in_python(base, cls, fields, message):
@@ -156,7 +159,7 @@ def test_json_that_is_no_experiment(text):
 
 def test_json_with_a_wrong_type(base):
   text = config.to_json(base).replace('"steps": 1000', '"steps": "many"')
-  with pytest.raises(UserError, match="train.steps is 'many': a whole number is expected"):
+  with pytest.raises(UserError, match="train.steps is 'many': it must be a whole number"):
     config.from_json(text, 'here')
 
 
@@ -169,7 +172,7 @@ def test_json_with_a_wrong_type(base):
     ('config = 3\n', 'does not define `config = Experiment(...)`'),
     ('x = 1\n', 'does not define `config = Experiment(...)`'),
     ('\nconfig = Experiment(\n', ':2: SyntaxError'),
-    ('\n\nthis\n', ":3: NameError: name 'this' is not defined; mend the config file"),
+    ('\n\nthis\n', ":3: NameError: name 'this' is not defined; correct the config file"),
     ('from mathqwen.config import Experiment\nconfig = Experiment(modl=3)\n', ':2: TypeError'),
     ('import no_such_module\n', ':1: ModuleNotFoundError'),
     ("from mathqwen.model.config import PRESETS\nPRESETS['Qwen-8B']\n", ":2: KeyError: 'Qwen-8B'"),

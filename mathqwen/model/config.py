@@ -1,44 +1,39 @@
 """The sizes and switches that make one decoder a Qwen-1, Qwen1.5/2/2.5, Qwen3 or LLaMA."""
 
 import dataclasses
-import math
 
 from mathqwen.errors import UserError
+from mathqwen.settings import check_fields, setting
+
+_SIZE = {'at_least': 1, 'at_most': 2**31 - 1}  # a dimension of an array, or a number of layers
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Names are those of Hugging Face's `config.json`; letters are those of the einsums in `qwen.py`."""
+  """The model's sizes and switches, named as in Hugging Face's config.json; letters: those of qwen.py."""
 
-  vocab_size: int  # V: rows of the embedding, padding rows included; never resized to the tokenizer
-  hidden_size: int  # D
-  intermediate_size: int  # F: width of one of the two up-projections
-  num_hidden_layers: int  # L
-  num_attention_heads: int  # N
-  num_key_value_heads: int  # K: N / K query heads share one
-  head_dim: int  # H: N * H need not be D (Qwen3)
-  max_position_embeddings: int  # longest sequence the checkpoint was made for
-  rope_theta: float = 10_000.0
-  rms_norm_eps: float = 1e-6
-  tie_word_embeddings: bool = False  # the head is the embedding
-  qkv_bias: bool = True  # Qwen-1, 1.5, 2, 2.5
-  qk_norm: bool = False  # Qwen3: RMSNorm over each head of q and k
-  seq_length: int | None = None  # Qwen-1: length it was trained at, past which the next two act (not in training)
-  use_dynamic_ntk: bool = False  # Qwen-1: a larger rotary base for longer sequences
-  use_logn_attn: bool = False  # Qwen-1: queries further on are scaled up
-  initializer_range: float = 0.02  # standard deviation of random weights
+  vocab_size: int = setting(help='rows of the embedding (V), padding included; not resized to the tokenizer', **_SIZE)
+  hidden_size: int = setting(help='width of the residual stream (D)', **_SIZE)
+  intermediate_size: int = setting(help='width of the MLP (F): of its gate and of its up-projection', **_SIZE)
+  num_hidden_layers: int = setting(help='layers (L)', **_SIZE)
+  num_attention_heads: int = setting(help='query heads (N)', **_SIZE)
+  num_key_value_heads: int = setting(help='key and value heads (K); each serves N / K query heads', **_SIZE)
+  head_dim: int = setting(help='width of a head (H); N * H need not be D (Qwen3)', **_SIZE)
+  max_position_embeddings: int = setting(help='longest sequence that the model is made for, in tokens', **_SIZE)
+  rope_theta: float = setting(10_000.0, help='base of the rotary embeddings', above=0)
+  rms_norm_eps: float = setting(1e-6, help='added to the mean square in RMSNorm', above=0)
+  tie_word_embeddings: bool = setting(False, help='use the embedding as output head')
+  qkv_bias: bool = setting(True, help='biases on queries, keys and values: Qwen-1, 1.5, 2 and 2.5')
+  qk_norm: bool = setting(False, help='RMSNorm over each head of queries and keys: Qwen3')
+  seq_length: int | None = setting(
+    None, help='Qwen-1: length it was trained at, beyond which the next two act (not in training)', **_SIZE
+  )
+  use_dynamic_ntk: bool = setting(False, help='Qwen-1: a larger rotary base for longer sequences')
+  use_logn_attn: bool = setting(False, help='Qwen-1: scale up queries at later positions')
+  initializer_range: float = setting(0.02, help='standard deviation of random weights', above=0)
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value, number = getattr(self, field.name), not isinstance(getattr(self, field.name), bool)
-      if field.type is int or (field.name == 'seq_length' and value is not None):
-        ok, wanted = number and isinstance(value, int) and 0 < value < 2**31, 'a whole number of at least 1'
-      elif field.type is float:
-        ok, wanted = number and isinstance(value, int | float) and 0 < value < math.inf, 'a number above 0'
-      else:
-        ok, wanted = value is None or isinstance(value, bool), 'true or false'
-      if not ok:
-        raise UserError(f'model.{field.name} is {value!r}: it must be {wanted}')
+    check_fields(self, 'model.')
     if self.num_attention_heads % self.num_key_value_heads:
       raise UserError(
         f'model.num_attention_heads {self.num_attention_heads} is not a multiple of '
@@ -47,13 +42,15 @@ class ModelConfig:
     if self.seq_length is None and (self.use_dynamic_ntk or self.use_logn_attn):
       raise UserError('model.use_dynamic_ntk and model.use_logn_attn act past model.seq_length: set it')
     if self.head_dim % 2:
-      raise UserError(f'model.head_dim {self.head_dim} is odd: rotary embeddings turn pairs; set an even one')
+      raise UserError(f'model.head_dim {self.head_dim} is odd: rotary embeddings rotate pairs; set an even one')
 
 
-def _family(names, fields, rows, **common):
-  return {
-    name: ModelConfig(**common, **dict(zip(fields, row, strict=True))) for name, row in zip(names, rows, strict=True)
-  }
+def _family(names, fields, rows, **common) -> dict[str, ModelConfig]:
+  """{name: config}: one row of values for each name, in the order of `fields`; `common` holds for all of them."""
+  presets = {}
+  for name, row in zip(names, rows, strict=True):
+    presets[name] = ModelConfig(**common, **dict(zip(fields, row, strict=True)))
+  return presets
 
 
 _SIZES = (
@@ -68,7 +65,7 @@ _SIZES = (
   'max_position_embeddings',
 )
 
-# Published sizes, for planning and for random initialisation. A conversion reads the checkpoint's own config.json.
+# Published sizes, for planning and for random weights. A checkpoint is read with the sizes in its own config.json.
 PRESETS: dict[str, ModelConfig] = {
   **_family(
     ('Qwen-1_8B', 'Qwen-7B', 'Qwen-14B'),

@@ -18,21 +18,6 @@ from mathqwen.errors import UserError
 
 EXPERIMENT = 'experiment.json'
 CHUNK_BYTES = 32 * 2**20  # of a converted model's weights on disk: a reader holds some of them beside the weight
-# Settings that may change between runs in one workdir: they move no weight.
-FREE = (
-  'init',  # read only at step 0
-  'data.data_dir',
-  'mesh.data',
-  'mesh.fsdp',
-  'mesh.tensor',
-  'train.remat',
-  'train.attention',
-  'train.loss_chunk',
-  'train.log_every',
-  'train.eval_every',
-  'train.checkpoint_every',
-  'train.keep_checkpoints',
-)
 
 
 class Checkpoints:
@@ -224,8 +209,11 @@ def check_space(workdir: str, params, opt_state, keep: int):
     )
 
 
-def claim(workdir: str, experiment: config_lib.Experiment):
-  """Makes `workdir` this experiment's, or refuses one that holds checkpoints of another's."""
+def claim(workdir: str, experiment: config_lib.Experiment) -> None:
+  """Makes `workdir` the one of this experiment: creates it and writes the resolved config into it.
+
+  UserError when it holds checkpoints that this experiment cannot continue, or cannot be written.
+  """
   directory = epath.Path(workdir)
   try:
     directory.mkdir(parents=True, exist_ok=True)
@@ -233,16 +221,11 @@ def claim(workdir: str, experiment: config_lib.Experiment):
     if is_converted(directory):
       raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
     if file.exists():
-      before = config_lib.to_flat(config_lib.from_json(file.read_text(), str(file)))
-      now = config_lib.to_flat(experiment)
-      differs = [name for name in now if before.get(name) != now[name] and name not in FREE]
+      before = config_lib.from_json(file.read_text(), str(file))
       steps = directory / 'checkpoints'
-      if differs and steps.exists() and any(step.name.isdigit() for step in steps.iterdir()):
-        listed = ', '.join(f'{name} {before.get(name)!r} -> {now[name]!r}' for name in differs[:5])
-        more = f' and {len(differs) - 5} more' if len(differs) > 5 else ''
-        raise UserError(
-          f'{workdir} holds a run of another config ({listed}{more}): use another --workdir, or the same settings'
-        )
+      numbers = [int(step.name) for step in steps.iterdir() if step.name.isdigit()] if steps.exists() else []
+      if numbers and (refusal := config_lib.resume_refusal(before, experiment, max(numbers))):
+        raise UserError(f'{workdir} {refusal}')
     if jax.process_index() == 0:
       temporary = directory / f'{EXPERIMENT}.tmp'
       temporary.write_text(config_lib.to_json(experiment))

@@ -103,4 +103,4 @@ def test_cudnn_asks_for_what_the_reference_computes(monkeypatch):
 
 
 def test_names_are_those_of_the_setting():
-  assert set(config.ATTENTION) == {'auto', *attention.IMPLEMENTATIONS}
+  assert set(config.SETTINGS['train.attention'].choices) == {'auto', *attention.IMPLEMENTATIONS}

@@ -251,15 +251,71 @@ def test_free_settings_may_change(tiny, trained, copied):
   assert all(np.array_equal(mine[name], reference[name]) for name in reference)
 
 
-@pytest.mark.parametrize('setting', ['train.loss_chunk=16', 'train.remat=full', 'mesh.fsdp=1', 'data.data_dir=here'])
-def test_free_settings_are_no_other_config(tiny, copied, setting):
+@pytest.mark.parametrize(
+  'setting',
+  [
+    'init=elsewhere',
+    'data.data_dir=here',
+    'mesh.data=2',
+    'mesh.fsdp=1',
+    'mesh.context=2',
+    'mesh.tensor=2',
+    'train.attention=blocks',
+    'train.checkpoint_every=1',
+    'train.eval_every=2',
+    'train.keep_checkpoints=1',
+    'train.log_every=1',
+    'train.loss_chunk=16',
+    'train.micro_batches=2',
+    'train.remat=full',
+  ],
+)
+def test_settings_that_may_change(tiny, copied, setting):
   workdir, experiment = copied(7), config.override(config.load(tiny.config), [setting])
   checkpoint.claim(str(workdir), experiment)
   assert config.from_json((workdir / 'experiment.json').read_text(), 'experiment.json') == experiment
 
 
-def test_every_free_setting_exists():
-  assert set(checkpoint.FREE) <= set(config.to_flat(config.load('demo')))
+def test_any_other_setting_may_not_change(tiny, copied):
+  """With one other value for each: the test above names every setting that may change."""
+  may_change = {name for name, setting in config.SETTINGS.items() if setting.resume() != 'no'}
+  tested = next(mark for mark in test_settings_that_may_change.pytestmark if mark.name == 'parametrize').args[1]
+  assert may_change == {setting.partition('=')[0] for setting in tested} | {'train.steps'}
+  workdir, experiment = copied(7), config.load(tiny.config)
+  for setting in ('model.hidden_size=64', 'data.seed=1', 'optim.beta1=0.8', 'train.dropout=0.2', 'train.seed=1'):
+    with pytest.raises(UserError, match=f'holds a run of another config .{setting.partition("=")[0]} '):
+      checkpoint.claim(str(workdir), config.override(experiment, [setting]))
+
+
+CONSTANT = ['--set', 'optim.schedule=constant']
+
+
+def test_more_steps_of_a_constant_schedule(tiny, tmp_path, capsys):
+  """8 steps, then 12, are the 12 of a run that had them from the start."""
+
+  def train(workdir, steps):
+    return ['train', tiny.config, '--workdir', str(tmp_path / workdir), *CONSTANT, '--set', f'train.steps={steps}']
+
+  assert main(train('longer', 8)) == main(train('longer', 12)) == main(train('whole', 12)) == 0
+  (ours, our_data), (theirs, their_data) = state_of(tmp_path / 'longer', 12), state_of(tmp_path / 'whole', 12)
+  assert [name for name in ours if not np.array_equal(ours[name], theirs[name])] == []
+  assert our_data == their_data
+  losses, expected = logged(tmp_path / 'longer', 'loss'), logged(tmp_path / 'whole', 'loss')
+  assert losses[12] == expected[12]
+  # Fewer, as long as the newest checkpoint is not beyond them
+  capsys.readouterr()
+  line = fails(capsys, *train('longer', 11))
+  assert f'{tmp_path}/longer cannot continue with train.steps 12 -> 11: the newest checkpoint is of step 12' in line
+  assert line.endswith('set train.steps=12 or more, or start again in another --workdir')
+
+
+@pytest.mark.parametrize('steps, jump', [(30, 'back up'), (15, 'down')])
+def test_other_steps_of_a_decaying_schedule(tiny, copied, capsys, steps, jump):
+  workdir = copied(7)
+  line = fails(capsys, 'train', tiny.config, '--workdir', workdir, '--set', f'train.steps={steps}')
+  assert f'cannot continue with train.steps 20 -> {steps}: with optim.schedule=cosine the learning rate decays' in line
+  assert f'at step 7 it would jump {jump}: keep train.steps=20, or start a new run from these weights' in line
+  assert config.from_json((workdir / 'experiment.json').read_text(), '').train.steps == 20
 
 
 def test_a_workdir_without_a_checkpoint_may_change_hands(tiny, tmp_path, capsys):
