@@ -1,7 +1,7 @@
-"""What a step costs, counted with its loops: multiplications from its jaxpr, traffic between chips from its HLO.
+"""What a training step costs with its loops: matrix multiplications from its jaxpr, traffic between chips from its HLO.
 
-XLA's own `cost_analysis` counts the body of a loop once, whatever its number of turns. Loops whose number of turns
-depends on data (the loss head's) take theirs from the caller, in the order in which they stand.
+XLA's own `cost_analysis` counts the body of a loop once, however often it runs. How often a loop runs is usually in the
+program; where it depends on data (the loss head's loop), the caller says it, in the order in which such loops stand.
 """
 
 import collections
@@ -15,14 +15,15 @@ DTYPE_BYTES = {'pred': 1, 'bf16': 2} | {f'{kind}{8 * n}': n for kind in 'sfu' fo
 KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 
 
-def matmul_flops(jaxpr, turns: tuple[int, ...] = ()) -> int:
-  """FLOPs of all matrix multiplications in a closed jaxpr, over all devices; elementwise work is not counted.
+def matmul_flops(jaxpr: core.ClosedJaxpr, turns: tuple[int, ...] = ()) -> int:
+  """FLOPs of all matrix multiplications over all devices. Elementwise work is not counted.
 
-  `turns`: how often each data-dependent loop runs. Of a condition the dearer branch counts, and a kernel's grid counts
-  in full, so that the blocks that an attention kernel skips are in it.
+  Of a `cond` the more expensive branch counts. A Pallas kernel counts its whole grid, including the blocks that an
+  attention kernel skips.
+
+  turns: how often each data-dependent loop runs. StopIteration: when there are more such loops.
   """
-  left = iter(turns)
-  return _flops(jaxpr.jaxpr, left)
+  return _flops(jaxpr.jaxpr, iter(turns))
 
 
 def _flops(jaxpr, turns: Iterator[int]) -> int:
@@ -32,137 +33,173 @@ def _flops(jaxpr, turns: Iterator[int]) -> int:
     inner = [j for value in params.values() for j in _jaxprs(value)]
     if name == 'dot_general':
       ((contracted, _), _) = params['dimension_numbers']
-      shape = eqn.invars[0].aval.shape
-      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[d] for d in contracted)
+      left_shape = eqn.invars[0].aval.shape
+      total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left_shape[d] for d in contracted)
     elif name == 'while':
       total += next(turns) * _flops(params['body_jaxpr'].jaxpr, turns)
     elif name == 'cond':
       total += max(_flops(j, turns) for j in inner)
     elif inner:
-      times = 1
-      if name == 'scan':
-        times = params['length']
-      elif name == 'pallas_call':
-        times = math.prod(params['grid_mapping'].grid)
-      elif name == 'shard_map':
-        times = math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
-      total += times * sum(_flops(j, turns) for j in inner)
+      total += _times(name, params) * sum(_flops(j, turns) for j in inner)
   return total
 
 
-def _jaxprs(value):
+def _times(name: str, params: dict) -> int:
+  """How often a primitive runs what is inside it."""
+  if name == 'scan':
+    return params['length']
+  if name == 'pallas_call':
+    return math.prod(params['grid_mapping'].grid)
+  if name == 'shard_map':  # inside are the shapes of one device
+    return math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
+  return 1
+
+
+def _jaxprs(value) -> list:
+  """Those in a parameter of a primitive."""
   if isinstance(value, core.ClosedJaxpr):
     return [value.jaxpr]
   if isinstance(value, core.Jaxpr):
     return [value]
-  return [j for v in value for j in _jaxprs(v)] if isinstance(value, tuple | list) else []
+  if isinstance(value, tuple | list):
+    return [j for v in value for j in _jaxprs(v)]
+  return []
 
 
 def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
-  """{kind: bytes that one chip receives from others in a step} of a compiled program's text.
+  """{kind: bytes that one chip receives from others in a step}, from the text of a compiled program.
 
-  Of a result of b bytes over n chips: gathers and all-to-alls bring b (n-1)/n, a reduce-scatter b (n-1), an all-reduce
-  2 b (n-1)/n, a permutation b.
+  A collective over n chips with a result of b bytes on each:
+
+    all-gather, all-to-all   b (n - 1) / n
+    reduce-scatter           b (n - 1)
+    all-reduce               2 b (n - 1) / n
+    collective-permute       b
+
+  turns: as of `matmul_flops`.
   """
   computations, entry = _parse(hlo)
-  times = collections.Counter()
-  left = iter(turns)
+  times = _executions(computations, entry, iter(turns))
+  partitions = re.search(r'num_partitions=(\d+)', hlo)
+  devices = int(partitions.group(1)) if partitions else 1
 
-  def visit(name, count):
-    times[name] += count
-    for line in computations[name]:
-      opcode = line.opcode
-      if opcode == 'while':
-        condition, body = (re.search(rf'{key}=%?([\w.-]+)', line.text).group(1) for key in ('condition', 'body'))
-        known = _turns(line, computations[condition], computations[body])
-        visit(body, count * (next(left) if known is None else known))
-      else:
-        for called in re.findall(
-          r'(?:calls|to_apply|body|called_computations|branch_computations)=({[^}]*}|%?[\w.-]+)', line.text
-        ):
-          for one in re.findall(r'[\w.-]+', called):
-            if one in computations:
-              visit(one, count)
-
-  visit(entry, 1)
-  devices = re.search(r'num_partitions=(\d+)', hlo)
-  everyone = int(devices.group(1)) if devices else 1
-  found = {}  # a TPU program has an asynchronous collective in several pieces, all of one channel
+  # A TPU program has an asynchronous collective in several pieces, all with one channel: they count once.
+  received = {}
   for name, lines in computations.items():
     for line in lines:
       kind = line.opcode.removesuffix('-start')
       if kind not in KINDS or not times[name]:
         continue
-      channel = re.search(r'channel_id=(\d+)', line.text)
-      size, n = _result_bytes(line), _group_size(line.text, everyone)
-      if kind == 'all-reduce' and 'all-reduce-scatter' in name:  # a fusion that keeps its own part
+      size, n = _result_bytes(line), _group_size(line.text, devices)
+      if kind == 'all-reduce' and 'all-reduce-scatter' in name:  # a fusion that keeps only its own part
         kind, size = 'reduce-scatter', size // n
-      moved = {
-        'all-gather': size * (n - 1) // n,
-        'all-to-all': size * (n - 1) // n,
-        'reduce-scatter': size * (n - 1),
-        'all-reduce': 2 * size * (n - 1) // n,
-        'collective-permute': size,
-      }[kind]
+      channel = re.search(r'channel_id=(\d+)', line.text)
       key = (kind, channel.group(1)) if channel else (kind, name, line.text)
-      found[key] = max(found.get(key, 0), moved * times[name])
+      received[key] = max(received.get(key, 0), _received(kind, size, n) * times[name])
+
   totals = dict.fromkeys(KINDS, 0)
-  for (kind, *_), moved in found.items():
-    totals[kind] += moved
+  for (kind, *_), size in received.items():
+    totals[kind] += size
   return totals
 
 
-Line = collections.namedtuple('Line', 'root name result opcode operands text')
+def _received(kind: str, size: int, n: int) -> int:
+  return {
+    'all-gather': size * (n - 1) // n,
+    'all-to-all': size * (n - 1) // n,
+    'reduce-scatter': size * (n - 1),
+    'all-reduce': 2 * size * (n - 1) // n,
+    'collective-permute': size,
+  }[kind]
+
+
+# An instruction of HLO: `ROOT %name = result opcode(%operand, ...), more`.
+Instruction = collections.namedtuple('Instruction', 'root name result opcode operands text')
 _INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.-]+) = (.*?)\s([a-z][a-z0-9-]*)\((.*?)\)')
+_CALLED = re.compile(r'(?:calls|to_apply|body|called_computations|branch_computations)=({[^}]*}|%?[\w.-]+)')
+Computations = dict[str, list[Instruction]]
 
 
-def _parse(hlo: str):
-  """({computation: [instructions]}, name of the entry)."""
-  computations, entry, lines = {}, None, None
+def _executions(computations: Computations, entry: str, turns: Iterator[int]) -> collections.Counter:
+  """How often each computation runs in a step."""
+  times = collections.Counter()
+
+  def visit(name: str, count: int):
+    times[name] += count
+    for line in computations[name]:
+      if line.opcode == 'while':
+        condition = re.search(r'condition=%?([\w.-]+)', line.text).group(1)
+        body = re.search(r'body=%?([\w.-]+)', line.text).group(1)
+        known = _turns(line, computations[condition], computations[body])
+        visit(body, count * (next(turns) if known is None else known))
+        continue
+      for called in _CALLED.findall(line.text):
+        for callee in re.findall(r'[\w.-]+', called):  # one name, or several in braces
+          if callee in computations:
+            visit(callee, count)
+
+  visit(entry, 1)
+  return times
+
+
+def _parse(hlo: str) -> tuple[Computations, str]:
+  """(all computations, the name of the one that runs first)"""
+  computations: Computations = {}
+  entry = lines = None
   for text in hlo.splitlines():
     if head := re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', text):
       lines = computations[head.group(2)] = []
       entry = head.group(2) if head.group(1) else entry
     elif lines is not None and (match := _INSTRUCTION.match(text)):
       root, name, result, opcode, operands = match.groups()
-      lines.append(Line(bool(root), name, result, opcode, re.findall(r'%([\w.-]+)', operands), text))
+      lines.append(Instruction(bool(root), name, result, opcode, re.findall(r'%([\w.-]+)', operands), text))
   return computations, entry
 
 
-def _turns(loop: Line, condition: list[Line], body: list[Line]) -> int | None:
-  """Turns of a while loop: what XLA noted, or from a counter that goes from 0 to a constant. None if it is neither."""
+def _turns(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int | None:
+  """How often a while loop runs: as XLA noted, or as its counter says, which goes from 0 to a constant; else None."""
   if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text):
     return int(known.group(1))
+
+  # The condition: counter < limit, where the counter is an element of the loop's state.
   (compare,) = [line for line in condition if line.root]
-  counter, limit = (_find(condition, name) for name in compare.operands) if len(compare.operands) == 2 else (None, None)
-  if 'direction=LT' not in compare.text or counter.opcode != 'get-tuple-element' or limit.opcode != 'constant':
+  if len(compare.operands) != 2 or 'direction=LT' not in compare.text:
     return None
+  counter, limit = [_find(condition, name) for name in compare.operands]
+  if counter.opcode != 'get-tuple-element' or limit.opcode != 'constant':
+    return None
+
+  # The body: the same element becomes counter + constant.
   (root,) = [line for line in body if line.root]
-  step = _find(body, root.operands[int(re.search(r'index=(\d+)', counter.text).group(1))])
+  element = int(re.search(r'index=(\d+)', counter.text).group(1))
+  step = _find(body, root.operands[element])
   added = [_find(body, name) for name in step.operands]
   constants = [_constant(line) for line in added if line.opcode == 'constant']
-  return -(-_constant(limit) // constants[0]) if step.opcode == 'add' and constants else None
+  if step.opcode != 'add' or not constants:
+    return None
+  return -(-_constant(limit) // constants[0])  # rounded up
 
 
-def _find(lines, name):
+def _find(lines: list[Instruction], name: str) -> Instruction:
   return next(line for line in lines if line.name == name)
 
 
-def _constant(line):
+def _constant(line: Instruction) -> int:
   return int(re.search(r' constant\((\d+)\)', line.text).group(1))
 
 
-def _result_bytes(line) -> int:
+def _result_bytes(line: Instruction) -> int:
   arrays = [
     math.prod(int(d) for d in dims.split(',') if d) * DTYPE_BYTES[dtype]
     for dtype, dims in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', line.result)
   ]
-  if line.opcode in ('all-gather-start', 'collective-permute-start'):  # (operand, result, ...)
-    return arrays[1]
+  if line.opcode in ('all-gather-start', 'collective-permute-start'):
+    return arrays[1]  # of the tuple (operand, result, ...)
   return sum(arrays)
 
 
-def _group_size(text, everyone) -> int:
+def _group_size(text: str, devices: int) -> int:
+  """Chips that take part in one collective together, in the three ways in which HLO writes them."""
   if named := re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', text):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))
@@ -170,4 +207,4 @@ def _group_size(text, everyone) -> int:
     return int(iota.group(1))
   if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', text):
     return len(listed.group(1).split(','))
-  return everyone
+  return devices

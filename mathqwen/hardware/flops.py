@@ -38,7 +38,7 @@ class Shape:
     return self.cfg.num_hidden_layers * self.layer + self.head * (1 if self.cfg.tie_word_embeddings else 2)
 
   def attention_flops(self, length: int) -> int:
-    """Of the forward pass, one layer, one row: queries times keys and probabilities times values, below the diagonal."""
+    """Forward, one layer, one row: queries times keys and probabilities times values, up to the diagonal."""
     return 4 * self.cfg.num_attention_heads * self.cfg.head_dim * length * (length + 1) // 2
 
 
@@ -54,6 +54,8 @@ def model_flops(cfg: ModelConfig, rows: int, length: int) -> int:
 
 def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> int:
   """FLOPs of the forward pass that the backward pass of [rows, length] repeats, with this `train.remat`."""
+  if remat == 'none':
+    return 0
   shape = Shape(cfg)
   full = shape.attention + 2 * shape.up  # all but the MLP's last matrix, whose output nothing needs
   nested = full + shape.layer + shape.attention  # the groups' forward pass too, and attention once more in it

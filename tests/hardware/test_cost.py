@@ -19,7 +19,7 @@ PROGRAM = """
 import json
 import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from mathqwen import cost
+from mathqwen.hardware import cost
 
 mesh = jax.make_mesh((2, 4), ('a', 'b'))
 on = lambda *axes: NamedSharding(mesh, P(*axes))
@@ -108,7 +108,7 @@ ENTRY %main (e: (u32[], bf16[4,8])) -> (u32[], bf16[4,8]) {
 """
 
 
-def test_tpu_programs_say_their_turns_and_their_pieces_otherwise():
+def test_tpu_programs_write_loops_and_pieces_differently():
   """Loops count by 2 and carry no number; one asynchronous gather stands in two fusions, one reduce-scatter in one."""
   assert cost.collective_bytes(TPU) == dict.fromkeys(cost.KINDS, 0) | {
     'all-gather': 4 * 4 * 120 * 2,
