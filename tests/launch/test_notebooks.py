@@ -46,7 +46,7 @@ def test_form(name):
   if name == 'sharding':
     address = f'https://kaggle.com/kernels/welcome?src=https://github.com/{page}'
   assert f']({address})' in heading.source
-  assert f']({address})' in (ROOT / 'README.md').read_text()
+  assert f']({address})' in (ROOT / 'launch' / 'README.md').read_text()
 
   parameters = code(book)[0]
   assert book.cells[1] is parameters and parameters.metadata.tags == ['parameters']
