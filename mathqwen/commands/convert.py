@@ -61,24 +61,24 @@ def _exit_on_sigterm():
 
 
 def run_from_hf(args) -> dict:
-  from mathqwen.conversion import convert
+  from mathqwen.conversion.from_hf import convert_from_hf
 
   _exit_on_sigterm()
-  return convert.from_hf(args.source, args.target, check=not args.no_check)
+  return convert_from_hf(args.source, args.target, compare=not args.no_check)
 
 
 def run_to_hf(args) -> dict:
-  from mathqwen.conversion import convert
+  from mathqwen.conversion.to_hf import convert_to_hf
 
   _exit_on_sigterm()
   if args.distributed:
     hosts.join(args.distributed, 'the export starts from the beginning')
   names = ('source', 'target', 'layout', 'dtype', 'scores')
   hosts.agree('arguments', {name: getattr(args, name) for name in names})
-  return convert.to_hf(args.source, args.target, args.layout, args.dtype, args.scores, check=not args.no_check)
+  return convert_to_hf(args.source, args.target, args.layout, args.dtype, args.scores, compare=not args.no_check)
 
 
 def run_check(args) -> dict:
-  from mathqwen.conversion import convert
+  from mathqwen.conversion import check
 
-  return convert.compare_models(args.source, args.target, args.tolerance)
+  return check.compare_models(args.source, args.target, args.tolerance)

@@ -1,23 +1,42 @@
 """Hugging Face directories in and out.
 
-layouts   where each weight stands in a file, one table a family     config    config.json <-> ModelConfig
-files     safetensors, a tensor at a time                            reading   weights into their sharding
-hub       names of the Hugging Face hub                              writing   whole directories, or nothing
+layouts        names and shapes of weights in the files, one table per architecture
+config_json    config.json <-> ModelConfig
+tensor_files   safetensors files, one tensor at a time
+weights        the protocol of what can be read weight by weight
+reading        the weights of a directory, read into their sharding
+export_plan    what an export will write
+writing        writes it
+new_directory  a directory that appears complete or not at all
+hub            names on the Hugging Face hub
 """
 
-from mathqwen.hf.config import read_config, read_system_prompt
-from mathqwen.hf.files import DTYPES
+from mathqwen.hf.config_json import read_config, read_system_prompt
+from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.layouts import LAYOUTS
-from mathqwen.hf.reading import Checkpoint, load_params
-from mathqwen.hf.writing import check_target, save
+from mathqwen.hf.new_directory import check_target, new_directory
+from mathqwen.hf.reading import DirectoryWeights, load_params
+from mathqwen.hf.tensor_files import DTYPES
+from mathqwen.hf.weights import ArrayWeights, Path, Weights, set_weight, weight_at
+from mathqwen.hf.writing import print_notes, save, write_export
 
 __all__ = [
   'DTYPES',
   'LAYOUTS',
-  'Checkpoint',
+  'ArrayWeights',
+  'DirectoryWeights',
+  'ExportPlan',
+  'Path',
+  'Weights',
   'check_target',
   'load_params',
+  'new_directory',
+  'plan_export',
+  'print_notes',
   'read_config',
   'read_system_prompt',
   'save',
+  'set_weight',
+  'weight_at',
+  'write_export',
 ]

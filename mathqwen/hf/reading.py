@@ -8,42 +8,41 @@ import jax
 import numpy as np
 
 from mathqwen.errors import UserError
-from mathqwen.hf import config, layouts
-from mathqwen.hf.files import CODES, DTYPES, Reader, is_finite, read_json
+from mathqwen.hf import config_json, layouts
+from mathqwen.hf.tensor_files import CODES, DTYPES, SafetensorsReader, is_finite, read_json_object
+from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 
-INDEX, SINGLE, HEAD = 'model.safetensors.index.json', 'model.safetensors', 'lm_head.weight'
+INDEX = 'model.safetensors.index.json'
+SINGLE = 'model.safetensors'
+HEAD = 'lm_head.weight'
+_ROWS_COMPARED = 4096  # of a tied head at a time: this much of it is held beside the embedding
+_ALIGNMENT = 64  # bytes
+
+Box = tuple[slice, ...]  # part of an array: a slice with a start and a stop for each axis
+Problem = tuple[str, str]  # (name of a file or tensor, what is wrong with it)
 
 
-class Checkpoint:
-  """A Hugging Face directory, opened and checked: every weight of its config is there, whole, in its shape.
+class DirectoryWeights(Weights):
+  """A Hugging Face directory, opened and checked: every weight of its config is there, with its shape.
 
-  UserError lists at once all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
+  UserError: lists at once all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
   """
 
   def __init__(self, directory: str):
     self.directory = pathlib.Path(directory)
-    self.config, self.layout = config.read(directory)
-    self._where: dict[str, Reader] = {}
-    self._weights = {weight.path: weight for weight in layouts.weights(self.config, self.layout)}
-    problems = self._open()
-    problems += self._compare(complete=not problems)
+    self.config, self.layout = config_json.read(directory)
+    self._file_of: dict[str, SafetensorsReader] = {}  # the file of each tensor
+    self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
+    problems = self._open_files()
+    problems += self._compare_with_config(complete=not problems)
     if problems:
       self.close()
-      raise UserError(f'{directory} does not fit its config.json: {"; ".join(_by_layer(problems))}')
+      raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
 
-  def _open(self) -> list[tuple[str, str]]:
-    problems = []
-    named: dict[str, list[str] | None] = {SINGLE: None}  # tensors that the index has in a file
-    if (self.directory / INDEX).exists():
-      weight_map = read_json(self.directory / INDEX).get('weight_map')
-      if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
-      if SINGLE not in weight_map.values() and (self.directory / SINGLE).exists():
-        problems.append((SINGLE, f'stands beside {INDEX}, which does not name it: remove the one that is not meant'))
-      named = {str(file): [] for file in weight_map.values()}
-      for tensor, file in weight_map.items():
-        named[str(file)].append(tensor)
-    for file, tensors in sorted(named.items()):
+  def _open_files(self) -> list[Problem]:
+    problems, tensors_of = self._file_names()
+    for file, indexed in sorted(tensors_of.items()):
+      # An index comes with the checkpoint: it must not name files outside of the directory.
       if pathlib.PurePath(file).name != file or len(file) > 200:
         problems.append((file[:200], 'is not the name of a file beside the index'))
         continue
@@ -55,126 +54,151 @@ class Checkpoint:
         problems.append((file, f'is missing: {remedy}'))
         continue
       try:
-        reader = Reader(path)
+        reader = SafetensorsReader(path)
       except ValueError as error:
         problems.append((file, f'cannot be read as safetensors ({error}): is it half a file? Fetch it again'))
         continue
-      problems += [(name, 'is in two files') for name in reader.tensors if name in self._where]
-      if tensors is not None and set(tensors) != set(reader.tensors):
-        lost, unnamed = set(tensors) - set(reader.tensors), set(reader.tensors) - set(tensors)
-        problems += [(name, f'is not in {file}, where the index has it') for name in sorted(lost)]
-        problems += [(name, f'is in {file}, and the index does not say so') for name in sorted(unnamed)]
-      self._where |= dict.fromkeys(reader.tensors, reader)
+
+      problems += [(name, 'is in two files') for name in reader.tensors if name in self._file_of]
+      if indexed is not None:
+        lost = sorted(set(indexed) - set(reader.tensors))
+        unlisted = sorted(set(reader.tensors) - set(indexed))
+        problems += [(name, f'is not in {file}, where the index has it') for name in lost]
+        problems += [(name, f'is in {file}, and the index does not say so') for name in unlisted]
+      self._file_of |= dict.fromkeys(reader.tensors, reader)
     return problems
 
-  def _compare(self, complete: bool) -> list[tuple[str, str]]:
-    """Problems of what the files hold. Unless they are complete, no tensor is called missing."""
-    wanted = {tensor.name: tensor.shape for tensor in layouts.stored(self.config, self.layout)}
-    if self.config.tie_word_embeddings and HEAD in self._where:
-      wanted[HEAD] = (self.config.vocab_size, self.config.hidden_size)  # `_read_parts` holds it against the embedding
+  def _file_names(self) -> tuple[list[Problem], dict[str, list[str] | None]]:
+    """(problems, file -> the tensors that the index has in it; None where there is no index)."""
+    if not (self.directory / INDEX).exists():
+      return [], {SINGLE: None}
+    weight_map = read_json_object(self.directory / INDEX).get('weight_map')
+    if not isinstance(weight_map, dict) or not weight_map:
+      raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
+    problems = []
+    if SINGLE not in weight_map.values() and (self.directory / SINGLE).exists():
+      problems.append((SINGLE, f'stands beside {INDEX}, which does not name it: remove the one that is not meant'))
+    tensors_of: dict[str, list[str] | None] = {str(file): [] for file in weight_map.values()}
+    for tensor, file in weight_map.items():
+      tensors_of[str(file)].append(tensor)
+    return problems, tensors_of
+
+  def _compare_with_config(self, complete: bool) -> list[Problem]:
+    """Problems with the tensors of the files. Unless all files are there, no tensor is reported as missing."""
+    expected = {tensor.name: tensor.shape for tensor in layouts.file_tensors(self.config, self.layout)}
+    if self.config.tie_word_embeddings and HEAD in self._file_of:
+      # Some tied checkpoints store the head too. `_check_tied` compares it with the embedding.
+      expected[HEAD] = (self.config.vocab_size, self.config.hidden_size)
     ignored = layouts.LAYOUTS[self.layout].ignored
-    extra, other = [], []
-    for name, reader in self._where.items():
+    extra, misfit = [], []
+    for name, reader in self._file_of.items():
       code, shape = reader.tensors[name]
-      if name not in wanted:
-        if not name.endswith(ignored or ('\0',)):
+      if name not in expected:
+        if not name.endswith(ignored):
           extra.append((name, 'is not in a model of this config'))
       elif code not in CODES:
-        other.append((name, f'is {code}: {", ".join(CODES)} are read'))
-      elif shape != wanted[name]:
-        other.append((name, f'has shape {shape}, the config says {wanted[name]}'))
-    missing = [(name, 'is missing') for name in wanted if name not in self._where] if complete else []
-    return missing + extra + other
+        misfit.append((name, f'is {code}: {", ".join(CODES)} are read'))
+      elif shape != expected[name]:
+        misfit.append((name, f'has shape {shape}, the config says {expected[name]}'))
+    missing = [(name, 'is missing') for name in expected if name not in self._file_of] if complete else []
+    return missing + extra + misfit
 
-  def paths(self) -> list[tuple[str, ...]]:
-    """Of every weight in our tree, in the order of the layout's table."""
-    return list(self._weights)
+  def paths(self) -> list[Path]:
+    """The paths of all weights, in the order of the layout's table."""
+    return list(self._places)
 
-  def dtype(self, path) -> np.dtype:
-    """That of the file; where layers differ, one that holds them all."""
-    found = {CODES[self._where[slot.name].tensors[slot.name][0]] for slot in self._weights[path].slots}
-    return widest(found)
+  def dtype(self, path: Path) -> np.dtype:
+    """The dtype of the weight in the files; when its layers differ, one that holds them all."""
+    return widest(CODES[self._file_of[rows.name].tensors[rows.name][0]] for rows in self._places[path].ranges)
 
-  def read(self, path, sharding=None, dtype: str | None = None):
-    """One weight of our tree, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
+  def read(self, path: Path, sharding: jax.sharding.Sharding | None = None, dtype: str | None = None):
+    """One weight, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
 
-    dtype: by default that of the file. Of this host's part each byte is read once, and held once beside the devices'.
+    dtype: by default that of the file. Of this host's part, each byte is read once; beside the devices' own memory,
+    the host holds each byte once.
     """
-    weight = self._weights[path]
+    place = self._places[path]
     dtype = self.dtype(path) if dtype is None else DTYPES[dtype]
-    shape = (len(weight.slots), *weight.shape) if weight.stacked else weight.shape
+    shape = (len(place.ranges), *place.shape) if place.stacked else place.shape
     if sharding is None:
-      everything = tuple(slice(0, n) for n in shape)
-      return self._read_parts(weight, shape, dtype, [everything])[0]
-    indices = sharding.addressable_devices_indices_map(shape)
-    spans = {
-      device: tuple(slice(*s.indices(n)[:2]) for s, n in zip(index, shape, strict=True))
-      for device, index in indices.items()
-    }
-    distinct = list(dict.fromkeys(tuple((s.start, s.stop) for s in span) for span in spans.values()))
-    arrays = dict(
-      zip(
-        distinct,
-        self._read_parts(weight, shape, dtype, [tuple(slice(*s) for s in span) for span in distinct]),
-        strict=True,
-      )
-    )
-    placed = [jax.device_put(arrays[tuple((s.start, s.stop) for s in span)], d) for d, span in spans.items()]
+      (array,) = self._read_boxes(place, dtype, [tuple(slice(0, n) for n in shape)])
+      return array
+
+    # Devices that hold the same part of a weight share one array on the host.
+    box_of: dict[jax.Device, Box] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+      box_of[device] = tuple(slice(*axis.indices(n)[:2]) for axis, n in zip(index, shape, strict=True))
+    distinct = {_bounds(box): box for box in box_of.values()}  # a slice is not hashable in Python 3.11
+    arrays = dict(zip(distinct, self._read_boxes(place, dtype, list(distinct.values())), strict=True))
+    placed = [jax.device_put(arrays[_bounds(box)], device) for device, box in box_of.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
-  def read_all(self, shardings=None, dtype: str | None = None) -> dict:
-    """Our tree of weights, each in its sharding as soon as it is read; without shardings on one device."""
+  def read_all(self, shardings: dict | None = None, dtype: str | None = None) -> dict:
+    """All weights as a tree, each placed as soon as it is read; without shardings on one device."""
     params: dict = {}
-    for path in self._weights:
-      put(params, path, jax.device_put(self.read(path, None if shardings is None else at(shardings, path), dtype)))
+    for path in self._places:
+      sharding = None if shardings is None else weight_at(shardings, path)
+      set_weight(params, path, jax.device_put(self.read(path, sharding, dtype)))
     return params
 
-  def _read_parts(self, weight, shape, dtype, spans) -> list[np.ndarray]:
-    """The given boxes of one weight of ours, reading the rows that any of them needs once."""
-    out = [_empty(tuple(s.stop - s.start for s in span), dtype) for span in spans]
-    lead = 1 if weight.stacked else 0
-    first = weight.shape[0]
-    for layer, slot in enumerate(weight.slots):
-      boxes = [
-        (array[layer - span[0].start] if lead else array, span[lead:])
-        for array, span in zip(out, spans, strict=True)
-        if not lead or span[0].start <= layer < span[0].stop
-      ]
-      if not boxes:
-        continue
-      low, high = min(box[0].start for _, box in boxes), max(box[0].stop for _, box in boxes)
-      rows = (slot.stop - slot.start) // first  # of the file, for one entry of our first axis
-      reader, code = self._where[slot.name], self._where[slot.name].tensors[slot.name][0]
-      whole = len(boxes) == 1 and CODES[code] == dtype and boxes[0][0].shape == weight.shape
-      into = boxes[0][0] if whole else None
-      try:
-        read = reader.read(slot.name, slot.start + low * rows, slot.start + high * rows, into)
-      except ValueError as error:
-        raise UserError(f'{self.directory}: {slot.name} cannot be read ({error}): fetch its file again') from None
-      if weight.path == ('embed',) and self.config.tie_word_embeddings and HEAD in self._where:
-        self._check_tied(read, low, high)
-      if not is_finite(read):
-        raise UserError(
-          f'{self.directory}: {slot.name} holds NaN or infinity: fetch it again, or use another checkpoint'
-        )
-      if not whole:
-        read = read.reshape(high - low, *weight.shape[1:])
-        for target, box in boxes:
-          target[...] = read[(slice(box[0].start - low, box[0].stop - low), *box[1:])]
-    return out
+  def _read_boxes(self, place: layouts.WeightPlace, dtype: np.dtype, boxes: list[Box]) -> list[np.ndarray]:
+    """The given boxes of one weight. The rows that any of them needs are read once."""
+    arrays = [_empty(tuple(axis.stop - axis.start for axis in box), dtype) for box in boxes]
+    for layer, rows in enumerate(place.ranges):
+      # What is wanted of this layer: (where it goes, box within the layer).
+      if place.stacked:
+        wanted = [
+          (array[layer - box[0].start], box[1:])
+          for array, box in zip(arrays, boxes, strict=True)
+          if box[0].start <= layer < box[0].stop
+        ]
+      else:
+        wanted = list(zip(arrays, boxes, strict=True))
+      if wanted:
+        self._read_layer(place, rows, wanted)
+    return arrays
 
-  def _check_tied(self, embed_VD, low, high):
-    """transformers would use a head of its own, whatever the config says."""
-    for start in range(low, high, 4096):
-      stop = min(start + 4096, high)
-      if not np.array_equal(self._where[HEAD].read(HEAD, start, stop), embed_VD[start - low : stop - low]):
+  def _read_layer(self, place: layouts.WeightPlace, rows: layouts.RowRange, wanted: list[tuple[np.ndarray, Box]]):
+    """Fills each target array with its box of one layer of a weight."""
+    low = min(box[0].start for _, box in wanted)
+    high = max(box[0].stop for _, box in wanted)
+    # The file may have several rows for one entry of our first axis: head_dim rows for each head of q.
+    rows_per_entry = (rows.stop - rows.start) // place.shape[0]
+    reader = self._file_of[rows.name]
+    code, _ = reader.tensors[rows.name]
+
+    # The usual case on one device needs no second buffer: the file is read into the array itself.
+    target, _ = wanted[0]
+    direct = len(wanted) == 1 and target.shape == place.shape and target.dtype == CODES[code]
+    start, stop = rows.start + low * rows_per_entry, rows.start + high * rows_per_entry
+    try:
+      array = reader.read(rows.name, start, stop, target if direct else None)
+    except ValueError as error:
+      raise UserError(f'{self.directory}: {rows.name} cannot be read ({error}): fetch its file again') from None
+    if place.path == ('embed',) and self.config.tie_word_embeddings and HEAD in self._file_of:
+      self._check_tied(array, low, high)
+    if not is_finite(array):
+      raise UserError(f'{self.directory}: {rows.name} holds NaN or infinity: fetch it again, or use another checkpoint')
+
+    if not direct:
+      array = array.reshape(high - low, *place.shape[1:])
+      for target, box in wanted:
+        first_axis = slice(box[0].start - low, box[0].stop - low)
+        target[...] = array[(first_axis, *box[1:])]
+
+  def _check_tied(self, embed_VD: np.ndarray, low: int, high: int):
+    """A stored head must equal the embedding: transformers would use it, whatever the config says."""
+    for start in range(low, high, _ROWS_COMPARED):
+      stop = min(start + _ROWS_COMPARED, high)
+      head = self._file_of[HEAD].read(HEAD, start, stop)
+      if not np.array_equal(head, embed_VD[start - low : stop - low]):
         raise UserError(
           f'{self.directory}: {HEAD} is not the embedding, and config.json has tie_word_embeddings: set that to false, '
           f'or take {HEAD} out'
         )
 
   def close(self):
-    for reader in set(self._where.values()):
+    for reader in set(self._file_of.values()):
       reader.close()
 
   def __enter__(self):
@@ -184,51 +208,41 @@ class Checkpoint:
     self.close()
 
 
-def widest(dtypes) -> np.dtype:
-  """The one dtype, or one that holds every value of several."""
-  found = set(dtypes)
-  return found.pop() if len(found) == 1 else DTYPES['float32']
+def load_params(directory: str, shardings: dict | None = None, dtype: str | None = None) -> dict:
+  """The weights of a Hugging Face directory as our tree of arrays. UserError: when it is damaged or not complete."""
+  with DirectoryWeights(directory) as weights:
+    return weights.read_all(shardings, dtype)
 
 
-def load_params(directory: str, shardings=None, dtype: str | None = None) -> dict:
-  """The weights of a Hugging Face directory as our tree of arrays."""
-  with Checkpoint(directory) as checkpoint:
-    return checkpoint.read_all(shardings, dtype)
+def _bounds(box: Box) -> tuple[tuple[int, int], ...]:
+  return tuple((axis.start, axis.stop) for axis in box)
 
 
-def _empty(shape, dtype) -> np.ndarray:
-  """`np.empty` at an address that JAX on a CPU takes as it is, without a copy."""
-  buffer = np.empty(math.prod(shape) * dtype.itemsize + 64, np.uint8)
-  start = -buffer.ctypes.data % 64
-  return buffer[start : start + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  """`np.empty` at an aligned address: JAX on a CPU then uses the memory itself instead of a copy."""
+  size = math.prod(shape) * dtype.itemsize
+  buffer = np.empty(size + _ALIGNMENT, np.uint8)
+  start = -buffer.ctypes.data % _ALIGNMENT
+  return buffer[start : start + size].view(dtype).reshape(shape)
 
 
-def at(tree, path):
-  for key in path:
-    tree = tree[key]
-  return tree
-
-
-def put(tree, path, value):
-  for key in path[:-1]:
-    tree = tree.setdefault(key, {})
-  tree[path[-1]] = value
-
-
-def _by_layer(problems: list[tuple[str, str]]) -> list[str]:
-  """'model.layers.0-31.mlp.up_proj.weight is missing': the same problem in several layers is said once."""
-  groups: dict[tuple[str, str], list[int]] = {}
-  for name, what in problems:
+def _merge_layers(problems: list[Problem]) -> list[str]:
+  """One text per problem; those of several layers become one: 'model.layers.0-31.mlp.up_proj.weight is missing'."""
+  layers_of: dict[tuple[str, str], list[int]] = {}
+  for name, problem in problems:
     match = re.search(r'\.(\d+)\.', name)
-    pattern = name[: match.start()] + '.{}.' + name[match.end() :] if match else name
-    groups.setdefault((pattern, what), []).append(int(match.group(1)) if match else 0)
-  said = []
-  for (pattern, what), layers in groups.items():
-    runs: list[list[int]] = []
-    for layer in sorted(layers):
-      if runs and layer == runs[-1][-1] + 1:
-        runs[-1][-1:] = [runs[-1][0], layer] if len(runs[-1]) == 1 else [layer]
-      else:
-        runs.append([layer])
-    said.append(f'{pattern.format(",".join("-".join(map(str, run)) for run in runs))} {what}')
-  return said
+    pattern = name if match is None else f'{name[: match.start()]}.{{}}.{name[match.end() :]}'
+    layer = 0 if match is None else int(match.group(1))
+    layers_of.setdefault((pattern, problem), []).append(layer)
+  return [f'{pattern.replace("{}", _ranges(layers))} {problem}' for (pattern, problem), layers in layers_of.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+  """'0-2,5' for [0, 1, 2, 5]."""
+  runs: list[list[int]] = []  # [first, last] of consecutive numbers
+  for number in sorted(numbers):
+    if runs and number == runs[-1][1] + 1:
+      runs[-1][1] = number
+    else:
+      runs.append([number, number])
+  return ','.join(str(first) if first == last else f'{first}-{last}' for first, last in runs)

@@ -3,10 +3,13 @@
 WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokenizer: with them the directory is a MODEL.
 """
 
+import contextlib
 import dataclasses
 import errno
 import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,16 +17,22 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mathqwen import config as config_lib
+from mathqwen import hf
 from mathqwen.errors import UserError
+from mathqwen.model import qwen
+from mathqwen.model.config import ModelConfig
+from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
-CHUNK_BYTES = 32 * 2**20  # of a converted model's weights on disk: a reader holds some of them beside the weight
+CHUNK_BYTES = 32 * 2**20  # of a converted model's files: a reader holds some chunks in memory beside the weight
+_STEP_METADATA = '_CHECKPOINT_METADATA'  # Orbax's file in the folder of a step
 
 
 class Checkpoints:
-  """The checkpoints of one workdir. Saving is asynchronous and a step appears under its name only when it is whole."""
+  """The checkpoints of one workdir. Saving is asynchronous; a step gets its name only when all of it is written."""
 
   def __init__(self, workdir: str, keep: int | None = None):
+    """keep: how many of the newest steps to keep while saving; None: for reading, and makes no directory."""
     self.directory = epath.Path(workdir) / 'checkpoints'
     # Orbax wants an absolute path; a URL such as gs:// is one already.
     if '://' not in str(workdir):
@@ -34,14 +43,16 @@ class Checkpoints:
 
   @property
   def latest(self) -> int | None:
+    """The newest finished step."""
     return self._manager.latest_step()
 
   def path(self, step: int) -> str:
+    """The directory of a step."""
     return str(self.directory / str(step))
 
-  def save(self, step: int, params, opt_state, data_state: dict, experiment: config_lib.Experiment):
-    """Starts to write; errors of writing surface in the next call or in `wait`."""
-    with _Disk(self.directory):
+  def save(self, step: int, params: dict, opt_state: Any, data_state: dict, experiment: config_lib.Experiment):
+    """Starts writing. UserError: when the disk is full, possibly only in the next call or in `wait`."""
+    with _explain_full_disk(self.directory):
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -53,15 +64,19 @@ class Checkpoints:
       )
 
   def wait(self):
-    with _Disk(self.directory):
+    """Returns when everything is written. UserError: when the disk is full."""
+    with _explain_full_disk(self.directory):
       self._manager.wait_until_finished()
 
   def close(self):
     self._manager.close()
 
-  def restore(self, step: int, params, opt_state):
-    """(params, opt_state, data_state) of `step`, in the shapes, dtypes and shardings of the abstract trees given."""
-    with _Whole(self, step):
+  def restore(self, step: int, params: dict, opt_state: Any) -> tuple[dict, Any, dict]:
+    """(params, opt_state, data_state) of `step`, in the shapes, dtypes and shardings of the abstract trees given.
+
+    UserError: when the checkpoint is damaged.
+    """
+    with _explain_damage(self, step):
       restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
@@ -72,66 +87,76 @@ class Checkpoints:
       )
     return restored['params'], restored['opt_state'], restored['data']
 
-  def restore_params(self, step: int, params):
-    """The weights alone."""
-    with _Whole(self, step):
+  def restore_params(self, step: int, params: dict) -> dict:
+    """The weights alone, as `restore` gives them."""
+    with _explain_damage(self, step):
       return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(params)))['params']
 
   def earlier(self, step: int) -> int | None:
+    """The newest finished step before `step`."""
     return max((s for s in self._manager.all_steps() if s < step), default=None)
 
 
-class Stored:
-  """The weights of one step, each read when asked for."""
+class StepWeights(hf.Weights):
+  """The weights of one step. Every host reads for itself, without waiting for the others.
 
-  def __init__(self, workdir: str, step: int):
+  UserError, here and on reading: when the checkpoint is damaged.
+  """
+
+  def __init__(self, workdir: str, step: int, cfg: ModelConfig):
     self._checkpoints, self._step = Checkpoints(workdir), step
     self._path = self._checkpoints.directory / str(step) / 'params'
-    me = jax.process_index()  # each host reads for itself, without waiting for the others
-    alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=f'host{me}')
+    self._shapes = qwen.abstract(cfg)
+    this_host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      this_host, active_processes={this_host}, barrier_sync_key_prefix=f'host{this_host}'
+    )
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    with _Whole(self._checkpoints, step):
-      metadata = self._reader.metadata(self._path).item_metadata
-      if metadata is None:
-        raise ValueError(f'{self._path} holds no arrays')
-      self._metadata = metadata.tree
+    with _explain_damage(self._checkpoints, step):
+      # Not `Checkpointer.metadata`: it wants metadata of a whole step in this folder, and logs that there is none.
+      self._metadata = handler.metadata(self._path).tree
 
-  def dtype(self, path) -> np.dtype:
-    return np.dtype(_at(self._metadata, path).dtype)
+  def paths(self) -> list[hf.Path]:
+    return hf.ArrayWeights(self._shapes).paths()
 
-  def read(self, path) -> np.ndarray:
-    item, args = 0, ocp.RestoreArgs(restore_type=np.ndarray)
-    for name in reversed(path):
-      item, args = {name: item}, {name: args}
-    with _Whole(self._checkpoints, self._step):
-      read = self._reader.restore(
-        self._path, args=ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
+  def dtype(self, path: hf.Path) -> np.dtype:
+    return np.dtype(hf.weight_at(self._metadata, path).dtype)
+
+  def read(self, path: hf.Path) -> np.ndarray:
+    # Orbax wants trees that hold nothing but this weight, with any leaf.
+    item: dict = {}
+    restore_args: dict = {}
+    hf.set_weight(item, path, 0)
+    hf.set_weight(restore_args, path, ocp.RestoreArgs(restore_type=np.ndarray))
+    with _explain_damage(self._checkpoints, self._step):
+      tree = self._reader.restore(
+        self._path, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
       )
-    return _at(read, path)
+    return hf.weight_at(tree, path)
 
-  def read_all(self, abstract, shardings, dtype: str | None = None) -> dict:
-    """All weights, in the shapes of the abstract tree given; in `dtype`, or in their own."""
-
-    def target(path, x, sharding):
-      own = _at(self._metadata, [key.key for key in path]).dtype
-      return jax.ShapeDtypeStruct(x.shape, jax.numpy.dtype(dtype or own), sharding=sharding)
-
-    return self._checkpoints.restore_params(self._step, jax.tree_util.tree_map_with_path(target, abstract, shardings))
+  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
+    target: dict = {}
+    for path in self.paths():
+      shape = hf.weight_at(self._shapes, path).shape
+      sharding = hf.weight_at(shardings, path)
+      weight_dtype = self.dtype(path) if dtype is None else hf.DTYPES[dtype]
+      hf.set_weight(target, path, jax.ShapeDtypeStruct(shape, weight_dtype, sharding=sharding))
+    return self._checkpoints.restore_params(self._step, target)
 
   def close(self):
     self._reader.close()
     self._checkpoints.close()
 
 
-def _at(tree, path):
-  for name in path:
-    tree = tree[name]
-  return tree
+def write_model(
+  folder: epath.Path, weights: hf.Weights, experiment: config_lib.Experiment, tokenizer: Tokenizer | None
+):
+  """Writes `weights` as step 0 of a workdir in `folder`, one at a time: a converted model, without a run behind it.
 
-
-def write_model(folder, weights, paths, experiment: config_lib.Experiment, tokenizer):
-  """Writes `weights` as step 0 of a workdir in `folder`, one after the other: a model without a run behind it."""
+  UserError: when the disk is full.
+  """
+  # The API of version 1 alone can write a checkpoint in parts. It is imported here because nothing else needs it.
   from orbax.checkpoint.experimental import v1
 
   folder = pathlib.Path(folder)
@@ -145,58 +170,54 @@ def write_model(folder, weights, paths, experiment: config_lib.Experiment, token
   options.array.saving.use_zarr3 = False
   options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
   options.array.saving.enable_post_merge_validation = False
-  options.memory.deepcopy_host_arrays = False
-  with _Disk(folder), options:
-    for path in paths:
-      tree = weights.read(path)
-      for name in reversed(path):
-        tree = {name: tree}
+  options.memory.deepcopy_host_arrays = False  # saving is synchronous here: nobody changes the arrays meanwhile
+  with _explain_full_disk(folder), options:
+    for path in weights.paths():
+      tree: dict = {}
+      hf.set_weight(tree, path, weights.read(path))
       v1.partial.save(step / 'partial', tree)
       del tree  # before the next is read
     v1.partial.finalize(step / 'partial')
+
+  # `Checkpoints` wants a folder named params in a folder with metadata. Without this file Orbax assumes the same as
+  # with an empty object in it, but logs a warning.
   (step / 'partial' / 'state').rename(step / 'params')
   shutil.rmtree(step / 'partial')
+  (step / _STEP_METADATA).write_text('{}')
 
 
-class _Whole:
-  """Turns what a damaged checkpoint raises into one line."""
-
-  def __init__(self, checkpoints: Checkpoints, step: int):
-    self._checkpoints, self._step = checkpoints, step
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    # Orbax raises Exception itself where TensorStore cannot read an array.
-    if isinstance(error, ValueError | KeyError | OSError) or kind is Exception:
-      path, earlier = self._checkpoints.path(self._step), self._checkpoints.earlier(self._step)
-      remedy = 'there is no earlier one' if earlier is None else f'to go on from step {earlier}, delete {path}'
-      reason = ' '.join(str(error).split())[:100]
-      raise UserError(f'the checkpoint {path} is not whole ({reason} ...): copy it again; {remedy}') from error
-    return False
+@contextlib.contextmanager
+def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+  """Turns what Orbax raises for a damaged checkpoint into one line."""
+  try:
+    yield
+  except Exception as error:
+    # Orbax raises Exception itself where TensorStore cannot read an array. Others are defects of ours.
+    if not isinstance(error, ValueError | KeyError | OSError | TypeError) and type(error) is not Exception:
+      raise
+    path, earlier = checkpoints.path(step), checkpoints.earlier(step)
+    remedy = 'there is no earlier one' if earlier is None else f'to go on from step {earlier}, delete {path}'
+    reason = ' '.join(str(error).split())[:100]
+    raise UserError(f'the checkpoint {path} is damaged ({reason} ...): copy it again; {remedy}') from error
 
 
-class _Disk:
-  """Turns a full disk, which surfaces in several guises, into one line."""
-
-  def __init__(self, directory):
-    self.directory = directory
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, trace):
-    if error is not None and ('No space left' in str(error) or 'ENOSPC' in str(error) or 'quota' in str(error).lower()):
-      raise UserError(
-        f'no space left on the disk of {self.directory}: free some and run the same command again '
-        '(earlier checkpoints are kept, and training continues from the newest)'
-      ) from error
-    return False
+@contextlib.contextmanager
+def _explain_full_disk(directory: epath.Path) -> Iterator[None]:
+  """Turns a full disk, which Orbax and TensorStore report as errors of several types, into one line."""
+  try:
+    yield
+  except BaseException as error:
+    text = str(error)
+    if 'No space left' not in text and 'ENOSPC' not in text and 'quota' not in text.lower():
+      raise
+    raise UserError(
+      f'no space left on the disk of {directory}: free some and run the same command again '
+      '(earlier checkpoints are kept, and training continues from the newest)'
+    ) from error
 
 
-def check_space(workdir: str, params, opt_state, keep: int):
-  """Refuses a local disk that cannot hold the checkpoints to be kept and the one being written."""
+def check_space(workdir: str, params: dict, opt_state: Any, keep: int):
+  """UserError: when a local disk cannot hold the checkpoints that will be kept and the one being written."""
   if '://' in str(workdir):
     return
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, opt_state)))
@@ -236,41 +257,42 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
     raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
 
 
-def is_converted(workdir) -> bool:
+def is_converted(workdir: str | epath.Path) -> bool:
   """Whether `workdir` holds what `write_model` wrote, not a run."""
   first = epath.Path(workdir) / 'checkpoints' / '0'
   return first.exists() and not (first / 'opt_state').exists()
 
 
 def step_path(path: str, step: int) -> epath.Path:
-  """Directory of `step` in a path that `find` takes."""
+  """Directory of `step`, for a path that `find_checkpoint` accepts."""
   directory = epath.Path(path)
   if directory.name == str(step):
     return directory
   return directory / str(step) if directory.name == 'checkpoints' else directory / 'checkpoints' / str(step)
 
 
-def find(path: str) -> tuple[str, config_lib.Experiment, int] | None:
-  """(workdir, experiment, step) of a workdir, its checkpoints/ or one of its steps; None for other paths."""
-  directory, step = epath.Path(path), None
-  if '://' not in path:
-    directory = epath.Path(pathlib.Path(path).absolute())
-  parent = directory
+def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
+  """(workdir, experiment, step) of a workdir, of its checkpoints/, or of one of its steps; None for other paths.
+
+  UserError: when there is no finished checkpoint, or not this step, or experiment.json is damaged.
+  """
+  directory = epath.Path(path) if '://' in path else epath.Path(pathlib.Path(path).absolute())
+  workdir, step = directory, None
   if directory.name == 'checkpoints':
-    parent = directory.parent
+    workdir = directory.parent
   elif directory.parent.name == 'checkpoints':
-    parent, step = directory.parent.parent, directory.name
-  file = parent / EXPERIMENT
+    workdir, step = directory.parent.parent, directory.name
+  file = workdir / EXPERIMENT
   if not file.exists():
     return None
   experiment = config_lib.from_json(file.read_text(), str(file))
-  checkpoints = Checkpoints(str(parent))
+  checkpoints = Checkpoints(str(workdir))
   latest = checkpoints.latest
   checkpoints.close()
   if step is None:
     if latest is None:
       raise UserError(f'{path} holds no finished checkpoint yet: let `mathqwen train` save one first')
-    return str(parent), experiment, latest
+    return str(workdir), experiment, latest
   if not step.isdigit() or not directory.exists():
-    raise UserError(f'{path} is not a checkpoint step: give {parent} for its newest ({latest})')
-  return str(parent), experiment, int(step)
+    raise UserError(f'{path} is not a checkpoint step: give {workdir} for its newest ({latest})')
+  return str(workdir), experiment, int(step)

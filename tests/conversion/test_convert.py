@@ -14,9 +14,11 @@ import safetensors.numpy
 import mathqwen
 from mathqwen import hf
 from mathqwen.cli import main
-from mathqwen.conversion import convert
+from mathqwen.conversion import check as conversion_check
+from mathqwen.conversion.from_hf import convert_from_hf
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
-from mathqwen.hf import files, hub
+from mathqwen.hf import hub, tensor_files
 from mathqwen.storage import checkpoint
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
@@ -84,8 +86,8 @@ def test_weights_keep_their_own_dtypes(directory, tmp_path):
   for name, tensor in tensors.items():
     tensors[name] = tensor if 'norm' in name else tensor.astype(ml_dtypes.bfloat16)
   safetensors.numpy.save_file(tensors, directory / 'model.safetensors')
-  convert.from_hf(str(directory), str(tmp_path / 'ours'))
-  convert.to_hf(str(tmp_path / 'ours'), str(tmp_path / 'out'))
+  convert_from_hf(str(directory), str(tmp_path / 'ours'))
+  convert_to_hf(str(tmp_path / 'ours'), str(tmp_path / 'out'))
   after = safetensors.numpy.load_file(tmp_path / 'out' / 'model.safetensors')
   assert {name: x.dtype for name, x in tensors.items()} == {name: x.dtype for name, x in after.items()}
   assert json.loads((tmp_path / 'out' / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
@@ -132,9 +134,9 @@ def test_check_measures_the_difference(exported, directory, tmp_path, capsys):
   said = json.loads(capsys.readouterr().out.splitlines()[-1])
   a, b = mathqwen.load(exported, dtype='float32'), mathqwen.load(directory, dtype='float32')
   p_logits, q_logits = [], []
-  for ids in a.tokenizer.encode_batch(convert.SAMPLE):
+  for ids in a.tokenizer.encode_batch(conversion_check.SAMPLE):
     for model, found in ((a, p_logits), (b, q_logits)):
-      found.append(np.asarray(model.logits([ids[: convert.POSITIONS]]), np.float64)[0])
+      found.append(np.asarray(model.logits([ids[: conversion_check.POSITIONS]]), np.float64)[0])
   p_logits, q_logits = np.concatenate(p_logits), np.concatenate(q_logits)
   p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (p_logits, q_logits))
   assert said['positions'] == len(p)
@@ -146,14 +148,14 @@ def test_check_measures_the_difference(exported, directory, tmp_path, capsys):
 
 
 def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch, capsys):
-  write = files.Writer.write
+  write = tensor_files.SafetensorsWriter.write
 
   def flip(self, array):
     array = array.copy()
     array.reshape(-1)[0] += 1
     write(self, array)
 
-  monkeypatch.setattr(files.Writer, 'write', flip)
+  monkeypatch.setattr(tensor_files.SafetensorsWriter, 'write', flip)
   said = fails(capsys, 'convert', 'to-hf', exported, tmp_path / 'out')
   assert 'differs from' in said and 'nothing is kept' in said
   assert list(tmp_path.iterdir()) == []
@@ -258,10 +260,10 @@ DAMAGES = {
   'dtype': (change(UP, lambda x: x.astype(np.float64)), f'{UP} is F64: F32, BF16, F16 are read'),
   'whole numbers': (change(UP, lambda x: x.astype(np.int8)), f'{UP} is I8'),
   'config': (another_config, 'model.layers.0-1.mlp.up_proj.weight has shape (80, 48), the config says (96, 48)'),
-  'header': (huge_header, 'are no safetensors header'),
-  'entry': (overlapping, 'no sound entry for model.norm.weight'),
+  'header': (huge_header, 'do not begin with a safetensors header'),
+  'entry': (overlapping, 'no valid entry for model.norm.weight'),
   'places': (same_bytes_twice, 'where the tensor before it ends'),
-  'no object': (no_object, 'its header is no JSON object'),
+  'no object': (no_object, 'its header is not a JSON object'),
   'both kinds': (both_kinds, 'model.safetensors stands beside model.safetensors.index.json'),
   'two files': (in_two_files, 'model.norm.weight is in two files'),
   'not tied': (tied, 'lm_head.weight is not the embedding, and config.json has tie_word_embeddings'),
@@ -285,16 +287,16 @@ def test_pickles_are_not_read(directory, tmp_path, capsys):
   )
 
 
-@pytest.mark.parametrize('dtype', files.DTYPES)
+@pytest.mark.parametrize('dtype', hf.DTYPES)
 @pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf, -np.nan])
 def test_is_finite(bad, dtype):
-  largest = ml_dtypes.finfo(files.DTYPES[dtype]).max
-  array = np.array([0.0, -0.0, largest, -largest, 1.0], files.DTYPES[dtype])
-  assert files.is_finite(array)
+  largest = ml_dtypes.finfo(hf.DTYPES[dtype]).max
+  array = np.array([0.0, -0.0, largest, -largest, 1.0], hf.DTYPES[dtype])
+  assert tensor_files.is_finite(array)
   for place in range(5):
     broken = array.copy()
     broken[place] = bad
-    assert not files.is_finite(broken)
+    assert not tensor_files.is_finite(broken)
 
 
 def test_no_space_is_said_before_writing(exported, tmp_path, capsys, monkeypatch):
@@ -321,7 +323,7 @@ def test_names_that_no_directory_can_have(exported, tmp_path, capsys, monkeypatc
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
   for target, said in {
-    '.': "'.' is no name of a new directory",
+    '.': "'.' is not the name of a new directory",
     '': 'target is empty; give a value',
     'link': 'link is a link: name the directory itself',
     's3://bucket/x': 'name a local directory, or one on gs://',
@@ -335,7 +337,7 @@ def test_what_a_killed_process_left_is_swept(exported, tmp_path):
   done.wait()
   (tmp_path / f'.out.{done.pid}').mkdir()
   (tmp_path / f'.out.{done.pid}' / 'model.safetensors').write_text('half')
-  convert.to_hf(str(exported), str(tmp_path / 'out'), check=False)
+  convert_to_hf(str(exported), str(tmp_path / 'out'), compare=False)
   assert [path.name for path in tmp_path.iterdir()] == ['out']
 
 
@@ -350,8 +352,8 @@ def test_numbers_that_float16_does_not_hold(check, directory, tmp_path, capsys):
 def test_layers_of_two_dtypes_are_held_by_one(directory, tmp_path):
   change(UP, lambda x: x.astype(ml_dtypes.bfloat16))(directory)
   change(UP.replace('1', '0'), lambda x: x.astype(np.float16))(directory)
-  convert.from_hf(str(directory), str(tmp_path / 'ours'))
-  convert.to_hf(str(tmp_path / 'ours'), str(tmp_path / 'out'))
+  convert_from_hf(str(directory), str(tmp_path / 'ours'))
+  convert_to_hf(str(tmp_path / 'ours'), str(tmp_path / 'out'))
   before, after = (safetensors.numpy.load_file(d / 'model.safetensors') for d in (directory, tmp_path / 'out'))
   assert after[UP].dtype == np.float32 and (after[UP] == before[UP].astype(np.float32)).all()
 
@@ -416,6 +418,6 @@ def test_a_killed_conversion_leaves_no_directory_that_looks_whole(exported, tmp_
     return rename(self, target)
 
   monkeypatch.setattr(pathlib.Path, 'rename', look)
-  convert.from_hf(str(exported), str(tmp_path / 'out'), check=False)
+  convert_from_hf(str(exported), str(tmp_path / 'out'), compare=False)
   assert len(seen) == 1 and len(seen[0]) == 1 and seen[0][0].startswith('.out.')
   assert checkpoint.is_converted(tmp_path / 'out')

@@ -17,7 +17,8 @@ import numpy as np
 import safetensors.numpy
 
 from mathqwen import hf
-from mathqwen.conversion import convert
+from mathqwen.conversion.from_hf import convert_from_hf
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 
@@ -32,7 +33,7 @@ def config(gigabytes: float) -> ModelConfig:
   return ModelConfig(num_hidden_layers=max(1, round((gigabytes * 1e9 / 2 - one(1)) / (one(2) - one(1)))), **sizes)
 
 
-class Random:
+class RandomWeights(hf.Weights):
   """Finite bfloat16 weights, made when read."""
 
   def __init__(self, cfg):
@@ -42,22 +43,22 @@ class Random:
     return np.dtype(ml_dtypes.bfloat16)
 
   def read(self, path):
-    shape = hf.reading.at(self._shapes, path).shape
+    shape = hf.weight_at(self._shapes, path).shape
     return (self._rng.standard_normal(shape, np.float32) * 0.02).astype(ml_dtypes.bfloat16)
 
 
 def timed(work) -> float:
   gc.collect()
-  begun = time.perf_counter()
+  started = time.perf_counter()
   work()
-  return time.perf_counter() - begun
+  return time.perf_counter() - started
 
 
 def main(gigabytes: float, rounds: int = 3):
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     cfg = config(gigabytes)
-    hf.save(str(folder / 'hf'), Random(cfg), cfg, None)
+    hf.save(str(folder / 'hf'), RandomWeights(cfg), cfg, None)
     size = (folder / 'hf' / 'model.safetensors').stat().st_size
 
     def copy():
@@ -69,8 +70,8 @@ def main(gigabytes: float, rounds: int = 3):
     for _ in range(rounds):
       for name in ('ours', 'out'):
         shutil.rmtree(folder / name, ignore_errors=True)
-      times['from-hf'].append(timed(lambda: convert.from_hf(str(folder / 'hf'), str(folder / 'ours'), check=False)))
-      times['to-hf'].append(timed(lambda: convert.to_hf(str(folder / 'ours'), str(folder / 'out'), check=False)))
+      times['from-hf'].append(timed(lambda: convert_from_hf(str(folder / 'hf'), str(folder / 'ours'), compare=False)))
+      times['to-hf'].append(timed(lambda: convert_to_hf(str(folder / 'ours'), str(folder / 'out'), compare=False)))
       times['safetensors'].append(timed(copy))
     print(f'{size / 1e9:.2f} GB')
     for name, taken in times.items():

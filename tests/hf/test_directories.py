@@ -7,7 +7,7 @@ import pytest
 
 from mathqwen import hf
 from mathqwen.errors import UserError
-from mathqwen.hf import writing
+from mathqwen.hf import export_plan, tensor_files
 from mathqwen.text import chatml
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
@@ -85,7 +85,7 @@ def test_shards(tiny_config, random_params, tmp_path, monkeypatch):
   transformers = pytest.importorskip('transformers')
   cfg = tiny_config('qwen3', vocab_size=VOCAB)
   params = random_params(cfg)
-  monkeypatch.setattr(writing, 'SHARD_BYTES', 60_000)
+  monkeypatch.setattr(export_plan, 'SHARD_BYTES', 60_000)
   hf.save(str(tmp_path / 'export'), params, cfg, tiny_bpe_tokenizer(), 'float32')
   assert len(list((tmp_path / 'export').glob('model-*.safetensors'))) > 3
   again = hf.load_params(str(tmp_path / 'export'))
@@ -197,7 +197,8 @@ def test_a_broken_export_leaves_nothing(when, error, tiny_config, random_params,
   def fail(*_, **__):
     raise error
 
-  monkeypatch.setattr(*{'weights': (writing.Writer, 'write', fail), 'tokenizer': (type(tokenizer), 'save', fail)}[when])
+  target, name = {'weights': (tensor_files.SafetensorsWriter, 'write'), 'tokenizer': (type(tokenizer), 'save')}[when]
+  monkeypatch.setattr(target, name, fail)
   with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
     hf.save(str(tmp_path / 'export'), random_params(cfg), cfg, tokenizer)
   assert list(tmp_path.iterdir()) == []

@@ -8,10 +8,11 @@ import sys
 
 import jax
 import pytest
-from measure_conversion import Random
+from measure_conversion import RandomWeights
 
 from mathqwen import hf
 from mathqwen.hf import layouts
+from mathqwen.hf.tensor_files import SafetensorsReader
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 
@@ -34,7 +35,7 @@ ALLOWED = 3 * LARGEST
 def directories(tmp_path_factory):
   folder = tmp_path_factory.mktemp('memory')
   for name, cfg in (('small', SMALL), ('large', LARGE)):
-    hf.save(str(folder / name), Random(cfg), cfg, None)
+    hf.save(str(folder / name), RandomWeights(cfg), cfg, None)
   total = sum(file.stat().st_size for file in (folder / 'large').iterdir())
   assert max(x.size for x in jax.tree.leaves(qwen.abstract(LARGE))) * 2 == LARGEST and total > 6 * LARGEST
   return folder
@@ -73,7 +74,7 @@ LOAD = """
 import sys
 import jax, mathqwen
 from mathqwen.observe.metrics import peak_rss_bytes
-from mathqwen import sharding
+from mathqwen.hardware import sharding
 from mathqwen.config import MeshConfig
 model = mathqwen.load(sys.argv[1], sharding.make_mesh(MeshConfig(fsdp=2, tensor=2)))
 jax.block_until_ready(model.params)
@@ -91,13 +92,13 @@ def test_loading_onto_a_mesh_holds_one_more_weight_than_the_mesh(directories):
 
 def test_every_weight_is_read_once(directories, monkeypatch):
   read = []
-  original = hf.files.Reader.read
+  original = SafetensorsReader.read
 
   def count(self, name, start, stop, out=None):
     read.append((name, start, stop))
     return original(self, name, start, stop, out)
 
-  monkeypatch.setattr(hf.files.Reader, 'read', count)
+  monkeypatch.setattr(SafetensorsReader, 'read', count)
   hf.load_params(str(directories / 'small'))
-  rows = {tensor.name: tensor.shape[0] for tensor in layouts.stored(SMALL, 'qwen2')}
+  rows = {tensor.name: tensor.shape[0] for tensor in layouts.file_tensors(SMALL, 'qwen2')}
   assert sorted(read) == sorted((name, 0, n) for name, n in rows.items())

@@ -1,4 +1,4 @@
-"""Qwen-1 against what its original code computed (../shared/fixtures/qwen1)."""
+"""Qwen-1 against what its original code computed: see tests/testdata/qwen1/README.md."""
 
 import json
 import pathlib
@@ -12,17 +12,15 @@ import pytest
 import mathqwen
 from mathqwen import hf
 from mathqwen.cli import main
-from mathqwen.conversion import convert
+from mathqwen.conversion import check
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts
-from mathqwen.hf.reading import at
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.layers import ntk_theta
 from mathqwen.training import loss
 
-FIXTURE = pathlib.Path(__file__).parents[3] / 'shared' / 'fixtures' / 'qwen1' / 'qwen7b_like'
-needs_fixture = pytest.mark.skipif(not FIXTURE.exists(), reason=f'../shared is not here: {FIXTURE}')
+FIXTURE = pathlib.Path(__file__).parents[1] / 'testdata' / 'qwen1'
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +41,6 @@ def case(cases, name):
   return ids, mask, cases[f'{name}/logits']
 
 
-@needs_fixture
 @pytest.mark.parametrize('name', ['short', 'at_limit', 'left_pad', 'right_pad', 'long_1.25x', 'long_2.5x'])
 def test_logits(name, model, cases):
   ids, mask, want = case(cases, name)
@@ -51,7 +48,6 @@ def test_logits(name, model, cases):
   assert np.abs(got - want)[mask > 0].max() < 1e-4
 
 
-@needs_fixture
 def test_rows_of_unequal_lengths_have_each_their_own_base(model, cases):
   """Packed or padded, a sequence is what it is alone: 40 tokens (NTK), 24 (none) and 80 (more NTK)."""
   rows = [cases['long_1.25x/input_ids'][0], cases['short/input_ids'][0], cases['long_2.5x/input_ids'][0]]
@@ -63,7 +59,6 @@ def test_rows_of_unequal_lengths_have_each_their_own_base(model, cases):
   assert np.abs(got - np.concatenate(want)).max() < 1e-4
 
 
-@needs_fixture
 def test_training_mode_has_neither_ntk_nor_logn(model, cases):
   ids, _, want = case(cases, 'long_train_mode')
   x = qwen.hidden(model.params, model.config, ids, training=True)
@@ -71,7 +66,6 @@ def test_training_mode_has_neither_ntk_nor_logn(model, cases):
   assert np.abs(np.asarray(model.logits(ids)) - want).max() > 0.1
 
 
-@needs_fixture
 def test_decoding_keeps_the_base_of_the_prompt(model, cases):
   ids, _, want = case(cases, 'cached_decode')
   prefill, cfg = int(cases['cached_decode/prefill_len']), model.config
@@ -89,7 +83,6 @@ def test_decoding_keeps_the_base_of_the_prompt(model, cases):
   assert np.abs(np.asarray(model.logits(ids))[:, -want.shape[1] :] - want).max() > 0.1  # the full pass has another base
 
 
-@needs_fixture
 def test_greedy_answer(model, cases):
   ids = cases['greedy/ids'][0].tolist()
   prompt = next(n for n in range(1, len(ids)) if ids[:n] != cases['short/input_ids'][0][:n].tolist()) - 1
@@ -98,7 +91,6 @@ def test_greedy_answer(model, cases):
   assert answer == ids[prompt:]
 
 
-@needs_fixture
 def test_loss_and_gradients(model, cases):
   ids, labels = cases['short/input_ids'].astype(np.int32), cases['loss/labels']
   targets, weights = np.roll(labels, -1, axis=1), np.roll(labels != -100, -1, axis=1).astype(np.float32)
@@ -111,14 +103,16 @@ def test_loss_and_gradients(model, cases):
 
   value, grads = jax.jit(jax.value_and_grad(mean))(model.params)
   assert float(value) == pytest.approx(float(cases['loss/value']), abs=1e-5)
-  for tensor in layouts.stored(model.config, 'qwen1'):
-    parts = [np.asarray(at(grads, path) if layer is None else at(grads, path)[layer]) for path, layer in tensor.parts]
-    got = np.concatenate([part.reshape(-1, *tensor.shape[1:]) for part in parts])
+  for tensor in layouts.file_tensors(model.config, 'qwen1'):
+    got = []
+    for path, layer in tensor.parts:
+      part = np.asarray(hf.weight_at(grads, path))
+      got.append((part if layer is None else part[layer]).reshape(-1, *tensor.shape[1:]))
+    got = np.concatenate(got)
     want = cases[f'grad/{tensor.name}']
     assert np.abs(got - want).max() < 1e-5 + 1e-4 * np.abs(want).max(), tensor.name
 
 
-@needs_fixture
 @pytest.mark.parametrize('source', ['.', 'sharded'])
 def test_there_and_back_is_bit_equal(source, tmp_path):
   import safetensors.numpy
@@ -135,7 +129,6 @@ def test_there_and_back_is_bit_equal(source, tmp_path):
   assert hf.read_config(str(tmp_path / 'out')) == hf.read_config(str(FIXTURE))
 
 
-@needs_fixture
 def test_as_qwen2_for_transformers(tmp_path, cases, capsys):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
@@ -159,9 +152,8 @@ def test_base_of_each_length():
   np.testing.assert_allclose(got[0], 10_000.0 * alpha ** (16 / 14), rtol=1e-6)
 
 
-@needs_fixture
 def test_configs_of_august_2023(tmp_path):
-  shutil.copytree(FIXTURE, tmp_path / 'old', ignore=shutil.ignore_patterns('sharded', 'logits.npz'))
+  shutil.copytree(FIXTURE, tmp_path / 'old', ignore=shutil.ignore_patterns('sharded', 'logits.npz', 'README.md'))
   values = json.loads((FIXTURE / 'config.json').read_text())
   old = {
     'n_embd': values.pop('hidden_size'),
@@ -175,10 +167,9 @@ def test_configs_of_august_2023(tmp_path):
   }
   (tmp_path / 'old' / 'config.json').write_text(json.dumps(values | old))
   assert hf.read_config(str(tmp_path / 'old')) == hf.read_config(str(FIXTURE))
-  assert convert.compare_models(str(tmp_path / 'old'), str(FIXTURE))['max_logit_difference'] == 0
+  assert check.compare_models(str(tmp_path / 'old'), str(FIXTURE))['max_logit_difference'] == 0
 
 
-@needs_fixture
 @pytest.mark.parametrize(
   'changes, message',
   [

@@ -17,7 +17,7 @@ import safetensors.numpy
 import mathqwen
 from mathqwen import hf
 from mathqwen.cli import main
-from mathqwen.conversion import convert
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
 from mathqwen.evals import records
 from mathqwen.hardware import hosts
@@ -345,7 +345,7 @@ def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['two']
   shards = sorted(path.name for path in (tmp_path / 'two').glob('*.safetensors'))
   assert len(shards) >= 2 and shards[0] == f'model-00001-of-{len(shards):05}.safetensors'
-  convert.to_hf(str(trained), str(tmp_path / 'one'), check=False)
+  convert_to_hf(str(trained), str(tmp_path / 'one'), compare=False)
   one, two = (hf.load_params(str(tmp_path / name)) for name in ('one', 'two'))
   assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and (a == b).all(), one, two))
   same = {path.name for path in (tmp_path / 'one').iterdir()} - {'model.safetensors'}
@@ -355,15 +355,15 @@ def test_each_host_writes_its_share_of_an_export(tiny, trained, tmp_path):
 
 
 def test_what_fails_on_one_host_fails_on_all(tiny, trained, tmp_path):
-  convert.to_hf(str(trained), str(tmp_path / 'hf'), dtype='float32', check=False)
+  convert_to_hf(str(trained), str(tmp_path / 'hf'), dtype='float32', compare=False)
   tensors = safetensors.numpy.load_file(tmp_path / 'hf' / 'model.safetensors')
-  last = layouts.stored(hf.read_config(str(tmp_path / 'hf')), 'qwen2')[-1].name
+  last = layouts.file_tensors(hf.read_config(str(tmp_path / 'hf')), 'qwen2')[-1].name
   tensors[last][0, 0] = float('nan')
   safetensors.numpy.save_file(tensors, tmp_path / 'hf' / 'model.safetensors')
   status, said = ends(start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'hf'), str(tmp_path / 'two')), timeout=120)
   assert status == [2, 2], said
   assert any('holds NaN or infinity' in lines[-1] for lines in said)
-  assert all('holds NaN' in lines[-1] or 'could not go on: see what it said' in lines[-1] for lines in said)
+  assert all('holds NaN' in lines[-1] or 'could not go on: see its message' in lines[-1] for lines in said)
   assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 

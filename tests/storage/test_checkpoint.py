@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_named(tiny, trained, copied, capsys, gone):
     shutil.rmtree(path)
     path.mkdir()
   line = fails(capsys, 'train', tiny.config, '--workdir', workdir)
-  assert f'the checkpoint {workdir}/checkpoints/20 is not whole' in line
+  assert f'the checkpoint {workdir}/checkpoints/20 is damaged' in line
   assert line.endswith(f'to go on from step 14, delete {workdir}/checkpoints/20')
   if gone == '.':  # the remedy is one
     shutil.rmtree(workdir / 'checkpoints' / '20')
@@ -223,12 +223,12 @@ def test_no_space_while_saving(tiny, trained, copied, capsys, monkeypatch):
   'text', ['[Errno 28] No space left on device', 'UNKNOWN: write [OS error 28: ENOSPC]', 'Disk quota exceeded']
 )
 def test_the_guises_of_a_full_disk(tmp_path, text):
-  with pytest.raises(UserError, match='no space left on the disk of'), checkpoint._Disk(tmp_path):
+  with pytest.raises(UserError, match='no space left on the disk of'), checkpoint._explain_full_disk(tmp_path):
     raise ValueError(text)
 
 
 def test_other_errors_of_saving_are_not_hidden(tmp_path):
-  with pytest.raises(ValueError, match='a defect'), checkpoint._Disk(tmp_path):
+  with pytest.raises(ValueError, match='a defect'), checkpoint._explain_full_disk(tmp_path):
     raise ValueError('a defect')
 
 
@@ -338,18 +338,18 @@ def test_a_damaged_experiment(trained, copied, capsys, text):
 def test_find(trained, tmp_path, monkeypatch):
   steps = trained / 'checkpoints'
   for path, step in [(trained, 20), (steps, 20), (steps / '14', 14), (f'{trained}/', 20)]:
-    workdir, experiment, found = checkpoint.find(str(path))
+    workdir, experiment, found = checkpoint.find_checkpoint(str(path))
     assert (workdir, found, experiment.train.steps) == (str(trained), step, 20)
   monkeypatch.chdir(steps)
-  assert checkpoint.find('7')[2] == 7
+  assert checkpoint.find_checkpoint('7')[2] == 7
   for path in (tmp_path, trained / 'tokenizer', steps / '14' / 'params'):
-    assert checkpoint.find(str(path)) is None
+    assert checkpoint.find_checkpoint(str(path)) is None
   for step in ('13', 'latest'):
     with pytest.raises(UserError, match=f'{steps}/{step} is not a checkpoint step: give {trained} for its newest .20.'):
-      checkpoint.find(str(steps / step))
+      checkpoint.find_checkpoint(str(steps / step))
 
 
 def test_find_before_the_first_checkpoint(tiny, tmp_path):
   checkpoint.claim(str(tmp_path / 'run'), config.load(tiny.config))
   with pytest.raises(UserError, match='holds no finished checkpoint yet'):
-    checkpoint.find(str(tmp_path / 'run'))
+    checkpoint.find_checkpoint(str(tmp_path / 'run'))

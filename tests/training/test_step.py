@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from toy_batches import examples_of, one_per_row, train_config
 
+from mathqwen import hf
 from mathqwen.config import Experiment, MeshConfig, OptimConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.hf import layouts
-from mathqwen.hf.reading import at
 from mathqwen.training import optim
 from mathqwen.training import step as step_lib
 
@@ -107,9 +107,9 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
   assert losses[15] < losses[0] - 0.1
   # Not the losses alone: decay of norms and biases would hardly show in those.
   after = {name: weight.detach().numpy() for name, weight in reference.named_parameters()}
-  for tensor in layouts.stored(cfg, family):
+  for tensor in layouts.file_tensors(cfg, family):
     ((path, layer),) = tensor.parts
-    array = np.asarray(at(step.state.params, path))
+    array = np.asarray(hf.weight_at(step.state.params, path))
     ours = (array if layer is None else array[layer]).reshape(tensor.shape)
     assert np.abs(ours - after[tensor.name]).max() < 2e-4, tensor.name
 

@@ -1,0 +1,102 @@
+"""What can be read weight by weight, wherever it is stored, and weights that are in memory already."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from mathqwen.hf.tensor_files import DTYPES
+
+Path = tuple[str, ...]  # of a weight in our tree of parameters: ('embed',) or ('layers', 'q')
+
+
+class Weights(Protocol):
+  """The weights of one model. A conversion or an export holds one of them at a time.
+
+  `DirectoryWeights` (a Hugging Face directory), `ArrayWeights` (memory) and `storage.checkpoint.StepWeights` (a step of
+  a run) implement it.
+  """
+
+  collective: bool = False  # whether all hosts must call `read` together
+
+  def paths(self) -> list[Path]:
+    """The paths of all weights."""
+    ...
+
+  def dtype(self, path: Path) -> np.dtype:
+    """The dtype in which a weight is stored."""
+    ...
+
+  def read(self, path: Path) -> np.ndarray:
+    """One weight in its own dtype, with a leading axis of layers when its path begins with 'layers'."""
+    ...
+
+  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
+    """All weights as a tree of jax.Arrays in the given tree of shardings, in `dtype` or in their own dtypes."""
+    ...
+
+  def close(self):
+    """Closes the files. Weights that were read stay valid."""
+    ...
+
+
+class ArrayWeights(Weights):
+  """A tree of arrays, on this host or sharded over several."""
+
+  def __init__(self, params: dict):
+    self._params = params
+
+  @property
+  def collective(self) -> bool:
+    return not all(map(_is_local, jax.tree.leaves(self._params)))
+
+  def paths(self) -> list[Path]:
+    return [
+      tuple(key.key for key in path)  # each key is a jax.tree_util.DictKey
+      for path, _ in jax.tree_util.tree_leaves_with_path(self._params)
+    ]
+
+  def dtype(self, path: Path) -> np.dtype:
+    return np.dtype(weight_at(self._params, path).dtype)
+
+  def read(self, path: Path) -> np.ndarray:
+    array = weight_at(self._params, path)
+    if _is_local(array):
+      return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
+
+  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
+    def place(array, sharding):
+      return jax.device_put(array if dtype is None else array.astype(DTYPES[dtype]), sharding)
+
+    return jax.tree.map(place, self._params, shardings)
+
+  def close(self):
+    pass
+
+
+def _is_local(array: np.ndarray | jax.Array) -> bool:
+  """Whether this host holds all of an array."""
+  return not isinstance(array, jax.Array) or array.is_fully_addressable
+
+
+def widest(dtypes: Iterable[np.dtype]) -> np.dtype:
+  """The common dtype, or float32, which holds every value of the others, when there are several."""
+  distinct = set(dtypes)
+  return distinct.pop() if len(distinct) == 1 else DTYPES['float32']
+
+
+def weight_at(tree: dict, path: Path) -> Any:
+  """tree['layers']['q'] for the path ('layers', 'q')."""
+  for key in path:
+    tree = tree[key]
+  return tree
+
+
+def set_weight(tree: dict, path: Path, value: Any):
+  """tree['layers']['q'] = value for the path ('layers', 'q'); makes the inner dicts."""
+  for key in path[:-1]:
+    tree = tree.setdefault(key, {})
+  tree[path[-1]] = value
