@@ -3,10 +3,16 @@
 import json
 import pathlib
 
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from mathqwen import hf
-from mathqwen.hf import config_json
+from mathqwen.errors import UserError
+from mathqwen.hf import config_json, layouts
+from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.testing import tiny_bpe_tokenizer
 
 QWEN1 = pathlib.Path(__file__).parents[1] / 'testdata' / 'qwen1'
 MODEL_TYPES = {'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'llama': 'Llama'}
@@ -41,7 +47,7 @@ def test_tie_word_embeddings_is_that_of_transformers(family, tied, tiny_config, 
 
 @pytest.mark.parametrize('family', MODEL_TYPES)
 def test_other_keys_that_are_left_out(family, tiny_config, tmp_path):
-  """`head_dim` is hidden_size / heads, and the initialiser's standard deviation is the family's default."""
+  """`head_dim` is hidden_size / heads, `initializer_range` that of transformers."""
   transformers = pytest.importorskip('transformers')
   values = values_of(family, tiny_config)
   del values['initializer_range'], values['num_key_value_heads']
@@ -50,7 +56,8 @@ def test_other_keys_that_are_left_out(family, tiny_config, tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps(values))
   theirs, ours = transformers.AutoConfig.from_pretrained(tmp_path), hf.read_config(str(tmp_path))
   assert ours.initializer_range == theirs.initializer_range
-  assert ours.head_dim == values['hidden_size'] // values['num_attention_heads'] or family == 'qwen3'
+  if family != 'qwen3':
+    assert ours.head_dim == values['hidden_size'] // values['num_attention_heads']
   if family == 'llama':  # the other two default to a fixed number of heads there, and their files have the key
     assert ours.num_key_value_heads == theirs.num_key_value_heads == values['num_attention_heads']
 
@@ -64,3 +71,106 @@ def test_qwen1_is_untied_by_default(tied, tmp_path):
     values['tie_word_embeddings'] = None
   (tmp_path / 'config.json').write_text(json.dumps(values))
   assert hf.read_config(str(tmp_path)).tie_word_embeddings is False
+
+
+@pytest.mark.parametrize('name', ['tie_word_embeddings', 'initializer_range', 'num_key_value_heads', 'head_dim'])
+def test_null_means_that_a_key_is_left_out(name, tiny_config):
+  values = values_of('qwen2', tiny_config)
+  del values[name]
+  left_out, _ = config_json.parse(values, 'config.json')
+  assert config_json.parse(values | {name: None}, 'config.json')[0] == left_out
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor 0.5'),
+    ({'layer_types': ['full_attention', 'sliding_attention', 'full_attention']}, 'use_sliding_window'),
+    ({'mlp_bias': True}, 'attention_bias or mlp_bias'),
+    ({'rope_theta': 7.0}, 'rope_theta 7.0 beside rope_parameters.rope_theta 3000.0'),
+    ({'rope_theta': None, 'rope_parameters': None}, 'neither rope_theta nor rope_parameters.rope_theta'),
+    ({'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}}, "rope scaling 'linear'"),
+    ({'quantization_config': {'bits': 4}}, 'quantization_config (give the unquantised checkpoint)'),
+  ],
+)
+def test_what_the_decoder_does_not_compute_is_refused(changes, message, tiny_config):
+  values = values_of('qwen2', tiny_config)
+  config_json.parse(values, 'x/config.json')
+  with pytest.raises(UserError) as error:
+    config_json.parse(values | changes, 'x/config.json')
+  assert str(error.value) == f'x/config.json: this decoder cannot take {message}'
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'partial_rotary_factor': 1.0},
+    {'partial_rotary_factor': None},
+    {'layer_types': ['full_attention'] * 3, 'use_sliding_window': False},
+    {'rope_scaling': {'rope_type': 'default'}},
+    {'rope_scaling': None},
+    {'rope_theta': None},  # transformers 5 writes rope_parameters alone
+    {'rope_parameters': None},  # transformers 4 writes rope_theta alone
+    {'model_type': None},
+  ],
+)
+def test_what_changes_nothing_is_accepted(changes, tiny_config):
+  values = values_of('qwen2', tiny_config)
+  assert config_json.parse(values | changes, 'config.json') == config_json.parse(values, 'config.json')
+
+
+@pytest.mark.parametrize('dtype, flag', [('bfloat16', 'bf16'), ('float16', 'fp16'), ('float32', 'fp32')])
+def test_what_qwen1_writes_is_what_it_reads(dtype, flag, tiny_config):
+  cfg = tiny_config('qwen2', num_key_value_heads=6, seq_length=64, use_dynamic_ntk=True, initializer_range=0.01)
+  values = config_json.make(cfg, None, dtype, 'qwen1')
+  assert config_json.parse(values, 'config.json') == (cfg, 'qwen1')
+  assert [name for name in ('bf16', 'fp16', 'fp32') if values[name]] == [flag]
+  del values['kv_channels']  # hidden_size / heads, then
+  assert config_json.parse(values, 'config.json') == (cfg, 'qwen1')
+  for name, other in (('scale_attn_weights', False), ('rotary_pct', 0.25), ('no_bias', False)):
+    with pytest.raises(UserError, match=f'{name} {other}'):
+      config_json.parse(values | {name: other}, 'config.json')
+
+
+def test_ids_of_special_tokens(tiny_config):
+  """Qwen begins texts with <|endoftext|> and LLaMA with <s>; both stop at <|im_end|>, which comes first."""
+  qwen, llama = tiny_bpe_tokenizer(), load_tokenizer(None)
+  for family, tokenizer, bos in (('qwen2', qwen, '<|endoftext|>'), ('llama', llama, '<s>')):
+    values = config_json.make(tiny_config(family), tokenizer, 'float32', family)
+    generation = config_json.make_generation_config(tokenizer)
+    assert values['bos_token_id'] == generation['bos_token_id'] == tokenizer.special[bos]
+    assert values['eos_token_id'] == generation['eos_token_id'][0] == tokenizer.im_end
+    assert generation['eos_token_id'] == list(tokenizer.stop_ids)
+    assert values['pad_token_id'] == generation['pad_token_id'] == tokenizer.pad
+
+
+@pytest.mark.parametrize('layout', ['qwen1', 'qwen2', 'llama'])
+def test_constants_of_old_files_are_ignored(layout, tiny_config, random_params, tmp_path):
+  family, heads = ('qwen2', 6) if layout == 'qwen1' else (layout, 2)
+  cfg = tiny_config(family, num_key_value_heads=heads)
+  params = random_params(cfg)
+  hf.save(str(tmp_path / 'out'), params, cfg, None, layout=layout)
+  file = tmp_path / 'out' / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(file)
+  safetensors.numpy.save_file(tensors | {'x.0.rotary_emb.inv_freq': np.zeros(4, np.float32)}, file)
+  read = hf.load_params(str(tmp_path / 'out'))
+  assert all((a == b).all() for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(params), strict=True))
+  safetensors.numpy.save_file(tensors | {'x.0.rotary_emb.other': np.zeros(4, np.float32)}, file)
+  with pytest.raises(UserError, match='x.0.rotary_emb.other is not in a model of this config'):
+    hf.load_params(str(tmp_path / 'out'))
+
+
+def test_layouts_that_cannot_hold_a_model(tiny_config):
+  both = tiny_config('qwen2', qk_norm=True)
+  with pytest.raises(UserError, match='no Hugging Face architecture has qkv_bias=True with qk_norm=True'):
+    layouts.choose(both)
+  for family, name, reasons in (
+    ('qwen2', 'qwen3', 'qkv_bias=True, qk_norm=False'),
+    ('qwen2', 'llama', 'qkv_bias=True'),
+    ('qwen3', 'llama', 'qk_norm=True'),
+    ('llama', 'qwen2', 'qkv_bias=False'),
+  ):
+    with pytest.raises(UserError) as error:
+      layouts.choose(tiny_config(family), name)
+    assert str(error.value) == f'layout {name} cannot hold this model ({reasons}): leave --layout out for {family}'
+    assert layouts.choose(tiny_config(family), family) == layouts.choose(tiny_config(family)) == family

@@ -1,0 +1,58 @@
+"""Small functions around checkpoints, on directories that hold no weights."""
+
+import collections
+import shutil
+
+import numpy as np
+import pytest
+
+from mathqwen.errors import UserError
+from mathqwen.storage import checkpoint
+
+
+def test_step_path(tmp_path):
+  """Directory of step 14, for each path that may name it."""
+  for path in ('run', 'run/checkpoints', 'run/checkpoints/14', 'run/checkpoints/'):
+    assert str(checkpoint.step_path(path, 14)) == 'run/checkpoints/14'
+
+
+def test_is_converted(tmp_path):
+  """A run's step 0 has an optimizer state, and a run without it has later steps only."""
+  assert not checkpoint.is_converted(tmp_path)
+  (tmp_path / 'checkpoints' / '0' / 'params').mkdir(parents=True)
+  assert checkpoint.is_converted(tmp_path)
+  (tmp_path / 'checkpoints' / '0' / 'opt_state').mkdir()
+  assert not checkpoint.is_converted(tmp_path)
+
+
+@pytest.mark.parametrize('free, fits', [(3999, False), (4000, True)])
+def test_space_for_the_checkpoints_kept_and_the_next(free, fits, tmp_path, monkeypatch):
+  """Two kept and one being written, of 1,600 bytes each, less the 800 that are there already: 4,000 are needed."""
+  params, opt_state = {'w': np.zeros(200, np.float32)}, {'m': np.zeros(100, np.float64)}
+  (tmp_path / 'checkpoints').mkdir()
+  (tmp_path / 'checkpoints' / 'old').write_bytes(b'x' * 800)
+  usage = collections.namedtuple('Usage', 'total used free')(10**6, 0, free)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+  if fits:
+    checkpoint.check_space(str(tmp_path), params, opt_state, keep=2)
+  else:
+    with pytest.raises(UserError, match='3 checkpoints of .* free some space, use another --workdir'):
+      checkpoint.check_space(str(tmp_path), params, opt_state, keep=2)
+  checkpoint.check_space('gs://bucket/run', params, opt_state, keep=2)  # an object store has no limit
+
+
+def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  for step in (3, 7, 20, 30):
+    (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
+  checkpoints.close()
+  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+  assert [checkpoints.earlier(step) for step in (20, 7, 3, 100)] == [7, 3, None, 30]
+  for error in (ValueError('x'), KeyError('x'), OSError('x'), TypeError('x'), Exception('x')):
+    message = f'20 is damaged .*to go on from step 7, delete {tmp_path}/checkpoints/20'
+    with pytest.raises(UserError, match=message), checkpoint._explain_damage(checkpoints, 20):
+      raise error
+  for error in (RuntimeError('a defect'), KeyboardInterrupt()):
+    with pytest.raises(type(error)), checkpoint._explain_damage(checkpoints, 20):
+      raise error
+  checkpoints.close()
