@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import types
 
 import jax
 import numpy as np
@@ -11,7 +12,6 @@ import safetensors.numpy
 from mathqwen import hf
 from mathqwen.errors import UserError
 from mathqwen.hf import config_json, layouts
-from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
 QWEN1 = pathlib.Path(__file__).parents[1] / 'testdata' / 'qwen1'
@@ -133,15 +133,16 @@ def test_what_qwen1_writes_is_what_it_reads(dtype, flag, tiny_config):
 
 
 def test_ids_of_special_tokens(tiny_config):
-  """Qwen begins texts with <|endoftext|> and LLaMA with <s>; both stop at <|im_end|>, which comes first."""
-  qwen, llama = tiny_bpe_tokenizer(), load_tokenizer(None)
-  for family, tokenizer, bos in (('qwen2', qwen, '<|endoftext|>'), ('llama', llama, '<s>')):
-    values = config_json.make(tiny_config(family), tokenizer, 'float32', family)
-    generation = config_json.make_generation_config(tokenizer)
-    assert values['bos_token_id'] == generation['bos_token_id'] == tokenizer.special[bos]
-    assert values['eos_token_id'] == generation['eos_token_id'][0] == tokenizer.im_end
-    assert generation['eos_token_id'] == list(tokenizer.stop_ids)
-    assert values['pad_token_id'] == generation['pad_token_id'] == tokenizer.pad
+  """Qwen begins texts with <|endoftext|> and LLaMA with <s>; an answer stops at <|im_end|>, which comes first."""
+  tokenizer = tiny_bpe_tokenizer()
+  values = config_json.make(tiny_config('qwen2'), tokenizer, 'float32', 'qwen2')
+  generation = config_json.make_generation_config(tokenizer)
+  assert values['bos_token_id'] == generation['bos_token_id'] == tokenizer.special['<|endoftext|>']
+  assert values['eos_token_id'] == generation['eos_token_id'][0] == tokenizer.im_end
+  assert generation['eos_token_id'] == list(tokenizer.stop_ids) and len(tokenizer.stop_ids) > 1
+  assert values['pad_token_id'] == generation['pad_token_id'] == tokenizer.pad
+  for special, bos in (({'<s>': 1}, 1), ({'<s>': 1, '<|endoftext|>': 2}, 2), ({}, None)):
+    assert config_json.bos(types.SimpleNamespace(special=special)) == bos
 
 
 @pytest.mark.parametrize('layout', ['qwen1', 'qwen2', 'llama'])
