@@ -143,6 +143,7 @@ def test_held_out_prompts_are_not_in_training():
     return [part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))]
 
   assert (len(training), len(held)) == (45, 5)
+  assert training.offsets.dtype == held.offsets.dtype == np.int64  # there may be more than 2**31 ids
   assert len(set(prompts(held))) == 5
   assert not set(prompts(held)) & set(prompts(training))
   again, other = (prompts(pipeline.hold_out([encoded], 5, seed=seed)[1]) for seed in (1, 2))

@@ -134,7 +134,7 @@ def check_evaluate(cells, folder):
 def check_convert(cells, folder):
   assert 'the same logits as its source to the bit' in said(cells['convert'])
   assert 'model.safetensors' in said(cells['convert'])
-  difference = re.search(r'greatest difference of a logit: (\S+)', said(cells['transformers']))
+  difference = re.search(r'largest difference of a logit: (\S+)', said(cells['transformers']))
   assert float(difference[1]) < 1e-4
 
 
