@@ -90,9 +90,9 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   Without data_dir: from the files that `prepare` last saw, or from its copy when they are gone.
   UserError: when there is no such data, or a file is damaged.
   """
-  data, own = catalog.find_split(source, split)
-  root, path = _locate(data.name, own, data_dir)
-  found, report = _rows(data.name, own, root)
+  data, own_split = catalog.find_split(source, split)
+  root, path = _locate(data.name, own_split, data_dir)
+  found, report = _rows(data.name, own_split, root)
   return found, report, path.parent
 
 

@@ -101,9 +101,9 @@ def find(source: str, split: str, data_dir: str | Path) -> Path:
 
   UserError: when none of those files is there (the message has the paths tried), or the data set has no such split.
   """
-  data, own = catalog.find_split(source, split)
+  data, own_split = catalog.find_split(source, split)
   tried = []
-  for name in data.splits[own].files:
+  for name in data.splits[own_split].files:
     tried += [Path(data_dir) / name, Path(data_dir) / f'{name}.gz']
   for path in tried:
     if path.is_file():

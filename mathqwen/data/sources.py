@@ -50,8 +50,8 @@ def _read(source: str, split: str, data_dir: str | None) -> tuple[list[Example],
 
 def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> Path:
   """The file of a data set that cannot be downloaded. Its paths may be absolute, in a user's own task file."""
-  _, own = catalog.find_split(source, split)
-  first = data.splits[own].files[0]
+  _, own_split = catalog.find_split(source, split)
+  first = data.splits[own_split].files[0]
   if data_dir is None and not Path(first).is_absolute():
     raise UserError(data.missing or f'{source} cannot be downloaded: pass --data-dir DIR with {first}')
   return examples.find(source, split, data_dir or '')

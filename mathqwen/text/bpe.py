@@ -227,7 +227,7 @@ def byte_level_json(vocab: dict[str, int], merges: list[list[str]]) -> dict:
 def sentencepiece_json(model) -> dict:
   """The tokenizer.json of a SentencePiece BPE model that normalises nothing.
 
-  SentencePiece merges any two neighbours whose concatenation is a piece, best score first. tokenizer.json wants the
+  SentencePiece merges any two neighbours whose concatenation is a piece, best score first. tokenizer.json needs the
   pairs listed, so every way to split a piece into two pieces becomes a merge, in the order of the scores.
   """
   ids = {model.id_to_piece(i): i for i in range(model.vocab_size())}

@@ -24,7 +24,7 @@ def rows(path):
 
 
 def spelled(query):
-  """The one spelling of a query, said again without the code under test."""
+  """The canonical spelling of a query, computed without the code under test."""
   text = query.replace(' ', '').strip('=').replace('×', '*').replace('÷', '/').replace('π', 'pi')
   return text.replace('**', '^')
 
@@ -115,7 +115,7 @@ def test_evaluate_refuses(expression):
 
 
 def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):
-  said = arithmetic.write(str(tmp_path / 'a'), 3000, 10, seed=1)
+  summary = arithmetic.write(str(tmp_path / 'a'), 3000, 10, seed=1)
   files = sorted((tmp_path / 'a' / 'train').iterdir())
   assert [file.name for file in files] == sorted(f'{group}.jsonl' for group in arithmetic.GROUPS)
   train, test = [row for file in files for row in rows(file)], rows(tmp_path / 'a' / 'test.jsonl')
@@ -123,10 +123,10 @@ def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):
     assert row['response'].split('\n')[-1] == row['answer']
   everything = [spelled(row['query']) for row in train + test]
   assert len(everything) == len(set(everything))
-  assert (said['train'], said['test']) == (len(train), len(test))
+  assert (summary['train'], summary['test']) == (len(train), len(test))
   counts = collections.Counter(row['group'] for row in test)
   assert counts['add_sub_100'] == counts['log'] == 10 and 0 < counts['pow_int'] < 10
-  assert {g: n['train'] for g, n in said['groups'].items()} == {
+  assert {g: n['train'] for g, n in summary['groups'].items()} == {
     g: sum(row['group'] == g for row in train) for g in arithmetic.GROUPS
   }
   assert list(dict.fromkeys(row['group'] for row in test)) == list(arithmetic.GROUPS)
@@ -141,12 +141,12 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_a_small_group_gives_what_it_has_and_says_so(tmp_path):
-  said = arithmetic.write(str(tmp_path), 1000, 10, seed=0, weights={'pow_int': 1, 'add_sub_10': 1})
+  summary = arithmetic.write(str(tmp_path), 1000, 10, seed=0, weights={'pow_int': 1, 'add_sub_10': 1})
   # 10 bases, exponents 2, 3, 4; and 11 * 11 sums and as many differences
-  assert sum(said['groups']['pow_int'].values()) == 30 and said['short']['pow_int'] == 510 - 30
-  assert sum(said['groups']['add_sub_10'].values()) == 242 and said['short']['add_sub_10'] == 510 - 242
-  assert said['groups']['pow_int']['test'] == 30 // 10
-  assert said['groups']['add_sub_100'] == {'train': 0, 'test': 10}
+  assert sum(summary['groups']['pow_int'].values()) == 30 and summary['short']['pow_int'] == 510 - 30
+  assert sum(summary['groups']['add_sub_10'].values()) == 242 and summary['short']['add_sub_10'] == 510 - 242
+  assert summary['groups']['pow_int']['test'] == 30 // 10
+  assert summary['groups']['add_sub_100'] == {'train': 0, 'test': 10}
 
 
 def test_about_half_of_the_default_train_rows_are_sums_and_differences_within_100():

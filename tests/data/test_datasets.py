@@ -103,7 +103,7 @@ def test_the_report_outlives_the_preparation(data):
       sources.load('gsm8k', 'train', str(data), strict=True)
 
 
-def test_changed_data_is_read_anew(data):
+def test_changed_data_is_read_again(data):
   path = data / 'gsm8k' / 'train.jsonl'
   assert len(sources.load('gsm8k', 'train', str(data))[0]) == 5
   stamp = path.stat()
@@ -133,9 +133,9 @@ def test_a_killed_preparation_leaves_nothing_that_is_read(data, cache):
 import os, signal
 from mathqwen.data import datasets
 Gsm8k = datasets.builder_class('gsm8k')
-whole = Gsm8k._generate_examples
+original = Gsm8k._generate_examples
 def killed(self, parsed):
-  for index, row in whole(self, parsed):
+  for index, row in original(self, parsed):
     if index == 3:
       os.kill(os.getpid(), signal.SIGKILL)
     yield index, row
@@ -233,8 +233,8 @@ def test_without_data_the_remedy_is_named():
 def test_prepare_makes_it_the_default(data, cache):
   with pytest.raises(UserError, match='tried math401/test.jsonl'):
     datasets.prepare('math401', str(data))
-  said = datasets.prepare('gsm8k', str(data))
-  assert said == {
+  result = datasets.prepare('gsm8k', str(data))
+  assert result == {
     'name': 'gsm8k',
     'source': str(data),
     'path': str(cache / 'prepared'),

@@ -1,4 +1,4 @@
-"""Records as the sources print them, and what load says about files that are not whole."""
+"""Records in the form of each source, and what `load` says about damaged files."""
 
 import collections
 import gzip
@@ -267,8 +267,10 @@ def test_ids_are_unique(tmp_path):
   found, report = load(path)
   assert [e.id for e in found] == ['5', '5#2', '5#3', '5#2#2']
   assert report.lines(1) == ["3 repeated_id: a.jsonl:2 (id '5' is already in a.jsonl:1), ..."]
-  said = r"a.jsonl:2: id '5' is already in a.jsonl:1; .*; 3 bad records in all; an evaluation needs every record, once"
-  with pytest.raises(UserError, match=said):
+  message = (
+    r"a.jsonl:2: id '5' is already in a.jsonl:1; .*; 3 bad records in all; an evaluation needs every record, once"
+  )
+  with pytest.raises(UserError, match=message):
     load(path, strict=True)
 
 
@@ -295,7 +297,7 @@ def test_an_id_of_math_500_is_text(tmp_path):
     parse_file(path, 'math500', 'test')
 
 
-# --- files that are not whole ---
+# --- damaged files ---
 
 
 def test_malformed_and_duplicate_rows_are_left_out_by_line(tmp_path):
@@ -331,7 +333,7 @@ def test_strict_keeps_duplicates(tmp_path):
 
 def test_last_line_without_its_end(tmp_path):
   row = {'query': '1+1=', 'response': '2'}
-  assert len(load(str(lines(tmp_path / 'a.jsonl', row, end='')))[0]) == 1  # whole JSON: a file without final newline
+  assert len(load(str(lines(tmp_path / 'a.jsonl', row, end='')))[0]) == 1  # complete JSON, no final newline
   with pytest.raises(UserError, match=r'a\.jsonl:2: the last line is half-written'):
     load(str(lines(tmp_path / 'a.jsonl', row, '{"query": "2+', end='')))
 

@@ -261,15 +261,15 @@ def test_weights_are_shares_of_examples():
 @pytest.mark.parametrize('hosts', [2, 4])
 def test_hosts_share_the_batches_of_one_host(hosts, weights):
   sources = [encode(sums(50)), encode(sums(30, start=60))]
-  whole = pipeline.train_batches(sources, weights, 8, T, seed=5)
+  one_host = pipeline.train_batches(sources, weights, 8, T, seed=5)
   parts = [pipeline.train_batches(sources, weights, 8, T, seed=5, shard=(i, hosts)) for i in range(hosts)]
   for _ in range(6):
     shares = [next(part) for part in parts]
     joined = {name: np.concatenate([share[name] for share in shares]) for name in packing.FEATURES}
-    assert_equal([next(whole)], [joined])
+    assert_equal([next(one_host)], [joined])
     states = [json.dumps(part.get_state()) for part in parts]
-    assert set(states) == {json.dumps(whole.get_state())}
-  for batches in (whole, *parts):
+    assert set(states) == {json.dumps(one_host.get_state())}
+  for batches in (one_host, *parts):
     batches.close()
 
 
@@ -312,13 +312,13 @@ def test_seeds_give_other_orders():
 def test_state_of_other_data_is_refused():
   batches = pipeline.train_batches([encode(sums(50))], (), 4, T, seed=0)
   state = batches.get_state()
-  for sources, seed, said in (
+  for sources, seed, message in (
     ([encode(sums(51))], 0, 'examples was'),
     ([encode(sums(50, start=1))], 0, 'crc32 was'),
     ([encode(sums(50))], 1, 'seed was 0, is 1'),
   ):
     other = pipeline.train_batches(sources, (), 4, T, seed=seed)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       other.set_state(state)
 
 

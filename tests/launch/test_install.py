@@ -1,4 +1,4 @@
-"""launch/colab/install.py beside a pip that only writes down what it was told."""
+"""launch/colab/install.py with a pip that only records its arguments."""
 
 import pathlib
 import runpy

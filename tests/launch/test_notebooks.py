@@ -92,11 +92,11 @@ def run(name, folder, env, monkeypatch):
   book.cells.append(nbformat.v4.new_code_cell('import mathqwen\n\nprint(mathqwen.__file__)', id='whose'))
   NotebookClient(book, timeout=240, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute()
   cells = {cell.id: cell for cell in book.cells}
-  assert said(cells['whose']).strip() == str(pathlib.Path(mathqwen.__file__)), 'another mathqwen was run'
+  assert printed(cells['whose']).strip() == str(pathlib.Path(mathqwen.__file__)), 'another mathqwen was run'
   return cells
 
 
-def said(cell):
+def printed(cell):
   return ''.join(output.text for output in cell.outputs if output.output_type == 'stream')
 
 
@@ -108,33 +108,33 @@ def figures(cells):
 
 
 def check_finetune(cells, folder):
-  assert 'parameters: ' in said(cells['dry-run']) and 'GiB in all' in said(cells['dry-run'])
+  assert 'parameters: ' in printed(cells['dry-run']) and 'GiB in all' in printed(cells['dry-run'])
   lines = [json.loads(line) for line in (folder / 'runs/gsm8k/metrics.jsonl').read_text().splitlines()]
   losses = [line['loss'] for line in lines if 'loss' in line]
   assert losses[-1] < losses[0] - 1
-  assert '\x1b[32m' in said(cells['row']) and '<|im_start|>user' in said(cells['row'])
-  assert said(cells['ask']).strip()
+  assert '\x1b[32m' in printed(cells['row']) and '<|im_start|>user' in printed(cells['row'])
+  assert printed(cells['ask']).strip()
 
 
 def check_generate(cells, folder):
-  assert '37+45=' in said(cells['greedy'])
-  assert said(cells['chat']).count('assistant') == 2
+  assert '37+45=' in printed(cells['greedy'])
+  assert printed(cells['chat']).count('assistant') == 2
   # The cell itself asserts that the model sees nothing where the mask hides it.
 
 
 def check_evaluate(cells, folder):
   scores = json.loads((folder / 'scores/model/arithmetic/scores.json').read_text())
   assert scores['n'] == 62 and len(scores['by_group']) == 16
-  assert said(cells['wrong']).count('--> read as') >= 4
-  assert 'McNemar' in said(cells['compare'])
+  assert printed(cells['wrong']).count('--> read as') >= 4
+  assert 'McNemar' in printed(cells['compare'])
   (page,) = [out.data['text/html'] for out in cells['page'].outputs if 'Math-Qwen-Chat' in str(out.get('data', ''))]
   assert page.startswith('<div><iframe srcdoc="&lt;!doctype html&gt;')
 
 
 def check_convert(cells, folder):
-  assert 'the same logits as its source to the bit' in said(cells['convert'])
-  assert 'model.safetensors' in said(cells['convert'])
-  difference = re.search(r'largest difference of a logit: (\S+)', said(cells['transformers']))
+  assert 'the same logits as its source to the bit' in printed(cells['convert'])
+  assert 'model.safetensors' in printed(cells['convert'])
+  difference = re.search(r'largest difference of a logit: (\S+)', printed(cells['transformers']))
   assert float(difference[1]) < 1e-4
 
 
@@ -144,7 +144,7 @@ def check_sharding(cells, folder):
     lines = [json.loads(line) for line in (folder / 'sharding' / mesh / 'metrics.jsonl').read_text().splitlines()]
     losses[mesh] = [line['loss'] for line in lines if 'loss' in line]
   assert len(losses['fsdp=8']) == 6 and losses['fsdp=8'] == pytest.approx(losses['fsdp=4,tensor=2'], rel=1e-5)
-  assert "{'data': 4, 'fsdp': 1, 'context': 1, 'tensor': 2}" in said(cells['generate'])
+  assert "{'data': 4, 'fsdp': 1, 'context': 1, 'tensor': 2}" in printed(cells['generate'])
 
 
 CHECKS = {

@@ -14,7 +14,7 @@ def test_rank_file_round_trip():
 
 
 @pytest.mark.parametrize(
-  ('damage', 'said'),
+  ('damage', 'message'),
   [
     (lambda c: c[:-1], 'line 257: no end of line'),
     (lambda c: c[: len(c) // 2 - 3], r'line \d+: no end of line'),
@@ -33,8 +33,8 @@ def test_rank_file_round_trip():
     (lambda c: b'<html>not found</html>\n', 'line 1: not a base64 token'),
   ],
 )
-def test_damaged_rank_files_name_the_line(damage, said):
-  with pytest.raises(ValueError, match=said):
+def test_damaged_rank_files_name_the_line(damage, message):
+  with pytest.raises(ValueError, match=message):
     bpe.read_ranks(damage(bpe.write_ranks([*BYTES, b'ab'])))
 
 

@@ -55,7 +55,7 @@ def test_a_literal_row():
 
 @pytest.mark.parametrize('name', CHATS)
 def test_text_and_mask_read_back(name, tokenizer):
-  """Independent of how turns are cut into pieces: the text as one string, and the learnt part of it."""
+  """Independent of how turns are cut into pieces: the text as one string, and the part of it that has loss."""
   names = {i: token for token, i in tokenizer.special.items()}
 
   def text(ids):
@@ -71,8 +71,8 @@ def test_text_and_mask_read_back(name, tokenizer):
   ids, mask = chatml.render(CHATS[name], tokenizer)
   assert len(ids) == len(mask)
   assert text(ids) == ''.join(f'<|im_start|>{m["role"]}\n{m["content"]}<|im_end|>\n' for m in CHATS[name])
-  learnt = [i for i, wanted in zip(ids, mask, strict=True) if wanted]
-  assert text(learnt) == ''.join(f'{m["content"]}<|im_end|>' for m in CHATS[name] if m['role'] == 'assistant')
+  with_loss = [i for i, wanted in zip(ids, mask, strict=True) if wanted]
+  assert text(with_loss) == ''.join(f'{m["content"]}<|im_end|>' for m in CHATS[name] if m['role'] == 'assistant')
 
 
 @settings(max_examples=100, deadline=None)
@@ -135,7 +135,7 @@ def test_leading_newline_of_an_answer_is_where_hugging_face_may_differ(both):
 
 
 @pytest.mark.parametrize(
-  ('messages', 'said'),
+  ('messages', 'message'),
   [
     ([], 'no messages'),
     ('text', 'no messages'),
@@ -150,8 +150,8 @@ def test_leading_newline_of_an_answer_is_where_hugging_face_may_differ(both):
     (['a'], 'message 0: str, expected {"role"'),
   ],
 )
-def test_wrong_messages_are_explained(messages, said, tokenizer):
-  with pytest.raises(UserError, match=said):
+def test_wrong_messages_are_explained(messages, message, tokenizer):
+  with pytest.raises(UserError, match=message):
     chatml.render(messages, tokenizer)
 
 

@@ -245,14 +245,14 @@ def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
   tiny = json.loads(tiny_bpe_tokenizer().files['tokenizer.json'])
   merges = tiny['model']['merges']
   think = tiny['added_tokens'] + [tiny['added_tokens'][0] | {'id': 403, 'content': '<think>'}]
-  for change, said in (
+  for change, message in (
     ({'normalizer': None}, 'split'),
     ({'model': tiny['model'] | {'merges': [merges[1], merges[0], *merges[2:]]}}, 'merges'),
     ({'model': tiny['model'] | {'vocab': tiny['model']['vocab'] | {'zz': 990}}}, 'gaps'),
     ({'added_tokens': think}, '<think> with the id 403'),
   ):
     (tmp_path / 'tokenizer.json').write_text(json.dumps(tiny | change))
-    with pytest.raises(UserError, match=f'rank file: .*{said}'):
+    with pytest.raises(UserError, match=f'rank file: .*{message}'):
       load_tokenizer(tmp_path).save(tmp_path / 'out', 'qwen1')
   assert not (tmp_path / 'out').exists()
 

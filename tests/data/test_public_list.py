@@ -1,0 +1,44 @@
+"""data/ and text/ list what other folders may use, and importing them costs nothing."""
+
+import ast
+import importlib
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(importlib.import_module('mathqwen').__file__).parent
+
+
+def modules_used_elsewhere(room):
+  """Modules of mathqwen.ROOM that files outside of it import."""
+  used = set()
+  for path in PACKAGE.rglob('*.py'):
+    if path.is_relative_to(PACKAGE / room):
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if not isinstance(node, ast.ImportFrom) or node.module is None:
+        continue
+      if node.module == f'mathqwen.{room}':
+        used |= {alias.name for alias in node.names}
+      elif node.module.startswith(f'mathqwen.{room}.'):
+        used.add(node.module.split('.')[2])
+  return used
+
+
+@pytest.mark.parametrize('room', ['data', 'text'])
+def test_other_folders_use_what_is_listed(room):
+  listed = importlib.import_module(f'mathqwen.{room}').__all__
+  used = modules_used_elsewhere(room)
+  assert used and used <= set(listed)
+  assert set(listed) <= {path.stem for path in (PACKAGE / room).glob('*.py')}
+
+
+@pytest.mark.parametrize('room', ['data', 'text'])
+def test_importing_the_folder_is_light(room):
+  code = (
+    f'import sys, mathqwen.{room}; print([name for name in ("jax", "numpy", "grain", "etils") if name in sys.modules])'
+  )
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+  assert done.stdout.strip() == '[]'
