@@ -80,7 +80,7 @@ def run(args) -> dict:
   if hosts.share()[0] == 0:
     _scores.show(result)
     if args.out and not args.json:
-      print(table.table([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
+      print(table.after_evaluation([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
   return result
 
 

@@ -12,7 +12,7 @@ import pathlib
 from mathqwen.errors import UserError
 from mathqwen.evals import records, samples
 from mathqwen.evals.folder import is_unfinished, known_about
-from mathqwen.evals.report.page import Z
+from mathqwen.evals.report.intervals import Z
 
 _SHOWN = 80  # characters of a question that stands for an id
 

@@ -60,7 +60,7 @@ def boxed(text: str) -> str | None:
     if token.startswith(('\\boxed', '\\fbox')):
       if match.group(1) is None:
         open_braces.append(match.end())
-      elif match.start() > last_start:
+      else:
         last_start = match.start()
         content = match.group(1)
     elif token == '{':

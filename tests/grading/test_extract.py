@@ -15,6 +15,8 @@ from mathqwen.grading import extract, values
     ('#### -$38,000', '-38,000', -38000),
     ('a loss of $-5.50!', '-5.50', Fraction(-11, 2)),
     ('16-3', '3', 3),  # a minus between numbers is no sign
+    ('(a)-3', '3', 3),
+    ('x_{2}-3', '3', 3),
     ('结果是-5。', '-5', -5),
     ('x=-.5', '-.5', Fraction(-1, 2)),
     ('14,\\!400', '14,400', 14400),
@@ -32,6 +34,7 @@ from mathqwen.grading import extract, values
     ('5((7)/(10))', '5((7)/(10))', Fraction(57, 10)),
     ('1(5/6)', '1(5/6)', Fraction(11, 6)),
     ('3 1/2 cups', '3 1/2', Fraction(7, 2)),
+    ('3 1/2.5', '1/2.5', Fraction(2, 5)),
     ('5又10分之7', '5又10分之7', Fraction(57, 10)),
     ('\\frac{3}{4}', '\\frac{3}{4}', Fraction(3, 4)),
     ('$1\\dfrac12$', '1\\dfrac12', Fraction(3, 2)),
@@ -65,6 +68,10 @@ def test_what_is_not_one_number_has_no_value(text):
     ('#### Step 2\nso we get 7', '7'),  # a Markdown heading is no answer
     ('#### 5\n#### 6\nthe 7 dwarfs', '6'),
     ('#### ((3)/(4))', '((3)/(4))'),
+    ('#### **18** of 20', '18'),
+    ('The answer is 1, but \\boxed{2}', '2'),
+    ('Answer: x = about 7 in 2 days', '7'),  # the first behind the equals sign
+    ('Answer: two. Not 7 or 8', '7'),  # the sentence has no number
     ('\\boxed{12 \\text{ of } 13}, for 2 days', '12'),
     ('\\boxed{x = 5}', '5'),
     ('The answer is 5 for the 3 kids.', '5'),
@@ -93,6 +100,7 @@ def test_number_given_as_the_answer(text, number):
     ('\\boxed{1} then \\boxed{2', '1'),  # the second was cut off
     ('\\boxed{a \\boxed{b} c}', 'b'),
     ('\\boxed{\\left\\{ 1 \\right.}', '\\left\\{ 1 \\right.'),  # an escaped brace opens nothing
+    ('\\boxed{\\{1, 2\\}}', '\\{1, 2\\}'),
     ('\\boxed{}', ''),
     ('\\boxed{', None),
     ('} \\boxed{4}', '4'),
@@ -112,7 +120,12 @@ def test_last_box(text, content):
     ('the answer is: **12**', '12'),
     ('the answer is 1, but \\boxed{2}', '2'),
     ('#### 18', '18'),
+    ('The answer is 5\n#### 6', '5'),
+    ('The final answer is 5 I hope it is correct', '5'),
     ('答案是12。', '12'),
+    ('答案是12；共3', '12'),
+    ('A: 12', '12'),
+    ('EA: 12', None),
     ('so x = 3', None),
   ],
 )
@@ -144,3 +157,8 @@ def test_time_is_linear(unit):
     return time.process_time() - start
 
   assert cost(text) < 20 * cost(text[: SIZE // 8]) + 0.5
+
+
+@pytest.mark.parametrize('text, value', [('-$-5', 5), ('$-5', -5), ('-$5', -5), ('+5', 5), ('-25%', Fraction(-1, 4))])
+def test_signs_inside_and_outside_of_the_currency(text, value):
+  assert values.value(text) == value

@@ -20,6 +20,10 @@ from mathqwen.grading import latex
     ('\\text{Evelyn}', 'Evelyn'),
     ('(1,200)', '(1,200)'),
     ('1,2', '1,2'),
+    ('5.', '5'),
+    ('a.b', 'a.b'),
+    ('−5', '-5'),
+    ('-1,200', '-1200'),
   ],
 )
 def test_normalised_form(text, form):
@@ -36,6 +40,7 @@ def test_minerva_form(text, form):
   [
     ('\\left(\\tfrac12,\\ \\sqrt3\\right)', '(\\frac{1}{2},\\\\sqrt{3})'),
     ('x = .5', '\\frac{1}{2}'),
+    ('x + y = 5', 'x+y=5'),
     ('-3/4', '\\frac{-3}{4}'),
     ('\\frac1{72}', '\\frac{1}{72}'),
     ('\\$3,\\!600\\text{ dollars}', '3,600'),

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from mathqwen import cli
 from mathqwen.errors import UserError
 from mathqwen.evals.report import table
 
@@ -97,6 +98,62 @@ def test_two_runs_of_one_model_are_two_rows(tmp_path):
   ]
 
 
+def test_after_part_of_a_benchmark_the_published_rows_are_left_out(tmp_path):
+  write(tmp_path, n=16, accuracy=0.5, stderr=0.129)
+  text = table.after_evaluation(tmp_path)
+  assert rows(text) == [
+    ['run', 'benchmark', 'n', 'of', 'accuracy', '95% interval', 'no answer', 'truncated'],
+    ['--------', '---------', '---', '----', '--------', '------------', '---------', '---------'],
+    ['my_model', 'GSM8K', '16', '1319', '50.0', '28.0 to 72.0', '2', '5'],
+  ]
+  assert text.splitlines()[-1] == (
+    'The published rows of Table 12 are of whole benchmarks (gsm8k: 16 of 1,319 problems) and are left out; '
+    '`mathqwen table DIR` shows them.'
+  )
+  assert len(rows(table.table(tmp_path))) > 17  # who asks for the table gets all of it
+
+
+def test_after_a_whole_benchmark_the_published_rows_follow(tmp_path):
+  write(tmp_path, benchmark='math500', n=16, accuracy=0.25, stderr=0.1, rule='math')
+  write(tmp_path)
+  text = table.after_evaluation([tmp_path / 'gsm8k', tmp_path / 'math500'])
+  measured, comparison = text.split('\n\n**Accuracy in %')
+  assert [row[:3] for row in rows(measured)[2:]] == [['my_model', 'GSM8K', '1319'], ['my_model', 'MATH', '16']]
+  wanted = [row for row in rows(table.table(tmp_path)) if row[-1] in ('source', 'published', 'measured')]
+  assert [row for row in rows(comparison) if row[-1] in ('source', 'published', 'measured')] == wanted
+  assert len(wanted) == 1 + 17 + 1 and 'left out' not in text
+
+
+def test_several_answers_to_each_problem_make_a_whole_benchmark(tmp_path):
+  sampled = {'samples': 4, 'problems': 500, 'pass_at_k': {'1': 0.25}, 'maj_at_k': {'4': 0.25}}
+  write(tmp_path / 'whole', benchmark='math500', n=2000, accuracy=0.25, stderr=0.01, rule='math', **sampled)
+  assert 'GPT-4' in table.after_evaluation(tmp_path / 'whole')
+  sampled['problems'] = 499
+  write(tmp_path / 'part', benchmark='math500', n=1996, accuracy=0.25, stderr=0.01, rule='math', **sampled)
+  text = table.after_evaluation(tmp_path / 'part')
+  assert 'GPT-4' not in text and '(math500: 499 of 500 problems)' in text and 'pass@1' in text
+
+
+def test_after_a_benchmark_that_is_not_in_table_12(tmp_path):
+  groups = {'add': {'n': 2, 'correct': 1, 'accuracy': 0.5}}
+  write(tmp_path, benchmark='arithmetic', n=4, accuracy=0.75, stderr=0.2167, by_group=groups)
+  text = table.after_evaluation(tmp_path)
+  assert 'The published rows of Table 12 are of other benchmarks and are left out' in text
+  assert ['my_model', 'Arithmetic', '4', '-', '75.0'] in [row[:5] for row in rows(text)]
+  assert ['add', '50.0 (n = 2)'] in rows(text)
+
+
+def test_evaluate_prints_it_at_its_end(tmp_path, monkeypatch, capsys):
+  path = write(tmp_path, n=16, accuracy=0.5, stderr=0.129)
+  scores = json.loads(path.read_text())
+  monkeypatch.setattr('mathqwen.commands.evaluate._ask_model', lambda args, chosen: {'benchmarks': {'gsm8k': scores}})
+  assert cli.main(['evaluate', 'model', '--benchmarks', 'gsm8k', '--out', str(tmp_path)]) == 0
+  printed = capsys.readouterr().out
+  assert printed.endswith(table.after_evaluation(tmp_path) + '\n') and 'GPT-4' not in printed
+  assert cli.main(['table', str(tmp_path)]) == 0
+  assert 'GPT-4' in capsys.readouterr().out
+
+
 def test_files(tmp_path):
   write(tmp_path / 'run', model='a_b & <c> | 100%')
   markdown = table.table([tmp_path / 'run'], out=tmp_path / 'out')
@@ -105,7 +162,7 @@ def test_files(tmp_path):
   latex = (tmp_path / 'out' / 'table.tex').read_text()
   assert r'a\_b \& <c> | 100\% & - & 62.5 $\pm$ 1.3 & - & - & - & measured \\' in latex
   assert latex.count(r'\begin{tabular}') == latex.count(r'\end{tabular}') == 2
-  page = (tmp_path / 'out' / 'table.html').read_text()
+  page = (tmp_path / 'out' / 'table.html').read_text().replace('<wbr>', '')
   assert '<th scope="row">a_b &amp; &lt;c&gt; | 100%</th>' in page
   assert 'no records.jsonl beside' in page and '<script' not in page
   tags = []
