@@ -154,6 +154,8 @@ def _data_sets() -> dict[str, DataSet]:
     data = getattr(module, 'DATA', None)
     if data is None:
       continue
+    if not isinstance(data, DataSet):
+      raise UserError(f'{module.__file__}: DATA must be a DataSet, not {type(data).__name__}')
     if found.setdefault(data.name, data) is not data:
       raise UserError(f'{module.__file__}: a data set {data.name!r} exists already; choose another name')
   return found

@@ -60,8 +60,8 @@ class _StopCriterion:
 
       if position < _GIVE_UP:
         self._first_failed += 1
-      # A problem that was started before the last answer says nothing about the server since then: its tries may
-      # have used up their time beside many answers.
+      # The tries of a problem that was started before the last answer may have failed before it, so they say nothing
+      # about the server since then.
       if result.retryable and started > self._last_answer:
         self._failed_since += 1
       if not self._answered:

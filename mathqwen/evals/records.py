@@ -143,6 +143,7 @@ class RecordWriter:
         self._file.write(b'\n')
 
   def write(self, record: dict) -> None:
+    """Appends one record. OSError: names the file, when the disk is full."""
     with named(self._path):
       self._file.write(line(record))
       self._file.flush()

@@ -78,7 +78,7 @@ def prepare(
   ask: Ask = ASK,
   out: str | os.PathLike | None = None,
   batch_size: int = 64,
-):
+) -> contextlib.AbstractContextManager[list[tuple[PreparedBenchmark, Folder | None]]]:
   """The first half of `evaluate`, for a `with`: reads, checks and locks everything. Needs no weights.
 
   Gives what `open_folders` gives.

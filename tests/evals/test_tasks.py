@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mathqwen.config import DataConfig
 from mathqwen.data import catalog, datasets, sources
+from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, run
+from mathqwen.text.loading import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -147,6 +150,7 @@ def test_a_download_of_ones_own_is_prepared(tasks, sums, tmp_path, monkeypatch):
     ('x = 1\n', r'sums.py does not define `BENCHMARK = Benchmark\(...\)`'),
     (TASK.replace("Benchmark(\n  'sums'", "Benchmark(\n  'gsm8k'"), r"sums.py: a benchmark 'gsm8k' exists already"),
     (TASK.replace("name='sums'", "name='math'"), r"sums.py: a data set 'math' exists already"),
+    (f"{TASK}\nDATA = 'sums.jsonl'\n", 'sums.py: DATA must be a DataSet, not str'),
   ],
 )
 def test_a_bad_file_is_named(tasks, text, message):
@@ -173,3 +177,11 @@ def test_task_files_import_nothing_above_data():
   assert {name for name in json.loads(rooms.replace("'", '"')) if name.startswith('mathqwen.evals')} == {
     'mathqwen.evals'
   }
+
+
+def test_a_data_set_of_ones_own_can_be_trained_on(tasks, sums, tmp_path):
+  tasks(TASK.replace("splits={'test'", "splits={'train': Split(('sums/train.jsonl',)), 'test'"))
+  (tmp_path / 'data' / 'sums' / 'train.jsonl').write_text('{"asked": "3+4=", "target": "7"}\n')
+  config = DataConfig(sources=('sums',), data_dir=sums, eval_examples=0)
+  data = TrainingData(config, load_tokenizer())
+  assert data.describe()[0].startswith('sums: 1 examples, ')
