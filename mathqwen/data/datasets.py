@@ -33,6 +33,8 @@ _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')
 
 
 class _Info(tfds.core.DatasetInfo):
+  """The description of a prepared data set, without a look on the network."""
+
   def initialize_from_bucket(self) -> None:
     """Does nothing. TFDS would look for published statistics and leave an empty folder in /tmp for each builder."""
 

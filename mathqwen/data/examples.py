@@ -244,6 +244,7 @@ class _UniqueIds:
     self._last: dict[str, int] = {}  # id -> the last number given to a repetition, so that the next search is short
 
   def add(self, example_id: str, where: str) -> str:
+    """The id to use."""
     if example_id in self._used:
       self._report.add('repeated_id', where, f'id {example_id!r} is already in {self._used[example_id]}')
       example_id = self._free_name(example_id)

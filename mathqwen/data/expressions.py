@@ -35,6 +35,7 @@ class _Parser:
     self._at = 0
 
   def parse(self) -> Fraction:
+    """The value of all of it; see `evaluate`."""
     value = self._total(0)
     if self._next:
       raise ValueError(f'{self._next!r} is left over in {self._expression!r}')

@@ -23,13 +23,14 @@ from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Example
 from mathqwen.data.training_data import TrainingData
 from mathqwen.text.loading import load_tokenizer
+from mathqwen.text.tokenizer import Tokenizer
 
 # What is put around tokens with loss.
 BRACKETS = ('[[', ']]')
 GREEN = ('\x1b[32m', '\x1b[0m')  # ANSI escapes, for a terminal
 
 
-def describe(row: Mapping[str, np.ndarray], tokenizer, color: bool = False) -> str:
+def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = False) -> str:
   """The segments of one packed row (features of shape [T]) as text, with the tokens that are trained on marked.
 
   color: mark them with ANSI green instead of [[...]].
@@ -55,7 +56,7 @@ def describe(row: Mapping[str, np.ndarray], tokenizer, color: bool = False) -> s
   return '\n'.join(lines)
 
 
-def _marked(ids: list[int], has_loss: list[bool], tokenizer, marks: tuple[str, str]) -> str:
+def _marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: tuple[str, str]) -> str:
   """The text of the ids, special tokens included, with `marks` around each run of ids that has loss."""
   before, after = marks
   text = ''
@@ -65,7 +66,7 @@ def _marked(ids: list[int], has_loss: list[bool], tokenizer, marks: tuple[str, s
   return text
 
 
-def _with_specials(ids: list[int], tokenizer) -> str:
+def _with_specials(ids: list[int], tokenizer: Tokenizer) -> str:
   """`decode`, which leaves special tokens out, with their names where they are."""
   names = {token_id: token for token, token_id in tokenizer.special.items()}
   text = ''
@@ -75,7 +76,7 @@ def _with_specials(ids: list[int], tokenizer) -> str:
   return text
 
 
-def statistics(examples: Sequence[Example], tokenizer, seq_len: int, system_prompt: str = '') -> dict:
+def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, system_prompt: str = '') -> dict:
   """Counts of the encoded examples, and rates measured on this machine.
 
   tokens: positions that enter the model. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.

@@ -20,6 +20,7 @@ from mathqwen.data import packing
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
+from mathqwen.text.tokenizer import Tokenizer
 
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
 WINDOW_ROWS = (16, 256)
@@ -102,7 +103,9 @@ def messages_of(example: Example, system_prompt: str = '') -> list[dict]:
   return messages
 
 
-def encode(examples: Sequence[Example], tokenizer, seq_len: int, system_prompt: str = '') -> tuple[Encoded, Report]:
+def encode(
+  examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, system_prompt: str = ''
+) -> tuple[Encoded, Report]:
   """(every usable example, tokenised; what was left out, by line).
 
   Left out are conversations that cannot be rendered, exact duplicates, those without a loss token, and those that need
@@ -122,7 +125,12 @@ def encode(examples: Sequence[Example], tokenizer, seq_len: int, system_prompt: 
 
 
 def _encode_chunk(
-  examples: Sequence[Example], tokenizer, seq_len: int, system_prompt: str, report: Report, seen: dict[bytes, str]
+  examples: Sequence[Example],
+  tokenizer: Tokenizer,
+  seq_len: int,
+  system_prompt: str,
+  report: Report,
+  seen: dict[bytes, str],
 ) -> Encoded:
   """The usable examples. Adds the others to `report`, and all that are kept to `seen`."""
   usable = []
@@ -222,6 +230,8 @@ class PackedRows(grain.IterDataset):
 
 
 class _PackedRowsIterator(grain.DatasetIterator):
+  """One row at a time. A window is packed when its first row is asked for, also after `set_state`."""
+
   def __init__(self, dataset: PackedRows):
     super().__init__()
     self._dataset = dataset
@@ -242,7 +252,7 @@ class _PackedRowsIterator(grain.DatasetIterator):
   def set_state(self, state: dict[str, int]) -> None:
     self._window = state['window']
     self._row = state['row']
-    self._rows = None  # packed when the next row is asked for
+    self._rows = None
 
 
 def packed_rows(sources: Sequence[Encoded], weights: Sequence[float], seq_len: int, seed: int) -> PackedRows:

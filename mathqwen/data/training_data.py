@@ -7,12 +7,13 @@ import numpy as np
 from mathqwen.config import DataConfig
 from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Report
+from mathqwen.text.tokenizer import Tokenizer
 
 
 class TrainingData:
   """The sources of a `DataConfig`, read, tokenised and split. All of this happens here, once."""
 
-  def __init__(self, cfg: DataConfig, tokenizer, shard: tuple[int, int] = (0, 1)):
+  def __init__(self, cfg: DataConfig, tokenizer: Tokenizer, shard: tuple[int, int] = (0, 1)):
     """shard: (this host, hosts). UserError: when a source cannot be read, or leaves nothing to train on."""
     self.cfg = cfg
     self.tokenizer = tokenizer

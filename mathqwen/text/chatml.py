@@ -16,8 +16,12 @@ Hugging Face turns it into the token.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError
+
+if TYPE_CHECKING:  # tokenizer.py imports CHAT_TEMPLATE from here
+  from mathqwen.text.tokenizer import Tokenizer
 
 ROLES = ('system', 'user', 'assistant')
 
@@ -36,7 +40,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def render(messages: Sequence[Mapping[str, str]], tokenizer) -> tuple[list[int], list[int]]:
+def render(messages: Sequence[Mapping[str, str]], tokenizer: 'Tokenizer') -> tuple[list[int], list[int]]:
   """(ids of the turns, loss mask of the same length): 1 where the token is trained on, 0 elsewhere.
 
   UserError: when `check` refuses the messages, or the tokenizer has no ChatML tokens.
@@ -44,7 +48,7 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer) -> tuple[list[int],
   return render_batch([messages], tokenizer)[0]
 
 
-def prompt(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
+def prompt(messages: Sequence[Mapping[str, str]], tokenizer: 'Tokenizer') -> list[int]:
   """Ids of the turns and of the header that asks for the next answer: '<|im_start|>assistant' and a newline.
 
   UserError: as `render`.
@@ -53,7 +57,9 @@ def prompt(messages: Sequence[Mapping[str, str]], tokenizer) -> list[int]:
   return ids + [tokenizer.im_start, *tokenizer.encode('assistant\n')]
 
 
-def render_batch(conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer) -> list[tuple[list[int], list[int]]]:
+def render_batch(
+  conversations: Sequence[Sequence[Mapping[str, str]]], tokenizer: 'Tokenizer'
+) -> list[tuple[list[int], list[int]]]:
   """`render` of each conversation, with a single call of the tokenizer, which is many times faster."""
   texts = ['assistant\n', '\n']
   for messages in conversations:

@@ -328,8 +328,10 @@ def test_impossible_settings_are_refused():
     pipeline.train_batches([encoded], (), 6, T, 0, shard=(0, 4))
   with pytest.raises(UserError, match='one number above 0'):
     pipeline.train_batches([encoded], (1, 2), 4, T, 0)
-  with pytest.raises(UserError, match='seq_len is 8'):
-    pipeline.train_batches([encoded], (), 4, 8, 0)
+  longest = max(len(encoded[i][0]) for i in range(20)) - 1
+  with pytest.raises(UserError, match=f'an example needs {longest} positions, seq_len is {longest - 1}'):
+    pipeline.packed_rows([encoded], (), longest - 1, 0)
+  assert pipeline.packed_rows([encoded], (), longest, 0).pack(0)['tokens'].shape[1] == longest
 
 
 # --- evaluation batches ---
