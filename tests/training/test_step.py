@@ -131,20 +131,38 @@ def test_masters_and_moments_are_float32_and_move(tiny_config):
     assert float(jnp.abs(a - b).max()) < 4.1e-5, path
 
 
-def test_dropout_differs_between_steps_and_parts(tiny_config, random_params):
+def test_dropout_differs_between_steps(tiny_config, random_params):
   cfg = tiny_config(num_hidden_layers=1)
-  params = random_params(cfg)
-  still = OptimConfig(learning_rate=1e-20, warmup_steps=0, schedule='constant')
-  step = Stepper(cfg, params, still, dropout=0.3)
+  no_learning = OptimConfig(learning_rate=1e-20, warmup_steps=0, schedule='constant')
+  step = Stepper(cfg, random_params(cfg), no_learning, dropout=0.3)
   batch = one_per_row(examples_of(2) * 2, 12)
   losses = [step(batch)['loss_sum'] for _ in range(3)]
-  assert len(set(losses)) == 3  # the weights stand still
+  assert len(set(losses)) == 3  # although the weights stay the same
   step.state = dataclasses.replace(step.state, step=step.state.step - 2)
-  assert step(batch)['loss_sum'] == losses[1]  # a step draws the same in a run that was continued
-  # Two parts that hold the same rows draw different masks: with one draw the sum would be twice a part's.
-  rows = one_per_row(examples_of(1) * 2, 12)
-  key, config = jax.random.key(0), train_config(dropout=0.3, micro_batches=2)
-  total = jax.jit(lambda p: step_lib.gradients(p, rows, key, cfg=cfg, train=config)[1])(params)
-  half = jax.tree.map(lambda x: x[:1], rows)
-  part = jax.jit(lambda p: step_lib.loss_fn(p, half, jax.random.fold_in(key, 0), cfg=cfg, train=config)[0])(params)
-  assert abs(float(total) - 2 * float(part)) > 1e-3
+  assert step(batch)['loss_sum'] == losses[1]  # a resumed run draws the same masks at the same step
+
+
+def test_micro_batches_draw_their_own_dropout(tiny_config, random_params):
+  """The gradient is the literal sum over micro-batches, each with the key folded with its index; not with one key."""
+  cfg, key = tiny_config(num_hidden_layers=1), jax.random.key(7)
+  params, batch = random_params(cfg), one_per_row(examples_of(4), 12)
+  config = train_config(dropout=0.3, micro_batches=2)
+  micro_batch = jax.jit(jax.value_and_grad(lambda p, rows, k: step_lib.loss_fn(p, rows, k, cfg=cfg, train=config)[0]))
+
+  def literal(keys):
+    """(gradient, sum of loss) with keys[0] for rows 0 and 2, keys[1] for rows 1 and 3."""
+    losses, grads = zip(
+      *(micro_batch(params, {name: x[i::2] for name, x in batch.items()}, k) for i, k in enumerate(keys)), strict=True
+    )
+    weight = batch['loss_weights'].sum()
+    return jax.tree.map(lambda a, b: (a + b) / weight, *grads), float(sum(losses))
+
+  got, loss_sum, _ = jax.jit(lambda p: step_lib.gradients(p, batch, key, cfg=cfg, train=config))(params)
+  first, second = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+  want, want_sum = literal([first, second])
+  assert float(loss_sum) == pytest.approx(want_sum, rel=2e-6)
+  assert_same_gradients(got, want)
+  for one_key in (key, first, second):
+    other, other_sum = literal([one_key, one_key])
+    assert abs(float(loss_sum) - other_sum) > 1e-2
+    assert float(jnp.abs(got['head'] - other['head']).max()) > 1e-3
