@@ -66,7 +66,6 @@ class Meter:
   def __enter__(self) -> 'Meter':
     self._thread = concurrent.futures.ThreadPoolExecutor(1)
     self._last_end = time.monotonic()
-    self._input_from = self._input_to = self._last_end
     return self
 
   def __exit__(self, *_):

@@ -84,6 +84,27 @@ def test_only_the_wait_of_idle_devices_is_lost(clock):
   assert [window['step_seconds'] for window in windows] == [7.0, 4.0, 9.0, 4.0]
 
 
+def test_time_before_the_rows_are_asked_for_is_not_input(clock):
+  """The host does something else for 3 seconds after the first step; the second one's rows take 2."""
+  with Meter(every=1, positions=10) as meter:
+    meter.add(0, metrics(107.0))
+    meter.drain()
+    clock[0] = 110.0
+    with meter.input():
+      clock[0] = 112.0
+    meter.add(1, metrics(116.0))
+    (window,) = meter.drain()
+  assert (window['input_seconds'], window['step_seconds']) == (2.0, 9.0)
+
+
+def test_the_text_has_the_loss_of_the_newest_step_and_the_speed_of_the_window(clock):
+  with Meter(every=10, positions=10) as meter:
+    meter.add(0, metrics(101.0, loss_sum=9.0, loss_tokens=2, tokens=8000))
+    meter.add(1, metrics(104.0, loss_sum=5.0, loss_tokens=4, tokens=2000))
+    meter.drain()
+  assert meter.text == 'loss 1.2500  2,500 tokens/s'
+
+
 def test_a_pause_is_in_no_step(clock):
   with Meter(every=2, positions=10) as meter:
     meter.add(0, metrics(101.0))
