@@ -1,5 +1,132 @@
-"""The Python face of mathqwen, for notebooks and programs: what the commands do, as functions."""
+"""The Python face of mathqwen, for notebooks and programs: what the commands do, as functions.
 
+They return what the commands print with `--json`, and raise `UserError` where the commands would print a line and exit.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from mathqwen.commands import evaluate as evaluate_command
+from mathqwen.commands import train as train_command
+from mathqwen.config import Experiment
+from mathqwen.errors import UserError, explain_os_error
 from mathqwen.inference.model import Model, load
 
-__all__ = ['Model', 'load']
+__all__ = ['Model', 'evaluate', 'load', 'train']
+
+
+def train(
+  config: str | os.PathLike | Experiment,
+  workdir: str | os.PathLike,
+  init: str | os.PathLike | None = None,
+  settings: Mapping[str, object] | None = None,
+  *,
+  data_dir: str | os.PathLike | None = None,
+  profile: int | None = None,
+) -> dict:
+  """Trains `config`, or continues the run in `workdir`, as `mathqwen train CONFIG --workdir DIR` does.
+
+  Args:
+    config: the name of an experiment in configs/, the path of a Python file that defines `config`, or an Experiment.
+    workdir: where checkpoints, metrics and the resolved config go; may be a URL such as gs://BUCKET/RUN.
+    init: the MODEL to start from: a Hugging Face directory, a name on its hub, or another run's workdir. 'random'
+      starts from random weights, None as the config says.
+    settings: settings to change, {'train.steps': 100, ...}; `mathqwen configs NAME` lists them.
+    data_dir: a local copy of the data sets.
+    profile: number of steps to trace into WORKDIR/profile.
+
+  Returns:
+    `step`, `loss` (nats per loss token), `tokens_per_second`, `step_seconds`, `checkpoint` (its path) and more: the
+    JSON of the command.
+
+  Raises:
+    UserError: when the user can fix something: a setting, a path, the data, a full disk.
+    Preempted: when SIGTERM stopped the run after it had saved; the same call continues it.
+  """
+  options = argparse.Namespace(
+    config=config if isinstance(config, Experiment) else os.fspath(config),
+    settings=settings or {},
+    init=_text(init),
+    data_dir=_text(data_dir),
+    workdir=_text(workdir),
+    profile=profile,
+    dry_run=False,
+    distributed=None,
+  )
+  with _as_user_errors():
+    return train_command.train(options)
+
+
+def evaluate(
+  model: Model | str | os.PathLike,
+  benchmarks: str | Iterable[str],
+  *,
+  data_dir: str | os.PathLike | None = None,
+  limit: int | None = None,
+  prompt: str | None = None,
+  rule: str | None = None,
+  out: str | os.PathLike | None = None,
+  max_new_tokens: int | None = None,
+  batch_size: int | None = None,
+  dtype: str | None = None,
+  samples: int | None = None,
+  temperature: float | None = None,
+  top_p: float | None = None,
+  top_k: int | None = None,
+  seed: int | None = None,
+  cache_dtype: str | None = None,
+  concurrency: int | None = None,
+  requests_per_minute: float | None = None,
+  timeout: float | None = None,
+) -> dict:
+  """Answers the problems of benchmarks and grades the answers, as `mathqwen evaluate MODEL` does.
+
+  Args:
+    model: a `Model`, as `load` returns it; or what the command takes: a Hugging Face directory, a name on its hub, a
+      run's workdir, or 'openai:URL#NAME' for a served model.
+    benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'.
+    out: the directory where records and scores go; the same call continues there.
+    dtype: of weights and activations, for a path; a `Model` has its own.
+    The others: as the flags of the command, see `mathqwen evaluate --help`; None takes the command's default.
+
+  Returns:
+    {'benchmarks': {name: scores}, 'tokens_per_second': ...}: the JSON of the command. Scores hold `n`, `correct`,
+    `accuracy` (a fraction of 1), `stderr`, `unextractable`, `truncated`, `rule`, `prompt` and more.
+
+  Raises:
+    UserError: when the user can fix something: a name, a path, an argument, the data.
+  """
+  options = argparse.Namespace(**locals(), distributed=None)
+  options.model = _text(model) if isinstance(model, str | os.PathLike) else model
+  options.data_dir, options.out = _text(data_dir), _text(out)
+  if isinstance(model, Model) and dtype is not None:
+    raise UserError(f'dtype is {dtype!r}: a loaded model keeps its own, {model.dtype!r}; give dtype to mathqwen.load')
+  with _as_user_errors():
+    return evaluate_command.evaluate(options)
+
+
+def _text(path: str | os.PathLike | None) -> str | None:
+  return None if path is None else os.fspath(path)
+
+
+@contextlib.contextmanager
+def _as_user_errors() -> Iterator[None]:
+  """Raises UserError for an error of the operating system that the user can fix, as the command line reports it.
+
+  Also keeps TFDS, grain and orbax from logging a traceback for every error that they raise.
+  """
+  absl = logging.getLogger('absl')
+  level = absl.level
+  absl.setLevel(logging.CRITICAL)
+  try:
+    yield
+  except OSError as error:
+    message = explain_os_error(error)
+    if message is None:
+      raise
+    raise UserError(message) from error
+  finally:
+    absl.setLevel(level)

@@ -12,7 +12,7 @@ import pathlib
 import runpy
 import traceback
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
@@ -270,34 +270,55 @@ def _line_of(error: Exception, path: pathlib.Path) -> int:
   return lines[-1] if lines else 1
 
 
-def override(experiment: Experiment, settings: Sequence[str]) -> Experiment:
-  """`experiment` with each 'a.b=value' applied. UserError for what does not exist, is not allowed, or goes unread."""
-  changes: dict[str, object] = {}
-  for text in settings:
-    name, separator, value = text.partition('=')
-    if not separator:
-      raise UserError(f'--set {text}: write it as name=value, for example --set train.steps=100')
-    if name not in SETTINGS:
-      raise UserError(f'--set {name}: there is no such setting{did_you_mean(name, SETTINGS)}')
-    changes[name] = SETTINGS[name].parse(name, value)
+def override(experiment: Experiment, settings: Sequence[str] | Mapping[str, object]) -> Experiment:
+  """`experiment` with settings changed.
+
+  settings: texts 'a.b=value', as --set takes them, or {'a.b': value of the setting's type}.
+  UserError for a setting that does not exist, has a value that is not allowed, or would not be read.
+  """
+  changes = dict(settings) if isinstance(settings, Mapping) else _parse_all(settings)
+  for name in changes:
+    _check_exists(name)
   experiment = _replace(experiment, changes)
   _refuse_unread(experiment, changes)
   return experiment
 
 
-def resolve(
-  config: str, settings: Sequence[str] = (), init: str | None = None, data_dir: str | None = None
-) -> Experiment:
-  """The experiment that a command line describes: `config` by name or path, its flags, and --set on top.
+def _parse_all(texts: Sequence[str]) -> dict[str, object]:
+  changes = {}
+  for text in texts:
+    name, separator, value = text.partition('=')
+    if not separator:
+      raise UserError(f'--set {text}: write it as name=value, for example --set train.steps=100')
+    _check_exists(name)
+    changes[name] = SETTINGS[name].parse(name, value)
+  return changes
 
-  settings: 'a.b=value' each. init: as --init; 'random' starts from random weights. data_dir: as --data-dir.
+
+def _check_exists(name: str) -> None:
+  if name not in SETTINGS:
+    raise UserError(f'--set {name}: there is no such setting{did_you_mean(name, SETTINGS)}')
+
+
+def resolve(
+  config: str | Experiment,
+  settings: Sequence[str] | Mapping[str, object] = (),
+  init: str | None = None,
+  data_dir: str | None = None,
+) -> Experiment:
+  """The experiment that a command describes: `config`, the values of its flags, and `settings` on top.
+
+  config: a name, a path or an experiment. settings: as `override` takes them. init: as --init; 'random' starts from
+  random weights. data_dir: as --data-dir.
   """
-  from_flags = []
+  experiment = config if isinstance(config, Experiment) else load(config)
+  changes = dict(settings) if isinstance(settings, Mapping) else _parse_all(settings)
+  from_flags: dict[str, object] = {}
   if init is not None:
-    from_flags.append(f'init={"None" if init == "random" else init}')
+    from_flags['init'] = None if init in ('random', 'None', 'none') else init
   if data_dir is not None:
-    from_flags.append(f'data.data_dir={data_dir}')
-  return override(load(config), [*from_flags, *settings])
+    from_flags['data.data_dir'] = data_dir
+  return override(experiment, from_flags | changes)
 
 
 def _refuse_unread(experiment: Experiment, changed) -> None:

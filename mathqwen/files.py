@@ -1,14 +1,15 @@
-"""Files that are either the old or the new one, whole, whatever happens in between."""
+"""Writing files so that a reader finds either the old content or the new one, never a part of it."""
 
 import contextlib
 import os
 import pathlib
 import secrets
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def named(path: os.PathLike):
-  """An error of writing says which file: the operating system names it only where opening fails."""
+def named(path: os.PathLike) -> Iterator[None]:
+  """Puts `path` into an OSError raised inside: the operating system names the file only when opening it fails."""
   try:
     yield
   except OSError as error:
@@ -16,9 +17,14 @@ def named(path: os.PathLike):
     raise
 
 
-def write_atomically(path: pathlib.Path, data: bytes):
+def write_atomically(path: pathlib.Path, data: bytes) -> None:
+  """Writes `data` beside `path` and renames it to `path` once it is on the disk. Makes the directory if needed.
+
+  OSError, naming `path`, when the disk is full or cannot be written; `path` is then unchanged.
+  """
   path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')  # several hosts may write one file
+  # A name of its own, because several hosts may write the same file at the same time.
+  part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
   try:
     with named(path):
       with open(part, 'wb') as file:
@@ -27,5 +33,5 @@ def write_atomically(path: pathlib.Path, data: bytes):
         os.fsync(file.fileno())
       os.replace(part, path)
   except BaseException:
-    part.unlink(missing_ok=True)  # it would fill a full disk
+    part.unlink(missing_ok=True)  # a full disk needs the space
     raise

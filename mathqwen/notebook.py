@@ -2,8 +2,8 @@
 
 %mathqwen train gsm8k_0_5b --workdir {WORKDIR}
 
-It runs in the kernel's process, because a TPU belongs to one process: once the kernel holds it, `!mathqwen` finds none.
-A command that fails ends "Run all", which `!` does not.
+It runs in the process of the kernel, because only one process can use a TPU: once the kernel has it, `!mathqwen` finds
+none. A command that fails stops "Run all", which a failing `!` command does not.
 """
 
 import shlex
@@ -13,15 +13,16 @@ from IPython.core.error import UsageError
 from mathqwen import cli
 
 
-def run(line: str):
-  """`mathqwen LINE`, which IPython has filled in; UsageError unless it ends well."""
+def run(line: str) -> None:
+  """Runs `mathqwen LINE`; IPython has already filled in the {variables}. UsageError when the command fails."""
   try:
     status = cli.main(shlex.split(line))
-  except SystemExit as end:  # --help
+  except SystemExit as end:  # of --help
     status = end.code
   if status:
-    raise UsageError(f'mathqwen ended with status {status}, and says why above')
+    raise UsageError(f'mathqwen ended with status {status}; the reason is printed above')
 
 
-def load(shell):
+def load(shell) -> None:
+  """Registers %mathqwen in the IPython shell."""
   shell.register_magic_function(run, magic_name='mathqwen')

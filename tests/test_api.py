@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import mathqwen
-from mathqwen import api, config
+from mathqwen import api, cli, config
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
@@ -239,9 +240,13 @@ def test_importing_starts_nothing():
 def test_public_names(model):
   assert mathqwen.render is chatml.render
   assert mathqwen.load is api.load and mathqwen.UserError is UserError
+  assert mathqwen.train is api.train and mathqwen.evaluate is api.evaluate
   assert mathqwen.load_tokenizer().vocab_size == 1024
   for name in mathqwen.__all__:
-    assert getattr(mathqwen, name)
+    assert getattr(mathqwen, name).__doc__
+  assert {name for name in dir(mathqwen) if not name.startswith('_')} == {
+    'UserError', 'evaluate', 'load', 'load_ipython_extension', 'load_tokenizer', 'render', 'train'
+  }  # fmt: skip
   with pytest.raises(AttributeError, match='no_such_name'):
     mathqwen.no_such_name  # noqa: B018
 
@@ -258,3 +263,72 @@ def test_public_names(model):
 def test_what_logits_refuses(tokens, message, model):
   with pytest.raises(UserError, match=message):
     model.logits(tokens)
+
+
+# --- train and evaluate, as the commands ---
+
+
+def printed(capsys, *command):
+  """The JSON of a command."""
+  assert cli.main([*map(str, command), '--json']) == 0
+  return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_train(tiny, tmp_path, capsys):
+  """The same keys and the same loss, to the last bit."""
+  settings = {'train.steps': 6, 'train.log_every': 2, 'optim.learning_rate': 1e-3}
+  ours = mathqwen.train(tiny.config, tmp_path / 'python', init='random', settings=settings)
+  words = [f'--set={name}={value}' for name, value in settings.items()]
+  theirs = printed(capsys, 'train', tiny.config, '--workdir', tmp_path / 'shell', '--init', 'random', *words)
+  assert ours.keys() == theirs.keys()
+  for key in ('step', 'loss', 'eval_loss', 'tokens', 'packing_efficiency'):
+    assert ours[key] == theirs[key]
+  assert (ours['step'], ours['checkpoint']) == (6, f'{tmp_path}/python/checkpoints/6')
+  resolved = [(tmp_path / name / 'experiment.json').read_text() for name in ('python', 'shell')]
+  assert resolved[0] == resolved[1]
+  # An Experiment; and a run that continues
+  experiment = config.override(config.load(tiny.config), settings)
+  assert mathqwen.train(experiment, str(tmp_path / 'python'))['loss'] == ours['loss']
+
+
+def test_train_refuses_as_the_command_does(tiny, tmp_path, monkeypatch):
+  for arguments, message in [
+    (('dem', tmp_path / 'run'), "no config 'dem': known are"),
+    ((tiny.config, tmp_path / 'run', None, {'train.step': 5}), "did you mean 'train.steps'?"),
+    ((tiny.config, tmp_path / 'run', None, {'train.steps': '5'}), "train.steps is '5': it must be a whole number"),
+    ((tiny.config, tmp_path / 'run', tmp_path / 'none'), f'no model at {tmp_path}/none'),
+  ]:
+    with pytest.raises(UserError, match=re.escape(message)):
+      mathqwen.train(*arguments)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_evaluate(model, trained, tiny, tmp_path, capsys):
+  """Of a loaded model and of its path, as the command; records and scores included."""
+  options = {'data_dir': tiny.data_dir, 'limit': 4, 'max_new_tokens': 5}
+  loaded = mathqwen.evaluate(model, ['arithmetic'], out=tmp_path / 'loaded', **options)
+  opened = mathqwen.evaluate(trained, 'arithmetic', out=tmp_path / 'opened', **options)
+  words = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--limit', '4', '--max-new-tokens', '5']
+  theirs = printed(capsys, 'evaluate', trained, *words, '--out', tmp_path / 'shell')
+  assert loaded.keys() == opened.keys() == theirs.keys()
+  records = [(tmp_path / name / 'arithmetic' / 'records.jsonl').read_text() for name in ('loaded', 'opened', 'shell')]
+  assert records[0] == records[1] == records[2]
+  timed = ('seconds', 'tokens_per_second', 'time', 'date', 'command', 'peak_rss_bytes')
+  for ours in (loaded, opened):
+    scores, expected = ours['benchmarks']['arithmetic'], theirs['benchmarks']['arithmetic']
+    assert scores.keys() == expected.keys()
+    assert {k: v for k, v in scores.items() if k not in timed} == {k: v for k, v in expected.items() if k not in timed}
+
+
+def test_evaluate_refuses_as_the_command_does(model, tiny, tmp_path):
+  for arguments, message in [
+    ({'benchmarks': 'gsm8'}, "unknown benchmark 'gsm8'; did you mean 'gsm8k'?"),
+    ({'limit': 0}, 'limit is 0; it must be 1 or more'),
+    ({'timeout': 3}, '--timeout is for openai:URL#MODEL only'),
+    ({'dtype': 'bfloat16'}, "a loaded model keeps its own, 'float32'"),
+    ({'model': 'openai:http://localhost:1#m', 'dtype': 'float32'}, "--dtype is the server's affair"),
+    ({'out': tmp_path / 'file'}, 'file/arithmetic: Not a directory; a file stands where a directory is needed'),
+  ]:
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(UserError, match=re.escape(message)):
+      mathqwen.evaluate(**{'model': model, 'benchmarks': 'arithmetic', 'data_dir': tiny.data_dir, **arguments})

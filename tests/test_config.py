@@ -163,6 +163,71 @@ def test_json_with_a_wrong_type(base):
     config.from_json(text, 'here')
 
 
+# --- declarations ---
+
+
+def test_choices_are_what_the_code_knows():
+  """config.py imports neither JAX nor the code that these names choose from."""
+  from mathqwen.commands import evaluate
+  from mathqwen.model import attention, cache, qwen
+  from mathqwen.planning import search
+  from mathqwen.training import optim
+
+  choices = {name: setting.choices for name, setting in config.SETTINGS.items() if setting.choices}
+  assert set(choices) == {'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
+  assert choices['train.remat'] == tuple(qwen.REMAT) == ('none', *search.POLICIES)
+  assert set(choices['train.attention']) == {'auto', *attention.IMPLEMENTATIONS}
+  for schedule in choices['optim.schedule']:
+    assert float(optim.schedule(OptimConfig(schedule=schedule, warmup_steps=2), 10)(2)) == pytest.approx(2e-5)
+  assert evaluate.CACHE_DTYPES == cache.DTYPES
+
+
+def test_a_setting_that_changes_no_weight_may_change_on_resume():
+  changed_by_resume = {n for n, s in config.SETTINGS.items() if s.resume() != 'no'}
+  assert {n for n, s in config.SETTINGS.items() if not s.changes_weights} == changed_by_resume - {'init', 'train.steps'}
+
+
+def test_every_setting_has_a_help():
+  for name, setting in config.SETTINGS.items():
+    assert len(setting.help) > 5 and '|' not in setting.help, name
+    assert not setting.help.endswith('.'), name
+
+
+@pytest.mark.parametrize(
+  'name, allowed',
+  [
+    ('train.steps', 'at least 1'),
+    ('optim.beta1', 'at least 0 and below 1'),
+    ('optim.final_ratio', 'from 0 to 1'),
+    ('optim.learning_rate', 'above 0 and finite'),
+    ('optim.clip_norm', 'above 0'),
+    ('optim.schedule', 'one of cosine, linear, constant'),
+    ('data.weights', 'above 0 and finite'),
+    ('data.system_prompt', ''),
+  ],
+)
+def test_bounds_in_words(name, allowed):
+  assert config.SETTINGS[name].allowed() == allowed
+
+
+def test_values_at_the_bounds(base):
+  for setting in ('optim.clip_norm=inf', 'optim.beta1=0', 'optim.final_ratio=1', 'data.seed=4294967295'):
+    override(base, [setting])
+  for setting in ('optim.clip_norm=nan', 'optim.beta1=1', 'optim.final_ratio=1.1', 'data.seed=4294967296'):
+    with pytest.raises(UserError, match='it must be'):
+      override(base, [setting])
+
+
+def test_changes_as_values(base):
+  assert override(base, {'train.steps': 2000, 'data.weights': (1.0,)}) == override(
+    base, ['train.steps=2000', 'data.weights=1']
+  )
+  with pytest.raises(UserError, match="train.steps is '2000': it must be a whole number"):
+    override(base, {'train.steps': '2000'})
+  with pytest.raises(UserError, match="no such setting; did you mean 'train.steps'"):
+    override(base, {'train.step': 2000})
+
+
 # --- files ---
 
 

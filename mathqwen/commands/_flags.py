@@ -49,6 +49,13 @@ def add_config(parser: Parser):
   )
 
 
+def add_setting(parser: Parser, flag: str, name: str, metavar: str):
+  """Adds the flag that sets the setting `name`; the setting's declaration has the help."""
+  from mathqwen.config import SETTINGS
+
+  parser.add_argument(flag, metavar=metavar, help=f'setting {name}: {SETTINGS[name].help}')
+
+
 def add_settings(parser: Parser, more: str = ''):
   parser.add_argument(
     '--set',
@@ -56,7 +63,8 @@ def add_settings(parser: Parser, more: str = ''):
     default=[],
     dest='settings',
     metavar='A.B=VALUE',
-    help=f'change a setting, for example train.steps=100; may be repeated{more}',
+    help='change a setting, for example train.steps=100; may be repeated. `mathqwen configs CONFIG` lists all settings '
+    f'with their values, help and bounds{more}',
   )
 
 

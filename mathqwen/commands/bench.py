@@ -11,34 +11,34 @@ VERBS = {
   'train': 'the whole training step, AdamW included',
   'decode': 'greedy decoding with the KV cache',
 }
-# {flag: (default, help)}. The first table sets fields of ModelConfig.
+# Fields of ModelConfig and their values in a benchmark; their declarations have the help.
 MODEL = {
-  'num-hidden-layers': (8, 'layers, L'),
-  'hidden-size': (512, 'width of the residual stream, D'),
-  'intermediate-size': (1408, 'width of the MLP, F'),
-  'num-attention-heads': (8, 'query heads, N'),
-  'num-key-value-heads': (4, 'key and value heads, K'),
-  'head-dim': (64, 'width of a head, H'),
-  'vocab-size': (32_000, 'rows of the embedding, V'),
-  'tie-word-embeddings': (False, 'use the embedding as output head'),
-  'qkv-bias': (True, 'biases on queries, keys and values, as in Qwen-1 to Qwen2.5'),
-  'qk-norm': (False, 'RMSNorm on queries and keys, as in Qwen3'),
+  'num_hidden_layers': 8,
+  'hidden_size': 512,
+  'intermediate_size': 1408,
+  'num_attention_heads': 8,
+  'num_key_value_heads': 4,
+  'head_dim': 64,
+  'vocab_size': 32_000,
+  'tie_word_embeddings': False,
+  'qkv_bias': True,
+  'qk_norm': False,
 }
+# Fields of TrainConfig, for `train`
+TRAIN = {'dropout': 0.0, 'remat': 'dots', 'attention': 'auto'}
+# {verb: {option: (default, help)}}
 OPTIONS = {
   'train': {
     'batch': (2, 'rows in a step'),
-    'seq-len': (1024, 'tokens in a row'),
-    'loss-share': (0.55, 'share of the positions that have a loss'),
-    'dropout': (0.0, 'setting train.dropout; with --torch only ours has it'),
-    'remat': ('dots', 'setting train.remat'),
-    'attention': ('auto', 'setting train.attention'),
+    'seq_len': (1024, 'tokens in a row'),
+    'loss_share': (0.55, 'share of the positions that have a loss'),
     'steps': (5, 'timed steps, after one that is not timed'),
   },
   'decode': {
     'batch': (8, 'prompts decoded at the same time'),
     'prompt': (128, 'tokens in a prompt'),
-    'new-tokens': (128, 'tokens decoded for each prompt'),
-    'long-tail': (
+    'new_tokens': (128, 'tokens decoded for each prompt'),
+    'long_tail': (
       0,
       'answers of the lengths of GSM8K, decoded continuously and in batches that wait for their longest; 0 skips this',
     ),
@@ -48,36 +48,48 @@ OPTIONS = {
 
 
 def add_flags(parser: _flags.Parser):
+  from mathqwen.config import SETTINGS
+
   verbs = _flags.add_verbs(parser, '|'.join(VERBS))
   for name, text in VERBS.items():
     verb = _flags.add_command(verbs, name, text, run)
-    for flag, (default, what) in (MODEL | OPTIONS[name]).items():
-      if isinstance(default, bool):
-        verb.add_argument(f'--{flag}', action=argparse.BooleanOptionalAction, default=default, help=what)
-      else:
-        kind = type(default)
-        metavar = {int: 'N', float: 'X', str: 'NAME'}[kind]
-        text = f'{what} (default: %(default)s)'
-        verb.add_argument(f'--{flag}', type=kind, default=default, metavar=metavar, help=text)
+    for field, default in MODEL.items():
+      _add_value(verb, field, default, SETTINGS[f'model.{field}'].help)
+    for field, default in TRAIN.items() if name == 'train' else ():
+      setting = SETTINGS[f'train.{field}']
+      _add_value(verb, field, default, setting.help, setting.choices or None)
+    for option, (default, what) in OPTIONS[name].items():
+      _add_value(verb, option, default, what)
     verb.add_argument(
       '--dtype', choices=_flags.DTYPES, default='float32', help='of weights and activations (default: %(default)s)'
     )
     verb.add_argument('--torch', action='store_true', help='measure torch and transformers too, in turn (extra: dev)')
 
 
+def _add_value(parser: _flags.Parser, name: str, default, what: str, choices: tuple[str, ...] | None = None):
+  """Adds the flag for `name`, of the type of its default."""
+  flag = f'--{name.replace("_", "-")}'
+  if isinstance(default, bool):
+    parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=what)
+    return
+  metavar = None if choices else {int: 'N', float: 'X', str: 'NAME'}[type(default)]
+  what = f'{what} (default: %(default)s)'
+  parser.add_argument(flag, type=type(default), default=default, choices=choices, metavar=metavar, help=what)
+
+
 def run(args) -> dict:
   from mathqwen.bench import measurement, sides
   from mathqwen.model.config import ModelConfig
 
-  def values(flags) -> dict:
-    names = [flag.replace('-', '_') for flag in flags]
+  def values(names) -> dict:
     return {name: getattr(args, name) for name in names}
 
   if args.verb == 'train':
     positions = args.seq_len
+    options = values(TRAIN | OPTIONS['train'])
   else:
     positions = args.prompt + max(args.new_tokens, sides.GSM8K_TOKENS[-1])
+    options = values(OPTIONS['decode'])
   cfg = ModelConfig(**values(MODEL), max_position_embeddings=positions)
-  options = values(OPTIONS[args.verb])
   turns = options.pop('steps')
   return measurement.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=turns, **options)

@@ -23,7 +23,7 @@ def add_flags(parser: _flags.Parser):
   inspect.add_argument(
     '--tokenizer', metavar='DIR', help="a directory with tokenizer files (default: this package's small tokenizer)"
   )
-  inspect.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (setting data.data_dir)')
+  _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(inspect)
 
 

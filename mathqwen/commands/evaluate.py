@@ -11,8 +11,8 @@ HELP = 'answer the problems of benchmarks, grade the answers and record each of 
 
 CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
 BATCH_SIZE = 64
-ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.run.Ask
-DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.run.Decoding
+ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.ask.Ask
+DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
 SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals.endpoint.evaluate
 OURS = ('batch_size', 'dtype', 'distributed', *DECODING)  # flags that a served model does not take
 
@@ -61,27 +61,34 @@ def add_flags(parser: _flags.Parser):
 
 
 def run(args) -> dict:
-  from mathqwen.evals import prompts, run
   from mathqwen.evals.report import table
-  from mathqwen.grading import grade
 
-  # All arguments first: opening a model takes a while.
-  chosen = run.choose(args.benchmarks)
-  if args.prompt:
-    prompts.get(args.prompt)
-  if args.rule:
-    grade.get(args.rule)
-  is_served = args.model.startswith('openai:')
-  for name in _given(args, OURS if is_served else SERVED):
-    why = "the server's affair; leave it out" if is_served else 'for openai:URL#MODEL only'
-    raise UserError(f'--{name.replace("_", "-")} is {why}')
-
-  result = _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
+  result = evaluate(args)
   if hosts.share()[0] == 0:
     _scores.show(result)
     if args.out and not args.json:
       print(table.after_evaluation([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
   return result
+
+
+def evaluate(args) -> dict:
+  """What `run` does, without printing the scores. args.model may be a `Model`, which then keeps its weights.
+
+  UserError for bad arguments, before a model is opened, and for bad data, before anything is generated.
+  """
+  from mathqwen.evals import ask, prompts
+  from mathqwen.grading import grade
+
+  chosen = ask.choose(args.benchmarks)
+  if args.prompt:
+    prompts.get(args.prompt)
+  if args.rule:
+    grade.get(args.rule)
+  is_served = isinstance(args.model, str) and args.model.startswith('openai:')
+  for name in _given(args, OURS if is_served else SERVED):
+    why = "the server's affair; leave it out" if is_served else 'for openai:URL#MODEL only'
+    raise UserError(f'--{name.replace("_", "-")} is {why}')
+  return _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
 
 
 def _given(args, names) -> dict:
@@ -90,22 +97,26 @@ def _given(args, names) -> dict:
 
 
 def _ask_endpoint(args, chosen) -> dict:
-  from mathqwen.evals import endpoint, run
+  from mathqwen.evals import endpoint
+  from mathqwen.evals.ask import Ask
 
-  return endpoint.evaluate(args.model, chosen, run.Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
+  return endpoint.evaluate(args.model, chosen, Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
 
 
 def _ask_model(args, chosen) -> dict:
   from mathqwen.evals import run
+  from mathqwen.evals.ask import Ask, Decoding
 
   batch_size = BATCH_SIZE if args.batch_size is None else args.batch_size
-  ask = run.Ask(**_given(args, ASK), decoding=run.Decoding(**_given(args, DECODING)))
+  ask = Ask(**_given(args, ASK), decoding=Decoding(**_given(args, DECODING)))
   if args.distributed:
     _join_hosts(args)
+  if not isinstance(args.model, str):
+    return run.evaluate(args.model, chosen, ask, out=args.out, batch_size=batch_size)
   model, read = _models.open_model(args.model, args.dtype)
-  with run.prepare(model, chosen, ask, args.out, batch_size) as prepared:
+  with run.prepare(model, chosen, ask, args.out, batch_size) as opened:
     model.params = read()
-    return run.run(model, prepared, batch_size)
+    return run.run(model, opened, batch_size)
 
 
 def _join_hosts(args):

@@ -9,8 +9,8 @@ HELP = 'train a config, or continue the run in --workdir'
 def add_flags(parser: _flags.Parser):
   _flags.add_config(parser)
   parser.add_argument('--workdir', metavar='DIR', help='where checkpoints, metrics and the resolved config go')
-  parser.add_argument('--init', metavar='MODEL', help="the MODEL to start from (setting init), or 'random'")
-  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets (setting data.data_dir)')
+  _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
+  _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(parser)
   _flags.add_distributed(parser, 'one run over several hosts')
   parser.add_argument(
@@ -31,6 +31,12 @@ def run(args) -> dict:
     raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
   if args.profile is not None and args.dry_run:
     raise UserError('--dry-run takes no step that --profile could trace: leave out one of them')
+  return train(args)
+
+
+def train(args) -> dict:
+  """What `run` does once the flags are known to fit together. args.config and args.settings: as `config.resolve` takes
+  them."""
   from mathqwen import config
 
   # Before JAX is imported: a misspelled setting is reported at once.
