@@ -267,7 +267,7 @@ def packed_rows(sources: Sequence[Encoded], weights: Sequence[float], seq_len: i
   positions = sum(source.positions for source in sources)
   fewest, most = WINDOW_ROWS
   rows = min(max(positions / seq_len, fewest), most)
-  window = max(1, round(rows * seq_len * examples / positions))
+  window = round(rows * seq_len * examples / positions)
   return PackedRows(_stream(sources, weights, seed), window, seq_len, seed)
 
 

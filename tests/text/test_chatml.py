@@ -141,6 +141,8 @@ def test_leading_newline_of_an_answer_is_where_hugging_face_may_differ(both):
     ('text', 'no messages'),
     ({'role': 'user', 'content': 'a'}, 'no messages'),
     (None, 'no messages'),
+    (7, 'no messages'),
+    ({'user': 'a'}.items(), 'no messages'),  # not a sequence
     ([{'role': 'tool', 'content': 'a'}], "unknown role 'tool'"),
     ([{'role': ['user'], 'content': 'a'}], 'unknown role'),
     ([{'role': 'user', 'content': None}], r'message 0 \(user\): content is NoneType'),
