@@ -150,6 +150,7 @@ def test_a_download_of_ones_own_is_prepared(tasks, sums, tmp_path, monkeypatch):
     ('x = 1\n', r'sums.py does not define `BENCHMARK = Benchmark\(...\)`'),
     (TASK.replace("Benchmark(\n  'sums'", "Benchmark(\n  'gsm8k'"), r"sums.py: a benchmark 'gsm8k' exists already"),
     (TASK.replace("name='sums'", "name='math'"), r"sums.py: a data set 'math' exists already"),
+    (TASK.replace('  size=2,\n', ''), r'sums.py:\d+: ValueError: sums has published figures and no size'),
     (f"{TASK}\nDATA = 'sums.jsonl'\n", 'sums.py: DATA must be a DataSet, not str'),
   ],
 )

@@ -51,6 +51,10 @@ class Benchmark:
   # A benchmark with such figures is always a column of the table.
   table12: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
 
+  def __post_init__(self):
+    if self.table12 and self.size is None:
+      raise ValueError(f'{self.name} has published figures and no size: the number of problems that they are of')
+
   def groups_of(self, record: Mapping) -> list[str]:
     """The groups a record belongs to: `['Level 5', 'Algebra']`."""
     fields = {**record, **(record.get('extra') or {})}
