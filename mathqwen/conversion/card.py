@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how it was trained, what it scored. Every figure is read from a file."""
+"""The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
 from mathqwen import config
 from mathqwen.evals import provenance
@@ -7,19 +7,22 @@ from mathqwen.hf import hub
 from mathqwen.storage.source import Source
 from mathqwen.text.bpe import IM_START
 
-SETTINGS = ('data', 'optim', 'train')
+SETTINGS = ('data', 'optim', 'train')  # sections of the config that the card lists
 
 
 def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]) -> str:
-  """Markdown with the front matter of the hub. scores: what `mathqwen evaluate --out` wrote."""
-  made, run = provenance.provenance(), source.experiment
-  trained = source.step if run is not None else None
+  """Markdown with the front matter that the Hugging Face hub reads.
+
+  dtype: of the files; None: each weight's own. scores: directories that `mathqwen evaluate --out` wrote.
+  UserError: when there are no scores in one of them.
+  """
+  hub_name = _hub_name(source)
   lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
-  hub_name = None
-  if run is not None and run.init and run.init.startswith(hub.PREFIX):
-    hub_name = hub.name_of(run.init)
-    lines.append(f'base_model: {hub_name}')  # the hub takes no other names
-  lines += ['---', '', f'# {source.name.rstrip("/").split("/checkpoints/")[0].split("/")[-1]}', '']
+  if hub_name is not None:
+    lines.append(f'base_model: {hub_name}')
+  lines += ['---', '', f'# {_title(source.name)}', '']
+
+  made = provenance.provenance()
   commit = f', commit {made["commit"]}' if made['commit'] else ''
   lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
   if layout == 'qwen1':
@@ -28,27 +31,47 @@ def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]
     lines += ['', '## Prompt', '', 'ChatML, as in the chat template; answers are decoded greedily.']
   if source.system_prompt:
     lines += ['', f'System turn: `{source.system_prompt}`']
-  if trained:
-    start = hub_name or _shown(run.init or 'random weights')
-    lines += [
-      '',
-      '## Training',
-      '',
-      f'{trained:,} steps from {start} with the recipe of the Qwen Technical Report, section 5 (cross-entropy on the '
-      'assistant turns, AdamW, warmup, then decay), with these settings:',
-      '',
-      '| setting | value |',
-      '|---|---|',
-    ]
-    flat = config.to_flat(run)
-    lines += [f'| `{name}` | {_shown(value)} |' for name, value in flat.items() if name.split('.')[0] in SETTINGS]
+  if source.experiment is not None and source.step:  # step 0 is a converted model, which was not trained here
+    lines += _training(source, hub_name)
   if scores:
     lines += ['', '## Scores', '', table.table(scores).strip()]
   return '\n'.join(lines) + '\n'
 
 
-def _shown(value) -> str:
-  """A setting without the folders of the machine that it was used on."""
+def _hub_name(source: Source) -> str | None:
+  """The model on the hub that a run started from. The hub accepts nothing else as `base_model`."""
+  run = source.experiment
+  if run is None or not run.init or not run.init.startswith(hub.PREFIX):
+    return None
+  return hub.name_of(run.init)
+
+
+def _title(name: str) -> str:
+  """'gsm8k' for 'runs/gsm8k/checkpoints/500'."""
+  return name.rstrip('/').split('/checkpoints/')[0].split('/')[-1]
+
+
+def _training(source: Source, hub_name: str | None) -> list[str]:
+  """Lines of the section about a run of ours: where it started, and its settings in a table."""
+  start = hub_name or _without_folders(source.experiment.init or 'random weights')
+  lines = [
+    '',
+    '## Training',
+    '',
+    f'{source.step:,} steps from {start} with the recipe of the Qwen Technical Report, section 5 (cross-entropy on the '
+    'assistant turns, AdamW, warmup, then decay), with these settings:',
+    '',
+    '| setting | value |',
+    '|---|---|',
+  ]
+  for name, value in config.to_flat(source.experiment).items():
+    if name.split('.')[0] in SETTINGS:
+      lines.append(f'| `{name}` | {_without_folders(value)} |')
+  return lines
+
+
+def _without_folders(value) -> str:
+  """A setting as text. Of paths only the last part: the folders of a machine tell the reader of a card nothing."""
   if isinstance(value, tuple):
-    return ', '.join(map(_shown, value))
+    return ', '.join(map(_without_folders, value))
   return value.rstrip('/').split('/')[-1] if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""Models by their name on the Hugging Face hub, with the `hf` extra."""
+"""Models by their name on the Hugging Face hub. Downloading needs the `hf` extra."""
 
 import pathlib
 import re
@@ -7,25 +7,34 @@ import sys
 from mathqwen.errors import UserError
 
 PREFIX = 'hf://'
-# Weights, configs and tokenizer files; no code, no pickles.
+# Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
 
 
 def name_of(path: str) -> str | None:
-  """'Qwen/Qwen2.5-0.5B' of 'hf://Qwen/Qwen2.5-0.5B', or of itself where neither it nor its folder is on this disk."""
+  """The name on the hub that a MODEL stands for, or None when it is a path.
+
+  'Qwen/Qwen2.5-0.5B' for 'hf://Qwen/Qwen2.5-0.5B'. Also for 'Qwen/Qwen2.5-0.5B' itself, unless it or its folder is on
+  this disk: then it is a path, perhaps a misspelt one.
+  UserError: when the text after hf:// is not ORGANISATION/NAME.
+  """
   name = path.removeprefix(PREFIX)
+  has_prefix = name != path
   if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
-    if name != path:
+    if has_prefix:
       raise UserError(f'{path} is not a name on the hub: write {PREFIX}ORGANISATION/NAME')
     return None
-  if name != path:
+  if has_prefix:
     return name
   local = pathlib.Path(path)
   return None if local.exists() or local.parent.exists() else name
 
 
 def fetch(name: str) -> str:
-  """Downloads what is not in the hub's cache yet; the directory with the files."""
+  """Downloads the files of a model that are not in the hub's cache yet. Returns the directory with the files.
+
+  UserError: when huggingface_hub is not installed, or the hub does not give the files.
+  """
   try:
     import huggingface_hub
     from huggingface_hub import errors

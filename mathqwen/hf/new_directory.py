@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from mathqwen.errors import UserError
 
 
-def check_target(directory: str):
+def check_target(directory: str) -> None:
   """UserError: when `directory` cannot become a new directory, because it is a file or not empty, for example."""
   directory = str(directory)
   if '://' in directory:
@@ -85,7 +85,7 @@ def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
       shutil.rmtree(temporary, ignore_errors=True)
 
 
-def together(work: Callable[[], None] | None):
+def together(work: Callable[[], None] | None) -> None:
   """Does this host's work and waits for the other hosts; when it fails on one of them, an error is raised on all.
 
   Without this, the hosts that succeed would wait forever in the next collective operation.

@@ -111,7 +111,9 @@ class DirectoryWeights(Weights):
     """The dtype of the weight in the files; when its layers differ, one that holds them all."""
     return widest(CODES[self._file_of[rows.name].tensors[rows.name][0]] for rows in self._places[path].ranges)
 
-  def read(self, path: Path, sharding: jax.sharding.Sharding | None = None, dtype: str | None = None):
+  def read(
+    self, path: Path, sharding: jax.sharding.Sharding | None = None, dtype: str | None = None
+  ) -> np.ndarray | jax.Array:
     """One weight, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
 
     dtype: by default that of the file. Of this host's part, each byte is read once; beside the devices' own memory,
@@ -197,7 +199,7 @@ class DirectoryWeights(Weights):
           f'or take {HEAD} out'
         )
 
-  def close(self):
+  def close(self) -> None:
     for reader in set(self._file_of.values()):
       reader.close()
 

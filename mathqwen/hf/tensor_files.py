@@ -122,7 +122,7 @@ class SafetensorsReader:
       offset += count
     return out
 
-  def close(self):
+  def close(self) -> None:
     self._file.close()
 
 
@@ -164,10 +164,10 @@ class SafetensorsWriter:
     self._file = path.open('wb')
     self._file.write(struct.pack('<Q', len(text)) + text)
 
-  def write(self, array: np.ndarray):
+  def write(self, array: np.ndarray) -> None:
     self._file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
 
-  def close(self):
+  def close(self) -> None:
     self._file.close()
 
   def __enter__(self):

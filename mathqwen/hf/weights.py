@@ -37,7 +37,7 @@ class Weights(Protocol):
     """All weights as a tree of jax.Arrays in the given tree of shardings, in `dtype` or in their own dtypes."""
     ...
 
-  def close(self):
+  def close(self) -> None:
     """Closes the files. Weights that were read stay valid."""
     ...
 
@@ -73,7 +73,7 @@ class ArrayWeights(Weights):
 
     return jax.tree.map(place, self._params, shardings)
 
-  def close(self):
+  def close(self) -> None:
     pass
 
 
@@ -95,7 +95,7 @@ def weight_at(tree: dict, path: Path) -> Any:
   return tree
 
 
-def set_weight(tree: dict, path: Path, value: Any):
+def set_weight(tree: dict, path: Path, value: Any) -> None:
   """tree['layers']['q'] = value for the path ('layers', 'q'); makes the inner dicts."""
   for key in path[:-1]:
     tree = tree.setdefault(key, {})

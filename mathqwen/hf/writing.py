@@ -31,7 +31,7 @@ def save(
   layout: str | None = None,
   card: str = '',
   system_prompt: str = '',
-):
+) -> None:
   """Writes `weights`, or a tree of arrays, as a new Hugging Face directory.
 
   dtype: of the files, a name in DTYPES; None keeps each weight's own. layout: a name in LAYOUTS; None: the one that
@@ -48,7 +48,7 @@ def save(
   print_notes(directory, plan)
 
 
-def write_export(plan: ExportPlan, weights: Weights, folder: epath.Path, card: str = ''):
+def write_export(plan: ExportPlan, weights: Weights, folder: epath.Path, card: str = '') -> None:
   """Writes all files of a plan into `folder`; with several hosts, each writes its share of the shards.
 
   UserError: when a weight is not finite in its dtype, on this host or on another.
@@ -69,7 +69,7 @@ def write_export(plan: ExportPlan, weights: Weights, folder: epath.Path, card: s
   together(write_other_files if jax.process_index() == 0 else None)
 
 
-def print_notes(directory: str, plan: ExportPlan):
+def print_notes(directory: str, plan: ExportPlan) -> None:
   """Prints what the user should know about an export, on one host."""
   if jax.process_index() == 0:
     for note in plan.notes:

@@ -50,7 +50,7 @@ class Checkpoints:
     """The directory of a step."""
     return str(self.directory / str(step))
 
-  def save(self, step: int, params: dict, opt_state: Any, data_state: dict, experiment: config_lib.Experiment):
+  def save(self, step: int, params: dict, opt_state: Any, data_state: dict, experiment: config_lib.Experiment) -> None:
     """Starts writing. UserError: when the disk is full, possibly only in the next call or in `wait`."""
     with _explain_full_disk(self.directory):
       self._manager.save(
@@ -63,12 +63,12 @@ class Checkpoints:
         ),
       )
 
-  def wait(self):
+  def wait(self) -> None:
     """Returns when everything is written. UserError: when the disk is full."""
     with _explain_full_disk(self.directory):
       self._manager.wait_until_finished()
 
-  def close(self):
+  def close(self) -> None:
     self._manager.close()
 
   def restore(self, step: int, params: dict, opt_state: Any) -> tuple[dict, Any, dict]:
@@ -144,14 +144,14 @@ class StepWeights(hf.Weights):
       hf.set_weight(target, path, jax.ShapeDtypeStruct(shape, weight_dtype, sharding=sharding))
     return self._checkpoints.restore_params(self._step, target)
 
-  def close(self):
+  def close(self) -> None:
     self._reader.close()
     self._checkpoints.close()
 
 
 def write_model(
   folder: epath.Path, weights: hf.Weights, experiment: config_lib.Experiment, tokenizer: Tokenizer | None
-):
+) -> None:
   """Writes `weights` as step 0 of a workdir in `folder`, one at a time: a converted model, without a run behind it.
 
   UserError: when the disk is full.
@@ -216,7 +216,7 @@ def _explain_full_disk(directory: epath.Path) -> Iterator[None]:
     ) from error
 
 
-def check_space(workdir: str, params: dict, opt_state: Any, keep: int):
+def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
   """UserError: when a local disk cannot hold the checkpoints that will be kept and the one being written."""
   if '://' in str(workdir):
     return
