@@ -78,11 +78,11 @@ def _decode_sides(
       raise UserError('--long-tail compares with batches of our own: leave out --torch')
     prompts = sides.decode_prompts(cfg, long_tail, prompt)
     lengths = sides.gsm8k_lengths(long_tail)
-    generate.check(cfg, prompts.tolist(), lengths, 0)
+    generate.check(cfg, prompts.tolist(), sides.answer_request(cfg, lengths))
     return sum(lengths), sides.long_tail_sides(cfg, dtype, prompts, lengths, batch)
 
   prompts = sides.decode_prompts(cfg, batch, prompt)
-  generate.check(cfg, prompts.tolist(), new_tokens, 0)
+  generate.check(cfg, prompts.tolist(), sides.answer_request(cfg, new_tokens))
   make_torch = functools.partial(torch_side.decode_side, cfg, dtype, prompts, new_tokens, _torch_device())
   make_ours = functools.partial(sides.decode_side, cfg, dtype, prompts, new_tokens)
   return batch * new_tokens, _sides(make_ours, make_torch if torch else None)

@@ -10,6 +10,7 @@ from mathqwen.bench import turns
 from mathqwen.config import Experiment, OptimConfig
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
+from mathqwen.inference.sampling import AnswerRequest
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import optim
@@ -62,24 +63,23 @@ def decode_prompts(cfg: ModelConfig, batch: int, prompt: int) -> np.ndarray:
   return np.random.default_rng(0).integers(0, cfg.vocab_size, (batch, prompt)).astype(np.int32)
 
 
+def answer_request(cfg: ModelConfig, new_tokens: int | list[int]) -> AnswerRequest:
+  """Greedy answers of exactly `new_tokens`: no id stops them."""
+  return AnswerRequest(new_tokens, cfg.vocab_size, stop_ids=(-1,))
+
+
 def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[int], batch: int | None = None):
   """A function that decodes greedily, all answers or `batch` at a time, and returns them."""
   batch = batch or len(prompts)
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
-  if jax.default_backend() == 'cpu':
-    params = qwen.for_cpu(params, cfg, batch)
-  return functools.partial(
-    generate.generate,
-    params,
-    cfg,
-    prompts=prompts.tolist(),
-    max_new_tokens=new_tokens,
-    vocab_size=cfg.vocab_size,
-    stop_ids=(-1,),  # none: every answer is of `new_tokens`
-    batch_size=batch,
-    dtype=dtype,
-  )
+  params = generate.decoder_for(params, None).pack(params, cfg, batch)  # here, so that it is not measured
+
+  def decode(prompts=prompts, new_tokens=new_tokens):
+    request = answer_request(cfg, new_tokens)
+    return generate.generate(params, cfg, prompts.tolist(), request, generate.Execution(batch, dtype))
+
+  return decode
 
 
 def gsm8k_lengths(n: int) -> list[int]:
@@ -91,5 +91,5 @@ def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], b
   """{'mathqwen': slots that are refilled, 'static': batches that each wait for their longest answer}, timed."""
   decode = decode_side(cfg, dtype, prompts, lengths, batch)
   groups = [slice(start, start + batch) for start in range(0, len(lengths), batch)]
-  static = lambda: [decode(prompts=prompts[group].tolist(), max_new_tokens=lengths[group]) for group in groups]
+  static = lambda: [decode(prompts[group], lengths[group]) for group in groups]
   return {name: functools.partial(turns.timed, run) for name, run in {'mathqwen': decode, 'static': static}.items()}

@@ -4,7 +4,6 @@ import functools
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mathqwen.errors import UserError
@@ -114,7 +113,7 @@ def _logits(source: Source, tokens_BT: np.ndarray, segments_BT: np.ndarray, dtyp
 
 
 def _forward(params: dict, tokens_BT: jax.Array, segments_BT: jax.Array, *, cfg: ModelConfig) -> jax.Array:
-  return qwen.unembed(params, cfg, qwen.hidden(params, cfg, tokens_BT, segments_BT, dtype=jnp.float32))
+  return qwen.unembed(params, qwen.forward(params, cfg, tokens_BT, segments_BT))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,4 +1,23 @@
-"""The mesh, and the one table from logical axis names to mesh axes."""
+"""The mesh, and the one table from logical axis names to mesh axes.
+
+What the names of activations mean, drawn for 8 chips as mesh.data 2 x mesh.fsdp 4 (context and tensor 1), and arrays
+whose first axis is 8 long. Each line says what a chip holds; "D 1/4" is the first quarter of the width.
+
+  axes of the array                      chip 0           chip 1           chip 4           chip 7
+  batch, length, width       [B, T, D]   row 0            row 1            row 4            row 7
+  copy, whole                [B, T]      rows 0-3         rows 0-3         rows 4-7         rows 4-7
+  copy, whole, embed         [B, T, D]   rows 0-3, D 1/4  rows 0-3, D 2/4  rows 4-7, D 1/4  rows 4-7, D 4/4
+  part, whole, width         [G, C, D]   group 0          group 1          group 4          group 7
+  vocab_parts, whole, width  [G, C, D]   groups 0-3       groups 0-3       groups 4-7       groups 4-7
+  vocab_parts, whole, vocab  [G, C, V]   0-3, V 1/4       0-3, V 2/4       4-7, V 1/4       4-7, V 4/4
+
+`batch` splits rows over all chips. `copy` splits them only over the copies of the model: every chip of a copy holds all
+rows of that copy, and looks up their tokens in its columns (`embed`) of the table. `part` and `vocab_parts` are the
+same two for the loss, which splits a batch into G groups of C positions, one group for each chip: `part` leaves a group
+on its chip, `vocab_parts` sends it to all chips of the copy, each of which has some rows of the head (`vocab`). An axis
+named `whole` is not split. mesh.context splits the length of rows, and so makes more groups; mesh.tensor splits heads,
+MLP and vocabulary, and chips that differ only in it hold the same rows.
+"""
 
 import dataclasses
 import math
@@ -12,20 +31,23 @@ from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.model.placement import NO_PLACEMENT, Placement
 
 # A rule for every logical name, and no catch-all: a new name without a rule is a KeyError in the first test.
 RULES: dict[str, str | tuple[str, ...] | None] = {
+  # Activations: see the table above.
   'batch': ('data', 'fsdp'),
   'length': 'context',
   'width': None,  # D of activations; 'embed' is D of weights
-  'part': ('data', 'fsdp', 'context'),  # a chip's share of a batch's positions
-  'copy': 'data',  # parts that every chip of one model copy holds
-  'whole': None,  # positions that are not split
+  'copy': 'data',
+  'part': ('data', 'fsdp', 'context'),
+  'vocab_parts': 'data',
+  'whole': None,
+  # Weights
   'layers': None,
-  'vocab': ('tensor', 'context', 'fsdp'),  # of both tables and of logits in training: each chip has whole rows
+  'vocab': ('tensor', 'context', 'fsdp'),  # of both tables, and of logits in training: each chip has whole rows
   'vocab_width': None,  # D of both tables where they are kept
-  'vocab_parts': 'data',  # parts of the positions that visit a chip's rows of the head
-  'tensor_vocab': 'tensor',  # of the table that tokens are looked up in
+  'tensor_vocab': 'tensor',  # of the table while tokens are looked up in it
   'embed': ('context', 'fsdp'),
   'heads': 'tensor',
   'kv_heads': 'tensor',
@@ -36,30 +58,39 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def rules(shape: dict[str, int], vocab_size: int | None) -> dict:
-  """RULES. Mesh axes that do not divide the rows of the tables split their columns instead, and the positions that
-  visit the head, which is then whole there: 32,001 rows, as WizardMath has, divide by 3 only."""
-  split, left = [], []
+  """RULES, changed for a vocabulary that the mesh does not divide (32,001 rows, as WizardMath has, divide by 3 only).
+
+  Mesh axes that do not divide the rows of the two tables split their columns instead. For the loss the head is then
+  whole on the chips along those axes, and each of them keeps its own groups of positions.
+  """
+  dividing, others = [], []
   for axis in RULES['vocab'] if vocab_size else ():
-    fits = vocab_size % math.prod(shape[name] for name in (*split, axis)) == 0
-    (split if fits else left).append(axis)
-  if not left:
+    parts = math.prod(shape[name] for name in (*dividing, axis))
+    (others if vocab_size % parts else dividing).append(axis)
+  if not others:
     return RULES
-  of = lambda name: tuple(axis for axis in RULES[name] if axis in left)
-  return RULES | {'vocab': tuple(split), 'vocab_width': of('embed'), 'vocab_parts': ('data', *of('part'))}
+  width = tuple(axis for axis in RULES['embed'] if axis in others)
+  parts = tuple(axis for axis in RULES['part'] if axis in others)
+  return RULES | {'vocab': tuple(dividing), 'vocab_width': width, 'vocab_parts': ('data', *parts)}
 
 
 def undivided(shape: dict[str, int], cfg: ModelConfig) -> str | None:
-  """What `rules` does otherwise for this vocabulary, in a line for people."""
+  """A line for people where `rules` differs from RULES for this vocabulary, else None."""
   axes = rules(shape, cfg.vocab_size)['vocab_width']
-  sizes = ' x '.join(f'mesh.{axis} {shape[axis]}' for axis in axes or ())
-  return axes and (
+  if not axes:
+    return None
+  sizes = ' x '.join(f'mesh.{axis} {shape[axis]}' for axis in axes)
+  return (
     f'vocab_size {cfg.vocab_size} is not divisible by {sizes}: there the embedding and the head are split by columns, '
     'and each device computes with the whole head'
   )
 
 
 def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
-  """{'data': ..., 'fsdp': ..., 'context': ..., 'tensor': ...}, with -1 filled in."""
+  """{'data': ..., 'fsdp': ..., 'context': ..., 'tensor': ...}, with -1 filled in.
+
+  UserError when the sizes do not multiply to `devices`.
+  """
   sizes = {'data': cfg.data, 'fsdp': cfg.fsdp, 'context': cfg.context, 'tensor': cfg.tensor}
   free = [name for name, size in sizes.items() if size == -1]
   if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
@@ -75,9 +106,9 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
-  """The mesh to use a model on when none is asked for: split by heads as far as they go, copied over the rest.
+  """The mesh for using a model when the user asks for none: split by heads as far as they divide, copied over the rest.
 
-  Each token that is decoded reads all weights: they must not come from other devices.
+  No fsdp, because each decoded token reads all weights, and they must not come from other devices.
   """
   sizes = (cfg.num_attention_heads, cfg.num_key_value_heads, cfg.intermediate_size, cfg.vocab_size)
   tensor = math.gcd(devices, *sizes)
@@ -85,14 +116,17 @@ def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
 
 
 def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
-  """Neighbours along an axis are neighbours in the slice. Of several slices each has its own part of 'data', so that
-  only the sum of gradients crosses the slower network between them."""
+  """The mesh over `devices`, by default all. Neighbours along an axis are neighbours in the slice.
+
+  With several slices, 'data' goes over the slices first, so that only the sum of gradients crosses the slower network
+  between them. UserError when the sizes do not fit the devices or the slices.
+  """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(cfg, len(devices))
   axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
-    # An axis may be a part of one of the slice's: 128 x 2 on 4 x 8 x 8.
+    # allow_split: an axis of the mesh may take a part of an axis of the slice, as 128 x 2 on 4 x 8 x 8 needs.
     arranged = mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     return Mesh(arranged, tuple(shape), axis_types=axis_types)
   if shape['data'] % slices:
@@ -109,52 +143,65 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
 
 
 def spec(axes: tuple[str, ...], rules=RULES) -> PartitionSpec:
-  """('embed', 'heads', 'head_dim') -> PartitionSpec('fsdp', 'tensor', None). Two axes on one mesh axis are refused."""
+  """('embed', 'heads', 'head_dim') -> PartitionSpec(('context', 'fsdp'), 'tensor', None).
+
+  ValueError when two axes fall on one mesh axis.
+  """
   mapped = [rules[name] for name in axes]
-  used = [m for entry in mapped if entry for m in ((entry,) if isinstance(entry, str) else entry)]
+  used = []
+  for entry in mapped:
+    used += [entry] if isinstance(entry, str) else list(entry or ())
   if len(used) != len(set(used)):
     raise ValueError(f'logical axes {axes} collide on a mesh axis: {mapped}')
   return PartitionSpec(*mapped)
 
 
 @dataclasses.dataclass(frozen=True)
-class Placement:
-  """Where the arrays inside a step lie on `mesh`; without a mesh, wherever they are. Axes are logical names, and mean
-  what `rules` says for a vocabulary of `vocab_size`."""
+class MeshPlacement(Placement):
+  """Where the arrays inside a step lie on `mesh`, by the logical names of their axes. The names mean what `rules` says
+  for a vocabulary of `vocab_size`."""
 
-  mesh: Mesh | None = None
+  mesh: Mesh
   vocab_size: int | None = None
 
   def __call__(self, x, *axes: str):
-    if self.mesh is None:
-      return x
     where = spec(axes, rules(dict(self.mesh.shape), self.vocab_size))
     return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, where))
 
   def tree(self, values, axes):
-    """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
-    return values if self.mesh is None else jax.tree.map(lambda x, names: self(x, *names), values, axes)
+    return jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes, dtype, one=1.0):
-    """Weights in `dtype`, whole but for 'tensor' while they are used; their gradients go straight back to their shards.
+  def gather(self, weights, axes, dtype, one):
+    """Weights in `dtype`, split by 'tensor' only while they are used. Their gradients go straight back to the shards.
 
-    A `one` that XLA does not know to be 1 keeps it from casting all layers before the loop over layers: without it the
-    cast copies take 2 bytes a weight, through the whole backward pass (optimization_barrier does not hold it).
+    `one`: `placement.opaque_one`, which keeps XLA from casting all layers before the loop over layers.
     """
-    cast = lambda tree, dtype: jax.tree.map(lambda w: w.astype(dtype), tree)
-    if self.mesh is None:
-      return cast(weights, dtype)
-    whole = jax.tree.map(lambda names: tuple('width' if n == 'embed' else n for n in names), axes, is_leaf=_is_axes)
+    gathered_axes = jax.tree.map(_without_embed, axes, is_leaf=_is_axes)
 
     @jax.custom_vjp
     def gather(weights, one):
-      own = self.tree(cast(jax.tree.map(lambda w: w * one, weights), dtype), axes)
-      return self.tree(own, whole)  # after the cast: half the bytes travel
+      shards = jax.tree.map(lambda w: (w * one).astype(dtype), weights)
+      return self.tree(self.tree(shards, axes), gathered_axes)  # cast first, so that half the bytes travel
 
-    back = lambda w, gradient: gradient.astype(w.dtype)
-    backward = lambda _, gradients: (jax.tree.map(back, weights, self.tree(gradients, axes)), 0.0)
-    gather.defvjp(lambda weights, one: (gather(weights, one), None), backward)
+    def forward(weights, one):
+      return gather(weights, one), None
+
+    def backward(_, gradients):
+      shards = self.tree(gradients, axes)
+      return jax.tree.map(lambda w, gradient: gradient.astype(w.dtype), weights, shards), 0.0
+
+    gather.defvjp(forward, backward)
     return gather(weights, one)
+
+
+def placement(mesh: Mesh | None, vocab_size: int | None = None) -> Placement:
+  """`MeshPlacement`, or without a mesh its null form, which leaves arrays on the default device."""
+  return NO_PLACEMENT if mesh is None else MeshPlacement(mesh, vocab_size)
+
+
+def _without_embed(axes: tuple[str, ...]) -> tuple[str, ...]:
+  """The names of a weight's axes while it is used: its width is no longer split."""
+  return tuple('width' if name == 'embed' else name for name in axes)
 
 
 def _is_axes(x):
@@ -163,28 +210,30 @@ def _is_axes(x):
 
 def params_shardings(mesh: Mesh, cfg: ModelConfig):
   """The tree of `qwen.init` as NamedShardings."""
-  own = rules(dict(mesh.shape), cfg.vocab_size)
-  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes, own)), qwen.logical_axes(cfg), is_leaf=_is_axes)
+  own_rules = rules(dict(mesh.shape), cfg.vocab_size)
+  sharding_of = lambda axes: NamedSharding(mesh, spec(axes, own_rules))
+  return jax.tree.map(sharding_of, qwen.logical_axes(cfg), is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Of packed rows [B, T]."""
+  """The sharding of packed rows [B, T]."""
   return NamedSharding(mesh, spec(('batch', 'length')))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shards(shape: dict[str, int]) -> int:
+  """Parts that the rows of a batch are split in."""
   return shape['data'] * shape['fsdp']
 
 
 def check(
   shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None, micro_batches: int = 1, seq_len: int = 0
 ):
-  """Refuses sizes that the mesh does not divide, all at once, before anything is allocated."""
-  problems = []
+  """UserError with every size that the mesh does not divide, before anything is allocated."""
   context = shape['context']
   sizes = {
     'tensor': {
@@ -196,12 +245,16 @@ def check(
     'context': {'data.seq_len': seq_len, 'hidden_size': cfg.hidden_size},
     'fsdp': {'hidden_size / mesh.context' if context > 1 else 'hidden_size': cfg.hidden_size // context},
   }
+
+  problems = []
   for axis, dims in sizes.items():
-    if bad := {name: size for name, size in dims.items() if size % shape[axis]}:
-      common = math.gcd(*dims.values())
-      fits = [d for d in range(1, shape[axis] + 1) if common % d == 0]
-      listed = ', '.join(f'{name} {size}' for name, size in bad.items())
-      problems.append(f'mesh.{axis} {shape[axis]} does not divide {listed}: set mesh.{axis}={fits[-1]}')
+    undivided_dims = {name: size for name, size in dims.items() if size % shape[axis]}
+    if not undivided_dims:
+      continue
+    common = math.gcd(*dims.values())
+    nearest = max(size for size in range(1, shape[axis] + 1) if common % size == 0)
+    listed = ', '.join(f'{name} {size}' for name, size in undivided_dims.items())
+    problems.append(f'mesh.{axis} {shape[axis]} does not divide {listed}: set mesh.{axis}={nearest}')
   if batch_size is not None and batch_size // micro_batches % batch_shards(shape):
     step = batch_shards(shape) * micro_batches
     nearest = max(step, round(batch_size / step) * step)

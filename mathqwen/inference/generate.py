@@ -1,8 +1,15 @@
 """Continuous batching on a few static shapes: lists of prompt ids in, lists of answer ids out.
 
-`B` answers are decoded together, each in a slot. Prompts are prefilled in groups ahead of that, and a slot whose answer
-ends takes the next one at once; of 64 slots or more, a 32nd of them together. Nothing waits for the longest answer but
-the end of the run.
+`B` answers are decoded together, each in a slot of the batch. A slot whose answer ends takes the next prompt at once,
+so that no answer waits for the longest one:
+
+  step      1   2   3   4   5   6   7   8
+  slot 0    a   a   a   d   d   d   d   d     a ends after 3 tokens, and d takes its slot
+  slot 1    b   b   b   b   b   b   b   .
+  slot 2    c   e   e   e   e   f   f   f     c ends after 1 token, e after 4
+
+Prompts are prefilled in groups, ahead of the slots that will take them. With 64 slots or more, decoding stops to fill
+slots only once a 32nd of them are free.
 """
 
 import collections
@@ -18,41 +25,73 @@ from jax.sharding import Mesh
 
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
-from mathqwen.inference.sampling import GREEDY, Sampling, check_seed
+from mathqwen.inference import cpu
+from mathqwen.inference.sampling import AnswerRequest, Sampling, check_seed
 from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
+from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 
-STEPS = 32  # tokens of each answer between two looks at what has ended, at most
-PREFILL = 2048  # positions up to which prompts are prefilled together; but at least one on each shard of a batch
+STEPS = 32  # tokens of each answer between two looks of the host at which answers have ended, at most
+PREFILL = 2048  # positions of prompts prefilled together, at most; but at least one prompt on each shard of a batch
+CACHE_AXES = ('layers', 'batch', 'kv_heads', 'whole', 'head_dim')  # of the arrays of a KVCache
 
 
-def argmax(x_BV):
-  """int32 [B]. On a CPU first of groups of 64: XLA takes a maximum there with vectors, an argmax number by number."""
-  B, V = x_BV.shape
-  if jax.default_backend() != 'cpu' or V % 64:
-    return jnp.argmax(x_BV, axis=-1).astype(jnp.int32)
-  x_BGV = x_BV.reshape(B, V // 64, 64)
-  group_B = jnp.argmax(jnp.max(x_BGV, axis=-1), axis=-1)
-  within_B = jnp.argmax(jnp.take_along_axis(x_BGV, group_B[:, None, None], axis=1)[:, 0], axis=-1)
-  return (group_B * 64 + within_B).astype(jnp.int32)
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+  """The functions that decode on one kind of device; those in `model.qwen`, or others with the same arguments."""
+
+  pack: Callable  # (params, cfg, rows) -> params as the other functions take them
+  empty_cache: Callable  # (cfg, rows, slots, dtype) -> cache
+  prefill: Callable
+  decode_step: Callable
+  argmax: Callable  # [B, V] -> int32 [B]
 
 
-def sample(logits_BV, keys_B, sampling: Sampling):
-  """Token ids [B]. Greedy takes no sort; top-k and top-p take one."""
+def _argmax(x_BV):
+  return jnp.argmax(x_BV, axis=-1).astype(jnp.int32)
+
+
+ACCELERATOR = Decoder(lambda params, cfg, rows: params, KVCache.empty, qwen.prefill, qwen.decode_step, _argmax)
+CPU = Decoder(cpu.pack, cpu.CpuCache.empty, cpu.prefill, cpu.decode_step, cpu.argmax)
+
+
+def _platform(params: dict) -> str:
+  return next(iter(jax.tree.leaves(params)[0].devices())).platform
+
+
+def decoder_for(params: dict, mesh: Mesh | None) -> Decoder:
+  """The one place that chooses how to decode. On a mesh of CPUs it is as on accelerators."""
+  return CPU if _platform(params) == 'cpu' and mesh is None else ACCELERATOR
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+  """How answers are computed. What they are does not depend on it, up to rounding."""
+
+  batch_size: int = 32  # answers decoded together
+  dtype: str = 'float32'  # of activations, and of weights while they are used
+  cache_dtype: str | None = None  # of keys and values, also a prompt's: one of `cache.DTYPES`; None: `dtype`
+  mesh: Mesh | None = None
+
+
+def sample(logits_BV, keys_B, sampling: Sampling, argmax: Callable = _argmax):
+  """Token ids, int32 [B], drawn from logits with a random key for each row. Greedy sorts nothing and needs no keys."""
   if sampling.temperature == 0:
     return argmax(logits_BV)
   logits_BV = logits_BV / sampling.temperature
   if sampling.top_k or sampling.top_p < 1:
     sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
-    keep = jnp.full((logits_BV.shape[0],), logits_BV.shape[1])
+    keep_B = jnp.full((logits_BV.shape[0],), logits_BV.shape[1])
     if sampling.top_k:
-      keep = jnp.minimum(keep, sampling.top_k)
+      keep_B = jnp.minimum(keep_B, sampling.top_k)
     if sampling.top_p < 1:
-      probs_BV = jax.nn.softmax(jnp.where(jnp.arange(logits_BV.shape[1]) < keep[:, None], sorted_BV, -jnp.inf), axis=-1)
-      # The smallest set whose probability reaches top_p: a token stays while those before it have less.
-      keep = jnp.minimum(keep, jnp.sum(jnp.cumsum(probs_BV, axis=-1) - probs_BV < sampling.top_p, axis=-1))
-    least_B1 = jnp.take_along_axis(sorted_BV, keep[:, None] - 1, axis=-1)
+      in_top_k_BV = jnp.arange(logits_BV.shape[1]) < keep_B[:, None]
+      probs_BV = jax.nn.softmax(jnp.where(in_top_k_BV, sorted_BV, -jnp.inf), axis=-1)
+      # The smallest set whose probability reaches top_p: a token stays if those before it have less.
+      before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
+      keep_B = jnp.minimum(keep_B, jnp.sum(before_BV < sampling.top_p, axis=-1))
+    least_B1 = jnp.take_along_axis(sorted_BV, keep_B[:, None] - 1, axis=-1)
     logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
   return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
@@ -60,12 +99,12 @@ def sample(logits_BV, keys_B, sampling: Sampling):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
-  """B answers under way. A slot whose answer has ended, or that never had one, is not live."""
+  """The state of B answers. A slot whose answer has ended, or that never had one, is not live."""
 
   cache: KVCache
-  last_B: jax.Array  # int32: what the model reads next, drawn or a prompt's last
-  told_B: jax.Array  # int32: tokens of the answer so far
-  limits_B: jax.Array  # int32: tokens that it may have
+  last_B: jax.Array  # int32: the token that the model reads next, drawn or the prompt's last
+  count_B: jax.Array  # int32: tokens of the answer so far
+  limits_B: jax.Array  # int32: tokens that the answer may have
   keys_B: jax.Array  # a random key for each answer, so that it is the same in any slot and beside any others
   live_B: jax.Array  # bool
 
@@ -75,113 +114,113 @@ class Program:
   """What a compiled step depends on besides shapes."""
 
   cfg: ModelConfig
-  vocab_size: int  # ids from here on, which the tokenizer does not know, are never drawn
+  vocab_size: int  # as in AnswerRequest
   stop_ids: tuple[int, ...]
   sampling: Sampling
-  dtype: str
-  attention: Callable  # of a prompt: from `attention.select`
+  compute: Compute
+  decoder: Decoder
   mesh: Mesh | None = None
 
-  def draw(self, params, x_BD, keys_B, told_B):
-    logits_BV = qwen.unembed(params, self.cfg, x_BD)
+  def draw(self, params, x_BD, keys_B, count_B):
+    """The next token of each answer, int32 [B], from final-norm outputs."""
+    logits_BV = qwen.unembed(params, x_BD)
     if self.vocab_size < self.cfg.vocab_size:
       logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
-    return sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, told_B), self.sampling)
+    step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, count_B)
+    return sample(logits_BV, step_keys_B, self.sampling, self.decoder.argmax)
 
 
 @functools.partial(jax.jit, static_argnames='program')
 def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
   """(keys, values), each [L, P, T, K, H], of P prompts, padded on the right, for `insert`.
 
-  `decode` reads a prompt's last token once more, so that no logits are made here, and on a CPU nothing of the last
-  layer but keys and values.
+  There are no logits: `decode` reads a prompt's last token once more.
   """
-  place = sharding.Placement(program.mesh)
+  place = sharding.placement(program.mesh)
   tokens_PT = place(tokens_PT, 'batch', 'whole')
-  columns_PT = jnp.broadcast_to(jnp.arange(tokens_PT.shape[1]), tokens_PT.shape)
-  segment_ids_PT = (columns_PT < lengths_P[:, None]).astype(jnp.int32)
-  _, kept = qwen.hidden(
-    params, program.cfg, tokens_PT, segment_ids_PT, columns_PT, keep=True, dtype=program.dtype,
-    attend_rows=program.attention,
-  )  # fmt: skip
-  return jax.tree.map(lambda x: place(x, 'layers', 'batch', 'whole', 'kv_heads', 'head_dim'), kept)
+  keys_and_values = program.decoder.prefill(params, program.cfg, tokens_PT, lengths_P, program.compute)
+  return jax.tree.map(lambda x: place(x, 'layers', 'batch', 'whole', 'kv_heads', 'head_dim'), keys_and_values)
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
-def insert(slots: Slots, row, prompts, i, length, begun: dict, *, program: Program) -> Slots:
-  """Prompt `i` of `prefill`'s, of `length` tokens, begins an answer in slot `row`. begun: what each field of `Slots`
-  but the cache holds of it."""
+def insert(slots: Slots, row, prompts, i, length, start: dict, *, program: Program) -> Slots:
+  """Slots in which prompt `i` of those that `prefill` returned, of `length` tokens, starts an answer in slot `row`.
+
+  start: the value of each field of `Slots` but the cache in this row.
+  """
 
   def take(x_LPTKH):
     if program.mesh is None:
       return jax.lax.dynamic_slice_in_dim(x_LPTKH, i, 1, axis=1)
-    # Prompts are split over devices: a sum with zeros brings one to all of them, where a slice would bring the group.
-    its_P = (jnp.arange(x_LPTKH.shape[1]) == i)[:, None, None, None]
-    return jnp.sum(jnp.where(its_P, x_LPTKH, 0), axis=1, keepdims=True, dtype=x_LPTKH.dtype)
+    # On a mesh the prompts are split over devices. A sum with zeros sends this one to all of them; for a slice, XLA
+    # would send the whole group.
+    is_i_P = (jnp.arange(x_LPTKH.shape[1]) == i)[:, None, None, None]
+    return jnp.sum(jnp.where(is_i_P, x_LPTKH, 0), axis=1, keepdims=True, dtype=x_LPTKH.dtype)
 
-  one = jax.tree.map(take, prompts)
-  cache = slots.cache.admit(jnp.array([row]), one, length - 1, length)
-  others = {name: getattr(slots, name).at[row].set(value) for name, value in begun.items()}
+  keys, values = jax.tree.map(take, prompts)
+  # The last token of the prompt does not count as written: `decode` reads it again and writes it over.
+  cache = slots.cache.admit(jnp.array([row]), keys, values, length - 1, length)
+  others = {name: getattr(slots, name).at[row].set(value) for name, value in start.items()}
   return _placed(Slots(cache, **others), program)
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
 def decode(params, slots: Slots, enough, *, program: Program, steps: int):
-  """(slots, (tokens [B, steps], -1 where there are none, live [B])) after `steps` tokens, or once `enough` slots are
-  not live. The second is whole on every host."""
+  """(slots, (tokens [B, steps], live [B])) after `steps` tokens, or as soon as `enough` slots are not live.
+
+  tokens: -1 where a slot was not live or the loop did not get. The second part is whole on every host.
+  """
   stops = jnp.array(program.stop_ids, jnp.int32)
 
-  def going(loop):
+  def unfinished(loop):
     step, slots, _ = loop
     return (step < steps) & (jnp.sum(~slots.live_B) < enough)
 
   def body(loop):
     step, slots, tokens = loop
-    x_B1D, cache = qwen.hidden(params, program.cfg, slots.last_B[:, None], cache=slots.cache, dtype=program.dtype)
-    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, slots.told_B)
-    told_B = slots.told_B + slots.live_B
-    ended_B = jnp.any(last_B[:, None] == stops, axis=-1) | (told_B >= slots.limits_B)
-    # A slot that is not live stays where it is: its next prompt begins anew.
-    cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
+    x_B1D, cache = program.decoder.decode_step(
+      params, program.cfg, slots.last_B[:, None], slots.cache, program.compute
+    )  # fmt: skip
+    last_B = program.draw(params, x_B1D[:, 0], slots.keys_B, slots.count_B)
     tokens = tokens.at[:, step].set(jnp.where(slots.live_B, last_B, -1))
-    live_B = slots.live_B & ~ended_B
-    return step + 1, dataclasses.replace(slots, cache=cache, last_B=last_B, told_B=told_B, live_B=live_B), tokens
+
+    count_B = slots.count_B + slots.live_B
+    ended_B = jnp.any(last_B[:, None] == stops, axis=-1) | (count_B >= slots.limits_B)
+    # A slot that is not live runs along, but its length stands still, so that it never runs out of slots of the cache.
+    cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
+    slots = dataclasses.replace(slots, cache=cache, last_B=last_B, count_B=count_B, live_B=slots.live_B & ~ended_B)
+    return step + 1, slots, tokens
 
   tokens = jnp.full((slots.last_B.shape[0], steps), -1, jnp.int32)
-  _, slots, tokens = jax.lax.while_loop(going, body, (jnp.int32(0), slots, tokens))
-  place = sharding.Placement(program.mesh)
+  _, slots, tokens = jax.lax.while_loop(unfinished, body, (jnp.int32(0), slots, tokens))
+  place = sharding.placement(program.mesh)
   return _placed(slots, program), (place(tokens, 'whole', 'whole'), place(slots.live_B, 'whole'))
 
 
 def _placed(slots: Slots, program: Program) -> Slots:
   """On a mesh, rows are split as a batch is, and heads as weights are."""
-  axes = {
-    1: ('batch',),
-    4: ('batch', 'kv_heads', 'whole', 'head_dim'),
-    5: ('layers', 'batch', 'kv_heads', 'whole', 'head_dim'),
-  }
-  place = sharding.Placement(program.mesh)
-  return jax.tree.map(lambda x: place(x, *axes[x.ndim]), slots)
+  place = sharding.placement(program.mesh)
+  return jax.tree.map(lambda x: place(x, *(('batch',) if x.ndim == 1 else CACHE_AXES)), slots)
 
 
-@functools.partial(jax.jit, static_argnums=range(5))
-def _empty(program: Program, rows: int, slots: int, cache_dtype: str, stacked: bool) -> Slots:
-  cache = KVCache.empty(program.cfg, rows, slots, cache_dtype, stacked)
+@functools.partial(jax.jit, static_argnums=range(4))
+def _empty(program: Program, rows: int, slots: int, cache_dtype: str) -> Slots:
+  cache = program.decoder.empty_cache(program.cfg, rows, slots, cache_dtype)
   zeros = lambda dtype: jnp.zeros((rows,), dtype)
   keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
   return _placed(Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool)), program)
 
 
-def check(
-  cfg: ModelConfig, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], seed: int, batch_size=1
-):
+def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], request: AnswerRequest, batch_size: int = 1):
   """UserError where `generate` would refuse these arguments."""
-  limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-  if least := [n for n in [max_new_tokens, *limits] if isinstance(n, int) and n < 1]:
-    raise UserError(f'max_new_tokens is {least[0]}: it must be at least 1')
+  limits = request.limits(prompts)
+  asked = [request.max_new_tokens] if isinstance(request.max_new_tokens, int) else limits
+  for limit in asked:
+    if limit < 1:
+      raise UserError(f'max_new_tokens is {limit}: it must be at least 1')
   if batch_size < 1:
     raise UserError(f'batch_size is {batch_size}: it must be at least 1')
-  check_seed(seed)
+  check_seed(request.seed)
   for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
     room = cfg.max_position_embeddings - len(prompt)
     if not prompt:
@@ -197,43 +236,37 @@ def check(
 
 
 def generate(
-  params,
+  params: dict,
   cfg: ModelConfig,
   prompts: Sequence[Sequence[int]],
-  *,
-  max_new_tokens: int | Sequence[int],
-  vocab_size: int,
-  stop_ids: tuple[int, ...],
-  sampling: Sampling = GREEDY,
-  seed: int = 0,
-  numbers: Sequence[int] | None = None,
-  batch_size: int = 32,
-  dtype=jnp.float32,
-  cache_dtype: str | None = None,
-  mesh: Mesh | None = None,
+  request: AnswerRequest,
+  execution: Execution = Execution(),
   ended: Callable[[list[int]], bool] | None = None,
   on_done: Callable[[int, list[int]], None] | None = None,
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  params: of `qwen.init`; on one CPU layers and head are copied by `qwen.for_cpu`, unless that was done.
-  max_new_tokens: of every answer, or of each. numbers: which of the seed's random streams each answer draws from; by
-  default its index. batch_size: answers under way at one time. cache_dtype: of keys and values, also a prompt's,
-  float32, bfloat16 or int8; by default `dtype`. ended(ids): whether an answer that goes on may end, asked every `STEPS`
-  tokens and whenever others have ended. on_done(index, ids): called as answers end. UserError when a prompt and its
-  `max_new_tokens` exceed the model's positions.
+  params: of `qwen.init`; on one CPU they are copied into the layout of `cpu.pack`, unless they are in it already.
+  ended(ids): whether a live answer may end here; asked every `STEPS` tokens and whenever other answers have ended.
+  on_done(index, ids): called as answers end.
+  UserError: as `check` says, when a prompt is empty or has unknown ids, or exceeds the model's positions together with
+  its `max_new_tokens`.
   """
-  limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-  check(cfg, prompts, limits, seed, batch_size)
+  check(cfg, prompts, request, execution.batch_size)
   if not prompts:
     return []
+  dtype = str(jnp.dtype(execution.dtype))
   program = Program(
-    cfg, min(vocab_size, cfg.vocab_size), tuple(stop_ids), sampling, str(jnp.dtype(dtype)),
-    attention.select('auto', mesh, str(jnp.dtype(dtype))), mesh,
-  )  # fmt: skip
-  numbers = range(len(prompts)) if numbers is None else numbers
-  batch = _Batch(params, program, prompts, limits, seed, numbers, batch_size, cache_dtype or program.dtype)
-  while batch.waiting or batch.ready or batch.owners:
+    cfg,
+    min(request.vocab_size, cfg.vocab_size),
+    tuple(request.stop_ids),
+    request.sampling,
+    Compute(dtype=dtype, attention=attention.select('auto', execution.mesh, dtype)),
+    decoder_for(params, execution.mesh),
+    execution.mesh,
+  )
+  batch = _Batch(params, program, prompts, request, execution)
+  while batch.unfinished:
     batch.fill()
     for index in batch.step(ended):
       if on_done is not None:
@@ -242,43 +275,56 @@ def generate(
 
 
 class _Batch:
-  """The slots of a run of `generate`, and whose they are."""
+  """The slots of a run of `generate`, and which prompt each of them answers."""
 
-  def __init__(self, params, program: Program, prompts, limits, seed, numbers, batch_size, cache_dtype):
-    platform = next(iter(jax.tree.leaves(params)[0].devices())).platform
-    stacked = platform != 'cpu' or program.mesh is not None
-    self.program, self.prompts, self.limits = program, prompts, limits
+  def __init__(self, params, program: Program, prompts, request: AnswerRequest, execution: Execution):
+    self.program, self.prompts = program, prompts
+    self.limits = request.limits(prompts)
+    self.root_key = jax.random.key(request.seed)
+    self.streams = range(len(prompts)) if request.streams is None else request.streams
     self.answers: list[list[int]] = [[] for _ in prompts]
-    self.waiting = collections.deque(sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True))
-    self.ready: collections.deque[tuple[int, int]] = collections.deque()  # (row of `prefilled`, index of its prompt)
+
+    # Prompts go from `waiting`, longest first, to `ready`, prefilled, to a slot.
+    longest_first = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    self.waiting = collections.deque(longest_first)
+    self.ready: collections.deque[tuple[int, int]] = collections.deque()  # (row of `prefilled`, index of the prompt)
     self.prefilled = None
     self.owners: dict[int, int] = {}  # slot -> index of its prompt
-    self.root, self.numbers = jax.random.key(seed), numbers
-    self.shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
-    self.rows = self._whole(min(batch_size, 1 << (len(prompts) - 1).bit_length()))
-    plain = stacked or isinstance(params['layers'], tuple)
-    self.params = params if plain else qwen.for_cpu(params, program.cfg, self.rows)
-    self.least = 128 if platform == 'tpu' else 64  # positions come in multiples of it, as kernels take them
-    self.positions = self._positions(self.waiting[0])
-    self.slots = _empty(program, self.rows, self.positions, cache_dtype, stacked)
 
-  def _whole(self, rows: int) -> int:
+    self.shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
+    power_of_two = 1 << (len(prompts) - 1).bit_length()  # few sizes, few programs
+    self.rows = self._whole_shards(min(execution.batch_size, power_of_two))
+    self.params = program.decoder.pack(params, program.cfg, self.rows)
+    self.multiple = 128 if _platform(params) == 'tpu' else 64  # of positions, as kernels take them
+    self.positions = self._positions_for(self.waiting[0])
+    self.slots = _empty(program, self.rows, self.positions, execution.cache_dtype or program.compute.dtype)
+
+  @property
+  def unfinished(self) -> bool:
+    """Whether prompts or live answers are left."""
+    return bool(self.waiting or self.ready or self.owners)
+
+  def _whole_shards(self, rows: int) -> int:
+    """`rows`, rounded up to as many on each shard of a batch."""
     return -(-rows // self.shards) * self.shards
 
-  def _size(self, n: int) -> int:
-    """`n` positions rounded up to one of few sizes: 1, 2, 3, 4, 6, 8, 12, 16, ... times the least."""
-    parts, power = -(-n // self.least), 1
-    while parts > 4 * power:
+  def _round_up(self, positions: int) -> int:
+    """One of few sizes of at least `positions`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... times `self.multiple`."""
+    units = -(-positions // self.multiple)
+    power = 1
+    while units > 4 * power:
       power *= 2
-    return -(-parts // power) * power * self.least
+    return -(-units // power) * power * self.multiple
 
-  def _positions(self, index: int) -> int:
-    """That this answer needs in the next `STEPS` steps; the last token of an answer is not read."""
-    return self._size(len(self.prompts[index]) + min(len(self.answers[index]) + STEPS, self.limits[index]) - 1)
+  def _positions_for(self, index: int) -> int:
+    """Positions that this answer needs for the next `STEPS` steps. The last token of an answer is never read."""
+    tokens = min(len(self.answers[index]) + STEPS, self.limits[index])
+    return self._round_up(len(self.prompts[index]) + tokens - 1)
 
   def _prefill(self):
-    width = self._size(len(self.prompts[self.waiting[0]]))
-    P = self._whole(max(1, min(self.rows, PREFILL // width)))
+    """Prefills the next group of waiting prompts, which are then ready."""
+    width = self._round_up(len(self.prompts[self.waiting[0]]))
+    P = self._whole_shards(max(1, min(self.rows, PREFILL // width)))
     taken = [self.waiting.popleft() for _ in range(min(P, len(self.waiting)))]
     tokens, lengths = np.zeros((P, width), np.int32), np.zeros(P, np.int32)
     for i, index in enumerate(taken):
@@ -288,44 +334,49 @@ class _Batch:
     self.ready.extend(enumerate(taken))
 
   def fill(self):
-    """Gives free slots the next prompts, and all of them as many positions as they need."""
+    """Gives free slots the next prompts, and the cache as many positions as the longest answer needs."""
     free = [row for row in range(self.rows) if row not in self.owners]
     following = itertools.chain((index for _, index in self.ready), self.waiting)
     coming = list(itertools.islice(following, len(free)))
-    need = max(map(self._positions, [*self.owners.values(), *coming]))
+    need = max(map(self._positions_for, [*self.owners.values(), *coming]))
     if need != self.positions:
       self.positions = need
       self.slots = dataclasses.replace(self.slots, cache=self.slots.cache.resize(need))
+
     for row in free[: len(coming)]:
       if not self.ready:
         self._prefill()
       i, index = self.ready.popleft()
       self.owners[row] = index
-      begun = {
+      start = {
         'last_B': self.prompts[index][-1],
-        'told_B': 0,
+        'count_B': 0,
         'limits_B': self.limits[index],
-        'keys_B': jax.random.fold_in(self.root, self.numbers[index]),
+        'keys_B': jax.random.fold_in(self.root_key, self.streams[index]),
         'live_B': True,
       }
       length = len(self.prompts[index])
-      self.slots = insert(self.slots, row, self.prefilled, i, length, begun, program=self.program)
+      self.slots = insert(self.slots, row, self.prefilled, i, length, start, program=self.program)
       if not self.ready:
-        self.prefilled = None  # its memory is free for the next
+        self.prefilled = None  # frees its memory for the next group
 
   def step(self, ended) -> list[int]:
-    """Decodes until a slot is free, of many slots a few, `STEPS` tokens at most. Returns the prompts whose answers
-    have ended."""
-    enough = min(max(1, self.rows // 32), len(self.waiting) + len(self.ready)) or self.rows
-    self.slots, said = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
-    tokens, live = jax.device_get(said)
-    done, asked = [], np.zeros(self.rows, bool)
+    """Decodes until a slot is free (a 32nd of the slots, if that is more), at most `STEPS` tokens of each answer.
+
+    Returns the prompts whose answers have ended.
+    """
+    left = len(self.waiting) + len(self.ready)
+    enough = min(max(1, self.rows // 32), left) if left else self.rows
+    self.slots, result = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
+    tokens, live = jax.device_get(result)
+    done = []
+    cut_short = np.zeros(self.rows, bool)
     for row, index in list(self.owners.items()):
       self.answers[index] += tokens[row][tokens[row] >= 0].tolist()
-      asked[row] = live[row] and ended is not None and ended(self.answers[index])
-      if asked[row] or not live[row]:
+      cut_short[row] = live[row] and ended is not None and ended(self.answers[index])
+      if cut_short[row] or not live[row]:
         done.append(index)
         del self.owners[row]
-    if asked.any():
-      self.slots = dataclasses.replace(self.slots, live_B=self.slots.live_B & ~asked)
+    if cut_short.any():
+      self.slots = dataclasses.replace(self.slots, live_B=self.slots.live_B & ~cut_short)
     return done

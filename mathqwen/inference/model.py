@@ -13,8 +13,9 @@ from mathqwen import hf
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
-from mathqwen.inference.sampling import Sampling
+from mathqwen.inference.sampling import AnswerRequest, Sampling
 from mathqwen.model import qwen
+from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage.source import Source, open_source
 from mathqwen.text import chatml
@@ -36,7 +37,10 @@ class Model:
   system_prompt: str = ''  # the system turn it was trained with; '' is none
 
   def logits(self, tokens_BT, segment_ids=None, positions=None):
-    """float32 [B, T, V] of int32 [B, T]. Attention does not cross segments; positions count from 0 unless given."""
+    """float32 [B, T, V] of int32 [B, T]. Attention stays within a segment; positions count from 0 unless given.
+
+    UserError when the ids are not whole numbers [B, T] that the model knows.
+    """
     tokens = np.asarray(tokens_BT)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
       raise UserError(f'logits takes whole numbers [B, T], and these are {tokens.dtype} {list(tokens.shape)}')
@@ -55,31 +59,43 @@ class Model:
     seed: int = 0,
     system_prompt: str | None = None,
   ) -> list[str]:
-    """The assistant's answer to each question, asked in ChatML as in training: with the model's own system prompt
-    unless another is given. max_new_tokens: by default 512, or what the model's positions leave."""
+    """The assistant's answer to each question, asked in ChatML as in training, with the model's own system prompt
+    unless another is given.
+
+    max_new_tokens: by default 512, or what the model's positions leave. temperature, top_p, top_k: as in `Sampling`.
+    UserError when a setting is out of range, or a question does not fit the model's positions.
+    """
     if isinstance(questions, str):
       raise UserError('generate takes a list of questions: write generate([question])')
-    prompts = [self.prompt([{'role': 'user', 'content': q}], system_prompt) for q in questions]
+    prompts = [self.prompt([{'role': 'user', 'content': question}], system_prompt) for question in questions]
     answers = self.generate_ids(prompts, max_new_tokens, temperature, top_p, top_k, seed)
     return [self.tokenizer.decode(ids) for ids in answers]
 
   def prompt(self, messages: Sequence[dict], system_prompt: str | None = None) -> list[int]:
-    """Ids that ask for the next turn of a conversation, after the system prompt."""
-    system = self.system_prompt if system_prompt is None else system_prompt
+    """Ids that ask for the next turn of a conversation, after the system prompt. UserError without a tokenizer."""
     if self.tokenizer is None:
       raise UserError(f'{self.name} has no tokenizer files: copy those of its model there, or use logits(ids)')
-    return chatml.prompt([*([{'role': 'system', 'content': system}] if system else []), *messages], self.tokenizer)
+    system = self.system_prompt if system_prompt is None else system_prompt
+    system_turn = [{'role': 'system', 'content': system}] if system else []
+    return chatml.prompt([*system_turn, *messages], self.tokenizer)
 
   def new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
-    """How many an answer may have by default: 512, or what the longest prompt leaves of the model's positions."""
-    return max(1, min(MAX_NEW_TOKENS, self.config.max_position_embeddings - max(map(len, prompts), default=0)))
+    """Tokens that an answer may have by default: 512, or what the longest prompt leaves of the model's positions."""
+    longest = max(map(len, prompts), default=0)
+    return max(1, min(MAX_NEW_TOKENS, self.config.max_position_embeddings - longest))
 
-  def check(self, prompts, max_new_tokens=None, temperature=0.0, top_p=1.0, top_k=0, seed=0):
+  def check(
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+  ):
     """UserError where `generate_ids` would refuse these arguments; needs no weights."""
-    if max_new_tokens is None:
-      max_new_tokens = self.new_tokens(prompts)
-    Sampling(temperature, top_p, top_k)
-    generate.check(self.config, prompts, max_new_tokens, seed)
+    request = self._request(prompts, max_new_tokens, Sampling(temperature, top_p, top_k), seed)
+    generate.check(self.config, prompts, request)
 
   def generate_ids(
     self,
@@ -95,59 +111,62 @@ class Model:
     numbers: Sequence[int] | None = None,
     cache_dtype: str | None = None,
   ) -> list[list[int]]:
-    """Ids of each answer; the stop id, when one was reached, is the last, and where the text holds one of `stop_texts`
-    the id that completes it. on_done(index, ids) as answers end. The rest as in `generate.generate`."""
+    """Ids of each answer. The last is the stop id when one was reached; where the text holds one of `stop_texts`, it is
+    the id that completes it.
+
+    numbers: which of the seed's random streams each answer draws from, by default its index. batch_size, cache_dtype:
+    as in `generate.Execution`. on_done(index, ids): called as answers end. UserError as in `generate.generate`.
+    """
+    request = self._request(prompts, max_new_tokens, Sampling(temperature, top_p, top_k), seed, numbers)
+    execution = generate.Execution(batch_size, self.dtype, cache_dtype, self.mesh)
     answers: list[list[int]] = [[] for _ in prompts]
 
+    def holds_stop_text(ids):
+      return any(text in self.tokenizer.decode(ids) for text in stop_texts)
+
     def done(index, ids):
-      answers[index] = _up_to(stop_texts, ids, self.tokenizer) if stop_texts else ids
+      # The decoding loop looks at texts only every few tokens, so it may have gone past the stop text.
+      answers[index] = _up_to(holds_stop_text, ids) if stop_texts else ids
       if on_done is not None:
         on_done(index, answers[index])
 
-    holds_stop = lambda ids: any(text in self.tokenizer.decode(ids) for text in stop_texts)
-    generate.generate(
-      self.params,
-      self.config,
-      prompts,
+    ended = holds_stop_text if stop_texts else None
+    generate.generate(self.params, self.config, prompts, request, execution, ended, done)
+    return answers
+
+  def _request(self, prompts, max_new_tokens, sampling: Sampling, seed: int, streams=None) -> AnswerRequest:
+    return AnswerRequest(
       max_new_tokens=self.new_tokens(prompts) if max_new_tokens is None else max_new_tokens,
       vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
       stop_ids=() if self.tokenizer is None else self.tokenizer.stop_ids,
-      sampling=Sampling(temperature, top_p, top_k),
+      sampling=sampling,
       seed=seed,
-      numbers=numbers,
-      batch_size=batch_size,
-      dtype=self.dtype,
-      cache_dtype=cache_dtype,
-      mesh=self.mesh,
-      ended=holds_stop if stop_texts else None,
-      on_done=done,
+      streams=streams,
     )
-    return answers
 
   def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
-    """Writes a Hugging Face directory; `dtype` is the files', by default the weights' own."""
+    """Writes a Hugging Face directory. dtype: of the files, by default that of the weights. layout: as in `hf.save`."""
     hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, system_prompt=self.system_prompt)
 
 
-def _up_to(stop_texts: tuple[str, ...], ids: list[int], tokenizer: Tokenizer) -> list[int]:
-  """The shortest beginning whose text holds one of `stop_texts`, else all."""
-
-  def holds(length):
-    text = tokenizer.decode(ids[:length])
-    return any(stop in text for stop in stop_texts)
-
-  return ids[: bisect.bisect_left(range(len(ids)), True, key=holds)]
+def _up_to(holds: Callable[[list[int]], bool], ids: list[int]) -> list[int]:
+  """The shortest beginning of `ids` for which `holds` is true, or all of them."""
+  # Text only grows with more ids, so `holds` stays true once it is.
+  length = bisect.bisect_left(range(len(ids)), True, key=lambda length: holds(ids[:length]))
+  return ids[:length]
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))
 def _logits(params, tokens, segment_ids, positions, *, cfg, dtype):
-  x_BTD = qwen.hidden(params, cfg, tokens, segment_ids, positions, dtype=jnp.dtype(dtype))
-  return qwen.unembed(params, cfg, x_BTD)
+  return qwen.unembed(params, qwen.forward(params, cfg, tokens, segment_ids, positions, Compute(dtype=dtype)))
 
 
 def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16') -> Model:
-  """A model from a Hugging Face directory (or a name on the hub) or from a checkpoint directory of ours, onto `mesh`
-  when one is given."""
+  """A model from a Hugging Face directory, a name on the hub, or a checkpoint directory of ours.
+
+  mesh: where its weights go; None is one device. dtype: of weights and activations. UserError when `path` is no
+  complete model.
+  """
   model, read = open_model(path, mesh, dtype)
   model.params = read()
   return model
@@ -156,14 +175,17 @@ def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat1
 def open_model(
   path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16'
 ) -> tuple[Model, Callable[[], dict]]:
-  """(model without its weights, read): what can be checked is checked now, `read() -> params` takes its time."""
+  """(model without its weights, read): everything small is read and checked now; `read() -> params` reads the weights.
+
+  UserError as in `load`.
+  """
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
   return model_of(open_source(path), mesh, dtype)
 
 
 def model_of(source: Source, mesh: jax.sharding.Mesh | None, dtype: str) -> tuple[Model, Callable[[], dict]]:
-  """`open_model` of what `open_source` found."""
+  """`open_model` of a source that is open already."""
   if mesh is not None:
     sharding.check(dict(mesh.shape), source.config)
   model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, source.system_prompt)

@@ -1,18 +1,19 @@
-"""How tokens are drawn, as an argument: `generate.sample` draws them. Without JAX."""
+"""What is asked of `generate`, as plain data: how tokens are drawn, and when an answer ends. Without JAX."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from mathqwen.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Temperature 0 is greedy, top_k 0 and top_p 1 leave every token in."""
+  """How a token is drawn from the logits: temperature, then top-k, then top-p. UserError for values out of range."""
 
-  temperature: float = 0.0
-  top_p: float = 1.0
-  top_k: int = 0
+  temperature: float = 0.0  # 0 is greedy
+  top_p: float = 1.0  # the smallest set of tokens whose probability reaches it; 1 keeps all
+  top_k: int = 0  # so many of the most probable tokens; 0 keeps all
 
   def __post_init__(self):
     if not 0 <= self.temperature < math.inf:
@@ -28,6 +29,25 @@ class Sampling:
 GREEDY = Sampling()
 
 
+@dataclasses.dataclass(frozen=True)
+class AnswerRequest:
+  """What is asked for each prompt of a call of `generate`."""
+
+  max_new_tokens: int | Sequence[int]  # of every answer, or of each
+  vocab_size: int  # ids from here on, which the tokenizer does not know, are never drawn
+  stop_ids: tuple[int, ...]  # an answer ends with the first of them
+  sampling: Sampling = GREEDY
+  seed: int = 0
+  streams: Sequence[int] | None = None  # which of the seed's random streams each answer draws from; None: its index
+
+  def limits(self, prompts: Sequence) -> list[int]:
+    """The most new tokens of each answer."""
+    if isinstance(self.max_new_tokens, int):
+      return [self.max_new_tokens] * len(prompts)
+    return list(self.max_new_tokens)
+
+
 def check_seed(seed: int):
+  """UserError when `seed` is not a 32-bit number."""
   if not 0 <= seed < 2**32:
     raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')

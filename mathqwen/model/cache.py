@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.panels import WIDTH, Panels
 
 DTYPES = ('float32', 'bfloat16', 'int8')
 
@@ -14,28 +13,31 @@ DTYPES = ('float32', 'bfloat16', 'int8')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8:
-  """Numbers in a quarter of float32's memory: `values * scales`, one scale for each vector of H."""
+  """Numbers in a quarter of float32's memory: `values * scales`, with one scale for each vector of H."""
 
   values: jax.Array  # int8 [..., H]
   scales: jax.Array  # float32 [..., 1]
 
   @classmethod
-  def of(cls, x):
+  def of(cls, x) -> 'Int8':
+    """`x` [..., H], rounded."""
     scales = jnp.max(jnp.abs(x), axis=-1, keepdims=True).astype(jnp.float32) / 127
     values = jnp.round(x.astype(jnp.float32) / jnp.where(scales == 0, 1, scales))
     return cls(values.astype(jnp.int8), scales)
 
 
-def encode(x, dtype: str):
+def encode(x, dtype: str) -> jax.Array | Int8:
+  """`x` as a cache of `dtype` stores it."""
   return Int8.of(x) if dtype == 'int8' else x.astype(dtype)
 
 
-def decode(x, dtype):
+def decode(x: jax.Array | Int8, dtype) -> jax.Array:
+  """What `encode` stored, as an array of `dtype`."""
   return (x.values * x.scales).astype(dtype) if isinstance(x, Int8) else x.astype(dtype)
 
 
-def _resize(x, axis: int, size: int):
-  """Cut off, or filled with zeros."""
+def resize_axis(x, axis: int, size: int):
+  """`x` with `size` entries along `axis`: cut off, or filled up with zeros."""
   if size <= x.shape[axis]:
     return jax.lax.slice_in_dim(x, 0, size, axis=axis)
   widths = [(0, 0)] * x.ndim
@@ -43,112 +45,96 @@ def _resize(x, axis: int, size: int):
   return jnp.pad(x, widths)
 
 
-def _panels(x) -> Panels:
-  """Of keys [..., S, H], the last panel filled with zeros."""
-  whole = lambda a: _resize(a, -2, a.shape[-2] + -a.shape[-2] % WIDTH)
-  return Panels(jax.tree.map(lambda a: Panels.of(whole(a)).values, x))
-
-
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-  """`S` slots for each of `B` rows, filled from the left, each row to a length of its own.
+  """`S` slots for each of `B` rows. Each row is filled from the left, to a length of its own:
 
-  A token of a row sees the slots up to its own position; what lies behind is stale or padding, and seen by none.
-  `k` and `v` are arrays [L, B, K, S, H] (a head's keys lie together, as attention multiplies them). For a CPU they are
-  tuples of L: `v` of arrays [B, K, S, H], `k` of `Panels` of the same, [B, K, S / 64, H, 64]. In a cache of int8 each
-  array is an `Int8`.
+    lengths 3   k0 k1 k2  .  .     its next token, at position 3, writes slot 3 and sees slots 0 to 3
+    lengths 5   k0 k1 k2 k3 k4
+
+  A token sees the slots up to its own position. No token sees what lies behind, which is stale or zeros.
+  The arrays are [L, B, K, S, H], not [L, B, S, K, H]: the keys of a head lie together, as attention multiplies them.
   """
 
-  k: jax.Array | Int8 | tuple
-  v: jax.Array | Int8 | tuple
-  lengths: jax.Array  # int32 [B]: tokens written of each row
-  prompt_lengths: jax.Array  # int32 [B]: the prompt's, to which Qwen-1's dynamic NTK is frozen
+  k: jax.Array | Int8  # [L, B, K, S, H]
+  v: jax.Array | Int8  # [L, B, K, S, H]
+  lengths: jax.Array  # int32 [B]: tokens written in each row
+  prompt_lengths: jax.Array  # int32 [B]: of the prompt, whose length fixes the rotary base of Qwen-1's dynamic NTK
 
   @classmethod
-  def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str, stacked: bool = True) -> 'KVCache':
-    L, K, H = cfg.num_hidden_layers, cfg.num_key_value_heads, cfg.head_dim
-    lengths = lambda: jnp.zeros((batch,), jnp.int32)
-    if stacked:
-      k, v = (encode(jnp.zeros((L, batch, K, slots, H)), dtype) for _ in range(2))
-    else:
-      make = lambda: encode(jnp.zeros((batch, K, slots + -slots % WIDTH, H)), dtype)
-      k, v = tuple(_panels(make()) for _ in range(L)), tuple(make() for _ in range(L))
-    return cls(k, v, lengths(), lengths())
+  def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str) -> 'KVCache':
+    """A cache of zeros; `dtype` is one of `DTYPES`."""
+    zeros = jnp.zeros((cfg.num_hidden_layers, batch, cfg.num_key_value_heads, slots, cfg.head_dim))
+    lengths = jnp.zeros((batch,), jnp.int32)
+    # Two arrays each time: a jitted function that is given the cache to reuse its memory needs each of them once.
+    return cls(encode(zeros, dtype), encode(zeros + 0, dtype), lengths, lengths + 0)
 
   @property
   def dtype(self) -> str:
+    """One of `DTYPES`."""
     return str(jax.tree.leaves(self.k)[0].dtype)
 
   @property
   def slots(self) -> int:
+    """S."""
     return jax.tree.leaves(self.v)[0].shape[-2]
 
   def mask(self, positions_BT):
-    """bool [B, T, S]: what a token at each position sees."""
+    """bool [B, T, S]: which slots a token at each position sees."""
     return jnp.arange(self.slots) <= positions_BT[..., None]
 
-  def write(self, layer, k_BTKH, v_BTKH):
-    """(cache with T more slots of `layer` written, (k_BSKH, v_BSKH) of that layer, k perhaps as `Panels` of
-    [B, K, S, H]). `advance` moves the lengths."""
-    B, T = k_BTKH.shape[:2]
-    rows, slots = jnp.arange(B)[:, None], self.lengths[:, None] + jnp.arange(T)
+  def write(self, layer, k_BTKH, v_BTKH) -> 'KVCache':
+    """The cache with the next T slots of each row written in `layer`. `advance` moves the lengths after all layers."""
+    rows_B1, slots_BT = self._next_slots(*k_BTKH.shape[:2])
 
-    def put(old, x_BTKH):
+    def set_slots(old, x_BTKH):
       new = encode(x_BTKH, self.dtype)
-      if not isinstance(old, tuple):
-        return jax.tree.map(lambda o, n: o.at[layer, rows, :, slots].set(n), old, new)
-      one = old[layer]
-      if isinstance(one, Panels):
-        at = (rows, slice(None), slots // WIDTH, slice(None), slots % WIDTH)
-        one = Panels(jax.tree.map(lambda o, n: o.at[at].set(n), one.values, new))
-      else:
-        one = jax.tree.map(lambda o, n: o.at[rows, :, slots].set(n), one, new)
-      return (*old[:layer], one, *old[layer + 1 :])
+      return jax.tree.map(lambda o, n: o.at[layer, rows_B1, :, slots_BT].set(n), old, new)
 
-    def read(x):
-      cut = lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False)
-      one = x[layer] if isinstance(x, tuple) else jax.tree.map(cut, x)
-      if isinstance(one, Panels):
-        return Panels(decode(one.values, k_BTKH.dtype))
-      return decode(one, k_BTKH.dtype).swapaxes(1, 2)
+    return dataclasses.replace(self, k=set_slots(self.k, k_BTKH), v=set_slots(self.v, v_BTKH))
 
-    new = dataclasses.replace(self, k=put(self.k, k_BTKH), v=put(self.v, v_BTKH))
-    return new, (read(new.k), read(new.v))
+  def read(self, layer, dtype):
+    """(k_BSKH, v_BSKH) of `layer`, in `dtype`."""
+
+    def take(x):
+      x_BKSH = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False), x)
+      return decode(x_BKSH, dtype).swapaxes(1, 2)
+
+    return take(self.k), take(self.v)
 
   def advance(self, tokens: int) -> 'KVCache':
+    """The cache with `tokens` more in each row."""
     return dataclasses.replace(self, lengths=self.lengths + tokens)
 
-  def admit(self, rows_P, prompts: tuple, lengths_P, prompt_lengths_P) -> 'KVCache':
-    """The cache with `lengths_P` tokens, at most `slots`, of prompts in these rows. `prompts`: of
-    `qwen.hidden(..., keep=True)`, cut to `slots`."""
+  def admit(self, rows_P, keys_LPTKH, values_LPTKH, lengths_P, prompt_lengths_P) -> 'KVCache':
+    """The cache with P prompts, of `qwen.prefill`, in these rows; what exceeds the slots is cut off.
 
-    def put(old, new_LPTKH):
-      new = encode(new_LPTKH.swapaxes(2, 3), self.dtype)
-      if not isinstance(old, tuple):
-        return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new)
+    lengths_P: tokens of each prompt that count as written, at most `slots`.
+    """
 
-      def put_layer(i, old):
-        one = jax.tree.map(lambda n: n[i], new)
-        one = _panels(one) if isinstance(old, Panels) else one
-        return jax.tree.map(lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n), old, one)
+    def set_rows(old, x_LPTKH):
+      new = encode(x_LPTKH[:, :, : self.slots].swapaxes(2, 3), self.dtype)
+      return self._set_rows(old, rows_P, new)
 
-      return tuple(put_layer(i, layer) for i, layer in enumerate(old))
-
-    k, v = (x[:, :, : self.slots] for x in prompts)
-    return KVCache(
-      put(self.k, k),
-      put(self.v, v),
-      self.lengths.at[rows_P].set(lengths_P),
-      self.prompt_lengths.at[rows_P].set(prompt_lengths_P),
+    return dataclasses.replace(
+      self,
+      k=set_rows(self.k, keys_LPTKH),
+      v=set_rows(self.v, values_LPTKH),
+      lengths=self.lengths.at[rows_P].set(lengths_P),
+      prompt_lengths=self.prompt_lengths.at[rows_P].set(prompt_lengths_P),
     )
 
   def resize(self, slots: int) -> 'KVCache':
-    """With more slots, or with fewer where all rows fit; where keys lie in panels, whole ones."""
-    panels = -(-slots // WIDTH)
-    if not isinstance(self.k, tuple):
-      k, v = (jax.tree.map(lambda a: _resize(a, -2, slots), x) for x in (self.k, self.v))
-    else:
-      k = jax.tree.map(lambda a: _resize(a, -3, panels), self.k)
-      v = jax.tree.map(lambda a: _resize(a, -2, panels * WIDTH), self.v)
+    """The cache with more slots, or with fewer if all rows fit in them."""
+    k = jax.tree.map(lambda a: resize_axis(a, -2, slots), self.k)
+    v = jax.tree.map(lambda a: resize_axis(a, -2, slots), self.v)
     return dataclasses.replace(self, k=k, v=v)
+
+  def _next_slots(self, batch: int, tokens: int):
+    """Indices ([B, 1], [B, T]) of the next T slots of each row."""
+    return jnp.arange(batch)[:, None], self.lengths[:, None] + jnp.arange(tokens)
+
+  def _set_rows(self, old, rows_P, new_LPKTH):
+    """`old`, which is k or v, with the first T slots of these rows set."""
+    return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new_LPKTH)

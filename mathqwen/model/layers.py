@@ -1,62 +1,66 @@
-"""Pure functions on arrays. B batch, T query, S key, D embed, N heads, K kv heads, G = N / K, H head dim, F MLP."""
+"""Pure functions on arrays: what the layers of the decoder are made of.
 
-import functools
+B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, G = N / K, H head dim, F MLP; in `linear`
+I inputs and O outputs of a weight.
+"""
+
+import dataclasses
 import math
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from mathqwen.model.panels import Panels
+from mathqwen.model.config import ModelConfig
 
 
-def linear(equation, x_BT, w):
+@runtime_checkable
+class Product(Protocol):
+  """A weight that is not an array but multiplies by itself, in a layout of its own (`inference.cpu.CpuWeight`)."""
+
+  def product(self, x, dtype=None):
+    """`x @ weight.T` in `dtype`, by default x's: [..., I] -> [..., O], or the several axes that O stands for."""
+
+
+def linear(equation: str, x_BT, w: jax.Array | Product):
   """`jnp.einsum(equation, x, w)` of activations and a weight, which lies as torch stores it: outputs first.
 
-  As a product of matrices: XLA for CPU would transpose a weight of three axes in memory each time it is used.
+  Computed as a product of matrices, because XLA:CPU transposes a weight of three axes in memory at every use.
   """
-  if isinstance(w, Panels):
-    return matmul(x_BT.reshape(*x_BT.shape[:2], -1), w)
-  y_axes = equation.split('->')[1]
-  out = w.shape[: len(y_axes) - 2]  # B and T are activations' own
   B, T = x_BT.shape[:2]
-  return _linear(x_BT.reshape(B, T, -1), w.reshape(math.prod(out), -1)).reshape(B, T, *out)
+  x_BTI = x_BT.reshape(B, T, -1)
+  if isinstance(w, Product):
+    return w.product(x_BTI)
+  output_axes = equation.split('->')[1][len('BT') :]
+  outputs = w.shape[: len(output_axes)]
+  return _linear(x_BTI, w.reshape(math.prod(outputs), -1)).reshape(B, T, *outputs)
 
 
-FEW = 64  # tokens, up to which a CPU is faster with the product turned round
-
-
-def matmul(x, w_OI, preferred_element_type=None):
-  """`x @ w.T`, [..., O], `w` an array or `Panels`; of few tokens on a CPU as `(w @ x.T).T`, which a barrier keeps XLA
-  from turning back.
-
-  XLA's kernel packs the right operand in each call: here the tokens, not the weight. To measure: `mathqwen bench
-  decode`, with FEW = 0 and without.
-  """
-  *batch, width = x.shape
-  if isinstance(w_OI, Panels):
-    y_RO = w_OI.product(x.reshape(-1, width))
-    return y_RO.astype(preferred_element_type or x.dtype).reshape(*batch, -1)
-  product = functools.partial(jnp.einsum, preferred_element_type=preferred_element_type)
-  if math.prod(batch) > FEW or jax.default_backend() != 'cpu':
-    return product('...I,OI->...O', x, w_OI)
-  y_OR = product('OI,RI->OR', w_OI, x.reshape(-1, width))
-  return jax.lax.optimization_barrier(y_OR).T.reshape(*batch, -1)
+def unembed(x_BTD, head_VD: jax.Array | Product):
+  """float32 logits [..., V] of x [..., D]; the head is cast to x's dtype."""
+  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD)
+  if isinstance(head_VD, Product):
+    return head_VD.product(x_BTD, jnp.float32)
+  return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
 def _linear(x_BTI, w_OI):
-  """Its own derivative only for the CPU: JAX's einsum for the weight's gradient has XLA transpose the activations'
-  gradient in memory, and takes the product of that. Here the side with fewer features is transposed, and where that is
-  the input, the weight's small gradient, too (the barrier keeps XLA from folding that back). Loss and gradient of a
-  small model take 1.1 times the CPU time without it; to measure: `python tests/model/test_layers.py`.
+  """`x @ w.T` with a derivative of its own, which makes training on a CPU faster and changes no other platform.
+
+  For the weight's gradient, XLA:CPU transposes one of its two operands in memory. With JAX's own derivative that is
+  always the activations' gradient. Here it is the operand with fewer features; where that is the input, the product is
+  the transposed gradient of the weight, which is small enough to transpose afterwards. The barriers keep XLA from
+  rewriting this into the form that JAX's derivative has. With JAX's derivative, loss and gradient of a small model take
+  1.1 times the CPU time. To measure: `python tests/model/test_layers.py`.
   """
-  return matmul(x_BTI, w_OI)
+  return jnp.einsum('BTI,OI->BTO', x_BTI, w_OI)
 
 
 def _linear_forward(x_BTI, w_OI):
-  # Not `_linear`, whose product a remat policy would not see.
-  return matmul(x_BTI, w_OI), (x_BTI, w_OI)
+  # Not `_linear(...)`: a remat policy does not see the product inside a custom_vjp function.
+  return jnp.einsum('BTI,OI->BTO', x_BTI, w_OI), (x_BTI, w_OI)
 
 
 def _linear_backward(saved, gradient_BTO):
@@ -72,17 +76,17 @@ def _linear_backward(saved, gradient_BTO):
 _linear.defvjp(_linear_forward, _linear_backward)
 
 
-def rms_norm(x, scale, eps):
-  """Normalises the last axis in float32, casts back, then scales, in the order that Hugging Face's Qwen does."""
+def rms_norm(x, scale, eps: float):
+  """Normalises the last axis in float32, casts back, then scales: the order of Hugging Face's Qwen."""
   x32 = x.astype(jnp.float32)
   x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
   return x32.astype(x.dtype) * scale
 
 
-def rope_angles(positions_BT, head_dim, theta):
-  """(cos, sin), float32 [B, T, 1, H/2], of a base theta (a number, or [B, T]).
+def rope_angles(positions_BT, head_dim: int, theta):
+  """(cos, sin), float32 [B, T, 1, H/2], for a rotary base theta (a number, or [B, T]).
 
-  bfloat16 would lose whole positions: 257 rounds to 256.
+  float32, because bfloat16 would lose whole positions: 257 rounds to 256.
   """
   theta = jnp.asarray(theta, jnp.float32)[..., None, None]
   inv_freq = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
@@ -90,18 +94,47 @@ def rope_angles(positions_BT, head_dim, theta):
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def ntk_theta(theta, lengths_BT, seq_length, head_dim):
-  """Qwen-1's dynamic NTK: the rotary base [B, T], larger with each doubling of the lengths past `seq_length`."""
+def segment_lengths(segment_ids_BT):
+  """int32 [B, T]: the number of tokens in the segment of each token."""
+  same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
+  return jnp.sum(same_BTT, axis=-1, dtype=jnp.int32)
+
+
+def ntk_theta(theta: float, lengths_BT, seq_length: int, head_dim: int):
+  """Qwen-1's dynamic NTK: the rotary base [B, T], which grows with each doubling of the lengths past `seq_length`."""
   # ceil(log2(length / seq_length)) in whole numbers: a float32 logarithm may miss an exact power of two.
   doublings = sum((lengths_BT > min(seq_length << n, 2**31 - 1)).astype(jnp.int32) for n in range(10))
   alpha = (jnp.left_shift(2, doublings) - 1).astype(jnp.float32)
   return theta * alpha ** (head_dim / (head_dim - 2))
 
 
-def logn_scale(positions_BT, seq_length):
-  """Qwen-1's logn attention: what the query at each position is multiplied by, above 1 past `seq_length`; [B, T]."""
-  counted = positions_BT.astype(jnp.float32) + 1
-  return jnp.where(counted > seq_length, jnp.log(counted) / math.log(seq_length), 1.0)
+def logn_scale(positions_BT, seq_length: int):
+  """Qwen-1's logn attention: the factor [B, T] for the query at each position, above 1 past `seq_length`."""
+  length = positions_BT.astype(jnp.float32) + 1
+  return jnp.where(length > seq_length, jnp.log(length) / math.log(seq_length), 1.0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rotation:
+  """What positions do to queries and keys."""
+
+  cos: jax.Array  # float32 [B, T, 1, H/2]
+  sin: jax.Array  # float32 [B, T, 1, H/2]
+  query_scale: jax.Array | None  # float32 [B, T, 1, 1]: Qwen-1's logn attention
+
+
+def rotation(cfg: ModelConfig, positions_BT, lengths_BT=None) -> Rotation:
+  """Of tokens at these positions in sequences of these lengths ([B, T] or [B, 1]).
+
+  Without lengths Qwen-1's dynamic NTK and logn attention are off, as in its training.
+  """
+  theta, query_scale = cfg.rope_theta, None
+  if cfg.use_dynamic_ntk and lengths_BT is not None:
+    theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
+  if cfg.use_logn_attn and lengths_BT is not None:
+    query_scale = logn_scale(positions_BT, cfg.seq_length)[..., None, None]
+  return Rotation(*rope_angles(positions_BT, cfg.head_dim, theta), query_scale)
 
 
 def rope(x_BTNH, cos, sin):
@@ -110,48 +143,44 @@ def rope(x_BTNH, cos, sin):
   return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BTNH.dtype)
 
 
-def causal_mask(query_segments_BT, key_segments_BS, first_slot=0):
+def causal_mask(query_segments_BT, key_segments_BS, first_slot: int = 0):
   """bool [B, T, S]: a query sees the keys of its own segment up to its own slot. Query t sits in slot `first_slot + t`.
 
-  Padding is segment 0 and sees only padding, by segment and never by token value: token 0 is `!` in Qwen's vocabulary.
+  Padding is segment 0 and sees only padding. It is found by segment and never by token value, because token 0 is `!` in
+  Qwen's vocabulary.
   """
   T, S = query_segments_BT.shape[1], key_segments_BS.shape[1]
   causal_TS = jnp.arange(S) <= first_slot + jnp.arange(T)[:, None]
   return causal_TS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
 
 
-def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
-  """Grouped-query attention; scores and softmax in float32. Returns [B, T, N, H].
-
-  The keys may be `Panels` of [B, K, S, H].
-  """
-  B, T, N, H = q_BTNH.shape
-  K = v_BSKH.shape[2]
-  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
-  if isinstance(k_BSKH, Panels):
-    q_BKRH = q_BTKGH.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    scores_BKGTS = k_BSKH.product(q_BKRH).reshape(B, K, N // K, T, -1)
-  else:
-    scores_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
-  # Finite, so that a padding query in an empty cache is a mean of zeros and not a NaN.
+def attention_probs(scores_BKGTS, mask_BTS):
+  """Softmax over the keys that the mask lets through, in the dtype of the scores."""
+  # The fill is finite, so that a padding query that sees no key averages over all of them instead of giving NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
-  probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-  if isinstance(k_BSKH, Panels):  # then the values of a head lie together, [S, H], as in one panel of [H, S]
-    out_BKRH = Panels(v_BSKH.swapaxes(1, 2)[:, :, None]).product(probs_BKGTS.reshape(B, K, -1, v_BSKH.shape[1]))
-    out_BKGTH = out_BKRH.astype(v_BSKH.dtype).reshape(B, K, N // K, T, H)
-  else:
-    out_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', probs_BKGTS, v_BSKH)
+  return jax.nn.softmax(scores_BKGTS, axis=-1)
+
+
+def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+  """Grouped-query attention [B, T, N, H]; scores and softmax in float32."""
+  B, T, N, H = q_BTNH.shape
+  K = k_BSKH.shape[2]
+  q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
+  scores_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
+  probs_BKGTS = attention_probs(scores_BKGTS, mask_BTS).astype(v_BSKH.dtype)
+  out_BKGTH = jnp.einsum('BKGTS,BSKH->BKGTH', probs_BKGTS, v_BSKH)
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def swiglu(x_BTD, gate_FD, up_FD, down_DF):
+  """The MLP: `down(silu(gate(x)) * up(x))`."""
   gate_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, gate_FD), 'gate')
   up_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, up_FD), 'up')
   return linear('BTF,DF->BTD', jax.nn.silu(gate_BTF) * up_BTF, down_DF)
 
 
-def dropout(x, rate, key):
-  """Inverted dropout; `key=None` is evaluation."""
+def dropout(x, rate: float, key):
+  """Inverted dropout; `key=None` turns it off."""
   if key is None or rate == 0:
     return x
   return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

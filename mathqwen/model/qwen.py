@@ -4,11 +4,14 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
 
   init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
   logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
-  hidden(params, cfg, tokens, ...) -> final-norm output [B, T, D], and the cache when one is given
-  unembed(params, cfg, x_BTD) -> float32 logits [B, T, V]      head(params, cfg) -> its weight [V, D]
+  forward(params, cfg, tokens, ...) -> final-norm output [B, T, D]      training and scoring
+  prefill(params, cfg, prompts, lengths) -> (keys, values)              what a cache holds of prompts
+  decode_step(params, cfg, tokens, cache) -> (final-norm output, cache) the next tokens of each row
+  unembed(params, x_BTD) -> float32 logits [B, T, V]                    head(params) -> its weight [V, D]
 
 Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
-B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab, L layers.
+B batch, P prompts, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab,
+L layers.
 """
 
 import functools
@@ -18,37 +21,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from mathqwen.model.attention import SAVED, reference
+from mathqwen.model import layers, stack
 from mathqwen.model.cache import KVCache
+from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.layers import (
-  attention,
-  dropout,
-  linear,
-  logn_scale,
-  matmul,
-  ntk_theta,
-  rms_norm,
-  rope,
-  rope_angles,
-  swiglu,
-)
-from mathqwen.model.panels import WIDTH, Panels
-
-# What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
-_keep = jax.checkpoint_policies.save_only_these_names
-REMAT = {
-  'none': None,  # everything
-  'dots': _keep('qkv', SAVED, 'mid', 'gate', 'up'),  # no multiplication by weights is computed again
-  'gate': _keep('qkv', SAVED, 'mid', 'gate'),  # up is
-  'mlp': _keep('qkv', SAVED, 'mid'),  # gate and up are
-  'full': jax.checkpoint_policies.nothing_saveable,  # all are, but down
-  'nested': jax.checkpoint_policies.nothing_saveable,  # so are most layers' inputs; attention twice
-}
+from mathqwen.model.layers import Rotation, linear, rms_norm, rope, rotation
+from mathqwen.model.placement import opaque_one
 
 
 def _param(init, rngs, shape, *axes):
-  # eager_sharding=False: the axes are names only; `sharding.py` decides what they mean on a mesh.
+  # eager_sharding=False: the axes are names only; `hardware.sharding` decides what they mean on a mesh.
   return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes, eager_sharding=False)
 
 
@@ -80,235 +62,189 @@ class Block(nnx.Module):
     self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
     self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
 
-  def __call__(self, x_BTD, angles, attend, drop, nested=False):
-    """`attend(q, k, v)` mixes over tokens; `drop` is the dropout on each residual branch. With `nested` the backward
-    pass holds only what attention needs, or what the MLP needs for one half of the tokens."""
-    mix, mlp = functools.partial(self.mix, angles=angles, attend=attend, drop=drop), self.mlp
+  def __call__(self, x_BTD, rotation: Rotation, attend, drop=lambda x, branch: x, nested: bool = False):
+    """(x_BTD after this layer, what `attend` keeps).
+
+    `attend(q, k, v) -> (o_BTNH, kept)` mixes over tokens. `drop(x, branch)` is the dropout on the residual branches, 0
+    (attention) and 1 (the MLP). nested: checkpoint the branches as `stack.checkpoint_nested` says.
+    """
+    mix = functools.partial(self.mix, rotation=rotation, attend=attend, drop=drop)
+    mlp = self.mlp
     if nested:
-      mix, mlp = jax.checkpoint(mix), functools.partial(_by_halves, jax.checkpoint(mlp))
-    x_BTD, cache = mix(x_BTD)
-    return x_BTD + drop(mlp(x_BTD), 1), cache
+      mix, mlp = stack.checkpoint_nested(mix, mlp)
+    x_BTD, kept = mix(x_BTD)
+    return x_BTD + drop(mlp(x_BTD), 1), kept
 
-  def mlp(self, x_BTD):
-    """The other branch."""
-    h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
-    return swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
-
-  def mix(self, x_BTD, angles, attend, drop):
-    """The branch of attention."""
+  def mix(self, x_BTD, rotation: Rotation, attend, drop):
+    """(x_BTD with the attention branch added, what `attend` keeps)."""
     eps = self.cfg.rms_norm_eps
     h_BTD = rms_norm(x_BTD, self.input_norm[...], eps)
     q_BTNH = linear('BTD,NHD->BTNH', h_BTD, self.q[...])
     k_BTKH = linear('BTD,KHD->BTKH', h_BTD, self.k[...])
     v_BTKH = linear('BTD,KHD->BTKH', h_BTD, self.v[...])
     if self.cfg.qkv_bias:
-      q_BTNH, k_BTKH, v_BTKH = q_BTNH + self.q_bias[...], k_BTKH + self.k_bias[...], v_BTKH + self.v_bias[...]
+      q_BTNH += self.q_bias[...]
+      k_BTKH += self.k_bias[...]
+      v_BTKH += self.v_bias[...]
     if self.cfg.qk_norm:
-      q_BTNH, k_BTKH = rms_norm(q_BTNH, self.q_norm[...], eps), rms_norm(k_BTKH, self.k_norm[...], eps)
-    q_BTNH, k_BTKH, v_BTKH = (checkpoint_name(x, 'qkv') for x in (rope(q_BTNH, *angles), rope(k_BTKH, *angles), v_BTKH))
-    o_BTNH, cache = attend(q_BTNH, k_BTKH, v_BTKH)
-    return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), cache
+      q_BTNH = rms_norm(q_BTNH, self.q_norm[...], eps)
+      k_BTKH = rms_norm(k_BTKH, self.k_norm[...], eps)
+    q_BTNH = checkpoint_name(rope(q_BTNH, rotation.cos, rotation.sin), 'qkv')
+    k_BTKH = checkpoint_name(rope(k_BTKH, rotation.cos, rotation.sin), 'qkv')
+    v_BTKH = checkpoint_name(v_BTKH, 'qkv')
+    if rotation.query_scale is not None:
+      q_BTNH = q_BTNH * rotation.query_scale.astype(q_BTNH.dtype)
+    o_BTNH, kept = attend(q_BTNH, k_BTKH, v_BTKH)
+    return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), kept
 
-
-def _by_halves(f, x_BTD):
-  """`f` of every second token, then of the others: halves of a length that is split over chips then lie on all."""
-  B, T, D = x_BTD.shape
-  if T % 2:
-    return f(x_BTD)
-  halves = jnp.unstack(x_BTD.reshape(B, T // 2, 2, D), axis=2)
-  return jnp.stack([f(half) for half in halves], axis=2).reshape(B, T, D)
+  def mlp(self, x_BTD):
+    """The MLP branch alone."""
+    h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
+    return layers.swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
 
 
 class Qwen(nnx.Module):
+  """All weights. It has no `__call__`: the functions below take them as a dict."""
+
   def __init__(self, cfg: ModelConfig, *, rngs):
     V, D = cfg.vocab_size, cfg.hidden_size
     normal = nnx.initializers.normal(cfg.initializer_range)
-    stack = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
+    blocks = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
     self.embed = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
-    self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(stack)(rngs)  # every weight gains a leading L
+    self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(blocks)(rngs)  # every weight gains a leading L
     self.norm = _param(_ones, rngs, (D,), 'norm')
     if not cfg.tie_word_embeddings:
       self.head = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
 
 
-def _model(cfg):
-  return Qwen(cfg, rngs=nnx.Rngs(0))
-
-
-@functools.lru_cache
-def _split_abstract(cfg: ModelConfig):
-  return nnx.split(nnx.eval_shape(lambda: _model(cfg)), nnx.Param)
-
-
-@functools.lru_cache
-def _block(cfg: ModelConfig):
-  return nnx.split(nnx.eval_shape(lambda: Block(cfg, rngs=nnx.Rngs(0))), nnx.Param)[0]
-
-
-def init(key, cfg: ModelConfig):
+def init(key, cfg: ModelConfig) -> dict:
   """Random float32 weights."""
   return nnx.to_pure_dict(nnx.split(Qwen(cfg, rngs=nnx.Rngs(params=key)), nnx.Param)[1])
 
 
-def abstract(cfg: ModelConfig):
+@functools.lru_cache
+def _abstract_state(cfg: ModelConfig):
+  return nnx.split(nnx.eval_shape(lambda: Qwen(cfg, rngs=nnx.Rngs(0))), nnx.Param)[1]
+
+
+def abstract(cfg: ModelConfig) -> dict:
   """The tree of `init` as `jax.ShapeDtypeStruct`s."""
   as_struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-  return jax.tree.map(as_struct, nnx.to_pure_dict(_split_abstract(cfg)[1]))
+  return jax.tree.map(as_struct, nnx.to_pure_dict(_abstract_state(cfg)))
 
 
-def logical_axes(cfg: ModelConfig):
+def logical_axes(cfg: ModelConfig) -> dict:
   """The tree of `init` as tuples of axis names."""
-  specs = nnx.to_pure_dict(nnx.get_partition_spec(_split_abstract(cfg)[1]))
+  specs = nnx.to_pure_dict(nnx.get_partition_spec(_abstract_state(cfg)))
   return jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
 
 
-def hidden(
-  params,
-  cfg: ModelConfig,
-  tokens_BT,
-  segment_ids_BT=None,
-  positions_BT=None,
-  *,
-  cache: KVCache | None = None,
-  keep: bool = False,
-  dtype=jnp.float32,
-  remat: str = 'none',
-  dropout_rate: float = 0.0,
-  dropout_key=None,
-  training: bool = False,
-  attend_rows=reference,
-  place=lambda x, *axes: x,
-  gather=lambda weights, axes, dtype: jax.tree.map(lambda w: w.astype(dtype), weights),
-):
-  """Final-norm output [B, T, D] in `dtype`; with a cache, `(output, cache)` with T more slots of each row written; with
-  `keep`, `(output, (keys, values))`, each [L, B, T, K, H], for `KVCache.admit`.
+def layer_axes(cfg: ModelConfig) -> dict:
+  """`logical_axes` of one layer."""
+  return jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
-  Without segment ids every token is of segment 1; without positions they count from 0, or on from the cache. A cache
-  has one segment a row. `params['layers']` may be a tuple of layers (`for_cpu`) instead of arrays with L first. Weights
-  are cast to `dtype` layer by layer. Dropout, which the report sets to 0.1 without saying where, falls on the embedding
-  and on both residual branches: fused attention kernels have none inside. Qwen-1's dynamic NTK and logn act past
-  `seq_length`, but not with `training`, as in the original; with a cache the rotary base stays what the prompt's length
-  made it. `attend_rows`, from `attention.select`, is the attention of a call without a cache. `place` and `gather`, of
-  `sharding.Placement`, say by axis names where activations lie on a mesh, and bring a layer's weights together there
-  in `dtype`.
+
+@functools.lru_cache
+def _block_structure(cfg: ModelConfig):
+  return nnx.split(nnx.eval_shape(lambda: Block(cfg, rngs=nnx.Rngs(0))), nnx.Param)[0]
+
+
+def block(cfg: ModelConfig, weights: dict) -> Block:
+  """The layer with these weights, a dict as in `init` without the leading L."""
+  return nnx.merge(_block_structure(cfg), weights)
+
+
+def embed(params: dict, tokens_BT, compute: Compute):
+  """The tokens' rows of the embedding, [B, T, D] in `compute.dtype`."""
+  place = compute.placement
+  # Each chip looks up the tokens of all chips of its model copy in its columns of the table, and then keeps its own
+  # rows of the result. So the table is never whole on a chip.
+  table_VD = place(params['embed'].astype(compute.dtype), 'tensor_vocab', 'embed')
+  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
+  return place(x_BTD, 'batch', 'length', 'width')
+
+
+def final_norm(params: dict, cfg: ModelConfig, x_BTD):
+  """The norm after the last layer."""
+  return rms_norm(x_BTD, params['norm'].astype(x_BTD.dtype), cfg.rms_norm_eps)
+
+
+def forward(
+  params: dict, cfg: ModelConfig, tokens_BT, segment_ids_BT=None, positions_BT=None, compute: Compute = PLAIN
+):
+  """Final-norm output [B, T, D] in `compute.dtype`, for training and scoring.
+
+  Attention stays within a segment; without segment ids every token is of segment 1. Positions count from 0 unless
+  given. Weights are cast to `compute.dtype` layer by layer.
   """
-  B, T = tokens_BT.shape
+  (B, T), place, drop = tokens_BT.shape, compute.placement, compute.dropout
   if segment_ids_BT is None:
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
-    positions_BT = (0 if cache is None else cache.lengths[:, None]) + jnp.broadcast_to(jnp.arange(T), (B, T))
-  theta = cfg.rope_theta
-  if cfg.use_dynamic_ntk and not training:
-    of_segment_BT = jnp.sum(segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :], axis=-1, dtype=jnp.int32)
-    lengths_BT = of_segment_BT if cache is None else cache.prompt_lengths[:, None]
-    theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
-  angles = rope_angles(positions_BT, cfg.head_dim, theta)
-  if isinstance(params['layers'], tuple):
-    # XLA for CPU would make them anew for each head of each layer. A branch, which it does not know, takes them whole.
-    angles = jax.lax.cond(jnp.any(tokens_BT >= 0), _same, _zeros_like, angles)
-  layer_axes = jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
+    positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
+  turn = rotation(cfg, positions_BT, None if compute.training else layers.segment_lengths(segment_ids_BT))
+  one = opaque_one(segment_ids_BT)
 
-  def layer(carry, xs):
+  def layer(x_BTD, index, weights):
+    run = block(cfg, place.gather(weights, layer_axes(cfg), compute.dtype, one))
+    attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_BT), None)
+    drop_branch = lambda x, branch: drop(x, 1 + 2 * index + branch)  # site 0 is the embedding
+    x_BTD = place(x_BTD, 'batch', 'length', 'width')
+    x_BTD, _ = run(x_BTD, turn, attend, drop_branch, nested=compute.remat == 'nested')
+    return place(x_BTD, 'batch', 'length', 'width')
+
+  cast_group = lambda weights: cast(jax.tree.map(lambda w: w * one, weights), compute.dtype)
+  x_BTD = drop(embed(params, tokens_BT, compute), 0)
+  x_BTD = stack.scan_layers(layer, x_BTD, params['layers'], compute.remat, cast_group)
+  return final_norm(params, cfg, x_BTD)
+
+
+def prefill(params: dict, cfg: ModelConfig, tokens_PT, lengths_P, compute: Compute = PLAIN):
+  """(keys, values), each [L, P, T, K, H], of prompts padded on the right, for `KVCache.admit`."""
+  P, T = tokens_PT.shape
+  positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
+  segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
+  turn = rotation(cfg, positions_PT, lengths_P[:, None])
+  attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
+
+  def layer(x_PTD, weights):
+    return block(cfg, cast(weights, compute.dtype))(x_PTD, turn, attend)
+
+  return jax.lax.scan(layer, embed(params, tokens_PT, compute), params['layers'])[1]
+
+
+def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: KVCache, compute: Compute = PLAIN):
+  """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row."""
+  T = tokens_BT.shape[1]
+  positions_BT = cache.lengths[:, None] + jnp.arange(T)
+  turn = rotation(cfg, positions_BT, cache.prompt_lengths[:, None])
+
+  def layer(carry, numbered_weights):
     x_BTD, cache = carry
-    index, w = xs
-    block = nnx.merge(_block(cfg), gather(w, layer_axes, dtype))
+    index, weights = numbered_weights
 
     def attend(q, k, v):
-      if cfg.use_logn_attn and not training:
-        q = q * logn_scale(positions_BT, cfg.seq_length)[..., None, None].astype(q.dtype)
-      if cache is None:
-        return attend_rows(q, k, v, segment_ids_BT), (k, v) if keep else None
-      new, (k_BSKH, v_BSKH) = cache.write(index, k, v)
-      return attention(q, k_BSKH, v_BSKH, cache.mask(positions_BT)), new
+      new = cache.write(index, k, v)
+      return layers.attention(q, *new.read(index, q.dtype), new.mask(positions_BT)), new
 
-    def drop(x, branch):
-      key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1 + 2 * index + branch)
-      return dropout(x, dropout_rate, key)
+    return block(cfg, cast(weights, compute.dtype))(x_BTD, turn, attend), None
 
-    x_BTD, new = block(place(x_BTD, 'batch', 'length', 'width'), angles, attend, drop, remat == 'nested')
-    x_BTD = place(x_BTD, 'batch', 'length', 'width')
-    return ((x_BTD, None), new) if cache is None else ((x_BTD, new), None)
-
-  # Each chip looks the tokens of all up in its columns of the table, then keeps its rows: no table is ever whole.
-  table_VD = place(params['embed'].astype(dtype), 'tensor_vocab', 'embed')
-  x_BTD = place(table_VD[place(tokens_BT, 'copy', 'whole')], 'copy', 'whole', 'embed')
-  x_BTD = place(x_BTD, 'batch', 'length', 'width')
-  x_BTD = dropout(x_BTD, dropout_rate, None if dropout_key is None else jax.random.fold_in(dropout_key, 0))
-  one = jnp.all(segment_ids_BT >= 0).astype(jnp.float32)  # unknown to XLA, as in `sharding.Placement.gather`
-  cast = lambda weights: jax.tree.map(lambda w: (w * one).astype(dtype), weights)
-  (x_BTD, cache), kept = _through_layers(layer, (x_BTD, cache), params['layers'], cfg.num_hidden_layers, remat, cast)
-  x_BTD = rms_norm(x_BTD, params['norm'].astype(dtype), cfg.rms_norm_eps)
-  if keep:
-    return x_BTD, kept
-  return x_BTD if cache is None else (x_BTD, cache.advance(T))
+  x_BTD = embed(params, tokens_BT, compute)
+  numbered_weights = (jnp.arange(cfg.num_hidden_layers), params['layers'])
+  (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), numbered_weights)
+  return final_norm(params, cfg, x_BTD), cache.advance(T)
 
 
-def _same(x):
-  return x
+def cast(weights, dtype):
+  """Every weight in `dtype`."""
+  return jax.tree.map(lambda w: w.astype(dtype), weights)
 
 
-def _zeros_like(x):
-  return jax.tree.map(jnp.zeros_like, x)
-
-
-def group_size(count: int) -> int:
-  """Layers in a group of remat 'nested'."""
-  return max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
-
-
-def _through_layers(layer, carry, layers, count: int, remat: str, cast):
-  """`jax.lax.scan` of `layer` over (number, weights) of the layers."""
-  if isinstance(layers, tuple):
-    kept = []
-    for numbered in enumerate(layers):
-      carry, new = layer(carry, numbered)
-      kept.append(new)
-    return carry, jax.tree.map(lambda *xs: jnp.stack(xs), *kept)
-  layers = jnp.arange(count), layers
-  if remat != 'none':
-    layer = jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
-  through = functools.partial(jax.lax.scan, layer)
-  if remat != 'nested':
-    return through(carry, layers)
-  # Only the inputs of groups of some sqrt(L) layers are kept, and of one group at a time those of its layers.
-  size = group_size(count)
-  groups = jax.tree.map(lambda x: x.reshape(count // size, size, *x.shape[1:]), layers)
-
-  def group(carry, xs):
-    # The copies of the group's weights and gradients that XLA makes for the loop over its layers take half as much.
-    return through(carry, (xs[0], cast(xs[1])))
-
-  return jax.lax.scan(jax.checkpoint(group, prevent_cse=False, policy=REMAT[remat]), carry, groups)
-
-
-def for_cpu(params, cfg: ModelConfig, rows: int):
-  """`params` to decode `rows` answers at a time with on a CPU.
-
-  The layers are copied as a tuple of L, as XLA would copy one out of the stack each time that it is used; o, gate, up
-  and the head, a tied one too, in `Panels`, unless the rows are more than 64: plain products are as fast then.
-  """
-  packed = _packed({'layers': params['layers'], 'head': head(params, cfg)}, cfg.num_hidden_layers, rows <= 64)
-  return params | packed
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _packed(weights, count: int, panels: bool):
-  pack = lambda w: Panels.of(w.reshape(w.shape[0], -1)) if panels and w.shape[0] % WIDTH == 0 else w
-
-  def layer(i):
-    w = jax.tree.map(lambda w: w[i], weights['layers'])
-    return w | {name: pack(w[name]) for name in ('o', 'gate', 'up')}
-
-  head_VD = pack(weights['head'])
-  return {'layers': tuple(map(layer, range(count)))} | ({'head': head_VD} if isinstance(head_VD, Panels) else {})
-
-
-def head(params, cfg: ModelConfig):
-  """The weight [V, D] that logits are made with."""
+def head(params: dict):
+  """The weight [V, D] that logits are made with: the embedding where the two are tied."""
   return params.get('head', params['embed'])
 
 
-def unembed(params, cfg: ModelConfig, x_BTD):
-  """float32 logits [B, T, V] (or [..., V] for any leading axes)."""
-  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head(params, cfg))
-  return matmul(x_BTD, head_VD, jnp.float32)
+def unembed(params: dict, x_BTD):
+  """float32 logits [..., V] of final-norm outputs [..., D]."""
+  return layers.unembed(x_BTD, head(params))

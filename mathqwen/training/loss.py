@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from mathqwen.model.placement import NO_PLACEMENT
+
 HALVINGS = 3  # what is left after the last whole chunk goes in parts of 1/2, 1/4 and 1/8 of one
 
 
@@ -20,13 +22,13 @@ def cross_entropy(logits_BTV, targets_BT, weights_BT):
   return jnp.sum(nll_BT * weights_BT), jnp.sum(weights_BT)
 
 
-def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards=(1, 1), place=lambda x, *_: x):
+def head_cross_entropy(x_BTD, head_VD, targets_BT, weights_BT, chunk: int, shards=(1, 1), place=NO_PLACEMENT):
   """`cross_entropy(x @ head.T, ...)` that takes only the positions with loss through the head, `chunk` at a time.
 
   The positions form a group for each of the `shards` (parts of the batch, parts of the length), so that a group lies on
   one device. Those with loss come first and go through the head; all groups go through as many as the one with the
   most. Logits of the other positions, or of more than `chunk` of a group at a time, never exist. The gradient is taken
-  together with the loss, from the same logits; that of the head is float32. `place`, a `sharding.Placement`, says where
+  together with the loss, from the same logits; that of the head is float32. `place`, a `Placement`, says where
   things lie on a mesh: the head stays by rows of the vocabulary, and a chunk's positions visit it. `weights_BT` is data
   and has no gradient.
   """

@@ -13,6 +13,7 @@ from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.model import attention, qwen
+from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import loss, optim
 
@@ -29,23 +30,17 @@ class TrainState:
 
 def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
   """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
-  placement = sharding.Placement(mesh, cfg.vocab_size)
-  x_BTD = qwen.hidden(
-    params,
-    cfg,
-    rows['tokens'],
-    rows['segment_ids'],
-    rows['positions'],
-    dtype=jnp.dtype(train.compute_dtype),
+  placement = sharding.placement(mesh, cfg.vocab_size)
+  compute = Compute(
+    dtype=train.compute_dtype,
     remat=train.remat,
-    dropout_rate=train.dropout,
-    dropout_key=key,
+    dropout=Dropout(train.dropout, key),
+    attention=attention.select(train.attention, mesh, train.compute_dtype),
+    placement=placement,
     training=True,
-    attend_rows=attention.select(train.attention, mesh, train.compute_dtype),
-    place=placement,
-    gather=functools.partial(placement.gather, one=jnp.all(rows['segment_ids'] >= 0).astype(jnp.float32)),
   )
-  head = qwen.head(params, cfg)
+  x_BTD = qwen.forward(params, cfg, rows['tokens'], rows['segment_ids'], rows['positions'], compute)
+  head = qwen.head(params)
   parts = (1, 1) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), mesh.shape['context'])
   return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement)
 
@@ -58,7 +53,7 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh:
   loss tokens in its micro-batch.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
-  placement, axes = sharding.Placement(mesh, cfg.vocab_size), qwen.logical_axes(cfg)
+  placement, axes = sharding.placement(mesh, cfg.vocab_size), qwen.logical_axes(cfg)
   M = train.micro_batches
 
   def micro_batch(index, rows):

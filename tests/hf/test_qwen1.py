@@ -17,6 +17,7 @@ from mathqwen.errors import UserError
 from mathqwen.hf import layouts
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
+from mathqwen.model.compute import Compute
 from mathqwen.model.layers import ntk_theta
 from mathqwen.training import loss
 
@@ -61,24 +62,22 @@ def test_rows_of_unequal_lengths_have_each_their_own_base(model, cases):
 
 def test_training_mode_has_neither_ntk_nor_logn(model, cases):
   ids, _, want = case(cases, 'long_train_mode')
-  x = qwen.hidden(model.params, model.config, ids, training=True)
-  assert np.abs(np.asarray(qwen.unembed(model.params, model.config, x)) - want).max() < 1e-4
+  x = qwen.forward(model.params, model.config, ids, compute=Compute(training=True))
+  assert np.abs(np.asarray(qwen.unembed(model.params, x)) - want).max() < 1e-4
   assert np.abs(np.asarray(model.logits(ids)) - want).max() > 0.1
 
 
 def test_decoding_keeps_the_base_of_the_prompt(model, cases):
   ids, _, want = case(cases, 'cached_decode')
   prefill, cfg = int(cases['cached_decode/prefill_len']), model.config
-  step = jax.jit(
-    lambda params, tokens, positions, cache: qwen.hidden(params, cfg, tokens, None, positions, cache=cache)
-  )
-  cache = KVCache.empty(cfg, len(ids), ids.shape[1], jnp.float32)
-  x, cache = step(model.params, ids[:, :prefill], np.broadcast_to(np.arange(prefill), (2, prefill)), cache)
+  step = jax.jit(lambda params, tokens, cache: qwen.decode_step(params, cfg, tokens, cache))
+  cache = KVCache.empty(cfg, len(ids), ids.shape[1], 'float32')
+  x, cache = step(model.params, ids[:, :prefill], cache)
   got = [x[:, -1]]
   for t in range(prefill, ids.shape[1]):
-    x, cache = step(model.params, ids[:, t : t + 1], np.full((2, 1), t), cache)
+    x, cache = step(model.params, ids[:, t : t + 1], cache)
     got.append(x[:, 0])
-  got = np.asarray(qwen.unembed(model.params, cfg, jnp.stack(got, 1)))[:, -want.shape[1] :]
+  got = np.asarray(qwen.unembed(model.params, jnp.stack(got, 1)))[:, -want.shape[1] :]
   assert np.abs(got - want).max() < 1e-4
   assert np.abs(np.asarray(model.logits(ids))[:, -want.shape[1] :] - want).max() > 0.1  # the full pass has another base
 
@@ -97,7 +96,7 @@ def test_loss_and_gradients(model, cases):
   weights[:, -1] = 0
 
   def mean(params):
-    logits = qwen.unembed(params, model.config, qwen.hidden(params, model.config, ids, training=True))
+    logits = qwen.unembed(params, qwen.forward(params, model.config, ids, compute=Compute(training=True)))
     total, weight = loss.cross_entropy(logits, np.maximum(targets, 0).astype(np.int32), weights)
     return total / weight
 

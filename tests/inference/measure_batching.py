@@ -1,10 +1,13 @@
-"""Greedy answers of a model of random weights, whose next tokens are close calls, that are other ones in a batch than
-alone: `python tests/measure_batching.py`. In float32 there should be none."""
+"""How many greedy answers differ between a batch and alone: `python tests/inference/measure_batching.py`.
+
+The weights are random, so that many next tokens are close calls. In float32 no answer should differ.
+"""
 
 import jax
 import numpy as np
 
 from mathqwen.inference import generate
+from mathqwen.inference.sampling import AnswerRequest
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 
@@ -16,12 +19,9 @@ if __name__ == '__main__':
   random = np.random.default_rng(0)
   prompts = [random.integers(0, cfg.vocab_size, random.integers(8, 64)).tolist() for _ in range(ANSWERS)]
   for dtype in ('float32', 'bfloat16'):
+    request = AnswerRequest(TOKENS, cfg.vocab_size, stop_ids=(-1,))
     alone, together = (
-      generate.generate(
-        params, cfg, prompts, max_new_tokens=TOKENS, vocab_size=cfg.vocab_size, stop_ids=(-1,), batch_size=size,
-        dtype=dtype,
-      )
-      for size in (1, BATCH)
-    )  # fmt: skip
+      generate.generate(params, cfg, prompts, request, generate.Execution(size, dtype)) for size in (1, BATCH)
+    )
     other = sum(a != b for a, b in zip(alone, together, strict=True))
-    print(f'{dtype}: {other} of {ANSWERS} answers of {TOKENS} tokens are other ones {BATCH} at a time than alone')
+    print(f'{dtype}: {other} of {ANSWERS} answers of {TOKENS} tokens differ between {BATCH} at a time and alone')

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +7,7 @@ import pytest
 
 from mathqwen.errors import UserError
 from mathqwen.inference import generate
-from mathqwen.inference.generate import Sampling
-from mathqwen.model import qwen
-from mathqwen.model.cache import KVCache
+from mathqwen.inference.sampling import AnswerRequest, Sampling
 
 PROMPTS = [[5, 0, 9, 77], [1, 2, 3, 4, 5, 6, 7, 8, 9], [0], [0, 0, 40, 50, 60, 0], [96, 13]]
 
@@ -19,8 +19,13 @@ def model(tiny_config, random_params):
   return random_params(cfg), cfg
 
 
-def answers_of(model, prompts=PROMPTS, **changes):
-  return generate.generate(*model, prompts, **{'max_new_tokens': 10, 'vocab_size': 97, 'stop_ids': (11,)} | changes)
+REQUEST = AnswerRequest(max_new_tokens=10, vocab_size=97, stop_ids=(11,))
+
+
+def answers_of(model, prompts=PROMPTS, batch_size=32, ended=None, on_done=None, **changes):
+  """changes: fields of `AnswerRequest`."""
+  request, execution = dataclasses.replace(REQUEST, **changes), generate.Execution(batch_size)
+  return generate.generate(*model, prompts, request, execution, ended, on_done)
 
 
 @pytest.mark.parametrize('family', ['qwen2', 'qwen3'])
@@ -40,7 +45,7 @@ def test_greedy_answers_of_transformers(family, torch_model, from_torch):
   ends = [next((n for n, i in enumerate(row, 1) if i in stops), 10) for row in out[:, width:].tolist()]
   want = [row[:end] for row, end in zip(out[:, width:].tolist(), ends, strict=True)]
   assert min(ends) <= 4 and max(ends) == 10  # some stop and some run into the limit
-  got = generate.generate(params, cfg, PROMPTS, max_new_tokens=10, vocab_size=97, stop_ids=stops)
+  got = answers_of((params, cfg), stop_ids=stops)
   assert got == want
 
 
@@ -183,36 +188,8 @@ def test_an_answer_ends_where_it_may(model):
   assert [a == b for a, b in zip(got, free, strict=True)].count(False) >= 1
 
 
-def test_numbers_say_which_stream_is_drawn_from(model):
+def test_streams_say_which_random_numbers_are_drawn(model):
   draw = lambda prompts, **changes: answers_of(model, prompts, sampling=Sampling(1.0), stop_ids=(1000,), **changes)
   both = draw([[5, 6], [5, 6]])
-  assert draw([[5, 6], [5, 6]], numbers=[1, 0]) == both[::-1]
-  assert draw([[5, 6]], numbers=[1]) == both[1:]
-
-
-@pytest.mark.parametrize('values', [3, 64, 128, 1000, 1024])
-def test_argmax_is_the_first_of_the_largest(values):
-  x = np.random.default_rng(0).integers(0, 9, (50, values)).astype(np.float32)
-  x[0], x[1, 1:], x[2, :-1] = -1, -np.inf, -np.inf
-  assert generate.argmax(jnp.asarray(x)).tolist() == x.argmax(axis=-1).tolist()
-
-
-@pytest.mark.parametrize('stacked', [True, False])
-@pytest.mark.parametrize('cache_dtype, atol', [('float32', 2e-5), ('bfloat16', 0.05), ('int8', 0.1)])
-def test_a_smaller_cache_is_nearly_the_same(cache_dtype, atol, stacked, model):
-  params, cfg = model
-  tokens = np.random.default_rng(0).integers(0, 97, (2, 20)).astype(np.int32)
-  want = qwen.unembed(params, cfg, qwen.hidden(params, cfg, tokens))
-  layers = params if stacked else qwen.for_cpu(params, cfg, 2)
-  cache = KVCache.empty(cfg, 2, 20, cache_dtype, stacked)
-  got = []
-  for i in range(20):
-    x, cache = qwen.hidden(layers, cfg, tokens[:, i : i + 1], cache=cache)
-    got.append(qwen.unembed(params, cfg, x))
-  difference = np.abs(np.concatenate(got, axis=1) - want).max() / np.std(want)
-  assert difference < atol and (difference > 1e-4 or cache_dtype == 'float32')
-  assert cache.slots == (20 if stacked else 64)
-  size = sum(x.nbytes for x in jax.tree.leaves(cache.k)) / (
-    2 * cache.slots * cfg.num_hidden_layers * cfg.num_key_value_heads
-  )
-  assert size == {'float32': 4, 'bfloat16': 2, 'int8': 1}[cache_dtype] * cfg.head_dim + 4 * (cache_dtype == 'int8')
+  assert draw([[5, 6], [5, 6]], streams=[1, 0]) == both[::-1]
+  assert draw([[5, 6]], streams=[1]) == both[1:]

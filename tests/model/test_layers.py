@@ -44,24 +44,6 @@ def test_the_gradient_of_a_weight_transposes_the_smaller_side(outputs, inputs):
   assert '64,2,128' in copies and '320,2,128' not in copies
 
 
-@pytest.mark.parametrize('batch', [(1,), (3, 1), (2, layers.FEW // 2), (2, 1 + layers.FEW // 2)])
-def test_matmul(batch):
-  x, w = normal((*batch, 5)), normal((7, 5), 1)
-  got = layers.matmul(jnp.asarray(x, jnp.bfloat16), jnp.asarray(w, jnp.bfloat16), jnp.float32)
-  assert got.shape == (*batch, 7) and got.dtype == jnp.float32
-  want = x.astype(np.float64) @ w.T
-  np.testing.assert_allclose(layers.matmul(x, w), want, atol=1e-5)
-  np.testing.assert_allclose(got, want, atol=0.1)
-
-
-@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='how XLA for CPU multiplies')
-def test_weights_are_on_the_left_of_few_tokens():
-  lower = lambda tokens: jax.jit(layers.matmul).lower(normal((tokens, 512)), normal((256, 512)))
-  products = lambda tokens: re.findall(r'f32\[[\d,]+\]\S* dot\(', lower(tokens).compile().as_text())
-  assert [p.split('{')[0] for p in products(8)] == ['f32[256,8]']
-  assert [p.split('{')[0] for p in products(layers.FEW + 1)] == [f'f32[{layers.FEW + 1},256]']
-
-
 def test_rms_norm_is_that_of_transformers():
   torch = pytest.importorskip('torch')
   modeling = pytest.importorskip('transformers.models.qwen3.modeling_qwen3')
@@ -160,7 +142,7 @@ def backward_cpu_seconds(multiply, repeats=9):
   kept = layers.linear
   layers.linear = qwen.linear = multiply
   try:
-    loss = lambda p: jnp.mean(qwen.unembed(p, cfg, qwen.hidden(p, cfg, tokens)) ** 2)
+    loss = lambda p: jnp.mean(qwen.unembed(p, qwen.forward(p, cfg, tokens)) ** 2)
     step = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
   finally:
     layers.linear = qwen.linear = kept

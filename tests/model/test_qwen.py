@@ -7,21 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from mathqwen.model import attention as attention_lib
-from mathqwen.model import qwen
-from mathqwen.model.cache import KVCache
+from mathqwen.model import layers, qwen
+from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import PRESETS
-from mathqwen.model.layers import attention, causal_mask, rms_norm, rope_angles
-from mathqwen.model.panels import Panels
+from mathqwen.model.layers import Rotation, attention, causal_mask, rms_norm, rope_angles
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'testdata' / 'model_configs.json'
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))
 def logits_of(params, cfg, tokens, segment_ids=None, positions=None, dtype='float32'):
-  return qwen.unembed(params, cfg, qwen.hidden(params, cfg, tokens, segment_ids, positions, dtype=jnp.dtype(dtype)))
+  return qwen.unembed(params, qwen.forward(params, cfg, tokens, segment_ids, positions, Compute(dtype=dtype)))
 
 
 @jax.jit
@@ -191,80 +189,22 @@ def test_token_zero_is_attended_to(tiny_config, random_params):
       assert (changed[:at] == 0).all() and (changed[at:] > 1e-2).all()
 
 
-@pytest.mark.parametrize('at_once', [1, 4])
-@pytest.mark.parametrize('stacked', [True, False])
-@pytest.mark.parametrize('family', ['qwen2', 'qwen3'])
-def test_cached_decoding_is_the_forward_pass(family, stacked, at_once, tiny_config, random_params):
-  """Prompts of 63, 3 and 61 tokens put into rows 2, 0 and 3 of a cache of 4, then 4 tokens more of each."""
-  cfg = tiny_config(family, hidden_size=64, intermediate_size=128)
-  params = random_params(cfg)
-  lengths, rows, T, new = np.array([63, 3, 61]), np.array([2, 0, 3]), 63, 4
-  tokens = tokens_of((3, T + new))
-  tokens[0, 0] = tokens[1, 2] = 0  # a token as good as any
-  layers = params if stacked else qwen.for_cpu(params, cfg, 4)
-  assert stacked or [n for n, w in layers['layers'][0].items() if isinstance(w, Panels)] == ['gate', 'o', 'up']
-
-  @jax.jit
-  def step(tokens, cache):
-    x, cache = qwen.hidden(layers, cfg, tokens, cache=cache)
-    return qwen.unembed(params, cfg, x), cache
-
-  prompts = np.where(np.arange(T) < lengths[:, None], tokens[:, :T], 0)
-  x, kept = qwen.hidden(layers, cfg, prompts, (np.arange(T) < lengths[:, None]).astype(np.int32), keep=True)
-  first = qwen.unembed(params, cfg, x)
-  cache = KVCache.empty(cfg, 4, T, 'float32', stacked).admit(rows, kept, lengths, lengths).resize(T + new)
-  got = []
-  for i in range(0, new, at_once):
-    fed = np.zeros((4, at_once), np.int32)
-    fed[rows] = tokens[np.arange(3)[:, None], lengths[:, None] + np.arange(i, i + at_once)]
-    logits, cache = step(fed, cache)
-    got.append(logits[rows])
-  got = jnp.concatenate(got, axis=1)
-  assert cache.lengths.tolist() == [3 + new, new, 63 + new, 61 + new]
-  for row, length in enumerate(lengths):
-    want = logits_of(params, cfg, tokens[row : row + 1, : length + new])
-    assert difference(first[row : row + 1, :length], want[:, :length]) < 2e-5
-    assert difference(got[row : row + 1], want[:, length:]) < 2e-5
-
-
-@pytest.mark.parametrize('tied', [True, False])
-def test_weights_for_a_cpu(tied, tiny_config, random_params):
-  cfg = tiny_config('qwen2', hidden_size=64, intermediate_size=128, vocab_size=128, tie_word_embeddings=tied)
-  params, tokens = random_params(cfg), tokens_of((2, 5))
-  for rows, panels in ((64, 4), (65, 0)):
-    got = qwen.for_cpu(params, cfg, rows)
-    packed = [got.get('head'), *(got['layers'][0][name] for name in ('o', 'gate', 'up'))]
-    assert sum(isinstance(w, Panels) for w in packed) == panels and got['embed'] is params['embed']
-    x = qwen.hidden(got, cfg, tokens)
-    assert difference(qwen.unembed(got, cfg, x), logits_of(params, cfg, tokens)) < 2e-5
-
-
-@pytest.mark.parametrize('cached', [True, False])
-def test_rotary_angles_are_made_once_for_a_cpu(cached, tiny_config, random_params):
-  cfg = tiny_config('qwen2', hidden_size=64, intermediate_size=128)
-  layers = qwen.for_cpu(random_params(cfg), cfg, 2)
-  cache = KVCache.empty(cfg, 2, 64, 'float32', stacked=False) if cached else None
-  compiled = jax.jit(lambda tokens: qwen.hidden(layers, cfg, tokens, cache=cache)).lower(tokens_of((2, 5))).compile()
-  assert compiled.as_text().count(' cosine(') == 1
-
-
 def test_scan_is_a_loop_over_layers(tiny_config, random_params):
   cfg = tiny_config('qwen3')
   params, tokens = random_params(cfg), tokens_of((2, 11))
   segment_ids = np.ones((2, 11), np.int32)
-  angles = rope_angles(jnp.broadcast_to(jnp.arange(11), (2, 11)), cfg.head_dim, cfg.rope_theta)
+  turn = Rotation(*rope_angles(jnp.broadcast_to(jnp.arange(11), (2, 11)), cfg.head_dim, cfg.rope_theta), None)
   mask = causal_mask(segment_ids, segment_ids)
 
   @jax.jit
   def one(x, weights):
-    block = nnx.merge(qwen._block(cfg), weights)
-    return block(x, angles, lambda q, k, v: (attention(q, k, v, mask), None), lambda x, branch: x)[0]
+    return qwen.block(cfg, weights)(x, turn, lambda q, k, v: (attention(q, k, v, mask), None))[0]
 
   x = params['embed'][tokens]
   for i in range(3):
     x = one(x, jax.tree.map(lambda w, i=i: w[i], params['layers']))
   x = rms_norm(x, params['norm'], cfg.rms_norm_eps)
-  assert difference(qwen.unembed(params, cfg, x), logits_of(params, cfg, tokens)) < 2e-5
+  assert difference(qwen.unembed(params, x), logits_of(params, cfg, tokens)) < 2e-5
 
 
 def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_config):
@@ -272,8 +212,8 @@ def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_
   tokens = jnp.zeros((1, 6), jnp.int32)
 
   def products(remat):
-    run = functools.partial(qwen.hidden, cfg=cfg, tokens_BT=tokens, remat=remat, attend_rows=attention_lib.blocks)
-    gradient = jax.grad(lambda p: jnp.sum(run(p)))
+    compute = Compute(remat=remat, attention=attention_lib.blocks)
+    gradient = jax.grad(lambda p: jnp.sum(qwen.forward(p, cfg, tokens, compute=compute)))
     return str(jax.make_jaxpr(gradient)(qwen.abstract(cfg))).count('dot_general')
 
   # A layer has 7 weights and 2 products in attention; its last product, `down`, no gradient needs.
@@ -290,7 +230,7 @@ def test_remat_leaves_gradients(rate, length, tiny_config, random_params):
 
   def gradient(remat):
     def loss(p):
-      return jnp.sum(qwen.hidden(p, cfg, tokens, remat=remat, dropout_rate=rate, dropout_key=key) ** 3)
+      return jnp.sum(qwen.forward(p, cfg, tokens, compute=Compute(remat=remat, dropout=Dropout(rate, key))) ** 3)
 
     return jax.jit(jax.grad(loss))(params)
 
@@ -304,7 +244,7 @@ def test_dropout_needs_a_key_and_follows_it(tiny_config, random_params):
   cfg = tiny_config(num_hidden_layers=2)
   params, tokens = random_params(cfg), tokens_of((1, 6))
   run = jax.jit(
-    lambda rate, key: qwen.hidden(params, cfg, tokens, dropout_rate=rate, dropout_key=key), static_argnums=0
+    lambda rate, key: qwen.forward(params, cfg, tokens, compute=Compute(dropout=Dropout(rate, key))), static_argnums=0
   )
   plain, a = run(0.0, None), run(0.4, jax.random.key(1))
   assert (run(0.4, None) == plain).all() and (run(0.4, jax.random.key(1)) == a).all()
@@ -319,10 +259,11 @@ def test_every_dropout_has_its_own_key(tiny_config, random_params, monkeypatch):
     jax.debug.callback(lambda data: seen.append(tuple(data.tolist())), jax.random.key_data(key))
     return x
 
-  monkeypatch.setattr(qwen, 'dropout', record)
+  monkeypatch.setattr(layers, 'dropout', record)
   for step in range(2):
     key = jax.random.fold_in(jax.random.key(0), step)
-    qwen.hidden(random_params(cfg), cfg, tokens_of((1, 4)), dropout_rate=0.1, dropout_key=key).block_until_ready()
+    compute = Compute(dropout=Dropout(0.1, key))
+    qwen.forward(random_params(cfg), cfg, tokens_of((1, 4)), compute=compute).block_until_ready()
   jax.effects_barrier()
   assert len(seen) == len(set(seen)) == 2 * (1 + 2 * 3)  # the embedding, and two branches in each of three layers
 
@@ -331,7 +272,7 @@ def test_every_dropout_has_its_own_key(tiny_config, random_params, monkeypatch):
 def test_bfloat16_keeps_logits_float32(tied, tiny_config, random_params):
   cfg = tiny_config(tie_word_embeddings=tied)
   params, tokens = random_params(cfg), tokens_of((2, 9))
-  x = jax.eval_shape(lambda: qwen.hidden(params, cfg, tokens, dtype=jnp.bfloat16))
+  x = jax.eval_shape(lambda: qwen.forward(params, cfg, tokens, compute=Compute(dtype='bfloat16')))
   got, want = logits_of(params, cfg, tokens, dtype='bfloat16'), logits_of(params, cfg, tokens)
   assert (x.dtype, got.dtype) == (jnp.bfloat16, jnp.float32)
   # Not float32 by a cast at the end: bfloat16 holds 8 bits of each.

@@ -13,6 +13,7 @@ from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, Tra
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
+from mathqwen.inference.sampling import AnswerRequest
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import step as step_lib
@@ -95,9 +96,8 @@ def answers(shape):
   limits = [6, 2, 9, 1, 4, 5, 3, 8, 2, 7, 6, 3, 5]
   programs = lambda: [f._cache_size() for f in (generate.prefill, generate.insert, generate.decode)]
   before = programs()
-  found = generate.generate(
-    weights(mesh, 0.3), CFG, prompts, max_new_tokens=limits, vocab_size=60, stop_ids=(63,), batch_size=4, mesh=mesh
-  )
+  request, execution = AnswerRequest(limits, 60, (63,)), generate.Execution(batch_size=4, mesh=mesh)
+  found = generate.generate(weights(mesh, 0.3), CFG, prompts, request, execution)
   return found, [now - then for now, then in zip(programs(), before, strict=True)]
 
 

@@ -1,0 +1,38 @@
+"""Where the arrays inside a step lie. The model names the axes of an array; `hardware.sharding` knows the mesh."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """The null form: one device, on which nothing moves. `hardware.sharding.MeshPlacement` is the other one, and its
+  module draws what each axis name means."""
+
+  def __call__(self, x, *axes: str):
+    """`x`, laid out by the logical names of its axes."""
+    return x
+
+  def tree(self, values, axes):
+    """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
+    return values
+
+  def gather(self, weights, axes, dtype, one):
+    """A layer's weights in `dtype`, brought together for use. `axes` as in `tree`; `one` from `opaque_one`."""
+    return jax.tree.map(lambda w: w.astype(dtype), weights)
+
+
+NO_PLACEMENT = Placement()
+
+
+def opaque_one(segment_ids_BT) -> jax.Array:
+  """float32 1 that XLA cannot prove to be 1.
+
+  XLA moves the cast of the weights to bfloat16 out of the loop over layers, and so casts all layers before it: 2 bytes
+  for each weight, held through the whole backward pass. It cannot move a cast of `weight * opaque_one(...)`, because
+  the factor is computed from data. An optimization_barrier does not help: XLA moves that out of the loop too.
+  To measure: `pytest tests/training/test_tpu_memory.py -s` compiles a step for a TPU with and without it.
+  """
+  return jnp.all(segment_ids_BT >= 0).astype(jnp.float32)  # segment ids are never negative
