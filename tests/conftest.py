@@ -1,9 +1,14 @@
 """Tiny models. Every weight is random, norms and biases too, so that none can be dropped or mixed up unseen."""
 
+import glob
 import os
 
 import pytest
 
+# libtpu, in the dev extra, is there for its compiler. Without an accelerator, JAX would have it look for a TPU in every
+# process, with a screenful of warnings.
+if not any(glob.glob(f'/dev/{device}') for device in ('accel*', 'vfio/[0-9]*', 'nvidia[0-9]*')):
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Compiling takes most of the time here, and the models are too small to gain from it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 # A step compiles in a third of the time without a pass of MLIR for each fusion. Tests that set XLA_FLAGS keep these.
