@@ -1,15 +1,15 @@
-"""python -m launch.tpu VERB JOB.toml: training on Cloud TPUs, from a checkout of mathqwen, through gcloud.
+"""python -m launch.tpu VERB JOB.toml: trains on Cloud TPUs through gcloud, from a checkout of mathqwen.
 
-  plan      what it takes, before anything is created: memory, days, chip-hours, price
-  up        the whole way: asks for the slice, installs, trains, comes back after preemptions, deletes, sums up
-  create, setup, start, follow, stop, delete      its single steps
+  plan      what the job needs, before anything is created: memory, days, chip-hours, price
+  up        everything: requests the slice, installs, trains, continues after preemptions, deletes the slice, sums up
+  create, setup, start, follow, stop, delete      the single steps of `up`
   status    of the slice and of every host
-  logs      those of every host, whole
-  summary   steps, tokens, chip-hours, time lost and cost so far
+  logs      the complete logs of every host
+  summary   steps, tokens, chip-hours, lost time and cost so far
   recipe    the same job for GKE (XPK), Compute Engine or SkyPilot
 
-Project and account are gcloud's own (`gcloud config set project`, `gcloud auth login`); nothing here asks for them,
-and what gcloud says is written down without them.
+Project and account are those of gcloud (`gcloud config set project`, `gcloud auth login`). They are removed from what
+gcloud prints before it is shown or stored.
 """
 
 import argparse
@@ -26,46 +26,55 @@ from launch.tpu.cloud import Cloud, Later, redact, say
 from mathqwen.errors import UserError
 
 
-class Parser(argparse.ArgumentParser):
-  """Errors in one line."""
+class LauncherParser(argparse.ArgumentParser):
+  """Reports errors in one line."""
 
   def error(self, message):
     raise UserError(f'{message} (see {self.prog} --help)')
 
 
-def main(argv=None) -> int:
-  parser = Parser(
+def main(argv: list[str] | None = None) -> int:
+  """Runs one verb. Returns the exit status: 0 done, 1 failed, 2 an error the user can fix, 75 `up` can continue."""
+  parser = LauncherParser(
     prog='python -m launch.tpu', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('verb', choices=('plan', *ACTIONS, 'recipe'), metavar='VERB')
-  parser.add_argument('job', metavar='JOB.toml', help='launch/tpu/example.toml is one to copy')
-  parser.add_argument('--to', choices=recipes.RECIPES, help='of recipe')
-  parser.add_argument('--dry-run', action='store_true', help='print the command lines, run none')
+  parser.add_argument('job', metavar='JOB.toml', help='copy launch/tpu/example.toml')
+  parser.add_argument('--to', choices=recipes.RECIPES, help='with recipe: the other launcher')
+  parser.add_argument('--dry-run', action='store_true', help='print the command lines without running them')
   parser.add_argument('--yes', action='store_true', help='create without asking')
-  parser.add_argument('--no-plan', action='store_true', help='do not compile first; training keeps its own settings')
-  parser.add_argument('--logs', default='launches', metavar='DIR', help='ledger and logs go to DIR/NAME (%(default)s)')
-  parser.add_argument('--pace', type=float, default=30, metavar='SECONDS', help='between questions (%(default)s)')
+  parser.add_argument(
+    '--no-plan', action='store_true', help='do not compile first; training uses the settings of its config'
+  )
+  parser.add_argument(
+    '--logs', default='launches', metavar='DIR', help='where the ledger and logs go: DIR/NAME (%(default)s)'
+  )
+  parser.add_argument(
+    '--pace', type=float, default=30, metavar='SECONDS', help='between questions to the cloud (%(default)s)'
+  )
   try:
     args = parser.parse_args(argv)
     if (args.verb == 'recipe') != (args.to is not None):
-      raise UserError(f'recipe --to {"|".join(recipes.RECIPES)}: one of them, and with no other verb')
+      raise UserError(f'recipe needs --to {"|".join(recipes.RECIPES)}, and no other verb takes it')
     if not args.pace > 0:
       raise UserError(f'--pace {args.pace}: it must be above 0')
     status = run(args, job.read(args.job))
     sys.stdout.flush()
     return status
   except BrokenPipeError:
-    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 - the reader left; nothing more may be written at exit
+    # Whoever read our output has left, for example `head`: nothing more can be written, at exit neither.
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     return 0
   except (UserError, Later, Limit) as error:
     say(f'launch: {" ".join(str(error).split())}')
     return 2
   except KeyboardInterrupt:
-    say('launch: interrupted; the run and its slice go on: `up` takes them up, `stop` and `delete` end them')
+    say('launch: interrupted; the run and its slice go on: `up` continues, `stop` and `delete` end them')
     return 130
 
 
-def run(args, what: job.Job) -> int:
+def run(args, what: job.TpuJob) -> int:
+  """Runs the verb of `args` on a job. Returns the exit status."""
   folder = pathlib.Path(args.logs) / what.name
   if args.verb == 'recipe':
     print(recipes.RECIPES[args.to](what), end='')
@@ -74,7 +83,7 @@ def run(args, what: job.Job) -> int:
     what.check_api()
   if args.dry_run:
     if args.verb not in commands.VERBS:
-      raise UserError(f'{args.verb} runs nothing on the cloud; leave out --dry-run')
+      raise UserError(f'{args.verb} runs nothing in the cloud; leave out --dry-run')
     for line in commands.lines(what, args.verb):
       print(shlex.join(line))
     return 0
@@ -96,59 +105,59 @@ def run(args, what: job.Job) -> int:
 
 
 def _check_place(sitter: Babysitter):
-  """UserError where the file was edited over a slice that was asked for: it would stay, cost, and nobody watch it."""
-  what, asked = sitter.job, sitter.book.here
+  """UserError: when the job file was edited after a slice was requested, which would then cost money unwatched."""
+  what, requested = sitter.job, sitter.book.here
   for name in ('slice', 'zone', 'queue'):
-    if asked and asked[name] != getattr(what, name):
+    if requested and requested[name] != getattr(what, name):
       raise UserError(
-        f'{what.name} was asked for with {name} = {asked[name]!r}, and may be there: `delete` it with that in the '
+        f'{what.name} was requested with {name} = {requested[name]!r} and may be there: `delete` it with that in the '
         f'file, then change it to {getattr(what, name)!r}'
       )
 
 
 def _agree(yes: bool, sitter: Babysitter):
-  """UserError where the job is done, or where nobody wants to pay for it."""
+  """Asks the user, unless `yes`. UserError: when they refuse, the job is done, or its slice belongs to another one."""
   what, book = sitter.job, sitter.book
   if book.finished:
     if book.here:
       sitter.delete()
     raise UserError(f'{what.name} is done (see summary): give the next job another name, or remove {book.folder}')
-  there = sitter.cloud.state() != 'none'
-  if there and not book.here:
+  is_there = sitter.cloud.state() != 'none'
+  if is_there and not book.here:
     raise UserError(
-      f'{what.name} is there already, and was not asked for from {book.folder}: another job of that name? Give this '
-      'one another, or --logs the folder of the launcher that asked'
+      f'{what.name} exists already, and was not requested from {book.folder}: is it another job of that name? Give '
+      'this one another name, or give --logs the folder of the launcher that requested it'
     )
-  if there or yes:
+  if is_there or yes:
     return
   if not sys.stdin.isatty():
-    raise UserError('nobody is there to say yes; --yes creates without asking')
+    raise UserError('standard input is not a terminal, so nobody can confirm; --yes creates without asking')
   if input(f'create {what.slice} in {what.zone}, {what.provisioning}? [y/N] ').strip().lower() not in ('y', 'yes'):
     raise UserError('nothing was created')
 
 
-def create(sitter) -> int:
+def create(sitter: Babysitter) -> int:
   sitter.book.add('up')
   return 0 if sitter.have_slice() else 1
 
 
-def setup(sitter) -> int:
+def setup(sitter: Babysitter) -> int:
   return 0 if sitter.set_up() else 1
 
 
-def start(sitter) -> int:
+def start(sitter: Babysitter) -> int:
   if sitter.cloud.state() != 'ready':
     raise UserError(f'{sitter.job.slice} is not ready: `create` and `setup` come first')
   return 0 if sitter.start() else 1
 
 
-def follow(sitter) -> int:
+def follow(sitter: Babysitter) -> int:
   if not sitter.book.count('started'):
-    raise UserError(f'{sitter.job.name} was not started yet')
+    raise UserError(f'{sitter.job.name} has not been started yet')
   return STATUS[sitter.follow()]
 
 
-def status(sitter) -> int:
+def status(sitter: Babysitter) -> int:
   state = sitter.cloud.state()
   print(f'{sitter.job.slice}: {state}')
   if state == 'ready' and sitter.book.count('started'):
@@ -156,20 +165,20 @@ def status(sitter) -> int:
   return 0
 
 
-def stop(sitter) -> int:
+def stop(sitter: Babysitter) -> int:
   sitter.book.add('stop')
-  told = not sitter.book.under_way or sitter.on_all('stop')
+  all_reached = not sitter.book.under_way or sitter.on_all('stop')
   try:
     with sitter.alone():
-      watched = ''
+      what_next = 'no launcher is watching: `delete` the slice afterwards'
   except UserError:
-    watched = 'the launcher that watches deletes the slice then'
-  if told:
-    say(f'the run, where there is one, saves and ends; {watched or "nobody watches: `delete` the slice then"}')
-  return 0 if told else 1
+    what_next = 'the launcher that is watching will delete the slice'
+  if all_reached:
+    say(f'the run saves and ends, if there is one; {what_next}')
+  return 0 if all_reached else 1
 
 
-def logs(sitter) -> int:
+def logs(sitter: Babysitter) -> int:
   number = sitter.book.count('started')
   for node in sitter.job.nodes:
     folder = sitter.book.folder / f'whole-{number}' / node
@@ -181,19 +190,20 @@ def logs(sitter) -> int:
   return 0
 
 
-def delete(sitter) -> int:
-  sitter.book.add('stop')  # or the launcher that watches would ask for it again
+def delete(sitter: Babysitter) -> int:
+  sitter.book.add('stop')  # or a launcher that is watching would request the slice again
   sitter.delete()
   return 0
 
 
-def summary(sitter) -> int:
+def summary(sitter: Babysitter) -> int:
   found = sitter.summary()
   say(found.text())
   print(json.dumps(dataclasses.asdict(found)))
   return 0
 
 
+# {verb: what it does; returns the exit status}
 ACTIONS = {
   'up': Babysitter.run,
   'create': create,

@@ -1,85 +1,102 @@
-"""From a job to its end: slices are asked for, set up and run, and asked for again when they are taken away.
+"""A job from its beginning to its end: requests slices, sets them up, runs, and requests them again after preemptions.
 
-The run goes on in the hosts' background: a launcher that is killed, or loses its connection, takes up the job where
-the ledger and the cloud say that it is.
+The run goes on in the background of the hosts. A launcher that was killed, or lost its connection, continues the job
+from where the ledger and the cloud say that it is.
 """
 
 import contextlib
 import fcntl
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
-from launch.tpu import follow, ledger
+from launch.tpu import ledger
 from launch.tpu.cloud import Cloud, Later, say
+from launch.tpu.follow import Logs, RunReader, lines
 from mathqwen.errors import UserError
 
-AGAIN = os.EX_TEMPFAIL  # 75: `mathqwen train` ends so after a save on SIGTERM, and where another host was lost
-AWAY = ('lost', 'leaving', 'none')  # states of a slice that does not come back by itself
+AGAIN = os.EX_TEMPFAIL  # 75: how `mathqwen train` ends after saving on SIGTERM, or when another host was lost
+GONE = ('lost', 'leaving', 'none')  # states of a slice that does not come back by itself
 STATUS = {'done': 0, 'again': AGAIN, 'failed': 1}
-KILLED = (None, 129, 137, 143, 255)  # by a host that goes down, and by ssh to one
-CONNECTIONS = 10  # to hosts of a slice that is there, before they count as lost
-QUESTIONS = 20  # to a cloud that does not answer
-MOST = 600  # seconds between tries
-SAVE_SECONDS = 900  # that a run has to save and end when a limit is reached
-SETUPS = 3  # tries, on one slice
+KILLED = (None, 129, 137, 143, 255)  # of a process on a host that goes down (128 + signal), and of ssh to that host
+CONNECTIONS = 10  # tries to reach the hosts of a slice that is there, before they count as lost
+QUESTIONS = 20  # tries to ask a cloud that does not answer
+MAX_PAUSE = 600  # seconds between tries
+SAVE_SECONDS = 900  # in which a run must save and end when a limit is reached
+SETUPS = 3  # tries to install on one slice
 
 
 class Limit(Exception):
-  """The job may not go on."""
+  """The job has reached one of its limits and must end."""
 
 
 def decide(statuses: dict[str, int | None]) -> str:
-  """done, again or failed, from the exit status of every host; None where none was told."""
+  """'done', 'again' or 'failed', from the exit status of every host; None for a host that was lost without one.
+
+  A killed host or a lost slice restarts the job with growing delays. Any other status is a failure.
+  """
   values = set(statuses.values())
   if values == {0}:
     return 'done'
-  return 'failed' if values - {0, AGAIN, *KILLED} else 'again'
+  if values <= {0, AGAIN, *KILLED}:
+    return 'again'
+  return 'failed'
 
 
 class Babysitter:
+  """Watches over one job."""
+
   def __init__(self, cloud: Cloud, book: ledger.Ledger, settings: dict, pace: float = 30):
     """settings: of training, as `plan` chose them. pace: seconds between questions to the cloud."""
-    self.cloud, self.job, self.book, self.settings, self.pace = cloud, cloud.job, book, settings, pace
+    self.cloud = cloud
+    self.job = cloud.job
+    self.book = book
+    self.settings = settings
+    self.pace = pace
 
   def run(self) -> int:
-    """Exit status: 0 done; 75 where `stop` or a limit ended it, and `up` may go on; 1 where it failed."""
+    """The whole job. Returns 0 when it is done, 75 when `stop` or a limit ended it and `up` can continue, 1 otherwise.
+
+    UserError: for what the user must fix; it says when a slice is left that costs money.
+    """
     try:
       return self._run()
     except UserError as error:
       if self.book.here is None:
         raise
-      what = (
-        'the slice is still there, and costs' if self.book.newest('asked', 'active') == 'active' else 'it is asked for'
-      )
-      raise UserError(f'{error}; {what}: `up` takes it up, `delete` ends it') from None
+      is_there = self.book.newest('asked', 'active') == 'active'
+      state = 'the slice is still there and costs money' if is_there else 'the slice is still requested'
+      raise UserError(f'{error}; {state}: `up` continues, `delete` ends it') from None
 
   @contextlib.contextmanager
   def alone(self):
-    """UserError where another launcher watches this job."""
+    """Within it no other launcher can watch this job. UserError: when one does already."""
     with open(self.book.folder / 'lock', 'w') as lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
-        raise UserError(f'another launcher watches {self.job.name} already') from None
+        raise UserError(f'another launcher is already watching {self.job.name}') from None
       yield
 
   def _run(self) -> int:
     self.book.add('up')
-    outcome, fruitless = 'again', 0  # tries in a row without a new step
+    outcome = 'again'
+    fruitless = 0  # attempts in a row that took no new step
     try:
       while outcome == 'again':
         self._check_limits()
         before = self.book.reached
-        there = self.have_slice() and self.set_up() and not self._stopped()
-        outcome = self._attempt() if there else 'again'
+        is_ready = self.have_slice() and self.set_up() and not self._stopped()
+        outcome = self._attempt() if is_ready else 'again'
         fruitless = 0 if self.book.reached > before else fruitless + 1
         if outcome == 'again' and self._stopped():
           outcome = 'stopped'
         elif outcome == 'again' and fruitless:
-          self._pause(min(self.pace * 2 ** min(fruitless - 1, 20), MOST))
+          self._pause(min(self.pace * 2 ** min(fruitless - 1, 20), MAX_PAUSE))
     except Limit as limit:
       outcome = f'stopped: {limit}'
-      say(f'{limit}: saving and ending')
+      say(f'{limit}: saving and stopping')
       if self.book.under_way:
         self.on_all('stop')
         self.follow(patience=SAVE_SECONDS)
@@ -88,22 +105,24 @@ class Babysitter:
     return STATUS.get(outcome, AGAIN)
 
   def summary(self) -> ledger.Summary:
+    """What the job came to so far."""
     return ledger.summary(self.book.events(), self.job.where.chips, self.job.price_per_chip_hour, time.time())
 
   # The slice
 
   def have_slice(self) -> bool:
-    """Asks for it where there is none, and waits for it. False where it is lost on the way."""
-    said, state = None, self._insist(self.cloud.state)
+    """Requests the slice if there is none, and waits for it. Returns whether it is ready."""
+    reported = None
+    state = self._insist(self.cloud.state)
     if state == 'none' and self.book.newest('active', 'gone', 'deleted') == 'active':
       self.book.add('gone')  # deleted by somebody else
     if state == 'none' and not self._stopped():
       self._ask()
       state = self._insist(self.cloud.state)
     while state in ('waiting', 'leaving') and not self._stopped():
-      if state != said:
+      if state != reported:
         say({'waiting': 'waiting in the queue', 'leaving': 'an earlier slice is being deleted'}[state])
-      said = state
+      reported = state
       self._check_limits()
       time.sleep(self.pace)
       state = self._insist(self.cloud.state)
@@ -113,24 +132,28 @@ class Babysitter:
       return False
     if self.book.newest('active', 'gone', 'deleted') != 'active':
       self.book.add('active')
-      say(f'{self.job.slice} is there')
+      say(f'{self.job.slice} is ready')
     return True
 
   def _ask(self):
     if (asked := self.book.count('asked')) >= self.job.max_tries:
-      raise Limit(f'{asked} slices were asked for (max_tries = {self.job.max_tries})')
+      raise Limit(f'{asked} slices were requested (max_tries = {self.job.max_tries})')
     self.book.add('asked', slice=self.job.slice, zone=self.job.zone, queue=self.job.queue)
-    say(f'asking for {self.job.slice} in {self.job.zone}, {self.job.provisioning}')
+    say(f'requesting {self.job.slice} in {self.job.zone}, {self.job.provisioning}')
     try:
       self.cloud.create()
     except (UserError, Later) as error:
-      if isinstance(error, UserError) and 'ALREADY_EXISTS' not in str(error):  # of a create whose answer was lost
+      # ALREADY_EXISTS: an earlier `create` succeeded, but its answer was lost.
+      if isinstance(error, UserError) and 'ALREADY_EXISTS' not in str(error):
         self.book.add('deleted')
         raise
-      say(f'not now: {error}')
+      say(f'not available now: {error}')
 
   def set_up(self) -> bool:
-    """Installs on every host, once on each slice. False where the slice is lost meanwhile."""
+    """Installs on every host, once for each slice. Returns False when the slice is lost in the meantime.
+
+    UserError: when it fails `SETUPS` times; the slice is deleted then.
+    """
     if self.book.newest('active', 'ready') == 'ready':
       return True
     for tried in range(SETUPS):
@@ -145,37 +168,38 @@ class Babysitter:
         return False
       self._pause(self.pace * 2**tried)
     self.delete()
-    raise UserError('the slice is deleted; nothing was run')
+    raise UserError('the hosts could not be set up; the slice was deleted, and nothing has run')
 
   def _lost(self):
-    """Taken away: what is left of it is deleted, so that it can be asked for again."""
+    """Deletes what is left of a slice that was taken away, so that it can be requested again."""
     if self.book.newest('active', 'gone', 'deleted') == 'active':
       self.book.add('gone')
       say('the slice was taken away')
     else:
-      say('the request came to nothing: it failed, or its time is over')
+      say('the request has failed or expired')
     self.delete()
 
   def delete(self):
+    """Deletes the slice, or its request."""
     self._insist(self.cloud.delete)
     self.book.add('deleted')
 
   # The run
 
   def _attempt(self) -> str:
-    """Starts the run, or takes up the one under way; follows it to its end, and the slice to its own."""
+    """Starts the run or continues to follow it, until it ends. Returns its outcome."""
     self.start()
     outcome = self.follow()
-    deadline = time.monotonic() + 4 * self.pace  # by then a slice that is being taken away says so
+    deadline = time.monotonic() + 4 * self.pace  # by then the state of a slice that is being taken away shows it
     while outcome == 'again' and not self._stopped() and time.monotonic() < deadline:
-      if self._insist(self.cloud.state) in AWAY:
+      if self._insist(self.cloud.state) in GONE:
         self._lost()
         break
       self._pause(self.pace)
     return outcome
 
   def start(self) -> bool:
-    """On every host; one on which it goes on already leaves it at that."""
+    """Starts the run on every host where it is not running yet. Returns whether every host was reached."""
     if not self.book.under_way:
       if (starts := self.book.count('started')) >= self.job.max_tries:
         raise Limit(f'started {starts} times (max_tries = {self.job.max_tries})')
@@ -184,72 +208,93 @@ class Babysitter:
     return self.on_all('start', self.job.train(self.settings))
 
   def on_all(self, verb: str, words: list[str] = ()) -> bool:
-    """Whether every host was reached."""
+    """Calls worker.sh on every host. Returns whether every host was reached."""
     try:
       self.cloud.on_all(verb, self.book.count('started'), words)
       return True
     except (UserError, Later) as error:
-      say(f'{verb}, not on every host: {error}')
+      say(f'{verb}: not every host was reached: {error}')
       return False
 
   def follow(self, patience: float | None = None) -> str:
-    """done, again or failed, when all hosts have ended or the slice is lost. A broken connection is made again.
+    """Prints and stores what the hosts say until all have ended or the slice is lost; then 'done', 'again' or 'failed'.
 
-    patience: seconds after which it is left; without, the job's limits hold.
+    A broken connection is made again. patience: seconds after which to give up; None follows until a limit of the job.
     """
-    until = time.monotonic() + (patience or 0)
-    number, behind = self.book.count('started'), self.book.behind
-    logs = follow.Logs(self.book.folder / f'start-{number}')
+    deadline = None if patience is None else time.monotonic() + patience
 
-    def caught_up(step):
+    def may_continue() -> bool:
+      if deadline is None:
+        self._check_limits()
+      elif time.monotonic() > deadline:
+        return False
+      return self._insist(self.cloud.state) not in GONE
+
+    number = self.book.count('started')
+    hosts = [f'{node}.{i}' for node in self.job.nodes for i in range(self.job.hosts)]
+    logs = Logs(self.book.folder / f'start-{number}')
+    reader = RunReader(logs, hosts[0], self._catch_up())
+    is_there = True
+    for _ in range(CONNECTIONS):
+      logs.begin()
+      for node, line in lines(self.cloud.follow(number), self.pace, may_continue):
+        reader.read(node, line)
+      if len(reader.statuses) >= len(hosts):
+        break
+      is_there = may_continue()
+      if not is_there:
+        break
+      time.sleep(self.pace)
+    return self._note_end(number, dict.fromkeys(hosts) | reader.statuses, reader, is_there)
+
+  def _catch_up(self) -> Callable[[int], None]:
+    """A function of the step that notes in the ledger when this attempt has come as far as the one before."""
+    behind = self.book.behind
+
+    def on_step(step: int):
       nonlocal behind
       if behind is not None and step >= behind:
         self.book.add('step', step=step)
         behind = None
 
-    def go_on():
-      if patience is None:
-        self._check_limits()
-      elif time.monotonic() > until:
-        return False
-      return self._insist(self.cloud.state) not in AWAY
+    return on_step
 
-    hosts = [f'{node}.{i}' for node in self.job.nodes for i in range(self.job.hosts)]
-    reader, there = follow.Reader(logs, hosts[0], caught_up), True
-    for _ in range(CONNECTIONS):
-      logs.begin()
-      for node, line in follow.lines(self.cloud.follow(number), self.pace, go_on):
-        reader.read(node, line)
-      if len(reader.statuses) >= len(hosts) or not (there := go_on()):
-        break
-      time.sleep(self.pace)
-    statuses = dict.fromkeys(hosts) | reader.statuses
+  def _note_end(self, number: int, statuses: dict[str, int | None], reader: RunReader, is_there: bool) -> str:
+    """Decides the outcome of an attempt and writes it down. is_there: whether the slice was, a moment ago."""
     outcome = decide(statuses)
-    if outcome == 'failed' and there:
-      time.sleep(self.pace)  # a slice that is being taken away may say so a moment later
-      there = self._insist(self.cloud.state) not in AWAY
-    if outcome == 'failed' and not there:
-      outcome = 'again'  # processes die of all sorts of things then
-    step = max(reader.step, reader.result.get('step') or 0)
-    tokens = reader.result.get('tokens')
-    self.book.add('ended', outcome=outcome, statuses=statuses, step=step, step_time=reader.step_time, tokens=tokens)
-    told = ', '.join(f'{host} {"lost" if status is None else status}' for host, status in sorted(statuses.items()))
-    say(f'start {number} ended{"" if there else ", its slice too"}: {outcome} (exit status: {told})')
+    if outcome == 'failed' and is_there:
+      time.sleep(self.pace)  # the state of a slice that is being taken away may show it a moment later
+      is_there = self._insist(self.cloud.state) not in GONE
+    if outcome == 'failed' and not is_there:
+      outcome = 'again'  # while a slice goes down, processes die with all sorts of statuses
+
+    self.book.add(
+      'ended',
+      outcome=outcome,
+      statuses=statuses,
+      step=max(reader.step, reader.result.get('step') or 0),
+      step_time=reader.step_time,
+      tokens=reader.result.get('tokens'),
+    )
+    listed = ', '.join(f'{host} {"lost" if status is None else status}' for host, status in sorted(statuses.items()))
+    slice_too = '' if is_there else ', and its slice is gone'
+    say(f'start {number} ended{slice_too}: {outcome} (exit status: {listed})')
     return outcome
 
   # Limits
 
   def _check_limits(self):
     so_far = self.summary()
-    for what, spent, most in (
+    hours = so_far.chip_hours / self.job.where.chips
+    for what, spent, limit in (
       ('the cost', so_far.cost or 0, self.job.max_cost),
-      ('the hours of the slice', so_far.chip_hours / self.job.where.chips, self.job.max_hours),
+      ('the hours of the slice', hours, self.job.max_hours),
     ):
-      if most and spent >= most:
-        raise Limit(f'{what} came to {spent:,.2f}, of {most:,.2f} at most')
+      if limit and spent >= limit:
+        raise Limit(f'{what} reached {spent:,.2f}, the limit is {limit:,.2f}')
 
   def _pause(self, seconds: float):
-    """Sleeps, and looks at limits and `stop` meanwhile."""
+    """Sleeps, and checks the limits and `stop` in the meantime."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not self._stopped():
       self._check_limits()
@@ -258,12 +303,12 @@ class Babysitter:
   def _stopped(self) -> bool:
     return self.book.newest('up', 'stop') == 'stop'
 
-  def _insist(self, ask):
-    """Its answer, from a cloud that may not answer at once."""
+  def _insist(self, ask: Callable[[], Any]) -> Any:
+    """What `ask()` returns, from a cloud that may need several tries. UserError: when it does not answer at all."""
     for tried in range(QUESTIONS):
       try:
         return ask()
       except Later as error:
         failure = error
-        time.sleep(min(self.pace * 2**tried, MOST))
-    raise UserError(f'the cloud does not answer: {failure}; the same command takes up the job')
+        time.sleep(min(self.pace * 2**tried, MAX_PAUSE))
+    raise UserError(f'the cloud does not answer: {failure}; the same command continues the job')

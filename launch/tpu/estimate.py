@@ -1,4 +1,4 @@
-"""What a job will take, before anything is created: `mathqwen plan` for its slice, days, chip-hours and price."""
+"""What a job will need, before anything is created: `mathqwen plan` for its slice, then days, chip-hours and price."""
 
 import dataclasses
 import hashlib
@@ -8,31 +8,37 @@ import subprocess
 import sys
 
 from launch.tpu.cloud import say
-from launch.tpu.job import ROOT, Job
+from launch.tpu.job import ROOT, TpuJob
 from mathqwen.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
+  """By the roofline of `mathqwen plan`."""
+
   days: float
-  settings: dict  # of training, that `plan` chose
-  gib: float  # of HBM, of one chip
+  settings: dict  # of training, chosen by `plan`
+  gib: float  # of HBM that a chip needs
   capacity_gib: float
   chip_hours: float
   cost: float | None
 
-  def text(self, job: Job) -> str:
+  def text(self, job: TpuJob) -> str:
+    """One line for people."""
     chosen = ', '.join(f'{name}={value}' for name, value in self.settings.items())
     price = f', {self.cost:,.2f} at {job.price_per_chip_hour:g} a chip-hour' if self.cost is not None else ''
     return (
       f'{job.config} on {job.slice} ({job.where.chips} chips): {self.gib:.1f} of {self.capacity_gib:.1f} GiB a chip; '
-      f'at least {self.days:.2g} days, {self.chip_hours:,.1f} chip-hours{price}, by a roofline (README, On a pod), '
-      f'and the time to start and to save; with {chosen}'
+      f'at least {self.days:.2g} days, {self.chip_hours:,.1f} chip-hours{price}, by a roofline (launch/README.md), '
+      f'plus the time to start and to save; with {chosen}'
     )
 
 
-def estimate(job: Job, folder: pathlib.Path) -> Estimate:
-  """Compiles the job's training step, for minutes; kept in `folder` until job or source change. UserError if no fit."""
+def estimate(job: TpuJob, folder: pathlib.Path) -> Estimate:
+  """Compiles the job's training step, which takes minutes; the result is kept in `folder` until job or source change.
+
+  UserError: when the step does not fit the slice, or `mathqwen plan` fails.
+  """
   line = [sys.executable, '-m', 'mathqwen', 'plan', job.config, '--topology', job.slice, '--json']
   line += [f'--set={setting}' for setting in job.set]
   commit = subprocess.run(['git', '-C', str(ROOT), 'rev-parse', 'HEAD'], capture_output=True, text=True).stdout
@@ -43,8 +49,8 @@ def estimate(job: Job, folder: pathlib.Path) -> Estimate:
     say(f'compiling the training step for {job.slice}, which takes minutes')
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-      said = done.stderr.strip().splitlines()[-1:] or ['mathqwen plan failed']
-      raise UserError(f'{said[0].removeprefix("mathqwen: ")} (--no-plan goes without)')
+      last_line = (done.stderr.strip().splitlines() or ['mathqwen plan failed'])[-1]
+      raise UserError(f'{last_line.removeprefix("mathqwen: ")} (--no-plan skips this)')
     (row,) = json.loads(done.stdout.splitlines()[-1])['topologies']
     found = {'key': key, 'row': row}
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,7 @@ def estimate(job: Job, folder: pathlib.Path) -> Estimate:
   row = found['row']
   if not row['fits']:
     raise UserError(
-      f'{job.config} does not fit {job.slice}: take more chips, or see `mathqwen plan` (--no-plan goes on)'
+      f'{job.config} does not fit {job.slice}: take more chips, or see `mathqwen plan` (--no-plan skips this)'
     )
   chip_hours = row['days'] * 24 * job.where.chips
   return Estimate(

@@ -1,4 +1,4 @@
-"""What the hosts of a run say: shown, kept in a file for each host, and read for steps and exit statuses."""
+"""The output of a run's hosts: printed, stored in a file for each host, and read for steps and exit statuses."""
 
 import collections
 import contextlib
@@ -21,55 +21,65 @@ STEP = re.compile(r'train (\d+)/\d+ (?!compiling)')
 
 
 class Logs:
-  """A file for each host. A connection that is made again repeats everything from the first line on."""
+  """A file for each host. A connection that is made again repeats the output from its first line, which is not stored
+  twice.
+  """
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
     folder.mkdir(exist_ok=True)
-    self._kept = collections.Counter({file.stem: file.read_bytes().count(b'\n') for file in folder.glob('*.log')})
+    # {host: lines}
+    self._stored = collections.Counter({file.stem: file.read_bytes().count(b'\n') for file in folder.glob('*.log')})
     self.begin()
 
   def begin(self):
-    self._come = collections.Counter()
+    """A new connection: every host's output starts from its first line."""
+    self._received = collections.Counter()
 
   def keep(self, host: str, text: str) -> bool:
-    """Whether it is new."""
-    self._come[host] += 1
-    if self._come[host] <= self._kept[host]:
+    """Stores a line of a host. Returns whether it is new."""
+    self._received[host] += 1
+    if self._received[host] <= self._stored[host]:
       return False
-    self._kept[host] += 1
+    self._stored[host] += 1
     with open(self._folder / f'{host}.log', 'a') as file:
       file.write(redact(text) + '\n')
     return True
 
 
-class Reader:
-  """Collects what one attempt at a run tells."""
+class RunReader:
+  """Collects what the hosts print during one attempt at a run."""
 
-  def __init__(self, logs: Logs, first: str, on_step: Callable[[int], None]):
-    """first: the host that speaks for the run."""
-    self.statuses: dict[str, int] = {}  # of 'NODE.HOST'
-    self.step, self.step_time, self.result = 0, time.time(), {}
-    self._logs, self._first, self._on_step = logs, first, on_step
+  def __init__(self, logs: Logs, main_host: str, on_step: Callable[[int], None]):
+    """main_host: 'NODE.HOST' whose steps and result are those of the run. on_step: called with each new step."""
+    self.statuses: dict[str, int] = {}  # {'NODE.HOST': exit status}
+    self.step = 0
+    self.step_time = time.time()
+    self.result = {}  # the JSON of `train --json`
+    self._logs = logs
+    self._main_host = main_host
+    self._on_step = on_step
 
   def read(self, node: str, line: str):
+    """Takes one line that a node has printed."""
     if ended := HOST_END.fullmatch(line):
       self.statuses[f'{node}.{ended[1]}'] = int(ended[2])
       return
-    spoken = HOST_LINE.fullmatch(line)
     if not line:
       return
-    if not spoken:
-      say(f'[{node}] {line}')  # gcloud's own words
+    from_host = HOST_LINE.fullmatch(line)
+    if not from_host:
+      say(f'[{node}] {line}')  # from gcloud itself
       return
-    host, text = f'{node}.{spoken[1]}', spoken[2]
-    new = self._logs.keep(host, text)
-    if new:
+    host, text = f'{node}.{from_host[1]}', from_host[2]
+    if self._logs.keep(host, text):
       say(f'[{host}] {text}')
-    if host != self._first:
-      return
-    if text.startswith('{"step":'):  # what `train --json` prints at its end
-      with contextlib.suppress(ValueError):  # lines of two hosts may have run into each other
+    if host == self._main_host:
+      self._read_progress(text)
+
+  def _read_progress(self, text: str):
+    if text.startswith('{"step":'):  # the last line of `train --json`
+      with contextlib.suppress(ValueError):  # the lines of two hosts may be mixed up
         self.result = json.loads(text)
     step = STEP.match(text)
     if step and int(step[1]) > self.step:
@@ -78,16 +88,16 @@ class Reader:
 
 
 def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[], bool]) -> Iterator[tuple[str, str]]:
-  """(node, line) as they come, until all outputs have ended or `go_on`, asked every `pace` seconds, says no.
+  """(node, line) as they arrive, until all outputs have ended or `go_on()` returns False; asked every `pace` seconds.
 
-  processes: each started with `start_new_session=True`, for those that go on are ended with all that they started.
+  processes: each started with `start_new_session=True`, because those that still run are ended with their children.
   """
-  come = queue.Queue()
+  arrived = queue.Queue()
 
-  def pump(node, process):
-    for line in process.stdout:  # bytes: a lone \r is no end of a line
-      come.put((node, line.decode(errors='replace').rstrip('\r\n').replace('\r', ' ')))
-    come.put((node, None))
+  def pump(node: str, process: subprocess.Popen):
+    for line in process.stdout:  # bytes, because a lone \r must not end a line
+      arrived.put((node, line.decode(errors='replace').rstrip('\r\n').replace('\r', ' ')))
+    arrived.put((node, None))
 
   for node, process in processes.items():
     threading.Thread(target=pump, args=(node, process), daemon=True).start()
@@ -99,7 +109,7 @@ def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[
           return
         asked = time.monotonic()
       try:
-        node, line = come.get(timeout=min(pace, 1))
+        node, line = arrived.get(timeout=min(pace, 1))
       except queue.Empty:
         continue
       if line is None:
@@ -109,5 +119,5 @@ def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[
   finally:
     for process in processes.values():
       if process.poll() is None:
-        os.killpg(process.pid, signal.SIGTERM)  # ssh may wait for ever for a host that is gone
+        os.killpg(process.pid, signal.SIGTERM)  # ssh may wait forever for a host that is gone
       process.wait()

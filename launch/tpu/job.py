@@ -1,4 +1,4 @@
-"""A job: what runs, on which slice, within which limits. One TOML file; nothing of it ever reaches a shell unquoted."""
+"""A job: what runs, on which slice, within which limits. One TOML file, of which nothing reaches a shell unquoted."""
 
 import dataclasses
 import difflib
@@ -41,30 +41,30 @@ PATTERNS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-  """The comment beside each field is what the file may say."""
+class TpuJob:
+  """The fields of a job file; the comment beside each says what it may be."""
 
   name: str  # of the run, its slice and its queued resource
   slice: str  # v5p-32, v6e-16, v5e-8, ...; 2xv5p-32 are two slices (multislice)
   zone: str  # us-east5-a
   bucket: str  # checkpoints go to BUCKET/NAME: gs://... in the zone's region, or a directory that all hosts share
   config: str  # what `mathqwen train` trains
-  init: str = ''  # its --init; '' takes the config's own
+  init: str = ''  # its --init; '' for the config's own
   set: tuple[str, ...] = ()  # its --set, each 'a.b=value'
   data: tuple[str, ...] = ()  # data sets that every host prepares first, by the names of `mathqwen data prepare`
   provisioning: str = 'spot'  # spot, on-demand, reserved, flex-start
-  queue: bool = True  # ask by a queued resource; false asks for the TPU VM itself, now or never
-  wait: str = ''  # how long the queued resource may wait: 6h; '' for ever
+  queue: bool = True  # request a queued resource; false requests the TPU VM itself, which is there at once or fails
+  wait: str = ''  # how long the request may wait in the queue: 6h; '' for any time
   max_run: str = ''  # of flex-start, at most 7d
-  runtime_version: str = ''  # '' takes the generation's own
+  runtime_version: str = ''  # '' for the one that fits the generation
   network: str = ''
   subnetwork: str = ''
   internal_ips: bool = False  # hosts without public addresses; the network then needs a way to PyPI (Cloud NAT)
   service_account: str = ''
-  price_per_chip_hour: float = 0.0  # in your currency, for what it costs; 0 leaves costs out
-  max_cost: float = 0.0  # the run is stopped, saved and its slice deleted when it has cost so much; 0 for no limit
-  max_hours: float = 0.0  # the same for hours of the slice
-  max_tries: int = 20  # slices and starts, the first included
+  price_per_chip_hour: float = 0.0  # in your currency; 0 leaves costs out
+  max_cost: float = 0.0  # the run is saved and stopped and its slice deleted when it has cost this much; 0: no limit
+  max_hours: float = 0.0  # the same for the hours of the slice
+  max_tries: int = 20  # how many slices are requested and how often the run is started, the first included
 
   def __post_init__(self):
     for name, (pattern, wanted) in PATTERNS.items():
@@ -88,32 +88,32 @@ class Job:
     self._check_combinations()
 
   def _check_combinations(self):
-    """What Google would refuse, or accept and do otherwise, is refused before anything is created."""
+    """Refuses, before anything is created, what Google would refuse or silently do differently."""
     chip, count = self.chip, self.slices
     kind = {runtime: name for name, runtime in RUNTIMES.items()}.get(self.runtime_version, chip.name)
-    if kind not in (chip.name, 'v4'):  # v4's is a plain Ubuntu, and names no generation
+    if kind not in (chip.name, 'v4'):  # v4's is a plain Ubuntu that every generation may use
       raise UserError(
         f'runtime_version = {self.runtime_version!r} is for {kind}, and slice {self.slice} is {chip.name}: '
-        "leave it out, and it is the generation's own"
+        'leave it out to get the one that fits'
       )
     if chip.name == 'v4' and self.provisioning == 'flex-start':
       raise UserError("provisioning = 'flex-start' is for v5e, v5p and v6e: take spot, on-demand or reserved for v4")
     queued = {'wait': self.wait, 'a multislice': count > 1, 'flex-start': self.provisioning == 'flex-start'}
     for name, given in queued.items():
       if given and not self.queue:
-        raise UserError(f'queue = false asks for one TPU VM at once, and {name} needs a queued resource: queue = true')
+        raise UserError(f'queue = false requests one TPU VM, and {name} needs a queued resource: queue = true')
     if self.provisioning == 'flex-start':
       if not self.max_run or _seconds(self.max_run) > _seconds('7d'):
         raise UserError("provisioning = 'flex-start' needs max_run, of 7d at most")
       if count > 1:
         raise UserError("provisioning = 'flex-start' gives one slice: take spot, on-demand or reserved for several")
     elif self.max_run:
-      raise UserError(f"max_run is of provisioning = 'flex-start', and this is {self.provisioning!r}: use max_hours")
+      raise UserError(f"max_run is for provisioning = 'flex-start', and this is {self.provisioning!r}: use max_hours")
     if self.subnetwork and not self.network:
       raise UserError('subnetwork needs the network that it is part of')
 
   def check_api(self):
-    """UserError where the Cloud TPU API has no such slice."""
+    """UserError: when the Cloud TPU API has no such slice."""
     if self.chip.name not in RUNTIMES:
       raise UserError(
         f'slice = {self.slice!r}: {self.chip.name} is not in the Cloud TPU API; recipe --to gke, or gce, writes the '
@@ -122,6 +122,7 @@ class Job:
 
   @property
   def where(self) -> chips.Slice:
+    """The slices as `mathqwen plan` knows them."""
     return chips.slice_of(self.slice)
 
   @property
@@ -139,46 +140,48 @@ class Job:
 
   @property
   def hosts(self) -> int:
-    """Of one slice: 4 chips each, but 8 in the one host of a small v5e or v6e."""
+    """Hosts of one slice: they have 4 chips each, except that a v5e or v6e of up to 8 chips is one host."""
     size = self.where.chips // self.slices
     return 1 if self.chip.dimensions == 2 and size <= 8 else size // 4
 
   @property
   def nodes(self) -> list[str]:
-    """TPU VMs, as gcloud knows them; each is a slice."""
+    """The names of the TPU VMs in gcloud; each is one slice."""
     return [self.name] if self.slices == 1 else [f'{self.name}-{i}' for i in range(self.slices)]
 
   @property
   def workdir(self) -> str:
+    """The --workdir of training."""
     return f'{self.bucket}/{self.name}'
 
   def train(self, settings: dict | None = None) -> list[str]:
-    """The words of the training command, the same on every host. settings: those that `plan` chose."""
+    """The words of the training command, the same on every host. settings: chosen by `plan`."""
     chosen = [f'{name}={value}' for name, value in (settings or {}).items()]
     words = ['mathqwen', 'train', self.config, f'--workdir={self.workdir}', '--distributed', '--json']
-    words += [f'--init={self.init}'] * bool(self.init)
+    if self.init:
+      words.append(f'--init={self.init}')
     return words + [f'--set={setting}' for setting in [*self.set, *chosen]]
 
 
-def read(path: str) -> Job:
-  """The job of a TOML file. UserError in one line, with what is near where a name is unknown."""
+def read(path: str) -> TpuJob:
+  """The job in a TOML file. UserError: with the file's name, and the nearest field when one is unknown."""
   try:
     given = tomllib.loads(pathlib.Path(path).read_text())
   except FileNotFoundError:
-    raise UserError(f'no job file {path}; launch/tpu/example.toml is one to copy') from None
-  except (ValueError, OSError, RecursionError) as error:  # TOML's and Unicode's own are ValueErrors
-    raise UserError(f'{path}: {error}; launch/tpu/example.toml is one to copy') from None
-  fields = typing.get_type_hints(Job)
+    raise UserError(f'there is no job file {path}; copy launch/tpu/example.toml') from None
+  except (ValueError, OSError, RecursionError) as error:  # TOML's and Unicode's errors are ValueErrors
+    raise UserError(f'{path}: {error}; launch/tpu/example.toml shows how to write one') from None
+  fields = typing.get_type_hints(TpuJob)
   for name, value in given.items():
     if name not in fields:
       near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
       raise UserError(f'{path}: there is no {name!r}; did you mean {near!r}?')
     given[name] = _typed(path, name, value, fields[name])
-  missing = [f.name for f in dataclasses.fields(Job) if f.default is dataclasses.MISSING and f.name not in given]
+  missing = [f.name for f in dataclasses.fields(TpuJob) if f.default is dataclasses.MISSING and f.name not in given]
   if missing:
     raise UserError(f'{path}: {", ".join(missing)} must be given')
   try:
-    return Job(**given)
+    return TpuJob(**given)
   except UserError as error:
     raise UserError(f'{path}: {str(error).replace("--topology", "slice")}') from None
 
@@ -188,10 +191,10 @@ def _typed(path, name, value, kind):
     value = float(min(value, 10**300))
   if isinstance(kind, types.GenericAlias):
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-      raise UserError(f'{path}: {name} must be a list of texts, such as ["a", "b"]')
+      raise UserError(f'{path}: {name} must be a list of strings, such as ["a", "b"]')
     return tuple(value)
   if type(value) is not kind:
-    wanted = {str: 'a text in quotes', bool: 'true or false', float: 'a number', int: 'a whole number'}[kind]
+    wanted = {str: 'a string in quotes', bool: 'true or false', float: 'a number', int: 'a whole number'}[kind]
     raise UserError(f'{path}: {name} = {value!r}: {wanted} is expected')
   return value
 

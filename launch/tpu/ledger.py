@@ -1,7 +1,10 @@
-"""What happened to a job, an event a line with its time; and what it came to. Another launcher goes on from it.
+"""What happened to a job, one event a line with its time, and a summary of it. Another launcher can continue from it.
 
-up, stop: a launcher began; `stop` was called. asked, active, ready: a slice, asked for, there and set up. gone,
-deleted: taken away; deleted. started, ended: the run, on all hosts. step: it has come as far as the attempt before.
+up, stop               a launcher began; `stop` was called
+asked, active, ready   a slice: requested, there, set up
+gone, deleted          a slice: taken away, deleted
+started, ended         the run, on all hosts
+step                   the run has come as far as the attempt before it
 """
 
 import dataclasses
@@ -22,26 +25,27 @@ class Ledger:
       file.write(json.dumps({'time': time.time(), 'event': event, **values}) + '\n')
 
   def events(self) -> list[dict]:
-    """In their order. A half line, of a launcher that was killed, is left out."""
+    """In their order, without the half line of a launcher that was killed while it wrote."""
     text = self._path.read_text() if self._path.exists() else ''
     return [json.loads(line) for line in text.split('\n')[:-1] if line.endswith('}')]
 
   def newest(self, *names: str) -> str | None:
-    """The name of the newest event of these names."""
+    """Which of these events happened last; None when none did."""
     return next((event['event'] for event in reversed(self.events()) if event['event'] in names), None)
 
   def count(self, name: str) -> int:
+    """How many events of this name there are."""
     return sum(event['event'] == name for event in self.events())
 
   @property
   def here(self) -> dict | None:
-    """Where and what was asked for, unless it was deleted since: it may be there, or in a queue, and cost."""
+    """The newest request, unless it was deleted since: a slice may be there, or come from the queue, and cost money."""
     asked = [event for event in self.events() if event['event'] in ('asked', 'deleted')][-1:]
     return asked[0] if asked and asked[0]['event'] == 'asked' else None
 
   @property
   def under_way(self) -> bool:
-    """Whether the run was started, on a slice that is still there, and did not end."""
+    """Whether the run was started on a slice that is still there, and has not ended."""
     return self.newest('started', 'ended', 'gone', 'deleted') == 'started'
 
   @property
@@ -51,26 +55,30 @@ class Ledger:
 
   @property
   def finished(self) -> bool:
+    """Whether the job is done."""
     return any(event['event'] == 'ended' and event['outcome'] == 'done' for event in self.events())
 
   @property
   def behind(self) -> int | None:
-    """The step that the attempt before had come to, until this one has."""
+    """The step that earlier attempts had reached, as long as this one has not; else None."""
     return self.reached if self.newest('ended', 'step') == 'ended' else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
+  """What a job came to."""
+
   steps: int
-  tokens: int | None  # None where no attempt came to its end
+  tokens: int | None  # None when no attempt was completed
   starts: int
   preemptions: int  # slices that were taken away
   hours: float  # from the first event to the last
   chip_hours: float  # of active slices
-  lost_hours: float  # from the last step before an interruption to the same step again
-  cost: float | None  # None where no price is given
+  lost_hours: float  # from the last step before an interruption until that step is reached again
+  cost: float | None  # None when no price is given
 
   def text(self) -> str:
+    """One line for people."""
     parts = [
       f'{self.steps:,} steps',
       f'{self.tokens:,} tokens' if self.tokens else '',
@@ -83,8 +91,11 @@ class Summary:
 
 
 def summary(events: list[dict], chips: int, price_per_chip_hour: float, now: float) -> Summary:
-  """chips: of all slices. now: until when a slice that is still there counts, and a step that did not come again."""
-  active = behind = None  # since when
+  """Adds up the events of a ledger.
+
+  chips: of all slices together. now: the end of slices that are still there and of losses that are not made up yet.
+  """
+  active = behind = None  # when that began
   paid = lost = 0.0  # seconds
   for event in events:
     name, at = event['event'], event['time']

@@ -1,23 +1,23 @@
-"""A job for what the Cloud TPU API does not cover (TPU7x among it), as text to read, keep and run by hand.
+"""A job as text for other launchers, to read and run by hand: for what the Cloud TPU API lacks, TPU7x among it.
 
-`gke`: XPK, flags as of xpk 1.16. `gce`: Compute Engine's managed instance groups, flags as of gcloud 528. `sky`:
-SkyPilot, keys as of 0.14. None of them has been run on the real cloud from here; their flags and keys were checked.
+`gke`: XPK, with the flags of xpk 1.16. `gce`: Compute Engine's managed instance groups, with the flags of gcloud 528.
+`sky`: SkyPilot, with the keys of 0.14. Flags and keys were checked; none of these has been run on the real cloud yet.
 """
 
 import json
 import shlex
 
 from launch.tpu import commands
-from launch.tpu.job import RUNTIMES, Job
+from launch.tpu.job import RUNTIMES, TpuJob
 from mathqwen.errors import UserError
 
 HEAD = '#!/usr/bin/env bash\nset -euo pipefail\n'
-# Of hosts with four chips: docs.cloud.google.com/compute/docs/tpus/tpu-machines
+# Hosts with four chips: docs.cloud.google.com/compute/docs/tpus/tpu-machines
 MACHINES = {'v5p': 'ct5p-hightpu-4t', 'v6e': 'ct6e-standard-4t', 'tpu7x': 'tpu7x-standard-4t'}
 
 
-def gke(job: Job) -> str:
-  """A shell script. XPK writes a slice by its shape: v5p-2x2x4."""
+def gke(job: TpuJob) -> str:
+  """A shell script for XPK, which names a slice by its shape: v5p-2x2x4."""
   kind = f'--tpu-type={job.chip.accelerator}-{_shape(job)}'
   capacity = {
     'spot': '--spot',
@@ -32,7 +32,7 @@ def gke(job: Job) -> str:
 docker build --file launch/docker/Dockerfile --tag "$IMAGE" .
 docker push "$IMAGE"
 xpk cluster create {where} {capacity}
-# Exit status 75 is "come back": preempted, or another host was lost. The run continues from its newest checkpoint.
+# Exit status 75: preempted, or another host was lost. The run continues from its newest checkpoint.
 xpk workload create --workload={job.name} {where} "--docker-image=$IMAGE" \\
   --max-restarts={job.max_tries} --restart-on-exit-codes=75 {shlex.quote(train)}
 # Logs: xpk workload list --cluster={job.name} ...; when it is done:
@@ -40,12 +40,12 @@ xpk workload create --workload={job.name} {where} "--docker-image=$IMAGE" \\
 """
 
 
-def gce(job: Job) -> str:
-  """A shell script for v5p, v6e and TPU7x, which may be in a managed instance group."""
+def gce(job: TpuJob) -> str:
+  """A shell script for a managed instance group of v5p, v6e or TPU7x. UserError: for any other slice."""
   if job.chip.name not in MACHINES:
-    raise UserError(f'Compute Engine has no {job.chip.name} by itself: `up` asks the Cloud TPU API for it')
+    raise UserError(f'Compute Engine has no {job.chip.name}: use `up`, which asks the Cloud TPU API')
   if job.slices > 1 or job.where.chips % 4:
-    raise UserError(f'recipe --to gce writes one slice of whole hosts of 4 chips, and {job.slice} is another')
+    raise UserError(f'recipe --to gce writes one slice of hosts with 4 chips each, and {job.slice} is not one')
   region, hosts = job.zone.rpartition('-')[0], job.where.chips // 4
   model = {
     'spot': ['--provisioning-model=SPOT', '--instance-termination-action=STOP'],
@@ -73,7 +73,7 @@ gcloud compute instance-groups managed wait-until {group} --stable --zone={job.z
 hosts="$(gcloud compute instance-groups managed list-instances {group} --zone={job.zone} --format='value(NAME)' | sort)"
 address="$(gcloud compute instances describe "$(head -n 1 <<<"$hosts")" --zone={job.zone} \\
   --format='value(networkInterfaces[0].networkIP)')"
-# Every host is told its number and where host 0 is, as a machine outside the Cloud TPU API may not know.
+# Every host gets its number and the address of host 0, which a machine outside the Cloud TPU API may not know.
 number=0
 for host in $hosts; do
   gcloud compute scp {commands.SOURCE} "$host:" --zone={job.zone}
@@ -90,12 +90,15 @@ gcloud compute ssh "$(head -n 1 <<<"$hosts")" --zone={job.zone} --command={follo
 """
 
 
-def sky(job: Job) -> str:
-  """A YAML file (in JSON's syntax where texts stand) for `sky jobs launch`, which starts it again when preempted."""
+def sky(job: TpuJob) -> str:
+  """A YAML file for `sky jobs launch`, which restarts the job after a preemption. Strings are JSON, which is YAML too.
+
+  UserError: when SkyPilot has no such slice.
+  """
   if job.slices > 1:
-    raise UserError(f'SkyPilot starts one slice, and {job.slice} are {job.slices}: `up`, or recipe --to gke')
+    raise UserError(f'SkyPilot starts one slice, and {job.slice} is {job.slices}: use `up`, or recipe --to gke')
   if job.chip.name not in RUNTIMES:
-    raise UserError(f'SkyPilot asks the Cloud TPU API, which has no {job.chip.name}: recipe --to gke, or gce')
+    raise UserError(f'SkyPilot asks the Cloud TPU API, which has no {job.chip.name}: use recipe --to gke, or gce')
   text = json.dumps
   accelerator = f'tpu-{job.accelerator_type}'
   return f"""# sky jobs launch {job.name}.yaml
@@ -117,12 +120,12 @@ run: |
 """
 
 
-def _shape(job: Job) -> str:
+def _shape(job: TpuJob) -> str:
   return 'x'.join(map(str, job.where.shape))
 
 
-def _prepared(job: Job) -> list[str]:
-  """The training command, after its data sets are there."""
+def _prepared(job: TpuJob) -> list[str]:
+  """The training command, after a command that prepares its data sets."""
   if not job.data:
     return job.train()
   prepare = shlex.join(['mathqwen', 'data', 'prepare', *job.data])

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# worker.sh VERB ...: what the launcher does on each host of a slice, in the checkout that it copied there.
+# worker.sh VERB ...: what the launcher does on each host of a slice, in the checkout that it has copied there.
 #
-#   setup [DATA_SET ...]      Python, the package and its data sets
-#   start RUN COMMAND ...     the command in the background, safe from a lost connection; once for each RUN
-#   follow RUN                what it says, with this host's number before each line, and then its exit status
-#   status RUN                none, running, or the exit status
-#   stop RUN                  SIGTERM: training saves, and ends with 75
-#   log RUN                   all that it said
+#   setup [DATA_SET ...]      installs Python and the package, and prepares data sets
+#   start RUN COMMAND ...     starts the command in the background, safe from a lost connection; once for each RUN
+#   follow RUN                prints its output, with this host's number before each line, and then its exit status
+#   status RUN                prints none, running, or the exit status
+#   stop RUN                  sends SIGTERM: training saves and ends with 75
+#   log RUN                   prints its whole output
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 runs="$HOME/mathqwen-runs"
 
-# Number of this host in its slice. Slurm's variable is for rehearsals on machines that are no TPU VMs.
+# Prints the number of this host in its slice. Slurm's variable is for rehearsals on machines that are not TPU VMs.
 number() {
   local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
   if [[ -n "${SLURM_PROCID:-}" ]]; then
@@ -24,7 +24,7 @@ number() {
 
 setup() {
   cd "$here"
-  # JAX asks for it on v5e and later; memory is moved to the chips faster.
+  # JAX recommends this on v5e and later: transfers to the chips are faster.
   echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled >/dev/null
   export PATH="$HOME/.local/bin:$PATH"
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
@@ -39,7 +39,7 @@ setup() {
 start() {
   local run="$runs/$1" older
   shift
-  # Never two at the same time: an earlier start that goes on saves and ends first.
+  # Never two at the same time: an earlier start that still runs has to save and end first.
   for older in "$(dirname "$run")"/*/pid; do
     if [[ -e "$older" && "$older" != "$run/pid" ]] && kill -TERM "$(cat "$older")" 2>/dev/null; then
       timeout 240 tail -f /dev/null --pid="$(cat "$older")" || kill -KILL "$(cat "$older")" 2>/dev/null || true
@@ -54,10 +54,10 @@ start() {
   echo "host $(number): started"
 }
 
-watch() { # is the parent of the command, and writes down how it ends
+watch() { # the parent of the command: writes down how it ends
   local run="$1" status=0
   shift
-  trap : TERM # a host that shuts down sends it to the command as well, which saves first
+  trap : TERM # a host that shuts down sends it to every process; the command saves first, and this waits for it
   # shellcheck disable=SC2016 # the inner shell expands it
   bash -c 'echo $$ >"$0/pid"; exec "$@"' "$run" "$@" || status=$?
   echo "$status" >"$run/status.part"
@@ -76,7 +76,7 @@ state() {
 }
 
 follow() {
-  local run="$runs/$1" me status=137 # of a command that was killed along with its watcher
+  local run="$runs/$1" me status=137 # unless written: the command was killed together with its watcher
   me="$(number)"
   for _ in {1..100}; do
     [[ -e "$run/pid" ]] && break
@@ -87,7 +87,7 @@ follow() {
     [[ -e "$run/status" ]] && status="$(cat "$run/status")" && break
     sleep 0.1
   done
-  printf '\n[%s]= %s\n' "$me" "$status" # the last line of the log may have no end
+  printf '\n[%s]= %s\n' "$me" "$status" # the last line of the log may not end with a newline
   exit "$status"
 }
 

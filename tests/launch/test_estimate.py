@@ -56,4 +56,4 @@ def test_what_does_not_fit_is_refused(planned, job_file, tmp_path):
 def test_the_words_of_plan_reach_the_user(launch, job_file):
   """No compiler, or no such config: one line, before anything is created."""
   status, _, said = launch('up', job_file('config = "dmeo"'), '--yes')
-  assert status == 2 and "launch: no config 'dmeo'" in said and said.endswith('(--no-plan goes without)\n')
+  assert status == 2 and "launch: no config 'dmeo'" in said and said.endswith('(--no-plan skips this)\n')

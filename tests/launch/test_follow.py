@@ -13,7 +13,7 @@ def started(*words):
 def read(tmp_path, text: bytes):
   (tmp_path / 'said').write_bytes(text)
   process = started('cat', tmp_path / 'said')
-  reader = follow.Reader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
+  reader = follow.RunReader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
   for node, line in follow.lines({'n': process}, 1, lambda: True):
     reader.read(node, line)
   return reader

@@ -75,7 +75,7 @@ def test_flags_of_create(job_file, lines, flags, without):
   'line, said',
   [
     ('zoen = "us-east5-a"', "there is no 'zoen'; did you mean 'zone'?"),
-    ('zone = 5', 'zone = 5: a text in quotes is expected'),
+    ('zone = 5', 'zone = 5: a string in quotes is expected'),
     ('zone = "us-east5"', "zone = 'us-east5': a zone, such as us-east5-a is expected"),
     ('slice = "v5p-33"', 'slice v5p-33: v5p slices have sizes 8, 16, 32'),
     ('slice = "h100-8"', 'slice h100-8: write KIND-SIZE'),
@@ -88,14 +88,14 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('init = "-x y"', 'init = '),
     ('set = ["steps"]', "set has 'steps': write each as 'a.b=value'"),
     ('set = ["train.steps=1\\n2"]', 'set has '),
-    ('set = "train.steps=1"', 'set must be a list of texts'),
+    ('set = "train.steps=1"', 'set must be a list of strings'),
     ('data = ["gsm9k"]', "data has 'gsm9k': known are gsm8k"),
     ('provisioning = "preemptible"', "provisioning = 'preemptible': it must be one of spot, on-demand, reserved"),
     ('max_cost = 5', 'max_cost needs price_per_chip_hour'),
     ('max_tries = 0', 'max_tries = 0: it must be at least 1'),
     ('price_per_chip_hour = -1', 'price_per_chip_hour = -1.0: it must be at least 0'),
     ('price_per_chip_hour = nan', 'price_per_chip_hour = nan: it must be at least 0'),
-    ('max_run = "5h"', "max_run is of provisioning = 'flex-start'"),
+    ('max_run = "5h"', "max_run is for provisioning = 'flex-start'"),
     ('provisioning = "flex-start"', 'needs max_run, of 7d at most'),
     ('provisioning = "flex-start"\nmax_run = "8d"', 'needs max_run, of 7d at most'),
     ('provisioning = "flex-start"\nmax_run = "8h"\nslice = "2xv5p-32"', 'gives one slice'),
@@ -121,7 +121,7 @@ def test_missing_fields_and_files(tmp_path):
   (tmp_path / 'empty.toml').write_text('name = "a"\n')
   with pytest.raises(UserError, match='slice, zone, bucket, config must be given'):
     job.read(str(tmp_path / 'empty.toml'))
-  with pytest.raises(UserError, match='no job file'):
+  with pytest.raises(UserError, match='there is no job file'):
     job.read(str(tmp_path / 'none.toml'))
 
 

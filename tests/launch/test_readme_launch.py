@@ -47,7 +47,7 @@ def test_names(example):
   """Fields of a job file, verbs, recipes, mesh axes and variables: all of them, and no others."""
   fields = set(re.findall(r'`(\w+)`', section('The job file').partition('| fields |')[2].partition('\n\n')[0]))
   values = {'BUCKET', 'NAME', 'spot', 'reserved'}
-  assert fields - values == {field.name for field in dataclasses.fields(job.Job)}
+  assert fields - values == {field.name for field in dataclasses.fields(job.TpuJob)}
   table = section('Other verbs, and what the exit status means').partition('| verb |')[2].partition('\n\n')[0]
   verbs = {verb for line in table.splitlines() for verb in re.findall(r'`(\w+)`', line.partition(' | ')[0])}
   assert verbs == {*launcher.ACTIONS, 'plan', 'recipe'} - {'up'}

@@ -180,7 +180,7 @@ def test_another_launcher_takes_it_up(stub_cloud, hold, start, job_file, tmp_pat
   process, book = start(job)
   wait_for(lambda: 'train 2/10' in log(book))
   second = start(job)[0]
-  assert second.communicate(timeout=30)[1] == 'launch: another launcher watches math-7b already\n'
+  assert second.communicate(timeout=30)[1] == 'launch: another launcher is already watching math-7b\n'
   process.kill()
   held.unlink()
   process, book = start(job)
@@ -214,7 +214,7 @@ def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, lim
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *limit.split('\n')))
   said = process.communicate(timeout=100)[1]
   assert process.returncode == 75 and not stub_cloud.nodes, said
-  assert re.search(r'the (cost|hours of the slice) came to 0\.0\d, of 0\.0\d at most: saving and ending', said)
+  assert re.search(r'the (cost|hours of the slice) reached 0\.0\d, the limit is 0\.0\d: saving and stopping', said)
   assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
 
 
@@ -227,7 +227,7 @@ def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
   assert process.returncode == 75 and book.count('asked') == 3, said
   asked = [event['time'] for event in book.events() if event['event'] == 'asked']
   assert asked[2] - asked[1] > 0.6 and asked[2] - asked[1] > asked[1] - asked[0]  # longer and longer
-  assert '3 slices were asked for (max_tries = 3)' in said and said.count('not now: ') == 3
+  assert '3 slices were requested (max_tries = 3)' in said and said.count('not available now: ') == 3
 
 
 def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_file, tmp_path):
@@ -270,9 +270,9 @@ def test_a_slice_that_would_be_forgotten(stub_cloud, counting, launch, job_file,
   assert launch('create', job, '--no-plan', '--yes')[0] == 0
   for line in ('zone = "us-central1-a"', 'slice = "v5p-64"', 'queue = false'):
     status, _, said = launch('up', job_file(line, name='edited.toml'), '--no-plan', '--yes')
-    assert status == 2 and 'launch: math-7b was asked for with ' in said and 'in the file, then change it to' in said
+    assert status == 2 and 'launch: math-7b was requested with ' in said and 'in the file, then change it to' in said
   status, _, said = launch('up', job, '--no-plan', '--yes', '--logs', str(tmp_path / 'another'))
-  assert status == 2 and 'launch: math-7b is there already, and was not asked for from ' in said
+  assert status == 2 and 'launch: math-7b exists already, and was not requested from ' in said
   book = ledger.Ledger(tmp_path / 'launches/math-7b')
   book.add('ended', outcome='done', step=10, step_time=0, tokens=1, statuses={})
   status, _, said = launch('up', job, '--no-plan', '--yes')
@@ -300,7 +300,7 @@ def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, hold, start, job_
   )
   said = process.communicate(timeout=60)[1].splitlines()[-1]
   assert process.returncode == 2 and said.startswith('launch: run `gcloud auth login`: gcloud compute tpus')
-  assert said.endswith('the slice is still there, and costs: `up` takes it up, `delete` ends it')
+  assert said.endswith('the slice is still there and costs money: `up` continues, `delete` ends it')
 
 
 def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypa
   monkeypatch.setenv('PAUSE', '0.05')
   assert launch('create', job, '--no-plan', stdin=subprocess.DEVNULL)[::2] == (
     2,
-    'launch: nobody is there to say yes; --yes creates without asking\n',
+    'launch: standard input is not a terminal, so nobody can confirm; --yes creates without asking\n',
   )
   assert launch('create', job, '--no-plan', input='n\n')[0] == 2 and not stub_cloud.queued
   assert launch('create', job, '--no-plan', '--yes')[0] == 0
