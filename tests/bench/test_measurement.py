@@ -33,7 +33,7 @@ def test_both_sides(flags, capsys):
 
 
 def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, monkeypatch):
-  """From the same weights both learn the same rows with the same loss, step after step."""
+  """From the same weights, both have the same loss on the same rows, step after step."""
   reference = torch_model('qwen2')
   cfg, params = from_torch(reference)
   import torch
@@ -65,7 +65,7 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
     (['--head-dim', '7'], 'model.head_dim 7 is odd'),
   ],
 )
-def test_what_cannot_be_measured(flags, message, capsys):
+def test_refused_values(flags, message, capsys):
   assert cli.main(['bench', 'train', *TINY, *flags]) == 2
   assert message in capsys.readouterr().err
 
@@ -94,7 +94,7 @@ def test_the_other_side_has_a_process_of_its_own():
   assert run.process.exitcode == 0
 
 
-def test_an_other_side_that_is_killed():
+def test_a_side_that_is_killed():
   run = turns.Elsewhere(take_a_moment)
   run.process.kill()
   run.process.join(30)
@@ -105,6 +105,6 @@ def test_an_other_side_that_is_killed():
 @pytest.mark.parametrize(
   'make, message', [(fail, 'nothing to measure'), (functools.partial(os._exit, 3), 'ended with exit code 3')]
 )
-def test_an_other_side_that_fails(make, message):
+def test_a_side_that_fails(make, message):
   with pytest.raises(UserError, match=message):
     turns.Elsewhere(make)

@@ -38,6 +38,7 @@ def test_peaks(kind, peak):
     ('v5litepod-32', 32, (4, 8)),
     ('v5e-1', 1, (1, 1)),
     ('2xv5p-32', 32, (2, 2, 4)),
+    ('tpu-v5p-32', 16, (2, 2, 4)),
   ],
 )
 def test_slices(name, chips_, shape):
@@ -45,14 +46,19 @@ def test_slices(name, chips_, shape):
   assert (found.chips, found.shape) == (chips_, shape)
 
 
-@pytest.mark.parametrize('name', ['v5p', 'v3-8', '0xv5e-4', '2xv4-8', 'v5p-31', 'v5e-5', 'v6e-x', 'h100-8', ''])
+@pytest.mark.parametrize(
+  'name', ['v5p', 'v3-8', '0xv5e-4', '2xv4-8', 'v5p-31', 'v5p-33', 'v5e-5', 'v6e-x', 'h100-8', '']
+)
 def test_slices_that_do_not_exist(name):
   with pytest.raises(UserError, match='--topology'):
     chips.slice_of(name)
 
 
 def test_links():
-  """Open rows of 4 have one link a direction, rings of 16 two; v5e's are of 50 GB/s."""
+  """A ring has two links in each dimension, an open row one; a link of v5e has 50 GB/s, of v5p 100 GB/s."""
+  assert chips.slice_of('v5e-64').ici_bytes_per_second == 2 * 50e9
+  assert chips.slice_of('v5p-64').ici_bytes_per_second == 3 * 100e9
+  assert chips.slice_of('v5p-128').ici_bytes_per_second == 6 * 100e9
   assert chips.slice_of('v5e-16').ici_bytes_per_second == 2 * 50e9
   assert chips.slice_of('v5e-256').ici_bytes_per_second == 4 * 50e9
   assert chips.slice_of('v5e-1').ici_bytes_per_second == 0

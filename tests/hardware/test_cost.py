@@ -1,4 +1,4 @@
-"""Counters against programs small enough to count by hand, on 8 simulated devices."""
+"""Programs small enough to count by hand, on 8 simulated devices."""
 
 import json
 import os
@@ -109,14 +109,14 @@ ENTRY %main (e: (u32[], bf16[4,8])) -> (u32[], bf16[4,8]) {
 
 
 def test_tpu_programs_write_loops_and_pieces_differently():
-  """Loops count by 2 and carry no number; one asynchronous gather stands in two fusions, one reduce-scatter in one."""
+  """Loops count by 2 and do not say how often they run. One asynchronous gather is in two fusions."""
   assert cost.collective_bytes(TPU) == dict.fromkeys(cost.KINDS, 0) | {
     'all-gather': 4 * 4 * 120 * 2,
     'reduce-scatter': 4 * 15 * 4 * 4,
   }
 
 
-def test_a_loop_of_unknown_turns_takes_the_given_ones():
+def test_a_loop_that_depends_on_data_takes_the_given_turns():
   text = TPU.replace('constant(2)', 'partition-id()')
   assert cost.collective_bytes(text, turns=(3,))['all-gather'] == 3 * 4 * 120 * 2
 
@@ -137,7 +137,7 @@ def test_flops_of_loops_conditions_and_derivatives():
   assert cost.matmul_flops(jax.make_jaxpr(branch)(a, b)) == 3 * one
 
 
-def test_a_gather_that_starts_here_and_ends_there_counts_its_result():
+def test_an_asynchronous_gather_counts_its_result():
   text = """HloModule step, num_partitions=8
 
 ENTRY %main (p: f32[4,8]) -> f32[4,32] {

@@ -1,4 +1,4 @@
-"""launch/ is no package of the distribution: it runs from the checkout."""
+"""launch/ is not part of the installed package: it runs from the checkout."""
 
 import pathlib
 import shutil
@@ -21,7 +21,7 @@ bucket = "gs://bucket/runs"
 
 @pytest.fixture
 def job_file(tmp_path):
-  """job_file('slice = "v6e-16"', ...) -> path of JOB with these lines in the place of its own, or beside them."""
+  """job_file('slice = "v6e-16"', ...) -> path of a job file: JOB with these lines replaced or added."""
 
   def write(*lines, name='job.toml'):
     names = {line.split()[0] for line in lines}
@@ -39,7 +39,7 @@ def gcloud_flags():
   import runpy
 
   if shutil.which('gcloud') is None:
-    pytest.skip('gcloud is not installed: its flags cannot be looked up')
+    pytest.skip('gcloud is not installed, so its flags cannot be looked up')
   folder = pathlib.Path(os.path.realpath(shutil.which('gcloud'))).parents[1]
   tree = runpy.run_path(str(folder / 'data/cli/gcloud_completions.py'))['STATIC_COMPLETION_CLI_TREE']
 
@@ -54,11 +54,11 @@ def gcloud_flags():
 
 @pytest.fixture(params=['gcloud', 'stub'])
 def fake_cloud(request, tmp_path, monkeypatch):
-  """A FakeCloud that gcloud, the real one and the stub in turn, talks to."""
+  """A FakeCloud, once for the real gcloud to talk to and once for the stub."""
   from fake_cloud import FakeCloud
 
   if request.param == 'gcloud' and shutil.which('gcloud') is None:
-    pytest.skip('gcloud is not installed: the stub alone stands in for it')
+    pytest.skip('gcloud is not installed: only the stub is tested')
   cloud = FakeCloud(tmp_path / 'cloud')
   for name, value in cloud.environment(gcloud=request.param == 'gcloud').items():
     monkeypatch.setenv(name, value)

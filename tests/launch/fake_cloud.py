@@ -1,7 +1,7 @@
-"""A Cloud TPU for tests: its REST API on loopback, and hosts that are folders of this machine.
+"""Cloud TPU for tests: its REST API on loopback, and hosts that are folders on this machine.
 
-The real gcloud talks to it (flags and bodies are gcloud's own then), or the stub beside this file. `ssh` and `scp` are
-stubs that run a host's commands here, with its folder as HOME. A host's processes carry FAKE_HOST in their environment.
+The real gcloud talks to it, with its own flags and bodies, or the stub beside this file. `ssh` and `scp` are stubs that
+run a host's commands here with the host's folder as HOME. A host's processes have FAKE_HOST in their environment.
 """
 
 import http.server
@@ -16,16 +16,16 @@ import urllib.parse
 
 RESOURCE = re.compile(r'/v2\w*/(projects/[^/]+/locations/[^/]+)/(nodes|queuedResources)(?:/([^/?:]+))?')
 HERE = pathlib.Path(__file__).parent
-QUEUE = ['WAITING_FOR_RESOURCES']  # a look at each, then ACTIVE
+QUEUE = ['WAITING_FOR_RESOURCES']  # the states that a request shows, one for each time it is described; then ACTIVE
 
 
 class FakeCloud:
-  """folder: of homes and stubs. hosts: of every slice."""
+  """folder: holds the homes of the hosts, and the stubs. hosts: how many a slice has."""
 
   def __init__(self, folder: pathlib.Path, hosts: int = 4, queue=QUEUE):
     self.folder, self.hosts, self.queue = folder, hosts, list(queue)
     self.requests, self.nodes, self.queued, self.slices = [], {}, {}, 0
-    self.refusals = []  # (status, body) of the next requests to create
+    self.refusals = []  # (status, body) that answer the next requests to create
     self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
     self.address = f'http://127.0.0.1:{self._server.server_port}/'
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -36,7 +36,7 @@ class FakeCloud:
       (self.bin / name).chmod(0o755)
 
   def environment(self, gcloud: bool) -> dict[str, str]:
-    """Of the launcher. Without `gcloud`, the stub stands in for it."""
+    """The environment of the launcher, with the real gcloud or the stub."""
     if not gcloud:
       (self.bin / 'gcloud').write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stub_gcloud.py"} "$@"\n')
       (self.bin / 'gcloud').chmod(0o755)
@@ -75,7 +75,7 @@ class FakeCloud:
         if name in process.joinpath('environ').read_bytes() + b'\0':
           os.kill(int(process.name), how)
       except OSError:
-        continue  # it has ended, or is another user's
+        continue  # it has ended, or belongs to another user
 
   def home(self, node: str, host: int) -> str:
     return f'homes/{self.nodes[self._find(self.nodes, node)]["slice"]}.{host}'
@@ -107,7 +107,7 @@ class FakeCloud:
     del self.nodes[key]
 
   def answer(self, method: str, path: str, body: dict):
-    """(status, body) of a request."""
+    """(status, body) that answer a request."""
     path, _, query = path.partition('?')
     query = dict(urllib.parse.parse_qsl(query))
     if path.endswith(':getGuestAttributes'):
@@ -202,7 +202,7 @@ def _error(code, status, message):
 
 
 _HOST = r"""
-address() { # of the words: sets slice, host and, for ssh, the command
+address() { # reads the words of the command line: sets slice, host and, for ssh, the command
   while (($#)); do
     if [[ "$1" =~ (^|@)127\.0\.([0-9]+)\.([0-9]+)(:.*)?$ ]]; then
       slice="${BASH_REMATCH[2]}" host="$((BASH_REMATCH[3] - 1))" rest="${BASH_REMATCH[4]#:}"

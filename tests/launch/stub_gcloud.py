@@ -1,7 +1,7 @@
-"""Stands in for gcloud where it is not installed: the commands and flags that `launch.tpu` uses, over the fake API.
+"""A stand-in for gcloud: the commands and flags that `launch.tpu` uses, on the fake API.
 
-FLAGS is compared with gcloud's own help where that is installed, so that a flag which gcloud does not know fails here
-too. Hosts are reached through `ssh` and `scp` on PATH, as gcloud does it.
+Where gcloud is installed, a test compares FLAGS with gcloud's own, so a flag that gcloud does not know is refused here
+too. Like gcloud, it reaches hosts through `ssh` and `scp` on PATH.
 """
 
 import json
@@ -87,27 +87,27 @@ def ask(method, path, body=None):
   try:
     return json.loads(urllib.request.urlopen(request).read())
   except urllib.error.HTTPError as error:
-    told = json.loads(error.read())['error']
-    print(f'ERROR: (gcloud) {told["status"]}: {told["message"]}', file=sys.stderr)
+    answer = json.loads(error.read())['error']
+    print(f'ERROR: (gcloud) {answer["status"]}: {answer["message"]}', file=sys.stderr)
     sys.exit(1)
 
 
 def on_hosts(verb, endpoints, flags, names) -> int:
   statuses = [0] * len(endpoints)
 
-  def one(i, endpoint):
+  def run(i, endpoint):
     address = f'user@{endpoint["accessConfig"]["externalIp"]}'
     line = ['ssh', address, '--', flags['--command']] if verb == 'ssh' else None
     line = line or ['scp', names[0], f'{address}:{names[1].partition(":")[2]}']
     folder = flags.get('--output-directory')
-    output = open(os.path.join(folder, f'{i}.log'), 'w') if folder else None  # noqa: SIM115 - the process has it
+    output = open(os.path.join(folder, f'{i}.log'), 'w') if folder else None  # noqa: SIM115 - the process uses it
     statuses[i] = subprocess.run(line, stdout=output).returncode
     if statuses[i]:
       print(
         f'##### Command execution on worker {i} failed with exit status {statuses[i]}. Continuing.', file=sys.stderr
       )
 
-  threads = [threading.Thread(target=one, args=pair) for pair in enumerate(endpoints)]
+  threads = [threading.Thread(target=run, args=pair) for pair in enumerate(endpoints)]
   for thread in threads:
     thread.start()
   for thread in threads:

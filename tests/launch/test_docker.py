@@ -1,4 +1,4 @@
-"""The container: no daemon is here to build it, so its steps are done by hand, in a folder."""
+"""The container, without a Docker daemon: the steps of the Dockerfile are carried out in a folder."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 DOCKERFILE = ROOT / 'launch/docker/Dockerfile'
 
 
-def test_what_is_copied_is_enough(tmp_path):
+def test_the_copied_files_are_enough(tmp_path):
   instructions = [line.split(maxsplit=1) for line in DOCKERFILE.read_text().splitlines() if re.match('[A-Z]+ ', line)]
   names = [name for name, _ in instructions]
   assert names[0] == 'FROM' and set(names) <= {'FROM', 'ARG', 'WORKDIR', 'COPY', 'RUN', 'ENV', 'CMD'}
@@ -31,7 +31,7 @@ def test_what_is_copied_is_enough(tmp_path):
   (extras,) = [words.partition('=')[2] for name, words in instructions if name == 'ARG']
   install = shlex.split(run.replace('${EXTRAS}', extras))
   assert install == ['pip', 'install', '--no-cache-dir', '.[tpu,hf,gcs]']
-  # The package alone: what it needs is installed here already.
+  # Only the package: its dependencies are installed already.
   line = [sys.executable, '-m', *install[:-1], '--no-deps', '--no-build-isolation', '--quiet', '--target', 'site', '.']
   subprocess.run(line, cwd=context, check=True, capture_output=True)
   code = 'import mathqwen; from mathqwen import cli, config; print(mathqwen.__file__, config.names())'

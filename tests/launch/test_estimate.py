@@ -1,4 +1,4 @@
-"""What is shown before money is spent: `mathqwen plan`'s row, and what it costs."""
+"""What the launcher shows before any money is spent: the row of `mathqwen plan`, and the costs."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ ROW = {
 
 @pytest.fixture
 def planned(monkeypatch):
-  """The command lines of `mathqwen plan` that were run, and the row that the next one answers with."""
+  """The command lines of `mathqwen plan` that were run, and the row that it answers with."""
   real, state = subprocess.run, types.SimpleNamespace(lines=[], row=ROW)
 
   def run(line, **kwargs):
@@ -47,13 +47,13 @@ def test_days_chip_hours_and_price(planned, job_file, tmp_path):
   assert len(planned.lines) == 2  # another job
 
 
-def test_what_does_not_fit_is_refused(planned, job_file, tmp_path):
+def test_a_step_that_does_not_fit_is_refused(planned, job_file, tmp_path):
   planned.row = ROW | {'fits': False}
   with pytest.raises(UserError, match='demo does not fit v5p-32: take more chips'):
     estimate.estimate(job.read(job_file()), tmp_path / 'logs')
 
 
-def test_the_words_of_plan_reach_the_user(launch, job_file):
-  """No compiler, or no such config: one line, before anything is created."""
+def test_the_error_of_plan_reaches_the_user(launch, job_file):
+  """Without a compiler, or such a config: one line, before anything is created."""
   status, _, said = launch('up', job_file('config = "dmeo"'), '--yes')
   assert status == 2 and "launch: no config 'dmeo'" in said and said.endswith('(--no-plan skips this)\n')

@@ -1,4 +1,4 @@
-"""What is read of what hosts say."""
+"""What the launcher reads from the output of the hosts."""
 
 import subprocess
 import time
@@ -19,15 +19,15 @@ def read(tmp_path, text: bytes):
   return reader
 
 
-def test_only_a_line_of_its_own_is_a_status(tmp_path):
+def test_a_status_has_a_line_of_its_own(tmp_path):
   text = b'[0] 50%\r[0]= 0\n[0] [1]= 0\n[1] \xff\x00 binary\n[1] ' + b'x' * 300_000 + b'\n\n[1]= 3\n'
   reader = read(tmp_path, text)
   assert reader.statuses == {'n.1': 3}
   assert (tmp_path / 'logs/n.0.log').read_text() == '50% [0]= 0\n[1]= 0\n'
 
 
-def test_lines_are_kept_once(tmp_path):
-  """A connection that is made again tells everything again; separators that are no ends of lines count as none."""
+def test_lines_are_stored_once(tmp_path):
+  """A new connection repeats everything. Separators other than newlines do not end a line."""
   first = b'[0] a\x0cb\xc2\x85c\n[0] a\x0cb\xc2\x85c\n'
   read(tmp_path, first)
   read(tmp_path, first + b'[0] train 7/9 loss 1\n[0] {"step": 9, "tokens": 5}\n[0] {"step": broken}\n')
@@ -35,8 +35,8 @@ def test_lines_are_kept_once(tmp_path):
   assert (tmp_path / 'logs/n.0.log').read_bytes().count(b'\n') == 5 and reader.step == 7
 
 
-def test_what_goes_on_is_ended():
-  """A process that has closed its output, and one whose host says nothing more, each with what it started."""
+def test_running_processes_are_ended():
+  """A process that has closed its output, and one whose host prints nothing more, each with its children."""
   closed = started('sh', '-c', 'echo a; exec >&-; sleep 60; :')
   silent = started('sh', '-c', 'echo b; sleep 60; :')
   start, said = time.monotonic(), []

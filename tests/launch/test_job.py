@@ -1,4 +1,4 @@
-"""Job files: what is read, what is refused, and that nothing in them reaches a shell as anything but text."""
+"""Job files: what is read, what is refused, and that a shell sees everything in them as plain text."""
 
 import dataclasses
 import os
@@ -125,12 +125,12 @@ def test_missing_fields_and_files(tmp_path):
     job.read(str(tmp_path / 'none.toml'))
 
 
-def test_a_misspelt_flag_is_one_line(job_file, launch):
+def test_a_misspelt_flag_gives_one_line(job_file, launch):
   status, _, said = launch('up', job_file(), '--dryrun')
   assert (status, said) == (2, 'launch: unrecognized arguments: --dryrun (see python -m launch.tpu --help)\n')
 
 
-def test_tpu7x_is_for_recipes_only(job_file, launch):
+def test_tpu7x_has_only_recipes(job_file, launch):
   status, _, said = launch('up', job_file('slice = "tpu7x-16"'), '--dry-run')
   assert status == 2 and said.startswith(
     "launch: slice = 'tpu7x-16': tpu7x is not in the Cloud TPU API; recipe --to gke"
@@ -138,22 +138,22 @@ def test_tpu7x_is_for_recipes_only(job_file, launch):
   assert launch('recipe', job_file('slice = "tpu7x-16"'), '--to', 'gke')[0] == 0
 
 
-def test_no_text_of_a_job_is_run_by_a_shell(job_file, tmp_path):
-  """The command of a host is given to a real shell, with a worker.sh that prints its arguments."""
+def test_a_shell_runs_nothing_in_a_job_file(job_file, tmp_path):
+  """A real shell gets the command of a host, with a worker.sh that prints its arguments."""
   hostile = ['data.system_prompt=$(touch pwned) `touch pwned` ; touch pwned & \'" | touch pwned', 'a.b=--x *']
   found = dataclasses.replace(job.read(job_file()), set=tuple(hostile))
   (tmp_path / 'mathqwen' / 'launch' / 'tpu').mkdir(parents=True)
   (tmp_path / 'mathqwen' / 'launch' / 'tpu' / 'worker.sh').write_text('printf "%s\\n" "$@"\n')
   for line in commands.lines(found, 'start'):
     (command,) = [word.partition('=')[2] for word in line if word.startswith('--command=')]
-    # gcloud splits the command at spaces, and ssh joins it by them, for the shell of the host.
+    # gcloud splits the command at spaces, and ssh joins the parts with spaces for the shell of the host.
     done = subprocess.run(['bash', '-c', ' '.join(command.split(' '))], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines() == ['start', 'math-7b/1', *found.train()] and not done.stderr
   assert not (tmp_path / 'pwned').exists()
   assert [f'--set={text}' for text in hostile] == found.train()[-2:]
 
 
-def test_the_reader_of_a_dry_run_may_leave(job_file):
+def test_a_dry_run_into_a_closed_pipe(job_file):
   read, write = os.pipe()
   os.close(read)
   found = subprocess.run(

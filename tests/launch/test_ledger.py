@@ -1,4 +1,4 @@
-"""What a job came to, from events written by hand."""
+"""Summaries of events written by hand."""
 
 import json
 
@@ -17,7 +17,7 @@ EVENTS = [
   (600, 'asked', {}),
   (700, 'active', {}),
   (760, 'started', {}),
-  # Taken away again before it had come as far as step 40: still the same loss.
+  # Interrupted again before it reached step 40: still the same loss.
   (800, 'ended', {'outcome': 'again', 'step': 35, 'step_time': 790, 'tokens': None}),
   (810, 'started', {}),
   (900, 'step', {'step': 40}),
@@ -40,15 +40,15 @@ def test_summary():
   assert got.hours == pytest.approx(1310 / 3600)
 
 
-def test_summary_of_what_goes_on():
-  """A slice that is there costs until now; steps that did not come again are lost until now."""
+def test_summary_of_a_job_under_way():
+  """A slice that is there costs money until now; time is lost until now while the old step is not reached again."""
   got = ledger.summary(events(until=800), chips=4, price_per_chip_hour=0, now=1000)
   assert got.chip_hours == pytest.approx((420 + 300) * 4 / 3600) and got.cost is None
   assert got.lost_hours == pytest.approx((1000 - 460) / 3600) and got.tokens is None
   assert ledger.summary([], 4, 1.0, now=5).cost == 0
 
 
-def test_what_is_under_way(tmp_path):
+def test_properties_of_the_ledger(tmp_path):
   book = ledger.Ledger(tmp_path / 'job')
   path = tmp_path / 'job' / 'ledger.jsonl'
   write = lambda until: path.write_text(''.join(json.dumps(event) + '\n' for event in events(until)))

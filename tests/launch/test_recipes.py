@@ -1,4 +1,4 @@
-"""The job for other launchers: scripts that shellcheck and bash accept, and the flags of each tool."""
+"""The job for other launchers: shellcheck and bash accept the scripts, each tool knows its flags."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ import yaml
 from launch.tpu import job, recipes
 from mathqwen.errors import UserError
 
-# Of `xpk cluster create` and `xpk workload create` in xpk 1.16.0.
+# The flags of xpk 1.16.0.
 XPK = {
   'cluster create': {
     '--cluster', '--tpu-type', '--num-slices', '--zone', '--spot', '--on-demand', '--flex', '--reservation',
@@ -30,7 +30,7 @@ KINDS = [
 
 
 def commands_of(text) -> list[list[str]]:
-  """The words of each command of a script; variables as they stand there."""
+  """The words of each command in a script, with variables unexpanded."""
   lines = re.sub(r'\\\n', ' ', text).splitlines()
   return [shlex.split(line) for line in lines if re.match(r'(gcloud|xpk|docker) ', line)]
 
@@ -46,7 +46,7 @@ def test_scripts(name, lines, job_file, tmp_path):
   (tmp_path / 'recipe.sh').write_text(text)
   checked = subprocess.run([f'{sys.prefix}/bin/shellcheck', tmp_path / 'recipe.sh'], capture_output=True, text=True)
   assert checked.returncode == 0, checked.stdout
-  # Without the variables that it asks for, nothing is begun.
+  # Without the variables that it needs, nothing is started.
   done = subprocess.run(['/bin/bash', tmp_path / 'recipe.sh'], env={'PATH': '/nowhere'}, capture_output=True, text=True)
   assert done.returncode and re.search(r'IMAGE(_FAMILY)?: (where the container goes|of the image)', done.stderr)
 

@@ -1,6 +1,6 @@
-"""The whole way over a fake cloud: through the real gcloud where it is installed, and through the stub.
+"""Whole jobs on a fake cloud, through the real gcloud where it is installed and through the stub.
 
-Training is a script here that counts steps in the workdir; test_whole_job.py trains.
+A script that counts steps in the workdir stands for training; test_whole_job.py trains.
 """
 
 import json
@@ -17,8 +17,8 @@ from stub_gcloud import FLAGS
 from launch.tpu import babysit, cloud, ledger
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Ten steps, of which a new start repeats the newest two; saved every step. While the workdir has a file `hold` with the
-# number of a step, it waits there; with a file `fail` host 1 ends with 1.
+# Takes ten steps and saves each; a new start repeats the newest two. It waits at the step whose number is in the file
+# `hold` of the workdir, as long as that exists; with a file `fail`, host 1 ends with status 1.
 COUNTS = """#!/usr/bin/env bash
 trap 'echo "stopped by SIGTERM" >&2; exit 75' TERM
 workdir="$(sed -n 's/.*--workdir=\\([^ ]*\\).*/\\1/p' <<<"$*")"
@@ -51,7 +51,7 @@ def counting(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hold(counting, tmp_path):
-  """hold(step) -> a file: the hosts stay at that step as long as it is there."""
+  """hold(step) -> a file: the hosts wait at that step as long as it exists."""
 
   def at(step):
     file = tmp_path / 'bucket/math-7b/hold'
@@ -64,7 +64,7 @@ def hold(counting, tmp_path):
 
 @pytest.fixture
 def stub_cloud(tmp_path, monkeypatch):
-  """A FakeCloud, through the stub alone."""
+  """A FakeCloud that only the stub talks to."""
   from fake_cloud import FakeCloud
 
   fake = FakeCloud(tmp_path / 'cloud')
@@ -76,7 +76,7 @@ def stub_cloud(tmp_path, monkeypatch):
 
 @pytest.fixture
 def start(tmp_path):
-  """start(job) -> `up` as a process, and its ledger. Ended with the test."""
+  """start(job) -> `up` as a process, and its ledger. The process ends with the test."""
   started = []
 
   def begin(job, *words):
@@ -108,7 +108,7 @@ def created(fake):
 
 
 def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file, tmp_path):
-  """And done, with the stub; with gcloud, where a look takes seconds, it fails at last, so that both are seen."""
+  """With the stub the job ends well. With gcloud, which takes seconds to answer, it fails in the end."""
   fails, held = fake_cloud.real, hold(2)
   job = job_file(f'bucket = "{tmp_path}/bucket"', 'price_per_chip_hour = 3600', 'data = ["gsm8k"]')
   process, book = start(job, '--pace', '1' if fails else '0.3')
@@ -121,7 +121,7 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   said = process.communicate(timeout=150)[1]
   assert process.returncode == (1 if fails else 0), said
 
-  # What was asked of the cloud
+  # The requests to the cloud
   first, second = created(fake_cloud)
   spec = first['tpu']['nodeSpec'][0]
   assert first == second and 'spot' in first and spec['nodeId'] == 'math-7b'
@@ -130,12 +130,12 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   assert len(deleted) == 2 and all('queuedResources/math-7b?' in path and 'force=' in path for path in deleted)
   assert not fake_cloud.nodes and not fake_cloud.queued
 
-  # What the hosts were told, both times
+  # What the hosts ran, both times
   for home in sorted(tmp_path.glob('cloud/homes/*')):
     assert 'uv pip install --quiet --python .venv/bin/python -e .[tpu,hf,gcs]' in (home / 'uv.log').read_text()
   assert len(list(tmp_path.glob('cloud/homes/*/mathqwen/mathqwen/model/qwen.py'))) == 8
 
-  # What it came to
+  # The ledger and the summary
   events = book.events()
   names = [event['event'] for event in events]
   once = ['asked', 'active', 'ready', 'started']
@@ -151,7 +151,7 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   end = f'{"failed" if fails else "done"}: 10 steps; 10,240 tokens; starts: 2; preemptions: 1'
   assert said.splitlines()[-1].startswith(end)
 
-  # Logs of every host, whole and once
+  # The complete logs of every host, without repetitions
   for host in range(4):
     lines = log(book, 2, host).splitlines()
     newest = 'a defect SECRET' if fails and host == 1 else 'train 10/10 loss 1.5'
@@ -174,7 +174,7 @@ def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, hold, star
   assert len(created(stub_cloud)) == 1 and book.count('started') == 2 and book.count('gone') == 0
 
 
-def test_another_launcher_takes_it_up(stub_cloud, hold, start, job_file, tmp_path):
+def test_another_launcher_continues(stub_cloud, hold, start, job_file, tmp_path):
   held = hold(2)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
@@ -230,7 +230,7 @@ def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
   assert '3 slices were requested (max_tries = 3)' in said and said.count('not available now: ') == 3
 
 
-def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_file, tmp_path):
+def test_a_permanent_error_is_reported_at_once(stub_cloud, counting, start, job_file, tmp_path):
   words = 'Permission tpu.nodes.create denied on projects/secret-project-7/locations/us-east5-a'
   stub_cloud.refusals = [(403, {'error': {'code': 403, 'status': 'PERMISSION_DENIED', 'message': words}})]
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
@@ -239,7 +239,7 @@ def test_what_will_not_go_away_is_said_at_once(stub_cloud, counting, start, job_
   assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
 
 
-def test_delete_ends_a_launcher_that_watches(stub_cloud, hold, start, launch, job_file, tmp_path):
+def test_delete_ends_the_launcher_that_is_watching(stub_cloud, hold, start, launch, job_file, tmp_path):
   hold(1)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
@@ -250,7 +250,7 @@ def test_delete_ends_a_launcher_that_watches(stub_cloud, hold, start, launch, jo
 
 
 def test_deleted_by_somebody_else(stub_cloud, hold, start, job_file, tmp_path):
-  """While no launcher watched: the next one asks again, and installs on the new slice."""
+  """While no launcher was watching: the next one requests a slice again and installs on it."""
   held = hold(1)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
@@ -265,7 +265,7 @@ def test_deleted_by_somebody_else(stub_cloud, hold, start, job_file, tmp_path):
 
 
 def test_a_slice_that_would_be_forgotten(stub_cloud, counting, launch, job_file, tmp_path):
-  """Edited files, another's slice of that name, and a launcher killed between the end and the deletion."""
+  """Edited files, the slice of another job, and a launcher that was killed between the end and the deletion."""
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   assert launch('create', job, '--no-plan', '--yes')[0] == 0
   for line in ('zone = "us-central1-a"', 'slice = "v5p-64"', 'queue = false'):
@@ -291,7 +291,7 @@ def test_hosts_that_are_not_reached_at_first(stub_cloud, counting, start, job_fi
   assert said.count('the hosts could not be set up: ') == (1 if fails == 1 else 3)
 
 
-def test_a_lost_cloud_leaves_the_slice_and_says_so(stub_cloud, hold, start, job_file, tmp_path):
+def test_without_the_cloud_the_slice_stays_and_the_user_knows(stub_cloud, hold, start, job_file, tmp_path):
   hold(1)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
   wait_for(lambda: 'train 0/10' in log(book))
@@ -378,5 +378,5 @@ def test_redact(monkeypatch):
 
 @pytest.mark.parametrize('command', FLAGS)
 def test_gcloud_knows_every_flag_of_the_stub(command, gcloud_flags):
-  everywhere = {'--quiet', '--format', '--version'}  # which that list leaves out
+  everywhere = {'--quiet', '--format', '--version'}  # missing in gcloud's list
   assert FLAGS[command] - everywhere - gcloud_flags(command) == set()

@@ -1,4 +1,4 @@
-"""A job from its file to its end, with real training: four processes stand for four hosts, one is preempted twice."""
+"""A whole job with real training: four processes stand for four hosts, of which one is preempted twice."""
 
 import json
 import os
@@ -40,7 +40,7 @@ SETTINGS = [
 
 
 def steps(workdir) -> list[int]:
-  """With a loss, as metrics.jsonl has them now."""
+  """The steps with a loss that are in metrics.jsonl now."""
   path = workdir / 'metrics.jsonl'
   lines = path.read_text().splitlines() if path.exists() else []
   return [json.loads(line)['step'] for line in lines if '"loss"' in line and line.endswith('}')]
@@ -56,7 +56,7 @@ def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
   fields |= {'set': settings, 'price_per_chip_hour': 2.0}
   job.write_text(''.join(f'{name} = {json.dumps(value)}\n' for name, value in fields.items()))
   workdir = bucket / 'arithmetic'
-  # Four processes find each other as tasks of a Slurm job, whose number gives the port.
+  # The four processes find each other as tasks of a Slurm job; JAX derives the port from its number.
   launcher = env | fake.environment(gcloud=False) | {'FAKE_JOB': str(random.randrange(4096))}
   line = [sys.executable, '-m', 'launch.tpu', 'up', str(job), '--yes', '--no-plan', '--pace', '0.5']
   line += ['--logs', str(tmp_path / 'launches')]
@@ -76,7 +76,7 @@ def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
       fake.stop()
   assert up.returncode == 0, said
 
-  # Every step is in the metrics once, and the weights are those of one process that nobody disturbed.
+  # Every step is in the metrics once, and the weights are those of one process that was never interrupted.
   assert steps(workdir) == list(range(1, STEPS + 1))
   alone = ['train', 'demo', '--workdir', str(tmp_path / 'alone'), '--json']
   alone += [f'--set={setting}' for setting in settings if not setting.startswith('mesh.')]

@@ -1,4 +1,4 @@
-"""worker.sh, as a host runs it."""
+"""worker.sh, run as on a host."""
 
 import os
 import pathlib
@@ -42,7 +42,7 @@ def test_a_run_that_ends_by_itself(worker):
   followed = worker('follow', 'job/1')
   assert (followed.returncode, followed.stdout) == (3, '[2] one two\n[2] three\n\n[2]= 3\n')
   assert worker('start', 'job/1', 'echo', 'again').stdout == 'host 2: goes on\n'
-  assert worker('follow', 'job/1').stdout == followed.stdout  # from the first line on, whenever it is asked
+  assert worker('follow', 'job/1').stdout == followed.stdout  # from the first line on, every time
   assert worker('log', 'job/1').stdout == 'one two\nthree\n' and worker('status', 'job/1').stdout == '3\n'
 
 
@@ -64,7 +64,7 @@ def test_a_lost_connection_leaves_it_running(worker):
   assert worker('follow', 'job/1').stdout.splitlines()[-3:] == ['[2] line 9', '', '[2]= 3']
 
 
-def test_killed_with_all_that_watched_it(worker, tmp_path):
+def test_killed_together_with_its_watcher(worker, tmp_path):
   worker('start', 'job/1', 'bash', '-c', SLOW)
   while not (tmp_path / 'mathqwen-runs/job/1/pid').exists():
     time.sleep(0.05)
@@ -75,7 +75,7 @@ def test_killed_with_all_that_watched_it(worker, tmp_path):
   assert worker('follow', 'job/1').stdout.endswith('[2]= 137\n')
 
 
-def test_a_last_line_without_an_end(worker):
+def test_a_last_line_without_a_newline(worker):
   worker('start', 'job/1', 'printf', 'last words')
   assert worker('follow', 'job/1').stdout == '[2] last words\n[2]= 0\n'
 
@@ -89,6 +89,6 @@ def test_never_two_at_the_same_time(worker):
   assert worker('follow', 'job/2').returncode == 0
 
 
-def test_a_verb_that_is_none(worker):
+def test_an_unknown_verb(worker):
   done = worker('begin', 'job/1')
   assert (done.returncode, done.stderr) == (2, 'worker.sh: no verb begin\n')

@@ -29,7 +29,7 @@ def experiment(mesh=None, **train):
   return Experiment(PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), mesh=mesh, train=train)
 
 
-def test_settings_that_are_tried():
+def test_candidates():
   large = search.candidates(experiment(), chips.slice_of('v5p-32'), set())
   assert large[0] == {
     'mesh.data': 1, 'mesh.fsdp': 16, 'mesh.context': 1, 'mesh.tensor': 1,
@@ -37,7 +37,7 @@ def test_settings_that_are_tried():
   }  # fmt: skip
   small = search.candidates(experiment(), chips.slice_of('v5e-16'), set())
   assert 1 <= len(small) <= search.ATTEMPTS and small[0]['train.micro_batches'] > 1
-  # Where nothing else fits: the least memory, in one piece, as two gradients weigh more than the rows' halves.
+  # The last resort has the least memory. One micro-batch: a second gradient would take more than half the rows save.
   assert small[-1]['train.remat'] == 'nested' and small[-1]['train.micro_batches'] == 1
   assert [tried['train.remat'] for tried in search.candidates(experiment(), chips.slice_of('v5e-8'), set())] == [
     'nested'
@@ -56,7 +56,7 @@ def test_settings_that_are_tried():
 
 
 def test_many_micro_batches_cost_traffic():
-  """Weights come once for each: computing `up` again is faster than 16 of them, though `dots` would fit with 8."""
+  """Every micro-batch gathers the weights: recomputing is faster than 16 of them, although `dots` would fit with 8."""
   tried = search.candidates(experiment(), chips.slice_of('v6e-8'), set())
   assert [(one['train.remat'], one['train.micro_batches']) for one in tried] == [
     ('dots', 4), ('gate', 4), ('mlp', 1), ('nested', 1)
@@ -68,7 +68,7 @@ WEIGHTS = 28 * LAYER + 2 * 152064 * 3584
 
 
 def test_estimated_memory_by_hand():
-  """Masters and moments of 12 bytes, a gradient of 4 and, of several micro-batches, their sum; and one layer whole."""
+  """12 bytes for weights and moments, 4 for a gradient, 4 for a sum of several; one gathered layer."""
   cfg, mesh = PRESETS['Qwen2.5-7B'], {'fsdp': 16, 'context': 1, 'tensor': 1}
   assert search.estimated_bytes(cfg, mesh, 'full', 0, 1) == WEIGHTS * 16 // 16 + 4 * LAYER
   assert search.estimated_bytes(cfg, mesh, 'full', 0, 2) == WEIGHTS * 20 // 16 + 4 * LAYER
@@ -80,7 +80,7 @@ def test_estimated_memory_by_hand():
 
 @pytest.fixture
 def compiled(monkeypatch):
-  """Stands for the TPU compiler: `compiled.append(what it says)`, in the order of the tries."""
+  """Stands for the TPU compiler: `compiled.append(result)` in the order of the tries."""
   says, found = [], importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *args: name == 'libtpu' or found(name, *args))
   monkeypatch.setattr(compiler, 'compile_for', lambda experiment, where: dict(says.pop(0)))
@@ -118,7 +118,7 @@ def test_a_row_by_hand(compiled, capsys):
   ]  # fmt: skip
 
 
-def test_a_slice_on_which_nothing_fits_has_tried_all(compiled, capsys):
+def test_a_slice_on_which_nothing_fits(compiled, capsys):
   tries = len(search.candidates(experiment(), chips.slice_of('v5e-16'), set()))
   compiled += [TOO_LARGE] * tries
   (row,) = plan_table.plan(experiment(), ['v5e-16'], set())['topologies']
