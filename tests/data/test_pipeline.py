@@ -1,5 +1,7 @@
+import dataclasses
 import gzip
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -309,25 +311,48 @@ def test_seeds_give_other_orders():
   assert orders[0] == orders[1] != orders[2]
 
 
-def test_state_of_other_data_is_refused():
+@pytest.mark.parametrize(
+  ('changed', 'message'),
+  [
+    ({'sources': [encode(sums(51))]}, 'examples was'),
+    ({'sources': [encode(sums(50, start=1))]}, 'crc32 was'),
+    ({'sources': [dataclasses.replace(encode(sums(50)), mask=1 - encode(sums(50)).mask)]}, 'crc32 was'),
+    ({'seed': 1}, 'seed was 0, is 1'),
+    ({'seq_len': T + 1}, f'seq_len was {T}, is {T + 1}'),
+    ({'weights': (2,)}, r'weights was \[\], is \[2.0\]'),
+  ],
+)
+def test_state_of_other_data_is_refused(changed, message):
+  settings = {'sources': [encode(sums(50))], 'weights': (), 'batch_size': 4, 'seq_len': T, 'seed': 0}
+  batches = pipeline.train_batches(**settings)
+  other = pipeline.train_batches(**settings | changed)
+  with pytest.raises(UserError, match=message):
+    other.set_state(batches.get_state())
+  batches.close()
+  other.close()
+
+
+def test_closed_batches_end():
+  threads = set(threading.enumerate())
   batches = pipeline.train_batches([encode(sums(50))], (), 4, T, seed=0)
-  state = batches.get_state()
-  for sources, seed, message in (
-    ([encode(sums(51))], 0, 'examples was'),
-    ([encode(sums(50, start=1))], 0, 'crc32 was'),
-    ([encode(sums(50))], 1, 'seed was 0, is 1'),
-  ):
-    other = pipeline.train_batches(sources, (), 4, T, seed=seed)
-    with pytest.raises(UserError, match=message):
-      other.set_state(state)
+  next(batches)
+  prefetch = set(threading.enumerate()) - threads
+  assert prefetch
+  batches.close()
+  with pytest.raises(StopIteration):
+    next(batches)
+  for thread in prefetch:
+    thread.join(timeout=60)
+  assert not any(thread.is_alive() for thread in prefetch)
 
 
 def test_impossible_settings_are_refused():
   encoded = encode(sums(20))
   with pytest.raises(UserError, match='6 rows cannot be split over 4 hosts'):
     pipeline.train_batches([encoded], (), 6, T, 0, shard=(0, 4))
-  with pytest.raises(UserError, match='one number above 0'):
-    pipeline.train_batches([encoded], (1, 2), 4, T, 0)
+  for sources, weights in (([encoded], (1, 2)), ([encoded] * 2, (1, 0)), ([encoded] * 2, (2, -1))):
+    with pytest.raises(UserError, match='one number above 0'):
+      pipeline.train_batches(sources, weights, 4, T, 0)
   longest = max(len(encoded[i][0]) for i in range(20)) - 1
   with pytest.raises(UserError, match=f'an example needs {longest} positions, seq_len is {longest - 1}'):
     pipeline.packed_rows([encoded], (), longest - 1, 0)
