@@ -61,6 +61,7 @@ setup(
       'nbformat',
       'ipykernel',
       'matplotlib',
+      'libtpu==0.0.42.*',  # the TPU compiler of this JAX, which needs no TPU: memory of a compiled step is tested
     ],
   },
 )

@@ -1,1 +1,13 @@
-"""Answers from weights: continuous batching, sampling, a conversation."""
+"""Answers from weights.
+
+For other folders to use; nothing is imported here, because most of it imports JAX:
+
+  model       `load` and `open_model`; `Model`: logits, answers to questions or to ids, export
+  sampling    `Sampling` and `AnswerRequest`, plain data without JAX
+  generate    `generate`, continuous batching of ids; `Execution`, `check`, `decoder_for`
+  chat        `interact`, a conversation on the terminal
+
+Only for `generate`: `cpu`, the layout of weights and cache with which a CPU decodes faster.
+"""
+
+__all__ = ['chat', 'generate', 'model', 'sampling']

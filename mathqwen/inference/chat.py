@@ -3,10 +3,15 @@
 import sys
 
 from mathqwen.errors import UserError
+from mathqwen.inference.model import Model
 
 
-def interact(model, options: dict) -> dict:
-  """Reads questions from standard input until its end, keeping the conversation; an empty line starts a new one."""
+def interact(model: Model, options: dict) -> dict:
+  """Answers the questions on standard input until it ends. Returns {'turns': the number of answers}.
+
+  Each question is asked after the ones before it and their answers; an empty line starts a new conversation.
+  options: keyword arguments of `Model.generate_ids`.
+  """
   messages: list[dict] = []
   turns = 0
   print('Ask a question; an empty line starts a new conversation, Ctrl-D ends.', file=sys.stderr)
@@ -21,7 +26,7 @@ def interact(model, options: dict) -> dict:
     asked = [*messages, {'role': 'user', 'content': question}]
     try:
       (ids,) = model.generate_ids([model.prompt(asked)], **options)
-    except UserError as error:  # no room is left for an answer
+    except UserError as error:  # the conversation is too long for another answer; go on with a new one
       print(f'{error} (an empty line starts a new conversation)', file=sys.stderr)
       continue
     messages = [*asked, {'role': 'assistant', 'content': model.tokenizer.decode(ids)}]

@@ -1,1 +1,18 @@
-"""The decoder: sizes, layers, cache."""
+"""The decoder, as functions of a nested dict of arrays.
+
+For other folders to use; nothing is imported here, because most of it imports JAX:
+
+  config       `ModelConfig`, and `PRESETS` of the published sizes
+  qwen         `init`, `abstract`, `logical_axes`; `forward`, `prefill`, `decode_step`, `unembed`; for other layouts of
+               the weights `block`, `embed`, `final_norm`, `cast`
+  compute      `Compute`: dtype, recomputation, dropout, attention and placement of a pass
+  cache        `KVCache`, keys and values of past tokens
+  attention    `select` of the implementations of attention in training and prefill
+  layers       the functions that a layer is made of; `Product`, a weight that multiplies by itself
+  placement    `Placement`, the null form of `hardware.sharding.MeshPlacement`
+  stack        the loop over layers; `REMAT`, `group_size`
+
+Only for `attention`: `splash`, the kernel for TPUs.
+"""
+
+__all__ = ['attention', 'cache', 'compute', 'config', 'layers', 'placement', 'qwen', 'stack']

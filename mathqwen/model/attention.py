@@ -1,8 +1,8 @@
-"""Attention of training, without a cache, behind one choice: `select(name, mesh)` gives the function for a mesh.
+"""Attention without a cache, for training and prefill: `select(name, mesh)` returns the implementation for a mesh.
 
 Every implementation is a function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH: a query sees the keys of its own
-segment up to itself. Another one is a function here, a line in `IMPLEMENTATIONS`, and where it is the best of its
-platform a line in `AUTO`.
+segment up to itself. To add one, write a function here, add a line to `IMPLEMENTATIONS`, and if it is the best on its
+platform a line to `AUTO`.
 """
 
 import functools
@@ -17,17 +17,21 @@ from mathqwen.errors import UserError
 from mathqwen.model import splash
 from mathqwen.model.layers import attention, causal_mask
 
-SAVED = 'attention'  # `checkpoint_name` of what a backward pass needs and remat 'dots' keeps
-BLOCK, MOST_BLOCKS = 128, 16  # queries that `blocks` takes together, at least; blocks of a row, at most
+SAVED = 'attention'  # `checkpoint_name` of what the backward pass of attention needs; several remat policies keep it
+BLOCK = 128  # queries in a block of `blocks`, at least
+MOST_BLOCKS = 16  # blocks of a row, at most: each is compiled on its own
 
 
 def reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """Scores of all pairs, then the mask."""
+  """Scores of all pairs of tokens, then the mask. Runs anywhere; the truth that the others are tested against."""
   return attention(q_BTNH, k_BTKH, v_BTKH, causal_mask(segment_ids_BT, segment_ids_BT))
 
 
 def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """Blocks of queries, each against the keys up to its end: the masked half is hardly computed. Saves no scores."""
+  """Blocks of queries, each against the keys up to the block's end, so that little of the masked half is computed.
+
+  Its backward pass computes the scores again instead of saving them.
+  """
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
   q_BKGTH = q_BTNH.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4) * H**-0.5
@@ -36,7 +40,10 @@ def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
 
 
 def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """NVIDIA's fused kernel: bfloat16 or float16, heads of at most 128 (256 on Hopper). JAX says what else it refuses."""
+  """NVIDIA's fused kernel: bfloat16 or float16, heads of at most 128 (256 on Hopper). JAX says what else it refuses.
+
+  UserError for float32.
+  """
   if q_BTNH.dtype == jnp.float32:
     raise UserError(
       "train.attention 'cudnn' takes bfloat16, and train.compute_dtype is float32: set one of them to what the other "
@@ -52,13 +59,13 @@ def _bounds(T):
 
 
 def _join(x_BKGTH):
-  """[B, K, G, T, H] -> [B, K, R, H]: the queries of all heads that share a key, in one matrix."""
+  """[B, K, G, T, H] -> [B, K, R, H]: the queries of all heads that share a key become one matrix of R = G * T rows."""
   B, K, G, T, H = x_BKGTH.shape
   return x_BKGTH.reshape(B, K, G * T, H)
 
 
 def _scores(q_BKGTH, k_BKSH, segment_ids_BT, start, end):
-  """float32 [B, K, G, end - start, end]. A row of its own finds at least itself unmasked."""
+  """float32 scores [B, K, G, end - start, end] of a block, masked. Every query sees at least its own key."""
   q_BKRH = _join(q_BKGTH[..., start:end, :])
   scores_BKRS = jnp.einsum('BKRH,BKSH->BKRS', q_BKRH, k_BKSH[:, :, :end], preferred_element_type=jnp.float32)
   scores_BKGTS = scores_BKRS.reshape(*q_BKGTH.shape[:3], end - start, end)
@@ -72,7 +79,7 @@ def _blocks(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
 
 
 def _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
-  outs, lses = [], []
+  outs, lses = [], []  # lse: log of the sum of exponentials, from which the backward pass makes the probabilities
   for start, end in _bounds(q_BKGTH.shape[3]):
     scores_BKGTS = _scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end)
     most_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
@@ -90,7 +97,7 @@ def _blocks_backward(saved, dout_BKGTH):
   q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1 = saved
   dot_BKGT1 = jnp.sum(dout_BKGTH.astype(jnp.float32) * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
   dqs = []
-  # Keys last: their gradients are a small transposed matrix times the scores as they lie, and the scores stay in place.
+  # Gradients of keys and values are made transposed, [H, T]: then XLA transposes the small queries, not the scores.
   dk_BKHT, dv_BKHT = (jnp.zeros_like(x.swapaxes(2, 3), jnp.float32) for x in (k_BKTH, v_BKTH))
   for start, end in _bounds(q_BKGTH.shape[3]):
     rows = lambda x_BKGTH, start=start, end=end: x_BKGTH[..., start:end, :]
@@ -110,7 +117,7 @@ def _blocks_backward(saved, dout_BKGTH):
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-# name -> (make(mesh) -> the function, platforms that run it; () is all). `mesh` may be None: one default device.
+# name -> (make(mesh) -> the function, platforms that run it; () means all). `mesh` may be None: one default device.
 IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
   'reference': (lambda mesh: reference, ()),
   'blocks': (lambda mesh: blocks, ()),
@@ -121,8 +128,10 @@ AUTO = {'cpu': 'blocks', 'tpu': 'splash', 'gpu': 'cudnn'}  # platform -> name; e
 
 
 def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32'):
-  """The implementation `name`; 'auto' goes by the platform of the mesh's devices and the dtype of activations.
-  UserError where it cannot run."""
+  """The implementation `name`. 'auto' chooses by the platform of the mesh's devices and the dtype of activations.
+
+  UserError when the implementation does not run on these devices.
+  """
   platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
   if name == 'auto':
     name = AUTO.get(platform, 'reference')

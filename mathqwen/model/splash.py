@@ -1,4 +1,4 @@
-"""Attention on TPU: JAX's splash kernel, which skips blocks above the diagonal and never holds [T, S] scores."""
+"""Attention on TPU: JAX's splash kernel, which skips blocks above the diagonal and never stores the [T, S] scores."""
 
 import functools
 
@@ -8,13 +8,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.errors import UserError
 
-LANES = 128  # blocks are multiples of it
-BLOCK = 512  # queries and keys of a block, at most: 3 of the 4 blocks of a row of 1,024 are computed
+LANES = 128  # the kernel takes blocks that are multiples of it
+BLOCK = 512  # queries and keys in a block, at most; of the 2 x 2 blocks of a row of 1,024 it computes 3
 
 
 @functools.lru_cache
 def _kernel(heads: int, length: int, parts: int, interpret: bool):
-  """For rows of `length` whose queries are in `parts`."""
+  """The kernel for rows of `length` whose queries are split in `parts`. UserError when no block size divides them."""
   sizes = [size for size in range(LANES, BLOCK + 1, LANES) if length % (size * parts) == 0]
   if not sizes:
     raise UserError(
@@ -22,7 +22,8 @@ def _kernel(heads: int, length: int, parts: int, interpret: bool):
       f"set data.seq_len={-(-length // (LANES * parts)) * LANES * parts}, or train.attention='reference'"
     )
   names = ('block_q', 'block_kv', 'block_kv_compute', 'block_q_dkv', 'block_kv_dkv', 'block_kv_dkv_compute')
-  with jax.ensure_compile_time_eval():  # the mask's tables are constants, in whatever trace they are first needed
+  # The mask's tables must be constants, because this cache outlives the trace in which they are first made.
+  with jax.ensure_compile_time_eval():
     return lib.make_splash_mha(
       lib.MultiHeadMask([lib.CausalMask((length, length), shard_count=parts)] * heads),
       head_shards=1,
@@ -41,12 +42,13 @@ def _attend(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments_BT, key_segments_BS):
   )
 
 
-@functools.lru_cache  # the same function for the same mesh: it is part of what a compiled step is known by
+@functools.lru_cache  # jit compiles once for each function object, so the same mesh must give the same object
 def make(mesh: Mesh | None, interpret: bool = False):
-  """(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH; on a mesh each chip has its own rows, queries and heads.
+  """The function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH. On a mesh each chip has its own rows, queries and
+  heads.
 
-  Where rows are split over chips ('context'), each brings the keys of its whole rows together. The chip with a row's
-  end then computes more blocks than the one with its beginning.
+  When rows are split over chips ('context'), each chip gathers the keys of its whole rows. The chip with the end of a
+  row then computes more blocks than the one with its beginning.
   """
 
   def splash(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
