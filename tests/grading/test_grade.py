@@ -15,6 +15,7 @@ from mathqwen.grading import grade
     ('number', '18.00009', '18', True, '18.00009'),
     ('number', 'It fell by 25%.', '25', True, '25%'),
     ('number', 'It fell by 0.25.', '25%', True, '0.25'),
+    ('number', 'It fell by 25%.', '2500%', False, '25%'),
     ('number', 'Nothing left.', '0', False, None),
     ('number', 'It fell by 25\\%.', '25', True, '25\\%'),
     ('math23k', '25%', '25', False, '25%'),
@@ -27,6 +28,8 @@ from mathqwen.grading import grade
     ('math23k', '答：1又1/2小时。', '1((1)/(2))', True, '1又1/2'),
     ('math23k', '1又\\frac{1}{2}', '1.5', True, '1又\\frac{1}{2}'),
     ('math23k', '答：0', '0.00008', False, '0'),
+    ('math23k', '答：0.00085', '0.0008', False, '0.00085'),  # 6% more
+    ('math23k', '答：0.000801', '0.0008', True, '0.000801'),
     ('math23k', '0.33333', '((1)/(3))', True, '0.33333'),
     ('number', 'Answer: In 3 days she earns $18.', '18', True, '18'),
     ('number', 'The answer is 18 dollars for 3 days.', '18', True, '18'),
@@ -49,6 +52,7 @@ from mathqwen.grading import grade
     ('math', '\\boxed{9 \\text{ AM}}', '9\\text{ a.m.}', True, '9 \\text{ AM}'),
     ('math', '\\boxed{5\\text{ million}}', '5\\text{ billion}', False, '5\\text{ million}'),
     ('math', 'p - q', 'p - q', True, 'p - q'),
+    ('math', 'We get 5 apples', '5', True, '5'),
     ('math', 'We find $a$ and then $b+1$.', '1+b', True, 'b+1'),
     ('math', '\\boxed{\\sqrt{8}}', '2\\sqrt{2}', True, '\\sqrt{8}'),
     ('math', '\\boxed{}', '4', False, None),
@@ -146,6 +150,10 @@ def test_unknown_rule_names_the_nearest():
 @pytest.mark.parametrize('decoded, error', [('5', 0.0), ('6', 0.2), ('-1000', 10.0), (None, 10.0), ('abc', 10.0)])
 def test_relative_error(decoded, error):
   assert grade.relative_error(decoded, '5') == error
+
+
+def test_relative_error_to_a_negative_target():
+  assert grade.relative_error('-6', '-5') == 0.2
 
 
 def test_relative_error_divides_by_one_at_least():
