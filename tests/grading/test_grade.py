@@ -4,6 +4,7 @@ import pytest
 
 from mathqwen.errors import UserError
 from mathqwen.grading import grade
+from mathqwen.grading.rule import MAX_ANSWER, Verdict
 
 
 @pytest.mark.parametrize(
@@ -60,6 +61,7 @@ from mathqwen.grading import grade
     ('abel', '#### 1\nQuestion: another #### 2', '1', True, '1'),
     ('abel', '#### 18\nso 18', '18', False, None),  # only the last line is read
     ('abel', '#### 9.0', '9', True, '9.0'),
+    ('abel', '####   ', '18', False, None),
     ('openai', 'so 26\nA: 1,026', '1026', True, '1026'),
     ('openai', 'A: 26.', '26', False, '26.'),  # string equality, period and all
     ('rft', '#### 5 #### 6', '5', True, '5'),
@@ -135,6 +137,13 @@ def test_verdicts(rule, response, gold, correct, extracted):
   verdict = grade.grade(response, gold, rule)
   assert (verdict.correct, verdict.extracted) == (correct, extracted), verdict.reason
   assert verdict.reason
+
+
+def test_answers_that_are_too_long_are_wrong():
+  longest = '9' * MAX_ANSWER
+  assert grade.grade(f'A: {longest}', longest, 'openai').correct
+  verdict = grade.grade(f'A: {longest}9', f'{longest}9', 'openai')
+  assert verdict == Verdict(False, longest, f'answer of {MAX_ANSWER + 1} characters is too long to compare')
 
 
 def test_every_rule_has_a_row_above():
