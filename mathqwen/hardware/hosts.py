@@ -42,7 +42,7 @@ Exchange = KeyValueExchange | DeviceExchange
 
 # One process is one host of one run, so this is the state of the process.
 _service_started = False  # from here on JAX's C++ threads are in this process, whether the hosts have met or not
-_given_place = jax_internals.Place(None, None, None)  # as `join` was told
+_given_place = jax_internals.Place(None, None, None)  # as given to `join`
 _exchange: Exchange | None = None  # once the hosts have met
 _remedy = RUN_AGAIN  # after the loss of a host, with what the command does then
 _gather_numbers = itertools.count()

@@ -168,3 +168,64 @@ def test_flops_of_a_loop_that_depends_on_data():
   assert cost.matmul_flops(jax.make_jaxpr(loop)(a), turns=(6,)) == 6 * 2 * 4**3
   with pytest.raises(StopIteration):
     cost.matmul_flops(jax.make_jaxpr(loop)(a))
+
+
+GATHERED = 4 * 120 * 2  # bytes that one turn of the loop in TPU gathers
+
+
+@pytest.mark.parametrize(
+  'old, new',
+  [
+    ('constant(8)', 'partition-id()'),
+    ('direction=LT', 'direction=NE'),
+    ('add(%i.2, %two)', 'multiply(%i.2, %two)'),
+  ],
+)
+def test_a_counter_that_cannot_be_read_takes_the_given_turns(old, new):
+  assert old in TPU
+  assert cost.collective_bytes(TPU.replace(old, new), turns=(5,))['all-gather'] == 5 * GATHERED
+
+
+def test_a_last_turn_that_passes_the_limit():
+  """From 0 by 2 below 7: 0, 2, 4, 6."""
+  assert cost.collective_bytes(TPU.replace('constant(8)', 'constant(7)'))['all-gather'] == 4 * GATHERED
+
+
+def test_a_loop_in_a_loop():
+  head, entry = TPU.split('ENTRY %main')
+  noted = 'condition=%cond, body=%outer, backend_config={"known_trip_count":{"n":"3"}}'
+  text = f'{head}%outer{entry}\nENTRY %main{entry}'
+  start, end = text.rsplit('condition=%cond, body=%body', 1)
+  assert cost.collective_bytes(start + noted + end)['all-gather'] == 3 * 4 * GATHERED
+
+
+@pytest.mark.parametrize(
+  'groups, n',
+  [
+    ('', 16),
+    (', replica_groups=[2,8]<=[16]', 8),
+    (', replica_groups={{0,1},{2,3}}', 2),
+    (", replica_groups=mesh['x'=2,'y'=4,'z'=2] {'x','y'}", 8),
+  ],
+)
+def test_sizes_of_groups(groups, n):
+  text = f"""HloModule step, num_partitions=16
+
+ENTRY %main (p: f32[4,8]) -> f32[4,8] {{
+  %p = f32[4,8]{{1,0}} parameter(0)
+  ROOT %s = f32[4,8]{{1,0}} all-gather(%p){groups}, dimensions={{1}}
+}}
+"""
+  assert cost.collective_bytes(text)['all-gather'] == 4 * 32 * (n - 1) // n
+
+
+def test_an_asynchronous_permutation_counts_its_result():
+  text = """HloModule step, num_partitions=8
+
+ENTRY %main (p: f32[4,8]) -> f32[4,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %s = (f32[4,8]{1,0}, f32[4,8]{1,0}) collective-permute-start(%p), source_target_pairs={{0,1},{1,0}}
+  ROOT %d = f32[4,8]{1,0} collective-permute-done(%s)
+}
+"""
+  assert cost.collective_bytes(text)['collective-permute'] == 4 * 32
