@@ -61,7 +61,7 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
     (['--loss-share', '0'], '--loss-share is 0.0'),
     (['--batch', '0'], '--batch is 0'),
     (['--steps', '0'], '--steps is 0'),
-    (['--attention', 'flash'], "train.attention is 'flash'"),
+    (['--attention', 'flash'], "invalid choice: 'flash' (choose from 'auto', 'reference'"),
     (['--head-dim', '7'], 'model.head_dim 7 is odd'),
   ],
 )
