@@ -1,6 +1,8 @@
 """The command line as a user meets it: an error is one line with a remedy, and a status."""
 
+import argparse
 import errno
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -10,6 +12,7 @@ import sys
 
 import pytest
 
+import mathqwen
 from mathqwen import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -58,11 +61,45 @@ def test_words(fails, tmp_path, monkeypatch, command, message):
   assert not list(tmp_path.iterdir())  # nothing was started
 
 
+def every_parser(parser):
+  """`parser`, and those of its commands and verbs."""
+  yield parser
+  for action in parser._actions:
+    if isinstance(action, argparse._SubParsersAction):
+      for below in action.choices.values():
+        yield from every_parser(below)
+
+
+def test_every_command_and_flag_has_a_help():
+  parsers = {parser.prog: parser for parser in every_parser(cli.build_parser())}
+  files = {path.stem for path in (ROOT / 'mathqwen' / 'commands').glob('[!_]*.py')}
+  assert {prog.split()[1] for prog in parsers if ' ' in prog} == files
+  assert 'mathqwen convert to-hf' in parsers and len(parsers) > 15
+  for prog, parser in parsers.items():
+    assert parser.description, prog
+    for action in parser._actions:
+      if not isinstance(action, argparse._SubParsersAction):
+        assert action.help and not action.help.endswith('.'), (prog, action.dest)
+
+
+def test_version(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(['--version'])
+  assert end.value.code == 0
+  assert capsys.readouterr().out == f'mathqwen {mathqwen.__version__}, jax {importlib.metadata.version("jax")}\n'
+
+
 def test_help_and_parse_errors_do_without_jax():
   """Every module that is loaded is named by -X importtime."""
-  words = [sys.executable, '-X', 'importtime', '-m', 'mathqwen']
-  for command, status in [(['--help'], 0), (['train', '--help'], 0), (['train', 'dem', '--workdir', 'x'], 2)]:
-    done = subprocess.run([*words, *command], cwd=ROOT, capture_output=True, text=True)
+  program = [sys.executable, '-X', 'importtime', '-m', 'mathqwen']
+  for command, status in [
+    (['--help'], 0),
+    (['train', '--help'], 0),
+    (['--version'], 0),
+    (['configs'], 0),
+    (['train', 'dem', '--workdir', 'x'], 2),
+  ]:
+    done = subprocess.run([*program, *command], cwd=ROOT, capture_output=True, text=True)
     loaded = {line.split('|')[-1].strip() for line in done.stderr.splitlines() if line.startswith('import time:')}
     assert done.returncode == status
     assert 'mathqwen.cli' in loaded

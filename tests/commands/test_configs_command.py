@@ -86,3 +86,22 @@ def test_commands_of_the_docstrings(name):
     assert args.init is None or hub.name_of(args.init) == args.init == config.load(name).init
     assert args.data_dir is None
     assert set(experiment.data.sources) <= set(catalog.downloadable())
+
+
+GSM8K = [{'question': f'What is {n} + {n}?', 'answer': f'It is {2 * n}.\n#### {2 * n}'} for n in range(400)]
+
+
+def test_first_commands_run(tmp_path, monkeypatch, capsys):
+  """Those of a config that fits here, with a few problems in the place of the download."""
+  monkeypatch.setenv('MATHQWEN_CACHE', str(tmp_path / 'cache'))
+  monkeypatch.chdir(tmp_path)
+  source = tmp_path / 'data' / 'gsm8k'
+  source.mkdir(parents=True)
+  for split in ('train', 'test'):
+    (source / f'{split}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in GSM8K))
+  prepare, train = commands_of('gsm8k_small')
+  assert cli.main([*prepare, '--data-dir', str(tmp_path / 'data')]) == 0
+  assert cli.main([*train, '--dry-run']) == 0
+  printed = capsys.readouterr().out
+  assert 'gsm8k: train 400, test 400 rows' in printed and 'the first packed row' in printed
+  assert not (tmp_path / 'runs').exists()
