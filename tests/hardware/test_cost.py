@@ -229,3 +229,8 @@ ENTRY %main (p: f32[4,8]) -> f32[4,8] {
 }
 """
   assert cost.collective_bytes(text)['collective-permute'] == 4 * 32
+
+
+def test_the_largest_piece_of_a_channel_counts():
+  assert '%g.2 = bf16[4,128]' in TPU
+  assert cost.collective_bytes(TPU.replace('%g.2 = bf16[4,128]', '%g.2 = bf16[4,64]'))['all-gather'] == 4 * GATHERED
