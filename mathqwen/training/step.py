@@ -28,8 +28,19 @@ class TrainState:
   opt_state: optax.OptState  # float32 moments
 
 
-def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=None):
-  """(sum of loss, sum of weights) of packed rows; `key=None` turns dropout off, `mesh=None` is one default device."""
+def loss_fn(
+  params: dict,
+  rows: dict[str, jax.Array],
+  key: jax.Array | None,
+  *,
+  cfg: ModelConfig,
+  train: TrainConfig,
+  mesh: Mesh | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars.
+
+  key: for dropout; None turns it off. mesh: None is one default device.
+  """
   placement = sharding.placement(mesh, cfg.vocab_size)
   compute = Compute(
     dtype=train.compute_dtype,
@@ -45,7 +56,15 @@ def loss_fn(params, rows, key, *, cfg: ModelConfig, train: TrainConfig, mesh=Non
   return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement)
 
 
-def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None):
+def gradients(
+  params: dict,
+  batch: dict[str, jax.Array],
+  key: jax.Array,
+  *,
+  cfg: ModelConfig,
+  train: TrainConfig,
+  mesh: Mesh | None = None,
+) -> tuple[dict, jax.Array, jax.Array]:
   """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
 
   batch: packed rows, int32 and float32 [B, T] by name. key: for dropout, of this step.
@@ -53,7 +72,8 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh:
   loss tokens in its micro-batch.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
-  placement, axes = sharding.placement(mesh, cfg.vocab_size), qwen.logical_axes(cfg)
+  placement = sharding.placement(mesh, cfg.vocab_size)
+  axes = qwen.logical_axes(cfg)
   M = train.micro_batches
 
   def micro_batch(index, rows):
@@ -88,7 +108,7 @@ def gradients(params, batch, key, *, cfg: ModelConfig, train: TrainConfig, mesh:
 
 def train_step(
   state: TrainState,
-  batch,
+  batch: dict[str, jax.Array],
   *,
   cfg: ModelConfig,
   train: TrainConfig,
@@ -116,7 +136,9 @@ def train_step(
   return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
 
 
-def eval_step(params, batch, *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None):
+def eval_step(
+  params: dict, batch: dict[str, jax.Array], *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None
+) -> tuple[jax.Array, jax.Array]:
   """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars, without dropout."""
   return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh)
 
