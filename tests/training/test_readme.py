@@ -4,12 +4,11 @@ import json
 import pathlib
 import re
 
-import pytest
-
 from mathqwen import cli
-from mathqwen.model import qwen
+from mathqwen.model import stack
 
-TEXT = (pathlib.Path(__file__).parents[2] / 'mathqwen' / 'training' / 'README.md').read_text()
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = (ROOT / 'mathqwen' / 'training' / 'README.md').read_text()
 
 
 def first_column(heading):
@@ -32,12 +31,11 @@ def test_the_json(trained, tiny, capsys):
 
 
 def test_the_values_of_remat():
-  assert first_column('Memory') == list(qwen.REMAT)
+  assert first_column('Memory') == list(stack.REMAT)
 
 
 def test_paths_exist():
   links = re.findall(r'\]\(([^)]+)\)', TEXT)
   assert links
   for link in links:
-    if not (pathlib.Path(__file__).parents[2] / 'mathqwen' / 'training' / link).exists():
-      pytest.fail(f'{link} leads nowhere')
+    assert (ROOT / 'mathqwen' / 'training' / link).exists(), link
