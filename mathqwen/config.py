@@ -121,7 +121,7 @@ class TrainConfig:
   )
   remat: str = setting(
     'full',
-    help='what the backward pass recomputes, from nothing to almost everything: more time, less memory (model/qwen.py)',
+    help='what the backward pass recomputes, from nothing to almost all: more time, less memory (model/stack.py)',
     choices=('none', 'dots', 'gate', 'mlp', 'full', 'nested'),
     changes_weights=False,
   )

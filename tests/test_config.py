@@ -169,13 +169,13 @@ def test_json_with_a_wrong_type(base):
 def test_choices_are_what_the_code_knows():
   """config.py imports neither JAX nor the code that these names choose from."""
   from mathqwen.commands import evaluate
-  from mathqwen.model import attention, cache, qwen
+  from mathqwen.model import attention, cache, stack
   from mathqwen.planning import search
   from mathqwen.training import optim
 
   choices = {name: setting.choices for name, setting in config.SETTINGS.items() if setting.choices}
   assert set(choices) == {'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
-  assert choices['train.remat'] == tuple(qwen.REMAT) == ('none', *search.POLICIES)
+  assert choices['train.remat'] == tuple(stack.REMAT) == ('none', *search.POLICIES)
   assert set(choices['train.attention']) == {'auto', *attention.IMPLEMENTATIONS}
   for schedule in choices['optim.schedule']:
     assert float(optim.schedule(OptimConfig(schedule=schedule, warmup_steps=2), 10)(2)) == pytest.approx(2e-5)

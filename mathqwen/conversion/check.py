@@ -1,12 +1,11 @@
 """Two models compared by their logits: `convert check`, and the check that ends every conversion."""
 
 import functools
-import sys
 
 import jax
 import numpy as np
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage.source import Source, open_source
@@ -45,7 +44,7 @@ def check_written(model: Source, folder: str, dtype: str | None) -> dict:
 
   UserError: when any bit of a logit differs. Rounding happens in the same way on both sides, so nothing should.
   """
-  print('comparing the two models on a small batch (--no-check leaves it out)', file=sys.stderr)
+  report('comparing the two models on a small batch (--no-check leaves it out)')
   found = compare_sources(model, open_source(folder), dtype)
   if not found['max_logit_difference'] == 0:  # not `!= 0`: NaN must not pass
     raise UserError(

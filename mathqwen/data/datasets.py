@@ -16,7 +16,6 @@ import inspect
 import io
 import json
 import os
-import sys
 import tarfile
 import urllib.request
 import zlib
@@ -26,7 +25,7 @@ import tensorflow_datasets as tfds
 
 from mathqwen.data import arithmetic, catalog, examples, expressions
 from mathqwen.data.examples import Example, Report
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.files import write_atomically
 
 _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')
@@ -301,7 +300,7 @@ def fetch(name: str) -> Path:
 
 
 def _download(address: str, target: Path, sha256: str | None) -> None:
-  print(f'downloading {address}', file=sys.stderr)
+  report(f'downloading {address}')
   remedy = f'try again, or download it in another way and pass --data-dir DIR with {target.parent.name}/{target.name}'
   try:
     with urllib.request.urlopen(address, timeout=60) as response:

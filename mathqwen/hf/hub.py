@@ -2,9 +2,8 @@
 
 import pathlib
 import re
-import sys
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 
 PREFIX = 'hf://'
 # Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
@@ -42,7 +41,7 @@ def fetch(name: str) -> str:
     raise UserError(
       f"no directory {name}; to fetch it from the Hugging Face hub, pip install 'mathqwen[hf]' first"
     ) from None
-  print(f'{name}: from the Hugging Face hub, or its cache on this disk', file=sys.stderr)
+  report(f'{name}: from the Hugging Face hub, or its cache on this disk')
   try:
     return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:

@@ -5,14 +5,13 @@ whoever wants to, and then appears under its name (`new_directory.new_directory`
 """
 
 import json
-import sys
 
 import jax
 import ml_dtypes
 import numpy as np
 from etils import epath
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.new_directory import check_target, new_directory, together
 from mathqwen.hf.reading import INDEX
@@ -73,7 +72,7 @@ def print_notes(directory: str, plan: ExportPlan) -> None:
   """Prints what the user should know about an export, on one host."""
   if jax.process_index() == 0:
     for note in plan.notes:
-      print(f'{directory}: {note}', file=sys.stderr)
+      report(f'{directory}: {note}')
 
 
 def _write_shards(plan: ExportPlan, weights: Weights, folder: epath.Path):

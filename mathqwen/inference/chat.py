@@ -2,7 +2,7 @@
 
 import sys
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.inference.model import Model
 
 
@@ -14,7 +14,7 @@ def interact(model: Model, options: dict) -> dict:
   """
   messages: list[dict] = []
   turns = 0
-  print('Ask a question; an empty line starts a new conversation, Ctrl-D ends.', file=sys.stderr)
+  report('Ask a question; an empty line starts a new conversation, Ctrl-D ends.')
   while True:
     try:
       question = input('> ' if sys.stdin.isatty() else '')
@@ -27,7 +27,7 @@ def interact(model: Model, options: dict) -> dict:
     try:
       (ids,) = model.generate_ids([model.prompt(asked)], **options)
     except UserError as error:  # the conversation is too long for another answer; go on with a new one
-      print(f'{error} (an empty line starts a new conversation)', file=sys.stderr)
+      report(f'{error} (an empty line starts a new conversation)')
       continue
     messages = [*asked, {'role': 'assistant', 'content': model.tokenizer.decode(ids)}]
     turns += 1

@@ -1,11 +1,10 @@
 """A row for each slice: does the training step fit, how long does it take, and with which settings."""
 
 import importlib.util
-import sys
 from typing import Any
 
 from mathqwen import config
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import model_flops
 from mathqwen.planning import compiler, roofline, search
@@ -63,13 +62,13 @@ def _row(experiment: config.Experiment, where: chips.Slice, tries: list[dict[str
   }
   for settings in tries:
     short = ', '.join(f'{_short(name)} {value}' for name, value in settings.items())
-    print(f'{where.name}: compiling with {short}', file=sys.stderr, flush=True)
+    report(f'{where.name}: compiling with {short}')
     compiled = compiler.compile_for(_with_settings(experiment, settings), where)
     row |= {'settings': settings, 'compile_seconds': compiled.pop('compile_seconds')}
     if 'error' not in compiled:
       row.pop('error', None)
       return row | compiled | _speed(row, compiled, where, experiment, settings)
-    print(f'{where.name}: {compiled["error"]}', file=sys.stderr, flush=True)
+    report(f'{where.name}: {compiled["error"]}')
     row['error'] = compiled['error']
   return row
 

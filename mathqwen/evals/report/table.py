@@ -6,9 +6,9 @@ is computed from records.
 
 import os
 import pathlib
-import sys
 from collections.abc import Iterable
 
+from mathqwen.errors import report
 from mathqwen.evals import benchmarks
 from mathqwen.evals.report import page
 from mathqwen.evals.report.formats import ReportTable, to_latex, to_markdown
@@ -74,7 +74,7 @@ def build(runs: list[MeasuredRun]) -> list[ReportTable]:
 def _read(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
   runs, notes = read_runs([paths] if isinstance(paths, str | os.PathLike) else paths)
   for note in notes:
-    print(note, file=sys.stderr)
+    report(note)
   return runs, notes
 
 
