@@ -33,6 +33,7 @@ def opaque_one(segment_ids_BT) -> jax.Array:
   XLA moves the cast of the weights to bfloat16 out of the loop over layers, and so casts all layers before it: 2 bytes
   for each weight, held through the whole backward pass. It cannot move a cast of `weight * opaque_one(...)`, because
   the factor is computed from data. An optimization_barrier does not help: XLA moves that out of the loop too.
-  To measure: `pytest tests/training/test_tpu_memory.py -s` compiles a step for a TPU with and without it.
+  To measure: `python tests/training/test_tpu_memory.py` compiles a step for a TPU with and without it. For 8 layers
+  on one chip, temporaries are 1.09 and 1.62 bytes for each byte of the float32 weights.
   """
   return jnp.all(segment_ids_BT >= 0).astype(jnp.float32)  # segment ids are never negative
