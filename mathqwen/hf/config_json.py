@@ -123,6 +123,9 @@ def _qwen1_fields(values: dict, problems: list[str]) -> dict:
     if width % 2:
       problems.append(f'intermediate_size {width}, which is not twice a width')
     fields['intermediate_size'] = width // 2
+  # The class that read these files first (August 2023, n_embd and so on) left both off unless told; all later ones turn
+  # both on. Neither does anything without the length that the model was trained at.
+  scaled = fields['seq_length'] is not None and 'n_embd' not in values
   heads, hidden = fields['num_attention_heads'], fields['hidden_size']
   if fields['head_dim'] is None and heads and hidden:
     fields['head_dim'] = hidden // heads
@@ -132,8 +135,8 @@ def _qwen1_fields(values: dict, problems: list[str]) -> dict:
     'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
     'qkv_bias': True,
     'qk_norm': False,
-    'use_dynamic_ntk': _value(values, 'use_dynamic_ntk', False),
-    'use_logn_attn': _value(values, 'use_logn_attn', False),
+    'use_dynamic_ntk': _value(values, 'use_dynamic_ntk', scaled),
+    'use_logn_attn': _value(values, 'use_logn_attn', scaled),
   }
 
 

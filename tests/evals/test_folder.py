@@ -233,8 +233,8 @@ def test_damaged_scores_are_written_again(reciting, data_dir, tmp_path, text):
   ):
     path.write_text(text)
     again()
-    mended = json.loads(path.read_text())
-    assert all(mended[key] == whole[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
+    repaired = json.loads(path.read_text())
+    assert all(repaired[key] == whole[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
 
 
 def test_a_run_that_was_killed_at_its_end_is_finished_by_the_next(reciting, data_dir, tmp_path):

@@ -45,6 +45,17 @@ def test_tie_word_embeddings_is_that_of_transformers(family, tied, tiny_config, 
   assert hf.read_config(str(tmp_path)).tie_word_embeddings == shared
 
 
+@pytest.mark.parametrize(
+  'changes, scaled', [({}, True), ({'hidden_size': None, 'n_embd': 48}, False), ({'seq_length': None}, False)]
+)
+def test_scaling_of_a_qwen1_that_does_not_name_it(changes, scaled):
+  """`QWenConfig` defaults both to True; its first version, with the names of August 2023, to False."""
+  values = json.loads((QWEN1 / 'config.json').read_text()) | changes
+  del values['use_dynamic_ntk'], values['use_logn_attn']
+  cfg, _ = config_json.parse(values, 'config.json')
+  assert (cfg.use_dynamic_ntk, cfg.use_logn_attn) == (scaled, scaled)
+
+
 @pytest.mark.parametrize('family', MODEL_TYPES)
 def test_other_keys_that_are_left_out(family, tiny_config, tmp_path):
   """`head_dim` is hidden_size / heads, `initializer_range` that of transformers."""
