@@ -11,12 +11,22 @@ import json
 import pathlib
 import runpy
 import traceback
-import typing
 from collections.abc import Mapping, Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
-from mathqwen.settings import FREE, Conditional, Setting, check_fields, declared, did_you_mean, setting
+from mathqwen.settings import (
+  FREE,
+  Conditional,
+  Setting,
+  check_fields,
+  declared,
+  did_you_mean,
+  from_dict,
+  replace_fields,
+  setting,
+  to_flat,
+)
 
 SEED = {'at_least': 0, 'at_most': 2**32 - 1}
 
@@ -279,7 +289,7 @@ def override(experiment: Experiment, settings: Sequence[str] | Mapping[str, obje
   changes = dict(settings) if isinstance(settings, Mapping) else _parse_all(settings)
   for name in changes:
     _check_exists(name)
-  experiment = _replace(experiment, changes)
+  experiment = replace_fields(experiment, changes)
   _refuse_unread(experiment, changes)
   return experiment
 
@@ -363,33 +373,6 @@ def resume_refusal(before: Experiment, now: Experiment, step: int) -> str:
   return ''
 
 
-def _replace(node, changes: dict):
-  """`node`, a dataclass, with {'a.b': value} replaced at any depth, in one step: the result is checked as a whole."""
-  own: dict[str, object] = {}
-  nested: dict[str, dict] = {}
-  for name, value in changes.items():
-    head, _, rest = name.partition('.')
-    if rest:
-      nested.setdefault(head, {})[rest] = value
-    else:
-      own[head] = value
-  for head, changes_below in nested.items():
-    own[head] = _replace(getattr(node, head), changes_below)
-  return dataclasses.replace(node, **own)
-
-
-def to_flat(node, prefix='') -> dict[str, object]:
-  """{'train.steps': 50000, ...}: the value of every setting of a configuration dataclass, by its dotted name."""
-  flat = {}
-  for field in dataclasses.fields(node):
-    value = getattr(node, field.name)
-    if dataclasses.is_dataclass(value):
-      flat |= to_flat(value, f'{prefix}{field.name}.')
-    else:
-      flat[prefix + field.name] = value
-  return flat
-
-
 def to_json(experiment: Experiment) -> str:
   """The resolved experiment, as a run keeps it in experiment.json."""
   return json.dumps(dataclasses.asdict(experiment), indent=2) + '\n'
@@ -398,21 +381,6 @@ def to_json(experiment: Experiment) -> str:
 def from_json(text: str, where: str) -> Experiment:
   """The experiment that `to_json` wrote. UserError when it is anything else. where: names the file in the message."""
   try:
-    return _from_dict(Experiment, json.loads(text), '')
+    return from_dict(Experiment, json.loads(text))
   except (ValueError, TypeError, KeyError) as error:
     raise UserError(f'{where} is not a resolved config of mathqwen ({error}): copy it again') from None
-
-
-def _from_dict(cls, values, prefix):
-  if not isinstance(values, dict):
-    raise ValueError(f'{prefix or "it"} is {type(values).__name__}')
-  hints = typing.get_type_hints(cls)
-  if unknown := set(values) - set(hints):
-    raise ValueError(f'unknown setting {prefix}{sorted(unknown)[0]}')
-  out = {}
-  for name, value in values.items():
-    if dataclasses.is_dataclass(hints[name]):
-      out[name] = _from_dict(hints[name], value, f'{prefix}{name}.')
-    else:
-      out[name] = tuple(value) if isinstance(value, list) else value
-  return cls(**out)

@@ -145,6 +145,49 @@ def check_fields(config, prefix: str = '') -> None:
       declaration.check(name, getattr(config, field))
 
 
+def to_flat(config, prefix: str = '') -> dict[str, object]:
+  """{'train.steps': 50000, ...}: the value of every setting of a configuration dataclass, by its dotted name."""
+  flat = {}
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if dataclasses.is_dataclass(value):
+      flat |= to_flat(value, f'{prefix}{field.name}.')
+    else:
+      flat[prefix + field.name] = value
+  return flat
+
+
+def replace_fields(config, changes: dict[str, object]):
+  """The dataclass `config` with {'a.b': value} replaced at any depth, in one step: the result is checked as a whole."""
+  own: dict[str, object] = {}
+  nested: dict[str, dict] = {}
+  for name, value in changes.items():
+    head, _, rest = name.partition('.')
+    if rest:
+      nested.setdefault(head, {})[rest] = value
+    else:
+      own[head] = value
+  for head, changes_below in nested.items():
+    own[head] = replace_fields(getattr(config, head), changes_below)
+  return dataclasses.replace(config, **own)
+
+
+def from_dict(cls: type, values: dict, prefix: str = ''):
+  """The configuration dataclass `cls` with `values`, as JSON holds them. ValueError for a setting it does not have."""
+  if not isinstance(values, dict):
+    raise ValueError(f'{prefix or "it"} is {type(values).__name__}')
+  hints = typing.get_type_hints(cls)
+  if unknown := set(values) - set(hints):
+    raise ValueError(f'unknown setting {prefix}{sorted(unknown)[0]}')
+  found = {}
+  for name, value in values.items():
+    if dataclasses.is_dataclass(hints[name]):
+      found[name] = from_dict(hints[name], value, f'{prefix}{name}.')
+    else:
+      found[name] = tuple(value) if isinstance(value, list) else value
+  return cls(**found)
+
+
 def did_you_mean(name: str, names) -> str:
   """'; did you mean ...?' with the nearest of `names`; '' when none is near."""
 
