@@ -56,12 +56,15 @@ def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: 
 
   tokens: of a micro-batch, on one chip.
   """
-  from mathqwen.model import qwen
+  from mathqwen.model import stack
 
-  shape, tensor, layers = Shape(cfg), mesh['tensor'], cfg.num_hidden_layers
+  shape = Shape(cfg)
+  tensor = mesh['tensor']
+  layers = cfg.num_hidden_layers
   if remat == 'nested':
     # Kept are the inputs of all groups, and those of the layers in the group that is being differentiated.
-    layers = layers // qwen.group_size(layers) + qwen.group_size(layers)
+    size = stack.group_size(layers)
+    layers = layers // size + size
 
   # Numbers that the forward pass keeps for the backward pass, per token and layer.
   inputs_only = remat in ('full', 'nested')
@@ -81,7 +84,9 @@ def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: 
 def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, micro_batches: int) -> Candidate:
   from mathqwen.hardware import sharding
 
-  cfg, batch, length = experiment.model, experiment.data.batch_size, experiment.data.seq_len
+  cfg = experiment.model
+  batch = experiment.data.batch_size
+  length = experiment.data.seq_len
   tokens = batch // sharding.batch_shards(mesh) * (length // mesh['context']) // micro_batches
   size = estimated_bytes(cfg, mesh, remat, tokens, micro_batches)
 
