@@ -111,6 +111,24 @@ def from_torch(tmp_path):
   return load
 
 
+@pytest.fixture
+def fails(capsys):
+  """fails('train', ...) -> the error: the last line on stderr, the only one with the program's name."""
+
+  from mathqwen import cli
+
+  def run(*command):
+    status = cli.main([str(word) for word in command])
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert status == 2, printed
+    assert [line.startswith('mathqwen: ') for line in lines] == [False] * (len(lines) - 1) + [True], lines
+    assert 'Traceback' not in printed.err
+    return lines[-1].removeprefix('mathqwen: ')
+
+  return run
+
+
 QWEN_TIKTOKEN_SHA256 = 'b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186'
 
 

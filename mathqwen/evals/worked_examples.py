@@ -93,10 +93,10 @@ MATHEMATICS = (
     '5',
   ),
   Worked(
-    'Two fair six-sided dice are rolled. What is the probability that the numbers on top add up to $9$? Express your '
-    'answer as a common fraction.',
-    'Of the $6 \\cdot 6 = 36$ equally likely outcomes, the sum is $9$ for $(3,6)$, $(4,5)$, $(5,4)$ and $(6,3)$, which '
-    'are $4$. The probability is $\\frac{4}{36} = \\boxed{\\frac{1}{9}}$.',
+    'Mira throws a red die and a blue die and multiplies the two numbers. How likely is it that she gets $12$? Give the '
+    'probability as a fraction in lowest terms.',
+    'Of the $6 \\cdot 6 = 36$ equally likely outcomes, the product is $12$ for $(2,6)$, $(3,4)$, $(4,3)$ and $(6,2)$, '
+    'which are $4$. The probability is $\\frac{4}{36} = \\boxed{\\frac{1}{9}}$.',
     '\\frac{1}{9}',
   ),
   Worked(

@@ -1,4 +1,4 @@
-"""Commands that fail, and an evaluation that several tests read."""
+"""Commands in a process of their own, and an evaluation that several tests read."""
 
 import json
 import os
@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from mathqwen import cli
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -17,22 +15,6 @@ def subprocess_main(*command, env=None, **kwargs):
   """The finished process of `python -m mathqwen COMMAND`."""
   words = [sys.executable, '-m', 'mathqwen', *map(str, command)]
   return subprocess.run(words, cwd=ROOT, env={**os.environ, **(env or {})}, capture_output=True, text=True, **kwargs)
-
-
-@pytest.fixture
-def fails(capsys):
-  """fails('train', ...) -> the error: the last line on stderr, the only one with the program's name."""
-
-  def run(*command):
-    status = cli.main([str(word) for word in command])
-    printed = capsys.readouterr()
-    lines = printed.err.splitlines()
-    assert status == 2, printed
-    assert [line.startswith('mathqwen: ') for line in lines] == [False] * (len(lines) - 1) + [True], lines
-    assert 'Traceback' not in printed.err
-    return lines[-1].removeprefix('mathqwen: ')
-
-  return run
 
 
 @pytest.fixture

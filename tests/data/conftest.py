@@ -1,11 +1,13 @@
-"""The data that tests read: samples of the published data sets, which every checkout has, and the full files."""
+"""The data that tests read: samples of the data sets, which every checkout has, and the full files."""
 
 import collections
+import gzip
 import json
 import pathlib
 import random
 import shutil
 
+import own_math_problems
 import pytest
 
 from mathqwen.data import arithmetic
@@ -16,16 +18,24 @@ PUBLISHED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'
 DataDir = collections.namedtuple('DataDir', 'path is_full')
 
 
-def need_published():
+@pytest.fixture(scope='session')
+def published():
+  """The directory with the full data sets, for --data-dir; skips the test where it is missing."""
   if not PUBLISHED.is_dir():
-    pytest.skip(f'the full data sets are not here: {PUBLISHED}')
+    pytest.skip(f'the full data sets are not here: there is no directory {PUBLISHED}')
+  return PUBLISHED
 
 
 @pytest.fixture(scope='session')
 def samples(tmp_path_factory):
-  """GSM8K and MATH from tests/testdata; Math401 and Math23K, which state no licence, as made-up rows of their form."""
+  """GSM8K from tests/testdata; MATH, Math401 and Math23K, which we may not distribute, as rows of our own."""
   folder = tmp_path_factory.mktemp('samples')
   shutil.copytree(SAMPLES, folder, dirs_exist_ok=True)
+  (folder / 'math').mkdir()
+  for split in ('train', 'test'):
+    _write_gzip(folder / 'math' / f'{split}.jsonl.gz', _json_lines(own_math_problems.rows(split)))
+    _write_gzip(folder / 'math' / f'{split}_paths.txt.gz', '\n'.join(own_math_problems.paths(split)) + '\n')
+  _write_gzip(folder / 'math' / 'test500.jsonl.gz', _json_lines(own_math_problems.test500_rows()))
   (folder / 'math401').mkdir()
   (folder / 'math401' / 'test.jsonl').write_text(_json_lines(math401_rows()))
   train, test = math23k_rows(12), math23k_rows(5, first=100)
@@ -41,6 +51,10 @@ def samples(tmp_path_factory):
 
 def _json_lines(rows):
   return ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
+
+
+def _write_gzip(path, text):
+  path.write_bytes(gzip.compress(text.encode('utf-8'), mtime=0))
 
 
 def math401_rows():
@@ -71,9 +85,13 @@ def math23k_rows(count, first=0):
 
 
 @pytest.fixture(params=['samples', 'published'])
-def data_dir(request, samples):
+def data_dir(request):
   """A directory for --data-dir: (path, is_full)."""
-  if request.param == 'published':
-    need_published()
-    return DataDir(PUBLISHED, True)
-  return DataDir(samples, False)
+  return DataDir(request.getfixturevalue(request.param), request.param == 'published')
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+  """An empty directory in which `sources.load` and `datasets.prepare` keep what they prepared."""
+  monkeypatch.setenv('MATHQWEN_CACHE', str(tmp_path / 'cache'))
+  return tmp_path / 'cache'

@@ -15,7 +15,6 @@ from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, sta
 from mathqwen.data import arithmetic, expressions
 from mathqwen.errors import UserError
 
-MATH401 = Path(__file__).parents[3] / 'shared' / 'data' / 'math401' / 'test.jsonl.gz'
 FORMS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'math401_forms.json'
 
 
@@ -195,10 +194,9 @@ def test_forms_are_those_of_math401():
     assert sum(missing.values()) <= 4, (group, missing)  # 0*2, 2+6, 6-5 and 3*4 are among the sums of e and pi
 
 
-def test_stored_forms_are_those_of_the_published_file():
-  if not MATH401.exists():
-    pytest.skip(f'the published Math401 is not here: {MATH401}')
-  queries = [json.loads(line)['query'] for line in gzip.decompress(MATH401.read_bytes()).decode('utf-8').splitlines()]
+def test_stored_forms_are_those_of_the_published_file(published):
+  text = gzip.decompress((published / 'math401' / 'test.jsonl.gz').read_bytes()).decode('utf-8')
+  queries = [json.loads(line)['query'] for line in text.splitlines()]
   found = {}
   for number, group in enumerate(arithmetic.GROUPS):
     found[group] = collections.Counter(map(form, queries[1 + 25 * number : 26 + 25 * number]))

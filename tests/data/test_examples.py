@@ -1,18 +1,15 @@
-"""Records in the form of each source, and what `load` says about damaged files."""
+"""Records in the form of each source, and in other forms that `load` reads."""
 
-import collections
-import gzip
 import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from json_lines import write_lines
 
-from mathqwen.data import examples
 from mathqwen.data.arithmetic import GROUPS
-from mathqwen.data.examples import Report, last_boxed, parse_file
+from mathqwen.data.examples import last_boxed, parse_file
 from mathqwen.data.sources import load
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks.math23k import plain_number
@@ -23,15 +20,8 @@ NATALIA = {
 }
 
 
-def lines(path, *records, end='\n'):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  text = '\n'.join(r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records) + end
-  path.write_bytes(gzip.compress(text.encode(), mtime=0) if path.suffix == '.gz' else text.encode())
-  return path
-
-
 def one(source, record, tmp_path, split='train'):
-  parsed, report = parse_file(lines(tmp_path / 'rows.jsonl', record), source, split)
+  parsed, report = parse_file(write_lines(tmp_path / 'rows.jsonl', record), source, split)
   assert len(parsed) == 1 and not report.counts
   return parsed[0]
 
@@ -118,15 +108,15 @@ def test_math500_names_its_rows_and_answers(tmp_path):
 
 def test_math_rows_take_their_paths_from_the_file_beside(tmp_path):
   rows = [{'problem': f'p{n}', 'solution': r'\boxed{1}'} for n in range(2)]
-  path = lines(tmp_path / 'train.jsonl.gz', *rows)
-  lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json', 'train/algebra/100.json')
+  path = write_lines(tmp_path / 'train.jsonl.gz', *rows)
+  write_lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json', 'train/algebra/100.json')
   assert [e.id for e in parse_file(path, 'math', 'train')[0]] == ['train/algebra/0.json', 'train/algebra/100.json']
-  lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json')  # not the paths of these rows
+  write_lines(tmp_path / 'train_paths.txt.gz', 'train/algebra/0.json')  # not the paths of these rows
   assert [e.id for e in parse_file(path, 'math', 'train')[0]] == ['math/train/0', 'math/train/1']
 
 
 def test_a_box_left_empty_is_no_answer_but_trains(tmp_path):
-  lines(tmp_path / 'a.jsonl', {'problem': 'p', 'solution': r'so $\boxed{}$'})
+  write_lines(tmp_path / 'a.jsonl', {'problem': 'p', 'solution': r'so $\boxed{}$'})
   (example,), report = load(str(tmp_path / 'a.jsonl'))
   assert example.answer == '' and example.solution == r'so $\boxed{}$' and not report.counts
   with pytest.raises(UserError, match=r'a\.jsonl:1: no gold answer'):
@@ -136,7 +126,7 @@ def test_a_box_left_empty_is_no_answer_but_trains(tmp_path):
 def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
   rows = [{'query': f' {n} + 0=', 'response': str(n)} for n in range(401)]
   rows[0], rows[30]['group'] = {'query': 'e^(iπ)+1=', 'response': '0'}, 'mine'
-  path = lines(tmp_path / 'math401.json', *rows, end='')  # upstream: no final newline
+  path = write_lines(tmp_path / 'math401.json', *rows, end='')  # upstream: no final newline
   parsed, report = parse_file(path, 'math401', 'test')
   assert len(parsed) == 401 and not report.counts
   assert parsed[1].question == '1 + 0=' and parsed[1].answer == parsed[1].solution == '1'
@@ -144,11 +134,11 @@ def test_math401_groups_go_by_row_and_the_record_wins(tmp_path):
   assert groups[0] == 'Euler' and groups[30] == 'mine'
   assert groups[1] == groups[25] == GROUPS[0] == 'add_sub_10' and groups[26] == groups[50] == GROUPS[1]
   assert groups[376] == groups[400] == GROUPS[15] == 'log'
-  parsed, report = parse_file(lines(tmp_path / 'turned.json', *rows[::-1]), 'math401', 'test')
+  parsed, report = parse_file(write_lines(tmp_path / 'turned.json', *rows[::-1]), 'math401', 'test')
   assert 'group' not in parsed[1].extra and report.lines() == [
     "1 other_order: line 1 (Math401 begins with Euler's identity: which row is of which group?)"
   ]
-  parsed, _ = parse_file(lines(tmp_path / 'fewer.json', *rows[:400]), 'math401', 'test')
+  parsed, _ = parse_file(write_lines(tmp_path / 'fewer.json', *rows[:400]), 'math401', 'test')
   assert 'group' not in parsed[1].extra and parsed[30].extra['group'] == 'mine'
 
 
@@ -205,7 +195,7 @@ def test_math23k_upstream_file_is_objects_one_after_another(tmp_path):
 
 
 def test_arithmetic_source(tmp_path):
-  lines(tmp_path / 'arithmetic' / 'test.jsonl', {'query': '1+1=', 'response': '2', 'group': 'add_sub_10'})
+  write_lines(tmp_path / 'arithmetic' / 'test.jsonl', {'query': '1+1=', 'response': '2', 'group': 'add_sub_10'})
   (example,), _ = load('arithmetic', 'test', str(tmp_path))
   assert (example.id, example.answer, example.extra) == ('arithmetic/test/0', '2', {'group': 'add_sub_10'})
   with pytest.raises(UserError, match='--data-dir'):
@@ -228,7 +218,7 @@ def test_arithmetic_source(tmp_path):
   ],
 )
 def test_generic_schemas(record, question, solution, answer, extra, tmp_path):
-  (example,), _ = load(str(lines(tmp_path / 'mine.jsonl.gz', record)))
+  (example,), _ = load(str(write_lines(tmp_path / 'mine.jsonl.gz', record)))
   assert (example.question, example.solution, example.answer, example.extra) == (question, solution, answer, extra)
   assert example.id == 'mine/0' and example.where == 'mine.jsonl.gz:1'
 
@@ -241,7 +231,7 @@ def test_chats_bring_their_own_turns(tmp_path):
     {'role': 'user', 'content': 'and 2+2?'},
     {'role': 'assistant', 'content': '4'},
   ]
-  (example,), _ = load(str(lines(tmp_path / 'chat.jsonl', {'messages': turns, 'id': 'c1', 'source': 'mine'})))
+  (example,), _ = load(str(write_lines(tmp_path / 'chat.jsonl', {'messages': turns, 'id': 'c1', 'source': 'mine'})))
   assert example.messages == tuple(turns) and example.id == 'c1'
   assert (example.question, example.solution, example.answer) == ('1+1?', '4', '4')
   assert example.extra == {'source': 'mine'}
@@ -257,13 +247,13 @@ def test_chats_bring_their_own_turns(tmp_path):
   ],
 )
 def test_bad_chats_are_malformed(messages, words, tmp_path):
-  _, report = load(str(lines(tmp_path / 'chat.jsonl', {'messages': messages}, {'query': '1=', 'response': '1'})))
+  _, report = load(str(write_lines(tmp_path / 'chat.jsonl', {'messages': messages}, {'query': '1=', 'response': '1'})))
   assert report.counts == {'malformed': 1} and words in report.lines()[0]
 
 
 def test_ids_are_unique(tmp_path):
   rows = [{'id': 5, 'query': 'q', 'response': str(n)} for n in range(3)]
-  path = str(lines(tmp_path / 'a.jsonl', *rows, {'id': '5#2', 'query': 'q', 'response': '9'}))
+  path = str(write_lines(tmp_path / 'a.jsonl', *rows, {'id': '5#2', 'query': 'q', 'response': '9'}))
   found, report = load(path)
   assert [e.id for e in found] == ['5', '5#2', '5#3', '5#2#2']
   assert report.lines(1) == ["3 repeated_id: a.jsonl:2 (id '5' is already in a.jsonl:1), ..."]
@@ -277,13 +267,13 @@ def test_ids_are_unique(tmp_path):
 @pytest.mark.parametrize('field', ['unique_id', 'answer', 'subject'])
 def test_half_a_surrogate_pair_anywhere(tmp_path, field):
   row = {'problem': 'q', 'solution': r'\boxed{1}', 'answer': '1', 'level': 'Level ' + '9' * 5000} | {field: '\ud800'}
-  path = lines(tmp_path / 'math' / 'test500.jsonl', json.dumps(row), row | {field: 'x'})
+  path = write_lines(tmp_path / 'math' / 'test500.jsonl', json.dumps(row), row | {field: 'x'})
   found, report = parse_file(path, 'math500', 'test')
   assert len(found) == 1 and report.lines() == ['1 malformed: test500.jsonl:1 (holds half a surrogate pair)']
 
 
 def test_one_id_for_many_rows_takes_no_time(tmp_path):
-  path = lines(tmp_path / 'a.jsonl', *({'id': 5, 'query': 'q', 'response': str(n)} for n in range(20_000)))
+  path = write_lines(tmp_path / 'a.jsonl', *({'id': 5, 'query': 'q', 'response': str(n)} for n in range(20_000)))
   begin = time.monotonic()
   found, _ = parse_file(path, 'a', 'train')
   assert found[-1].id == '5#20000' and time.monotonic() - begin < 10  # each looked up among all before: minutes
@@ -292,159 +282,6 @@ def test_one_id_for_many_rows_takes_no_time(tmp_path):
 def test_an_id_of_math_500_is_text(tmp_path):
   (tmp_path / 'math').mkdir()
   row = {'problem': 'q', 'solution': r'\boxed{1}', 'answer': '1', 'unique_id': 7}
-  path = lines(tmp_path / 'math' / 'test500.jsonl', row)
+  path = write_lines(tmp_path / 'math' / 'test500.jsonl', row)
   with pytest.raises(UserError, match='field "unique_id" is not text'):
     parse_file(path, 'math500', 'test')
-
-
-# --- damaged files ---
-
-
-def test_malformed_and_duplicate_rows_are_left_out_by_line(tmp_path):
-  good = {'query': '1+1=', 'response': '2'}
-  path = lines(
-    tmp_path / 'a.jsonl',
-    good,
-    '{"query": "2+2="',
-    '',
-    {'query': '3+3=', 'response': ''},
-    good,
-    '[1]',
-    r'{"query": "\ud800", "response": "1"}',
-    {'query': 'u\u2028v', 'response': '6'},
-  )
-  kept, report = load(str(path))
-  assert [e.where for e in kept] == ['a.jsonl:1', 'a.jsonl:8'] and kept[1].question == 'u\u2028v'
-  assert report.counts == {'malformed': 4, 'duplicate': 1}
-  malformed, duplicate = report.lines()
-  assert malformed.startswith('4 malformed: a.jsonl:2 (not JSON: ')
-  assert 'a.jsonl:4 (field "response" is empty or not text), a.jsonl:6 (not a JSON object)' in malformed
-  assert duplicate == '1 duplicate: a.jsonl:5 (same as a.jsonl:1)'
-  assert report.lines(limit=1)[0].endswith(', ...')
-  with pytest.raises(UserError, match=r'a\.jsonl:2: not JSON'):
-    load(str(path), strict=True)
-
-
-def test_strict_keeps_duplicates(tmp_path):
-  row = {'query': '1+1=', 'response': '2'}
-  kept, report = load(str(lines(tmp_path / 'a.jsonl', row, row)), strict=True)
-  assert len(kept) == 2 and report.lines() == ['1 duplicate: a.jsonl:2 (same as a.jsonl:1)']
-
-
-def test_last_line_without_its_end(tmp_path):
-  row = {'query': '1+1=', 'response': '2'}
-  assert len(load(str(lines(tmp_path / 'a.jsonl', row, end='')))[0]) == 1  # complete JSON, no final newline
-  with pytest.raises(UserError, match=r'a\.jsonl:2: the last line is half-written'):
-    load(str(lines(tmp_path / 'a.jsonl', row, '{"query": "2+', end='')))
-
-
-@pytest.mark.parametrize('strict', [False, True])
-@pytest.mark.parametrize(
-  'content, words',
-  [
-    (b'', 'empty'),
-    (b'\n \n', 'empty'),
-    (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99, mtime=0)[:-9], 'half-written'),
-    (gzip.compress(b'{}\n', mtime=0)[:4], 'half-written'),
-    (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
-    (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; expected: {question'),
-  ],
-)
-def test_files_without_use(content, words, strict, tmp_path):
-  (tmp_path / 'a.jsonl').write_bytes(content)
-  with pytest.raises(UserError, match=words) as caught:
-    load(str(tmp_path / 'a.jsonl'), strict=strict)
-  assert str(tmp_path) in str(caught.value) and '\n' not in str(caught.value)
-
-
-def test_missing_files_and_names(tmp_path):
-  with pytest.raises(UserError, match="unknown data set 'gms8k'.*gsm8k"):
-    load('gms8k', 'train', str(tmp_path))
-  with pytest.raises(UserError, match='cannot read .*none.jsonl: No such file'):
-    load(str(tmp_path / 'none.jsonl'))
-  with pytest.raises(UserError, match='Is a directory'):
-    load(str(tmp_path))
-  with pytest.raises(UserError, match='tried gsm8k/train.jsonl, gsm8k/train.jsonl.gz'):
-    examples.find('gsm8k', 'train', tmp_path)
-  with pytest.raises(UserError, match="no split 'valid'"):
-    examples.find('gsm8k', 'valid', tmp_path)
-
-
-def test_byte_order_mark_and_windows_lines(tmp_path):
-  rows = '\ufeff{"query": "1=", "response": "1"}\r\n{"query": "2=", "response": "2"}\r\n'
-  (tmp_path / 'a.jsonl').write_bytes(rows.encode())
-  kept, report = load(str(tmp_path / 'a.jsonl'))
-  assert len(kept) == 2 and not report.counts
-
-
-def test_reports_merge_and_travel():
-  a, b = Report(), Report()
-  a.add('malformed', 'x:1', 'why')
-  for n in range(300):
-    b.add('malformed', f'y:{n}')
-  b.add('too_long', 'y:1')
-  a.merge(b)
-  assert a.counts == {'malformed': 301, 'too_long': 1} and len(a.rows['malformed']) <= 100
-  again = Report.from_dict(json.loads(json.dumps(a.to_dict())))
-  assert again.lines() == a.lines() and again.counts == a.counts
-  assert a.lines(2) == ['301 malformed: x:1 (why), y:0, ...', '1 too_long: y:1']
-
-
-# --- the published files, and samples of them ---
-
-ROWS = {  # (source, split): (rows, different questions) in the full data, in the samples
-  ('gsm8k', 'train'): ((7473, 7473), (60, 60)),
-  ('gsm8k', 'test'): ((1319, 1319), (30, 30)),
-  ('math', 'train'): ((7500, 7500), (40, 40)),
-  ('math', 'test'): ((5000, 5000), (40, 40)),
-  ('math500', 'test'): ((500, 500), (20, 20)),
-  ('math401', 'test'): ((401, 393), (401, 393)),
-  ('math23k', 'train'): ((22162, 22148), (12, 12)),
-  ('math23k', 'test'): ((1000, 1000), (5, 5)),
-}
-BAD_EQUATIONS = {True: ['4303', '9718', '9761', '10431', '12495', '17520', '22085'], False: ['3', '7']}
-
-
-@pytest.mark.parametrize('source, split', ROWS)
-def test_published_rows(source, split, data_dir):
-  def parsed_file(source, split):
-    return parse_file(examples.find(source, split, data_dir.path), source, split)
-
-  parsed, report = parsed_file(source, split)
-  rows, distinct = ROWS[source, split][0 if data_dir.is_full else 1]
-  assert not report.counts and len(parsed) == rows == len({example.id for example in parsed})
-  assert len({example.question for example in parsed}) == distinct
-  assert all('<<' not in example.solution for example in parsed if source == 'gsm8k')
-  unanswered = [example.id for example in parsed if not example.answer]
-  assert unanswered == (
-    ['train/number_theory/7115.json', 'train/number_theory/7117.json'] if (source, split) == ('math', 'train') else []
-  )
-  if source == 'math401':
-    counts = collections.Counter(example.extra['group'] for example in parsed)
-    assert counts == {'Euler': 1} | {group: 25 for group in GROUPS}
-  if source == 'math500':  # the box and the answer field agree
-    assert all(last_boxed(example.solution) == example.answer for example in parsed)
-    assert {example.id for example in parsed} < {example.id for example in parsed_file('math', 'test')[0]}
-  if (source, split) == ('math23k', 'train'):
-    bad = [example.id.rsplit('/', 1)[1] for example in parsed if not example.solution.startswith('算式')]
-    assert bad == BAD_EQUATIONS[data_dir.is_full]
-  if (source, split) == ('math23k', 'test'):
-    name = 'test_upstream.json.gz' if data_dir.is_full else 'test_upstream.json'
-    upstream, _ = parse_file(data_dir.path / 'math23k' / name, source, split)
-    assert [example.solution for example in upstream] == [example.solution for example in parsed]
-
-
-def test_sampled_rows_are_rows_of_the_published_files(samples):
-  published = Path(__file__).parents[3] / 'shared' / 'data'
-  if not published.is_dir():
-    pytest.skip(f'the full data sets are not here: {published}')
-  for source, split in (
-    ('gsm8k', 'train'),
-    ('gsm8k', 'test'),
-    ('math', 'train'),
-    ('math', 'test'),
-    ('math500', 'test'),
-  ):
-    found = [parse_file(examples.find(source, split, folder), source, split)[0] for folder in (samples, published)]
-    fields = [{(e.question, e.solution, e.answer, str(e.extra)) for e in each} for each in found]
-    assert fields[0] < fields[1]

@@ -1,3 +1,5 @@
+"""Batches of packed rows: their order, shares, restarts and hosts."""
+
 import dataclasses
 import gzip
 import json
@@ -6,38 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoded_sums import T, encode, sums
 
 from mathqwen.data import packing, pipeline
-from mathqwen.data.examples import Example, parse_file
-from mathqwen.data.inspect import describe, statistics
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
-from mathqwen.text.loading import load_tokenizer
-from mathqwen.text.testing import tiny_bpe_tokenizer
 
-T = 64
-PUBLISHED = Path(__file__).resolve().parents[3] / 'shared' / 'data'
 TOKEN_COUNTS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'token_counts'
-
-
-def example(index, question, solution, messages=None):
-  return Example(
-    id=f'x/{index}',
-    question=question,
-    solution=solution,
-    answer='',
-    extra={},
-    messages=messages,
-    where=f'x.jsonl:{index + 1}',
-  )
-
-
-def sums(count, start=0):
-  return [example(i, f'{i} + {i * i} =', f'{"so " * (i % 7)}it is {i + i * i}!') for i in range(start, start + count)]
-
-
-def encode(examples, seq_len=T, **kwargs):
-  return pipeline.encode(examples, load_tokenizer(), seq_len, **kwargs)[0]
 
 
 def take(batches, count):
@@ -61,114 +37,6 @@ def segments(batches):
     for row, ids in zip(batch['tokens'], batch['segment_ids'], strict=True)
     for segment in range(1, ids.max() + 1)
   ]
-
-
-# --- encode ---
-
-
-@pytest.mark.parametrize('tokenizer', [load_tokenizer(), tiny_bpe_tokenizer()], ids=['packaged', 'bpe'])
-def test_encoded_rows_are_rendered_rows(tokenizer):
-  examples = [
-    *sums(5),
-    example(
-      5,
-      'q',
-      'a',
-      (
-        {'role': 'user', 'content': 'x'},
-        {'role': 'assistant', 'content': 'y'},
-        {'role': 'user', 'content': 'z'},
-        {'role': 'assistant', 'content': '!'},
-      ),
-    ),
-  ]
-  encoded, report = pipeline.encode(examples, tokenizer, 128, system_prompt='Be brief.')
-  assert len(encoded) == 6
-  assert not report.counts
-  for index in range(6):
-    ids, mask = encoded[index]
-    messages = examples[index].messages or [
-      {'role': 'system', 'content': 'Be brief.'},
-      {'role': 'user', 'content': examples[index].question},
-      {'role': 'assistant', 'content': examples[index].solution},
-    ]
-    assert (ids.tolist(), mask.tolist()) == chatml.render(messages, tokenizer)
-  assert (encoded.ids.dtype, encoded.mask.dtype, encoded.offsets.dtype) == (np.int32, np.uint8, np.int64)
-
-
-def test_what_is_left_out_is_reported_by_line():
-  user = {'role': 'user', 'content': 'a'}
-  examples = [
-    example(0, 'a', 'b'),
-    example(1, 'a' * 9999, 'b'),
-    example(2, 'a', 'b'),
-    example(3, '', '', (user,)),
-    example(4, '', '', ({'role': 'tool', 'content': 'a'},)),
-    example(5, 'a', 'c'),
-  ]
-  encoded, report = pipeline.encode(examples, load_tokenizer(), T)
-  assert len(encoded) == 2
-  assert dict(report.counts) == {'malformed': 1, 'too_long': 1, 'duplicate': 1, 'no_loss_token': 1}
-  assert {kind: rows[0][0] for kind, rows in report.rows.items()} == {
-    'malformed': 'x.jsonl:5',
-    'too_long': 'x.jsonl:2',
-    'duplicate': 'x.jsonl:3',
-    'no_loss_token': 'x.jsonl:4',
-  }
-  assert report.rows['duplicate'][0][1] == 'same as x.jsonl:1'
-
-
-def test_chunks_do_not_show(monkeypatch):
-  examples = [*sums(5), *sums(3), *sums(4, start=5)]  # duplicates of earlier chunks
-  at_once, report = pipeline.encode(examples, load_tokenizer(), T)
-  monkeypatch.setattr(pipeline, 'ENCODE_CHUNK', 2)
-  in_chunks, other = pipeline.encode(examples, load_tokenizer(), T)
-  assert report.lines() == other.lines() and report.counts == {'duplicate': 3}
-  for field in ('ids', 'mask', 'offsets'):
-    np.testing.assert_array_equal(getattr(at_once, field), getattr(in_chunks, field))
-
-
-def test_the_longest_row_that_fits_is_kept():
-  rows = [example(0, 'a', 'b' * 40)]
-  need = len(encode(rows, 9999)[0][0]) - 1
-  assert len(encode(rows, need)) == 1
-  with pytest.raises(UserError, match=rf'1 too_long: x\.jsonl:1 \({need} positions, seq_len is {need - 1}\)'):
-    encode(rows, need - 1)
-
-
-def test_held_out_prompts_are_not_in_training():
-  examples = [example(10 * i + j, f'{i} + 1 =', f'way {j}: {i + 1}') for i in range(20) for j in range(3)]
-  encoded = encode(examples)
-  (training,), held = pipeline.hold_out([encoded], 5, seed=1)
-
-  def prompts(part):
-    return [part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))]
-
-  assert (len(training), len(held)) == (45, 5)
-  assert training.offsets.dtype == held.offsets.dtype == np.int64  # there may be more than 2**31 ids
-  assert len(set(prompts(held))) == 5
-  assert not set(prompts(held)) & set(prompts(training))
-  again, other = (prompts(pipeline.hold_out([encoded], 5, seed=seed)[1]) for seed in (1, 2))
-  assert again == prompts(held) != other
-  with pytest.raises(UserError, match='20 different prompts'):
-    pipeline.hold_out([encoded], 20, seed=0)
-  with pytest.raises(UserError, match='leave a source without any'):  # the other source has more
-    pipeline.hold_out([encoded, encode(sums(1, start=90))], 20, seed=0)
-
-
-def test_prompts_held_out_of_one_source_leave_the_others_too():
-  answers = [
-    encode([example(i, f'{i} + 1 =', f'{way} {i + 1}') for i in range(start, 30)])
-    for way, start in (('so', 0), ('thus', 10))
-  ]
-  training, held = pipeline.hold_out(answers, 12, seed=0)
-
-  def prompts(part):
-    return {part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))}
-
-  assert len(held) == len(prompts(held)) == 12
-  assert len(training[0]) == 18
-  assert [prompts(part) for part in training] == [prompts(part) - prompts(held) for part in answers]
 
 
 # --- training batches ---
@@ -386,61 +254,3 @@ def test_packing_fills_rows_of_the_lengths_of_real_data(name):
   windows = [rows.pack(window) for window in range(len(encoded) // rows.window)]
   filled = sum(np.count_nonzero(window['segment_ids']) for window in windows)
   assert filled / sum(window['segment_ids'].size for window in windows) >= 0.99
-
-
-@pytest.mark.parametrize('name', ['gsm8k', 'math'])
-def test_statistics_of_sampled_rows(name, samples):
-  loaded, _ = parse_file(samples / name / 'train.jsonl.gz', name, 'train')
-  found = statistics(loaded, load_tokenizer(), 1024)
-  encoded = encode(loaded, 1024)
-  assert (found['rows'], found['tokens']) == (len(encoded), encoded.positions)
-  assert found['rows'] + sum(found['left_out'].values()) == len(loaded)
-  assert found['loss_tokens'] == sum(len(load_tokenizer().encode(e.solution)) + 1 for e in loaded)
-  assert 0.9 < found['packing_efficiency'] <= 1  # a few rows leave no choice; see the test above
-  assert all(found[key] > 0 for key in found if key.endswith('_second'))
-  json.dumps(found)
-
-
-@pytest.mark.parametrize(
-  ('name', 'question', 'solution'), [('gsm8k', 'question', 'answer'), ('math', 'problem', 'solution')]
-)
-def test_packing_fills_the_rows_of_real_data(name, question, solution):
-  path = PUBLISHED / name / 'train.jsonl.gz'
-  if not path.exists():
-    pytest.skip(f'the full data sets are not here: {path}')
-  with gzip.open(path, 'rt', encoding='utf-8') as lines:
-    rows = [json.loads(line) for line in lines][:4000]
-  examples = [example(i, row[question], row[solution]) for i, row in enumerate(rows)]
-  found = statistics(examples, load_tokenizer(), 1024)
-  assert found['packing_efficiency'] >= 0.99
-  assert found['tokens_per_cpu_second'] >= 100_000  # half of what an idle core must reach: others may use this one
-  counts = np.diff(encode(examples, 1024).offsets).tolist()
-  assert counts == json.loads(gzip.decompress((TOKEN_COUNTS / f'{name}.json.gz').read_bytes()))
-  json.dumps(found)
-
-
-# --- inspect ---
-
-
-def test_a_row_is_described_with_its_learnt_tokens():
-  tokenizer = load_tokenizer()
-  row = {
-    name: values[0]
-    for name, values in packing.pack(
-      [encode([example(0, '5! =', '120')])[0], encode([example(1, 'a\n\nb', '!')])[0]], 48
-    ).items()
-  }
-  lines = describe(row, tokenizer).split('\n')
-  assert lines[0] == 'row of 48 positions: 2 segments, 29 tokens (60.4%), 6 with loss, 19 padding'
-  assert lines[1] == 'segment 1: 15 tokens, 4 with loss'
-  assert lines[2:6] == ['  <|im_start|>user', '  5! =<|im_end|>', '  <|im_start|>assistant', '  [[120<|im_end|>]]']
-  assert lines[6] == 'segment 2: 14 tokens, 2 with loss'
-  assert lines[7:] == [
-    '  <|im_start|>user',
-    '  a',
-    '  ',
-    '  b<|im_end|>',
-    '  <|im_start|>assistant',
-    '  [[!<|im_end|>]]',
-  ]
-  assert '\x1b[32m120<|im_end|>\x1b[0m' in describe(row, tokenizer, color=True)

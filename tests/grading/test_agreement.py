@@ -37,6 +37,13 @@ def test_agreement_on_the_samples_that_come_with_the_tests(name, rule, right):
   assert found == [row['correct'] for row in rows] and sum(found) == right
 
 
+def test_problems_of_math_are_not_in_the_samples():
+  """MATH may not be distributed: the responses stand here without its problems, and where they quote one, cut."""
+  rows = read(SAMPLES / 'qwen25math_math_half.jsonl.gz')
+  assert all(row.keys() == {'id', 'response', 'gold', 'correct'} for row in rows)
+  assert sum('[...]' in row['response'] for row in rows) == 51
+
+
 def test_gold_answers_of_the_samples_beside_themselves():
   for name, rule in (('openai_6b_finetuning_gsm8k', 'number'), ('qwen25math_math_half', 'math')):
     for row in read(SAMPLES / f'{name}.jsonl.gz'):
@@ -66,7 +73,7 @@ def test_answers_written_as_abel_writes_them(response, gold, correct):
 def published(name):
   path = SHARED / 'fixtures' / 'grading' / f'{name}.jsonl.gz'
   if not path.exists():
-    pytest.skip(f'the whole file of published outputs is not here: {path}')
+    pytest.skip(f'the full file of published outputs is not here: {path}')
   return read(path)
 
 
@@ -99,7 +106,7 @@ def test_gold_against_itself(name):
   from mathqwen.evals import benchmarks
 
   if not (SHARED / 'data').exists():
-    pytest.skip(f'the data sets are not here: {SHARED / "data"}')
+    pytest.skip(f'the full data sets are not here: there is no directory {SHARED / "data"}')
   benchmark = benchmarks.get(name)
   rows, _ = sources.load(benchmark.source, benchmark.split, str(SHARED / 'data'), strict=True)
   assert len(rows) == benchmark.size

@@ -43,7 +43,7 @@ def test_published_rows_alone():
 def test_published_rows_equal_the_recipe():
   recipe = pathlib.Path(__file__).parents[4] / 'shared' / 'recipe.md'
   if not recipe.exists():
-    pytest.skip(f'the recipe is not here: {recipe}')
+    pytest.skip(f'the table of published figures, written down for comparison, is not here: {recipe}')
   wanted = re.findall(r'^\| (\S[^|]*) \| (-|\d+B)' + r' \| ([\d.-]+)' * 4 + r' \|$', recipe.read_text(), re.M)
   assert [tuple(row[:-1]) for row in rows(table.table([]))[2:]] == wanted
 

@@ -1,0 +1,46 @@
+"""Models named by their name on the Hugging Face hub."""
+
+import sys
+
+import huggingface_hub
+import pytest
+
+import mathqwen
+from mathqwen import hf
+from mathqwen.errors import UserError
+from mathqwen.hf import hub
+
+
+def test_names_of_the_hub(exported, tmp_path, monkeypatch, fails):
+  asked = []
+
+  def give(name, allow_patterns):
+    asked.append((name, allow_patterns))
+    return str(exported)
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', give)
+  (tmp_path / 'runs').mkdir()
+  assert hub.name_of('runs/gsm8k') is None  # misspelt, most likely
+  assert hub.name_of('Qwen/Qwen2.5-0.5B') == hub.name_of('hf://Qwen/Qwen2.5-0.5B') == 'Qwen/Qwen2.5-0.5B'
+  assert hub.name_of('/Qwen/x') is hub.name_of('../x') is hub.name_of('a/b/c') is hub.name_of('model') is None
+  for name in ('Qwen/Qwen2.5-0.5B', 'hf://Qwen/Qwen2.5-0.5B'):
+    assert mathqwen.load(name).config == hf.read_config(str(exported))
+  assert [name for name, _ in asked] == ['Qwen/Qwen2.5-0.5B'] * 2
+  assert not any('.py' in pattern or '.bin' in pattern for pattern in asked[0][1])
+  assert fails('generate', 'hf://Qwen', '1+1=').endswith('write hf://ORGANISATION/NAME')
+
+
+def test_a_hub_that_does_not_answer(monkeypatch, tmp_path, fails):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+  said = fails('generate', 'Qwen/Qwen2.5-0.5B', '1+1=')
+  assert said.startswith('no directory Qwen/Qwen2.5-0.5B, and the Hugging Face hub did not give it')
+
+
+def test_without_the_hub_library(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+  with pytest.raises(UserError, match=r"pip install 'mathqwen\[hf\]' first"):
+    mathqwen.load('Qwen/Qwen2.5-0.5B')
