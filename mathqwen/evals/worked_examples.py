@@ -93,8 +93,8 @@ MATHEMATICS = (
     '5',
   ),
   Worked(
-    'Mira throws a red die and a blue die and multiplies the two numbers. How likely is it that she gets $12$? Give the '
-    'probability as a fraction in lowest terms.',
+    'Mira throws a red die and a blue die and multiplies the two numbers. How likely is it that she gets $12$? Give '
+    'the probability as a fraction in lowest terms.',
     'Of the $6 \\cdot 6 = 36$ equally likely outcomes, the product is $12$ for $(2,6)$, $(3,4)$, $(4,3)$ and $(6,2)$, '
     'which are $4$. The probability is $\\frac{4}{36} = \\boxed{\\frac{1}{9}}$.',
     '\\frac{1}{9}',

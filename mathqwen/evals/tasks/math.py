@@ -4,8 +4,8 @@ r"""MATH: competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874), wit
 
 The gold answer is the content of the last box. The benchmark here asks all 5,000 test problems; math500.py asks 500.
 
-MATH was withdrawn in 2025 under a claim of Art of Problem Solving, so this repository holds none of its text, neither in
-tests nor in prompts: `data prepare` downloads it to the user's machine.
+MATH was withdrawn in 2025 under a claim of Art of Problem Solving, so this repository holds none of its text,
+neither in tests nor in prompts: `data prepare` downloads it to the user's machine.
 """
 
 import json
