@@ -69,8 +69,8 @@ def test_a_converted_model_is_a_model(exported, tmp_path, capsys, fails, tiny, m
   ours = tmp_path / 'ours'
   monkeypatch.chdir(tmp_path)
   assert main(['convert', 'from-hf', str(exported), 'ours', '--json']) == 0
-  said = json.loads(capsys.readouterr().out.splitlines()[-1])
-  assert said['check']['max_logit_difference'] == 0 and said['check']['greedy_agreement'] == 1
+  report = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert report['check']['max_logit_difference'] == 0 and report['check']['greedy_agreement'] == 1
   assert sorted(path.name for path in ours.iterdir()) == ['checkpoints', 'experiment.json', 'tokenizer']
   model, source = mathqwen.load(ours, dtype='float32'), mathqwen.load(exported, dtype='float32')
   assert model.system_prompt == 'Be brief.' and model.config == source.config
@@ -78,8 +78,8 @@ def test_a_converted_model_is_a_model(exported, tmp_path, capsys, fails, tiny, m
   # It starts a run, and is not one.
   settings = ['--set', 'train.steps=2', '--set', 'optim.warmup_steps=1', '--set', 'data.eval_examples=4']
   assert main(['train', tiny.config, '--init', str(ours), '--workdir', str(tmp_path / 'run'), *settings]) == 0
-  said = fails('train', tiny.config, '--workdir', ours)
-  assert said == f'{ours} holds a converted model: train from it with --init {ours} and another --workdir'
+  message = fails('train', tiny.config, '--workdir', ours)
+  assert message == f'{ours} holds a converted model: train from it with --init {ours} and another --workdir'
   assert fails('convert', 'from-hf', ours, tmp_path / 'x').endswith('give a Hugging Face directory')
 
 
@@ -103,7 +103,7 @@ def test_check_measures_the_difference(exported, directory, tmp_path, capsys, fa
   tensors['model.norm.weight'] = tensors['model.norm.weight'] * 1.1
   safetensors.numpy.save_file(tensors, directory / 'model.safetensors')
   assert main(['convert', 'check', str(exported), str(directory), '--json']) == 0
-  said = json.loads(capsys.readouterr().out.splitlines()[-1])
+  report = json.loads(capsys.readouterr().out.splitlines()[-1])
   a, b = mathqwen.load(exported, dtype='float32'), mathqwen.load(directory, dtype='float32')
   p_logits, q_logits = [], []
   for ids in a.tokenizer.encode_batch(conversion_check.SAMPLE):
@@ -111,10 +111,10 @@ def test_check_measures_the_difference(exported, directory, tmp_path, capsys, fa
       found.append(np.asarray(model.logits([ids[: conversion_check.POSITIONS]]), np.float64)[0])
   p_logits, q_logits = np.concatenate(p_logits), np.concatenate(q_logits)
   p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (p_logits, q_logits))
-  assert said['positions'] == len(p)
-  assert said['max_logit_difference'] == pytest.approx(np.abs(p_logits - q_logits).max(), rel=1e-3)
-  assert said['kl_divergence'] == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
-  assert said['greedy_agreement'] == np.mean(p.argmax(-1) == q.argmax(-1))
+  assert report['positions'] == len(p)
+  assert report['max_logit_difference'] == pytest.approx(np.abs(p_logits - q_logits).max(), rel=1e-3)
+  assert report['kl_divergence'] == pytest.approx((p * np.log(p / q)).sum(-1).mean(), rel=1e-3)
+  assert report['greedy_agreement'] == np.mean(p.argmax(-1) == q.argmax(-1))
   assert main(['convert', 'check', str(exported), str(directory), '--tolerance', '100']) == 0
   assert 'more than --tolerance 0.01' in fails('convert', 'check', exported, directory, '--tolerance', '0.01')
 
@@ -128,14 +128,14 @@ def test_an_export_that_differs_is_not_kept(exported, tmp_path, monkeypatch, cap
     write(self, array)
 
   monkeypatch.setattr(tensor_files.SafetensorsWriter, 'write', flip)
-  said = fails('convert', 'to-hf', exported, tmp_path / 'out')
-  assert 'differs from' in said and 'nothing is kept' in said
+  message = fails('convert', 'to-hf', exported, tmp_path / 'out')
+  assert 'differs from' in message and 'nothing is kept' in message
   assert list(tmp_path.iterdir()) == []
   assert main(['convert', 'to-hf', str(exported), str(tmp_path / 'out'), '--no-check']) == 0
   assert 'not compared with its source' in capsys.readouterr().out
 
 
-def test_no_space_is_said_before_writing(exported, tmp_path, fails, monkeypatch):
+def test_too_little_space_is_reported_before_writing(exported, tmp_path, fails, monkeypatch):
   import collections
 
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: collections.namedtuple('U', 'total used free')(9, 9, 1000))
@@ -158,14 +158,14 @@ def test_targets_that_are_refused(way, exported, tmp_path, fails):
 def test_names_that_no_directory_can_have(exported, tmp_path, fails, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
-  for target, said in {
+  for target, message in {
     '.': "'.' is not the name of a new directory",
     '': 'target is empty; give a value',
     'link': 'link is a link: name the directory itself',
     's3://bucket/x': 'name a local directory, or one on gs://',
   }.items():
     for way in ('from-hf', 'to-hf'):
-      assert said in fails('convert', way, exported, target)
+      assert message in fails('convert', way, exported, target)
 
 
 def test_what_a_killed_process_left_is_swept(exported, tmp_path):
@@ -178,8 +178,8 @@ def test_what_a_killed_process_left_is_swept(exported, tmp_path):
 
 
 def test_layouts_that_are_refused(exported, tmp_path, fails):
-  said = fails('convert', 'to-hf', exported, tmp_path / 'out', '--layout', 'qwen3')
-  assert said == 'layout qwen3 cannot hold this model (qkv_bias=True, qk_norm=False): leave --layout out for qwen2'
+  message = fails('convert', 'to-hf', exported, tmp_path / 'out', '--layout', 'qwen3')
+  assert message == 'layout qwen3 cannot hold this model (qkv_bias=True, qk_norm=False): leave --layout out for qwen2'
   assert 'is not one of qwen1, qwen2' in fails('convert', 'to-hf', exported, tmp_path / 'out', '--layout', 'x')
 
 

@@ -146,8 +146,8 @@ def test_is_finite(bad, dtype):
 @pytest.mark.parametrize('check', [(), ('--no-check',)])
 def test_numbers_that_float16_does_not_hold(check, directory, tmp_path, fails):
   change('model.norm.weight', lambda x: x * 1e6)(directory)
-  said = fails('convert', 'to-hf', directory, tmp_path / 'out', '--dtype', 'float16', *check)
-  assert said.startswith('model.norm.weight holds NaN or infinity as float16, whose largest number is ')
+  message = fails('convert', 'to-hf', directory, tmp_path / 'out', '--dtype', 'float16', *check)
+  assert message.startswith('model.norm.weight holds NaN or infinity as float16, whose largest number is ')
   assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 

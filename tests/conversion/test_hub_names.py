@@ -35,8 +35,8 @@ def test_a_hub_that_does_not_answer(monkeypatch, tmp_path, fails):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HF_HUB_OFFLINE', '1')
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-  said = fails('generate', 'Qwen/Qwen2.5-0.5B', '1+1=')
-  assert said.startswith('no directory Qwen/Qwen2.5-0.5B, and the Hugging Face hub did not give it')
+  message = fails('generate', 'Qwen/Qwen2.5-0.5B', '1+1=')
+  assert message.startswith('no directory Qwen/Qwen2.5-0.5B, and the Hugging Face hub did not give it')
 
 
 def test_without_the_hub_library(monkeypatch, tmp_path):

@@ -188,7 +188,7 @@ PROBLEMS = (
   (
     'Geometry',
     1,
-    r'The interior angles of a polygon add up to $<angles>^\circ$.  How many sides does it have?',
+    r'The interior angles of a polygon add up to $<angles>^\circ$.  Find the number of its sides.',
     r'With $n$ sides they add up to $(n-2)\cdot180^\circ$.  From $n-2=<angles>\div180$ follows $n=\boxed <sides>$.',
     '<sides>',
     _polygon,
