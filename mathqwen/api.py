@@ -49,9 +49,9 @@ def train(
   options = argparse.Namespace(
     config=config if isinstance(config, Experiment) else os.fspath(config),
     settings=settings or {},
-    init=_text(init),
-    data_dir=_text(data_dir),
-    workdir=_text(workdir),
+    init=_path_text(init),
+    data_dir=_path_text(data_dir),
+    workdir=_path_text(workdir),
     profile=profile,
     dry_run=False,
     distributed=None,
@@ -100,15 +100,15 @@ def evaluate(
     UserError: when the user can fix something: a name, a path, an argument, the data.
   """
   options = argparse.Namespace(**locals(), distributed=None)
-  options.model = _text(model) if isinstance(model, str | os.PathLike) else model
-  options.data_dir, options.out = _text(data_dir), _text(out)
+  options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
+  options.data_dir, options.out = _path_text(data_dir), _path_text(out)
   if isinstance(model, Model) and dtype is not None:
     raise UserError(f'dtype is {dtype!r}: a loaded model keeps its own, {model.dtype!r}; give dtype to mathqwen.load')
   with _as_user_errors():
     return evaluate_command.evaluate(options)
 
 
-def _text(path: str | os.PathLike | None) -> str | None:
+def _path_text(path: str | os.PathLike | None) -> str | None:
   return None if path is None else os.fspath(path)
 
 

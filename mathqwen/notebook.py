@@ -2,13 +2,14 @@
 
 %mathqwen train gsm8k_0_5b --workdir {WORKDIR}
 
-It runs in the process of the kernel, because only one process can use a TPU: once the kernel has it, `!mathqwen` finds
-none. A command that fails stops "Run all", which a failing `!` command does not.
+It runs in the process of the kernel, because only one process can use a TPU: once the kernel holds it, `!mathqwen`
+finds none. A command that fails stops "Run all", which a failing `!` command does not.
 """
 
 import shlex
 
 from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
 
 from mathqwen import cli
 
@@ -23,6 +24,6 @@ def run(line: str) -> None:
     raise UsageError(f'mathqwen ended with status {status}; the reason is printed above')
 
 
-def load(shell) -> None:
+def load(shell: InteractiveShell) -> None:
   """Registers %mathqwen in the IPython shell."""
   shell.register_magic_function(run, magic_name='mathqwen')

@@ -14,7 +14,8 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from mathqwen.errors import UserError
 
@@ -25,7 +26,7 @@ FIXED, FREE = 'fixed', 'free'
 class Conditional:
   """A setting that a run may change on resume, under a condition."""
 
-  condition: str  # in words: 'yes, when ' comes before it
+  condition: str  # in words; it follows 'yes, when '
   refusal: Callable[..., str]  # (experiment of the checkpoint, new experiment, newest step) -> why not; '' when it may
 
 
@@ -40,15 +41,15 @@ class Setting:
   above: float | None = None
   below: float | None = None
   finite: bool = True  # whether a number must be finite
-  remedy: str = ''  # what to do about a value out of bounds, where that is not plain
+  remedy: str = ''  # what to do about a value out of bounds, where the bounds do not say it
   on_resume: str | Conditional = FIXED  # whether a run may continue with another value: FIXED, FREE or Conditional
   changes_weights: bool = True  # False: training gives the same weights with any value, up to float rounding
   # Filled in by `declared`, from the dataclass
-  kind: typing.Any = None
-  default: typing.Any = None
+  kind: Any = None
+  default: Any = None
   required: bool = False  # it has no default
 
-  def check(self, name: str, value) -> None:
+  def check(self, name: str, value: object) -> None:
     """UserError when `value` has another type or is out of bounds. name: of the setting, for the message."""
     if not _has_type(value, self.kind):
       raise UserError(f'{name} is {value!r}: it must be {type_name(self.kind)}')
@@ -61,7 +62,7 @@ class Setting:
       hint = did_you_mean(str(value), self.choices) or hint
     raise UserError(f'{name} is {value!r}: {each}must be {self.allowed()}{hint}')
 
-  def _allows(self, value) -> bool:
+  def _allows(self, value: Any) -> bool:
     if value is None:
       return True
     if self.choices:
@@ -79,7 +80,7 @@ class Setting:
     )
 
   def allowed(self) -> str:
-    """What the value may be: 'one of a, b', 'from 0 to 1', 'at least 0 and finite'; '' when the type says it all."""
+    """What the value may be: 'one of a, b', 'from 0 to 1', 'at least 0 and finite'; '' for any value of the type."""
     if self.choices:
       return f'one of {", ".join(self.choices)}'
     if self.at_least is not None and self.at_most is not None:
@@ -102,12 +103,19 @@ class Setting:
       return f'yes, when {self.on_resume.condition}'
     return 'yes' if self.on_resume == FREE else 'no'
 
-  def parse(self, name: str, text: str):
-    """The value that `text`, as given on a command line, stands for. UserError when it has another type."""
-    return _parse(name, self.kind, text)
+  def parse(self, name: str, text: str) -> object:
+    """The value that `text`, as given on a command line, stands for. UserError when it is not of the type."""
+    return _parse_value(name, self.kind, text)
 
 
-def setting(default=dataclasses.MISSING, *, help: str, changes_weights: bool = True, on_resume=None, **rules):
+def setting(
+  default: Any = dataclasses.MISSING,
+  *,
+  help: str,
+  changes_weights: bool = True,
+  on_resume: str | Conditional | None = None,
+  **rules: Any,
+) -> Any:
   """A field of a configuration dataclass, with the `Setting` that describes it. Arguments: those of `Setting`.
 
   A setting that does not change the weights may change on resume, unless `on_resume` says otherwise.
@@ -134,7 +142,7 @@ def declared(cls: type, prefix: str = '') -> dict[str, Setting]:
   return found
 
 
-def check_fields(config, prefix: str = '') -> None:
+def check_fields(config: Any, prefix: str = '') -> None:
   """UserError for the first field of the dataclass `config` that its declaration does not allow.
 
   Fields that are configurations themselves check their own.
@@ -145,7 +153,7 @@ def check_fields(config, prefix: str = '') -> None:
       declaration.check(name, getattr(config, field))
 
 
-def to_flat(config, prefix: str = '') -> dict[str, object]:
+def to_flat(config: Any, prefix: str = '') -> dict[str, object]:
   """{'train.steps': 50000, ...}: the value of every setting of a configuration dataclass, by its dotted name."""
   flat = {}
   for field in dataclasses.fields(config):
@@ -157,7 +165,7 @@ def to_flat(config, prefix: str = '') -> dict[str, object]:
   return flat
 
 
-def replace_fields(config, changes: dict[str, object]):
+def replace_fields(config: Any, changes: dict[str, object]) -> Any:
   """The dataclass `config` with {'a.b': value} replaced at any depth, in one step: the result is checked as a whole."""
   own: dict[str, object] = {}
   nested: dict[str, dict] = {}
@@ -172,7 +180,7 @@ def replace_fields(config, changes: dict[str, object]):
   return dataclasses.replace(config, **own)
 
 
-def from_dict(cls: type, values: dict, prefix: str = ''):
+def from_dict(cls: type, values: dict, prefix: str = '') -> Any:
   """The configuration dataclass `cls` with `values`, as JSON holds them. ValueError for a setting it does not have."""
   if not isinstance(values, dict):
     raise ValueError(f'{prefix or "it"} is {type(values).__name__}')
@@ -188,10 +196,10 @@ def from_dict(cls: type, values: dict, prefix: str = ''):
   return cls(**found)
 
 
-def did_you_mean(name: str, names) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
   """'; did you mean ...?' with the nearest of `names`; '' when none is near."""
 
-  def initials(dotted):
+  def initials(dotted: str) -> str:
     return ''.join(word[0] for word in dotted.split('.')[-1].split('_') if word)
 
   names = list(names)
@@ -200,7 +208,7 @@ def did_you_mean(name: str, names) -> str:
   return f'; did you mean {close[0]!r}?' if close else ''
 
 
-def type_name(kind) -> str:
+def type_name(kind: Any) -> str:
   """A type as a user would say it: 'a whole number', 'text or None'."""
   if isinstance(kind, types.UnionType):
     return ' or '.join(type_name(part) for part in typing.get_args(kind))
@@ -209,14 +217,14 @@ def type_name(kind) -> str:
   return {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', types.NoneType: 'None'}[kind]
 
 
-def _element(kind):
+def _element(kind: Any) -> Any:
   """The type of a tuple's elements; of `X | None`, X; otherwise the type itself."""
   if typing.get_origin(kind) is tuple or isinstance(kind, types.UnionType):
     return next(part for part in typing.get_args(kind) if part is not types.NoneType)
   return kind
 
 
-def _has_type(value, kind) -> bool:
+def _has_type(value: object, kind: Any) -> bool:
   if isinstance(kind, types.UnionType):
     return any(_has_type(value, part) for part in typing.get_args(kind))
   if typing.get_origin(kind) is tuple:
@@ -226,11 +234,12 @@ def _has_type(value, kind) -> bool:
   return isinstance(value, int | float if kind is float else kind)
 
 
-def _parse(name: str, kind, text: str):
+def _parse_value(name: str, kind: Any, text: str) -> Any:
+  """`Setting.parse` for the type `kind`. `text or None` gives None for 'None', 'none' and the empty text."""
   if isinstance(kind, types.UnionType):
-    return None if text in ('None', 'none', '') else _parse(name, _element(kind), text)
+    return None if text in ('None', 'none', '') else _parse_value(name, _element(kind), text)
   if typing.get_origin(kind) is tuple:
-    return tuple(_parse(name, _element(kind), part.strip()) for part in text.split(',') if part.strip())
+    return tuple(_parse_value(name, _element(kind), part.strip()) for part in text.split(',') if part.strip())
   if kind is str:
     return text
   if kind is bool:

@@ -19,6 +19,7 @@ import os
 import pathlib
 import shlex
 import sys
+from typing import NoReturn
 
 from launch.tpu import commands, estimate, job, ledger, recipes
 from launch.tpu.babysit import STATUS, Babysitter, Limit
@@ -29,7 +30,8 @@ from mathqwen.errors import UserError
 class LauncherParser(argparse.ArgumentParser):
   """Reports errors in one line."""
 
-  def error(self, message):
+  def error(self, message: str) -> NoReturn:
+    """UserError: with `message`, and the --help that explains it."""
     raise UserError(f'{message} (see {self.prog} --help)')
 
 
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     sys.stdout.flush()
     return status
   except BrokenPipeError:
-    # Whoever read our output has left, for example `head`: nothing more can be written, at exit neither.
+    # Whoever read our output has left, for example `head`: nothing more can be written, not even at exit.
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     return 0
   except (UserError, Later, Limit) as error:
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     return 130
 
 
-def run(args, what: job.TpuJob) -> int:
+def run(args: argparse.Namespace, what: job.TpuJob) -> int:
   """Runs the verb of `args` on a job. Returns the exit status."""
   folder = pathlib.Path(args.logs) / what.name
   if args.verb == 'recipe':
@@ -100,12 +102,12 @@ def run(args, what: job.TpuJob) -> int:
     return ACTIONS[args.verb](sitter)
   with sitter.alone():
     if args.verb in ('up', 'create'):
-      _agree(args.yes, sitter)
+      _confirm(args.yes, sitter)
     return ACTIONS[args.verb](sitter)
 
 
 def _check_place(sitter: Babysitter):
-  """UserError: when the job file was edited after a slice was requested, which would then cost money unwatched."""
+  """UserError: when the job file was edited after a slice was requested, and would cost money unseen."""
   what, requested = sitter.job, sitter.book.here
   for name in ('slice', 'zone', 'queue'):
     if requested and requested[name] != getattr(what, name):
@@ -115,7 +117,7 @@ def _check_place(sitter: Babysitter):
       )
 
 
-def _agree(yes: bool, sitter: Babysitter):
+def _confirm(yes: bool, sitter: Babysitter):
   """Asks the user, unless `yes`. UserError: when they refuse, the job is done, or its slice belongs to another one."""
   what, book = sitter.job, sitter.book
   if book.finished:
@@ -137,27 +139,32 @@ def _agree(yes: bool, sitter: Babysitter):
 
 
 def create(sitter: Babysitter) -> int:
+  """Requests the slice and waits for it."""
   sitter.book.add('up')
   return 0 if sitter.have_slice() else 1
 
 
 def setup(sitter: Babysitter) -> int:
+  """Installs on every host."""
   return 0 if sitter.set_up() else 1
 
 
 def start(sitter: Babysitter) -> int:
+  """Starts the run on every host. UserError: when the slice is not ready."""
   if sitter.cloud.state() != 'ready':
     raise UserError(f'{sitter.job.slice} is not ready: `create` and `setup` come first')
   return 0 if sitter.start() else 1
 
 
 def follow(sitter: Babysitter) -> int:
+  """Prints the output of the hosts until the run ends. UserError: when it was never started."""
   if not sitter.book.count('started'):
     raise UserError(f'{sitter.job.name} has not been started yet')
   return STATUS[sitter.follow()]
 
 
 def status(sitter: Babysitter) -> int:
+  """Prints the state of the slice, and of the run on every host."""
   state = sitter.cloud.state()
   print(f'{sitter.job.slice}: {state}')
   if state == 'ready' and sitter.book.count('started'):
@@ -166,6 +173,7 @@ def status(sitter: Babysitter) -> int:
 
 
 def stop(sitter: Babysitter) -> int:
+  """Has the run save and end. Returns 1 when a host was not reached."""
   sitter.book.add('stop')
   all_reached = not sitter.book.under_way or sitter.on_all('stop')
   try:
@@ -179,6 +187,7 @@ def stop(sitter: Babysitter) -> int:
 
 
 def logs(sitter: Babysitter) -> int:
+  """Copies the complete log of every host of the newest start, without secrets, and prints where they are."""
   number = sitter.book.count('started')
   for node in sitter.job.nodes:
     folder = sitter.book.folder / f'whole-{number}' / node
@@ -191,12 +200,14 @@ def logs(sitter: Babysitter) -> int:
 
 
 def delete(sitter: Babysitter) -> int:
+  """Deletes the slice, or its request."""
   sitter.book.add('stop')  # or a launcher that is watching would request the slice again
   sitter.delete()
   return 0
 
 
 def summary(sitter: Babysitter) -> int:
+  """Prints what the job came to so far: for people on standard error, as JSON on standard output."""
   found = sitter.summary()
   say(found.text())
   print(json.dumps(dataclasses.asdict(found)))

@@ -1,8 +1,8 @@
-"""Runs gcloud. Its output is printed and stored without project ids and tokens, and its errors are sorted by whether
-trying again can help."""
+"""Runs gcloud: removes project ids and tokens from what is printed and stored, and knows which errors may pass."""
 
 import functools
 import os
+import pathlib
 import re
 import shlex
 import signal
@@ -19,7 +19,7 @@ SECRET = re.compile(
 PROJECT = re.compile(
   r'(?<=projects/)[a-z0-9.:-]+|(?<=@)[a-z0-9.:-]+(?=\.iam\.gserviceaccount\.com)|(?<=--project[= ])\S+'
 )
-# Errors that may go away when one tries again, in the words of gcloud and of the API.
+# Errors that may go away when the command is run again, in the words of gcloud and of the API.
 LATER = re.compile(
   r'no more capacity|not enough (resources|capacity)|stockout|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|'
   r'(?-i:INTERNAL\b)|ABORTED|"code": (8|10|13|14)\b|HTTPError (429|5\d\d)|\'status\': \'?(429|5\d\d)|temporar|'
@@ -52,7 +52,7 @@ def redact(text: str) -> str:
   return text.replace(project(), 'PROJECT') if project() else text
 
 
-def say(text: str):
+def say(text: str) -> None:
   """`report`, without secrets."""
   report(redact(text))
 
@@ -89,11 +89,11 @@ class Cloud:
     hint = 'run `gcloud auth login`: ' if 'gcloud auth' in message or 'UNAUTHENTICATED' in message else ''
     raise UserError(f'{hint}{shlex.join(line[:6])} ended with {process.returncode}: {message}')
 
-  def create(self):
+  def create(self) -> None:
     """Requests the slices."""
     self.run(commands.create(self.job))
 
-  def delete(self):
+  def delete(self) -> None:
     """Deletes the slices with whatever runs on them. Does nothing when there are none."""
     try:
       self.run(commands.delete(self.job))
@@ -127,7 +127,7 @@ class Cloud:
         raise
       return None
 
-  def source(self, folder) -> str:
+  def source(self, folder: pathlib.Path) -> str:
     """Writes the newest commit as an archive into `folder`; returns its path."""
     file = str(folder / commands.SOURCE)
     self.run(commands.archive(file))
@@ -135,8 +135,11 @@ class Cloud:
       say('uncommitted changes are left out: the hosts get the newest commit')
     return file
 
-  def setup(self, folder):
-    """Copies the checkout to every host and installs it. UserError: with the hosts' own words."""
+  def setup(self, folder: pathlib.Path) -> None:
+    """Copies the checkout to every host and installs it. folder: where the archive is written.
+
+    UserError: with the hosts' own words.
+    """
     file = self.source(folder)
     for node in self.job.nodes:
       self.run(commands.copy(self.job, node, file), SETUP_SECONDS)
@@ -149,7 +152,8 @@ class Cloud:
 
   def follow(self, attempt: int) -> dict[str, subprocess.Popen]:
     """{node: a process whose standard output, in bytes, is that of the node's hosts}"""
-    command, processes = commands.worker(self.job, 'follow', attempt), {}
+    command = commands.worker(self.job, 'follow', attempt)
+    processes = {}
     for node in self.job.nodes:
       line = commands.ssh(self.job, node, command)
       pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.STDOUT, 'stdin': subprocess.DEVNULL}

@@ -1,4 +1,4 @@
-"""A job: what runs, on which slice, within which limits. One TOML file, of which nothing reaches a shell unquoted."""
+"""A job: what runs, on which slice, within which limits. One TOML file, and nothing in it reaches a shell unquoted."""
 
 import dataclasses
 import difflib
@@ -103,7 +103,7 @@ class TpuJob:
       if given and not self.queue:
         raise UserError(f'queue = false requests one TPU VM, and {name} needs a queued resource: queue = true')
     if self.provisioning == 'flex-start':
-      if not self.max_run or _seconds(self.max_run) > _seconds('7d'):
+      if not self.max_run or _duration_seconds(self.max_run) > _duration_seconds('7d'):
         raise UserError("provisioning = 'flex-start' needs max_run, of 7d at most")
       if count > 1:
         raise UserError("provisioning = 'flex-start' gives one slice: take spot, on-demand or reserved for several")
@@ -112,7 +112,7 @@ class TpuJob:
     if self.subnetwork and not self.network:
       raise UserError('subnetwork needs the network that it is part of')
 
-  def check_api(self):
+  def check_api(self) -> None:
     """UserError: when the Cloud TPU API has no such slice."""
     if self.chip.name not in RUNTIMES:
       raise UserError(
@@ -127,10 +127,12 @@ class TpuJob:
 
   @property
   def chip(self) -> chips.Chip:
+    """The generation: v5e, v5p, ..."""
     return self.where.chip
 
   @property
   def slices(self) -> int:
+    """How many slices the job has; more than one is a multislice."""
     return self.where.count
 
   @property
@@ -199,5 +201,5 @@ def _typed(path, name, value, kind):
   return value
 
 
-def _seconds(text: str) -> int:
+def _duration_seconds(text: str) -> int:
   return int(text[:-1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[text[-1]]

@@ -17,10 +17,12 @@ class Ledger:
   """An append-only file of events, {'time': seconds since 1970, 'event': name, ...}."""
 
   def __init__(self, folder: pathlib.Path):
-    self.folder, self._path = folder, folder / 'ledger.jsonl'
+    self.folder = folder
+    self._path = folder / 'ledger.jsonl'
     folder.mkdir(parents=True, exist_ok=True)
 
-  def add(self, event: str, **values):
+  def add(self, event: str, **values: object) -> None:
+    """Appends an event with the time of now."""
     with open(self._path, 'a') as file:
       file.write(json.dumps({'time': time.time(), 'event': event, **values}) + '\n')
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from typing import NoReturn
 
 from mathqwen.errors import UserError
 
@@ -11,17 +12,18 @@ DTYPES = ('bfloat16', 'float32')
 class Parser(argparse.ArgumentParser):
   """Raises `UserError` with one line, where argparse would print its usage and exit."""
 
-  def error(self, message):
+  def error(self, message: str) -> NoReturn:
+    """UserError: with `message`, and the --help that explains it."""
     hint = ''
     if message.startswith('unrecognized arguments: -'):
       hint = '; write -- before a question that begins with -'
     raise UserError(f'{message} (see {self.prog} --help{hint})')
 
 
-def add_command(parsers, name: str, text: str, run: Callable | None = None) -> Parser:
-  """Adds the command or verb `name` to `parsers`, what `add_subparsers` returned.
+def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: Callable | None = None) -> Parser:
+  """Adds the command or verb `name` to `parsers`, which `add_subparsers` returned.
 
-  run: called with the parsed arguments; None when the verbs of the command have functions of their own.
+  text: its help. run: called with the parsed arguments; None when the verbs of the command have functions of their own.
   """
   parser = parsers.add_parser(name, help=text, description=text)
   # Without a default of its own: a verb's default would overwrite the --json that stands before the verb.
@@ -36,12 +38,13 @@ def add_command(parsers, name: str, text: str, run: Callable | None = None) -> P
   return parser
 
 
-def add_verbs(parser: Parser, metavar: str):
+def add_verbs(parser: Parser, metavar: str) -> argparse._SubParsersAction:
   """Makes `parser` a command with verbs; `add_command` adds each of them to what this returns."""
   return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
 
 
-def add_config(parser: Parser):
+def add_config(parser: Parser) -> None:
+  """Adds CONFIG, as `config.load` takes it."""
   parser.add_argument(
     'config',
     metavar='CONFIG',
@@ -49,14 +52,15 @@ def add_config(parser: Parser):
   )
 
 
-def add_setting(parser: Parser, flag: str, name: str, metavar: str):
+def add_setting(parser: Parser, flag: str, name: str, metavar: str) -> None:
   """Adds the flag that sets the setting `name`; the setting's declaration has the help."""
   from mathqwen.config import SETTINGS
 
   parser.add_argument(flag, metavar=metavar, help=f'setting {name}: {SETTINGS[name].help}')
 
 
-def add_settings(parser: Parser, more: str = ''):
+def add_settings(parser: Parser, more: str = '') -> None:
+  """Adds --set. more: what else its help says."""
   parser.add_argument(
     '--set',
     action='append',
@@ -68,13 +72,15 @@ def add_settings(parser: Parser, more: str = ''):
   )
 
 
-def add_model(parser: Parser, more: str = ''):
+def add_model(parser: Parser, more: str = '') -> None:
+  """Adds MODEL, as `storage.source.open_source` takes it. more: what else its help says."""
   parser.add_argument(
     'model', metavar='MODEL', help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}"
   )
 
 
-def add_distributed(parser: Parser, what: str):
+def add_distributed(parser: Parser, what: str) -> None:
+  """Adds --distributed, as `hosts.join` takes it. what: what several hosts do together, for the help."""
   parser.add_argument(
     '--distributed',
     nargs='?',
@@ -85,7 +91,8 @@ def add_distributed(parser: Parser, what: str):
   )
 
 
-def add_dtype(parser: Parser):
+def add_dtype(parser: Parser) -> None:
+  """Adds --dtype, without a default: the platform decides."""
   parser.add_argument(
     '--dtype', choices=DTYPES, help='of weights and activations (default: bfloat16; float32 on a CPU)'
   )

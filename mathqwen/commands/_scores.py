@@ -1,14 +1,14 @@
 """How `evaluate` and `grade` print scores."""
 
 
-def show(result: dict):
+def show(result: dict) -> None:
   """Prints one line for each benchmark of `result`, the JSON of `evaluate` and `grade`."""
   for name, scores in result['benchmarks'].items():
-    print(f'{name}: {_line(scores)}')
+    print(f'{name}: {_score_line(scores)}')
 
 
-def _line(scores: dict) -> str:
-  """Records that others made need not say which answers were cut off, nor what the prompt was."""
+def _score_line(scores: dict) -> str:
+  """Leaves out what records of other programs may lack: how many answers were cut off, and the prompt."""
   truncated = '' if scores['truncated'] is None else f', {scores["truncated"]} cut off'
   prompt = '' if scores['prompt'] is None else f', prompt {scores["prompt"]}'
   return (

@@ -1,6 +1,7 @@
 """`mathqwen bench`"""
 
 import argparse
+from collections.abc import Iterable
 
 from mathqwen.commands import _flags
 
@@ -47,7 +48,8 @@ OPTIONS = {
 }
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds `train` and `decode`, whose flags are the entries of MODEL, TRAIN and OPTIONS."""
   from mathqwen.config import SETTINGS
 
   verbs = _flags.add_verbs(parser, '|'.join(VERBS))
@@ -77,11 +79,12 @@ def _add_value(parser: _flags.Parser, name: str, default, what: str, choices: tu
   parser.add_argument(flag, type=type(default), default=default, choices=choices, metavar=metavar, help=what)
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Measures one verb. The JSON: `tokens_per_second`, `step_seconds`, `cpu_seconds_per_step`, `peak_rss_bytes`, ..."""
   from mathqwen.bench import measurement, sides
   from mathqwen.model.config import ModelConfig
 
-  def values(names) -> dict:
+  def values(names: Iterable[str]) -> dict:
     return {name: getattr(args, name) for name in names}
 
   if args.verb == 'train':

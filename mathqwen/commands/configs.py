@@ -1,5 +1,6 @@
 """`mathqwen configs`, and configs/README.md, which `python -m mathqwen.commands.configs > configs/README.md` writes."""
 
+import argparse
 import textwrap
 
 from mathqwen.commands import _flags
@@ -7,7 +8,8 @@ from mathqwen.commands import _flags
 HELP = 'the experiments in configs/; with a name, all settings of one'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds the optional NAME."""
   parser.add_argument(
     'config',
     nargs='?',
@@ -16,7 +18,8 @@ def add_flags(parser: _flags.Parser):
   )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Lists the experiments, or shows one. The JSON: `configs`, or `name`, `summary` and `settings`."""
   return _list() if args.config is None else _show(args.config)
 
 
@@ -80,11 +83,11 @@ def _print_setting(entry: dict):
   text = '; '.join(part for part in (entry['help'], entry['allowed']) if part)
   if entry['may_change_on_resume'] != 'no':
     text += f' [may change on resume{entry["may_change_on_resume"].removeprefix("yes")}]'
-  print(f'  {entry["name"]} = {_text(entry["value"])}')
+  print(f'  {entry["name"]} = {_value_text(entry["value"])}')
   print(textwrap.fill(text, 110, initial_indent=' ' * 6, subsequent_indent=' ' * 6))
 
 
-def _text(value) -> str:
+def _value_text(value) -> str:
   """A value as `--set` takes it."""
   return ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
 
@@ -122,16 +125,16 @@ def readme() -> str:
     page.append(f'### {title}\n')
     page.append('| setting | default | value | on resume | help |')
     page.append('|---|---|---|---|---|')
-    page += [_row(_entry(name, config.SETTINGS[name])) for name in names]
+    page += [_readme_row(_entry(name, config.SETTINGS[name])) for name in names]
     page.append('')
   return '\n'.join(page)
 
 
-def _row(entry: dict) -> str:
+def _readme_row(entry: dict) -> str:
   if entry['required']:
     default = 'none: must be given'
   else:
-    default = f'`{_text(entry["default"])}`' if _text(entry['default']) else 'empty'
+    default = f'`{_value_text(entry["default"])}`' if _value_text(entry['default']) else 'empty'
   value = ', '.join(part for part in (entry['type'], entry['allowed']) if part)
   return f'| `{entry["name"]}` | {default} | {value} | {entry["may_change_on_resume"]} | {entry["help"]} |'
 

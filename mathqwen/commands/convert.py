@@ -1,5 +1,6 @@
 """`mathqwen convert`"""
 
+import argparse
 import signal
 import sys
 
@@ -9,7 +10,8 @@ from mathqwen.hardware import hosts
 HELP = 'Hugging Face directories in and out, and a comparison of two models'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds `from-hf`, `to-hf` and `check`, each with a function of its own below."""
   verbs = _flags.add_verbs(parser, 'from-hf|to-hf|check')
 
   text = 'a Hugging Face directory, or a model on the hub, as a checkpoint of ours'
@@ -49,7 +51,7 @@ def add_flags(parser: _flags.Parser):
   check.add_argument('--tolerance', type=float, metavar='X', help='exit with status 2 when a logit differs by more')
 
 
-def _add_no_check(parser):
+def _add_no_check(parser: _flags.Parser):
   parser.add_argument(
     '--no-check', action='store_true', help='do not compare the two models afterwards, which loads both in turn'
   )
@@ -60,14 +62,16 @@ def _exit_on_sigterm():
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def run_from_hf(args) -> dict:
+def run_from_hf(args: argparse.Namespace) -> dict:
+  """Imports a Hugging Face directory, and compares the result with it unless --no-check is given."""
   from mathqwen.conversion.from_hf import convert_from_hf
 
   _exit_on_sigterm()
   return convert_from_hf(args.source, args.target, compare=not args.no_check)
 
 
-def run_to_hf(args) -> dict:
+def run_to_hf(args: argparse.Namespace) -> dict:
+  """Exports a MODEL, on one host or several, and compares the result with it unless --no-check is given."""
   from mathqwen.conversion.to_hf import convert_to_hf
 
   _exit_on_sigterm()
@@ -78,7 +82,8 @@ def run_to_hf(args) -> dict:
   return convert_to_hf(args.source, args.target, args.layout, args.dtype, args.scores, compare=not args.no_check)
 
 
-def run_check(args) -> dict:
+def run_check(args: argparse.Namespace) -> dict:
+  """Compares two models. UserError: when a logit differs by more than --tolerance."""
   from mathqwen.conversion import check
 
   return check.compare_models(args.source, args.target, args.tolerance)

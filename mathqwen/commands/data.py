@@ -1,11 +1,14 @@
 """`mathqwen data`"""
 
+import argparse
+
 from mathqwen.commands import _flags
 
 HELP = 'prepare and inspect data sets'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds `prepare` and `inspect`, each with a function of its own below."""
   from mathqwen.data import catalog
 
   verbs = _flags.add_verbs(parser, 'prepare|inspect')
@@ -27,7 +30,8 @@ def add_flags(parser: _flags.Parser):
   _flags.add_settings(inspect)
 
 
-def run_prepare(args) -> dict:
+def run_prepare(args: argparse.Namespace) -> dict:
+  """Prepares data sets, and prints how many rows each split has. The JSON: `prepared`, one object for each data set."""
   from mathqwen.data import datasets
 
   prepared = [datasets.prepare(name, args.data_dir, download=args.data_dir is None) for name in args.names]
@@ -37,7 +41,8 @@ def run_prepare(args) -> dict:
   return {'prepared': prepared}
 
 
-def run_inspect(args) -> dict:
+def run_inspect(args: argparse.Namespace) -> dict:
+  """Prints the statistics of a config's data and its first packed row. The JSON: `sources`, by name."""
   from mathqwen import config
   from mathqwen.data.inspect import inspect_data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 import shlex
@@ -26,7 +27,8 @@ SEED = 0  # of the arithmetic problems
 BATCH_SIZE = 128  # problems decoded at the same time
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds where the demo works and how long it trains."""
   parser.add_argument(
     '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
   )
@@ -35,7 +37,8 @@ def add_flags(parser: _flags.Parser):
   )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Runs all stages. The JSON: `seconds`, the scores `before`, `after` and of the export (`hf`), and `train`."""
   from mathqwen.data import arithmetic
   from mathqwen.evals.report import table
   from mathqwen.evals.run import Ask, evaluate
@@ -44,7 +47,10 @@ def run(args) -> dict:
 
   started = time.monotonic()
   root = pathlib.Path(args.workdir)
-  data_dir, run_dir, scores, export = root / 'data', root / 'run', root / 'scores', root / 'hf'
+  data_dir = root / 'data'
+  run_dir = root / 'run'
+  scores = root / 'scores'
+  export = root / 'hf'
   prepared = TrainingRun.prepare(_experiment(data_dir, args.steps))
   ask = Ask(data_dir, max_new_tokens=80)
 

@@ -1,5 +1,6 @@
 """`mathqwen evaluate`"""
 
+import argparse
 import os
 import signal
 
@@ -17,7 +18,8 @@ SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals
 OURS = ('batch_size', 'dtype', 'distributed', *DECODING)  # flags that a served model does not take
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds flags for all models, then those for models of ours and for served ones."""
   from mathqwen.evals import benchmarks
 
   _flags.add_model(parser, ', or openai:URL#NAME, a model that is served')
@@ -60,7 +62,8 @@ def add_flags(parser: _flags.Parser):
   served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Evaluates, and prints the scores on host 0. The JSON: `benchmarks`, scores by name, and `tokens_per_second`."""
   from mathqwen.evals.report import table
 
   result = evaluate(args)
@@ -71,7 +74,7 @@ def run(args) -> dict:
   return result
 
 
-def evaluate(args) -> dict:
+def evaluate(args: argparse.Namespace) -> dict:
   """What `run` does, without printing the scores. args.model may be a `Model`, which then keeps its weights.
 
   UserError for bad arguments, before a model is opened, and for bad data, before anything is generated.

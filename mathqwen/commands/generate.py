@@ -1,11 +1,14 @@
 """`mathqwen generate`"""
 
+import argparse
+
 from mathqwen.commands import _flags, _models
 
 HELP = 'answer questions; without a question, chat'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds MODEL, the questions, and how answers are drawn."""
   _flags.add_model(parser)
   parser.add_argument('questions', nargs='*', metavar='QUESTION', help='each is answered by itself; none starts a chat')
   parser.add_argument(
@@ -31,7 +34,8 @@ def add_flags(parser: _flags.Parser):
   _flags.add_dtype(parser)
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Answers the questions, or chats when there are none. The JSON: `answers`."""
   options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
   model, read = _models.open_model(args.model, args.dtype)
   prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in args.questions]

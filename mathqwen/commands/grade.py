@@ -1,11 +1,14 @@
 """`mathqwen grade`"""
 
+import argparse
+
 from mathqwen.commands import _flags, _scores
 
 HELP = 'grade stored answers again; needs no model and no accelerator'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds the records, their benchmark, and the rule."""
   from mathqwen.evals import benchmarks
 
   parser.add_argument('records', metavar='RECORDS.jsonl', help='one JSON object a line: id, response, gold')
@@ -16,7 +19,8 @@ def add_flags(parser: _flags.Parser):
   parser.add_argument('--out', metavar='DIR', help='where the graded records and their scores go')
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Grades stored answers and prints the scores. The JSON: `benchmarks`, scores by name."""
   from mathqwen.evals.run import grade_records
 
   result = grade_records(args.records, args.benchmark, args.rule, args.out)

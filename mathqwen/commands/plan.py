@@ -1,11 +1,14 @@
 """`mathqwen plan`"""
 
+import argparse
+
 from mathqwen.commands import _flags
 
 HELP = 'memory, time and settings of training on TPU slices that need not be here: compiles the step for them'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds CONFIG, the slices, and settings that the planner must keep."""
   _flags.add_config(parser)
   parser.add_argument(
     '--topology',
@@ -18,7 +21,8 @@ def add_flags(parser: _flags.Parser):
   _flags.add_settings(parser, '. The planner keeps these and chooses the other settings that change memory and time')
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Prints one row for each slice. The JSON: `topologies`, the rows in full."""
   from mathqwen import config
   from mathqwen.planning import plan_table
 

@@ -1,12 +1,15 @@
 """`mathqwen table`"""
 
+import argparse
+
 from mathqwen.commands import _flags
 from mathqwen.errors import UserError
 
 HELP = 'Table 12 of the Qwen Technical Report: published rows beside measured ones'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds the scores, and where the page goes."""
   parser.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
   parser.add_argument(
     '--out', metavar='DIR', help='also write it there as Markdown, LaTeX, and a web page with every problem'
@@ -20,7 +23,8 @@ def add_flags(parser: _flags.Parser):
   )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Prints the table. The JSON: `table`, its Markdown."""
   from mathqwen.evals.report import table
 
   if args.metrics and args.out is None:

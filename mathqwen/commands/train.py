@@ -1,12 +1,15 @@
 """`mathqwen train`"""
 
+import argparse
+
 from mathqwen.commands import _flags
 from mathqwen.errors import UserError
 
 HELP = 'train a config, or continue the run in --workdir'
 
 
-def add_flags(parser: _flags.Parser):
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds CONFIG, --workdir, and flags for what changes from run to run."""
   _flags.add_config(parser)
   parser.add_argument('--workdir', metavar='DIR', help='where checkpoints, metrics and the resolved config go')
   _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
@@ -26,7 +29,8 @@ def add_flags(parser: _flags.Parser):
   )
 
 
-def run(args) -> dict:
+def run(args: argparse.Namespace) -> dict:
+  """Trains. The JSON: `step`, `loss`, `checkpoint`, speeds and times (mathqwen/training/README.md)."""
   if args.workdir is None and not args.dry_run:
     raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
   if args.profile is not None and args.dry_run:
@@ -34,9 +38,11 @@ def run(args) -> dict:
   return train(args)
 
 
-def train(args) -> dict:
-  """What `run` does once the flags are known to fit together. args.config and args.settings: as `config.resolve` takes
-  them."""
+def train(args: argparse.Namespace) -> dict:
+  """What `run` does after it has checked the flags; `mathqwen.train` starts here.
+
+  args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
+  """
   from mathqwen import config
 
   # Before JAX is imported: a misspelled setting is reported at once.

@@ -63,7 +63,7 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
     result = {}
     for split in self.wanted or _present(self.name, source):
       public = catalog.known_name(catalog.get(self.name), split)
-      parsed, report = examples.parse_file(_find(self.name, split, source), *public)
+      parsed, report = examples.parse_file(_split_file(self.name, split, source), *public)
       self.info.metadata['report'][split] = report.to_dict()
       result[split] = self._generate_examples(parsed)
     return result
@@ -100,7 +100,7 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
 def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
   """(prepared directory, source file)."""
   if data_dir is not None:
-    path = _find(name, split, data_dir)
+    path = _split_file(name, split, data_dir)
     return _build(name, split, path), path
   if chosen := _chosen(name).get(split):
     root = chosen['root']
@@ -146,15 +146,15 @@ def _choose(name: str, data_dir: str) -> None:
   """Prepares the splits that are in data_dir and writes down which files they came from."""
   present = _present(name, data_dir)
   if not present:
-    _find(name, next(iter(catalog.get(name).splits)), data_dir)  # raises, with the paths tried
+    _split_file(name, next(iter(catalog.get(name).splits)), data_dir)  # raises, with the paths tried
   chosen = {}
   for split in present:
-    path = _find(name, split, data_dir).absolute()
+    path = _split_file(name, split, data_dir).absolute()
     chosen[split] = {'root': str(_build(name, split, path)), 'file': str(path)}
   _write(_pointer(name), json.dumps(chosen, indent=1).encode())
 
 
-def _find(name: str, split: str, data_dir: str | Path) -> Path:
+def _split_file(name: str, split: str, data_dir: str | Path) -> Path:
   """The file of a split by its own name; `examples.find` takes the name that users know it by."""
   return examples.find(*catalog.known_name(catalog.get(name), split), data_dir)
 
@@ -169,7 +169,7 @@ def _present(name: str, data_dir: str | Path) -> list[str]:
   present = []
   for split in catalog.get(name).splits:
     with contextlib.suppress(UserError):
-      _find(name, split, data_dir)
+      _split_file(name, split, data_dir)
       present.append(split)
   return present
 

@@ -211,7 +211,7 @@ def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Repo
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
     try:
-      fields = _parse(record, data, more[row] if more else {})
+      fields = _parse_record(record, data, more[row] if more else {})
     except Malformed as error:
       report.add('malformed', where, str(error))
       continue
@@ -269,7 +269,7 @@ def _ids_beside(path: Path, data: catalog.DataSet | None, count: int) -> list[st
   return ids if fits else None
 
 
-def _parse(record: object, data: catalog.DataSet | None, more: dict) -> dict:
+def _parse_record(record: object, data: catalog.DataSet | None, more: dict) -> dict:
   """Fields of `Example` without `where`, and without `id` where the record has none.
 
   more: fields to add where the record lacks them. Malformed: when the record cannot be read.

@@ -22,14 +22,14 @@ def load(
   record without an answer or a repeated id is a UserError.
   UserError: also when there is no such data.
   """
-  found, report, folder = _read(source, split, data_dir)
+  found, report, folder = _read_examples(source, split, data_dir)
   if strict:
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
 
 
-def _read(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, Path]:
+def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, Path]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
   if data is not None and data.downloads:

@@ -40,13 +40,13 @@ def worked(query: str) -> str | None:
   if answer < 0:
     reduced = f'-({reduced})'
 
-  lines = _columns(first, second, operator)
+  lines = _column_lines(first, second, operator)
   if f'{reduced}=' != query:
     lines.insert(0, reduced)
   return '\n'.join([*lines, str(answer)])
 
 
-def _columns(first: int, second: int, operator: str) -> list[str]:
+def _column_lines(first: int, second: int, operator: str) -> list[str]:
   """A line for each decimal place, the units first. To subtract, `first` must be at least `second`."""
   lines = []
   carry = 0  # carried into this place, or borrowed from it

@@ -1,12 +1,13 @@
 """What a model is asked: which problems of a benchmark, in which form, with which decoding, graded by which rule.
 
 Ask(limit=100, prompt='abel')      the first 100 problems of each benchmark, asked and graded as GAIRMath-Abel was
-prepare_benchmark(...)             one benchmark with its problems read and its prompts made, checked in every way
+prepare_benchmark(...)             one benchmark: its problems are read, its prompts made and checked
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol
 
 from mathqwen.errors import UserError, report
 from mathqwen.evals import benchmarks, prompts, samples
@@ -15,9 +16,25 @@ from mathqwen.grading import grade as graders
 from mathqwen.grading import values
 from mathqwen.inference.sampling import Sampling, check_seed
 
+if TYPE_CHECKING:
+  from mathqwen.inference.model import Model
+
 # The fields of Decoding that the model's `generate_ids` takes.
 DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')
 _MAX_SAMPLES = 10_000  # the prompts of all samples are listed before the first answer is generated
+
+
+class AskedModel(Protocol):
+  """What an evaluation needs from a model: `inference.model.Model` has it, and so has `endpoint.Endpoint`."""
+
+  name: str
+  dtype: str | None
+  system_prompt: str
+
+  def generate_ids(
+    self, prompts: list, *, max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **more
+  ) -> object:
+    """Calls `on_done(position, answer)` once for each prompt. more: `numbers` of the prompts, and the fields DRAWN."""
 
 
 def check_positive(**counts: int | None) -> None:
@@ -29,7 +46,7 @@ def check_positive(**counts: int | None) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-  """How a model of ours generates its answers; the defaults are greedy. UserError: when settings contradict."""
+  """How a model of ours generates its answers; the defaults are greedy. UserError: when they contradict each other."""
 
   samples: int = 1  # answers to each problem
   temperature: float = 0.0
@@ -57,10 +74,10 @@ class Ask:
   """What a model is asked, and how its answers are graded. The defaults are those of each benchmark."""
 
   data_dir: str | os.PathLike | None = None  # a local copy of the data sets
-  limit: int | None = None  # only so many problems of each benchmark, from its first
-  prompt: str | None = None  # in prompts.PROMPTS
-  rule: str | None = None  # in grade.RULES; None: the rule of the prompt's system on this benchmark, or else our own
-  max_new_tokens: int | None = None  # None: as the rule; fewer when the model has too few positions
+  limit: int | None = None  # ask only the first so many problems of each benchmark
+  prompt: str | None = None  # a name in prompts.PROMPTS
+  rule: str | None = None  # a name in grade.RULES; None: the prompt's rule for this benchmark, else the benchmark's
+  max_new_tokens: int | None = None  # None: chosen like the rule; fewer when the model has too few positions
   decoding: Decoding = GREEDY
 
   def __post_init__(self):
@@ -84,7 +101,7 @@ class PreparedBenchmark:
   """One benchmark, ready to be asked."""
 
   benchmark: Benchmark
-  examples: list  # data.examples.Example, each as often as there are samples
+  examples: list  # of data.examples.Example, each as often as there are samples
   prompts: list  # one for each example: token ids, or the part of a request that a served model is sent
   settings: dict  # two runs with the same settings are the same run; kept in settings.json
   stop: tuple[str, ...] = ()  # texts that end an answer, besides the model's stop tokens
@@ -115,7 +132,7 @@ class PreparedBenchmark:
     return graders.judged(record, self.settings['rule'])
 
 
-def prepare_benchmark(model, benchmark: Benchmark, ask: Ask, make_prompts: Callable) -> PreparedBenchmark:
+def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_prompts: Callable) -> PreparedBenchmark:
   """Reads the problems and makes their prompts with `make_prompts(prompts.Prompt, examples)`.
 
   UserError: for unknown names, missing or incomplete data, and gold answers that the rule cannot compare.
@@ -149,7 +166,7 @@ def prepare_benchmark(model, benchmark: Benchmark, ask: Ask, make_prompts: Calla
 
 
 def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
-  """A rule that compares numbers would count every answer to a gold answer that is no number as wrong."""
+  """UserError: when a rule for numbers meets a gold answer that is none. It would count every answer to it as wrong."""
   if not graders.get(rule).numeric:
     return
   bad = [example for example in examples if values.value(example.answer) is None]
@@ -160,7 +177,7 @@ def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
     )
 
 
-def prepare_for_model(model, benchmark: Benchmark, ask: Ask) -> PreparedBenchmark:
+def prepare_for_model(model: 'Model', benchmark: Benchmark, ask: Ask) -> PreparedBenchmark:
   """`prepare_benchmark` with prompts as token ids, and no more new tokens than the model has positions for.
 
   UserError: when the longest prompt leaves no room, or less than the user asked for.

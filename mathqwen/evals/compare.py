@@ -46,7 +46,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
   one of the two has not finished is in `unfinished`; it is compared only when there is no other one. UserError: when
   they have no benchmark in common, or not the same problems.
   """
-  files_a, files_b = _find(a), _find(b)
+  files_a, files_b = _record_files(a), _record_files(b)
   shared = [name for name in files_a if name in files_b]
   unfinished = [name for name in shared if is_unfinished(files_a[name]) or is_unfinished(files_b[name])]
   chosen = [name for name in shared if name not in unfinished] or shared
@@ -60,7 +60,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
   }
 
 
-def _find(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+def _record_files(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
   """{benchmark: its records.jsonl}"""
   path = pathlib.Path(folder)
   if not path.is_dir():
@@ -82,32 +82,32 @@ def _benchmark_of(file: pathlib.Path) -> str:
   return str(first.get('benchmark') or file.parent.name)
 
 
-def _read(file: pathlib.Path) -> dict[str, dict]:
+def _records_by_problem(file: pathlib.Path) -> dict[str, dict]:
   """{problem: its record}"""
   rows = records.read(file).records
   if not rows:
     raise UserError(f'{file}: no records in it; evaluate first')
   for row in rows:
     if not isinstance(row.get('correct'), bool):
-      raise UserError(f'{file}: {_problem(row)} has no verdict; `mathqwen grade` gives it one')
+      raise UserError(f'{file}: {_problem_key(row)} has no verdict; `mathqwen grade` gives it one')
   found = {}
   times: collections.Counter[str] = collections.Counter()
   for row in rows:
-    key = _problem(row)
+    key = _problem_key(row)
     times[key] += 1  # without ids, a question may be there twice: Math401 asks eight of them twice
     found[key if times[key] == 1 else f'{key} (no. {times[key]})'] = row
   return found
 
 
-def _problem(row: dict) -> str:
+def _problem_key(row: dict) -> str:
   return str(row['question'] if row.get('id') is None else row['id'])
 
 
 def _compare_files(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
-  rows_a, rows_b = _read(file_a), _read(file_b)
+  rows_a, rows_b = _records_by_problem(file_a), _records_by_problem(file_b)
   _check_samples(file_a, rows_a)
   _check_samples(file_b, rows_b)
-  _check_problems(name, file_a, rows_a, file_b, rows_b)
+  _check_same_problems(name, file_a, rows_a, file_b, rows_b)
 
   right_to_wrong, wrong_to_right = [], []
   for key, row in rows_a.items():
@@ -141,7 +141,7 @@ def _check_samples(file: pathlib.Path, rows: dict[str, dict]) -> None:
     )
 
 
-def _check_problems(
+def _check_same_problems(
   name: str, file_a: pathlib.Path, rows_a: dict[str, dict], file_b: pathlib.Path, rows_b: dict[str, dict]
 ) -> None:
   """UserError: unless both files have the same problems."""

@@ -297,7 +297,7 @@ def evaluate(
   prepared = [prepare_benchmark(model, benchmark, ask, make_prompts) for benchmark in choose(names)]
   try:
     with run.open_folders(prepared, out) as opened:
-      return run.run(model, opened, concurrency, progress, record_of=_record)
+      return run.run(model, opened, concurrency, progress, record_of=_record_of_answer)
   except run.Unanswered as error:
     message = f'{name}: {_explain(error)}'
     if out is None:
@@ -353,7 +353,7 @@ def _count_stored(prepared: list[PreparedBenchmark], out: str | os.PathLike) -> 
   return sum(len(records.read(path).records) for path in paths if path.exists())
 
 
-def _record(model: Endpoint, prepared: PreparedBenchmark, index: int, answer: Answer) -> dict:
+def _record_of_answer(model: Endpoint, prepared: PreparedBenchmark, index: int, answer: Answer) -> dict:
   request = prepared.prompts[index]
   # Of a chat, the turns: only the server knows the template that makes text of them.
   prompt = request.get('prompt') or json.dumps(request['messages'], ensure_ascii=False)

@@ -41,7 +41,7 @@ class Folder:
     found: dict[str, dict] = {}
     for part in parts:
       read = records.read(part, complete=True)
-      _check_problems(part, read.records, examples)
+      _check_stored_problems(part, read.records, examples)
       for record in read.records:
         found.setdefault(record['id'], record)  # host 0 comes first, and may have the records of the others too
       if read.note:
@@ -112,7 +112,7 @@ def _read_if_whole(path: pathlib.Path) -> dict | None:
     return None
 
 
-def _check_problems(path: pathlib.Path, rows: list[dict], examples: list) -> None:
+def _check_stored_problems(path: pathlib.Path, rows: list[dict], examples: list) -> None:
   asked = {example.id: example for example in examples}
   for record in rows:
     name = record['id']

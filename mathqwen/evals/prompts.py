@@ -3,16 +3,20 @@ r"""How problems are asked: one named prompt for each published system, in that 
 A chat prompt makes turns, which `mathqwen.text.chatml` turns into ids as in training. Any other prompt makes plain
 text, for base models and for systems with a format of their own.
 
-    ids(get('abel'), examples, model)                           token ids of each, <s> before text for a LLaMA
+    ids(get('abel'), examples, tokenizer)                       token ids of each, <s> before text for a LLaMA
     cut('It is 4.\n\nQuestion: next', get('qwen-base').stop)    ('It is 4.', True)
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
 from mathqwen.text import chatml
+
+if TYPE_CHECKING:
+  from mathqwen.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +127,7 @@ def get(name: str) -> Prompt:
   return look_up('prompt', name, PROMPTS)
 
 
-def ids(prompt: Prompt, examples: Sequence, tokenizer, system_prompt: str = '') -> list[list[int]]:
+def ids(prompt: Prompt, examples: Sequence, tokenizer: 'Tokenizer', system_prompt: str = '') -> list[list[int]]:
   """Token ids of each example as `prompt` asks it. A text has no special tokens, apart from a LLaMA's <s> before it."""
   if prompt.messages:
     return [chatml.prompt(prompt.messages(example, system_prompt), tokenizer) for example in examples]

@@ -74,7 +74,7 @@ def read(path: str | os.PathLike, complete: bool = False) -> StoredRecords:
           break
         problem = f'not JSON ({error})'
       else:
-        problem = _problem(record, line_of_id, complete)
+        problem = _fault_of_record(record, line_of_id, complete)
       if problem is None:
         records.append(record)
         line_of_id[record.get('id')] = number
@@ -99,7 +99,7 @@ def _bytes_of(path: pathlib.Path) -> bytes:
     raise UserError(f'{path}: cannot be read ({error}); copy it again') from None
 
 
-def _problem(record: object, line_of_id: dict, complete: bool) -> str | None:
+def _fault_of_record(record: object, line_of_id: dict, complete: bool) -> str | None:
   """Why this is not a record; None when it is one."""
   if not isinstance(record, dict):
     return f'a record is a JSON object, not {type(record).__name__}'

@@ -150,7 +150,9 @@ def _hendrycks_fractions(text: str) -> str:
     return text
   for part in parts:
     if part[0] != '{':
-      numerator, denominator, rest = part[0], part[1], part[2:]
+      numerator = part[0]
+      denominator = part[1]
+      rest = part[2:]
       part = f'{{{numerator}}}{{{rest}' if denominator == '{' else f'{{{numerator}}}{{{denominator}}}{rest}'
     result += '\\frac' + part
   return result

@@ -47,7 +47,7 @@ def _last(pattern: re.Pattern) -> Extractor:
   return extractor
 
 
-def _abel(response: str) -> str | None:
+def _abel_answer(response: str) -> str | None:
   """Abel looks at the last line only, in front of a `Question` that the model went on with."""
   text = response.partition('Question')[0].removesuffix('\n')
   last_line = text.rpartition('\n')[2]
@@ -59,7 +59,7 @@ def _abel(response: str) -> str | None:
   return answer[:-4] if '</s>' in answer else answer
 
 
-def _minerva(response: str) -> str | None:
+def _minerva_answer(response: str) -> str | None:
   for line in response.split('\n'):
     answer, end, _ = line.partition(_MINERVA)[2].partition(_MINERVA_END)
     if end:
@@ -195,7 +195,7 @@ PUBLISHED: dict[str, Rule] = {
   'abel': Rule(
     "GAIR-NLP/abel: cut at `Question`; what follows `#### ` in the last line; Minerva's normalisation on both sides; "
     'equal strings or zero difference',
-    _abel,
+    _abel_answer,
     _same_after_minerva,
   ),
   'rft': Rule(
@@ -228,7 +228,7 @@ PUBLISHED: dict[str, Rule] = {
   'minerva': Rule(
     'Minerva on MATH: `The final answer is X. I hope it is correct.`, the first; its Appendix D normalisation; '
     'equal strings or zero difference',
-    _minerva,
+    _minerva_answer,
     _same_after_minerva,
   ),
   'lm-eval-strict': Rule(

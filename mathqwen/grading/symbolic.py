@@ -89,7 +89,7 @@ class Comparer:
       encoding='utf-8',
     )
     self._answers = queue.Queue()
-    threading.Thread(target=_read, args=(self._process.stdout, self._answers), daemon=True).start()
+    threading.Thread(target=_pass_on_replies, args=(self._process.stdout, self._answers), daemon=True).start()
 
     # The first line says that the imports are done, or which one failed.
     greeting = None
@@ -112,7 +112,7 @@ class Comparer:
       self._process = None
 
 
-def _read(stream: TextIO, answers: queue.Queue):
+def _pass_on_replies(stream: TextIO, answers: queue.Queue):
   """Passes each line of the process on, then None when the process has ended."""
   with stream:
     for line in stream:

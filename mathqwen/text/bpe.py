@@ -8,8 +8,12 @@ special        their ids follow the ranks, by family: 151643 <|endoftext|>, 1516
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError
+
+if TYPE_CHECKING:
+  import sentencepiece
 
 ENDOFTEXT = '<|endoftext|>'
 IM_START = '<|im_start|>'
@@ -224,7 +228,7 @@ def byte_level_json(vocab: dict[str, int], merges: list[list[str]]) -> dict:
   }
 
 
-def sentencepiece_json(model) -> dict:
+def sentencepiece_json(model: 'sentencepiece.SentencePieceProcessor') -> dict:
   """The tokenizer.json of a SentencePiece BPE model that normalises nothing.
 
   SentencePiece merges any two neighbours whose concatenation is a piece, best score first. tokenizer.json needs the

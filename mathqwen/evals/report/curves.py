@@ -5,12 +5,18 @@ import html
 import json
 import math
 import pathlib
+from collections.abc import Callable
 
 from mathqwen.errors import UserError
 
 _METRICS = '--metrics names the metrics.jsonl of a run'
-_WIDTH, _HEIGHT = 640, 300  # of the drawing, in its own units
-_LEFT, _RIGHT, _BOTTOM, _TOP = 50, 28, 34, 12  # margins; the ticks' labels are on the left and at the bottom
+_WIDTH = 640  # of the drawing, in its own units
+_HEIGHT = 300
+# Margins. The ticks' labels are on the left and at the bottom.
+_LEFT = 50
+_RIGHT = 28
+_BOTTOM = 34
+_TOP = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +75,14 @@ def draw(curve: Curve) -> str:
   for tick in _ticks(first, last):
     parts.append(f'<text x="{x(tick):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{tick:,g}</text>')
 
-  summaries, keys = [], []
+  summaries = []
+  keys = []
   if curve.loss:
-    parts.append(_line('line', curve.loss, x, y))
+    parts.append(_polyline('line', curve.loss, x, y))
     summaries.append(_summary('loss', curve.loss))
     keys.append('<i class=""></i>loss')
   if curve.eval_loss:
-    parts.append(_line('line held', curve.eval_loss, x, y))
+    parts.append(_polyline('line held', curve.eval_loss, x, y))
     for step, loss in _thin(curve.eval_loss, 40):
       parts.append(f'<circle class="held-dot" r="3" cx="{x(step):.1f}" cy="{y(loss):.1f}"/>')
     summaries.append(_summary('evaluation loss', curve.eval_loss))
@@ -91,24 +98,24 @@ def draw(curve: Curve) -> str:
   )
 
 
-def _line(kind: str, points, x, y) -> str:
+def _polyline(kind: str, points: list[tuple[int, float]], x: Callable, y: Callable) -> str:
   path = ' '.join(f'{x(step):.1f},{y(loss):.1f}' for step, loss in _thin(points))
   return f'<polyline class="{kind}" points="{path}"/>'
 
 
-def _summary(name: str, points) -> str:
+def _summary(name: str, points: list[tuple[int, float]]) -> str:
   (first, start), (last, end) = points[0], points[-1]
   return f'{name} {start:.4g} at step {first:,} and {end:.4g} at step {last:,}'
 
 
-def _thin(points, most: int = 1500):
+def _thin(points: list[tuple[int, float]], most: int = 1500) -> list[tuple[int, float]]:
   """About `most` of the points: every nth and the last one."""
   every = -(-len(points) // most)
   return points[:-1:every] + points[-1:]
 
 
 def _ticks(low: float, high: float) -> list[float]:
-  """Four to ten round numbers from low to high."""
+  """Round numbers from low to high: steps of 1, 2 or 5 times a power of ten, at most seven of them."""
   span = max(high - low, 1e-9)
   size = 10 ** math.floor(math.log10(span / 4))
   step = next(size * m for m in (1, 2, 5, 10) if span / (size * m) <= 7)

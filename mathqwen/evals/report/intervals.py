@@ -23,7 +23,9 @@ def interval(scores: dict, samples: int) -> tuple[float, float]:
   with the effective number of answers: the number of independent ones that would have the standard error over problems
   (Dean and Pagano, 2015). It is at least the number of problems and at most the number of answers.
   """
-  n, accuracy, stderr = scores['n'], scores['accuracy'], scores.get('stderr')
+  n = scores['n']
+  accuracy = scores['accuracy']
+  stderr = scores.get('stderr')
   if samples > 1:
     problems = n / samples
     n = min(n, max(problems, accuracy * (1 - accuracy) / stderr**2)) if stderr else problems

@@ -42,7 +42,8 @@ def to_html(
 
   UserError: when a record has no verdict, or when there are no losses in one of `metrics`.
   """
-  sets, notes = [], list(notes)
+  sets = []
+  notes = list(notes)
   for run in runs:
     for name, file in run.files.items():
       found = file.with_name('records.jsonl')
@@ -66,7 +67,9 @@ def to_html(
 
 def _curves_of(runs: list[MeasuredRun]) -> tuple[list[curves.Curve], list[str]]:
   """The loss curves of the workdirs that the models are from, and notes on those that are not here."""
-  found, notes, seen = [], [], set()
+  found = []
+  notes = []
+  seen = set()
   for run in runs:
     for name in run.files:
       workdir, is_checkpoint, _ = str(run.scores[name].get('model')).partition('/checkpoints/')

@@ -35,7 +35,7 @@ def table(paths: Paths, out: str | os.PathLike | None = None, metrics: Iterable[
   Prints notes on unfinished evaluations to standard error.
   UserError: when a path has no scores, or scores that are not those of an evaluation.
   """
-  runs, notes = _read(paths)
+  runs, notes = _read_and_report(paths)
   tables = build(runs)
   markdown = to_markdown(tables)
   if out is not None:
@@ -54,8 +54,8 @@ def after_evaluation(paths: Paths) -> str:
   whole benchmarks say nothing about 16 problems. Otherwise a line says so, and how to see them nevertheless.
   UserError: as `table`.
   """
-  runs, _ = _read(paths)
-  columns = _columns(runs)
+  runs, _ = _read_and_report(paths)
+  columns = _table_columns(runs)
   details = _samples_tables(runs, columns) + _group_tables(runs, columns)
   if any(covers_benchmark(run.scores[name]) for run in runs for name in published_columns() if name in run.scores):
     return to_markdown([_brief_table(runs, columns), _comparison_table(runs, columns), *details])
@@ -64,21 +64,21 @@ def after_evaluation(paths: Paths) -> str:
 
 def build(runs: list[MeasuredRun]) -> list[ReportTable]:
   """All tables of `mathqwen table`: Table 12, then the details of the measured runs."""
-  columns = _columns(runs)
+  columns = _table_columns(runs)
   tables = [_comparison_table(runs, columns)]
   if any(run.scores for run in runs):
     tables.append(_runs_table(runs, columns))
   return tables + _samples_tables(runs, columns) + _group_tables(runs, columns)
 
 
-def _read(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
+def _read_and_report(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
   runs, notes = read_runs([paths] if isinstance(paths, str | os.PathLike) else paths)
   for note in notes:
     report(note)
   return runs, notes
 
 
-def _columns(runs: list[MeasuredRun]) -> list[str]:
+def _table_columns(runs: list[MeasuredRun]) -> list[str]:
   """The benchmarks of Table 12, and those that were measured."""
   measured = {name for run in runs for name in run.scores}
   return [name for name in benchmarks.BENCHMARKS if name in published_columns() or name in measured]
