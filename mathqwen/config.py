@@ -3,6 +3,10 @@
 `load` reads an experiment from configs/, `override` applies `--set a.b=value`, `resume_refusal` says which settings a
 run may not change. Every setting is read by the code that it configures: a name that does not exist, or that nothing
 reads given the other settings, is an error that names the nearest one.
+
+To add a setting, declare it here with `setting(...)` (see `settings.py`) and read it where it acts. Its checks,
+`--set`, the help, what a resumed run may change, and configs/README.md follow from the declaration. Checks of several
+settings at once stand in `Experiment._check_together`.
 """
 
 import ast
@@ -11,7 +15,7 @@ import json
 import pathlib
 import runpy
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
@@ -28,7 +32,6 @@ from mathqwen.settings import (
   to_flat,
 )
 
-# Bounds of a seed: what NumPy and JAX both take.
 SEED = {'at_least': 0, 'at_most': 2**32 - 1}
 
 
@@ -159,7 +162,8 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that decides a run. UserError, at construction: when values are not allowed or do not fit together."""
+  """Everything that decides a run. UserError, at construction, when a setting is not allowed by itself or beside the
+  others."""
 
   model: ModelConfig
   init: str | None = setting(
@@ -182,9 +186,7 @@ class Experiment:
     self._check_together()
 
   def _check_together(self):
-    data = self.data
-    optim = self.optim
-    train = self.train
+    data, optim, train = self.data, self.optim, self.train
     if not data.sources:
       raise UserError('data.sources is empty: name at least one data set or JSON Lines file')
     if data.weights and len(data.weights) != len(data.sources):
@@ -220,7 +222,7 @@ def _nearest_divisor(n: int, near: int) -> int:
 SETTINGS: dict[str, Setting] = declared(Experiment)  # {'train.steps': Setting, ...}
 
 
-# Directories that hold configs: next to the package in a checkout, inside it when installed.
+# Directories that hold configs: beside the package in a checkout, inside it when installed.
 CONFIG_DIRS = (
   pathlib.Path(__file__).parent.parent / 'configs',
   pathlib.Path(__file__).parent / 'configs',
@@ -333,8 +335,8 @@ def resolve(
   return override(experiment, from_flags | changes)
 
 
-def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
-  """UserError for a changed setting that nothing reads, given the other settings: silence would hide a mistake."""
+def _refuse_unread(experiment: Experiment, changed) -> None:
+  """UserError for a changed setting that nothing would read beside the others: silence would hide a mistake."""
   train = experiment.train
   unread = {}  # {name: (why nothing reads it, the nearest setting that is read)}
   if experiment.optim.schedule == 'constant':
@@ -376,7 +378,7 @@ def resume_refusal(before: Experiment, now: Experiment, step: int) -> str:
 
 
 def to_json(experiment: Experiment) -> str:
-  """The resolved experiment as JSON; a run keeps it in experiment.json."""
+  """The resolved experiment, as a run keeps it in experiment.json."""
   return json.dumps(dataclasses.asdict(experiment), indent=2) + '\n'
 
 

@@ -104,7 +104,8 @@ given by its path.
 ## Settings
 
 *On resume* says whether a run that continues in its `--workdir` may have another value; a change that it may not have
-is refused. Settings with "yes" give the same weights with any value, up to rounding{exceptions}.
+is refused. Settings with "yes" give the same weights with any value, up to rounding{exceptions}. The help says
+where that has a condition.
 
 To add a setting, declare it with `setting(...)` in `mathqwen/config.py` (or `mathqwen/model/config.py`) and read it
 where it acts: its checks, `--set`, the help and this page follow from the declaration.

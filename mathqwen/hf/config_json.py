@@ -42,7 +42,6 @@ _QWEN1_FIXED = {'no_bias': True, 'rotary_pct': 1.0, 'scale_attn_weights': True}
 # transformers' defaults for keys that a config.json leaves out (Qwen2Config, Qwen3Config, LlamaConfig, QWenConfig).
 _TIED = False
 _INITIALIZER_RANGE = 0.02
-_LLAMA_THETA = 10_000.0  # Llama 2's own config.json has no rope_theta: it is older than the key
 
 
 def read(directory: str) -> tuple[ModelConfig, str]:
@@ -159,8 +158,8 @@ def _llama_fields(values: dict, problems: list[str], layout: str) -> dict:
     'rope_theta': theta,
     'tie_word_embeddings': _value(values, 'tie_word_embeddings', _TIED),
     'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
-    'qkv_bias': layout == 'qwen2',
-    'qk_norm': layout == 'qwen3',
+    'qkv_bias': layouts.LAYOUTS[layout].qkv_bias,
+    'qk_norm': layouts.LAYOUTS[layout].qk_norm,
   }
 
 
@@ -171,7 +170,8 @@ def _rope_theta(values: dict, problems: list[str], layout: str) -> float:
   """
   parameters = values.get('rope_parameters') or {}
   scaling = values.get('rope_scaling') or {}
-  theta = _value(values, 'rope_theta', _value(parameters, 'rope_theta', _LLAMA_THETA if layout == 'llama' else None))
+  default = layouts.LAYOUTS[layout].rope_theta
+  theta = _value(values, 'rope_theta', _value(parameters, 'rope_theta', default))
   if theta is None:
     problems.append('neither rope_theta nor rope_parameters.rope_theta')
     theta = 0.0  # never used: `parse` refuses a config with problems

@@ -5,6 +5,12 @@ several of ours one after the other where Qwen-1 keeps q, k and v in one tensor:
 
   file    transformer.h.0.attn.c_attn.weight  [3 * heads * head_dim, hidden]
   ours    layers/q[0], layers/k[0], layers/v[0]  [heads, head_dim, hidden] each
+
+To add a family whose layers are those of Qwen2, Qwen3 or LLaMA, add one `Layout` to LAYOUTS; a table of its own where
+its tensors have other names. Its config.json is then read as theirs are (`config_json.py`, where keys of another name
+or meaning go). Where its layers compute something else, add a field to `model/config.py` and read it in
+`model/qwen.py`. A tiny random model of it in `tests/conftest.py` (FAMILIES and `torch_model`) makes the tests of
+logits, round trips and decoding run over it.
 """
 
 import dataclasses
@@ -31,12 +37,16 @@ class TensorRule:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which tensors the files of one architecture of transformers hold."""
+  """Which tensors the files of one architecture of transformers hold, and what its layers have."""
 
   architecture: str
   model_type: str
   top: tuple[TensorRule, ...]
   layer: tuple[TensorRule, ...]
+  qkv_bias: bool
+  qk_norm: bool
+  remote_code: bool = False  # whether transformers needs code of the checkpoint to load it
+  rope_theta: float | None = None  # what a config.json without the key means; None: it must have the key
   ignored: tuple[str, ...] = ()  # endings of names of constants that old files hold
 
 
@@ -78,14 +88,18 @@ _QWEN1_LAYER = (
   TensorRule('transformer.h.{}.mlp.c_proj.weight', ('down',), 1),
 )
 
+_INV_FREQ = ('rotary_emb.inv_freq',)
 LAYOUTS = {
-  'qwen1': Layout('QWenLMHeadModel', 'qwen', _QWEN1_TOP, _QWEN1_LAYER, ('rotary_emb.inv_freq',)),
-  'qwen2': Layout('Qwen2ForCausalLM', 'qwen2', _LLAMA_TOP, _LLAMA_LAYER, ('rotary_emb.inv_freq',)),
-  'qwen3': Layout('Qwen3ForCausalLM', 'qwen3', _LLAMA_TOP, _LLAMA_LAYER),
-  'llama': Layout('LlamaForCausalLM', 'llama', _LLAMA_TOP, _LLAMA_LAYER, ('rotary_emb.inv_freq',)),
+  'qwen1': Layout(
+    'QWenLMHeadModel', 'qwen', _QWEN1_TOP, _QWEN1_LAYER, True, False, remote_code=True, ignored=_INV_FREQ
+  ),
+  'qwen2': Layout('Qwen2ForCausalLM', 'qwen2', _LLAMA_TOP, _LLAMA_LAYER, True, False, ignored=_INV_FREQ),
+  'qwen3': Layout('Qwen3ForCausalLM', 'qwen3', _LLAMA_TOP, _LLAMA_LAYER, False, True),
+  # Llama 2's own config.json has no rope_theta: it is older than the key.
+  'llama': Layout(
+    'LlamaForCausalLM', 'llama', _LLAMA_TOP, _LLAMA_LAYER, False, False, rope_theta=10_000.0, ignored=_INV_FREQ
+  ),
 }
-# (qkv_bias, qk_norm) of the layouts that transformers loads without remote code. They determine the default layout.
-_FEATURES = {'qwen2': (True, False), 'qwen3': (False, True), 'llama': (False, False)}
 
 
 def choose(cfg: ModelConfig, name: str | None = None) -> str:
@@ -93,7 +107,7 @@ def choose(cfg: ModelConfig, name: str | None = None) -> str:
 
   UserError: when the layout cannot hold a model of this config.
   """
-  default = next((n for n, features in _FEATURES.items() if features == (cfg.qkv_bias, cfg.qk_norm)), None)
+  default = next((n for n, layout in LAYOUTS.items() if not layout.remote_code and not _feature_misfits(cfg, n)), None)
   if name is None or name == default:
     if default is None:
       raise UserError(f'no Hugging Face architecture has qkv_bias={cfg.qkv_bias} with qk_norm={cfg.qk_norm}')
@@ -107,20 +121,24 @@ def choose(cfg: ModelConfig, name: str | None = None) -> str:
 
 def _misfits(cfg: ModelConfig, name: str) -> list[str]:
   """What a model has that the layout `name` cannot express."""
+  misfits = _feature_misfits(cfg, name)
   if name == 'qwen1':
-    reasons = {
-      'no qkv_bias': not cfg.qkv_bias,
-      'qk_norm': cfg.qk_norm,
-      'grouped-query attention': cfg.num_key_value_heads != cfg.num_attention_heads,
-      'a tied head': cfg.tie_word_embeddings,
-    }
-  else:
-    bias, norm = _FEATURES[name]
-    reasons = {
-      f'qkv_bias={cfg.qkv_bias}': cfg.qkv_bias != bias,
-      f'qk_norm={cfg.qk_norm}': cfg.qk_norm != norm,
-    }
-  return [reason for reason, applies in reasons.items() if applies]
+    if cfg.num_key_value_heads != cfg.num_attention_heads:
+      misfits.append('grouped-query attention')
+    if cfg.tie_word_embeddings:
+      misfits.append('a tied head')
+  return misfits
+
+
+def _feature_misfits(cfg: ModelConfig, name: str) -> list[str]:
+  """The features of a model's layers that differ from those of the layout `name`."""
+  layout = LAYOUTS[name]
+  misfits = []
+  if cfg.qkv_bias != layout.qkv_bias:
+    misfits.append(f'qkv_bias={cfg.qkv_bias}')
+  if cfg.qk_norm != layout.qk_norm:
+    misfits.append(f'qk_norm={cfg.qk_norm}')
+  return misfits
 
 
 class WeightPart(NamedTuple):

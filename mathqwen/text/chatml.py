@@ -13,6 +13,8 @@ A system or user turn is encoded as one text: role, newline and content. An assi
 encodes both as one text. So its ids may differ when an answer starts with white space that contains a newline ('\n\n'
 is one token in Qwen's vocabulary); the text is always the same. Text that looks like a special token stays text here;
 Hugging Face turns it into the token.
+
+ids and mask are of the same length here. `data/packing.py` shifts them against each other into tokens and targets.
 """
 
 from collections.abc import Mapping, Sequence

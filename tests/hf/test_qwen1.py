@@ -189,6 +189,6 @@ def test_configs_that_are_refused(changes, message, tmp_path):
 
 
 def test_layout_qwen1_holds_only_what_it_can(tiny_config):
-  with pytest.raises(UserError, match='no qkv_bias, qk_norm, grouped-query attention, a tied head'):
+  with pytest.raises(UserError, match='qkv_bias=False, qk_norm=True, grouped-query attention, a tied head'):
     layouts.choose(tiny_config('qwen3', tie_word_embeddings=True), 'qwen1')
   assert layouts.choose(tiny_config('qwen2', num_key_value_heads=6), 'qwen1') == 'qwen1'
