@@ -15,7 +15,7 @@ import json
 import pathlib
 import runpy
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
@@ -32,6 +32,7 @@ from mathqwen.settings import (
   to_flat,
 )
 
+# Bounds of a seed: what NumPy and JAX both take.
 SEED = {'at_least': 0, 'at_most': 2**32 - 1}
 
 
@@ -162,8 +163,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that decides a run. UserError, at construction, when a setting is not allowed by itself or beside the
-  others."""
+  """Everything that decides a run. UserError, at construction: when values are not allowed or do not fit together."""
 
   model: ModelConfig
   init: str | None = setting(
@@ -186,7 +186,9 @@ class Experiment:
     self._check_together()
 
   def _check_together(self):
-    data, optim, train = self.data, self.optim, self.train
+    data = self.data
+    optim = self.optim
+    train = self.train
     if not data.sources:
       raise UserError('data.sources is empty: name at least one data set or JSON Lines file')
     if data.weights and len(data.weights) != len(data.sources):
@@ -222,7 +224,7 @@ def _nearest_divisor(n: int, near: int) -> int:
 SETTINGS: dict[str, Setting] = declared(Experiment)  # {'train.steps': Setting, ...}
 
 
-# Directories that hold configs: beside the package in a checkout, inside it when installed.
+# Directories that hold configs: next to the package in a checkout, inside it when installed.
 CONFIG_DIRS = (
   pathlib.Path(__file__).parent.parent / 'configs',
   pathlib.Path(__file__).parent / 'configs',
@@ -335,8 +337,8 @@ def resolve(
   return override(experiment, from_flags | changes)
 
 
-def _refuse_unread(experiment: Experiment, changed) -> None:
-  """UserError for a changed setting that nothing would read beside the others: silence would hide a mistake."""
+def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
+  """UserError for a changed setting that nothing reads, given the other settings: silence would hide a mistake."""
   train = experiment.train
   unread = {}  # {name: (why nothing reads it, the nearest setting that is read)}
   if experiment.optim.schedule == 'constant':
@@ -378,7 +380,7 @@ def resume_refusal(before: Experiment, now: Experiment, step: int) -> str:
 
 
 def to_json(experiment: Experiment) -> str:
-  """The resolved experiment, as a run keeps it in experiment.json."""
+  """The resolved experiment as JSON; a run keeps it in experiment.json."""
   return json.dumps(dataclasses.asdict(experiment), indent=2) + '\n'
 
 
