@@ -33,7 +33,7 @@ def train(
     config: the name of an experiment in configs/, the path of a Python file that defines `config`, or an Experiment.
     workdir: where checkpoints, metrics and the resolved config go; may be a URL such as gs://BUCKET/RUN.
     init: the MODEL to start from: a Hugging Face directory, a name on its hub, or another run's workdir. 'random'
-      starts from random weights, None as the config says.
+      starts from random weights; None does what the config says.
     settings: settings to change, {'train.steps': 100, ...}; `mathqwen configs NAME` lists them.
     data_dir: a local copy of the data sets.
     profile: number of steps to trace into WORKDIR/profile.

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _fail('interrupted', 130)
   except BrokenPipeError:
-    # Whoever read our output has left, for example `head`: nothing more can be written, at exit neither.
+    # Whoever read our output has left, for example `head`: nothing more can be written, not even at exit.
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     return 0
   except Preempted as error:  # raised on all hosts, so none needs to tell the others
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     return _fail(message)
 
 
-def program():
+def program() -> None:
   """The console script: `main`, and the end of the process."""
   status = main()
   if status == 130:

@@ -1,6 +1,6 @@
-"""A job from its beginning to its end: requests slices, sets them up, runs, and requests them again after preemptions.
+"""Takes a job to its end: requests slices, sets them up, runs, and requests them again after preemptions.
 
-The run goes on in the background of the hosts. A launcher that was killed, or lost its connection, continues the job
+The run continues in the background of the hosts. A launcher that was killed, or lost its connection, continues the job
 from where the ledger and the cloud say that it is.
 """
 
@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from launch.tpu import ledger
@@ -70,8 +70,8 @@ class Babysitter:
       raise UserError(f'{error}; {state}: `up` continues, `delete` ends it') from None
 
   @contextlib.contextmanager
-  def alone(self):
-    """Within it no other launcher can watch this job. UserError: when one does already."""
+  def alone(self) -> Iterator[None]:
+    """Locks the job, so that no other launcher can watch it. UserError: when one already does."""
     with open(self.book.folder / 'lock', 'w') as lock:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,6 +136,7 @@ class Babysitter:
     return True
 
   def _ask(self):
+    """Requests the slice. Limit: after `max_tries` requests."""
     if (asked := self.book.count('asked')) >= self.job.max_tries:
       raise Limit(f'{asked} slices were requested (max_tries = {self.job.max_tries})')
     self.book.add('asked', slice=self.job.slice, zone=self.job.zone, queue=self.job.queue)
@@ -179,7 +180,7 @@ class Babysitter:
       say('the request has failed or expired')
     self.delete()
 
-  def delete(self):
+  def delete(self) -> None:
     """Deletes the slice, or its request."""
     self._insist(self.cloud.delete)
     self.book.add('deleted')
@@ -248,10 +249,10 @@ class Babysitter:
     return self._note_end(number, dict.fromkeys(hosts) | reader.statuses, reader, is_there)
 
   def _catch_up(self) -> Callable[[int], None]:
-    """A function of the step that notes in the ledger when this attempt has come as far as the one before."""
+    """The `on_step` of `RunReader`: notes in the ledger when this attempt has come as far as the one before."""
     behind = self.book.behind
 
-    def on_step(step: int):
+    def on_step(step: int) -> None:
       nonlocal behind
       if behind is not None and step >= behind:
         self.book.add('step', step=step)
@@ -284,6 +285,7 @@ class Babysitter:
   # Limits
 
   def _check_limits(self):
+    """Limit: when the job has cost or run as much as it may."""
     so_far = self.summary()
     hours = so_far.chip_hours / self.job.where.chips
     for what, spent, limit in (

@@ -21,9 +21,7 @@ STEP = re.compile(r'train (\d+)/\d+ (?!compiling)')
 
 
 class Logs:
-  """A file for each host. A connection that is made again repeats the output from its first line, which is not stored
-  twice.
-  """
+  """A file for each host. A new connection repeats the output from its first line; no line is stored twice."""
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
@@ -32,7 +30,7 @@ class Logs:
     self._stored = collections.Counter({file.stem: file.read_bytes().count(b'\n') for file in folder.glob('*.log')})
     self.begin()
 
-  def begin(self):
+  def begin(self) -> None:
     """A new connection: every host's output starts from its first line."""
     self._received = collections.Counter()
 
@@ -60,7 +58,7 @@ class RunReader:
     self._main_host = main_host
     self._on_step = on_step
 
-  def read(self, node: str, line: str):
+  def read(self, node: str, line: str) -> None:
     """Takes one line that a node has printed."""
     if ended := HOST_END.fullmatch(line):
       self.statuses[f'{node}.{ended[1]}'] = int(ended[2])
@@ -83,7 +81,8 @@ class RunReader:
         self.result = json.loads(text)
     step = STEP.match(text)
     if step and int(step[1]) > self.step:
-      self.step, self.step_time = int(step[1]), time.time()
+      self.step = int(step[1])
+      self.step_time = time.time()
       self._on_step(self.step)
 
 
@@ -101,7 +100,8 @@ def lines(processes: dict[str, subprocess.Popen], pace: float, go_on: Callable[[
 
   for node, process in processes.items():
     threading.Thread(target=pump, args=(node, process), daemon=True).start()
-  running, asked = set(processes), time.monotonic()
+  running = set(processes)
+  asked = time.monotonic()
   try:
     while running:
       if time.monotonic() - asked > pace:

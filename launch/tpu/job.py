@@ -23,7 +23,7 @@ RUNTIMES = {
 }
 NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
 PATTERNS = {
-  'name': (NAME, 'small letters, digits and -, 40 at most, beginning with a letter'),
+  'name': (NAME, 'lowercase letters, digits and -, 40 at most, beginning with a letter'),
   'zone': (r'[a-z]+-[a-z]+\d+-[a-z]', 'a zone, such as us-east5-a'),
   'bucket': (
     r'gs://[a-z0-9][\w.-]+(/[\w.-]+)*|(/[\w.-]+)+',
@@ -188,7 +188,8 @@ def read(path: str) -> TpuJob:
     raise UserError(f'{path}: {str(error).replace("--topology", "slice")}') from None
 
 
-def _typed(path, name, value, kind):
+def _typed(path: str, name: str, value: object, kind: type) -> object:
+  """`value` as the field `name` takes it: a list becomes a tuple. UserError: when it has another type than `kind`."""
   if kind is float and type(value) is int:
     value = float(min(value, 10**300))
   if isinstance(kind, types.GenericAlias):

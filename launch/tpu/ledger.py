@@ -97,18 +97,21 @@ def summary(events: list[dict], chips: int, price_per_chip_hour: float, now: flo
 
   chips: of all slices together. now: the end of slices that are still there and of losses that are not made up yet.
   """
-  active = behind = None  # when that began
+  active = None  # since when a slice is there
+  behind = None  # since when the run is behind the step that it had reached
   paid = lost = 0.0  # seconds
   for event in events:
     name, at = event['event'], event['time']
     if name == 'active':
       active = at
     elif name in ('gone', 'deleted') and active is not None:
-      paid, active = paid + at - active, None
+      paid += at - active
+      active = None
     elif name == 'ended' and event['outcome'] == 'again' and behind is None:
       behind = event['step_time']
     elif name == 'step' and behind is not None:
-      lost, behind = lost + at - behind, None
+      lost += at - behind
+      behind = None
   paid += 0 if active is None else now - active
   lost += 0 if behind is None else now - behind
   ended = [event for event in events if event['event'] == 'ended']

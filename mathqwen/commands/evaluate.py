@@ -50,7 +50,9 @@ def add_flags(parser: _flags.Parser) -> None:
   drawn = parser.add_argument_group('sampling, for a model of ours (default: one greedy answer)')
   drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
   drawn.add_argument('--temperature', type=float, metavar='X', help='divides the logits; 0 is greedy (default)')
-  drawn.add_argument('--top-p', type=float, metavar='X', help='draw from the likeliest tokens that make up X (0 to 1)')
+  drawn.add_argument(
+    '--top-p', type=float, metavar='X', help='draw from the likeliest tokens that together have probability X'
+  )
   drawn.add_argument('--top-k', type=int, metavar='N', help='draw from the N likeliest tokens (default: 0, from all)')
   drawn.add_argument('--seed', type=int, metavar='N', help='of the random draws (default: 0)')
   drawn.add_argument(
@@ -89,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     grade.get(args.rule)
   is_served = isinstance(args.model, str) and args.model.startswith('openai:')
   for name in _given(args, OURS if is_served else SERVED):
-    why = "the server's affair; leave it out" if is_served else 'for openai:URL#MODEL only'
+    why = 'decided by the server; leave it out' if is_served else 'for openai:URL#MODEL only'
     raise UserError(f'--{name.replace("_", "-")} is {why}')
   return _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
 

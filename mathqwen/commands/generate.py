@@ -10,7 +10,9 @@ HELP = 'answer questions; without a question, chat'
 def add_flags(parser: _flags.Parser) -> None:
   """Adds MODEL, the questions, and how answers are drawn."""
   _flags.add_model(parser)
-  parser.add_argument('questions', nargs='*', metavar='QUESTION', help='each is answered by itself; none starts a chat')
+  parser.add_argument(
+    'questions', nargs='*', metavar='QUESTION', help='each is answered on its own; without one, a chat starts'
+  )
   parser.add_argument(
     '--max-new-tokens',
     type=int,

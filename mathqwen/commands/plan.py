@@ -4,7 +4,7 @@ import argparse
 
 from mathqwen.commands import _flags
 
-HELP = 'memory, time and settings of training on TPU slices that need not be here: compiles the step for them'
+HELP = 'memory, time and settings of training on TPU slices: compiles the step for them on this machine'
 
 
 def add_flags(parser: _flags.Parser) -> None:

@@ -9,6 +9,7 @@ Integer arithmetic has integer answers; all other answers are rounded to four de
 
 import json
 import math
+import os
 import pathlib
 import random
 from collections.abc import Callable, Mapping
@@ -228,7 +229,7 @@ def generate(
   """(training rows in random order, test rows by group). No expression occurs twice, in whatever spelling.
 
   weights: share of each group in the training rows; None takes WEIGHTS. A group with too few distinct expressions gives
-  all that it has, a tenth of them or less to the test.
+  all that it has, at most a tenth of them to the test rows.
   UserError: when a group is unknown, or the numbers are negative or all zero.
   """
   seen: set[str] = set()
@@ -257,7 +258,11 @@ def generate(
 
 
 def write(
-  directory: str, train_examples: int, test_per_group: int, seed: int, weights: Mapping[str, float] | None = None
+  directory: str | os.PathLike,
+  train_examples: int,
+  test_per_group: int,
+  seed: int,
+  weights: Mapping[str, float] | None = None,
 ) -> dict:
   """Writes directory/train/GROUP.jsonl and directory/test.jsonl; the same arguments give the same bytes.
 

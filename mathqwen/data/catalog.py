@@ -99,7 +99,7 @@ def find_split(source: str, split: str) -> tuple[DataSet, str]:
 
 
 def of_source(source: str) -> DataSet | None:
-  """The data set that holds the splits of `source`; None when it is no name of a data set."""
+  """The data set that holds the splits of `source`; None when no data set has that name."""
   for data in _data_sets().values():
     if source == data.name or any(split.known_as and split.known_as[0] == source for split in data.splits.values()):
       return data

@@ -32,7 +32,7 @@ _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')
 
 
 class _Info(tfds.core.DatasetInfo):
-  """The description of a prepared data set, without a look on the network."""
+  """The description of a prepared data set, without looking on the network."""
 
   def initialize_from_bucket(self) -> None:
     """Does nothing. TFDS would look for published statistics and leave an empty folder in /tmp for each builder."""
@@ -45,7 +45,7 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
 
   def __init__(self, *, source: str | None = None, splits: tuple[str, ...] | None = None, **kwargs):
     self.source = source
-    self.wanted = splits  # None: all that are there
+    self.wanted = splits  # None: all splits whose files are there
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -225,7 +225,7 @@ def _build(name: str, split: str, path: Path) -> Path:
     try:
       builder.download_and_prepare()
     except (OSError, RuntimeError) as error:  # RuntimeError: from Riegeli, which writes the records
-      # If it is complete nevertheless, another process finished first, and TFDS could not rename over its directory.
+      # When it is complete, another process finished first, and TFDS could not rename over its directory.
       if not _is_complete(name, root):
         raise UserError(
           f'cannot write the prepared {name} under {root}: {getattr(error, "strerror", None) or error}; set '

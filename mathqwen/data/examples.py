@@ -124,7 +124,7 @@ def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-  """The text of a file in UTF-8, gzip'ed or not; its content tells, not its name.
+  """The text of a UTF-8 file, compressed with gzip or not: its first bytes decide, not its name.
 
   UserError: when it cannot be read, is damaged, or is not UTF-8.
   """
@@ -331,7 +331,7 @@ def gold_of(text: str) -> str:
   return '' if re.search(r'\s', text) else text
 
 
-# Fields of the question and of the solution in files that are no named data set; the first pair that is there counts.
+# Fields of question and solution in files that are not a named data set; the first pair that a record has counts.
 _PAIRS = (('question', 'solution'), ('question', 'answer'), ('query', 'response'), ('problem', 'solution'))
 
 

@@ -56,5 +56,5 @@ class TrainingData:
     return pipeline.train_batches(self.sources, cfg.weights, cfg.batch_size, cfg.seq_len, cfg.seed, self._shard)
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of one pass over the held-out examples. Only where the config holds some out."""
+    """Batches of one pass over the held-out examples. Call it only when the config holds examples out."""
     return pipeline.eval_batches(self.held_out, self.cfg.batch_size, self.cfg.seq_len, self._shard)

@@ -1,4 +1,4 @@
-"""One request to a server of the OpenAI API, which vLLM and others have: an answer, or why there is none.
+"""One request to a server that speaks the OpenAI API, such as vLLM: an answer, or why there is none.
 
 openai:http://127.0.0.1:8000/v1#Qwen2.5-Math-7B     chat prompts: POST http://127.0.0.1:8000/v1/chat/completions
                                                     text prompts: POST http://127.0.0.1:8000/v1/completions
@@ -181,7 +181,7 @@ class Client:
     return headers
 
   def _exchange(self, request: urllib.request.Request) -> str:
-    """Sends the request; the body of the response."""
+    """Sends the request and returns the body of the response."""
     late = f'no answer within {self._timeout:g} seconds'
     with _Deadline(self._timeout) as deadline:
       request.deadline = deadline
@@ -328,5 +328,5 @@ def parse(name: str) -> tuple[str, str]:
   if parts.scheme not in ('http', 'https') or not parts.hostname or any(character.isspace() for character in url):
     raise UserError(f'{url!r} is not an http or https address; {form}')
   if not model:
-    raise UserError(f'{name}: which of its models? {form}')
+    raise UserError(f'{name} does not name a model after #; {form}')
   return url.rstrip('/'), model

@@ -52,7 +52,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
   chosen = [name for name in shared if name not in unfinished] or shared
   if not chosen:
     names_a, names_b = ', '.join(files_a), ', '.join(files_b)
-    raise UserError(f'{a} holds {names_a} and {b} {names_b}: no benchmark in common; give runs of the same')
+    raise UserError(f'{a} holds {names_a} and {b} {names_b}: no benchmark in common; give runs of the same benchmarks')
   return {
     'benchmarks': {name: _compare_files(name, files_a[name], files_b[name]) for name in chosen},
     'only_in_one': sorted(files_a.keys() ^ files_b.keys()),
@@ -77,7 +77,7 @@ def _record_files(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
 
 
 def _benchmark_of(file: pathlib.Path) -> str:
-  """What the first record says, as the directory of a single benchmark may have any name."""
+  """The name in the first record: the directory of a single benchmark may have any name."""
   first = next(iter(records.read(file).records), {})
   return str(first.get('benchmark') or file.parent.name)
 

@@ -1,7 +1,7 @@
-"""Any served model: the same benchmarks over the OpenAI API, with several requests at a time, retried and continued.
+"""Evaluates a served model over the OpenAI API, with several requests at the same time, which are retried.
 
-One request is client.py's; here are the threads that send them, and what becomes of answers and failures. This needs no
-weights, no tokenizer and no JAX.
+client.py sends one request. Here are the threads that call it, and what happens to answers and failures. None of this
+needs weights, a tokenizer or JAX.
 """
 
 import collections
@@ -31,7 +31,7 @@ _MAX_DOUBLINGS = 20  # of the backoff; more would overflow
 
 
 class _Stopped(Exception):
-  """No further request is to be sent."""
+  """Raised in a thread when no further request may be sent."""
 
 
 class _StopCriterion:
@@ -137,8 +137,8 @@ class Endpoint:
   ) -> None:
     """Greedy answers, by `batch_size` requests at a time. Calls `on_done(position, Answer)` in this thread.
 
-    Unanswered: at the end, when problems have no answer. When `_StopCriterion` says so, no further problem is asked,
-    and those that were started are waited for.
+    Unanswered: at the end, when problems have no answer. Once `_StopCriterion` gives up, no further problem is asked;
+    requests under way are waited for.
     """
     self._repeated.clear()
     why: dict[int, Failure] = {}

@@ -1,7 +1,7 @@
 """OUT/NAME, where one benchmark of an evaluation is kept. Only one evaluation at a time writes there.
 
 settings.json           two runs with the same settings are the same run; written first
-records.jsonl           host 0's answers as they end; when all are there, all of them in the benchmark's order
+records.jsonl           host 0's answers as they are completed; at the end, those of all hosts in the benchmark's order
 records.1.jsonl, ...    the same of other hosts
 unanswered.json         of a served model: which problems have no answer, and why; they are asked last
 scores.json             written last: as long as it is missing, the evaluation is not finished
@@ -86,12 +86,12 @@ class Folder:
     """The scores of a finished evaluation; None when it is not finished."""
     if is_unfinished(self.path / 'records.jsonl'):
       return None
-    return _read_if_whole(self.path / 'scores.json')
+    return _read_if_intact(self.path / 'scores.json')
 
   @property
   def unanswered(self) -> dict[str, str]:
     """{id: why} of the problems without an answer; those that the newest run asked come last."""
-    return _read_if_whole(self.path / 'unanswered.json') or {}
+    return _read_if_intact(self.path / 'unanswered.json') or {}
 
   def note_unanswered(self, why: dict[str, str], missing: set[str]) -> None:
     """Adds `why` to unanswered.json. Of `missing`, all ids without an answer, those not asked now keep their reason."""
@@ -104,7 +104,7 @@ class Folder:
     (self.path / 'unanswered.json').unlink(missing_ok=True)
 
 
-def _read_if_whole(path: pathlib.Path) -> dict | None:
+def _read_if_intact(path: pathlib.Path) -> dict | None:
   """The content of a file that this program writes again anyway; None when it is missing or damaged."""
   try:
     return records.read_json(path)
@@ -134,7 +134,7 @@ def folder_of(out: str | os.PathLike, name: str) -> pathlib.Path:
 
 
 def write(path: pathlib.Path, rows: list[dict], scores: dict) -> None:
-  """Writes what an evaluation or a grading ends with."""
+  """Writes the records and scores that an evaluation or a grading ends with."""
   records.write_all(path / 'records.jsonl', rows)
   records.write_json(path / 'scores.json', scores)
 
@@ -165,8 +165,8 @@ def _lock(handle: int, path: pathlib.Path) -> None:
 
 def known_about(file: pathlib.Path) -> dict:
   """The settings of the run that made the records in `file`, and its scores if there are any."""
-  settings = _read_if_whole(file.with_name('settings.json')) or {}
-  scores = _read_if_whole(file.with_name('scores.json')) or {}
+  settings = _read_if_intact(file.with_name('settings.json')) or {}
+  scores = _read_if_intact(file.with_name('scores.json')) or {}
   known = settings | scores
   samples = known.get('samples', 1)
   if type(samples) is not int or samples < 1:
@@ -175,8 +175,8 @@ def known_about(file: pathlib.Path) -> dict:
 
 
 def is_unfinished(file: pathlib.Path) -> bool:
-  """Whether the records in `file` are those of an evaluation that has not come to its end."""
-  scores = _read_if_whole(file.with_name('scores.json'))
+  """Whether the evaluation that the records in `file` are from has not finished."""
+  scores = _read_if_intact(file.with_name('scores.json'))
   if scores:
-    return bool(scores.get('unfinished'))  # `grade` says so of a part
+    return bool(scores.get('unfinished'))  # set by `grade` when answers are still missing
   return file.with_name('settings.json').exists()

@@ -35,7 +35,7 @@ _TYPES = {
   'truncated': bool | None,
   'extra': dict | None,
 }
-_SHOWN = 5  # bad lines
+_SHOWN = 5  # bad lines that an error names
 
 
 # --- records ---
@@ -46,7 +46,7 @@ class StoredRecords:
   """What a file of records holds."""
 
   records: list[dict]
-  note: str | None  # for people: what was left out
+  note: str | None  # what was left out, as a line to print
   size: int  # bytes up to the end of the last complete line
 
 

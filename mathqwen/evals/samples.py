@@ -112,7 +112,7 @@ def _majority_is_correct(answers: list[dict]) -> bool:
 
 
 def _vote(record: dict) -> bool | tuple:
-  """Equal for equal answers: all correct ones; incorrect ones of one value, or of one text apart from its spelling."""
+  """A key that equal answers share: all correct ones; incorrect ones with one value, or with one normalised text."""
   if record['correct']:
     return True
   number = values.value(record['extracted'])

@@ -28,7 +28,7 @@ _HARNESS_NUMBER = re.compile(r'-?[$0-9.,]{2,}|-?[0-9]+')  # $1,000.50 or 7; also
 def _first(pattern: re.Pattern) -> Extractor:
   """Extracts group 1 of the first match, without commas."""
 
-  def extractor(response):
+  def extractor(response: str) -> str | None:
     match = pattern.search(response)
     return match.group(1).replace(',', '') if match else None
 
@@ -38,7 +38,7 @@ def _first(pattern: re.Pattern) -> Extractor:
 def _last(pattern: re.Pattern) -> Extractor:
   """Extracts the last match."""
 
-  def extractor(response):
+  def extractor(response: str) -> str | None:
     match = None
     for match in pattern.finditer(response):  # noqa: B007 - only the last one is wanted
       pass
@@ -48,18 +48,19 @@ def _last(pattern: re.Pattern) -> Extractor:
 
 
 def _abel_answer(response: str) -> str | None:
-  """Abel looks at the last line only, in front of a `Question` that the model went on with."""
+  """Abel reads only the last line of the answer, which ends where the model goes on with another `Question`."""
   text = response.partition('Question')[0].removesuffix('\n')
   last_line = text.rpartition('\n')[2]
   match = _ABEL.search(last_line)
   if not match:
     return None
   answer = match.group(1)
-  # Four characters go when the end of sequence is there, and they need not be `</s>`: of `18</s> `, 18< is left.
+  # When `</s>` occurs, Abel drops the last four characters, whatever they are: `18</s> ` becomes `18<`.
   return answer[:-4] if '</s>' in answer else answer
 
 
 def _minerva_answer(response: str) -> str | None:
+  """The answer in the first line that has both marks, which need not be the last answer of the response."""
   for line in response.split('\n'):
     answer, end, _ = line.partition(_MINERVA)[2].partition(_MINERVA_END)
     if end:
@@ -139,7 +140,7 @@ def _qwen_close(answer: str, gold: str) -> tuple[bool, str]:
 def close(limit: str) -> Comparison:
   """Compares by value in exact arithmetic: equal when the absolute difference is below `limit`, a decimal."""
 
-  def compare(answer, gold):
+  def compare(answer: str, gold: str) -> tuple[bool, str]:
     got, want = values.value(answer), values.value(gold)
     if got is None:
       return False, 'not a number'
@@ -171,6 +172,7 @@ def _same_after_minerva(answer: str, gold: str) -> tuple[bool, str]:
 
 
 def _as_sympy_reads(text: str) -> str:
+  """The text as Minerva's SymPy reads it: see `_same_after_minerva`."""
   if not _PLAIN.fullmatch(text):
     text = text.rstrip('.')
   return _PRODUCT.sub(r'\\cdot\\frac', latex.whole_fractions(text))

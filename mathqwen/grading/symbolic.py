@@ -31,7 +31,7 @@ class Comparer:
     self.time_limit = time_limit
     self.starts = 0  # how many processes were started so far
     self._process: subprocess.Popen | None = None
-    self._answers: queue.Queue | None = None  # replies of the process; None in it: the process has ended
+    self._answers: queue.Queue | None = None  # replies of the process; None when it has ended
     self._lock = threading.Lock()
 
   def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
@@ -43,7 +43,7 @@ class Comparer:
     question = json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n'
     seconds_left = self.time_limit
     with self._lock:
-      # The process may have been killed from outside, which says nothing about this answer: a second one is asked.
+      # If the process was killed from outside, that says nothing about this answer, so ask a second process.
       for _ in range(2):
         if self._process is None or self._process.poll() is not None:
           self._start()
@@ -57,7 +57,7 @@ class Comparer:
         seconds_left = max(seconds_left - (time.monotonic() - start), 0)
       return False, f'{test} could not read the answer'
 
-  def close(self):
+  def close(self) -> None:
     """Ends the process. The next comparison starts another."""
     with self._lock:
       self._stop()
@@ -113,7 +113,7 @@ class Comparer:
 
 
 def _pass_on_replies(stream: TextIO, answers: queue.Queue):
-  """Passes each line of the process on, then None when the process has ended."""
+  """Puts each reply of the process on the queue, then None when the process has ended."""
   with stream:
     for line in stream:
       answers.put(json.loads(line))
@@ -139,7 +139,7 @@ class ComparerPool:
     finally:
       self._idle.append(comparer)
 
-  def close(self):
+  def close(self) -> None:
     """Ends the processes that are idle."""
     while self._idle:
       self._idle.pop().close()

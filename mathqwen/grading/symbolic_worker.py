@@ -10,11 +10,12 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 MEMORY_LIMIT = 4 * 2**30  # bytes; otherwise 9**9**9 would fill the machine's memory before its time is up
 
 
-def limit_memory():
+def limit_memory() -> None:
   """Allows this process MEMORY_LIMIT of address space. Does nothing on systems without such a limit."""
   try:
     import resource
@@ -23,14 +24,14 @@ def limit_memory():
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def end_with(parent: int):
+def end_with(parent: int) -> None:
   """Ends this process once `parent` is gone: a parent that was killed cannot stop a comparison that never ends."""
   while os.getppid() == parent:
     time.sleep(1)
   os._exit(1)
 
 
-def main():
+def main() -> None:
   """Answers questions until standard input ends."""
   limit_memory()
   threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
@@ -49,7 +50,7 @@ def main():
     print(json.dumps({'equal': equal}), file=out, flush=True)
 
 
-def comparisons() -> dict:
+def comparisons() -> dict[str, Callable[[str, str], bool]]:
   """The tests by name: functions of (gold, answer). ImportError when math-verify or SymPy is missing."""
   import math_verify
   import sympy

@@ -129,8 +129,8 @@ def _letters(token: bytes) -> str:
 def vocab_and_merges(tokens: Sequence[bytes]) -> tuple[dict[str, int], list[list[str]]]:
   """vocab.json and merges.txt of a rank file: token -> rank, and, by rank, the pair each longer token is merged from.
 
-  A rank file does not store the pairs. The pair of a token is what BPE with the lower ranks alone leaves of it.
-  ValueError: when that is more than two parts.
+  A rank file does not store the pairs. BPE with the lower ranks alone reduces a token to its pair.
+  ValueError: when it leaves more than two parts.
   """
   ranks = {token: rank for rank, token in enumerate(tokens)}
   letters = [_letters(token) for token in tokens]

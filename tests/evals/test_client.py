@@ -140,7 +140,7 @@ def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, mo
     ('openai:127.0.0.1:8000/v1#m', 'is not an http or https address; give openai:URL#MODEL'),
     ('openai:ftp://a/v1#m', 'is not an http or https address'),
     ('openai:http://a:port/v1#m', 'is not an address'),
-    ('openai:http://a/v1', 'which of its models'),
+    ('openai:http://a/v1', 'does not name a model after #'),
     ('openai:http://a/größe#m', "'http://a/größe': write what is not ASCII with percent signs, /gr%C3%B6%C3%9Fe"),
     ('openai:http://a..b/v1#m', 'is not an address'),
     (f'openai:http://{"a" * 64}/v1#m', 'is not an address'),

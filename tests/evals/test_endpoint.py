@@ -365,7 +365,7 @@ def test_command_line(server, data_dir, tmp_path, capsys):
   server.script = [status(404)]
   assert cli.main(command(server, data_dir, tmp_path / 'b', '--concurrency', '1')) == 2
   assert cli.main(command(server, data_dir, tmp_path / 'b', '--dtype', 'float32')) == 2
-  assert "--dtype is the server's affair" in capsys.readouterr().err
+  assert '--dtype is decided by the server' in capsys.readouterr().err
   assert cli.main(['evaluate', 'here', '--benchmarks', 'gsm8k', '--timeout', '3']) == 2
   assert '--timeout is for openai:URL#MODEL only' in capsys.readouterr().err
   for flag in ('--concurrency', '--timeout', '--requests-per-minute'):

@@ -79,7 +79,7 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('zone = "us-east5"', "zone = 'us-east5': a zone, such as us-east5-a is expected"),
     ('slice = "v5p-33"', 'slice v5p-33: v5p slices have sizes 8, 16, 32'),
     ('slice = "h100-8"', 'slice h100-8: write KIND-SIZE'),
-    ('name = "Math_7B"', "name = 'Math_7B': small letters"),
+    ('name = "Math_7B"', "name = 'Math_7B': lowercase letters"),
     ('name = "x; rm -rf ~"', 'name = '),
     ('bucket = "bucket"', "bucket = 'bucket': gs://BUCKET/FOLDER"),
     ('bucket = "gs://b$(id)"', 'bucket = '),

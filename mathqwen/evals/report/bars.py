@@ -45,7 +45,7 @@ def beside_published(runs: list[MeasuredRun]) -> str:
 
 def by_group(runs: list[MeasuredRun]) -> str:
   """A panel for each way in which the problems of a benchmark are grouped: by level, by subject."""
-  panels: dict[str, dict[str, list]] = {}  # title: {group: [(number of the run, scores, counts of the group)]}
+  panels: dict[str, dict[str, list]] = {}  # title: {group: [(number of the run, its counts, answers to each problem)]}
   for number, run in enumerate(runs):
     for name in run.files:
       scores = run.scores[name]
@@ -112,7 +112,7 @@ def _run_class(number: int) -> str:
 def breakable(text: str) -> str:
   """HTML of a name that may break after `/`, `_` and `.`, so that a long path need not break inside a word.
 
-  Browsers break after `-` of themselves. There is no break after the point of a number: `Qwen2.5`.
+  Browsers break after `-` on their own. There is no break after the point of a number: `Qwen2.5`.
   """
   return re.sub(r'(?<=[/_])(?=\w)|(?<=\.)(?=[A-Za-z])', '<wbr>', html.escape(text))
 

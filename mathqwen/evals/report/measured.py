@@ -101,7 +101,7 @@ def _read_scores(file: pathlib.Path) -> dict:
 
 
 def _note(file: pathlib.Path, scores: dict) -> list[str]:
-  """A note when the records beside the scores are others, or will be more."""
+  """A note when the scores do not cover the records next to them, or when more records will follow."""
   records = file.with_name('records.jsonl')
   if records.exists():
     count = sum(1 for line in records.read_bytes().split(b'\n') if line)

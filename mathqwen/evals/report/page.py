@@ -66,7 +66,7 @@ def to_html(
 
 
 def _curves_of(runs: list[MeasuredRun]) -> tuple[list[curves.Curve], list[str]]:
-  """The loss curves of the workdirs that the models are from, and notes on those that are not here."""
+  """The loss curves of the workdirs that the models are from, and notes on those that cannot be read."""
   found = []
   notes = []
   seen = set()

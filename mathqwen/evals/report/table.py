@@ -30,8 +30,8 @@ Paths = str | os.PathLike | Iterable[str | os.PathLike]  # scores.json files, or
 def table(paths: Paths, out: str | os.PathLike | None = None, metrics: Iterable[str | os.PathLike] = ()) -> str:
   """Table 12 with the measured rows of `paths`, as Markdown. No paths: the published rows alone.
 
-  With `out`, that directory receives table.md, table.tex and table.html. The latter is a page with all problems, and
-  with the loss curves of `metrics` (metrics.jsonl files) and of the models' workdirs, as far as these are here.
+  With `out`, that directory receives table.md, table.tex and table.html: a page with all problems, and with the loss
+  curves of `metrics` (metrics.jsonl files) and of the models' workdirs, where these can be read.
   Prints notes on unfinished evaluations to standard error.
   UserError: when a path has no scores, or scores that are not those of an evaluation.
   """
@@ -50,8 +50,8 @@ def table(paths: Paths, out: str | os.PathLike | None = None, metrics: Iterable[
 def after_evaluation(paths: Paths) -> str:
   """What `evaluate` prints when it is done: the measured rows, as Markdown.
 
-  The rows of Table 12 follow when at least one run answered all problems of a benchmark of it: 17 systems with their
-  whole benchmarks say nothing about 16 problems. Otherwise a line says so, and how to see them nevertheless.
+  The rows of Table 12 follow only when at least one run answered all problems of one of its benchmarks: they cannot be
+  compared with the first few problems. Otherwise a line says that they were left out, and how to see them.
   UserError: as `table`.
   """
   runs, _ = _read_and_report(paths)
@@ -129,7 +129,7 @@ def _brief_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTable:
 
 
 def _runs_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTable:
-  """How each accuracy was measured. Only Math401's rules have the last column."""
+  """How each accuracy was measured. Only Math401's rule fills the last column."""
   cells = [_run_cells(run.label, name, run.scores[name]) for run in runs for name in columns if name in run.scores]
   has_errors = any(row[_RUNS[-1]] != '-' for row in cells)
   header = _RUNS if has_errors else _RUNS[:-1]

@@ -53,7 +53,7 @@ class Benchmark:
 
   def __post_init__(self):
     if self.table12 and self.size is None:
-      raise ValueError(f'{self.name} has published figures and no size: the number of problems that they are of')
+      raise ValueError(f'{self.name} has published figures and no size; add the number of problems')
 
   def groups_of(self, record: Mapping) -> list[str]:
     """The groups a record belongs to: `['Level 5', 'Algebra']`."""

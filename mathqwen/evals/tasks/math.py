@@ -26,7 +26,7 @@ def parse(record: dict) -> dict:
   """The fields of an Example. MATH-500 has `answer`, `subject` and `unique_id` too."""
   question = text_field(record, 'problem')
   solution = text_field(record, 'solution')
-  level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5', 5, and 'Level ?' twice
+  level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5' or 5; two rows have 'Level ?'
   answer = record.get('answer')
   own_id = record.get('unique_id')
   if not isinstance(own_id, str | None):

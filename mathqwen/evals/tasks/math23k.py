@@ -42,7 +42,7 @@ def parse(record: dict) -> dict:
   ans = text_field(record, 'ans')
   answer = plain_number(ans)
   worked = equation.removeprefix('x=')
-  # Seven published equations are no formula or have another value: those rows teach the answer only.
+  # Seven published equations are not formulas or have another value: those rows teach only the answer.
   steps = f'算式：{worked}\n' if _equation_gives(worked, answer) else ''
   number = record.get('id')
   return {
