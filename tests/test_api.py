@@ -219,7 +219,7 @@ def test_a_tokenizer_larger_than_the_model(exported, tmp_path):
 
 
 @pytest.mark.parametrize('path', ['none', 'file', 'empty'])
-def test_what_is_no_model(tmp_path, path):
+def test_paths_without_a_model(tmp_path, path):
   (tmp_path / 'file').write_text('x')
   (tmp_path / 'empty').mkdir()
   with pytest.raises(UserError, match='give a Hugging Face directory, or the --workdir of a run'):

@@ -103,7 +103,7 @@ def test_settings_that_nothing_would_read(base, settings, message):
   with pytest.raises(UserError) as error:
     override(base, settings)
   assert message in str(error.value)
-  override(base, settings[:-1])  # the last one is the trouble
+  override(base, settings[:-1])  # only the last one is refused
 
 
 @pytest.mark.parametrize(

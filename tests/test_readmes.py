@@ -104,6 +104,13 @@ def test_links_lead_somewhere(path):
 
 
 @pytest.mark.parametrize('path', readmes(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(path):
+  """Paths in backticks, such as `hf/layouts.py`: from the README's own folder, the root, or the package."""
+  for name in re.findall(r'`((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|md|toml|ipynb))`', path.read_text()):
+    assert any((folder / name).exists() for folder in (path.parent, ROOT, ROOT / 'mathqwen')), name
+
+
+@pytest.mark.parametrize('path', readmes(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_shown_commands_are_understood(path):
   from mathqwen.cli import build_parser
 
@@ -135,7 +142,7 @@ def mine(tmp_path_factory, compiled_once):
   return folder
 
 
-def test_the_commands_on_data_of_ones_own(mine):
+def test_the_commands_on_data_of_the_users(mine):
   assert (mine / 'export' / 'model.safetensors').exists()
   assert json.loads((mine / 'scores' / 'gsm8k' / 'scores.json').read_text())['n'] == 81
 

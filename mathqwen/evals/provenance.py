@@ -13,10 +13,8 @@ def provenance() -> dict[str, str | None]:
   commit = None
   if (root / '.git').exists():
     command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
-    environ = {
-      **os.environ,
-      'GIT_OPTIONAL_LOCKS': '0',
-    }  # git must not refresh its index: the user may not be allowed to write
+    # Keep git from refreshing its index, which would need permission to write there.
+    environ = {**os.environ, 'GIT_OPTIONAL_LOCKS': '0'}
     try:
       commit = subprocess.run(command, capture_output=True, text=True, env=environ).stdout.strip() or None
     except FileNotFoundError:  # git is not installed

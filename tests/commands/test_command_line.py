@@ -55,7 +55,7 @@ def subprocess_main(*command, env=None, **kwargs):
     (['data', 'prepare', 'gsm8'], "unknown data set 'gsm8': the names are gsm8k"),
   ],
 )
-def test_words(fails, tmp_path, monkeypatch, command, message):
+def test_messages(fails, tmp_path, monkeypatch, command, message):
   monkeypatch.chdir(tmp_path)
   assert message in fails(*command)
   assert not list(tmp_path.iterdir())  # nothing was started
@@ -115,7 +115,7 @@ def test_help_and_parse_errors_do_without_jax():
   ],
   ids=lambda command: command[0],
 )
-def test_what_is_no_model(fails, tiny, tmp_path, monkeypatch, command):
+def test_paths_without_a_model(fails, tiny, tmp_path, monkeypatch, command):
   from mathqwen import config
   from mathqwen.storage import checkpoint
 
@@ -144,7 +144,7 @@ def test_a_full_disk_anywhere(fails, evaluated, tmp_path, monkeypatch, code):
   assert error.endswith('run the same command again')
 
 
-def test_our_own_defects_are_not_dressed_up(monkeypatch):
+def test_defects_of_ours_keep_their_traceback(monkeypatch):
   def broken(args):
     raise OSError(errno.EBADF, 'Bad file descriptor')
 

@@ -55,7 +55,7 @@ def test_all_settings_of_one(capsys):
   assert 'mesh.tensor = 1 devices that heads, the width of the MLP and the vocabulary are split over [may c' in text
 
 
-def test_a_config_of_ones_own(tiny, capsys):
+def test_a_config_given_by_its_path(tiny, capsys):
   assert cli.main(['configs', tiny.config]) == 0
   assert capsys.readouterr().out.startswith('Twenty steps of a model of 30,000 parameters.\n')
   assert cli.main(['configs', 'dem']) == 2

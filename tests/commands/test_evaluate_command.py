@@ -43,8 +43,8 @@ def test_evaluate_samples(trained, tiny, tmp_path, fails, capsys):
   command += ['--max-new-tokens', '5', '--samples', '4', '--temperature', '1.5', '--cache-dtype', 'int8']
   command = [str(word) for word in command]
   assert cli.main([*command, '--out', str(tmp_path / 'a')]) == 0
-  whole = json.loads(capsys.readouterr().out.splitlines()[-1])['benchmarks']['arithmetic']
-  assert (whole['n'], whole['problems'], list(whole['pass_at_k'])) == (12, 3, ['1', '2', '4'])
+  scores = json.loads(capsys.readouterr().out.splitlines()[-1])['benchmarks']['arithmetic']
+  assert (scores['n'], scores['problems'], list(scores['pass_at_k'])) == (12, 3, ['1', '2', '4'])
   records = (tmp_path / 'a' / 'arithmetic' / 'records.jsonl').read_text().splitlines()
   assert len({json.loads(line)['response'] for line in records}) > 3
   # Stopped in between, the rest is drawn as it would have been.

@@ -30,6 +30,6 @@ def test_a_failure_ends_the_cell(shell, capsys):
   assert 'no model at no-such-model' in capsys.readouterr().err
 
 
-def test_help_is_no_failure(shell, capsys):
+def test_help_is_not_a_failure(shell, capsys):
   assert shell.run_cell('%mathqwen train --help').success
   assert '--workdir' in capsys.readouterr().out

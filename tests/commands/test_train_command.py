@@ -27,10 +27,10 @@ def train(fails, tiny, tmp_path):
 
 
 def test_data_files(train, tiny, tmp_path):
-  whole = pathlib.Path(tiny.train).read_bytes()
+  content = pathlib.Path(tiny.train).read_bytes()
   files = {
-    'cut.jsonl.gz': gzip.compress(whole)[:-20],
-    'cut.jsonl': whole[:-20],
+    'cut.jsonl.gz': gzip.compress(content)[:-20],
+    'cut.jsonl': content[:-20],
     'schema.jsonl': b'{"prompt": "1+1=", "completion": "2"}\n',
     'empty.jsonl': b'',
     'latin.jsonl': '{"query": "é", "response": "1"}\n'.encode('latin-1'),
@@ -49,7 +49,7 @@ def test_data_files(train, tiny, tmp_path):
   assert message('folder').startswith(f'cannot read {tmp_path}/folder: Is a directory')
 
 
-def test_named_data_that_is_not_there(train, tmp_path):
+def test_missing_named_data(train, tmp_path):
   assert "unknown data set 'gsm8': the names are gsm8k" in train('data.sources=gsm8')
   error = train('data.sources=gsm8k', options=['--data-dir', str(tmp_path)])
   assert error.startswith(f'no gsm8k train data in {tmp_path}: tried gsm8k/train.jsonl')
@@ -98,7 +98,7 @@ def test_starting_models(train, tmp_path):
 
 
 @pytest.mark.parametrize('where', ['file', 'file/below', '/proc/none'])
-def test_workdirs_that_cannot_be(train, tmp_path, where):
+def test_impossible_workdirs(train, tmp_path, where):
   (tmp_path / 'file').write_text('x')
   assert train(workdir=tmp_path / where).endswith('use a directory that can be written')
   assert (tmp_path / 'file').read_text() == 'x'

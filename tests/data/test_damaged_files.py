@@ -62,7 +62,7 @@ def test_last_line_without_its_end(tmp_path):
     (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; expected: {question'),
   ],
 )
-def test_files_without_use(content, words, strict, tmp_path):
+def test_files_without_usable_records(content, words, strict, tmp_path):
   (tmp_path / 'a.jsonl').write_bytes(content)
   with pytest.raises(UserError, match=words) as caught:
     load(str(tmp_path / 'a.jsonl'), strict=strict)

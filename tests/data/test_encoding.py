@@ -63,7 +63,7 @@ def test_what_is_left_out_is_reported_by_line():
   assert report.rows['duplicate'][0][1] == 'same as x.jsonl:1'
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_encoding_in_chunks_changes_nothing(monkeypatch):
   examples = [*sums(5), *sums(3), *sums(4, start=5)]  # duplicates of earlier chunks
   at_once, report = pipeline.encode(examples, load_tokenizer(), T)
   monkeypatch.setattr(pipeline, 'ENCODE_CHUNK', 2)

@@ -115,7 +115,7 @@ def test_math_rows_take_their_paths_from_the_file_beside(tmp_path):
   assert [e.id for e in parse_file(path, 'math', 'train')[0]] == ['math/train/0', 'math/train/1']
 
 
-def test_a_box_left_empty_is_no_answer_but_trains(tmp_path):
+def test_an_empty_box_is_not_an_answer_but_trains(tmp_path):
   write_lines(tmp_path / 'a.jsonl', {'problem': 'p', 'solution': r'so $\boxed{}$'})
   (example,), report = load(str(tmp_path / 'a.jsonl'))
   assert example.answer == '' and example.solution == r'so $\boxed{}$' and not report.counts

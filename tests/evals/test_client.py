@@ -30,9 +30,9 @@ def test_an_answer_that_was_withheld(server, data_dir, tmp_path):
 
 
 def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
-  said = answer('1+1=')
-  del said['usage']
-  server.script = [lambda h: h.say(said)]
+  body = answer('1+1=')
+  del body['usage']
+  server.script = [lambda h: h.say(body)]
   scores = evaluate(server, data_dir, tmp_path)
   assert scores['benchmarks']['arithmetic']['tokens'] is None
   assert sum(row['tokens'] is None for row in lines(tmp_path)) == 1
@@ -43,8 +43,8 @@ def test_an_escaped_key_in_garbage_is_masked(server, data_dir, tmp_path, monkeyp
   monkeypatch.setenv('OPENAI_API_KEY', key)
   server.script = [status(200, json.dumps({'error': key}).replace('/', '\\/').encode())]
   evaluate(server, data_dir, tmp_path)
-  told = capsys.readouterr().err
-  assert '***' in told and 'very' not in told
+  err = capsys.readouterr().err
+  assert '***' in err and 'very' not in err
 
 
 def test_the_timeout_holds_while_headers_come(server, data_dir, tmp_path):
@@ -65,7 +65,7 @@ def test_retry_after(header, seconds):
 
 
 @pytest.mark.parametrize(
-  'act, said',
+  'act, message',
   [
     (echo_key(401), r'401 Unauthorized \(bad key Bearer \*\*\*\); put the key of this server into OPENAI_API_KEY'),
     (echo_key(404), r'check the address \(most end in /v1\) and the name after #'),
@@ -77,16 +77,16 @@ def test_retry_after(header, seconds):
     (status(304), r'304 Not Modified; the server will not answer this request'),
   ],
 )
-def test_a_failure_that_no_retry_helps_ends_the_run_at_once(server, data_dir, tmp_path, act, said):
+def test_a_failure_that_no_retry_helps_ends_the_run_at_once(server, data_dir, tmp_path, act, message):
   server.script = [act]
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert len(server.asked) == 1
 
 
 def test_no_server(data_dir, tmp_path):
-  said = r'#m: cannot be reached .*Connection refused.*; 0 of 4 answers are kept'  # and no list of problems
-  with pytest.raises(Preempted, match=said):
+  message = r'#m: cannot be reached .*Connection refused.*; 0 of 4 answers are kept'  # and no list of problems
+  with pytest.raises(Preempted, match=message):
     endpoint.evaluate(
       'openai:http://127.0.0.1:9/v1#m', 'arithmetic', run.Ask(data_dir), out=tmp_path, concurrency=1, backoff=0.001
     )
@@ -120,8 +120,8 @@ def test_https(server, data_dir, tmp_path, monkeypatch):
   assert len(server.asked) == 5
   monkeypatch.delenv('SSL_CERT_FILE')
   asked = len(server.asked)
-  said = 'cannot be reached .*CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names .*; 0 of 4 answers are kept'
-  with pytest.raises(UserError, match=said):
+  message = 'cannot be reached .*CERTIFICATE_VERIFY_FAILED.*; SSL_CERT_FILE names .*; 0 of 4 answers are kept'
+  with pytest.raises(UserError, match=message):
     evaluate(server, data_dir, tmp_path)
   assert len(server.asked) == asked
 
@@ -135,7 +135,7 @@ def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, mo
 
 
 @pytest.mark.parametrize(
-  'name, said',
+  'name, message',
   [
     ('openai:127.0.0.1:8000/v1#m', 'is not an http or https address; give openai:URL#MODEL'),
     ('openai:ftp://a/v1#m', 'is not an http or https address'),
@@ -150,8 +150,8 @@ def test_a_proxy_is_named_and_what_is_in_its_address_is_not(server, data_dir, mo
     (f'openai:http://a/v1?key={KEY}#m', 'the address holds a key'),
   ],
 )
-def test_bad_names(name, said):
-  with pytest.raises(UserError, match=said) as caught:
+def test_bad_names(name, message):
+  with pytest.raises(UserError, match=message) as caught:
     client.parse(name)
   assert KEY not in str(caught.value)
 
@@ -175,9 +175,13 @@ def test_the_key_is_masked_everywhere(server, data_dir, tmp_path, capsys):
 
 def test_a_key_written_with_escapes_is_masked(server, data_dir, tmp_path, capsys):
   escaped = lambda body: json.dumps(body).replace('-', '\\u002d').encode()
-  told = lambda h: escaped(answer(h.question, message={'content': f'{KEY} 2'}) | {'model': KEY})
+  with_key = lambda h: escaped(answer(h.question, message={'content': f'{KEY} 2'}) | {'model': KEY})
   message = {'error': {'message': 'x' * 280 + KEY}}
-  server.script = [lambda h: h.say(told(h)), lambda h: h.say(escaped(message), 500), lambda h: h.say(b'[' * 200_000)]
+  server.script = [
+    lambda h: h.say(with_key(h)),
+    lambda h: h.say(escaped(message), 500),
+    lambda h: h.say(b'[' * 200_000),
+  ]
   server.script.append(lambda h: h.say(escaped(message), 401))
   with pytest.raises(UserError) as caught:
     evaluate(server, data_dir, tmp_path, concurrency=1, progress=True, tries=9)

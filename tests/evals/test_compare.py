@@ -78,7 +78,7 @@ def test_flips(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  'change, message',
   [
     ({'verdicts': {'1': True}}, r"gsm8k: 2 problems in .* and 1 in .*, 1 of them in one only, such as '2'"),
     ({'verdicts': {'1': True, '3': True}}, r"2 of them in one only, such as '2'"),
@@ -88,11 +88,11 @@ def test_flips(tmp_path):
     ({'name': 'math500', 'benchmark': 'math500'}, r'holds gsm8k and .* math500: no benchmark in common'),
   ],
 )
-def test_runs_over_different_problems_are_refused(tmp_path, change, said):
+def test_runs_over_different_problems_are_refused(tmp_path, change, message):
   a = write(tmp_path / 'a', {'1': True, '2': False})
   verdicts = change.pop('verdicts', {'1': True, '2': True})
   b = write(tmp_path / 'b', verdicts, **change)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     compare.compare(a, b)
 
 
@@ -108,9 +108,9 @@ def test_gold_answers_are_compared_where_there_are_no_questions(tmp_path):
 def test_command_line(tmp_path, capsys):
   a, b = (write(tmp_path / name, {'1': name == 'a'}) for name in 'ab')
   assert cli.main(['compare', str(a), str(b), '--json']) == 0
-  said = capsys.readouterr().out
-  assert 'right -> wrong: 1 (1)' in said
-  assert json.loads(said.splitlines()[-1])['benchmarks']['gsm8k']['right_to_wrong'] == ['1']
+  message = capsys.readouterr().out
+  assert 'right -> wrong: 1 (1)' in message
+  assert json.loads(message.splitlines()[-1])['benchmarks']['gsm8k']['right_to_wrong'] == ['1']
   assert cli.main(['compare', str(a), str(tmp_path / 'none')]) == 2
   assert 'no such directory' in capsys.readouterr().err
   (tmp_path / 'empty').mkdir()

@@ -54,8 +54,8 @@ def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch)
   limited = dataclasses.replace(benchmarks.get('arithmetic'), by_prompt={'base': PromptSettings(max_new_tokens=7)})
   monkeypatch.setitem(benchmarks.BENCHMARKS, 'arithmetic', limited)
   monkeypatch.setitem(endpoint.prompts_lib.PROMPTS, 'base', prompt)
-  said = {'choices': [{'text': ' 2', 'finish_reason': 'length'}], 'usage': {'completion_tokens': 7}}
-  server.script = [status(200, json.dumps(said).encode())]
+  message = {'choices': [{'text': ' 2', 'finish_reason': 'length'}], 'usage': {'completion_tokens': 7}}
+  server.script = [status(200, json.dumps(message).encode())]
   scores = evaluate(server, data_dir, tmp_path, prompt='base', limit=1)['benchmarks']['arithmetic']
   path, _, body, _ = server.asked[0]
   assert path == '/v1/completions'
@@ -66,13 +66,13 @@ def test_text_prompts_go_to_completions(server, data_dir, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize('name', FAILURES)
-def test_a_failure_that_passes_changes_nothing(server, data_dir, tmp_path, name, capsys):
+def test_a_temporary_failure_changes_nothing(server, data_dir, tmp_path, name, capsys):
   server.script = [FAILURES[name]] * 2
   timeout = 0.3 if name in ('slow', 'dripping') else 20
   scores = evaluate(server, data_dir, tmp_path, timeout=timeout, concurrency=1)['benchmarks']['arithmetic']
   assert (scores['n'], scores['correct'], len(server.asked)) == (4, 3, 6)
   assert [row['response'] for row in lines(tmp_path)] == list(ANSWERS.values())
-  assert capsys.readouterr().err.count('asked again') == 1  # the same trouble is told once
+  assert capsys.readouterr().err.count('asked again') == 1  # the same failure is reported once
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_a_failure_that_passes_changes_nothing(server, data_dir, tmp_path, name,
 )
 def test_a_failure_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, name, capsys):
   server.script = [None, FAILURES[name], FAILURES[name], FAILURES[name]]
-  said = (
+  message = (
     rf'{re.escape(server.model)}: 1 problem has no answer \(arithmetic/test/1: .*\); '
     rf'3 of 4 answers are kept in {tmp_path}, beside unanswered.json, and the same command continues'
   )
-  with pytest.raises(Preempted, match=said):
+  with pytest.raises(Preempted, match=message):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert [row['question'] for row in lines(tmp_path)] == ['1+1=', '1-5=', '7/2=']  # nothing recorded as wrong
   assert not (tmp_path / 'arithmetic' / 'scores.json').exists() and len(server.asked) == 6
@@ -96,11 +96,11 @@ def test_a_failure_of_one_problem_leaves_the_others_answered(server, data_dir, t
 @pytest.mark.parametrize('code', [413, 422])
 def test_a_refusal_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, code):
   server.script = [None, echo_key(400), echo_key(code)]
-  said = (
+  message = (
     r'2 problems have no answer \(arithmetic/test/1: 400 Bad Request \(bad key Bearer \*\*\*\); another --prompt or '
     rf'--max-new-tokens may help; arithmetic/test/2: {code} .*\); 2 of 4 answers are kept'
   )
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert len(server.asked) == 4
 
@@ -118,21 +118,23 @@ def test_a_server_that_answers_nothing_is_not_asked_everything(server, data_dir,
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [None] + [FAILURES['500']] * 100
-  said = r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); 11 more were not asked; 1 of 20 answers'
-  with pytest.raises(Preempted, match=said):
+  message = (
+    r'8 problems have no answer \(.*arithmetic/test/5, \.\.\.: 500 .*\); 11 more were not asked; 1 of 20 answers'
+  )
+  with pytest.raises(Preempted, match=message):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   assert len(server.asked) == 1 + 8 * 3
 
 
 def test_the_first_problems_are_asked_last_once_they_stayed_unanswered(server, data_dir, tmp_path):
-  """Eight refusals, one after another, end the run; started again, it begins with the others."""
+  """Eight consecutive refusals end the run; the next run asks the other problems first."""
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 5)
   server.script = [echo_key(403)] * 8
-  said = (
+  message = (
     r'8 problems have no answer \(.*: 403 .*; the key in OPENAI_API_KEY may not use this model, .*\); 12 more were not'
   )
-  with pytest.raises(UserError, match=f'{said} asked; 0 of 20 answers'):
+  with pytest.raises(UserError, match=f'{message} asked; 0 of 20 answers'):
     evaluate(server, data_dir, tmp_path, concurrency=1)
   noted = json.loads((tmp_path / 'arithmetic' / 'unanswered.json').read_text())
   assert list(noted) == [f'arithmetic/test/{i}' for i in range(8)] and '403 Forbidden' in noted['arithmetic/test/7']
@@ -148,7 +150,7 @@ def test_the_first_problems_are_asked_last_once_they_stayed_unanswered(server, d
 
 @pytest.mark.parametrize('concurrency', [1, 4, 64])
 def test_failures_among_answers_do_not_end_the_run(server, data_dir, tmp_path, concurrency, monkeypatch):
-  """However many, at once or after several tries, which come to their end when all others have theirs."""
+  """However many there are, at once or after several tries that end when all other problems are answered."""
   path = pathlib.Path(data_dir) / 'arithmetic' / 'test.jsonl'
   path.write_text(path.read_text() * 15)
 
@@ -227,8 +229,8 @@ def test_decoding_settings_are_refused(server, data_dir):
 
 
 def test_stop_texts_hold_for_a_server_that_does_not_take_them(server, data_dir, tmp_path):
-  said = {'choices': [{'text': ' 2\n\nQuestion: 99', 'finish_reason': 'length'}]}
-  server.script = [status(200, json.dumps(said).encode())]
+  message = {'choices': [{'text': ' 2\n\nQuestion: 99', 'finish_reason': 'length'}]}
+  server.script = [status(200, json.dumps(message).encode())]
   scores = evaluate(server, data_dir, tmp_path, prompt='qwen-base', limit=1)['benchmarks']['arithmetic']
   assert (lines(tmp_path)[0]['response'], scores['correct'], scores['truncated']) == (' 2', 1, 0)
 
@@ -292,7 +294,7 @@ def test_patience_ends(server, data_dir, tmp_path):
     Preempted, match='429 Too Many Requests, which asks to wait 3,000 seconds; 3 more .*; 0 of 4 answers'
   ):
     evaluate(server, data_dir, tmp_path, concurrency=1, patience=2000)
-  server.script = [status(429, Retry_After='0.2')] * 100  # the waits for others' sake count, too
+  server.script = [status(429, Retry_After='0.2')] * 100  # waits that other requests cause count too
   begin = time.monotonic()
   with pytest.raises(Preempted, match='429'):
     evaluate(server, data_dir, tmp_path, concurrency=4, patience=0.7)
@@ -309,7 +311,7 @@ def test_a_busy_server_is_not_a_failure(server, data_dir):
 
 
 @pytest.mark.parametrize(
-  'options, said',
+  'options, message',
   [
     ({'timeout': 0}, 'timeout is 0; it must be above 0 and below'),
     ({'timeout': 1e10}, 'timeout is 10000000000.0'),
@@ -318,8 +320,8 @@ def test_a_busy_server_is_not_a_failure(server, data_dir):
     ({'requests_per_minute': float('inf')}, 'requests_per_minute is inf'),
   ],
 )
-def test_times_out_of_range(options, said):
-  with pytest.raises(UserError, match=said):
+def test_times_out_of_range(options, message):
+  with pytest.raises(UserError, match=message):
     endpoint.Endpoint('openai:https://somewhere.example/v1#m', **options)
 
 
@@ -351,11 +353,11 @@ def test_killed_and_started_again(server, data_dir, tmp_path):
   process.communicate()
   assert len(lines(tmp_path / 'out')) == 2
   assert cli.main(command(server, data_dir, tmp_path / 'out')) == 0
-  assert cli.main(command(server, data_dir, tmp_path / 'whole')) == 0
+  assert cli.main(command(server, data_dir, tmp_path / 'uninterrupted')) == 0
   asked = [body['messages'][-1]['content'] for _, _, body, _ in server.asked]
   assert len(asked) == 3 + 2 + 4 and len(set(asked[:5])) == 4
   path = pathlib.Path('arithmetic', 'records.jsonl')
-  assert (tmp_path / 'out' / path).read_bytes() == (tmp_path / 'whole' / path).read_bytes()
+  assert (tmp_path / 'out' / path).read_bytes() == (tmp_path / 'uninterrupted' / path).read_bytes()
 
 
 def test_command_line(server, data_dir, tmp_path, capsys):

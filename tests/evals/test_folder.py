@@ -18,8 +18,8 @@ from mathqwen.evals.report import table
 
 @pytest.mark.parametrize('answers', [0, 1, 2, 3])
 def test_interrupted_run_continues_after_the_last_finished_record(reciting, data_dir, tmp_path, answers):
-  whole, out = tmp_path / 'whole', tmp_path / 'out'
-  evaluate(reciting(), whole, data_dir, batch_size=2)
+  complete, out = tmp_path / 'complete', tmp_path / 'out'
+  evaluate(reciting(), complete, data_dir, batch_size=2)
   with pytest.raises(KeyboardInterrupt):
     evaluate(reciting(stops_after=answers), out, data_dir, batch_size=2)
   path = out / 'arithmetic' / 'records.jsonl'
@@ -29,14 +29,14 @@ def test_interrupted_run_continues_after_the_last_finished_record(reciting, data
   model = reciting()
   scores = evaluate(model, out, data_dir, batch_size=2)['benchmarks']['arithmetic']
   assert (sum(model.asked), scores['resumed'], scores['n']) == (4 - answers, answers, 4)
-  assert path.read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
+  assert path.read_bytes() == (complete / 'arithmetic' / 'records.jsonl').read_bytes()
 
 
 def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, capsys):
-  whole, out = tmp_path / 'whole', tmp_path / 'out'
-  evaluate(reciting(), whole, data_dir)
+  complete, out = tmp_path / 'complete', tmp_path / 'out'
+  evaluate(reciting(), complete, data_dir)
   evaluate(reciting(), out, data_dir)
-  rows = (whole / 'arithmetic' / 'records.jsonl').read_bytes().splitlines(keepends=True)
+  rows = (complete / 'arithmetic' / 'records.jsonl').read_bytes().splitlines(keepends=True)
   changed = rows[0].replace(b'the answer is', b'another host said')  # host 0's own counts
   for name, part in {'': rows[:1], '.3': [changed, *rows[2:3]], '.10': [*rows[2:], b'{"id": "arith']}.items():
     (out / 'arithmetic' / f'records{name}.jsonl').write_bytes(b''.join(part))
@@ -83,19 +83,19 @@ def on_two_hosts(monkeypatch, work):
 @pytest.mark.parametrize('disks', [['shared', 'shared'], ['own 0', 'own 1']])
 @pytest.mark.parametrize('first', ['nothing', 'unanswered', 'host 0', 'host 1', 'both'])
 def test_two_hosts(reciting, data_dir, tmp_path, monkeypatch, disks, first):
-  evaluate(reciting(), tmp_path / 'whole', data_dir)
-  whole = (tmp_path / 'whole' / 'arithmetic' / 'records.jsonl').read_bytes()
+  evaluate(reciting(), tmp_path / 'complete', data_dir)
+  complete = (tmp_path / 'complete' / 'arithmetic' / 'records.jsonl').read_bytes()
   out = [tmp_path / disk for disk in disks]
   for number in (0, 1):  # what an earlier run left
     folder = out[number] / 'arithmetic'
     folder.mkdir(parents=True, exist_ok=True)
     if first in (f'host {number}', 'both'):
       name = 'records.1.jsonl' if number else 'records.jsonl'
-      (folder / name).write_bytes(whole.splitlines(keepends=True)[2 - number])
+      (folder / name).write_bytes(complete.splitlines(keepends=True)[2 - number])
       if first == 'both' and number == 1 and disks[0] != disks[1]:  # which host 0 has, too, and counts
         with (folder / name).open('ab') as file:
-          file.write(whole.splitlines(keepends=True)[2].replace(b'I cannot say.', b'It is 7.'))
-      settings = (tmp_path / 'whole' / 'arithmetic' / 'settings.json').read_bytes()
+          file.write(complete.splitlines(keepends=True)[2].replace(b'I cannot say.', b'It is 7.'))
+      settings = (tmp_path / 'complete' / 'arithmetic' / 'settings.json').read_bytes()
       (folder / 'settings.json').write_bytes(settings)
   if first == 'unanswered':
     (out[0] / 'arithmetic' / 'unanswered.json').write_text('{"arithmetic/test/0": "no"}')
@@ -105,7 +105,7 @@ def test_two_hosts(reciting, data_dir, tmp_path, monkeypatch, disks, first):
   known = {'nothing': 0, 'unanswered': 0, 'host 0': 1, 'host 1': 1, 'both': 2}[first]
   assert sum(models[0].asked) + sum(models[1].asked) == 4 - known
   assert [(one['n'], one['correct'], one['resumed']) for one in scores] == [(4, 3, known)] * 2
-  assert (out[0] / 'arithmetic' / 'records.jsonl').read_bytes() == whole
+  assert (out[0] / 'arithmetic' / 'records.jsonl').read_bytes() == complete
   assert evaluate(reciting(stops_after=0), out[0], data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 
@@ -117,7 +117,7 @@ def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'change, kwargs, said',
+  'change, kwargs, message',
   [
     ({'name': 'other'}, {}, "model 'reciting' there and 'other' now"),
     ({}, {'max_new_tokens': 7}, 'max_new_tokens 64 there and 7 now'),
@@ -125,11 +125,11 @@ def test_finished_run_is_not_generated_again(reciting, data_dir, tmp_path):
     ({}, {'prompt': 'qwen-chat'}, "prompt 'chatml' there and 'qwen-chat' now"),
   ],
 )
-def test_another_run_in_the_same_directory_is_refused(reciting, data_dir, tmp_path, change, kwargs, said):
+def test_another_run_in_the_same_directory_is_refused(reciting, data_dir, tmp_path, change, kwargs, message):
   evaluate(reciting(), tmp_path, data_dir)
   before = (tmp_path / 'arithmetic' / 'records.jsonl').read_bytes()
   model = reciting(**change)
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     evaluate(model, tmp_path, data_dir, **kwargs)
   assert sum(model.asked) == 0
   assert (tmp_path / 'arithmetic' / 'records.jsonl').read_bytes() == before
@@ -154,7 +154,7 @@ def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path)
 
 
 @pytest.mark.parametrize(
-  'spoil, said',
+  'spoil, message',
   [
     (lambda rows: [rows[0], '{"id": 5', *rows[1:]], ':2: not JSON'),
     (lambda rows: [*rows[:2], rows[0], *rows[2:]], ":3: id 'arithmetic/test/0' is already in line 1"),
@@ -164,7 +164,7 @@ def test_stored_record_that_lacks_a_field_is_named(reciting, data_dir, tmp_path)
     ),
   ],
 )
-def test_a_damaged_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, said):
+def test_a_damaged_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path, spoil, message):
   evaluate(reciting(), tmp_path, data_dir)
   path = tmp_path / 'arithmetic' / 'records.jsonl'
   path.write_text('\n'.join(spoil(path.read_text().splitlines())) + '\n')
@@ -173,7 +173,7 @@ def test_a_damaged_record_is_named_and_none_is_lost(reciting, data_dir, tmp_path
     lambda: evaluate(model, tmp_path, data_dir),
     lambda: run.grade_records(path, 'arithmetic', out=tmp_path),
   ):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       again()
   assert sum(model.asked) == 0 and {p: p.read_bytes() for p in path.parent.iterdir()} == before
 
@@ -193,7 +193,7 @@ def test_one_evaluation_writes_to_a_directory_at_a_time(reciting, data_dir, tmp_
   assert evaluate(second, tmp_path / 'out', data_dir)['benchmarks']['arithmetic']['resumed'] == 0  # and it is let go
 
 
-def test_grading_what_is_continued_meanwhile_loses_no_answer(reciting, data_dir, tmp_path, monkeypatch):
+def test_grading_during_an_evaluation_loses_no_answer(reciting, data_dir, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     evaluate(reciting(stops_after=2), tmp_path, data_dir)
   judge = run.graders.judge
@@ -210,7 +210,7 @@ def test_grading_what_is_continued_meanwhile_loses_no_answer(reciting, data_dir,
   scores = tmp_path / 'arithmetic' / 'scores.json'
   with pytest.raises(KeyboardInterrupt):
     evaluate(reciting(stops_after=1), tmp_path, data_dir)
-  assert not scores.exists()  # those of a part are no longer those of what is there
+  assert not scores.exists()  # scores of a part do not cover the records any more
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['resumed'] == 3
   assert json.loads(scores.read_text())['decoding']['batch_size'] == 64
 
@@ -226,7 +226,7 @@ def test_settings_may_change_while_there_is_no_answer(reciting, data_dir, tmp_pa
 def test_damaged_scores_are_written_again(reciting, data_dir, tmp_path, text):
   evaluate(reciting(), tmp_path, data_dir)
   path = tmp_path / 'arithmetic' / 'scores.json'
-  whole = json.loads(path.read_text())
+  complete = json.loads(path.read_text())
   for again in (
     lambda: evaluate(reciting(), tmp_path, data_dir),
     lambda: run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path),
@@ -234,15 +234,15 @@ def test_damaged_scores_are_written_again(reciting, data_dir, tmp_path, text):
     path.write_text(text)
     again()
     repaired = json.loads(path.read_text())
-    assert all(repaired[key] == whole[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
+    assert all(repaired[key] == complete[key] for key in ('n', 'correct', 'model', 'prompt', 'tokens'))
 
 
 def test_a_run_that_was_killed_at_its_end_is_finished_by_the_next(reciting, data_dir, tmp_path):
-  whole = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
+  complete = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
   (tmp_path / 'arithmetic' / 'scores.json').unlink()
   run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
   scores = evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']
-  assert (scores['decoding'], scores['resumed']) == (whole['decoding'], 4)
+  assert (scores['decoding'], scores['resumed']) == (complete['decoding'], 4)
 
 
 def test_a_part_that_is_graded_is_not_finished(reciting, data_dir, tmp_path, capsys):
@@ -251,8 +251,8 @@ def test_a_part_that_is_graded_is_not_finished(reciting, data_dir, tmp_path, cap
   for _ in range(2):
     run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
   assert '(n = 3)' in table.table([tmp_path])
-  said = f'{tmp_path}/arithmetic: not finished; the scores are of what is answered so far'
-  assert said in capsys.readouterr().err
+  message = f'{tmp_path}/arithmetic: not finished; the scores are of what is answered so far'
+  assert message in capsys.readouterr().err
   evaluate(reciting(), tmp_path, data_dir)
   run.grade_records(tmp_path / 'arithmetic' / 'records.jsonl', 'arithmetic', out=tmp_path)
   table.table([tmp_path])
@@ -311,8 +311,8 @@ def files_of_at_most(size):
 
 
 def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp_path):
-  whole, out = tmp_path / 'whole', tmp_path / 'out'
-  evaluate(reciting(), whole, data_dir)
+  complete, out = tmp_path / 'complete', tmp_path / 'out'
+  evaluate(reciting(), complete, data_dir)
   names = ['records.jsonl', 'scores.json', 'settings.json']
   for size, name, left in ((50, 'settings.json', 0), (700, 'records.jsonl', 1), (1300, 'records.jsonl', 3)):
     with files_of_at_most(size), pytest.raises(OSError) as caught:
@@ -323,17 +323,19 @@ def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp
     if left:
       assert len(records.read(out / 'arithmetic' / 'records.jsonl').records) == left
   assert evaluate(reciting(), out, data_dir)['benchmarks']['arithmetic']['resumed'] == 3
-  assert (out / 'arithmetic' / 'records.jsonl').read_bytes() == (whole / 'arithmetic' / 'records.jsonl').read_bytes()
+  assert (out / 'arithmetic' / 'records.jsonl').read_bytes() == (complete / 'arithmetic' / 'records.jsonl').read_bytes()
   with files_of_at_most(700), pytest.raises(OSError):
     run.grade_records(out / 'arithmetic' / 'records.jsonl', 'arithmetic', 'abel', out=tmp_path / 'graded')
   assert list((tmp_path / 'graded' / 'arithmetic').iterdir()) == []
 
 
-@pytest.mark.parametrize('text, said', [('', 'not JSON'), ('{"model": ', 'not JSON'), ('[]', 'holds list')])
-def test_damaged_settings(reciting, data_dir, tmp_path, text, said):
+@pytest.mark.parametrize('text, message', [('', 'not JSON'), ('{"model": ', 'not JSON'), ('[]', 'holds list')])
+def test_damaged_settings(reciting, data_dir, tmp_path, text, message):
   evaluate(reciting(), tmp_path, data_dir)
   (tmp_path / 'arithmetic' / 'settings.json').write_text(text)
-  with pytest.raises(UserError, match=rf'settings.json: {said}.*what is there cannot be continued; give another --out'):
+  with pytest.raises(
+    UserError, match=rf'settings.json: {message}.*what is there cannot be continued; give another --out'
+  ):
     evaluate(reciting(), tmp_path, data_dir)
 
 

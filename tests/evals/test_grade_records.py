@@ -37,8 +37,8 @@ def test_grade_again(tmp_path):
 def test_the_line_of_grade_leaves_out_what_the_records_do_not_say(tmp_path, capsys):
   (tmp_path / 'r.jsonl').write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
   assert cli.main(['grade', str(tmp_path / 'r.jsonl'), '--benchmark', 'gsm8k']) == 0
-  said = 'gsm8k: 1 of 1 right, 100.0% (standard error 0.0), 0 without an answer; rule number\n'
-  assert capsys.readouterr().out == said
+  message = 'gsm8k: 1 of 1 right, 100.0% (standard error 0.0), 0 without an answer; rule number\n'
+  assert capsys.readouterr().out == message
 
 
 def test_the_line_of_evaluate_has_all_of_it(reciting, data_dir, tmp_path, capsys):
@@ -121,9 +121,9 @@ def test_records_of_another_benchmark_are_not_graded(reciting, data_dir, tmp_pat
   assert run.grade_records(path, 'math401')['benchmarks']['math401']['correct'] == 3
 
 
-@pytest.mark.parametrize('benchmark, rule, said', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])
-def test_grade_with_unknown_names(tmp_path, benchmark, rule, said):
-  with pytest.raises(UserError, match=said):
+@pytest.mark.parametrize('benchmark, rule, message', [('gsm', None, "mean 'gsm8k'"), ('gsm8k', 'abl', "mean 'abel'")])
+def test_grade_with_unknown_names(tmp_path, benchmark, rule, message):
+  with pytest.raises(UserError, match=message):
     run.grade_records(tmp_path / 'none', benchmark, rule)
 
 

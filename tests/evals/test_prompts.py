@@ -58,7 +58,7 @@ def test_qwen_chat_few_shot_is_one_turn():
 
 
 @pytest.mark.parametrize('name', prompts.PROMPTS)
-def test_every_entry_is_whole(name):
+def test_every_entry_is_complete(name):
   prompt = prompts.PROMPTS[name]
   assert (prompt.messages is None) != (prompt.text is None) and prompt.about
   if prompt.text:  # the worked examples do not hold what ends an answer, but where the next one begins

@@ -100,14 +100,14 @@ def test_the_commands_print_what_is_shown(served, tmp_path, monkeypatch):
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
       cli.main(words[1:])
     lines = printed.getvalue().replace(served, 'http://127.0.0.1:8000/v1').splitlines()
-    # Progress, and what is said about a first try, are not shown.
+    # The README shows neither progress nor the report of a first try.
     lines = [
       line for line in lines if 'asked again' not in line and 'problems/s' not in line and 'repeated' not in line
     ]
     assert [line for line in lines if line.strip()] == wanted.splitlines(), command
 
 
-def test_the_whole_file_of_a_new_benchmark_is_one(tmp_path, monkeypatch):
+def test_the_example_of_a_new_benchmark_is_a_complete_file(tmp_path, monkeypatch):
   text = re.search(r'```python\n(.*?)```', README, re.DOTALL).group(1)
   (tmp_path / 'mine.py').write_text(text)
   monkeypatch.setenv('MATHQWEN_TASKS', str(tmp_path))
@@ -115,7 +115,7 @@ def test_the_whole_file_of_a_new_benchmark_is_one(tmp_path, monkeypatch):
   assert found == [*benchmarks.BENCHMARKS, 'mine']
 
 
-def test_it_is_short_and_its_files_exist():
+def test_the_readme_is_short_and_its_files_exist():
   assert len(README) < 9_000
   for name in re.findall(r'`([\w/]+\.py|[\w/]+/)`', README):
     assert (ROOT / 'mathqwen' / 'evals' / name).exists() or (ROOT / name).exists(), name

@@ -36,15 +36,15 @@ def test_each_record_is_on_disk_when_write_returns(tmp_path):
 @pytest.mark.parametrize('tail', [b'{"id": "c", "resp', b'\xe7', b'{"id"'])
 def test_half_written_last_line_is_dropped_with_a_note_and_overwritten(tmp_path, tail):
   path = tmp_path / 'records.jsonl'
-  whole = records.line(record('a')) + records.line(record('b'))
-  path.write_bytes(whole + tail)
+  complete = records.line(record('a')) + records.line(record('b'))
+  path.write_bytes(complete + tail)
   stored = records.read(path)
   assert [r['id'] for r in stored.records] == ['a', 'b']
-  assert stored.size == len(whole)
+  assert stored.size == len(complete)
   assert stored.note == f'{path}:3: half-written last line dropped'
   with records.RecordWriter(path, stored.size) as writer:
     writer.write(record('c'))
-  assert path.read_bytes() == whole + records.line(record('c'))
+  assert path.read_bytes() == complete + records.line(record('c'))
 
 
 def test_last_line_that_lacks_only_its_newline_is_kept(tmp_path):
@@ -88,9 +88,13 @@ def test_bad_lines_are_counted_and_all_named(tmp_path):
   before = path.read_bytes()
   with pytest.raises(UserError) as caught:
     records.read(path)
-  said = str(caught.value)
-  assert said.startswith(f'{path}:2: a record is') and said.endswith('; 3 bad lines in all, correct or delete them')
-  assert "; line 3: id 'a' is already in line 1; ids must be unique; line 4: field 'id'" in said and '\n' not in said
+  message = str(caught.value)
+  assert message.startswith(f'{path}:2: a record is') and message.endswith(
+    '; 3 bad lines in all, correct or delete them'
+  )
+  assert (
+    "; line 3: id 'a' is already in line 1; ids must be unique; line 4: field 'id'" in message and '\n' not in message
+  )
   path.write_bytes(before + b'[]\n' * 9)
   with pytest.raises(UserError, match='; line 6: [^;]*; 12 bad lines in all, correct or delete them'):
     records.read(path)
@@ -106,12 +110,12 @@ def test_unreadable_files(tmp_path):
   half.write_bytes(gzip.compress(records.line(record('a')) * 100)[:-9])
   with pytest.raises(UserError, match='cannot be read'):
     records.read(half)
-  whole = tmp_path / 'whole.jsonl.gz'
-  whole.write_bytes(gzip.compress(records.line(record('a'))))
-  assert len(records.read(whole).records) == 1
+  complete = tmp_path / 'whole.jsonl.gz'
+  complete.write_bytes(gzip.compress(records.line(record('a'))))
+  assert len(records.read(complete).records) == 1
 
 
-def test_scores_are_written_whole_or_not_at_all(tmp_path):
+def test_scores_are_written_completely_or_not_at_all(tmp_path):
   path = tmp_path / 'scores.json'
   records.write_json(path, {'n': 1})
   with pytest.raises(TypeError):

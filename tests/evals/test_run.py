@@ -120,7 +120,7 @@ def test_repeated_problems_are_reported(reciting, data_dir, capsys):
 
 
 @pytest.mark.parametrize(
-  'names, kwargs, said',
+  'names, kwargs, message',
   [
     ('arithmetic,gsm8', {}, "unknown benchmark 'gsm8'"),
     ([], {}, 'no benchmark given'),
@@ -131,9 +131,9 @@ def test_repeated_problems_are_reported(reciting, data_dir, capsys):
     ('arithmetic', {'max_new_tokens': 500}, 'it passes the 512 positions; at most 489 fit'),
   ],
 )
-def test_bad_arguments_are_refused_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, said):
+def test_bad_arguments_are_refused_before_anything_is_generated(reciting, data_dir, tmp_path, names, kwargs, message):
   model = reciting()
-  with pytest.raises(UserError, match=said):
+  with pytest.raises(UserError, match=message):
     evaluate(model, tmp_path / 'out', data_dir, names, **kwargs)
   assert sum(model.asked) == 0 and not (tmp_path / 'out').exists()
 
@@ -156,9 +156,9 @@ def test_room_for_the_prompt(reciting, data_dir, capsys):
 
 def test_progress_goes_to_standard_error(reciting, data_dir, capsys):
   run.evaluate(reciting(), ['arithmetic'], run.Ask(data_dir), progress=True)
-  said = capsys.readouterr()
-  assert said.out == ''
-  assert '4/4' in said.err and '75.0% right' in said.err and 'problems/s' in said.err
+  message = capsys.readouterr()
+  assert message.out == ''
+  assert '4/4' in message.err and '75.0% right' in message.err and 'problems/s' in message.err
 
 
 @pytest.mark.parametrize(

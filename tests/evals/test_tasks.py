@@ -115,7 +115,7 @@ def test_a_benchmark_is_chosen_once_by_name_and_as_an_object():
   assert [benchmark.name for benchmark in found] == ['math500', 'gsm8k']
 
 
-def test_a_data_set_of_ones_own_needs_its_directory(tasks):
+def test_a_data_set_of_the_users_needs_its_directory(tasks):
   tasks(TASK)
   with pytest.raises(UserError, match='sums cannot be downloaded: pass --data-dir DIR with sums/test.jsonl'):
     sources.load('sums', 'test')
@@ -132,7 +132,7 @@ def test_a_file_without_a_data_set_asks_the_rows_of_a_path(tasks, reciting, tmp_
   assert (scores['n'], scores['correct']) == (1, 1)
 
 
-def test_a_download_of_ones_own_is_prepared(tasks, sums, tmp_path, monkeypatch):
+def test_a_download_of_the_users_is_prepared(tasks, sums, tmp_path, monkeypatch):
   monkeypatch.setenv('MATHQWEN_CACHE', str(tmp_path / 'cache'))
   download = "  downloads={'sums/test.jsonl': Download('https://example.org/1/test.jsonl', '0' * 64)},\n"
   tasks(TASK.replace("  fields=('asked', 'target'),\n", f"  fields=('asked', 'target'),\n{download}"))
@@ -180,7 +180,7 @@ def test_task_files_import_nothing_above_data():
   }
 
 
-def test_a_data_set_of_ones_own_can_be_trained_on(tasks, sums, tmp_path):
+def test_a_data_set_of_the_users_can_be_trained_on(tasks, sums, tmp_path):
   tasks(TASK.replace("splits={'test'", "splits={'train': Split(('sums/train.jsonl',)), 'test'"))
   (tmp_path / 'data' / 'sums' / 'train.jsonl').write_text('{"asked": "3+4=", "target": "7"}\n')
   config = DataConfig(sources=('sums',), data_dir=sums, eval_examples=0)

@@ -37,7 +37,7 @@ from mathqwen.grading.rule import MAX_ANSWER, Verdict
     ('number', 'The answer is 3 + 4 = 7 apples in 2 days.', '7', True, '7'),
     ('math401', '= 0.5910', '0.5914', True, '0.5910'),
     ('math401', '= 0.592', '0.591', False, '0.592'),  # exactly 1e-3 apart: not below
-    ('math401', 'The answer is 7 (4 digits)', '7', False, '4'),  # the last number, whatever is said
+    ('math401', 'The answer is 7 (4 digits)', '7', False, '4'),  # the last number, whatever comes before
     ('math401', '0.0', '-0.0000', True, '0.0'),
     ('math', '\\boxed{\\dfrac12}', '\\frac{1}{2}', True, '\\dfrac12'),
     ('math', '\\boxed{0.5}', '\\frac{1}{2}', True, '0.5'),

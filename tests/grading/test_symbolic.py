@@ -240,13 +240,13 @@ def test_worker_that_dies_is_an_answer_that_could_not_be_read(worker, comparer):
   assert comparer.equal('1', '2') == (False, 'math-verify could not read the answer')
 
 
-def test_missing_math_verify_is_said(worker, comparer):
+def test_missing_math_verify_is_reported(worker, comparer):
   worker('print(\'{"missing": "No module named math_verify"}\')')
   with pytest.raises(UserError, match='No module named math_verify; install it with: pip install math-verify'):
     comparer.equal('1', '2')
 
 
-def test_a_worker_that_does_not_start_is_said(worker, comparer, monkeypatch):
+def test_a_worker_that_does_not_start_is_reported(worker, comparer, monkeypatch):
   monkeypatch.setattr(symbolic, 'START_LIMIT', 0.1)
   worker('while True:\n  pass\n')
   with pytest.raises(UserError, match=r'its process did not start in 0\.1 s; install it with: pip install math-verify'):

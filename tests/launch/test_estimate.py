@@ -55,5 +55,5 @@ def test_a_step_that_does_not_fit_is_refused(planned, job_file, tmp_path):
 
 def test_the_error_of_plan_reaches_the_user(launch, job_file):
   """Without a compiler, or such a config: one line, before anything is created."""
-  status, _, said = launch('up', job_file('config = "dmeo"'), '--yes')
-  assert status == 2 and "launch: no config 'dmeo'" in said and said.endswith('(--no-plan skips this)\n')
+  status, _, message = launch('up', job_file('config = "dmeo"'), '--yes')
+  assert status == 2 and "launch: no config 'dmeo'" in message and message.endswith('(--no-plan skips this)\n')

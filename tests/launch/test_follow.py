@@ -11,8 +11,8 @@ def started(*words):
 
 
 def read(tmp_path, text: bytes):
-  (tmp_path / 'said').write_bytes(text)
-  process = started('cat', tmp_path / 'said')
+  (tmp_path / 'output').write_bytes(text)
+  process = started('cat', tmp_path / 'output')
   reader = follow.RunReader(follow.Logs(tmp_path / 'logs'), 'n.0', on_step=lambda step: None)
   for node, line in follow.lines({'n': process}, 1, lambda: True):
     reader.read(node, line)
@@ -39,8 +39,8 @@ def test_running_processes_are_ended():
   """A process that has closed its output, and one whose host prints nothing more, each with its children."""
   closed = started('sh', '-c', 'echo a; exec >&-; sleep 60; :')
   silent = started('sh', '-c', 'echo b; sleep 60; :')
-  start, said = time.monotonic(), []
-  for spoken in follow.lines({'n': closed, 'm': silent}, 0.1, lambda: len(said) < 2):
-    said.append(spoken)
-  assert sorted(said) == [('m', 'b'), ('n', 'a')] and closed.returncode == silent.returncode == -15
+  start, received = time.monotonic(), []
+  for pair in follow.lines({'n': closed, 'm': silent}, 0.1, lambda: len(received) < 2):
+    received.append(pair)
+  assert sorted(received) == [('m', 'b'), ('n', 'a')] and closed.returncode == silent.returncode == -15
   assert silent.stdout.read() == b'' and time.monotonic() - start < 30  # `sleep` holds it open

@@ -72,7 +72,7 @@ def test_flags_of_create(job_file, lines, flags, without):
 
 
 @pytest.mark.parametrize(
-  'line, said',
+  'line, message',
   [
     ('zoen = "us-east5-a"', "there is no 'zoen'; did you mean 'zone'?"),
     ('zone = 5', 'zone = 5: a string in quotes is expected'),
@@ -110,11 +110,11 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('name = ', 'Invalid value'),
   ],
 )
-def test_refused(job_file, line, said):
+def test_refused(job_file, line, message):
   path = job_file(*line.split('\n'))
   with pytest.raises(UserError) as error:
     job.read(path)
-  assert str(error.value).startswith(f'{path}: ') and said in str(error.value) and '\n' not in str(error.value)
+  assert str(error.value).startswith(f'{path}: ') and message in str(error.value) and '\n' not in str(error.value)
 
 
 def test_missing_fields_and_files(tmp_path):
@@ -126,13 +126,13 @@ def test_missing_fields_and_files(tmp_path):
 
 
 def test_a_misspelt_flag_gives_one_line(job_file, launch):
-  status, _, said = launch('up', job_file(), '--dryrun')
-  assert (status, said) == (2, 'launch: unrecognized arguments: --dryrun (see python -m launch.tpu --help)\n')
+  status, _, message = launch('up', job_file(), '--dryrun')
+  assert (status, message) == (2, 'launch: unrecognized arguments: --dryrun (see python -m launch.tpu --help)\n')
 
 
 def test_tpu7x_has_only_recipes(job_file, launch):
-  status, _, said = launch('up', job_file('slice = "tpu7x-16"'), '--dry-run')
-  assert status == 2 and said.startswith(
+  status, _, message = launch('up', job_file('slice = "tpu7x-16"'), '--dry-run')
+  assert status == 2 and message.startswith(
     "launch: slice = 'tpu7x-16': tpu7x is not in the Cloud TPU API; recipe --to gke"
   )
   assert launch('recipe', job_file('slice = "tpu7x-16"'), '--to', 'gke')[0] == 0
@@ -168,8 +168,8 @@ def test_dry_run_prints_every_command(job_file, launch):
   status, printed, _ = launch('up', job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]'), '--dry-run')
   assert status == 0
   lines = [shlex.split(line) for line in printed.splitlines()]
-  whole = commands.lines(job.read(job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]')), 'up')
-  assert lines == whole
+  expected = commands.lines(job.read(job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]')), 'up')
+  assert lines == expected
   verbs = [
     [word for word in line if word in ('create', 'describe', 'archive', 'scp', 'ssh', 'delete')][0] for line in lines
   ]

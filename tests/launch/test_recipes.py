@@ -77,11 +77,11 @@ def test_gke(job_file):
 def test_gce(job_file):
   text = recipes.gce(job.read(job_file(*KINDS[0])))
   assert '--machine-type=tpu7x-standard-4t' in text and '--accelerator-topology=2x2x4' in text and '--size=4' in text
-  for line, said in (
+  for line, message in (
     ('slice = "v5e-16"', 'Compute Engine has no v5e'),
     ('slice = "2xv6e-16"', 'writes one slice of hosts'),
   ):
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
       recipes.gce(job.read(job_file(line)))
 
 

@@ -118,8 +118,8 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   fake_cloud.preempt('math-7b', 2)
   wait_for(lambda: book.count('gone'))
   held.unlink()
-  said = process.communicate(timeout=150)[1]
-  assert process.returncode == (1 if fails else 0), said
+  output = process.communicate(timeout=150)[1]
+  assert process.returncode == (1 if fails else 0), output
 
   # The requests to the cloud
   first, second = created(fake_cloud)
@@ -149,17 +149,17 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   assert got.cost == pytest.approx(seconds * 16)
   assert got.lost_hours * 3600 == pytest.approx(time_of('step') - events[5]['step_time'])
   end = f'{"failed" if fails else "done"}: 10 steps; 10,240 tokens; starts: 2; preemptions: 1'
-  assert said.splitlines()[-1].startswith(end)
+  assert output.splitlines()[-1].startswith(end)
 
   # The complete logs of every host, without repetitions
   for host in range(4):
     lines = log(book, 2, host).splitlines()
     newest = 'a defect SECRET' if fails and host == 1 else 'train 10/10 loss 1.5'
-    assert newest in lines and f'[math-7b.{host}] {newest}' in said and len(lines) == len(set(lines))
+    assert newest in lines and f'[math-7b.{host}] {newest}' in output and len(lines) == len(set(lines))
   written = ''.join(
     path.read_text(errors='replace') for path in book.folder.rglob('*') if path.suffix in ('.log', '.jsonl')
   )
-  assert not re.search('secret-project-7|hf_0123456789abcdef', written + said)
+  assert not re.search('secret-project-7|hf_0123456789abcdef', written + output)
 
 
 def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, hold, start, job_file, tmp_path):
@@ -169,8 +169,8 @@ def test_exit_75_on_a_slice_that_stays_starts_again_there(stub_cloud, hold, star
   for host in range(4):
     stub_cloud.kill('math-7b', host, signal.SIGTERM)
   held.unlink()
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 0, said
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 0, output
   assert len(created(stub_cloud)) == 1 and book.count('started') == 2 and book.count('gone') == 0
 
 
@@ -184,8 +184,8 @@ def test_another_launcher_continues(stub_cloud, hold, start, job_file, tmp_path)
   process.kill()
   held.unlink()
   process, book = start(job)
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 0, said
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 0, output
   assert len(created(stub_cloud)) == 1 and book.count('started') == 1 and book.count('ready') == 1
   lines = log(book).splitlines()
   assert len(lines) == len(set(lines)) and 'train 2/10 loss 1.5' in lines and 'train 10/10 loss 1.5' in lines
@@ -203,8 +203,8 @@ def test_stop_saves_and_deletes(stub_cloud, hold, start, launch, job_file, tmp_p
   assert launch('logs', job)[0] == 0
   assert 'train 2/10 loss 1.5' in (book.folder / 'whole-1/math-7b/3.log').read_text()
   assert launch('stop', job)[0] == 0
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 75 and said.splitlines()[-1].startswith('stopped: '), said
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and output.splitlines()[-1].startswith('stopped: '), output
   assert not stub_cloud.nodes and 'stopped by SIGTERM' in log(book)
 
 
@@ -212,9 +212,9 @@ def test_stop_saves_and_deletes(stub_cloud, hold, start, launch, job_file, tmp_p
 def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, limit):
   hold(1)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *limit.split('\n')))
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 75 and not stub_cloud.nodes, said
-  assert re.search(r'the (cost|hours of the slice) reached 0\.0\d, the limit is 0\.0\d: saving and stopping', said)
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and not stub_cloud.nodes, output
+  assert re.search(r'the (cost|hours of the slice) reached 0\.0\d, the limit is 0\.0\d: saving and stopping', output)
   assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
 
 
@@ -223,20 +223,20 @@ def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
     (429, {'error': {'code': 429, 'status': 'RESOURCE_EXHAUSTED', 'message': 'no more capacity'}})
   ] * 9
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', 'max_tries = 3'))
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 75 and book.count('asked') == 3, said
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 75 and book.count('asked') == 3, output
   asked = [event['time'] for event in book.events() if event['event'] == 'asked']
   assert asked[2] - asked[1] > 0.6 and asked[2] - asked[1] > asked[1] - asked[0]  # longer and longer
-  assert '3 slices were requested (max_tries = 3)' in said and said.count('not available now: ') == 3
+  assert '3 slices were requested (max_tries = 3)' in output and output.count('not available now: ') == 3
 
 
 def test_a_permanent_error_is_reported_at_once(stub_cloud, counting, start, job_file, tmp_path):
   words = 'Permission tpu.nodes.create denied on projects/secret-project-7/locations/us-east5-a'
   stub_cloud.refusals = [(403, {'error': {'code': 403, 'status': 'PERMISSION_DENIED', 'message': words}})]
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
-  said = process.communicate(timeout=100)[1]
+  output = process.communicate(timeout=100)[1]
   assert process.returncode == 2 and book.count('asked') == 1
-  assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in said
+  assert 'PERMISSION_DENIED: Permission tpu.nodes.create denied on projects/PROJECT/locations' in output
 
 
 def test_delete_ends_the_launcher_that_is_watching(stub_cloud, hold, start, launch, job_file, tmp_path):
@@ -245,8 +245,8 @@ def test_delete_ends_the_launcher_that_is_watching(stub_cloud, hold, start, laun
   process, book = start(job)
   wait_for(lambda: 'train 0/10' in log(book))
   assert launch('delete', job)[0] == 0
-  said = process.communicate(timeout=60)[1]
-  assert process.returncode == 75 and len(created(stub_cloud)) == 1 and not stub_cloud.queued, said
+  output = process.communicate(timeout=60)[1]
+  assert process.returncode == 75 and len(created(stub_cloud)) == 1 and not stub_cloud.queued, output
 
 
 def test_deleted_by_somebody_else(stub_cloud, hold, start, job_file, tmp_path):
@@ -259,8 +259,8 @@ def test_deleted_by_somebody_else(stub_cloud, hold, start, job_file, tmp_path):
   process.wait()
   stub_cloud.answer('DELETE', next(iter(stub_cloud.queued)).join(['/v2/', '?force=true']), {})
   held.unlink()
-  said = start(job)[0].communicate(timeout=100)[1]
-  assert said.splitlines()[-1].startswith('done: 10 steps'), said
+  output = start(job)[0].communicate(timeout=100)[1]
+  assert output.splitlines()[-1].startswith('done: 10 steps'), output
   assert (book.count('gone'), book.count('active'), book.count('ready')) == (1, 2, 2)
 
 
@@ -269,14 +269,16 @@ def test_a_slice_that_would_be_forgotten(stub_cloud, counting, launch, job_file,
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   assert launch('create', job, '--no-plan', '--yes')[0] == 0
   for line in ('zone = "us-central1-a"', 'slice = "v5p-64"', 'queue = false'):
-    status, _, said = launch('up', job_file(line, name='edited.toml'), '--no-plan', '--yes')
-    assert status == 2 and 'launch: math-7b was requested with ' in said and 'in the file, then change it to' in said
-  status, _, said = launch('up', job, '--no-plan', '--yes', '--logs', str(tmp_path / 'another'))
-  assert status == 2 and 'launch: math-7b exists already, and was not requested from ' in said
+    status, _, output = launch('up', job_file(line, name='edited.toml'), '--no-plan', '--yes')
+    assert (
+      status == 2 and 'launch: math-7b was requested with ' in output and 'in the file, then change it to' in output
+    )
+  status, _, output = launch('up', job, '--no-plan', '--yes', '--logs', str(tmp_path / 'another'))
+  assert status == 2 and 'launch: math-7b exists already, and was not requested from ' in output
   book = ledger.Ledger(tmp_path / 'launches/math-7b')
   book.add('ended', outcome='done', step=10, step_time=0, tokens=1, statuses={})
-  status, _, said = launch('up', job, '--no-plan', '--yes')
-  assert status == 2 and 'math-7b is done' in said and not stub_cloud.queued
+  status, _, output = launch('up', job, '--no-plan', '--yes')
+  assert status == 2 and 'math-7b is done' in output and not stub_cloud.queued
 
 
 @pytest.mark.parametrize('fails', [1, 9])
@@ -286,9 +288,9 @@ def test_hosts_that_are_not_reached_at_first(stub_cloud, counting, start, job_fi
   refuse = f'echo >>{tmp_path}/n; (($(wc -l <{tmp_path}/n) <= {fails})) && echo "Connection refused" >&2 && exit 1'
   scp.write_text(scp.read_text().replace('address "$@"', f'address "$@"\nif ((host == 0)); then {refuse}; fi'))
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
-  said = process.communicate(timeout=60)[1]
-  assert process.returncode == (0 if fails == 1 else 2) and not stub_cloud.queued, said
-  assert said.count('the hosts could not be set up: ') == (1 if fails == 1 else 3)
+  output = process.communicate(timeout=60)[1]
+  assert process.returncode == (0 if fails == 1 else 2) and not stub_cloud.queued, output
+  assert output.count('the hosts could not be set up: ') == (1 if fails == 1 else 3)
 
 
 def test_without_the_cloud_the_slice_stays_and_the_user_knows(stub_cloud, hold, start, job_file, tmp_path):
@@ -298,9 +300,9 @@ def test_without_the_cloud_the_slice_stays_and_the_user_knows(stub_cloud, hold, 
   (stub_cloud.bin / 'gcloud').write_text(
     '#!/bin/sh\necho "ERROR: UNAUTHENTICATED: run gcloud auth login" >&2\nexit 1\n'
   )
-  said = process.communicate(timeout=60)[1].splitlines()[-1]
-  assert process.returncode == 2 and said.startswith('launch: run `gcloud auth login`: gcloud compute tpus')
-  assert said.endswith('the slice is still there and costs money: `up` continues, `delete` ends it')
+  output = process.communicate(timeout=60)[1].splitlines()[-1]
+  assert process.returncode == 2 and output.startswith('launch: run `gcloud auth login`: gcloud compute tpus')
+  assert output.endswith('the slice is still there and costs money: `up` continues, `delete` ends it')
 
 
 def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypatch):
@@ -324,8 +326,8 @@ def test_single_steps(stub_cloud, counting, launch, job_file, tmp_path, monkeypa
 def test_tpu_vm_without_a_queue(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
   monkeypatch.setenv('PAUSE', '0.05')
   process, _ = start(job_file(f'bucket = "{tmp_path}/bucket"', 'queue = false', 'provisioning = "on-demand"'))
-  said = process.communicate(timeout=100)[1]
-  assert process.returncode == 0 and not stub_cloud.nodes and not stub_cloud.queued, said
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 0 and not stub_cloud.nodes and not stub_cloud.queued, output
   (body,) = [body for method, path, body in stub_cloud.requests if method == 'POST']
   assert body == {'acceleratorType': 'v5p-32', 'runtimeVersion': 'v2-alpha-tpuv5'}
 

@@ -47,7 +47,7 @@ def steps(workdir) -> list[int]:
 
 
 @pytest.mark.timeout(400)
-def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
+def test_a_job_preempted_twice_ends_like_an_undisturbed_one(tiny, tmp_path, capsys):
   fake = FakeCloud(tmp_path / 'cloud')
   settings = [f'data.sources={tiny.train}', *SETTINGS]
   env = os.environ | tiny.env | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--xla_force_host_platform_device_count=1'}
@@ -70,11 +70,11 @@ def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
           time.sleep(0.05)
         fake.preempt('arithmetic', 2)
         reached.append(max(steps(workdir)))
-      said = up.communicate(timeout=150)[1]
+      output = up.communicate(timeout=150)[1]
     finally:
       up.kill()
       fake.stop()
-  assert up.returncode == 0, said
+  assert up.returncode == 0, output
 
   # Every step is in the metrics once, and the weights are those of one process that was never interrupted.
   assert steps(workdir) == list(range(1, STEPS + 1))
@@ -86,7 +86,7 @@ def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
   # The summary
-  last = said.splitlines()[-1]
+  last = output.splitlines()[-1]
   tokens = json.loads(capsys.readouterr().out.splitlines()[-1])['tokens']
   assert last.startswith(f'done: {STEPS} steps; {tokens:,} tokens; starts: 3; preemptions: 2, ')
   shape = lambda line: re.sub(r'\d[\d,.]*', 'N', line.partition('; logs in')[0])
@@ -95,7 +95,7 @@ def test_preempted_twice_it_ends_as_if_undisturbed(tiny, tmp_path, capsys):
   times = lambda *names: [event['time'] for event in ledger if event['event'] in names]
   paid = sum(end - begin for begin, end in zip(times('active'), [*times('gone'), times('deleted')[-1]], strict=True))
   assert float(re.search(r'cost ([\d.]+)', last)[1]) == pytest.approx(paid * 16 / 3600 * 2, abs=0.006)
-  continued = [int(step) for step in re.findall(r'\[arithmetic\.0\] continuing .* at step (\d+)', said)]
+  continued = [int(step) for step in re.findall(r'\[arithmetic\.0\] continuing .* at step (\d+)', output)]
   assert len(continued) == 2 and all(
     step % EVERY == 0 and step <= was for step, was in zip(continued, reached, strict=True)
   )

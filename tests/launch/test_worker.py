@@ -52,8 +52,8 @@ def test_stop_lets_it_save(worker):
   assert follow.stdout.readline() == '[2] line 1\n'
   assert worker('status', 'job/1').stdout == 'running\n'
   worker('stop', 'job/1')
-  said = follow.communicate(timeout=30)[0]
-  assert follow.returncode == 75 and said.endswith('[2] saved\n\n[2]= 75\n') and 'line 9' not in said
+  output = follow.communicate(timeout=30)[0]
+  assert follow.returncode == 75 and output.endswith('[2] saved\n\n[2]= 75\n') and 'line 9' not in output
 
 
 def test_a_lost_connection_leaves_it_running(worker):

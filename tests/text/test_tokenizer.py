@@ -210,7 +210,7 @@ def test_rank_file_and_tokenizer_json_are_made_of_each_other(ranks, tmp_path):
   assert (tmp_path / 'back' / 'qwen.tiktoken').read_bytes() == (ranks / 'qwen.tiktoken').read_bytes()
 
 
-def test_rank_file_layouts_keep_what_is_no_code(ranks, tmp_path):
+def test_rank_file_layouts_drop_code(ranks, tmp_path):
   source = tmp_path / 'source'
   source.mkdir()
   (source / 'other.tiktoken').write_bytes((ranks / 'qwen.tiktoken').read_bytes())

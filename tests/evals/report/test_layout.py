@@ -56,7 +56,7 @@ BROKEN = """
   }
   seen.push(broken);"""
 
-# Pairs of texts that lie upon each other. The boxes are those of the texts, which may be wider than their elements.
+# Pairs of texts that overlap. The boxes are those of the texts, which may be wider than their elements.
 OVERLAPS = """
   const box = (node) => {
     const range = document.createRange();

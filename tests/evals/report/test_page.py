@@ -103,11 +103,11 @@ def test_groups_of_several_runs(tmp_path, rows):
   assert labels[-4:] == ['Level 5', 'mine (n = 12)', 'Level 7', 'other (n = 1)']
 
 
-def test_scores_that_are_not_of_these_records_are_told(tmp_path, rows):
+def test_scores_that_are_not_of_these_records_are_reported(tmp_path, rows):
   folder = write(tmp_path / 'a', rows)
   records.write_all(folder / 'math500' / 'records.jsonl', rows[:-1])
-  said = f'{folder}/math500: the scores are of 60 answers, and 59 are there; evaluate or grade again'
-  assert said in page(folder, tmp_path / 'out')
+  message = f'{folder}/math500: the scores are of 60 answers, and 59 are there; evaluate or grade again'
+  assert message in page(folder, tmp_path / 'out')
 
 
 def test_wilson_beside_scipy():
@@ -130,7 +130,7 @@ def test_an_interval_counts_problems_and_not_answers(tmp_path):
   interval = lambda rights: intervals.interval(
     records.summarise(sampled(rights), benchmarks.get('math500'), 'math', 4), 4
   )
-  # Answers that are all the same tell no more than one of them.
+  # Answers that are all the same count as one answer.
   assert interval([4] * 30 + [0] * 70) == pytest.approx(intervals.wilson(100, 30), abs=1e-12)
   assert interval([4] * 50) == intervals.wilson(50, 50) and interval([2] * 50) == intervals.wilson(50, 25)
   # Otherwise the half width is that of the standard error over problems, which is between those of both extremes.
@@ -186,8 +186,8 @@ def test_loss_curve(tmp_path, rows, capsys):
   (workdir / 'metrics.jsonl').write_text(text)
   folder = write(tmp_path / 'a', rows, model=f'{workdir}/checkpoints/4000')
   found = page(folder, tmp_path / 'out')
-  said = 'loss 2 at step 1 and 0.0005 at step 4,000; evaluation loss 0.25 at step 4,000 and 0.25 at step 4,000'
-  assert f'aria-label="{workdir}: {said}"' in found
+  message = 'loss 2 at step 1 and 0.0005 at step 4,000; evaluation loss 0.25 at step 4,000 and 0.25 at step 4,000'
+  assert f'aria-label="{workdir}: {message}"' in found
   assert len(re.search(r'points="([^"]*)"', found).group(1).split()) <= 1500
   (tmp_path / 'other.jsonl').write_text('{"step": 5, "loss": 1.0}\n')
   words = ['table', str(folder), '--metrics', str(tmp_path / 'other.jsonl')]
@@ -200,19 +200,19 @@ def test_loss_curve(tmp_path, rows, capsys):
     page(folder, tmp_path / 'out', metrics=[tmp_path / 'other.jsonl'])
 
 
-def test_a_loss_curve_that_is_not_here_is_told(tmp_path, rows):
+def test_a_loss_curve_that_is_missing_is_reported(tmp_path, rows):
   folder = write(tmp_path / 'a', rows, model='run/checkpoints/4000')
-  said = 'run/checkpoints/4000: no loss curve: run/metrics.jsonl: no such file; --metrics names the metrics.jsonl'
-  assert said in page(folder, tmp_path / 'out')
+  message = 'run/checkpoints/4000: no loss curve: run/metrics.jsonl: no such file; --metrics names the metrics.jsonl'
+  assert message in page(folder, tmp_path / 'out')
 
 
-@pytest.mark.parametrize('data, said', [(b'\xff\xfe', 'not text'), (b'{"step": 1e999, "loss": 1}\n', 'no losses')])
-def test_metrics_without_losses(tmp_path, rows, data, said):
+@pytest.mark.parametrize('data, message', [(b'\xff\xfe', 'not text'), (b'{"step": 1e999, "loss": 1}\n', 'no losses')])
+def test_metrics_without_losses(tmp_path, rows, data, message):
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'metrics.jsonl').write_bytes(data)
   folder = write(tmp_path / 'a', rows, model=f'{tmp_path}/run/checkpoints/4000')
-  assert f'no loss curve: {tmp_path}/run/metrics.jsonl: {said}' in page(folder, tmp_path / 'out')
-  with pytest.raises(UserError, match=said):
+  assert f'no loss curve: {tmp_path}/run/metrics.jsonl: {message}' in page(folder, tmp_path / 'out')
+  with pytest.raises(UserError, match=message):
     page(folder, tmp_path / 'out', metrics=[tmp_path / 'run' / 'metrics.jsonl'])
 
 

@@ -74,7 +74,7 @@ def test_other_benchmarks_get_a_column_only_when_measured(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'decoding, said',
+  'decoding, message',
   [
     ({'temperature': 0.0, 'top_p': 1.0, 'top_k': 0, 'cache_dtype': None}, 'greedy'),
     ({'temperature': 0.0, 'top_p': 1.0, 'top_k': 0, 'cache_dtype': 'int8'}, 'greedy, int8 cache'),
@@ -83,10 +83,10 @@ def test_other_benchmarks_get_a_column_only_when_measured(tmp_path):
     ({}, '-'),
   ],
 )
-def test_how_it_was_decoded_is_in_the_table(tmp_path, decoding, said):
+def test_how_it_was_decoded_is_in_the_table(tmp_path, decoding, message):
   write(tmp_path, decoding=decoding)
   (row,) = [row for row in rows(table.table([tmp_path])) if row[:2] == ['my_model', 'GSM8K']]
-  assert row[12] == said
+  assert row[12] == message
 
 
 def test_two_runs_of_one_model_are_two_rows(tmp_path):
@@ -192,7 +192,7 @@ GROUP = {'n': 2, 'correct': 1, 'accuracy': 0.5}
 
 
 @pytest.mark.parametrize(
-  'change, said',
+  'change, message',
   [
     ({'n': '1319'}, "field 'n' is str"),
     ({'accuracy': [0.5]}, "field 'accuracy' is list"),
@@ -224,10 +224,10 @@ GROUP = {'n': 2, 'correct': 1, 'accuracy': 0.5}
     ({'samples': 2, 'problems': 1, 'pass_at_k': {'1': 'all'}, 'maj_at_k': {}}, "field 'pass_at_k' holds '1': 'all'"),
   ],
 )
-def test_scores_of_another_kind_are_named(tmp_path, change, said):
+def test_scores_of_another_kind_are_named(tmp_path, change, message):
   path = write(tmp_path)
   path.write_text(json.dumps(SCORES | change))
-  with pytest.raises(UserError, match=f'scores.json: {said}; evaluate or grade again to write it'):
+  with pytest.raises(UserError, match=f'scores.json: {message}; evaluate or grade again to write it'):
     table.table([tmp_path], tmp_path / 'out')
   assert not (tmp_path / 'out').exists()
 
@@ -252,9 +252,9 @@ def test_what_is_not_finished_is_named(tmp_path, capsys):
   (tmp_path / '.vscode').mkdir()
   (tmp_path / '.vscode' / 'settings.json').write_text('{}')  # of something else
   table.table([tmp_path], tmp_path / 'out')
-  said = f'{tmp_path}/math500: not finished, and not in the table'
-  told = capsys.readouterr().err
-  assert said in told and said in (tmp_path / 'out' / 'table.html').read_text() and '.vscode' not in told
-  with pytest.raises(UserError, match=said):
+  message = f'{tmp_path}/math500: not finished, and not in the table'
+  err = capsys.readouterr().err
+  assert message in err and message in (tmp_path / 'out' / 'table.html').read_text() and '.vscode' not in err
+  with pytest.raises(UserError, match=message):
     table.table([tmp_path / 'math500'])
-  assert '| my_model' in table.table([tmp_path / 'gsm8k', tmp_path / 'math500']) and said in capsys.readouterr().err
+  assert '| my_model' in table.table([tmp_path / 'gsm8k', tmp_path / 'math500']) and message in capsys.readouterr().err
