@@ -14,10 +14,9 @@ import dataclasses
 import json
 import pathlib
 import runpy
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
 from mathqwen.settings import (
   FREE,
@@ -270,20 +269,14 @@ def load(config: str) -> Experiment:
   path = find(config)
   try:
     experiment = runpy.run_path(str(path)).get('config')
-  except (SyntaxError, NameError, TypeError, AttributeError, ImportError, ValueError, LookupError, OSError) as error:
-    where = f'{path}:{_line_of(error, path)}'
+  except UserError:
+    raise
+  except Exception as error:  # whatever a user's own file may raise
+    where = f'{path}:{line_of(error, path)}'
     raise UserError(f'{where}: {type(error).__name__}: {error}; correct the config file') from error
   if not isinstance(experiment, Experiment):
     raise UserError(f'{path} does not define `config = Experiment(...)`')
   return experiment
-
-
-def _line_of(error: Exception, path: pathlib.Path) -> int:
-  """The line of the config file at `path` that raised `error`."""
-  if isinstance(error, SyntaxError):
-    return error.lineno
-  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-  return lines[-1] if lines else 1
 
 
 def override(experiment: Experiment, settings: Sequence[str] | Mapping[str, object]) -> Experiment:

@@ -1,8 +1,10 @@
-"""The errors for what a user can fix, and `report`, which speaks to the user on standard error."""
+"""The errors for what a user can fix, their parts, and `report`, which speaks to the user on standard error."""
 
 import difflib
 import errno
+import os
 import sys
+import traceback
 from collections.abc import Mapping
 
 
@@ -33,6 +35,14 @@ def look_up(kind: str, name: str, table: Mapping):
   near = difflib.get_close_matches(name.lower(), table, n=1)
   hint = f'did you mean {near[0]!r}? ' if near else ''
   raise UserError(f'unknown {kind} {name!r}; {hint}there are: {", ".join(table)}')
+
+
+def line_of(error: Exception, path: os.PathLike) -> int:
+  """The line of the Python file at `path`, one of the user's, that raised `error`; 1 when it is not known."""
+  if isinstance(error, SyntaxError):
+    return error.lineno or 1
+  lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+  return lines[-1] if lines else 1
 
 
 # What a user can do about an error of the operating system. Any other one is a defect of ours.

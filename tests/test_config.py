@@ -240,6 +240,8 @@ def test_changes_as_values(base):
     ('\n\nthis\n', ":3: NameError: name 'this' is not defined; correct the config file"),
     ('from mathqwen.config import Experiment\nconfig = Experiment(modl=3)\n', ':2: TypeError'),
     ('import no_such_module\n', ':1: ModuleNotFoundError'),
+    ('warmup = 1\nwarmup / 0\n', ':2: ZeroDivisionError: division by zero; correct the config file'),
+    ('assert 1 == 2\n', ':1: AssertionError'),
     ("from mathqwen.model.config import PRESETS\nPRESETS['Qwen-8B']\n", ":2: KeyError: 'Qwen-8B'"),
   ],
 )

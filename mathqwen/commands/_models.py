@@ -9,7 +9,7 @@ if TYPE_CHECKING:
   from mathqwen.inference.model import Model
 
 
-def open_model(path: str, dtype: str | None = None) -> tuple[Model, Callable[[], dict]]:
+def open_on_this_host(path: str, dtype: str | None = None) -> tuple[Model, Callable[[], dict]]:
   """(model without weights, function that reads them): callers check their other arguments between the two.
 
   The weights are split over the devices of this host; each of several hosts holds a copy of the model.

@@ -118,7 +118,7 @@ def _ask_model(args, chosen) -> dict:
     _join_hosts(args)
   if not isinstance(args.model, str):
     return run.evaluate(args.model, chosen, ask, out=args.out, batch_size=batch_size)
-  model, read = _models.open_model(args.model, args.dtype)
+  model, read = _models.open_on_this_host(args.model, args.dtype)
   with run.prepare(model, chosen, ask, args.out, batch_size) as opened:
     model.params = read()
     return run.run(model, opened, batch_size)

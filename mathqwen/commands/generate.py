@@ -39,7 +39,7 @@ def add_flags(parser: _flags.Parser) -> None:
 def run(args: argparse.Namespace) -> dict:
   """Answers the questions, or chats when there are none. The JSON: `answers`."""
   options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
-  model, read = _models.open_model(args.model, args.dtype)
+  model, read = _models.open_on_this_host(args.model, args.dtype)
   prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in args.questions]
   model.check(prompts, **options)  # before the weights are read, which takes a while
   model.params = read()

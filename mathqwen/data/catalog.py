@@ -15,11 +15,10 @@ import importlib.util
 import os
 import pathlib
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, line_of
 
 TASKS = pathlib.Path(__file__).parents[1] / 'evals' / 'tasks'
 FOLDERS = 'MATHQWEN_TASKS'
@@ -141,9 +140,7 @@ def _load_file(path: pathlib.Path) -> ModuleType:
   try:
     spec.loader.exec_module(module)
   except Exception as error:  # whatever a user's own file may raise
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 1
-    raise UserError(f'{path}:{line}: {type(error).__name__}: {error}; correct the task file') from error
+    raise UserError(f'{path}:{line_of(error, path)}: {type(error).__name__}: {error}; correct the task file') from error
   return module
 
 

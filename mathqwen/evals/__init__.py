@@ -3,11 +3,26 @@
 tasks/                    one file for each benchmark; its docstring says how to add one
 benchmarks.py             the benchmarks by name: BENCHMARKS, get
 prompts.py                how problems are asked: PROMPTS, get
+ask.py                    Ask and Decoding: what a model is asked, and how it answers
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
 endpoint.py               evaluate('openai:URL#MODEL', ...)
-records.py folder.py      what a run leaves on disk
+records.py folder.py      what a run leaves on disk; provenance.py, which code wrote it
 compare.py                compare(a, b): which verdicts flipped between two runs
 report/                   the table and the page
 
-`run.evaluate` needs a model; everything else runs without JAX.
+The other modules serve these. `run.evaluate` needs a model; everything else runs without JAX.
 """
+
+__all__ = [
+  'ask',
+  'benchmarks',
+  'compare',
+  'endpoint',
+  'folder',
+  'prompts',
+  'provenance',
+  'records',
+  'report',
+  'run',
+  'tasks',
+]

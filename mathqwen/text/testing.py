@@ -1,4 +1,4 @@
-"""A tiny tokenizer of Qwen2's kind for tests and notebooks, trained in milliseconds, without a download."""
+"""A tiny tokenizer of Qwen2's kind for tests, trained in milliseconds, without a download."""
 
 import functools
 import json
