@@ -99,6 +99,7 @@ def evaluate(
   Raises:
     UserError: when the user can fix something: a name, a path, an argument, the data.
   """
+  # Every parameter has the name of its flag, so all of them together are the command's arguments.
   options = argparse.Namespace(**locals(), distributed=None)
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
   options.data_dir, options.out = _path_text(data_dir), _path_text(out)

@@ -185,6 +185,7 @@ class Experiment:
     self._check_together()
 
   def _check_together(self):
+    """UserError: when two settings do not fit together, each of them allowed by itself."""
     data = self.data
     optim = self.optim
     train = self.train

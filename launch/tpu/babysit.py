@@ -80,6 +80,7 @@ class Babysitter:
       yield
 
   def _run(self) -> int:
+    """`run`, without what it adds to a UserError."""
     self.book.add('up')
     outcome = 'again'
     fruitless = 0  # attempts in a row that took no new step

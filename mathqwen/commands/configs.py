@@ -34,6 +34,7 @@ def _list() -> dict:
 
 
 def _show(name: str) -> dict:
+  """Prints the settings of one experiment, by section. Returns the JSON of the command."""
   from mathqwen import config
 
   values = config.to_flat(config.load(name))

@@ -3,10 +3,15 @@
 import argparse
 import os
 import signal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mathqwen.commands import _flags, _models, _scores
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import hosts
+
+if TYPE_CHECKING:
+  from mathqwen.evals.tasks import Benchmark
 
 HELP = 'answer the problems of benchmarks, grade the answers and record each of them'
 
@@ -96,19 +101,21 @@ def evaluate(args: argparse.Namespace) -> dict:
   return _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
 
 
-def _given(args, names) -> dict:
+def _given(args: argparse.Namespace, names: Iterable[str]) -> dict:
   """The flags among `names` that have a value; the others keep the defaults of the function that takes them."""
   return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def _ask_endpoint(args, chosen) -> dict:
+def _ask_endpoint(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
+  """Asks a served model. chosen: the benchmarks."""
   from mathqwen.evals import endpoint
   from mathqwen.evals.ask import Ask
 
   return endpoint.evaluate(args.model, chosen, Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
 
 
-def _ask_model(args, chosen) -> dict:
+def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
+  """Opens args.model unless it is open, and checks everything before its weights are read."""
   from mathqwen.evals import run
   from mathqwen.evals.ask import Ask, Decoding
 
@@ -124,7 +131,8 @@ def _ask_model(args, chosen) -> dict:
     return run.run(model, opened, batch_size)
 
 
-def _join_hosts(args):
+def _join_hosts(args: argparse.Namespace) -> None:
+  """Joins the other hosts, and has SIGTERM end this one: each answer so far is recorded already."""
   kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
   hosts.join(args.distributed, kept)
   hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})

@@ -120,6 +120,7 @@ def task_files() -> list[ModuleType]:
 
 @functools.cache
 def _load_all(folders: str) -> list[ModuleType]:
+  """The task files of this package, then those of `folders` (separated by os.pathsep), by their ORDER."""
   modules = []
   for path in sorted(TASKS.glob('*.py')):
     if path.name != '__init__.py':

@@ -300,6 +300,7 @@ def fetch(name: str) -> Path:
 
 
 def _download(address: str, target: Path, sha256: str | None) -> None:
+  """Writes the file at `address` to `target`. UserError: when there is none, or its SHA-256 is another."""
   report(f'downloading {address}')
   remedy = f'try again, or download it in another way and pass --data-dir DIR with {target.parent.name}/{target.name}'
   try:

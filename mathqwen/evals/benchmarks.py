@@ -6,6 +6,7 @@ from mathqwen.evals.tasks import Benchmark
 
 
 def _collect() -> dict[str, Benchmark]:
+  """UserError: when a task file has no benchmark, or two have the same name."""
   found: dict[str, Benchmark] = {}
   for module in catalog.task_files():
     benchmark = getattr(module, 'BENCHMARK', None)

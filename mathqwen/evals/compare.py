@@ -104,6 +104,7 @@ def _problem_key(row: dict) -> str:
 
 
 def _compare_files(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
+  """One entry of `compare`. UserError: when the files do not hold one answer to each of the same problems."""
   rows_a, rows_b = _records_by_problem(file_a), _records_by_problem(file_b)
   _check_samples(file_a, rows_a)
   _check_samples(file_b, rows_b)

@@ -51,6 +51,7 @@ class Folder:
     self.stored = records.StoredRecords(list(found.values()), '; '.join(notes) or None, own_size)
 
   def _check_settings(self, part: pathlib.Path) -> None:
+    """UserError: when the records in `part` are of a run with other settings."""
     file = self.path / 'settings.json'
     if not file.exists():
       raise UserError(f'{part} is there without settings.json, so it cannot be continued; give another --out')
@@ -113,6 +114,7 @@ def _read_if_intact(path: pathlib.Path) -> dict | None:
 
 
 def _check_stored_problems(path: pathlib.Path, rows: list[dict], examples: list) -> None:
+  """UserError: when a record is of another question or gold answer than the problem with its id."""
   asked = {example.id: example for example in examples}
   for record in rows:
     name = record['id']

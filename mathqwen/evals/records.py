@@ -88,6 +88,7 @@ def read(path: str | os.PathLike, complete: bool = False) -> StoredRecords:
 
 
 def _bytes_of(path: pathlib.Path) -> bytes:
+  """The content of a file, uncompressed. UserError: when it cannot be read."""
   if path.is_dir():
     raise UserError(f'{path} is a directory; give the records.jsonl inside it')
   try:

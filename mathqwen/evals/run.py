@@ -164,6 +164,7 @@ def _run_benchmark(
   progress: bool,
   record_of: Callable,
 ) -> _Finished:
+  """Answers, grades, scores and writes one benchmark. Every host gets the same scores; host 0 writes them."""
   if folder and folder.stored.note:
     report(folder.stored.note)
   share = _divide(prepared, folder)

@@ -77,6 +77,7 @@ class Comparer:
     return reply
 
   def _start(self):
+    """Starts the process and waits until it is ready. UserError: when it cannot import math-verify."""
     self._stop()
     self.starts += 1
     self._process = subprocess.Popen(

@@ -55,6 +55,7 @@ def _packaged() -> SentencePiece:
 
 
 def _from_files(files: dict[str, bytes], path: Path) -> Tokenizer:
+  """The tokenizer of the first format in FORMATS whose files are all there. path: for messages."""
   try:
     if not isinstance(json.loads(files.get('tokenizer_config.json', b'{}')), dict):
       raise ValueError('not a JSON object')

@@ -41,6 +41,7 @@ class Tiktoken(Tokenizer):
     return [self._encode_nfc(unicodedata.normalize('NFC', text)) for text in texts]
 
   def _encode_nfc(self, text: str) -> list[int]:
+    """Ids of a text in NFC form."""
     if len(text) < LONG_RUN:
       return self._model.encode_ordinary(text)
 

@@ -154,6 +154,7 @@ def _fault(scores: dict) -> str | None:
 
 
 def _fault_of_fields(part: dict, needed: dict) -> str | None:
+  """Why `part`, the scores of a benchmark or of a group, is unsound; None when it is sound."""
   for key, kind in (needed | _OPTIONAL).items():
     if key in needed and key not in part:
       return f'field {key!r} is missing'
