@@ -326,7 +326,7 @@ def test_evaluate_refuses_as_the_command_does(model, tiny, tmp_path):
     ({'limit': 0}, 'limit is 0; it must be 1 or more'),
     ({'timeout': 3}, '--timeout is for openai:URL#MODEL only'),
     ({'dtype': 'bfloat16'}, "a loaded model keeps its own, 'float32'"),
-    ({'model': 'openai:http://localhost:1#m', 'dtype': 'float32'}, "--dtype is the server's affair"),
+    ({'model': 'openai:http://localhost:1#m', 'dtype': 'float32'}, '--dtype is decided by the server'),
     ({'out': tmp_path / 'file'}, 'file/arithmetic: Not a directory; a file stands where a directory is needed'),
   ]:
     (tmp_path / 'file').write_text('x')
