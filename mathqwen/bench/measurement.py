@@ -72,7 +72,7 @@ def _train_sides(
 def _decode_sides(
   cfg: ModelConfig, batch: int, dtype: str, torch: bool, *, prompt: int, new_tokens: int, long_tail: int
 ) -> tuple[int, Sides]:
-  """(new tokens of a call, the sides). long_tail: so many answers of GSM8K's lengths; 0 for `batch` equal ones."""
+  """(new tokens of a call, the sides). long_tail: how many answers of GSM8K's lengths; 0: `batch` equal ones."""
   if long_tail:
     if torch:
       raise UserError('--long-tail compares with batches of our own: leave out --torch')
@@ -89,7 +89,7 @@ def _decode_sides(
 
 
 def _sides(make_ours: Callable, make_torch: Callable | None) -> Sides:
-  # torch first: where it is missing, that shows before anything of ours is compiled.
+  # torch first: if it is missing, that shows before anything of ours is compiled.
   others = {'torch': Elsewhere(make_torch)} if make_torch else {}
   return {'mathqwen': functools.partial(timed, make_ours()), **others}
 

@@ -18,8 +18,8 @@ from mathqwen.training import step as step_lib
 
 OPTIM = OptimConfig(warmup_steps=10)
 STEPS = 1_000  # length of the learning rate's schedule
-# Lengths of GSM8K's 1,319 test answers without calculator marks, in this package's tokenizer: a share of them has at
-# most so many tokens.
+# Lengths of GSM8K's 1,319 test answers without calculator marks, in this package's tokenizer: each of these shares of
+# them has at most the number of tokens below it.
 GSM8K_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 GSM8K_TOKENS = (34, 51, 61, 76, 88, 103, 117, 130, 147, 170, 202, 236, 312, 479)
 
@@ -68,12 +68,17 @@ def answer_request(cfg: ModelConfig, new_tokens: int | list[int]) -> AnswerReque
   return AnswerRequest(new_tokens, cfg.vocab_size, stop_ids=(-1,))
 
 
-def decode_side(cfg: ModelConfig, dtype: str, prompts, new_tokens: int | list[int], batch: int | None = None):
-  """A function that decodes greedily, all answers or `batch` at a time, and returns them."""
+def decode_side(
+  cfg: ModelConfig, dtype: str, prompts: np.ndarray, new_tokens: int | list[int], batch: int | None = None
+) -> Callable[..., list[list[int]]]:
+  """A function that decodes greedily and returns the answers. Its arguments replace `prompts` and `new_tokens`.
+
+  prompts: int32 [answers, prompt]. batch: answers decoded together; None: all of them.
+  """
   batch = batch or len(prompts)
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
-  params = generate.decoder_for(params, None).pack(params, cfg, batch)  # here, so that it is not measured
+  params = generate.decoder_for(params, None).pack(params, cfg, batch)  # here, so that packing is not measured
 
   def decode(prompts=prompts, new_tokens=new_tokens):
     request = answer_request(cfg, new_tokens)
@@ -87,9 +92,14 @@ def gsm8k_lengths(n: int) -> list[int]:
   return np.interp(np.random.default_rng(1).random(n), GSM8K_SHARES, GSM8K_TOKENS).astype(int).tolist()
 
 
-def long_tail_sides(cfg: ModelConfig, dtype: str, prompts, lengths: list[int], batch: int) -> dict:
-  """{'mathqwen': slots that are refilled, 'static': batches that each wait for their longest answer}, timed."""
+def long_tail_sides(
+  cfg: ModelConfig, dtype: str, prompts: np.ndarray, lengths: list[int], batch: int
+) -> dict[str, Callable[[], turns.Timing]]:
+  """{'mathqwen': slots that are refilled, 'static': batches that each wait for their longest answer}.
+
+  Each is a function that times itself. prompts: int32 [answers, prompt]. lengths: tokens of each answer.
+  """
   decode = decode_side(cfg, dtype, prompts, lengths, batch)
   groups = [slice(start, start + batch) for start in range(0, len(lengths), batch)]
   static = lambda: [decode(prompts[group], lengths[group]) for group in groups]
-  return {name: functools.partial(turns.timed, run) for name, run in {'mathqwen': decode, 'static': static}.items()}
+  return {'mathqwen': functools.partial(turns.timed, decode), 'static': functools.partial(turns.timed, static)}

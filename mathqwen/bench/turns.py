@@ -1,8 +1,8 @@
 """Functions timed in turn, each in a process of its own.
 
-Turns, because a shared machine is fast at one moment and slow at another: within the same minutes both sides meet the
-same. Processes, because that is how each side's users run it. In one process one side would reuse the memory that the
-other has freed; fresh memory is zeroed by the kernel, a visible part of torch's training step on a CPU.
+In turn, because a shared machine is fast at one moment and slow at the next: this way both sides get the same moments.
+In processes, because that is how each side's users run it. In one process, one side would reuse the memory that the
+other has freed; the kernel zeroes fresh memory, which is a visible part of torch's training step on a CPU.
 """
 
 import multiprocessing
@@ -15,7 +15,7 @@ from typing import Any
 from mathqwen.errors import UserError, report
 from mathqwen.observe.metrics import peak_rss_bytes
 
-Timing = tuple[float, float, int]  # seconds, CPU seconds of the process, the most bytes that it has held
+Timing = tuple[float, float, int]  # seconds, CPU seconds of the process, its peak memory in bytes
 
 
 def timed(run: Callable[[], Any]) -> Timing:
@@ -26,7 +26,7 @@ def timed(run: Callable[[], Any]) -> Timing:
 
 
 class Elsewhere:
-  """Calling it times the function that `make()` returns, in a process of its own, which lives as long as this object.
+  """When called, times the function that `make()` returns, in a process of its own that lives as long as this object.
 
   UserError: what `make` raises, or when the process has ended.
   """

@@ -40,9 +40,9 @@ def compare_models(a: str, b: str, tolerance: float | None = None) -> dict:
 
 
 def check_written(model: Source, folder: str, dtype: str | None) -> dict:
-  """`compare_sources` of a model, rounded to `dtype`, with what was written from it.
+  """`compare_sources` of a model, rounded to `dtype`, and what was written from it.
 
-  UserError: when any bit of a logit differs. Rounding happens in the same way on both sides, so nothing should.
+  UserError: when any bit of a logit differs. Both sides round in the same way, so none should.
   """
   report('comparing the two models on a small batch (--no-check leaves it out)')
   found = compare_sources(model, open_source(folder), dtype)
@@ -62,7 +62,7 @@ def verdict_on(differences: dict | None) -> str:
 
 
 def compare_sources(a: Source, b: Source, dtype: str | None = None) -> dict:
-  """Logits of two models on a small batch, in float32. One model is in memory at a time, in the dtype of its files.
+  """Compares the float32 logits of two models on a small batch. One model is in memory at a time, in its files' dtype.
 
   dtype: round the weights of `a` to it first. Returns
 
@@ -76,8 +76,8 @@ def compare_sources(a: Source, b: Source, dtype: str | None = None) -> dict:
   positions = min(POSITIONS, a.config.max_position_embeddings, b.config.max_position_embeddings)
   tokens_BT, segments_BT = _sample(a, vocab, positions)
   is_text = segments_BT > 0
-  a_logits = _logits(a, tokens_BT, segments_BT, dtype)[is_text][:, :vocab]  # [positions, vocab]
-  b_logits = _logits(b, tokens_BT, segments_BT, None)[is_text][:, :vocab]
+  a_logits = _sample_logits(a, tokens_BT, segments_BT, dtype)[is_text][:, :vocab]  # [positions, vocab]
+  b_logits = _sample_logits(b, tokens_BT, segments_BT, None)[is_text][:, :vocab]
   a_log_probs, b_log_probs = _log_softmax(a_logits), _log_softmax(b_logits)
   return {
     'max_logit_difference': float(np.abs(a_logits - b_logits).max()),
@@ -104,7 +104,7 @@ def _sample(source: Source, vocab: int, positions: int) -> tuple[np.ndarray, np.
   return tokens_BT, segments_BT
 
 
-def _logits(source: Source, tokens_BT: np.ndarray, segments_BT: np.ndarray, dtype: str | None) -> np.ndarray:
+def _sample_logits(source: Source, tokens_BT: np.ndarray, segments_BT: np.ndarray, dtype: str | None) -> np.ndarray:
   """float32 [B, T, V]. The weights are freed on return."""
   params = source.read(None, dtype)
   logits = jax.jit(functools.partial(_forward, cfg=source.config))(params, tokens_BT, segments_BT)

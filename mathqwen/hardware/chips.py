@@ -23,9 +23,9 @@ class Chip:
   hbm_bandwidth: float  # bytes/s
   ici_bandwidth: float  # bytes/s out of one port
   dimensions: int  # of the torus; a chip has two ports for each
-  cores: int  # a chip, as slices are counted: v5p-32 has 16 chips of 2 cores
+  cores: int  # of a chip; slice names count them: v5p-32 has 16 chips of 2 cores
   accelerator: str  # prefix of the accelerator type
-  devices: int = 1  # JAX devices a chip
+  devices: int = 1  # JAX devices on a chip
   dcn_bandwidth: float = 0  # bytes/s between slices; 0 where no figure is published
 
 
@@ -98,14 +98,15 @@ class Slice:
 
   @property
   def ici_bytes_per_second(self) -> float:
-    """What one chip can receive while all chips gather from all: in each dimension from both neighbours of a ring, but
-    from only one of an open row.
+    """What one chip can receive while all chips gather from all.
+
+    In each dimension that is the links to both neighbours in a ring, but only one link in an open row.
     """
     links = sum(2 if self._is_ring(size) else 1 for size in self.shape if size > 1)
     return links * self.chip.ici_bandwidth
 
   def _is_ring(self, size: int) -> bool:
-    """Whether a dimension of so many chips wraps around."""
+    """Whether a dimension of this many chips wraps around."""
     if self.chip.dimensions == 2:
       return size >= 16
     return math.prod(self.shape) >= 64 and size % 4 == 0

@@ -1,7 +1,7 @@
-"""What a training step costs with its loops: matrix multiplications from its jaxpr, traffic between chips from its HLO.
+"""What a training step costs, loops included: FLOPs of its matrix products from the jaxpr, traffic from the HLO.
 
 XLA's own `cost_analysis` counts the body of a loop once, however often it runs. How often a loop runs is usually in the
-program; where it depends on data (the loss head's loop), the caller says it, in the order in which such loops stand.
+program. Where it depends on data, as in the loss head, the caller gives it, for each such loop in program order.
 """
 
 import collections
@@ -18,24 +18,25 @@ KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective
 def matmul_flops(jaxpr: core.ClosedJaxpr, turns: tuple[int, ...] = ()) -> int:
   """FLOPs of all matrix multiplications over all devices. Elementwise work is not counted.
 
-  Of a `cond` the more expensive branch counts. A Pallas kernel counts its whole grid, including the blocks that an
+  Of a `cond`, the more expensive branch counts. Of a Pallas kernel, the whole grid counts, including the blocks that an
   attention kernel skips.
 
-  turns: how often each data-dependent loop runs. StopIteration: when there are more such loops.
+  turns: how often each data-dependent loop runs. StopIteration: when there are more such loops than `turns`.
   """
   return _flops(jaxpr.jaxpr, iter(turns))
 
 
-def _flops(jaxpr, turns: Iterator[int]) -> int:
+def _flops(jaxpr: core.Jaxpr, turns: Iterator[int]) -> int:
   total = 0
   for eqn in jaxpr.eqns:
     name, params = eqn.primitive.name, eqn.params
     inner = [j for value in params.values() for j in _jaxprs(value)]
     if name == 'dot_general':
+      # 2 per multiply-add: numbers of the result times the length of the sum behind each.
       ((contracted, _), _) = params['dimension_numbers']
       left_shape = eqn.invars[0].aval.shape
       total += 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left_shape[d] for d in contracted)
-    elif name == 'while':
+    elif name == 'while':  # a loop of known length is a `scan`
       total += next(turns) * _flops(params['body_jaxpr'].jaxpr, turns)
     elif name == 'cond':
       total += max(_flops(j, turns) for j in inner)
@@ -45,18 +46,18 @@ def _flops(jaxpr, turns: Iterator[int]) -> int:
 
 
 def _times(name: str, params: dict) -> int:
-  """How often a primitive runs what is inside it."""
+  """How often a primitive runs the jaxpr inside it."""
   if name == 'scan':
     return params['length']
   if name == 'pallas_call':
     return math.prod(params['grid_mapping'].grid)
-  if name == 'shard_map':  # inside are the shapes of one device
+  if name == 'shard_map':  # its jaxpr has the shapes of one device, and all devices count
     return math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
   return 1
 
 
-def _jaxprs(value) -> list:
-  """Those in a parameter of a primitive."""
+def _jaxprs(value) -> list[core.Jaxpr]:
+  """The jaxprs in one parameter of a primitive."""
   if isinstance(value, core.ClosedJaxpr):
     return [value.jaxpr]
   if isinstance(value, core.Jaxpr):
@@ -76,14 +77,14 @@ def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
     all-reduce               2 b (n - 1) / n
     collective-permute       b
 
-  turns: as of `matmul_flops`.
+  turns: as in `matmul_flops`.
   """
-  computations, entry = _parse(hlo)
+  computations, entry = _parse_hlo(hlo)
   times = _executions(computations, entry, iter(turns))
   partitions = re.search(r'num_partitions=(\d+)', hlo)
   devices = int(partitions.group(1)) if partitions else 1
 
-  # A TPU program has an asynchronous collective in several pieces, all with one channel: they count once.
+  # In a TPU program an asynchronous collective has several instructions, all with the same channel: count them once.
   received = {}
   for name, lines in computations.items():
     for line in lines:
@@ -91,7 +92,7 @@ def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
       if kind not in KINDS or not times[name]:
         continue
       size, n = _result_bytes(line), _group_size(line.text, devices)
-      if kind == 'all-reduce' and 'all-reduce-scatter' in name:  # a fusion that keeps only its own part
+      if kind == 'all-reduce' and 'all-reduce-scatter' in name:  # a fusion in which each chip keeps only its part
         kind, size = 'reduce-scatter', size // n
       channel = re.search(r'channel_id=(\d+)', line.text)
       key = (kind, channel.group(1)) if channel else (kind, name, line.text)
@@ -104,6 +105,7 @@ def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
 
 
 def _received(kind: str, size: int, n: int) -> int:
+  """The table in `collective_bytes`."""
   return {
     'all-gather': size * (n - 1) // n,
     'all-to-all': size * (n - 1) // n,
@@ -142,8 +144,8 @@ def _executions(computations: Computations, entry: str, turns: Iterator[int]) ->
   return times
 
 
-def _parse(hlo: str) -> tuple[Computations, str]:
-  """(all computations, the name of the one that runs first)"""
+def _parse_hlo(hlo: str) -> tuple[Computations, str]:
+  """(all computations, the name of the one that the program starts with)"""
   computations: Computations = {}
   entry = lines = None
   for text in hlo.splitlines():
@@ -157,7 +159,10 @@ def _parse(hlo: str) -> tuple[Computations, str]:
 
 
 def _turns(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int | None:
-  """How often a while loop runs: as XLA noted, or as its counter says, which goes from 0 to a constant; else None."""
+  """How often a while loop runs, or None where that depends on data.
+
+  XLA has noted it, or the loop has a counter that goes from 0 to a constant.
+  """
   if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text):
     return int(known.group(1))
 
@@ -165,22 +170,22 @@ def _turns(loop: Instruction, condition: list[Instruction], body: list[Instructi
   (compare,) = [line for line in condition if line.root]
   if len(compare.operands) != 2 or 'direction=LT' not in compare.text:
     return None
-  counter, limit = [_find(condition, name) for name in compare.operands]
+  counter, limit = [_instruction(condition, name) for name in compare.operands]
   if counter.opcode != 'get-tuple-element' or limit.opcode != 'constant':
     return None
 
   # The body: the same element becomes counter + constant.
   (root,) = [line for line in body if line.root]
   element = int(re.search(r'index=(\d+)', counter.text).group(1))
-  step = _find(body, root.operands[element])
-  added = [_find(body, name) for name in step.operands]
+  step = _instruction(body, root.operands[element])
+  added = [_instruction(body, name) for name in step.operands]
   constants = [_constant(line) for line in added if line.opcode == 'constant']
   if step.opcode != 'add' or not constants:
     return None
   return -(-_constant(limit) // constants[0])  # rounded up
 
 
-def _find(lines: list[Instruction], name: str) -> Instruction:
+def _instruction(lines: list[Instruction], name: str) -> Instruction:
   return next(line for line in lines if line.name == name)
 
 
@@ -189,17 +194,18 @@ def _constant(line: Instruction) -> int:
 
 
 def _result_bytes(line: Instruction) -> int:
-  arrays = [
-    math.prod(int(d) for d in dims.split(',') if d) * DTYPE_BYTES[dtype]
-    for dtype, dims in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', line.result)
-  ]
+  """Bytes of an instruction's result: 'f32[8,128]{1,0}' or a tuple of such."""
+  arrays = []
+  for dtype, dims in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', line.result):
+    shape = [int(d) for d in dims.split(',') if d]
+    arrays.append(math.prod(shape) * DTYPE_BYTES[dtype])
   if line.opcode in ('all-gather-start', 'collective-permute-start'):
-    return arrays[1]  # of the tuple (operand, result, ...)
+    return arrays[1]  # their result is a tuple (operand, result, ...)
   return sum(arrays)
 
 
 def _group_size(text: str, devices: int) -> int:
-  """Chips that take part in one collective together, in the three ways in which HLO writes them."""
+  """How many chips take part in one collective together. HLO writes groups in three ways; without groups, all do."""
   if named := re.search(r'replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}', text):
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", named.group(1)))
     return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named.group(2)))

@@ -1,6 +1,6 @@
-"""How the hosts of one run hand each other text and tell each other that they end.
+"""How the hosts of one run exchange text and announce that they end.
 
-Two ways with the same methods: `KeyValueExchange` where JAX shows its coordination service (`jax_internals`), else
+Two classes with the same methods: `KeyValueExchange` where JAX shows its coordination service (`jax_internals`), else
 `DeviceExchange`, on public API alone.
 """
 
@@ -18,7 +18,7 @@ _POLL_SECONDS = 10  # signals are handled between two waits of this length
 
 
 class LateHosts(Exception):
-  """`missing` hosts had not handed over their text when the time was over."""
+  """The hosts `missing` had not put down their text in time."""
 
   def __init__(self, missing: list[int]):
     super().__init__(f'missing: {missing}')
@@ -26,7 +26,7 @@ class LateHosts(Exception):
 
 
 class KeyValueExchange:
-  """Through host 0's key-value store. No device takes part: collectives have time limits, this waits as long as asked.
+  """Through host 0's key-value store. Without devices, whose collectives have time limits: this waits as long as asked.
 
   index, count: this host's number, and how many hosts there are.
   """
@@ -60,7 +60,7 @@ class KeyValueExchange:
     """Tells the other hosts that this one ends, and why."""
     from jax.errors import JaxRuntimeError
 
-    with contextlib.suppress(JaxRuntimeError):  # host 0 is gone, and the store with it: there is nobody to tell
+    with contextlib.suppress(JaxRuntimeError):  # host 0 is gone, and the store with it: nobody can be told
       self._client.set(f'{_ENDS}/{self.index}', json.dumps([status, line]))
 
   def ends(self) -> dict[int, tuple[int, str]]:
@@ -117,7 +117,7 @@ class DeviceExchange:
     self.index, self.count = jax.process_index(), jax.process_count()
 
   def gather(self, name: str, text: str, seconds: float | None = None) -> list[str]:
-    """As of `KeyValueExchange`; all hosts call in the same order, and `name` and `seconds` play no part."""
+    """As in `KeyValueExchange`, but `name` and `seconds` are not used: all hosts must call in the same order."""
     import numpy as np
     from jax.experimental.multihost_utils import process_allgather
 
@@ -129,20 +129,20 @@ class DeviceExchange:
     return [bytes(row[:size]).decode('ascii') for row, size in zip(rows, sizes, strict=True)]
 
   def forget(self, name: str):
-    """Nothing is kept."""
+    """Does nothing: no text is kept."""
 
   def announce_end(self, status: int, line: str):
-    """Cannot be done without a store."""
+    """Does nothing: without a store there is no way to tell the others."""
 
   def ends(self) -> dict[int, tuple[int, str]]:
-    """None is known."""
+    """Always empty: no host learns about another's end."""
     return {}
 
   def wait_for_ends(self, seconds: float):
     """Lets the hosts that fail together say so: host 0, which holds the service, must not be gone before that."""
     import jax
 
-    # In a thread, because it waits for minutes where only this host ends.
+    # In a thread, because `shutdown` waits for minutes when only this host ends.
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
     thread.join(seconds)

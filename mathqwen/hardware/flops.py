@@ -7,19 +7,19 @@ from mathqwen.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """Numbers of weights in the matrix multiplications of a model. Norms and biases are left out."""
+  """How many weights the matrix multiplications of a model have. Norms and biases are left out."""
 
   cfg: ModelConfig
 
   @property
   def attention(self) -> int:
-    """Of a layer: projections of queries, keys, values and output."""
+    """The projections of queries, keys, values and output in one layer."""
     c = self.cfg
     return c.hidden_size * c.head_dim * 2 * (c.num_attention_heads + c.num_key_value_heads)
 
   @property
   def up(self) -> int:
-    """One of the three matrices of a layer's MLP."""
+    """One of the three matrices of a layer's MLP, all of the same size."""
     return self.cfg.hidden_size * self.cfg.intermediate_size
 
   @property
@@ -38,7 +38,7 @@ class Shape:
     return self.cfg.num_hidden_layers * self.layer + self.head * (1 if self.cfg.tie_word_embeddings else 2)
 
   def attention_flops(self, length: int) -> int:
-    """Forward, one layer, one row: queries times keys and probabilities times values, up to the diagonal."""
+    """Of one row in one layer's forward pass: queries times keys and probabilities times values, up to the diagonal."""
     return 4 * self.cfg.num_attention_heads * self.cfg.head_dim * length * (length + 1) // 2
 
 

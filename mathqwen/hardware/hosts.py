@@ -25,14 +25,14 @@ from mathqwen.hardware import jax_internals
 from mathqwen.hardware.exchange import DeviceExchange, KeyValueExchange, LateHosts
 
 # Environment variables, in seconds.
-START, LOST = 'MATHQWEN_START_SECONDS', 'MATHQWEN_LOST_SECONDS'
+START = 'MATHQWEN_START_SECONDS'
+LOST = 'MATHQWEN_LOST_SECONDS'
 DEFAULTS = {
   START: 300,  # that the hosts wait for each other before the first step
   LOST: 60,  # without a heartbeat, after which a host is lost; a C++ thread sends them, also while XLA compiles
 }
-CONNECT_MARGIN = (
-  5  # seconds that a client tries longer than the service waits, so that the service names who is missing
-)
+# Seconds that a client tries longer than the service waits, so that it is the service that reports who is missing.
+CONNECT_MARGIN = 5
 GRACE = 10  # seconds in which a host may end by itself after another one has ended
 PACKAGES = ('mathqwen', 'jax', 'jaxlib', 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
 RUN_AGAIN = 'run the same command again on every host'
@@ -51,7 +51,7 @@ _last_words = threading.Lock()  # only the first reason to end is printed
 
 
 def join(where: str, after_loss: str):
-  """Joins this process to the others. To be called on every host, before anything else uses a device.
+  """Joins this process to the others. Call it on every host, before anything else uses a device.
 
   where: 'auto' asks the machine (a TPU pod slice, GKE and Slurm know their hosts); 'HOST:PORT,N,I' names the
     coordinator, the number of processes and this one's number.
@@ -60,8 +60,8 @@ def join(where: str, after_loss: str):
   Where other hosts do not come, the process ends with status 2 and a line that names them.
   """
   global _exchange, _given_place, _remedy, _service_started
-  _given_place = jax_internals.Place(None, None, None) if where == 'auto' else _parse(where)
-  start_seconds, lost_seconds = _seconds(START), _seconds(LOST)
+  _given_place = jax_internals.Place(None, None, None) if where == 'auto' else _parse_place(where)
+  start_seconds, lost_seconds = _seconds_from_environment(START), _seconds_from_environment(LOST)
   import jax
 
   _service_started = True
@@ -90,12 +90,12 @@ def join(where: str, after_loss: str):
 
 
 def agree(what: str, values: dict[str, Any]):
-  """Checks that `values`, {name: JSON value}, are the same on every host. Once for each `what`; all hosts must call it.
+  """Checks that `values`, {name: JSON value}, are the same on every host. All hosts must call it, once for each `what`.
 
-  UserError: on every host, when those of one host differ from host 0's, or one does not come within `START` seconds.
+  UserError: on every host, when one host's values differ from host 0's, or do not arrive within `START` seconds.
   """
   if _exchange is not None:
-    _agree(_exchange, what, values, _seconds(START))
+    _compare_hosts(_exchange, what, values, _seconds_from_environment(START))
 
 
 def share() -> tuple[int, int]:
@@ -125,7 +125,7 @@ def leave(status: int, line: str):
   os._exit(status)
 
 
-def _parse(where: str) -> jax_internals.Place:
+def _parse_place(where: str) -> jax_internals.Place:
   try:
     address, count, index = where.split(',')
     count, index = int(count), int(index)
@@ -150,8 +150,8 @@ def _check_port(address: str):
     ) from None
 
 
-def _seconds(name: str) -> int:
-  """Of an environment variable."""
+def _seconds_from_environment(name: str) -> int:
+  """The value of an environment variable, or its default. UserError: when it is not a positive whole number."""
   value = os.environ.get(name, str(DEFAULTS[name]))
   if not value.isdecimal() or not int(value):
     raise UserError(f'{name}={value}: write a whole number of seconds')
@@ -169,13 +169,15 @@ def _versions() -> dict[str, str]:
 
 
 def _make_exchange() -> Exchange:
-  client, place = jax_internals.coordination_client(), jax_internals.place()
+  client = jax_internals.coordination_client()
+  place = jax_internals.place()
   if client is None or place is None:
     return DeviceExchange()
   return KeyValueExchange(client, place.index, place.count)
 
 
-def _agree(exchange: Exchange, what: str, values: dict[str, Any], seconds: float):
+def _compare_hosts(exchange: Exchange, what: str, values: dict[str, Any], seconds: float):
+  """`agree` over this exchange, within `seconds`."""
   try:
     texts = exchange.gather(what, json.dumps(values), seconds)
   except LateHosts as late:
@@ -213,7 +215,7 @@ def _difference(what: str, first: dict, others: list[dict], differing: dict[int,
 
 
 def _gather(exchange: Exchange, number: int, value: Any) -> list:
-  """number: of the call, the same on every host."""
+  """`gather` over this exchange. number: how many calls there were before; every host must count the same."""
   texts = exchange.gather(f'gather-{number}', json.dumps(value))
   if number:
     exchange.forget(f'gather-{number - 1}')  # every host has read that one, or it would not have come to this one
@@ -246,7 +248,7 @@ def _report_crash(kind, error, trace):
   if issubclass(kind, JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
     # A collective fails at once when another host dies. Wait until the service says which host that was: then
     # `_end_after_fatal_error` ends this process. If it does not, the error is one of ours.
-    time.sleep(_seconds(LOST) + 2 * GRACE)
+    time.sleep(_seconds_from_environment(LOST) + 2 * GRACE)
   sys.__excepthook__(kind, error, trace)
   leave(1, f'{kind.__name__}, see its traceback there')
 
@@ -256,9 +258,9 @@ def _end_after_fatal_error(text: str):
   situation = jax_internals.Situation(
     joined=_exchange is not None,
     place=jax_internals.place() or _given_place,
-    start_seconds=_seconds(START),
-    connect_seconds=_seconds(START) + CONNECT_MARGIN,
-    lost_seconds=_seconds(LOST),
+    start_seconds=_seconds_from_environment(START),
+    connect_seconds=_seconds_from_environment(START) + CONNECT_MARGIN,
+    lost_seconds=_seconds_from_environment(LOST),
     remedy=_remedy,
   )
   _end(*jax_internals.explain(text, situation))

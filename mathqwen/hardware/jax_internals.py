@@ -56,10 +56,11 @@ class CoordinationClient:
     self._client = client
 
   def set(self, key: str, text: str):
+    """Stores `text` at `key`, in place of what was there."""
     self._client.key_value_set(key, text, allow_overwrite=True)
 
   def get(self, key: str, seconds: float) -> str | None:
-    """The value of `key`, waited for; None when it has not come within `seconds`."""
+    """The value of `key`, as soon as there is one; None when there is none within `seconds`."""
     from jax.errors import JaxRuntimeError
 
     try:

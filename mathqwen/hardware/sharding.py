@@ -1,7 +1,7 @@
-"""The mesh, and the one table from logical axis names to mesh axes.
+"""The mesh, and the only table from logical axis names to mesh axes.
 
 What the names of activations mean, drawn for 8 chips as mesh.data 2 x mesh.fsdp 4 (context and tensor 1), and arrays
-whose first axis is 8 long. Each line says what a chip holds; "D 1/4" is the first quarter of the width.
+whose first axis has length 8. Each line says what a chip holds; "D 1/4" is the first quarter of the width.
 
   axes of the array                      chip 0           chip 1           chip 4           chip 7
   batch, length, width       [B, T, D]   row 0            row 1            row 4            row 7
@@ -12,8 +12,8 @@ whose first axis is 8 long. Each line says what a chip holds; "D 1/4" is the fir
   vocab_parts, whole, vocab  [G, C, V]   0-3, V 1/4       0-3, V 2/4       4-7, V 1/4       4-7, V 4/4
 
 `batch` splits rows over all chips. `copy` splits them only over the copies of the model: every chip of a copy holds all
-rows of that copy, and looks up their tokens in its columns (`embed`) of the table. `part` and `vocab_parts` are the
-same two for the loss, which splits a batch into G groups of C positions, one group for each chip: `part` leaves a group
+rows of that copy, and looks up their tokens in its columns (`embed`) of the table. `part` and `vocab_parts` do the same
+for the loss, which splits a batch into G groups of C positions, one group for each chip: `part` leaves a group
 on its chip, `vocab_parts` sends it to all chips of the copy, each of which has some rows of the head (`vocab`). An axis
 named `whole` is not split. mesh.context splits the length of rows, and so makes more groups; mesh.tensor splits heads,
 MLP and vocabulary, and chips that differ only in it hold the same rows.
@@ -21,11 +21,13 @@ MLP and vocabulary, and chips that differ only in it hold the same rows.
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
@@ -33,8 +35,10 @@ from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.placement import NO_PLACEMENT, Placement
 
+Rules = Mapping[str, str | tuple[str, ...] | None]  # logical axis name -> mesh axis, several of them, or none
+
 # A rule for every logical name, and no catch-all: a new name without a rule is a KeyError in the first test.
-RULES: dict[str, str | tuple[str, ...] | None] = {
+RULES: Rules = {
   # Activations: see the table above.
   'batch': ('data', 'fsdp'),
   'length': 'context',
@@ -57,16 +61,20 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def rules(shape: dict[str, int], vocab_size: int | None) -> dict:
-  """RULES, changed for a vocabulary that the mesh does not divide (32,001 rows, as WizardMath has, divide by 3 only).
+def rules(shape: dict[str, int], vocab_size: int | None) -> Rules:
+  """RULES, changed for a vocabulary that the mesh does not divide, like WizardMath's 32,001 rows.
 
+  shape: size of each mesh axis. vocab_size None: RULES as they are.
   Mesh axes that do not divide the rows of the two tables split their columns instead. For the loss the head is then
   whole on the chips along those axes, and each of them keeps its own groups of positions.
   """
   dividing, others = [], []
   for axis in RULES['vocab'] if vocab_size else ():
     parts = math.prod(shape[name] for name in (*dividing, axis))
-    (others if vocab_size % parts else dividing).append(axis)
+    if vocab_size % parts == 0:
+      dividing.append(axis)
+    else:
+      others.append(axis)
   if not others:
     return RULES
   width = tuple(axis for axis in RULES['embed'] if axis in others)
@@ -75,7 +83,7 @@ def rules(shape: dict[str, int], vocab_size: int | None) -> dict:
 
 
 def undivided(shape: dict[str, int], cfg: ModelConfig) -> str | None:
-  """A line for people where `rules` differs from RULES for this vocabulary, else None."""
+  """A line for the user where `rules` differs from RULES for this vocabulary, else None."""
   axes = rules(shape, cfg.vocab_size)['vocab_width']
   if not axes:
     return None
@@ -106,16 +114,16 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
 
 
 def fitting(cfg: ModelConfig, devices: int) -> MeshConfig:
-  """The mesh for using a model when the user asks for none: split by heads as far as they divide, copied over the rest.
+  """The mesh for using a model when the user names none: as much tensor parallelism as its sizes divide, then copies.
 
-  No fsdp, because each decoded token reads all weights, and they must not come from other devices.
+  No fsdp: each decoded token reads all weights, which would have to come from other devices every time.
   """
   sizes = (cfg.num_attention_heads, cfg.num_key_value_heads, cfg.intermediate_size, cfg.vocab_size)
   tensor = math.gcd(devices, *sizes)
   return MeshConfig(data=devices // tensor, fsdp=1, tensor=tensor)
 
 
-def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh over `devices`, by default all. Neighbours along an axis are neighbours in the slice.
 
   With several slices, 'data' goes over the slices first, so that only the sum of gradients crosses the slower network
@@ -124,6 +132,7 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(cfg, len(devices))
   axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
+  # Only devices of a multislice system have a `slice_index`.
   slices = len({getattr(device, 'slice_index', 0) for device in devices})
   if slices == 1:
     # allow_split: an axis of the mesh may take a part of an axis of the slice, as 128 x 2 on 4 x 8 x 8 needs.
@@ -142,15 +151,15 @@ def make_mesh(cfg: MeshConfig, devices=None) -> Mesh:
   return Mesh(arranged, tuple(shape), axis_types=axis_types)
 
 
-def spec(axes: tuple[str, ...], rules=RULES) -> PartitionSpec:
+def spec(axes: tuple[str, ...], table: Rules = RULES) -> PartitionSpec:
   """('embed', 'heads', 'head_dim') -> PartitionSpec(('context', 'fsdp'), 'tensor', None).
 
   ValueError when two axes fall on one mesh axis.
   """
-  mapped = [rules[name] for name in axes]
-  used = []
+  mapped = [table[name] for name in axes]
+  used: list[str] = []
   for entry in mapped:
-    used += [entry] if isinstance(entry, str) else list(entry or ())
+    used += [entry] if isinstance(entry, str) else entry or ()
   if len(used) != len(set(used)):
     raise ValueError(f'logical axes {axes} collide on a mesh axis: {mapped}')
   return PartitionSpec(*mapped)
@@ -158,40 +167,46 @@ def spec(axes: tuple[str, ...], rules=RULES) -> PartitionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MeshPlacement(Placement):
-  """Where the arrays inside a step lie on `mesh`, by the logical names of their axes. The names mean what `rules` says
-  for a vocabulary of `vocab_size`."""
+  """Where the arrays inside a step are placed on `mesh`, by the logical names of their axes.
+
+  The names mean what `rules` says for a vocabulary of `vocab_size`.
+  """
 
   mesh: Mesh
   vocab_size: int | None = None
 
-  def __call__(self, x, *axes: str):
+  def __call__(self, x: jax.Array, *axes: str) -> jax.Array:
+    """`x`, which XLA places by the logical names of its axes. Inside jit."""
     where = spec(axes, rules(dict(self.mesh.shape), self.vocab_size))
     return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, where))
 
-  def tree(self, values, axes):
+  def tree(self, values: dict, axes: dict) -> dict:
+    """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
     return jax.tree.map(lambda x, names: self(x, *names), values, axes)
 
-  def gather(self, weights, axes, dtype, one):
-    """Weights in `dtype`, split by 'tensor' only while they are used. Their gradients go straight back to the shards.
+  def gather(self, weights: dict, axes: dict, dtype: DTypeLike, one: jax.Array) -> dict:
+    """Weights in `dtype`, split only by 'tensor' while they are used. Their gradients go straight back to the shards.
 
-    `one`: `placement.opaque_one`, which keeps XLA from casting all layers before the loop over layers.
+    one: from `placement.opaque_one`; it keeps XLA from casting all layers before the loop over layers.
     """
     gathered_axes = jax.tree.map(_without_embed, axes, is_leaf=_is_axes)
 
+    # The derivative is written by hand, because only where the gradients lie and their dtype matter. JAX's own would
+    # multiply them by `one`, and sum a gradient of `one`. Nothing needs saving.
     @jax.custom_vjp
-    def gather(weights, one):
+    def gather_shards(weights, one):
       shards = jax.tree.map(lambda w: (w * one).astype(dtype), weights)
       return self.tree(self.tree(shards, axes), gathered_axes)  # cast first, so that half the bytes travel
 
     def forward(weights, one):
-      return gather(weights, one), None
+      return gather_shards(weights, one), None
 
     def backward(_, gradients):
       shards = self.tree(gradients, axes)
       return jax.tree.map(lambda w, gradient: gradient.astype(w.dtype), weights, shards), 0.0
 
-    gather.defvjp(forward, backward)
-    return gather(weights, one)
+    gather_shards.defvjp(forward, backward)
+    return gather_shards(weights, one)
 
 
 def placement(mesh: Mesh | None, vocab_size: int | None = None) -> Placement:
@@ -204,11 +219,12 @@ def _without_embed(axes: tuple[str, ...]) -> tuple[str, ...]:
   return tuple('width' if name == 'embed' else name for name in axes)
 
 
-def _is_axes(x):
+def _is_axes(x) -> bool:
+  """A tuple of names is one leaf of a tree of axes, not a branch."""
   return isinstance(x, tuple)
 
 
-def params_shardings(mesh: Mesh, cfg: ModelConfig):
+def params_shardings(mesh: Mesh, cfg: ModelConfig) -> dict:
   """The tree of `qwen.init` as NamedShardings."""
   own_rules = rules(dict(mesh.shape), cfg.vocab_size)
   sharding_of = lambda axes: NamedSharding(mesh, spec(axes, own_rules))
@@ -221,19 +237,22 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """The sharding of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_shards(shape: dict[str, int]) -> int:
-  """Parts that the rows of a batch are split in."""
+  """How many parts the rows of a batch are split into."""
   return shape['data'] * shape['fsdp']
 
 
 def check(
   shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None, micro_batches: int = 1, seq_len: int = 0
 ):
-  """UserError with every size that the mesh does not divide, before anything is allocated."""
+  """UserError: names every size that the mesh does not divide. Called before anything is allocated.
+
+  batch_size None: the rows are not checked. seq_len 0: every mesh.context divides it.
+  """
   context = shape['context']
   sizes = {
     'tensor': {

@@ -24,7 +24,7 @@ SHARED = (
   'tie_word_embeddings',
   'initializer_range',
 )
-# Field of ModelConfig -> names in Qwen-1's config.json, the current one first. Configs of August 2023 have the other.
+# Field of ModelConfig -> names in Qwen-1's config.json: the current one, then that of August 2023.
 QWEN1 = {
   'vocab_size': ('padded_vocab_size', 'vocab_size'),
   'hidden_size': ('hidden_size', 'n_embd'),
@@ -89,7 +89,7 @@ def parse(values: dict, where: str) -> tuple[ModelConfig, str]:
 
 
 def _layout(values: dict, problems: list[str]) -> str:
-  """The layout's name by `architectures`; Qwen2's after a problem, so that the other problems are found too."""
+  """The layout's name, from `architectures`; after a problem Qwen2's, so that the other problems are found too."""
   names = {layout.architecture: name for name, layout in layouts.LAYOUTS.items()}
   architectures = values.get('architectures')
   layout = names.get(architectures[0]) if isinstance(architectures, list) and len(architectures) == 1 else None
@@ -122,8 +122,8 @@ def _qwen1_fields(values: dict, problems: list[str]) -> dict:
     if width % 2:
       problems.append(f'intermediate_size {width}, which is not twice a width')
     fields['intermediate_size'] = width // 2
-  # The class that read these files first (August 2023, n_embd and so on) left both off unless told; all later ones turn
-  # both on. Neither does anything without the length that the model was trained at.
+  # Defaults of use_dynamic_ntk and use_logn_attn: off in the first config class (August 2023, with n_embd and so on),
+  # on in all later ones. Neither does anything without the length that the model was trained at.
   scaled = fields['seq_length'] is not None and 'n_embd' not in values
   heads, hidden = fields['num_attention_heads'], fields['hidden_size']
   if fields['head_dim'] is None and heads and hidden:
@@ -248,5 +248,5 @@ def make_generation_config(tokenizer: Tokenizer) -> dict:
 
 
 def bos(tokenizer: Tokenizer) -> int | None:
-  """<|endoftext|>, which Qwen's own files give as bos_token_id, or LLaMA's <s>."""
+  """The id of <|endoftext|>, which Qwen's own files give as bos_token_id, or of LLaMA's <s>."""
   return tokenizer.special.get('<|endoftext|>', tokenizer.special.get('<s>'))

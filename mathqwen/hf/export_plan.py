@@ -85,7 +85,7 @@ def plan_export(
     stored = widest(weights.dtype(part.path) for part in tensor.parts)
     tensors.append(PlannedTensor(tensor, DTYPES[dtype] if dtype else stored))
 
-  # config.json has a single dtype: that of most matrices. Norms and biases are often kept in float32.
+  # config.json names a single dtype: take that of most matrices, as norms and biases are often kept in float32.
   matrix_dtypes = [planned.dtype.name for planned in tensors if len(planned.tensor.shape) > 1]
   main_dtype = max(set(matrix_dtypes), key=matrix_dtypes.count)
   return ExportPlan(
@@ -99,7 +99,7 @@ def plan_export(
 
 
 def _shards(tensors: Sequence[PlannedTensor], hosts: int) -> tuple[Shard, ...]:
-  """Consecutive tensors, at most SHARD_BYTES in a file, and at least about one file for each host to write."""
+  """Consecutive tensors in files of at most SHARD_BYTES, and about as many files as hosts, so that each writes some."""
   total = sum(planned.size for planned in tensors)
   limit = min(SHARD_BYTES, -(-total // hosts))  # rounded up
   groups: list[list[PlannedTensor]] = [[]]
@@ -119,7 +119,7 @@ def _shards(tensors: Sequence[PlannedTensor], hosts: int) -> tuple[Shard, ...]:
 
 
 def _notes(cfg: ModelConfig, tokenizer: Tokenizer | None, layout: str) -> tuple[str, ...]:
-  """Where the exported directory does less than the model it is made of."""
+  """What the exported directory cannot do and the model can."""
   notes = []
   if tokenizer is None:
     notes.append('its source has no tokenizer files, so none are written, and no generation_config.json')

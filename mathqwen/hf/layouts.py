@@ -1,7 +1,7 @@
 """The names and shapes of weights in Hugging Face files: one table per layout, used for reading and for writing.
 
-Both sides store the outputs of a Linear first. So one tensor of a file is one of our weights in another shape, or
-several of ours one after the other where Qwen-1 keeps q, k and v in one tensor:
+Both sides store the outputs of a Linear first, so nothing is ever transposed. A tensor of a file is one of our weights
+reshaped, or, where Qwen-1 keeps q, k and v in one tensor, several of ours below each other:
 
   file    transformer.h.0.attn.c_attn.weight  [3 * heads * head_dim, hidden]
   ours    layers/q[0], layers/k[0], layers/v[0]  [heads, head_dim, hidden] each
@@ -25,29 +25,26 @@ from mathqwen.model.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class TensorRule:
-  """One row of a layout's table.
+  """One row of a layout's table: a tensor of a file, and our weights in it."""
 
-  name: in a file; {} stands for the layer. ours: the names of our weights whose rows the tensor holds in this order.
-  """
-
-  name: str
-  ours: tuple[str, ...]
-  outputs: int | None = None  # leading axes of ours that are outputs of a Linear; None: the file has a vector
+  name: str  # in the file; {} stands for the number of the layer
+  ours: tuple[str, ...]  # our weights whose rows the tensor holds, in this order
+  outputs: int | None = None  # how many leading axes of ours are rows of the file's matrix; None: it has a vector
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """Which tensors the files of one architecture of transformers hold, and what its layers have."""
+  """Which tensors the files of one transformers architecture hold, and what its layers have."""
 
-  architecture: str
+  architecture: str  # `architectures` and `model_type` in config.json
   model_type: str
   top: tuple[TensorRule, ...]
-  layer: tuple[TensorRule, ...]
+  layer: tuple[TensorRule, ...]  # the same for every layer
   qkv_bias: bool
   qk_norm: bool
   remote_code: bool = False  # whether transformers needs code of the checkpoint to load it
   rope_theta: float | None = None  # what a config.json without the key means; None: it must have the key
-  ignored: tuple[str, ...] = ()  # endings of names of constants that old files hold
+  ignored: tuple[str, ...] = ()  # names with these endings are skipped: constants that old files hold
 
 
 _LLAMA_TOP = (
@@ -150,7 +147,7 @@ class WeightPart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FileTensor:
-  """One tensor of a file: its shape there, and the parts of our weights whose rows it holds in this order."""
+  """One tensor of a file: its shape there, and the parts of our weights whose rows it holds, in this order."""
 
   name: str
   shape: tuple[int, ...]
@@ -158,9 +155,9 @@ class FileTensor:
 
 
 def file_tensors(cfg: ModelConfig, layout: str) -> list[FileTensor]:
-  """Every tensor of files of this layout.
+  """Every tensor that the files of a model have in this layout.
 
-  Ordered by weight, then by layer: a writer that takes them in this order needs each of our stacked weights once.
+  Ordered by weight, then by layer: a writer that goes in this order loads each of our stacked weights once.
   """
   shapes = qwen.abstract(cfg)
   found = []
@@ -178,7 +175,7 @@ def file_tensors(cfg: ModelConfig, layout: str) -> list[FileTensor]:
 
 
 def _shape_in_file(rule: TensorRule, our_shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-  """Shape of a file's tensor that holds weights of these shapes (of one layer)."""
+  """The shape of a file's tensor that holds weights of these shapes, each of one layer."""
   rows = sum(math.prod(shape[: rule.outputs]) for shape in our_shapes)
   if rule.outputs is None:
     return (rows,)
@@ -196,16 +193,16 @@ class RowRange:
 
 @dataclasses.dataclass(frozen=True)
 class WeightPlace:
-  """Where one of our weights, `path` in the tree, stands in files: one range per layer, or a single one."""
+  """Where the files have one of our weights: one range of rows per layer, or a single one."""
 
-  path: Path
+  path: Path  # in our tree
   shape: tuple[int, ...]  # of one layer
   stacked: bool  # whether ours has a leading axis of layers
   ranges: tuple[RowRange, ...]
 
 
 def weight_places(cfg: ModelConfig, layout: str) -> list[WeightPlace]:
-  """`file_tensors` seen from our side: each of our weights, with where it stands in files of this layout."""
+  """`file_tensors` seen from our side: each of our weights, and where files of this layout have it."""
   shapes = qwen.abstract(cfg)
   ranges: dict[Path, list[RowRange]] = {}
   for tensor in file_tensors(cfg, layout):

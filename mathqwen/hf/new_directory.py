@@ -63,7 +63,7 @@ def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
     free = shutil.disk_usage(temporary).free
     if size > free:
       raise UserError(
-        f'{directory}: {_bytes(size)} are to be written and the disk has {_bytes(free)}: '
+        f'{directory}: {_size_text(size)} are to be written and the disk has {_size_text(free)}: '
         'free some space or name another directory'
       )
 
@@ -106,7 +106,7 @@ def together(work: Callable[[], None] | None) -> None:
 
 
 def _process_id() -> int:
-  """The id of host 0's process, on all hosts: they write into one temporary directory."""
+  """The id of host 0's process, the same on all hosts, because they write into one temporary directory."""
   if jax.process_count() == 1:
     return os.getpid()
   return int(multihost_utils.broadcast_one_to_all(np.int32(os.getpid())))
@@ -122,5 +122,5 @@ def _remove_leftovers(target: pathlib.Path):
       shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _bytes(n: int) -> str:
+def _size_text(n: int) -> str:
   return f'{n / 2**30:.1f} GiB' if n >= 2**30 else f'{n / 2**20:.1f} MiB'

@@ -1,4 +1,8 @@
-"""Weights out of a Hugging Face directory, one stacked weight at a time, straight into their sharding."""
+"""Reads the weights of a Hugging Face directory, one stacked weight at a time, straight into their sharding.
+
+A file has one tensor per layer; ours is one array [L, ...] for all layers. `layouts.weight_places` says which rows of
+which tensors make up each of our weights.
+"""
 
 import math
 import pathlib
@@ -15,7 +19,7 @@ from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
 HEAD = 'lm_head.weight'
-_ROWS_COMPARED = 4096  # of a tied head at a time: this much of it is held beside the embedding
+_ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, beside the embedding
 _ALIGNMENT = 64  # bytes
 
 Box = tuple[slice, ...]  # part of an array: a slice with a start and a stop for each axis
@@ -23,9 +27,9 @@ Problem = tuple[str, str]  # (name of a file or tensor, what is wrong with it)
 
 
 class DirectoryWeights(Weights):
-  """A Hugging Face directory, opened and checked: every weight of its config is there, with its shape.
+  """A Hugging Face directory, opened and checked: it has every weight of its config, in the right shape.
 
-  UserError: lists at once all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
+  UserError: lists all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
   """
 
   def __init__(self, directory: str):
@@ -40,9 +44,10 @@ class DirectoryWeights(Weights):
       raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
 
   def _open_files(self) -> list[Problem]:
+    """Opens every file and fills `_file_of`. Returns the files that cannot be read, and tensors in the wrong file."""
     problems, tensors_of = self._file_names()
     for file, indexed in sorted(tensors_of.items()):
-      # An index comes with the checkpoint: it must not name files outside of the directory.
+      # The index comes with the checkpoint, so it is not trusted: it must not name files outside of the directory.
       if pathlib.PurePath(file).name != file or len(file) > 200:
         problems.append((file[:200], 'is not the name of a file beside the index'))
         continue
@@ -69,7 +74,7 @@ class DirectoryWeights(Weights):
     return problems
 
   def _file_names(self) -> tuple[list[Problem], dict[str, list[str] | None]]:
-    """(problems, file -> the tensors that the index has in it; None where there is no index)."""
+    """(problems, {file: the tensors that the index lists in it}); without an index, the one file has None."""
     if not (self.directory / INDEX).exists():
       return [], {SINGLE: None}
     weight_map = read_json_object(self.directory / INDEX).get('weight_map')
@@ -77,14 +82,17 @@ class DirectoryWeights(Weights):
       raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
     problems = []
     if SINGLE not in weight_map.values() and (self.directory / SINGLE).exists():
-      problems.append((SINGLE, f'stands beside {INDEX}, which does not name it: remove the one that is not meant'))
+      problems.append((SINGLE, f'is there beside {INDEX}, which does not name it: remove the one that you do not want'))
     tensors_of: dict[str, list[str] | None] = {str(file): [] for file in weight_map.values()}
     for tensor, file in weight_map.items():
       tensors_of[str(file)].append(tensor)
     return problems, tensors_of
 
   def _compare_with_config(self, complete: bool) -> list[Problem]:
-    """Problems with the tensors of the files. Unless all files are there, no tensor is reported as missing."""
+    """What does not match between the tensors of the files and the config.
+
+    complete: whether all files could be read; if not, no tensor is reported as missing.
+    """
     expected = {tensor.name: tensor.shape for tensor in layouts.file_tensors(self.config, self.layout)}
     if self.config.tie_word_embeddings and HEAD in self._file_of:
       # Some tied checkpoints store the head too. `_check_tied` compares it with the embedding.
@@ -108,7 +116,7 @@ class DirectoryWeights(Weights):
     return list(self._places)
 
   def dtype(self, path: Path) -> np.dtype:
-    """The dtype of the weight in the files; when its layers differ, one that holds them all."""
+    """The dtype of the weight in the files; when its layers differ, float32, which holds them all."""
     return widest(CODES[self._file_of[rows.name].tensors[rows.name][0]] for rows in self._places[path].ranges)
 
   def read(
@@ -116,8 +124,8 @@ class DirectoryWeights(Weights):
   ) -> np.ndarray | jax.Array:
     """One weight, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
 
-    dtype: by default that of the file. Of this host's part, each byte is read once; beside the devices' own memory,
-    the host holds each byte once.
+    dtype: by default that of the files. This host reads only what its devices need, each byte once, and holds it once
+    beside the devices' own memory.
     """
     place = self._places[path]
     dtype = self.dtype(path) if dtype is None else DTYPES[dtype]
@@ -126,13 +134,13 @@ class DirectoryWeights(Weights):
       (array,) = self._read_boxes(place, dtype, [tuple(slice(0, n) for n in shape)])
       return array
 
-    # Devices that hold the same part of a weight share one array on the host.
+    # What each device of this host needs. Devices that hold the same part of a weight share one array on the host.
     box_of: dict[jax.Device, Box] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
       box_of[device] = tuple(slice(*axis.indices(n)[:2]) for axis, n in zip(index, shape, strict=True))
-    distinct = {_bounds(box): box for box in box_of.values()}  # a slice is not hashable in Python 3.11
+    distinct = {_hashable(box): box for box in box_of.values()}
     arrays = dict(zip(distinct, self._read_boxes(place, dtype, list(distinct.values())), strict=True))
-    placed = [jax.device_put(arrays[_bounds(box)], device) for device, box in box_of.items()]
+    placed = [jax.device_put(arrays[_hashable(box)], device) for device, box in box_of.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
   def read_all(self, shardings: dict | None = None, dtype: str | None = None) -> dict:
@@ -144,10 +152,10 @@ class DirectoryWeights(Weights):
     return params
 
   def _read_boxes(self, place: layouts.WeightPlace, dtype: np.dtype, boxes: list[Box]) -> list[np.ndarray]:
-    """The given boxes of one weight. The rows that any of them needs are read once."""
-    arrays = [_empty(tuple(axis.stop - axis.start for axis in box), dtype) for box in boxes]
+    """One array for each box of a weight. Rows that several boxes need are read once."""
+    arrays = [_aligned_empty(tuple(axis.stop - axis.start for axis in box), dtype) for box in boxes]
     for layer, rows in enumerate(place.ranges):
-      # What is wanted of this layer: (where it goes, box within the layer).
+      # What the boxes need of this layer: (array to fill, box within the layer).
       if place.stacked:
         wanted = [
           (array[layer - box[0].start], box[1:])
@@ -164,7 +172,7 @@ class DirectoryWeights(Weights):
     """Fills each target array with its box of one layer of a weight."""
     low = min(box[0].start for _, box in wanted)
     high = max(box[0].stop for _, box in wanted)
-    # The file may have several rows for one entry of our first axis: head_dim rows for each head of q.
+    # A file may have several rows for one entry of our first axis: head_dim rows for each head of q.
     rows_per_entry = (rows.stop - rows.start) // place.shape[0]
     reader = self._file_of[rows.name]
     code, _ = reader.tensors[rows.name]
@@ -189,7 +197,7 @@ class DirectoryWeights(Weights):
         target[...] = array[(first_axis, *box[1:])]
 
   def _check_tied(self, embed_VD: np.ndarray, low: int, high: int):
-    """A stored head must equal the embedding: transformers would use it, whatever the config says."""
+    """UserError: when a stored head is not the embedding. transformers would use it, whatever the config says."""
     for start in range(low, high, _ROWS_COMPARED):
       stop = min(start + _ROWS_COMPARED, high)
       head = self._file_of[HEAD].read(HEAD, start, stop)
@@ -200,6 +208,7 @@ class DirectoryWeights(Weights):
         )
 
   def close(self) -> None:
+    """Closes the files. Weights that were read stay valid."""
     for reader in set(self._file_of.values()):
       reader.close()
 
@@ -216,11 +225,12 @@ def load_params(directory: str, shardings: dict | None = None, dtype: str | None
     return weights.read_all(shardings, dtype)
 
 
-def _bounds(box: Box) -> tuple[tuple[int, int], ...]:
+def _hashable(box: Box) -> tuple[tuple[int, int], ...]:
+  """The box as a key of a dict: slices are not hashable before Python 3.12."""
   return tuple((axis.start, axis.stop) for axis in box)
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   """`np.empty` at an aligned address: JAX on a CPU then uses the memory itself instead of a copy."""
   size = math.prod(shape) * dtype.itemsize
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
@@ -229,7 +239,10 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def _merge_layers(problems: list[Problem]) -> list[str]:
-  """One text per problem; those of several layers become one: 'model.layers.0-31.mlp.up_proj.weight is missing'."""
+  """One text for each problem, or for the same one in several layers.
+
+  'model.layers.0-31.mlp.up_proj.weight is missing'
+  """
   layers_of: dict[tuple[str, str], list[int]] = {}
   for name, problem in problems:
     match = re.search(r'\.(\d+)\.', name)

@@ -21,8 +21,8 @@ from mathqwen.errors import UserError
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16), 'float16': np.dtype(np.float16)}
 CODES = {'F32': DTYPES['float32'], 'BF16': DTYPES['bfloat16'], 'F16': DTYPES['float16']}  # dtypes in the header
-# A float is infinite or NaN when all its exponent bits are set, so the bit patterns of such numbers are the largest:
-# read as signed integers for positive numbers, as unsigned ones for negative numbers. The third entry is +infinity.
+# A float is infinite or NaN when all its exponent bits are set, so its bit pattern is among the largest: as a signed
+# integer if it is positive, as an unsigned one if it is negative. {dtype: (signed, unsigned, bits of +infinity)}.
 _NOT_FINITE = {
   'float32': (np.int32, np.uint32, 0x7F800000),
   'bfloat16': (np.int16, np.uint16, 0x7F80),
@@ -40,7 +40,7 @@ def read_json_object(file: pathlib.Path) -> dict:
   except (ValueError, RecursionError) as error:
     raise UserError(f'{file} is not JSON ({error}): is it a half-written file?') from None
   if not isinstance(values, dict):
-    raise UserError(f'{file} holds {type(values).__name__}, wants one JSON object: is this a Hugging Face directory?')
+    raise UserError(f'{file} holds {type(values).__name__}, not one JSON object: is this a Hugging Face directory?')
   return values
 
 
@@ -123,6 +123,7 @@ class SafetensorsReader:
     return out
 
   def close(self) -> None:
+    """Closes the file. Arrays that were read stay valid."""
     self._file.close()
 
 
@@ -148,7 +149,7 @@ def _are_naturals(values) -> bool:
 class SafetensorsWriter:
   """One new file of the tensors in `specs`, [(name, shape, dtype)], which are then written in that order.
 
-  The header comes first in the file, so all sizes must be known before the first tensor is.
+  The header comes first in the file, so all sizes must be known before the first tensor is written.
   """
 
   def __init__(self, path: epath.Path, specs: list[tuple[str, tuple[int, ...], np.dtype]]):
@@ -165,9 +166,11 @@ class SafetensorsWriter:
     self._file.write(struct.pack('<Q', len(text)) + text)
 
   def write(self, array: np.ndarray) -> None:
+    """Writes the next tensor; its shape and dtype must be those in `specs`."""
     self._file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
 
   def close(self) -> None:
+    """Closes the file."""
     self._file.close()
 
   def __enter__(self):

@@ -1,4 +1,4 @@
-"""What can be read weight by weight, wherever it is stored, and weights that are in memory already."""
+"""`Weights`: a model that is read weight by weight, wherever it is stored; `ArrayWeights`: one in memory."""
 
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -50,31 +50,37 @@ class ArrayWeights(Weights):
 
   @property
   def collective(self) -> bool:
+    """Whether all hosts must call `read` together: they do where each holds only a part of some weight."""
     return not all(map(_is_local, jax.tree.leaves(self._params)))
 
   def paths(self) -> list[Path]:
-    return [
-      tuple(key.key for key in path)  # each key is a jax.tree_util.DictKey
-      for path, _ in jax.tree_util.tree_leaves_with_path(self._params)
-    ]
+    """The paths of all weights, in the order of the tree's leaves."""
+    paths = []
+    for keys, _ in jax.tree_util.tree_leaves_with_path(self._params):
+      paths.append(tuple(key.key for key in keys))  # each is a jax.tree_util.DictKey
+    return paths
 
   def dtype(self, path: Path) -> np.dtype:
+    """The dtype of a weight's array."""
     return np.dtype(weight_at(self._params, path).dtype)
 
   def read(self, path: Path) -> np.ndarray:
+    """One weight, gathered on every host when it is sharded over several."""
     array = weight_at(self._params, path)
     if _is_local(array):
       return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
 
   def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
+    """All weights in these shardings, in `dtype` or in their own dtypes."""
+
     def place(array, sharding):
       return jax.device_put(array if dtype is None else array.astype(DTYPES[dtype]), sharding)
 
     return jax.tree.map(place, self._params, shardings)
 
   def close(self) -> None:
-    pass
+    """Does nothing: there are no files."""
 
 
 def _is_local(array: np.ndarray | jax.Array) -> bool:

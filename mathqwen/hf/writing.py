@@ -34,7 +34,7 @@ def save(
   """Writes `weights`, or a tree of arrays, as a new Hugging Face directory.
 
   dtype: of the files, a name in DTYPES; None keeps each weight's own. layout: a name in LAYOUTS; None: the one that
-  transformers loads. card: text of README.md. With several hosts, all call this; the disk must be a shared one.
+  transformers loads. card: text of README.md. With several hosts, all must call this, on a disk that they share.
   UserError: when the directory is not new, the layout cannot hold the model, the disk is full, or a weight is not
   finite. Then nothing is left behind.
   """

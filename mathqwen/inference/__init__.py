@@ -7,7 +7,7 @@ For other folders to use; nothing is imported here, because most of it imports J
   generate    `generate`, continuous batching of ids; `Execution`, `check`, `decoder_for`
   chat        `interact`, a conversation on the terminal
 
-Only for `generate`: `cpu`, the layout of weights and cache with which a CPU decodes faster.
+Only for `generate`: `cpu`, a layout of weights and cache in which a CPU decodes faster.
 """
 
 __all__ = ['chat', 'generate', 'model', 'sampling']

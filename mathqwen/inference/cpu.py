@@ -1,11 +1,12 @@
 """Decoding on a CPU: a second layout of weights and cache, and the functions of `model.qwen` that use it.
 
 XLA's matrix kernel for CPU repacks its right operand in every call. When a few tokens meet a weight of millions of
-numbers, the repacking takes longer than the product. So here the weights lie as that kernel wants them (`Panels`), or
-stand on its left (`CpuWeight`); each layer has arrays of its own, as XLA:CPU would copy a layer's weights out of a
-stack at every use. Greedy decoding is 1.8 times as fast as with `model.qwen` alone on a Xeon with AMX.
-To measure: `mathqwen bench decode`, once more with `decoder_for` in `generate.py` returning `ACCELERATOR`; the products
-alone: `python tests/inference/test_cpu.py`.
+numbers, the repacking takes longer than the product. So here the weights are stored in the layout that the kernel reads
+(`Panels`), or become its left operand (`CpuWeight`). Each layer has its own arrays, because XLA:CPU would copy a
+layer's weights out of a stack at every use. Greedy decoding is 1.8 times as fast as with `model.qwen` alone on a Xeon
+with AMX.
+To measure: `mathqwen bench decode`, then again with `decoder_for` in `generate.py` returning `ACCELERATOR`; for the
+products alone, `python tests/inference/test_cpu.py`.
 
 Letters as in `model/qwen.py`; R rows of a product, I inputs and O outputs of a weight.
 """
@@ -16,6 +17,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from mathqwen.model import layers, qwen
 from mathqwen.model.cache import Int8, KVCache, decode, encode, resize_axis
@@ -23,12 +25,13 @@ from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 
 WIDTH = 64  # rows of a matrix in a panel
-SHORTEST, LONGEST = 16, 256  # terms of a partial sum
+SHORTEST = 16  # terms of a partial sum, at least
+LONGEST = 256  # and at most
 # YNNPACK, XLA's kernel library, gives a thread tasks of 2**15 results. At 8 rows a product needs more columns than this
 # for a second thread to get any.
 COLUMNS_OF_A_TASK = 2**15 // 8
-PANEL_ROWS = 256  # up to so many rows on the other side, panels are read as they lie; for more, from a plain copy
-LEFT_TOKENS = 64  # up to so many tokens, a plain weight is faster as the left operand
+PANEL_ROWS = 256  # up to this many rows on the other side, panels are multiplied as they are; for more, a plain copy is
+LEFT_TOKENS = 64  # up to this many tokens, a plain weight is faster as the left operand
 
 
 @jax.tree_util.register_dataclass
@@ -41,19 +44,19 @@ class Panels:
       r1: b0 b1 b2           a1 b1 c1 ...
       r2: c0 c1 c2           a2 b2 c2 ...
 
-  A product with few rows reads each panel from its first number to its last. The last axis may be another than 64: in
+  A product with few rows reads each panel from its first number to its last. The last axis need not be 64: in
   `attention` it is the width of a head's values.
   """
 
   values: jax.Array | Int8
 
   @classmethod
-  def of(cls, x) -> 'Panels':
-    """From [..., O, I]; O must be a multiple of 64."""
+  def from_matrix(cls, x: jax.Array) -> 'Panels':
+    """The panels of [..., O, I]; O must be a multiple of 64."""
     *batch, rows, width = x.shape
     return cls(x.reshape(*batch, rows // WIDTH, WIDTH, width).swapaxes(-1, -2))
 
-  def matmul(self, x):
+  def matmul(self, x: jax.Array) -> jax.Array:
     """`x @ matrix.T` in float32: [..., R, I] -> [..., R, O]."""
     *batch, count, width, lanes = self.values.shape
     rows = x.shape[-2]
@@ -64,7 +67,7 @@ class Panels:
       x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
 
     # XLA would copy x in memory for each panel. It does not if a reduction follows the product and nothing else uses
-    # this x, so the sums over I are made in parts and then added up.
+    # this x, so the sums over I are computed in parts and then added up.
     parts = _partial_sums(width, count * lanes)
     x = x.reshape(*batch, 1, -1, parts, width // parts).swapaxes(-2, -3)
     x = jnp.broadcast_to(x, (*batch, count, *x.shape[-3:]))
@@ -74,9 +77,9 @@ class Panels:
 
 
 def _partial_sums(width: int, columns: int) -> int:
-  """How many parts a sum over `width` is made in: as few as give every thread some of a product of 8 rows.
+  """In how many parts to compute a sum over `width`: as few as give every thread some of a product of 8 rows.
 
-  It does not depend on the number of rows, so that a row's result is the same beside few others and many.
+  It does not depend on the number of rows, so that a row's result is the same beside few others and beside many.
   """
   halvings = [2**i for i in range(1, width.bit_length())]
   possible = [n for n in halvings if width % n == 0 and width // n >= SHORTEST] or [1]
@@ -93,12 +96,12 @@ class CpuWeight:
   outputs: tuple[int, ...] = dataclasses.field(metadata={'static': True})  # the axes that O stands for
 
   def __getitem__(self, index):
-    """`nnx.Param` gives what it holds by `[...]`."""
+    """Itself: the layers read every weight as `self.q[...]`, and `nnx.Param` passes `[...]` on to what it holds."""
     if index is not Ellipsis:
       raise TypeError('a CpuWeight has no elements: index it with [...]')
     return self
 
-  def product(self, x, dtype=None):
+  def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ matrix.T` in `dtype`, by default x's: [..., I] -> [..., *outputs]."""
     *batch, width = x.shape
     if isinstance(self.matrix, Panels):
@@ -115,7 +118,7 @@ def pack(params: dict, cfg: ModelConfig, rows: int) -> dict:
   """The weights of `qwen.init` for decoding `rows` answers at a time; weights that are packed already stay as they are.
 
   'layers' becomes a tuple of L dicts, copies of the stacked weights. For up to 64 rows, the weights of each layer and
-  the head (a tied one too) become `CpuWeight`s; for more, plain products are as fast.
+  the head (a tied one too) become `CpuWeight`s; for more rows, plain products are as fast.
   """
   if isinstance(params['layers'], tuple):
     return params
@@ -142,7 +145,7 @@ def _pack_layers(stacked: dict, cfg: ModelConfig, as_weights: bool) -> tuple[dic
   def weight(name, w):
     matrix_OI = w.reshape(math.prod(outputs[name]), -1)
     in_panels = name in ('o', 'gate', 'up') and len(matrix_OI) % WIDTH == 0
-    return CpuWeight(Panels.of(matrix_OI) if in_panels else matrix_OI, outputs[name])
+    return CpuWeight(Panels.from_matrix(matrix_OI) if in_panels else matrix_OI, outputs[name])
 
   layers = []
   for index in range(cfg.num_hidden_layers):
@@ -155,26 +158,28 @@ def _pack_layers(stacked: dict, cfg: ModelConfig, as_weights: bool) -> tuple[dic
 
 def _pack_head(head_VD) -> CpuWeight:
   V = len(head_VD)
-  return CpuWeight(head_VD if V % WIDTH else jax.jit(Panels.of)(head_VD), (V,))
+  return CpuWeight(head_VD if V % WIDTH else jax.jit(Panels.from_matrix)(head_VD), (V,))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CpuCache(KVCache):
-  """A `KVCache` whose layers are arrays of their own, with the keys in panels. It has whole panels of slots."""
+  """A `KVCache` with separate arrays for each layer and the keys in panels. Its slots fill whole panels."""
 
   k: tuple[Panels, ...]  # L of [B, K, S, H], which is [B, K, S / 64, H, 64]
   v: tuple[jax.Array | Int8, ...]  # L of [B, K, S, H]
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str) -> 'CpuCache':
+    """As in `KVCache`; the number of slots is rounded up to whole panels."""
     shape = (batch, cfg.num_key_value_heads, _whole_panels(slots), cfg.head_dim)
     values = lambda: encode(jnp.zeros(shape), dtype)
     k = tuple(_panels_of_keys(values()) for _ in range(cfg.num_hidden_layers))
     v = tuple(values() for _ in range(cfg.num_hidden_layers))
     return cls(k, v, jnp.zeros((batch,), jnp.int32), jnp.zeros((batch,), jnp.int32))
 
-  def write(self, layer: int, k_BTKH, v_BTKH) -> 'CpuCache':
+  def write(self, layer: int, k_BTKH: jax.Array, v_BTKH: jax.Array) -> 'CpuCache':
+    """As in `KVCache`."""
     rows_B1, slots_BT = self._next_slots(*k_BTKH.shape[:2])
 
     def set_keys(old, new):
@@ -187,11 +192,12 @@ class CpuCache(KVCache):
     v = jax.tree.map(set_values, self.v[layer], encode(v_BTKH, self.dtype))
     return dataclasses.replace(self, k=_replaced(self.k, layer, k), v=_replaced(self.v, layer, v))
 
-  def read(self, layer: int, dtype):
+  def read(self, layer: int, dtype: DTypeLike) -> tuple[Panels, jax.Array]:
     """(`Panels` of the keys, v_BKSH) of `layer`, in `dtype`."""
     return Panels(decode(self.k[layer].values, dtype)), decode(self.v[layer], dtype)
 
   def resize(self, slots: int) -> 'CpuCache':
+    """As in `KVCache`; the number of slots is rounded up to whole panels."""
     slots = _whole_panels(slots)
     k = jax.tree.map(lambda a: resize_axis(a, -3, slots // WIDTH), self.k)
     v = jax.tree.map(lambda a: resize_axis(a, -2, slots), self.v)
@@ -201,7 +207,7 @@ class CpuCache(KVCache):
     def set_layer(index, old):
       new_PKTH = jax.tree.map(lambda a: a[index], new_LPKTH)
       new = _panels_of_keys(new_PKTH) if isinstance(old, Panels) else new_PKTH
-      # Axis 2 has panels of slots for keys, slots for values: the first ones are the prompt's.
+      # Axis 2 counts panels of slots for keys and slots for values. The prompt takes the first ones.
       return jax.tree.map(lambda o, n: o.at[rows_P, :, : n.shape[2]].set(n), old, new)
 
     return tuple(set_layer(index, layer) for index, layer in enumerate(old))
@@ -213,32 +219,35 @@ def _whole_panels(slots: int) -> int:
 
 
 def _panels_of_keys(keys: jax.Array | Int8) -> Panels:
-  """Of [..., S, H]; the last panel is filled up with zeros."""
-  filled = lambda a: resize_axis(a, -2, _whole_panels(a.shape[-2]))
-  return Panels(jax.tree.map(lambda a: Panels.of(filled(a)).values, keys))
+  """The panels of keys [..., S, H]; the last one is padded with zeros."""
+  padded = lambda a: resize_axis(a, -2, _whole_panels(a.shape[-2]))
+  return Panels(jax.tree.map(lambda a: Panels.from_matrix(padded(a)).values, keys))
 
 
 def _replaced(items: tuple, index: int, item) -> tuple:
   return (*items[:index], item, *items[index + 1 :])
 
 
-def attention(q_BTNH, k: Panels, v_BKSH, mask_BTS):
-  """`layers.attention` on what `CpuCache.read` returns."""
+def attention(q_BTNH: jax.Array, k: Panels, v_BKSH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+  """`layers.attention` on what `CpuCache.read` returns, [B, T, N, H]."""
   B, T, N, H = q_BTNH.shape
   K, S = v_BKSH.shape[1:3]
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
   q_BKRH = q_BTKGH.transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
   scores_BKGTS = k.matmul(q_BKRH).reshape(B, K, N // K, T, -1)
   probs_BKGTS = layers.attention_probs(scores_BKGTS, mask_BTS).astype(v_BKSH.dtype)
-  # The values of a head, [S, H], lie like one panel of the matrix [H, S].
+  # In memory, the values of a head, [S, H], are one panel of the matrix [H, S].
   out_BKRH = Panels(v_BKSH[:, :, None]).matmul(probs_BKGTS.reshape(B, K, -1, S))
   out_BKGTH = out_BKRH.astype(v_BKSH.dtype).reshape(B, K, N // K, T, H)
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def argmax(x_BV):
-  """int32 [B]: the first of the largest. XLA:CPU takes a maximum with vector instructions, an argmax number by number,
-  so the argmax is only of groups of 64 and within one group."""
+def argmax(x_BV: jax.Array) -> jax.Array:
+  """int32 [B]: the index of the largest number, of equal ones the first.
+
+  XLA:CPU computes a maximum with vector instructions but an argmax number by number. So take the maximum of each group
+  of 64, then the argmax over the groups and within one group.
+  """
   B, V = x_BV.shape
   if V % 64:
     return jnp.argmax(x_BV, axis=-1).astype(jnp.int32)
@@ -248,26 +257,31 @@ def argmax(x_BV):
   return (group_B * 64 + within_B).astype(jnp.int32)
 
 
-def prefill(params: dict, cfg: ModelConfig, tokens_PT, lengths_P, compute: Compute):
-  """`qwen.prefill` with weights of `pack`. Of the last layer XLA computes only keys and values."""
+def prefill(
+  params: dict, cfg: ModelConfig, tokens_PT: jax.Array, lengths_P: jax.Array, compute: Compute
+) -> tuple[jax.Array, jax.Array]:
+  """`qwen.prefill` with weights of `pack`. XLA drops what follows the keys and values of the last layer."""
   P, T = tokens_PT.shape
   positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
   segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
-  turn = _once(layers.rotation(cfg, positions_PT, lengths_P[:, None]), tokens_PT)
+  rotation = _computed_once(layers.rotation(cfg, positions_PT, lengths_P[:, None]), tokens_PT)
   attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
 
-  x_PTD, kept = qwen.embed(params, tokens_PT, compute), []
+  x_PTD = qwen.embed(params, tokens_PT, compute)
+  kept = []
   for weights in params['layers']:
-    x_PTD, keys_and_values = qwen.block(cfg, qwen.cast(weights, compute.dtype))(x_PTD, turn, attend)
+    x_PTD, keys_and_values = qwen.block(cfg, qwen.cast(weights, compute.dtype))(x_PTD, rotation, attend)
     kept.append(keys_and_values)
   return jax.tree.map(lambda *layers: jnp.stack(layers), *kept)
 
 
-def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: CpuCache, compute: Compute):
+def decode_step(
+  params: dict, cfg: ModelConfig, tokens_BT: jax.Array, cache: CpuCache, compute: Compute
+) -> tuple[jax.Array, CpuCache]:
   """`qwen.decode_step` with weights of `pack`."""
   T = tokens_BT.shape[1]
   positions_BT = cache.lengths[:, None] + jnp.arange(T)
-  turn = _once(layers.rotation(cfg, positions_BT, cache.prompt_lengths[:, None]), tokens_BT)
+  rotation = _computed_once(layers.rotation(cfg, positions_BT, cache.prompt_lengths[:, None]), tokens_BT)
 
   def attend(index, cache, q, k, v):
     cache = cache.write(index, k, v)
@@ -276,14 +290,14 @@ def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: CpuCache, comp
   x_BTD = qwen.embed(params, tokens_BT, compute)
   for index, weights in enumerate(params['layers']):
     block = qwen.block(cfg, qwen.cast(weights, compute.dtype))
-    x_BTD, cache = block(x_BTD, turn, functools.partial(attend, index, cache))
+    x_BTD, cache = block(x_BTD, rotation, functools.partial(attend, index, cache))
   return qwen.final_norm(params, cfg, x_BTD), cache.advance(T)
 
 
-def _once(rotation: layers.Rotation, tokens_BT) -> layers.Rotation:
-  """XLA:CPU would recompute cos and sin in every layer and head; the `cond` keeps it from fusing them.
+def _computed_once(rotation: layers.Rotation, tokens_BT) -> layers.Rotation:
+  """`rotation`, behind a `cond` that is always true, which XLA cannot know.
 
-  Its condition holds for all tokens, which XLA does not know.
+  XLA:CPU would recompute cos and sin in every layer and head; the `cond` keeps it from fusing them.
   """
   zeros = lambda x: jax.tree.map(jnp.zeros_like, x)
   return jax.lax.cond(jnp.any(tokens_BT >= 0), lambda x: x, zeros, rotation)

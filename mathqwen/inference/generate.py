@@ -32,14 +32,14 @@ from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 
-STEPS = 32  # tokens of each answer between two looks of the host at which answers have ended, at most
-PREFILL = 2048  # positions of prompts prefilled together, at most; but at least one prompt on each shard of a batch
+STEPS = 32  # most tokens of each answer before the host looks which answers have ended
+PREFILL = 2048  # most positions of prompts prefilled together; but at least one prompt on each shard of a batch
 CACHE_AXES = ('layers', 'batch', 'kv_heads', 'whole', 'head_dim')  # of the arrays of a KVCache
 
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-  """The functions that decode on one kind of device; those in `model.qwen`, or others with the same arguments."""
+  """The functions that decode on one kind of device: those of `model.qwen`, or others with the same arguments."""
 
   pack: Callable  # (params, cfg, rows) -> params as the other functions take them
   empty_cache: Callable  # (cfg, rows, slots, dtype) -> cache
@@ -48,7 +48,8 @@ class Decoder:
   argmax: Callable  # [B, V] -> int32 [B]
 
 
-def _argmax(x_BV):
+def _argmax(x_BV: jax.Array) -> jax.Array:
+  """int32 [B], the plain way; `cpu.argmax` is the other one."""
   return jnp.argmax(x_BV, axis=-1).astype(jnp.int32)
 
 
@@ -61,21 +62,21 @@ def _platform(params: dict) -> str:
 
 
 def decoder_for(params: dict, mesh: Mesh | None) -> Decoder:
-  """The one place that chooses how to decode. On a mesh of CPUs it is as on accelerators."""
+  """The only place that chooses how to decode. A mesh of CPUs decodes like accelerators."""
   return CPU if _platform(params) == 'cpu' and mesh is None else ACCELERATOR
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-  """How answers are computed. What they are does not depend on it, up to rounding."""
+  """How answers are computed. Up to rounding, the answers do not depend on it."""
 
   batch_size: int = 32  # answers decoded together
   dtype: str = 'float32'  # of activations, and of weights while they are used
-  cache_dtype: str | None = None  # of keys and values, also a prompt's: one of `cache.DTYPES`; None: `dtype`
+  cache_dtype: str | None = None  # of keys and values, also of the prompt's: one of `cache.DTYPES`; None: `dtype`
   mesh: Mesh | None = None
 
 
-def sample(logits_BV, keys_B, sampling: Sampling, argmax: Callable = _argmax):
+def sample(logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling, argmax: Callable = _argmax) -> jax.Array:
   """Token ids, int32 [B], drawn from logits with a random key for each row. Greedy sorts nothing and needs no keys."""
   if sampling.temperature == 0:
     return argmax(logits_BV)
@@ -91,6 +92,7 @@ def sample(logits_BV, keys_B, sampling: Sampling, argmax: Callable = _argmax):
       # The smallest set whose probability reaches top_p: a token stays if those before it have less.
       before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
       keep_B = jnp.minimum(keep_B, jnp.sum(before_BV < sampling.top_p, axis=-1))
+    # By value, not by rank: tokens that tie with the last one kept stay in too.
     least_B1 = jnp.take_along_axis(sorted_BV, keep_B[:, None] - 1, axis=-1)
     logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
   return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
@@ -105,7 +107,7 @@ class Slots:
   last_B: jax.Array  # int32: the token that the model reads next, drawn or the prompt's last
   count_B: jax.Array  # int32: tokens of the answer so far
   limits_B: jax.Array  # int32: tokens that the answer may have
-  keys_B: jax.Array  # a random key for each answer, so that it is the same in any slot and beside any others
+  keys_B: jax.Array  # a random key for each answer, so that it draws the same tokens in any slot, beside any others
   live_B: jax.Array  # bool
 
 
@@ -121,17 +123,18 @@ class Program:
   decoder: Decoder
   mesh: Mesh | None = None
 
-  def draw(self, params, x_BD, keys_B, count_B):
+  def draw(self, params: dict, x_BD: jax.Array, keys_B: jax.Array, count_B: jax.Array) -> jax.Array:
     """The next token of each answer, int32 [B], from final-norm outputs."""
     logits_BV = qwen.unembed(params, x_BD)
     if self.vocab_size < self.cfg.vocab_size:
       logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
+    # A key for each token, from its number in the answer: no state to carry.
     step_keys_B = jax.vmap(jax.random.fold_in)(keys_B, count_B)
     return sample(logits_BV, step_keys_B, self.sampling, self.decoder.argmax)
 
 
 @functools.partial(jax.jit, static_argnames='program')
-def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
+def prefill(params: dict, tokens_PT: jax.Array, lengths_P: jax.Array, *, program: Program) -> tuple:
   """(keys, values), each [L, P, T, K, H], of P prompts, padded on the right, for `insert`.
 
   There are no logits: `decode` reads a prompt's last token once more.
@@ -143,10 +146,13 @@ def prefill(params, tokens_PT, lengths_P, *, program: Program) -> tuple:
 
 
 @functools.partial(jax.jit, static_argnames='program', donate_argnames='slots')
-def insert(slots: Slots, row, prompts, i, length, start: dict, *, program: Program) -> Slots:
-  """Slots in which prompt `i` of those that `prefill` returned, of `length` tokens, starts an answer in slot `row`.
+def insert(
+  slots: Slots, row: jax.Array, prompts: tuple, i: jax.Array, length: jax.Array, start: dict, *, program: Program
+) -> Slots:
+  """The slots after prompt `i` has started an answer in slot `row`.
 
-  start: the value of each field of `Slots` but the cache in this row.
+  prompts: what `prefill` returned. length: tokens of this prompt.
+  start: for this row, the value of each field of `Slots` except the cache.
   """
 
   def take(x_LPTKH):
@@ -158,17 +164,17 @@ def insert(slots: Slots, row, prompts, i, length, start: dict, *, program: Progr
     return jnp.sum(jnp.where(is_i_P, x_LPTKH, 0), axis=1, keepdims=True, dtype=x_LPTKH.dtype)
 
   keys, values = jax.tree.map(take, prompts)
-  # The last token of the prompt does not count as written: `decode` reads it again and writes it over.
+  # The last token of the prompt does not count as written: `decode` reads it again and overwrites its keys and values.
   cache = slots.cache.admit(jnp.array([row]), keys, values, length - 1, length)
   others = {name: getattr(slots, name).at[row].set(value) for name, value in start.items()}
   return _placed(Slots(cache, **others), program)
 
 
 @functools.partial(jax.jit, static_argnames=('program', 'steps'), donate_argnames='slots')
-def decode(params, slots: Slots, enough, *, program: Program, steps: int):
+def decode(params: dict, slots: Slots, enough: jax.Array, *, program: Program, steps: int) -> tuple:
   """(slots, (tokens [B, steps], live [B])) after `steps` tokens, or as soon as `enough` slots are not live.
 
-  tokens: -1 where a slot was not live or the loop did not get. The second part is whole on every host.
+  tokens: -1 where a slot was not live, and for steps that were not taken. Every host gets all tokens and `live`.
   """
   stops = jnp.array(program.stop_ids, jnp.int32)
 
@@ -186,7 +192,7 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
 
     count_B = slots.count_B + slots.live_B
     ended_B = jnp.any(last_B[:, None] == stops, axis=-1) | (count_B >= slots.limits_B)
-    # A slot that is not live runs along, but its length stands still, so that it never runs out of slots of the cache.
+    # A slot that is not live is computed too, but its length stays, so that it never outgrows the cache.
     cache = dataclasses.replace(cache, lengths=jnp.where(slots.live_B, cache.lengths, slots.cache.lengths))
     slots = dataclasses.replace(slots, cache=cache, last_B=last_B, count_B=count_B, live_B=slots.live_B & ~ended_B)
     return step + 1, slots, tokens
@@ -198,13 +204,14 @@ def decode(params, slots: Slots, enough, *, program: Program, steps: int):
 
 
 def _placed(slots: Slots, program: Program) -> Slots:
-  """On a mesh, rows are split as a batch is, and heads as weights are."""
+  """The slots, on a mesh with rows split like those of a batch and heads like those of the weights."""
   place = sharding.placement(program.mesh)
   return jax.tree.map(lambda x: place(x, *(('batch',) if x.ndim == 1 else CACHE_AXES)), slots)
 
 
 @functools.partial(jax.jit, static_argnums=range(4))
-def _empty(program: Program, rows: int, slots: int, cache_dtype: str) -> Slots:
+def _empty_slots(program: Program, rows: int, slots: int, cache_dtype: str) -> Slots:
+  """`rows` slots without answers, none of them live; `slots` is the number of positions in the cache."""
   cache = program.decoder.empty_cache(program.cfg, rows, slots, cache_dtype)
   zeros = lambda dtype: jnp.zeros((rows,), dtype)
   keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
@@ -297,7 +304,7 @@ class _Batch:
     self.params = program.decoder.pack(params, program.cfg, self.rows)
     self.multiple = 128 if _platform(params) == 'tpu' else 64  # of positions, as kernels take them
     self.positions = self._positions_for(self.waiting[0])
-    self.slots = _empty(program, self.rows, self.positions, execution.cache_dtype or program.compute.dtype)
+    self.slots = _empty_slots(program, self.rows, self.positions, execution.cache_dtype or program.compute.dtype)
 
   @property
   def unfinished(self) -> bool:
@@ -306,10 +313,13 @@ class _Batch:
 
   def _whole_shards(self, rows: int) -> int:
     """`rows`, rounded up to as many on each shard of a batch."""
-    return -(-rows // self.shards) * self.shards
+    return -(-rows // self.shards) * self.shards  # -(-a // b) rounds up
 
   def _round_up(self, positions: int) -> int:
-    """One of few sizes of at least `positions`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... times `self.multiple`."""
+    """The least of a few sizes that holds `positions`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... times `self.multiple`.
+
+    Few sizes, because each is a program to compile.
+    """
     units = -(-positions // self.multiple)
     power = 1
     while units > 4 * power:
@@ -326,7 +336,8 @@ class _Batch:
     width = self._round_up(len(self.prompts[self.waiting[0]]))
     P = self._whole_shards(max(1, min(self.rows, PREFILL // width)))
     taken = [self.waiting.popleft() for _ in range(min(P, len(self.waiting)))]
-    tokens, lengths = np.zeros((P, width), np.int32), np.zeros(P, np.int32)
+    tokens = np.zeros((P, width), np.int32)
+    lengths = np.zeros(P, np.int32)
     for i, index in enumerate(taken):
       lengths[i] = len(self.prompts[index])
       tokens[i, : lengths[i]] = self.prompts[index]
@@ -334,7 +345,7 @@ class _Batch:
     self.ready.extend(enumerate(taken))
 
   def fill(self):
-    """Gives free slots the next prompts, and the cache as many positions as the longest answer needs."""
+    """Resizes the cache to what the longest answer needs, then gives free slots the next prompts."""
     free = [row for row in range(self.rows) if row not in self.owners]
     following = itertools.chain((index for _, index in self.ready), self.waiting)
     coming = list(itertools.islice(following, len(free)))
@@ -360,8 +371,8 @@ class _Batch:
       if not self.ready:
         self.prefilled = None  # frees its memory for the next group
 
-  def step(self, ended) -> list[int]:
-    """Decodes until a slot is free (a 32nd of the slots, if that is more), at most `STEPS` tokens of each answer.
+  def step(self, ended: Callable[[list[int]], bool] | None) -> list[int]:
+    """Decodes until a slot is free (or a 32nd of the slots, if that is more), at most `STEPS` tokens of each answer.
 
     Returns the prompts whose answers have ended.
     """

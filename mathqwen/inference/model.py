@@ -1,4 +1,4 @@
-"""Weights with what is needed to use them: one object for a model, wherever it comes from."""
+"""`Model`: weights, config and tokenizer in one object, wherever they come from."""
 
 import bisect
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from mathqwen import hf
 from mathqwen.errors import UserError
@@ -26,7 +27,7 @@ MAX_NEW_TOKENS = 512
 
 @dataclasses.dataclass
 class Model:
-  """Weights with what is needed to use them."""
+  """Weights with what is needed to use them: config, tokenizer, system prompt, and where to compute."""
 
   name: str  # which weights: the Hugging Face directory, or 'WORKDIR/checkpoints/STEP'
   config: ModelConfig
@@ -34,9 +35,11 @@ class Model:
   params: dict | None  # None until read, in what `open_model` returns
   dtype: str = 'bfloat16'  # of weights and activations
   mesh: jax.sharding.Mesh | None = None
-  system_prompt: str = ''  # the system turn it was trained with; '' is none
+  system_prompt: str = ''  # the system turn it was trained with; '' means none
 
-  def logits(self, tokens_BT, segment_ids=None, positions=None):
+  def logits(
+    self, tokens_BT: ArrayLike, segment_ids: ArrayLike | None = None, positions: ArrayLike | None = None
+  ) -> jax.Array:
     """float32 [B, T, V] of int32 [B, T]. Attention stays within a segment; positions count from 0 unless given.
 
     UserError when the ids are not whole numbers [B, T] that the model knows.
@@ -47,7 +50,7 @@ class Model:
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
       raise UserError(f'ids from {tokens.min()} to {tokens.max()}: the model knows 0 to {self.config.vocab_size - 1}')
     arrays = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens_BT, segment_ids, positions)]
-    return _logits(self.params, *arrays, cfg=self.config, dtype=self.dtype)
+    return _compute_logits(self.params, *arrays, cfg=self.config, dtype=self.dtype)
 
   def generate(
     self,
@@ -59,9 +62,9 @@ class Model:
     seed: int = 0,
     system_prompt: str | None = None,
   ) -> list[str]:
-    """The assistant's answer to each question, asked in ChatML as in training, with the model's own system prompt
-    unless another is given.
+    """The assistant's answer to each question, asked in ChatML as in training.
 
+    system_prompt: None takes the model's own, '' none.
     max_new_tokens: by default 512, or what the model's positions leave. temperature, top_p, top_k: as in `Sampling`.
     UserError when a setting is out of range, or a question does not fit the model's positions.
     """
@@ -111,9 +114,9 @@ class Model:
     numbers: Sequence[int] | None = None,
     cache_dtype: str | None = None,
   ) -> list[list[int]]:
-    """Ids of each answer. The last is the stop id when one was reached; where the text holds one of `stop_texts`, it is
-    the id that completes it.
+    """The ids of each answer, up to a stop id, or up to the first id with which its text holds one of `stop_texts`.
 
+    max_new_tokens and the four after it: as in `generate`.
     numbers: which of the seed's random streams each answer draws from, by default its index. batch_size, cache_dtype:
     as in `generate.Execution`. on_done(index, ids): called as answers end. UserError as in `generate.generate`.
     """
@@ -134,7 +137,15 @@ class Model:
     generate.generate(self.params, self.config, prompts, request, execution, ended, done)
     return answers
 
-  def _request(self, prompts, max_new_tokens, sampling: Sampling, seed: int, streams=None) -> AnswerRequest:
+  def _request(
+    self,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int | None,
+    sampling: Sampling,
+    seed: int,
+    streams: Sequence[int] | None = None,
+  ) -> AnswerRequest:
+    """The request for these arguments of `generate_ids`."""
     return AnswerRequest(
       max_new_tokens=self.new_tokens(prompts) if max_new_tokens is None else max_new_tokens,
       vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
@@ -150,22 +161,22 @@ class Model:
 
 
 def _up_to(holds: Callable[[list[int]], bool], ids: list[int]) -> list[int]:
-  """The shortest beginning of `ids` for which `holds` is true, or all of them."""
+  """The shortest prefix of `ids` for which `holds` is true, or all of them."""
   # Text only grows with more ids, so `holds` stays true once it is.
   length = bisect.bisect_left(range(len(ids)), True, key=lambda length: holds(ids[:length]))
   return ids[:length]
 
 
 @functools.partial(jax.jit, static_argnames=('cfg', 'dtype'))
-def _logits(params, tokens, segment_ids, positions, *, cfg, dtype):
+def _compute_logits(params, tokens, segment_ids, positions, *, cfg, dtype):
   return qwen.unembed(params, qwen.forward(params, cfg, tokens, segment_ids, positions, Compute(dtype=dtype)))
 
 
 def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16') -> Model:
   """A model from a Hugging Face directory, a name on the hub, or a checkpoint directory of ours.
 
-  mesh: where its weights go; None is one device. dtype: of weights and activations. UserError when `path` is no
-  complete model.
+  mesh: where its weights go; None is one device. dtype: of weights and activations.
+  UserError: when `path` is not a complete model.
   """
   model, read = open_model(path, mesh, dtype)
   model.params = read()

@@ -1,4 +1,4 @@
-"""What is asked of `generate`, as plain data: how tokens are drawn, and when an answer ends. Without JAX."""
+"""What `generate` is asked for, as plain data without JAX: how tokens are drawn, and when an answer ends."""
 
 import dataclasses
 import math
@@ -9,11 +9,14 @@ from mathqwen.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How a token is drawn from the logits: temperature, then top-k, then top-p. UserError for values out of range."""
+  """How a token is drawn from the logits: temperature, then top-k, then top-p.
+
+  UserError: when a value is out of range.
+  """
 
   temperature: float = 0.0  # 0 is greedy
-  top_p: float = 1.0  # the smallest set of tokens whose probability reaches it; 1 keeps all
-  top_k: int = 0  # so many of the most probable tokens; 0 keeps all
+  top_p: float = 1.0  # keep the fewest, most probable tokens whose probabilities reach this sum; 1 keeps all
+  top_k: int = 0  # keep this many of the most probable tokens; 0 keeps all
 
   def __post_init__(self):
     if not 0 <= self.temperature < math.inf:
@@ -33,7 +36,7 @@ GREEDY = Sampling()
 class AnswerRequest:
   """What is asked for each prompt of a call of `generate`."""
 
-  max_new_tokens: int | Sequence[int]  # of every answer, or of each
+  max_new_tokens: int | Sequence[int]  # one limit for all answers, or one for each
   vocab_size: int  # ids from here on, which the tokenizer does not know, are never drawn
   stop_ids: tuple[int, ...]  # an answer ends with the first of them
   sampling: Sampling = GREEDY

@@ -18,19 +18,20 @@ from mathqwen.model import splash
 from mathqwen.model.layers import attention, causal_mask
 
 SAVED = 'attention'  # `checkpoint_name` of what the backward pass of attention needs; several remat policies keep it
-BLOCK = 128  # queries in a block of `blocks`, at least
-MOST_BLOCKS = 16  # blocks of a row, at most: each is compiled on its own
+BLOCK = 128  # least number of queries in a block of `blocks`
+MOST_BLOCKS = 16  # of a row: each block is compiled separately, so a long row gets larger blocks, not more of them
 
 
-def reference(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """Scores of all pairs of tokens, then the mask. Runs anywhere; the truth that the others are tested against."""
+def reference(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+  """Scores of all pairs of tokens, then the mask. Runs anywhere; the others are tested against it."""
   return attention(q_BTNH, k_BTKH, v_BTKH, causal_mask(segment_ids_BT, segment_ids_BT))
 
 
-def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """Blocks of queries, each against the keys up to the block's end, so that little of the masked half is computed.
+def blocks(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+  """Exact attention, one block of queries at a time, each against the keys up to the end of the block.
 
-  Its backward pass computes the scores again instead of saving them.
+  That skips most of the masked half. The backward pass recomputes the scores instead of saving them, so memory grows
+  with T, not with T * T.
   """
   B, T, N, H = q_BTNH.shape
   K = k_BTKH.shape[2]
@@ -39,8 +40,8 @@ def blocks(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
   return o_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
-  """NVIDIA's fused kernel: bfloat16 or float16, heads of at most 128 (256 on Hopper). JAX says what else it refuses.
+def cudnn(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
+  """cuDNN's fused kernel: bfloat16 or float16, head_dim at most 128 (256 on Hopper). JAX reports what else it refuses.
 
   UserError for float32.
   """
@@ -53,19 +54,26 @@ def cudnn(q_BTNH, k_BTKH, v_BTKH, segment_ids_BT):
   return fused(q_BTNH, k_BTKH, v_BTKH, mask=mask_BTS[:, None], is_causal=True, implementation='cudnn')
 
 
-def _bounds(T):
+def _block_bounds(T: int) -> list[tuple[int, int]]:
+  """(start, end) of each block of queries in a row of T; the last block may be shorter."""
   size = max(BLOCK, -(-T // MOST_BLOCKS))
   return [(start, min(start + size, T)) for start in range(0, T, size)]
 
 
 def _join(x_BKGTH):
-  """[B, K, G, T, H] -> [B, K, R, H]: the queries of all heads that share a key become one matrix of R = G * T rows."""
+  """[B, K, G, T, H] -> [B, K, R, H] with R = G * T: one matrix for all query heads that share a key head.
+
+  So each product with a key head is a single matrix product. The last axis may also be S, for probabilities.
+  """
   B, K, G, T, H = x_BKGTH.shape
   return x_BKGTH.reshape(B, K, G * T, H)
 
 
-def _scores(q_BKGTH, k_BKSH, segment_ids_BT, start, end):
-  """float32 scores [B, K, G, end - start, end] of a block, masked. Every query sees at least its own key."""
+def _block_scores(q_BKGTH, k_BKSH, segment_ids_BT, start, end):
+  """Masked float32 scores [B, K, G, end - start, end] of one block.
+
+  Every query sees at least its own key, padding too, so no row is fully masked and no softmax divides by 0.
+  """
   q_BKRH = _join(q_BKGTH[..., start:end, :])
   scores_BKRS = jnp.einsum('BKRH,BKSH->BKRS', q_BKRH, k_BKSH[:, :, :end], preferred_element_type=jnp.float32)
   scores_BKGTS = scores_BKRS.reshape(*q_BKGTH.shape[:3], end - start, end)
@@ -73,52 +81,74 @@ def _scores(q_BKGTH, k_BKSH, segment_ids_BT, start, end):
   return jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
 
 
+# The derivative is written by hand, as in FlashAttention (Dao et al. 2022, arXiv 2205.14135, appendix B). JAX's own
+# would save the probabilities of every block for the backward pass: T * T numbers for each head.
+#
+# With s = q k^T (masked), p = softmax(s), o = p v, and do the gradient of o, row by row:
+#
+#   dv = p^T do        dp = do v^T        ds = p * (dp - sum(p * dp))        dq = ds k        dk = ds^T q
+#
+# sum(p * dp) over the keys equals sum(do * o) over the head's H numbers, because o = p v. So the backward pass needs
+# q, k, v, o and one number per query: lse = log(sum(exp(s))), from which it recomputes p = exp(s - lse).
 @jax.custom_vjp
 def _blocks(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
   return _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT)[0]
 
 
 def _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
-  outs, lses = [], []  # lse: log of the sum of exponentials, from which the backward pass makes the probabilities
-  for start, end in _bounds(q_BKGTH.shape[3]):
-    scores_BKGTS = _scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end)
-    most_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
+  """(out [B, K, G, T, H], what the backward pass needs). q is scaled by H**-0.5 already."""
+  outs = []
+  lses = []
+  for start, end in _block_bounds(q_BKGTH.shape[3]):
+    scores_BKGTS = _block_scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end)
+    most_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)  # subtracted so that no exponential overflows
     exps_BKGTS = jnp.exp(scores_BKGTS - most_BKGT1)
     sums_BKGT1 = jnp.sum(exps_BKGTS, axis=-1, keepdims=True)
     out_BKRH = jnp.einsum('BKRS,BKSH->BKRH', _join(exps_BKGTS).astype(v_BKTH.dtype), v_BKTH[:, :, :end])
+    # Divide after the product with the values: H numbers per query instead of S.
     outs.append(out_BKRH.reshape(q_BKGTH[..., start:end, :].shape) / sums_BKGT1)
     lses.append(most_BKGT1 + jnp.log(sums_BKGT1))
+  # Named, so that a remat policy can keep these two and not run the forward pass of attention again.
   out_BKGTH = checkpoint_name(jnp.concatenate(outs, axis=3).astype(q_BKGTH.dtype), SAVED)
   lse_BKGT1 = checkpoint_name(jnp.concatenate(lses, axis=3), SAVED)
   return out_BKGTH, (q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1)
 
 
 def _blocks_backward(saved, dout_BKGTH):
+  """Gradients of q, k and v by the formulas above, one block of queries at a time; segment ids have none."""
   q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1 = saved
+  # sum(do * o), which stands for sum(p * dp).
   dot_BKGT1 = jnp.sum(dout_BKGTH.astype(jnp.float32) * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
   dqs = []
-  # Gradients of keys and values are made transposed, [H, T]: then XLA transposes the small queries, not the scores.
-  dk_BKHT, dv_BKHT = (jnp.zeros_like(x.swapaxes(2, 3), jnp.float32) for x in (k_BKTH, v_BKTH))
-  for start, end in _bounds(q_BKGTH.shape[3]):
-    rows = lambda x_BKGTH, start=start, end=end: x_BKGTH[..., start:end, :]
-    probs_BKGTS = jnp.exp(_scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end) - rows(lse_BKGT1))
-    dout_BKRH, q_BKRH = _join(rows(dout_BKGTH)), _join(rows(q_BKGTH))
+  # Gradients of keys and values are summed transposed, [H, T]: then XLA transposes the small queries, not the scores.
+  dk_BKHT = jnp.zeros_like(k_BKTH.swapaxes(2, 3), jnp.float32)
+  dv_BKHT = jnp.zeros_like(v_BKTH.swapaxes(2, 3), jnp.float32)
+  for start, end in _block_bounds(q_BKGTH.shape[3]):
+    rows = lambda x_BKGTH, start=start, end=end: x_BKGTH[..., start:end, :]  # the queries of this block
+    probs_BKGTS = jnp.exp(_block_scores(q_BKGTH, k_BKTH, segment_ids_BT, start, end) - rows(lse_BKGT1))
+    dout_BKRH = _join(rows(dout_BKGTH))
+    q_BKRH = _join(rows(q_BKGTH))
     dprobs_BKRS = jnp.einsum('BKRH,BKSH->BKRS', dout_BKRH, v_BKTH[:, :, :end], preferred_element_type=jnp.float32)
     dscores_BKGTS = probs_BKGTS * (dprobs_BKRS.reshape(probs_BKGTS.shape) - rows(dot_BKGT1))
-    probs_BKRS, dscores_BKRS = (_join(x).astype(q_BKGTH.dtype) for x in (probs_BKGTS, dscores_BKGTS))
+    # The softmax is in float32; the products below take operands in the dtype of q, k and v.
+    probs_BKRS = _join(probs_BKGTS).astype(q_BKGTH.dtype)
+    dscores_BKRS = _join(dscores_BKGTS).astype(q_BKGTH.dtype)
     dqs.append(jnp.einsum('BKRS,BKSH->BKRH', dscores_BKRS, k_BKTH[:, :, :end]).reshape(rows(q_BKGTH).shape))
-    add = functools.partial(jnp.einsum, 'BKRH,BKRS->BKHS', preferred_element_type=jnp.float32)
-    dk_BKHT = dk_BKHT.at[..., :end].add(add(q_BKRH, dscores_BKRS))
-    dv_BKHT = dv_BKHT.at[..., :end].add(add(dout_BKRH, probs_BKRS))
-  dk_BKTH, dv_BKTH = (x.swapaxes(2, 3).astype(k_BKTH.dtype) for x in (dk_BKHT, dv_BKHT))
+    transposed_product = functools.partial(jnp.einsum, 'BKRH,BKRS->BKHS', preferred_element_type=jnp.float32)
+    dk_BKHT = dk_BKHT.at[..., :end].add(transposed_product(q_BKRH, dscores_BKRS))
+    dv_BKHT = dv_BKHT.at[..., :end].add(transposed_product(dout_BKRH, probs_BKRS))
+  dk_BKTH = dk_BKHT.swapaxes(2, 3).astype(k_BKTH.dtype)
+  dv_BKTH = dv_BKHT.swapaxes(2, 3).astype(k_BKTH.dtype)
   return jnp.concatenate(dqs, axis=3), dk_BKTH, dv_BKTH, None
 
 
 _blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
+Attention = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]  # see the top of this module
+
 # name -> (make(mesh) -> the function, platforms that run it; () means all). `mesh` may be None: one default device.
-IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
+IMPLEMENTATIONS: dict[str, tuple[Callable[[jax.sharding.Mesh | None], Attention], tuple[str, ...]]] = {
   'reference': (lambda mesh: reference, ()),
   'blocks': (lambda mesh: blocks, ()),
   'splash': (splash.make, ('tpu',)),
@@ -127,15 +157,16 @@ IMPLEMENTATIONS: dict[str, tuple[Callable, tuple[str, ...]]] = {
 AUTO = {'cpu': 'blocks', 'tpu': 'splash', 'gpu': 'cudnn'}  # platform -> name; elsewhere `reference`
 
 
-def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32'):
-  """The implementation `name`. 'auto' chooses by the platform of the mesh's devices and the dtype of activations.
+def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32') -> Attention:
+  """The implementation `name`. 'auto' chooses by the platform of the mesh's devices and by the dtype of activations.
 
-  UserError when the implementation does not run on these devices.
+  UserError: when the implementation does not run on these devices.
   """
   platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
   if name == 'auto':
     name = AUTO.get(platform, 'reference')
-    name = 'reference' if (name, dtype) == ('cudnn', 'float32') else name
+    if name == 'cudnn' and dtype == 'float32':  # cuDNN has no float32 kernel
+      name = 'reference'
   make, platforms = IMPLEMENTATIONS[name]
   if platforms and platform not in platforms:
     raise UserError(

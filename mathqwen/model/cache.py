@@ -1,9 +1,10 @@
-"""Keys and values of past tokens, as data."""
+"""The key-value cache: keys and values of past tokens, in float32, bfloat16 or int8."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from mathqwen.model.config import ModelConfig
 
@@ -13,31 +14,31 @@ DTYPES = ('float32', 'bfloat16', 'int8')
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Int8:
-  """Numbers in a quarter of float32's memory: `values * scales`, with one scale for each vector of H."""
+  """An array in about a quarter of float32's memory: `values * scales`, with one scale for each vector of H."""
 
   values: jax.Array  # int8 [..., H]
   scales: jax.Array  # float32 [..., 1]
 
   @classmethod
-  def of(cls, x) -> 'Int8':
-    """`x` [..., H], rounded."""
+  def quantize(cls, x: jax.Array) -> 'Int8':
+    """`x` [..., H], rounded: the largest number of each vector becomes 127 or -127."""
     scales = jnp.max(jnp.abs(x), axis=-1, keepdims=True).astype(jnp.float32) / 127
-    values = jnp.round(x.astype(jnp.float32) / jnp.where(scales == 0, 1, scales))
+    values = jnp.round(x.astype(jnp.float32) / jnp.where(scales == 0, 1, scales))  # a vector of zeros stays zeros
     return cls(values.astype(jnp.int8), scales)
 
 
-def encode(x, dtype: str) -> jax.Array | Int8:
+def encode(x: jax.Array, dtype: str) -> jax.Array | Int8:
   """`x` as a cache of `dtype` stores it."""
-  return Int8.of(x) if dtype == 'int8' else x.astype(dtype)
+  return Int8.quantize(x) if dtype == 'int8' else x.astype(dtype)
 
 
-def decode(x: jax.Array | Int8, dtype) -> jax.Array:
+def decode(x: jax.Array | Int8, dtype: DTypeLike) -> jax.Array:
   """What `encode` stored, as an array of `dtype`."""
   return (x.values * x.scales).astype(dtype) if isinstance(x, Int8) else x.astype(dtype)
 
 
-def resize_axis(x, axis: int, size: int):
-  """`x` with `size` entries along `axis`: cut off, or filled up with zeros."""
+def resize_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
+  """`x` with `size` entries along `axis`: truncated, or padded with zeros."""
   if size <= x.shape[axis]:
     return jax.lax.slice_in_dim(x, 0, size, axis=axis)
   widths = [(0, 0)] * x.ndim
@@ -48,26 +49,27 @@ def resize_axis(x, axis: int, size: int):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class KVCache:
-  """`S` slots for each of `B` rows. Each row is filled from the left, to a length of its own:
+  """`S` slots for each of `B` rows. Each row is filled from the left and has its own length:
 
     lengths 3   k0 k1 k2  .  .     its next token, at position 3, writes slot 3 and sees slots 0 to 3
     lengths 5   k0 k1 k2 k3 k4
 
-  A token sees the slots up to its own position. No token sees what lies behind, which is stale or zeros.
-  The arrays are [L, B, K, S, H], not [L, B, S, K, H]: the keys of a head lie together, as attention multiplies them.
+  A token sees the slots up to its own position, never the stale numbers or zeros behind it.
+  The arrays are [L, B, K, S, H], not [L, B, S, K, H]: attention multiplies by the keys of one head at a time, which are
+  contiguous this way.
   """
 
   k: jax.Array | Int8  # [L, B, K, S, H]
   v: jax.Array | Int8  # [L, B, K, S, H]
   lengths: jax.Array  # int32 [B]: tokens written in each row
-  prompt_lengths: jax.Array  # int32 [B]: of the prompt, whose length fixes the rotary base of Qwen-1's dynamic NTK
+  prompt_lengths: jax.Array  # int32 [B]: tokens of the prompt; they fix the rotary base of Qwen-1's dynamic NTK
 
   @classmethod
   def empty(cls, cfg: ModelConfig, batch: int, slots: int, dtype: str) -> 'KVCache':
     """A cache of zeros; `dtype` is one of `DTYPES`."""
     zeros = jnp.zeros((cfg.num_hidden_layers, batch, cfg.num_key_value_heads, slots, cfg.head_dim))
     lengths = jnp.zeros((batch,), jnp.int32)
-    # Two arrays each time: a jitted function that is given the cache to reuse its memory needs each of them once.
+    # `+ 0` makes a second array: a function that the cache is donated to must not get the same buffer twice.
     return cls(encode(zeros, dtype), encode(zeros + 0, dtype), lengths, lengths + 0)
 
   @property
@@ -77,15 +79,15 @@ class KVCache:
 
   @property
   def slots(self) -> int:
-    """S."""
+    """S: how many tokens a row has room for."""
     return jax.tree.leaves(self.v)[0].shape[-2]
 
-  def mask(self, positions_BT):
-    """bool [B, T, S]: which slots a token at each position sees."""
+  def mask(self, positions_BT: jax.Array) -> jax.Array:
+    """bool [B, T, S]: which slots the token at each position sees."""
     return jnp.arange(self.slots) <= positions_BT[..., None]
 
-  def write(self, layer, k_BTKH, v_BTKH) -> 'KVCache':
-    """The cache with the next T slots of each row written in `layer`. `advance` moves the lengths after all layers."""
+  def write(self, layer: int | jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> 'KVCache':
+    """The cache with the next T slots of each row written in `layer`. The lengths stay: see `advance`."""
     rows_B1, slots_BT = self._next_slots(*k_BTKH.shape[:2])
 
     def set_slots(old, x_BTKH):
@@ -94,7 +96,7 @@ class KVCache:
 
     return dataclasses.replace(self, k=set_slots(self.k, k_BTKH), v=set_slots(self.v, v_BTKH))
 
-  def read(self, layer, dtype):
+  def read(self, layer: int | jax.Array, dtype: DTypeLike) -> tuple[jax.Array, jax.Array]:
     """(k_BSKH, v_BSKH) of `layer`, in `dtype`."""
 
     def take(x):
@@ -104,13 +106,21 @@ class KVCache:
     return take(self.k), take(self.v)
 
   def advance(self, tokens: int) -> 'KVCache':
-    """The cache with `tokens` more in each row."""
+    """The cache with `tokens` more counted in each row, once every layer has written them."""
     return dataclasses.replace(self, lengths=self.lengths + tokens)
 
-  def admit(self, rows_P, keys_LPTKH, values_LPTKH, lengths_P, prompt_lengths_P) -> 'KVCache':
-    """The cache with P prompts, of `qwen.prefill`, in these rows; what exceeds the slots is cut off.
+  def admit(
+    self,
+    rows_P: jax.Array,
+    keys_LPTKH: jax.Array,
+    values_LPTKH: jax.Array,
+    lengths_P: jax.Array,
+    prompt_lengths_P: jax.Array,
+  ) -> 'KVCache':
+    """The cache with P prompts, as `qwen.prefill` returns them, in these rows; positions past the slots are cut off.
 
-    lengths_P: tokens of each prompt that count as written, at most `slots`.
+    lengths_P: how many tokens of each prompt count as written, at most `slots`.
+    prompt_lengths_P: how many tokens each prompt has.
     """
 
     def set_rows(old, x_LPTKH):
@@ -136,5 +146,5 @@ class KVCache:
     return jnp.arange(batch)[:, None], self.lengths[:, None] + jnp.arange(tokens)
 
   def _set_rows(self, old, rows_P, new_LPKTH):
-    """`old`, which is k or v, with the first T slots of these rows set."""
+    """`old`, which is k or v, with the first T slots of these rows set to `new`."""
     return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new_LPKTH)

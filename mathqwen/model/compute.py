@@ -1,4 +1,4 @@
-"""How a forward pass is computed. What is computed stands in `ModelConfig`."""
+"""How a forward pass is computed; `ModelConfig` says what is computed."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,15 +15,15 @@ from mathqwen.model.placement import NO_PLACEMENT, Placement
 class Dropout:
   """Dropout at `rate`, drawn from `key`. Without a key nothing is dropped.
 
-  The report sets 0.1 without saying where. Here it applies to the embedding and to both residual branches of each
-  layer, because fused attention kernels have none inside.
+  The Qwen report sets 0.1 without saying where. Here it applies to the embedding and to both residual branches of each
+  layer, not to attention probabilities, because the fused attention kernels here have no dropout.
   """
 
   rate: float = 0.0
   key: jax.Array | None = None
 
-  def __call__(self, x, site):
-    """`x` with dropout. `site`: which place in the model this is; each draws from its own stream."""
+  def __call__(self, x: jax.Array, site: int | jax.Array) -> jax.Array:
+    """`x` with dropout. site: the number of this place in the model; each draws its own random mask."""
     return layers.dropout(x, self.rate, None if self.key is None else jax.random.fold_in(self.key, site))
 
 

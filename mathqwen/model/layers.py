@@ -1,7 +1,7 @@
 """Pure functions on arrays: what the layers of the decoder are made of.
 
 B batch, T query/sequence, S key/cache, D embed, N query heads, K kv heads, G = N / K, H head dim, F MLP; in `linear`
-I inputs and O outputs of a weight.
+I inputs and O outputs of a weight. A name lists the axes of its array: x_BTD is [B, T, D].
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from mathqwen.model.config import ModelConfig
 
@@ -19,14 +20,15 @@ from mathqwen.model.config import ModelConfig
 class Product(Protocol):
   """A weight that is not an array but multiplies by itself, in a layout of its own (`inference.cpu.CpuWeight`)."""
 
-  def product(self, x, dtype=None):
-    """`x @ weight.T` in `dtype`, by default x's: [..., I] -> [..., O], or the several axes that O stands for."""
+  def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
+    """`x @ weight.T` in `dtype`, by default that of x: [..., I] -> [..., O]; O may stand for several axes, (N, H)."""
 
 
-def linear(equation: str, x_BT, w: jax.Array | Product):
-  """`jnp.einsum(equation, x, w)` of activations and a weight, which lies as torch stores it: outputs first.
+def linear(equation: str, x_BT: jax.Array, w: jax.Array | Product) -> jax.Array:
+  """`jnp.einsum(equation, x, w)` of activations [B, T, ...] and a weight in torch's layout: outputs first.
 
-  Computed as a product of matrices, because XLA:CPU transposes a weight of three axes in memory at every use.
+  equation: 'BTD,NHD->BTNH', for example. All axes of x after B and T are inputs, all of the result are outputs.
+  Computed as a product of two matrices, because XLA:CPU transposes a weight of three axes in memory at every use.
   """
   B, T = x_BT.shape[:2]
   x_BTI = x_BT.reshape(B, T, -1)
@@ -37,9 +39,9 @@ def linear(equation: str, x_BT, w: jax.Array | Product):
   return _linear(x_BTI, w.reshape(math.prod(outputs), -1)).reshape(B, T, *outputs)
 
 
-def unembed(x_BTD, head_VD: jax.Array | Product):
+def unembed(x_BTD: jax.Array, head_VD: jax.Array | Product) -> jax.Array:
   """float32 logits [..., V] of x [..., D]; the head is cast to x's dtype."""
-  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD)
+  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD)  # a tree: a `Product` holds its arrays in fields
   if isinstance(head_VD, Product):
     return head_VD.product(x_BTD, jnp.float32)
   return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)
@@ -47,7 +49,7 @@ def unembed(x_BTD, head_VD: jax.Array | Product):
 
 @jax.custom_vjp
 def _linear(x_BTI, w_OI):
-  """`x @ w.T` with a derivative of its own, which makes training on a CPU faster and changes no other platform.
+  """`x @ w.T` with a hand-written derivative, which makes training on a CPU faster and changes no other platform.
 
   For the weight's gradient, XLA:CPU transposes one of its two operands in memory. With JAX's own derivative that is
   always the activations' gradient. Here it is the operand with fewer features; where that is the input, the product is
@@ -76,17 +78,17 @@ def _linear_backward(saved, gradient_BTO):
 _linear.defvjp(_linear_forward, _linear_backward)
 
 
-def rms_norm(x, scale, eps: float):
-  """Normalises the last axis in float32, casts back, then scales: the order of Hugging Face's Qwen."""
+def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+  """Normalises the last axis in float32, casts back, then scales by `scale` [D]: the order of Hugging Face's Qwen."""
   x32 = x.astype(jnp.float32)
   x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
   return x32.astype(x.dtype) * scale
 
 
-def rope_angles(positions_BT, head_dim: int, theta):
-  """(cos, sin), float32 [B, T, 1, H/2], for a rotary base theta (a number, or [B, T]).
+def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float | jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(cos, sin), float32 [B, T, 1, H/2], for a rotary base theta: a number, or [B, T].
 
-  float32, because bfloat16 would lose whole positions: 257 rounds to 256.
+  In float32, because bfloat16 cannot tell positions apart: it rounds 257 to 256.
   """
   theta = jnp.asarray(theta, jnp.float32)[..., None, None]
   inv_freq = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
@@ -94,22 +96,23 @@ def rope_angles(positions_BT, head_dim: int, theta):
   return jnp.cos(angles), jnp.sin(angles)
 
 
-def segment_lengths(segment_ids_BT):
+def segment_lengths(segment_ids_BT: jax.Array) -> jax.Array:
   """int32 [B, T]: the number of tokens in the segment of each token."""
   same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
   return jnp.sum(same_BTT, axis=-1, dtype=jnp.int32)
 
 
-def ntk_theta(theta: float, lengths_BT, seq_length: int, head_dim: int):
+def ntk_theta(theta: float, lengths_BT: jax.Array, seq_length: int, head_dim: int) -> jax.Array:
   """Qwen-1's dynamic NTK: the rotary base [B, T], which grows with each doubling of the lengths past `seq_length`."""
-  # ceil(log2(length / seq_length)) in whole numbers: a float32 logarithm may miss an exact power of two.
+  # ceil(log2(length / seq_length)) in integers: a float32 logarithm may miss an exact power of two. The `min` keeps the
+  # thresholds within int32.
   doublings = sum((lengths_BT > min(seq_length << n, 2**31 - 1)).astype(jnp.int32) for n in range(10))
   alpha = (jnp.left_shift(2, doublings) - 1).astype(jnp.float32)
   return theta * alpha ** (head_dim / (head_dim - 2))
 
 
-def logn_scale(positions_BT, seq_length: int):
-  """Qwen-1's logn attention: the factor [B, T] for the query at each position, above 1 past `seq_length`."""
+def logn_scale(positions_BT: jax.Array, seq_length: int) -> jax.Array:
+  """Qwen-1's logn attention: a factor [B, T] for the query at each position; past `seq_length` it exceeds 1."""
   length = positions_BT.astype(jnp.float32) + 1
   return jnp.where(length > seq_length, jnp.log(length) / math.log(seq_length), 1.0)
 
@@ -117,19 +120,20 @@ def logn_scale(positions_BT, seq_length: int):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rotation:
-  """What positions do to queries and keys."""
+  """What positions do to queries and keys: both are rotated, and Qwen-1 scales its queries."""
 
   cos: jax.Array  # float32 [B, T, 1, H/2]
   sin: jax.Array  # float32 [B, T, 1, H/2]
-  query_scale: jax.Array | None  # float32 [B, T, 1, 1]: Qwen-1's logn attention
+  query_scale: jax.Array | None  # float32 [B, T, 1, 1]: Qwen-1's logn attention; None: queries are not scaled
 
 
-def rotation(cfg: ModelConfig, positions_BT, lengths_BT=None) -> Rotation:
-  """Of tokens at these positions in sequences of these lengths ([B, T] or [B, 1]).
+def rotation(cfg: ModelConfig, positions_BT: jax.Array, lengths_BT: jax.Array | None = None) -> Rotation:
+  """The rotation for tokens at these positions of sequences of these lengths, int32 [B, T] or [B, 1].
 
-  Without lengths Qwen-1's dynamic NTK and logn attention are off, as in its training.
+  Without lengths, Qwen-1's dynamic NTK and logn attention are off, as they are when Qwen-1 is trained.
   """
-  theta, query_scale = cfg.rope_theta, None
+  theta = cfg.rope_theta
+  query_scale = None
   if cfg.use_dynamic_ntk and lengths_BT is not None:
     theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
   if cfg.use_logn_attn and lengths_BT is not None:
@@ -137,13 +141,13 @@ def rotation(cfg: ModelConfig, positions_BT, lengths_BT=None) -> Rotation:
   return Rotation(*rope_angles(positions_BT, cfg.head_dim, theta), query_scale)
 
 
-def rope(x_BTNH, cos, sin):
+def rope(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
   """Rotates the pairs (i, i + H/2): the half-split form of Qwen and Hugging Face's LLaMA, not the interleaved one."""
   x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x_BTNH.dtype)
 
 
-def causal_mask(query_segments_BT, key_segments_BS, first_slot: int = 0):
+def causal_mask(query_segments_BT: jax.Array, key_segments_BS: jax.Array, first_slot: int = 0) -> jax.Array:
   """bool [B, T, S]: a query sees the keys of its own segment up to its own slot. Query t sits in slot `first_slot + t`.
 
   Padding is segment 0 and sees only padding. It is found by segment and never by token value, because token 0 is `!` in
@@ -154,14 +158,14 @@ def causal_mask(query_segments_BT, key_segments_BS, first_slot: int = 0):
   return causal_TS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
 
 
-def attention_probs(scores_BKGTS, mask_BTS):
+def attention_probs(scores_BKGTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
   """Softmax over the keys that the mask lets through, in the dtype of the scores."""
   # The fill is finite, so that a padding query that sees no key averages over all of them instead of giving NaN.
   scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
   return jax.nn.softmax(scores_BKGTS, axis=-1)
 
 
-def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
+def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS: jax.Array) -> jax.Array:
   """Grouped-query attention [B, T, N, H]; scores and softmax in float32."""
   B, T, N, H = q_BTNH.shape
   K = k_BSKH.shape[2]
@@ -172,15 +176,17 @@ def attention(q_BTNH, k_BSKH, v_BSKH, mask_BTS):
   return out_BKGTH.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
-def swiglu(x_BTD, gate_FD, up_FD, down_DF):
-  """The MLP: `down(silu(gate(x)) * up(x))`."""
+def swiglu(
+  x_BTD: jax.Array, gate_FD: jax.Array | Product, up_FD: jax.Array | Product, down_DF: jax.Array | Product
+) -> jax.Array:
+  """The MLP: `down(silu(gate(x)) * up(x))`, [B, T, D]."""
   gate_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, gate_FD), 'gate')
   up_BTF = checkpoint_name(linear('BTD,FD->BTF', x_BTD, up_FD), 'up')
   return linear('BTF,DF->BTD', jax.nn.silu(gate_BTF) * up_BTF, down_DF)
 
 
-def dropout(x, rate: float, key):
-  """Inverted dropout; `key=None` turns it off."""
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Inverted dropout: what is kept is divided by 1 - rate. Without a key, x unchanged."""
   if key is None or rate == 0:
     return x
   return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

@@ -1,33 +1,39 @@
-"""Where the arrays inside a step lie. The model names the axes of an array; `hardware.sharding` knows the mesh."""
+"""Where the arrays inside a step are placed.
+
+The model only names the axes of an array; `hardware.sharding` knows the mesh.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """The null form: one device, on which nothing moves. `hardware.sharding.MeshPlacement` is the other one, and its
-  module draws what each axis name means."""
+  """The null form: one device, nothing moves.
 
-  def __call__(self, x, *axes: str):
+  The other form is `hardware.sharding.MeshPlacement`, whose module draws what each axis name means.
+  """
+
+  def __call__(self, x: jax.Array, *axes: str) -> jax.Array:
     """`x`, laid out by the logical names of its axes."""
     return x
 
-  def tree(self, values, axes):
+  def tree(self, values: dict, axes: dict) -> dict:
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""
     return values
 
-  def gather(self, weights, axes, dtype, one):
-    """A layer's weights in `dtype`, brought together for use. `axes` as in `tree`; `one` from `opaque_one`."""
+  def gather(self, weights: dict, axes: dict, dtype: DTypeLike, one: jax.Array) -> dict:
+    """A layer's weights in `dtype`, gathered from their shards for use. axes: as in `tree`. one: from `opaque_one`."""
     return jax.tree.map(lambda w: w.astype(dtype), weights)
 
 
 NO_PLACEMENT = Placement()
 
 
-def opaque_one(segment_ids_BT) -> jax.Array:
+def opaque_one(segment_ids_BT: jax.Array) -> jax.Array:
   """float32 1 that XLA cannot prove to be 1.
 
   XLA moves the cast of the weights to bfloat16 out of the loop over layers, and so casts all layers before it: 2 bytes

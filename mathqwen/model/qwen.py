@@ -9,24 +9,29 @@ Flax NNX declares the weights; everything outside sees a nested dict of arrays a
   decode_step(params, cfg, tokens, cache) -> (final-norm output, cache) the next tokens of each row
   unembed(params, x_BTD) -> float32 logits [B, T, V]                    head(params) -> its weight [V, D]
 
-Weights lie as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
+Weights are laid out as torch and Hugging Face store them, outputs before inputs, so that a conversion only reshapes.
 B batch, P prompts, T query/sequence, S key/cache, D embed, N query heads, K kv heads, H head dim, F MLP, V vocab,
 L layers.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from mathqwen.model import layers, stack
 from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.layers import Rotation, linear, rms_norm, rope, rotation
+from mathqwen.model.layers import Rotation, linear, rms_norm, rope
 from mathqwen.model.placement import opaque_one
+
+# (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, anything that the caller of the layer wants back: a cache, keys and values, None)
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
 def _param(init, rngs, shape, *axes):
@@ -34,15 +39,19 @@ def _param(init, rngs, shape, *axes):
   return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes, eager_sharding=False)
 
 
-_ones, _zeros = nnx.initializers.ones, nnx.initializers.zeros
+_ones = nnx.initializers.ones
+_zeros = nnx.initializers.zeros
 
 
 class Block(nnx.Module):
-  """One pre-norm layer."""
+  """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
 
   def __init__(self, cfg: ModelConfig, *, rngs):
-    D, F = cfg.hidden_size, cfg.intermediate_size
-    N, K, H = cfg.num_attention_heads, cfg.num_key_value_heads, cfg.head_dim
+    D = cfg.hidden_size
+    F = cfg.intermediate_size
+    N = cfg.num_attention_heads
+    K = cfg.num_key_value_heads
+    H = cfg.head_dim
     normal = nnx.initializers.normal(cfg.initializer_range)
     self.cfg = cfg
     self.input_norm = _param(_ones, rngs, (D,), 'norm')
@@ -62,11 +71,18 @@ class Block(nnx.Module):
     self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
     self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
 
-  def __call__(self, x_BTD, rotation: Rotation, attend, drop=lambda x, branch: x, nested: bool = False):
-    """(x_BTD after this layer, what `attend` keeps).
+  def __call__(
+    self,
+    x_BTD: jax.Array,
+    rotation: Rotation,
+    attend: Attend,
+    drop: Callable = lambda x, branch: x,
+    nested: bool = False,
+  ) -> tuple:
+    """(x_BTD after this layer, what `attend` returned beside its output).
 
-    `attend(q, k, v) -> (o_BTNH, kept)` mixes over tokens. `drop(x, branch)` is the dropout on the residual branches, 0
-    (attention) and 1 (the MLP). nested: checkpoint the branches as `stack.checkpoint_nested` says.
+    attend: mixes over tokens. drop(x, branch): dropout on a residual branch, 0 for attention and 1 for the MLP.
+    nested: checkpoint the two branches as `stack.checkpoint_nested` says.
     """
     mix = functools.partial(self.mix, rotation=rotation, attend=attend, drop=drop)
     mlp = self.mlp
@@ -75,8 +91,11 @@ class Block(nnx.Module):
     x_BTD, kept = mix(x_BTD)
     return x_BTD + drop(mlp(x_BTD), 1), kept
 
-  def mix(self, x_BTD, rotation: Rotation, attend, drop):
-    """(x_BTD with the attention branch added, what `attend` keeps)."""
+  def mix(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend, drop: Callable) -> tuple:
+    """(x_BTD with the attention branch added, what `attend` returned beside its output).
+
+    The names given to `checkpoint_name` are those that the policies in `stack.REMAT` keep.
+    """
     eps = self.cfg.rms_norm_eps
     h_BTD = rms_norm(x_BTD, self.input_norm[...], eps)
     q_BTNH = linear('BTD,NHD->BTNH', h_BTD, self.q[...])
@@ -97,8 +116,8 @@ class Block(nnx.Module):
     o_BTNH, kept = attend(q_BTNH, k_BTKH, v_BTKH)
     return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), kept
 
-  def mlp(self, x_BTD):
-    """The MLP branch alone."""
+  def mlp(self, x_BTD: jax.Array) -> jax.Array:
+    """The MLP branch [B, T, D], not yet added to x."""
     h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
     return layers.swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
 
@@ -107,7 +126,8 @@ class Qwen(nnx.Module):
   """All weights. It has no `__call__`: the functions below take them as a dict."""
 
   def __init__(self, cfg: ModelConfig, *, rngs):
-    V, D = cfg.vocab_size, cfg.hidden_size
+    V = cfg.vocab_size
+    D = cfg.hidden_size
     normal = nnx.initializers.normal(cfg.initializer_range)
     blocks = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
     self.embed = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
@@ -117,7 +137,7 @@ class Qwen(nnx.Module):
       self.head = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
 
 
-def init(key, cfg: ModelConfig) -> dict:
+def init(key: jax.Array, cfg: ModelConfig) -> dict:
   """Random float32 weights."""
   return nnx.to_pure_dict(nnx.split(Qwen(cfg, rngs=nnx.Rngs(params=key)), nnx.Param)[1])
 
@@ -141,6 +161,7 @@ def logical_axes(cfg: ModelConfig) -> dict:
 
 def layer_axes(cfg: ModelConfig) -> dict:
   """`logical_axes` of one layer."""
+  # [1:]: without the leading 'layers'.
   return jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
 
 
@@ -154,7 +175,7 @@ def block(cfg: ModelConfig, weights: dict) -> Block:
   return nnx.merge(_block_structure(cfg), weights)
 
 
-def embed(params: dict, tokens_BT, compute: Compute):
+def embed(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
   """The tokens' rows of the embedding, [B, T, D] in `compute.dtype`."""
   place = compute.placement
   # Each chip looks up the tokens of all chips of its model copy in its columns of the table, and then keeps its own
@@ -164,33 +185,41 @@ def embed(params: dict, tokens_BT, compute: Compute):
   return place(x_BTD, 'batch', 'length', 'width')
 
 
-def final_norm(params: dict, cfg: ModelConfig, x_BTD):
-  """The norm after the last layer."""
+def final_norm(params: dict, cfg: ModelConfig, x_BTD: jax.Array) -> jax.Array:
+  """The norm after the last layer, [B, T, D]."""
   return rms_norm(x_BTD, params['norm'].astype(x_BTD.dtype), cfg.rms_norm_eps)
 
 
 def forward(
-  params: dict, cfg: ModelConfig, tokens_BT, segment_ids_BT=None, positions_BT=None, compute: Compute = PLAIN
-):
+  params: dict,
+  cfg: ModelConfig,
+  tokens_BT: jax.Array,
+  segment_ids_BT: jax.Array | None = None,
+  positions_BT: jax.Array | None = None,
+  compute: Compute = PLAIN,
+) -> jax.Array:
   """Final-norm output [B, T, D] in `compute.dtype`, for training and scoring.
 
-  Attention stays within a segment; without segment ids every token is of segment 1. Positions count from 0 unless
+  Attention stays within a segment; without segment ids every token is in segment 1. Positions count from 0 unless
   given. Weights are cast to `compute.dtype` layer by layer.
   """
-  (B, T), place, drop = tokens_BT.shape, compute.placement, compute.dropout
+  B, T = tokens_BT.shape
+  place = compute.placement
+  drop = compute.dropout
   if segment_ids_BT is None:
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
     positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
-  turn = rotation(cfg, positions_BT, None if compute.training else layers.segment_lengths(segment_ids_BT))
+  lengths_BT = None if compute.training else layers.segment_lengths(segment_ids_BT)
+  rotation = layers.rotation(cfg, positions_BT, lengths_BT)
   one = opaque_one(segment_ids_BT)
 
   def layer(x_BTD, index, weights):
-    run = block(cfg, place.gather(weights, layer_axes(cfg), compute.dtype, one))
+    this_layer = block(cfg, place.gather(weights, layer_axes(cfg), compute.dtype, one))
     attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_BT), None)
     drop_branch = lambda x, branch: drop(x, 1 + 2 * index + branch)  # site 0 is the embedding
     x_BTD = place(x_BTD, 'batch', 'length', 'width')
-    x_BTD, _ = run(x_BTD, turn, attend, drop_branch, nested=compute.remat == 'nested')
+    x_BTD, _ = this_layer(x_BTD, rotation, attend, drop_branch, nested=compute.remat == 'nested')
     return place(x_BTD, 'batch', 'length', 'width')
 
   cast_group = lambda weights: cast(jax.tree.map(lambda w: w * one, weights), compute.dtype)
@@ -199,26 +228,33 @@ def forward(
   return final_norm(params, cfg, x_BTD)
 
 
-def prefill(params: dict, cfg: ModelConfig, tokens_PT, lengths_P, compute: Compute = PLAIN):
+def prefill(
+  params: dict, cfg: ModelConfig, tokens_PT: jax.Array, lengths_P: jax.Array, compute: Compute = PLAIN
+) -> tuple[jax.Array, jax.Array]:
   """(keys, values), each [L, P, T, K, H], of prompts padded on the right, for `KVCache.admit`."""
   P, T = tokens_PT.shape
   positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
   segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
-  turn = rotation(cfg, positions_PT, lengths_P[:, None])
+  rotation = layers.rotation(cfg, positions_PT, lengths_P[:, None])
   attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
 
   def layer(x_PTD, weights):
-    return block(cfg, cast(weights, compute.dtype))(x_PTD, turn, attend)
+    return block(cfg, cast(weights, compute.dtype))(x_PTD, rotation, attend)
 
-  return jax.lax.scan(layer, embed(params, tokens_PT, compute), params['layers'])[1]
+  _, keys_and_values = jax.lax.scan(layer, embed(params, tokens_PT, compute), params['layers'])
+  return keys_and_values
 
 
-def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: KVCache, compute: Compute = PLAIN):
+def decode_step(
+  params: dict, cfg: ModelConfig, tokens_BT: jax.Array, cache: KVCache, compute: Compute = PLAIN
+) -> tuple[jax.Array, KVCache]:
   """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row."""
   T = tokens_BT.shape[1]
   positions_BT = cache.lengths[:, None] + jnp.arange(T)
-  turn = rotation(cfg, positions_BT, cache.prompt_lengths[:, None])
+  rotation = layers.rotation(cfg, positions_BT, cache.prompt_lengths[:, None])
 
+  # The cache travels through the scan whole, as carry: XLA then writes into it in place. As scanned input and output,
+  # each step would write a second cache.
   def layer(carry, numbered_weights):
     x_BTD, cache = carry
     index, weights = numbered_weights
@@ -227,7 +263,7 @@ def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: KVCache, compu
       new = cache.write(index, k, v)
       return layers.attention(q, *new.read(index, q.dtype), new.mask(positions_BT)), new
 
-    return block(cfg, cast(weights, compute.dtype))(x_BTD, turn, attend), None
+    return block(cfg, cast(weights, compute.dtype))(x_BTD, rotation, attend), None
 
   x_BTD = embed(params, tokens_BT, compute)
   numbered_weights = (jnp.arange(cfg.num_hidden_layers), params['layers'])
@@ -235,16 +271,16 @@ def decode_step(params: dict, cfg: ModelConfig, tokens_BT, cache: KVCache, compu
   return final_norm(params, cfg, x_BTD), cache.advance(T)
 
 
-def cast(weights, dtype):
+def cast(weights: dict, dtype: DTypeLike) -> dict:
   """Every weight in `dtype`."""
   return jax.tree.map(lambda w: w.astype(dtype), weights)
 
 
-def head(params: dict):
+def head(params: dict) -> jax.Array:
   """The weight [V, D] that logits are made with: the embedding where the two are tied."""
   return params.get('head', params['embed'])
 
 
-def unembed(params: dict, x_BTD):
+def unembed(params: dict, x_BTD: jax.Array) -> jax.Array:
   """float32 logits [..., V] of final-norm outputs [..., D]."""
   return layers.unembed(x_BTD, head(params))

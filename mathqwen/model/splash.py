@@ -1,6 +1,7 @@
 """Attention on TPU: JAX's splash kernel, which skips blocks above the diagonal and never stores the [T, S] scores."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 from jax.experimental.pallas.ops.tpu import splash_attention as lib
@@ -8,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.errors import UserError
 
-LANES = 128  # the kernel takes blocks that are multiples of it
-BLOCK = 512  # queries and keys in a block, at most; of the 2 x 2 blocks of a row of 1,024 it computes 3
+LANES = 128  # block sizes must be multiples of this
+BLOCK = 512  # most queries and keys in a block; of the 2 x 2 blocks of a row of 1,024, the kernel computes 3
 
 
 @functools.lru_cache
@@ -43,10 +44,10 @@ def _attend(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments_BT, key_segments_BS):
 
 
 @functools.lru_cache  # jit compiles once for each function object, so the same mesh must give the same object
-def make(mesh: Mesh | None, interpret: bool = False):
-  """The function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH. On a mesh each chip has its own rows, queries and
-  heads.
+def make(mesh: Mesh | None, interpret: bool = False) -> Callable:
+  """The function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT) -> o_BTNH for this mesh.
 
+  Each chip has its own rows, queries and heads. interpret: run the kernel in Python, for tests without a TPU.
   When rows are split over chips ('context'), each chip gathers the keys of its whole rows. The chip with the end of a
   row then computes more blocks than the one with its beginning.
   """

@@ -1,6 +1,7 @@
 """The loop over layers, and what its backward pass keeps."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,9 @@ def group_size(count: int) -> int:
   return max(n for n in range(1, count + 1) if count % n == 0 and n * n <= count)
 
 
-def scan_layers(layer, x_BTD, weights, remat: str, cast):
+def scan_layers(
+  layer: Callable, x_BTD: jax.Array, weights: dict, remat: str, cast: Callable[[dict], dict]
+) -> jax.Array:
   """x_BTD after all layers, each `layer(x_BTD, index, weights of the layer) -> x_BTD`.
 
   weights: the tree of stacked weights, L first. remat: a name in `REMAT`. cast: brings the weights of several layers
@@ -37,6 +40,7 @@ def scan_layers(layer, x_BTD, weights, remat: str, cast):
     return layer(x_BTD, *numbered_layer), None
 
   if remat != 'none':
+    # prevent_cse=False: inside a scan XLA cannot merge the recomputation with the forward pass anyway.
     step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])
   if remat != 'nested':
     return jax.lax.scan(step, x_BTD, numbered)[0]
@@ -53,14 +57,16 @@ def scan_layers(layer, x_BTD, weights, remat: str, cast):
   return jax.lax.scan(jax.checkpoint(group, prevent_cse=False, policy=REMAT[remat]), x_BTD, groups)[0]
 
 
-def checkpoint_nested(mix, mlp):
-  """The two branches of a layer under remat 'nested': the backward pass holds only what attention needs, or only what
-  the MLP needs for one half of the tokens."""
+def checkpoint_nested(mix: Callable, mlp: Callable) -> tuple[Callable, Callable]:
+  """(mix, mlp) of a `Block`, checkpointed for remat 'nested'.
+
+  At any time the backward pass holds only what attention needs, or only what the MLP needs for half of the tokens.
+  """
   return jax.checkpoint(mix), functools.partial(_by_halves, jax.checkpoint(mlp))
 
 
 def _by_halves(f, x_BTD):
-  """`f` of every second token, then of the others.
+  """`f` of every second token, then of the others: `f` must treat each token by itself.
 
   Not the first half, then the second: when the length is split over chips, each chip must hold tokens of both halves.
   """

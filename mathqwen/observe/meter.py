@@ -1,6 +1,6 @@
 """Where a run's time goes: how long each step took on the devices, and the time outside steps.
 
-The host only hands a step to the devices and goes on, so its own clock says nothing about how long the step took:
+The host only launches a step and goes on, so its own clock says nothing about how long the step took:
 
 host     input 1 | launch 1 | input 2 | launch 2 | input 3 ...............| launch 3
 devices  idle ............. | step 1 ............| step 2 ......| idle ...| step 3 ..........
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import jax
 
-# Reported by every run, also where they are 0.
+# Every run reports these, even where they are 0.
 LOST = ('compile_seconds', 'input_seconds', 'checkpoint_seconds', 'eval_seconds')
 
 
@@ -92,7 +92,7 @@ class Meter:
     """Takes the metrics of a step that was just launched; `step` counts from 0.
 
     metrics: `loss_sum`, `loss_tokens`, `tokens`, `grad_norm` and `learning_rate`, scalars still being computed.
-    Waits for the step before it, and returns the window that that step completed: [values], or [].
+    Waits for the step before it. Returns [values] of a window if that step completed one, else [].
     """
     end = self._thread.submit(wait_for_end, metrics)
     launched = _Launched(step + 1, metrics, end, self._input_from, self._input_to)

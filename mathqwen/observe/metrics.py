@@ -1,4 +1,4 @@
-"""What a run reports: progress on the terminal, metrics.jsonl and TensorBoard files."""
+"""What a run reports while it goes on: progress on the terminal, metrics.jsonl and TensorBoard files."""
 
 import json
 import os
@@ -150,7 +150,7 @@ class MetricsWriter:
       self._events.append(tensorboard.scalars(step, values))
 
   def sync(self):
-    """Makes all lines readable for others. On a local disk `write` already does."""
+    """Makes all lines readable for other processes. On a local disk `write` already does."""
     if self._lines is not None:
       self._lines.sync()
       self._events.sync()

@@ -15,7 +15,7 @@ SKIPPED = 2  # a process's first steps, which still fill caches
 def check(count: int, steps: int):
   """Refuses to trace `count` steps of a run that has `steps` left.
 
-  Raises UserError: when `count` is below 1, or the run is too short for `count` steps after the skipped ones.
+  UserError: when `count` is below 1, or the run is too short for `count` steps after the skipped ones.
   """
   if count < 1:
     raise UserError(f'--profile {count}: give the number of steps to trace, 1 or more')

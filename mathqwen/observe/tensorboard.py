@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written byte by byte: the libraries that do it import torch or TensorFlow if installed.
+"""TensorBoard's event files, written byte by byte: the libraries that do it import torch or TensorFlow where they can.
 
 file    record record ...                                                                 TFRecord framing
 record  length [8] masked crc32c(length) [4] data [length] masked crc32c(data) [4]      little-endian
@@ -19,12 +19,12 @@ for _byte in range(256):
 
 def header() -> bytes:
   """The first record of a file: the version of the format."""
-  return _record(_bytes(3, b'brain.Event:2'))
+  return _tfrecord(_bytes_field(3, b'brain.Event:2'))
 
 
 def restart(step: int) -> bytes:
   """A record that voids events of `step` and later in older files: Event{session_log = 7 {status = 1: START}}."""
-  return _record(_int(2, step) + _bytes(7, _int(1, 1)))
+  return _tfrecord(_int_field(2, step) + _bytes_field(7, _int_field(1, 1)))
 
 
 def scalars(step: int, values: dict[str, float]) -> bytes:
@@ -32,11 +32,11 @@ def scalars(step: int, values: dict[str, float]) -> bytes:
   summary = b''
   for tag, value in values.items():
     simple_value = b'\x15' + struct.pack('<f', value)  # 0x15: field 2, four bytes
-    summary += _bytes(1, _bytes(1, tag.encode()) + simple_value)
-  return _record(_int(2, step) + _bytes(5, summary))
+    summary += _bytes_field(1, _bytes_field(1, tag.encode()) + simple_value)
+  return _tfrecord(_int_field(2, step) + _bytes_field(5, summary))
 
 
-def _record(event: bytes) -> bytes:
+def _tfrecord(event: bytes) -> bytes:
   data = b'\x09' + struct.pack('<d', time.time()) + event  # 0x09: field 1, eight bytes
   length = struct.pack('<Q', len(data))
   return length + _masked_crc(length) + data + _masked_crc(data)
@@ -60,9 +60,9 @@ def _varint(value: int) -> bytes:
   return bytes([*out, value])
 
 
-def _int(field: int, value: int) -> bytes:
+def _int_field(field: int, value: int) -> bytes:
   return _varint(field << 3) + _varint(value)  # wire type 0
 
 
-def _bytes(field: int, value: bytes) -> bytes:
+def _bytes_field(field: int, value: bytes) -> bytes:
   return _varint(field << 3 | 2) + _varint(len(value)) + value  # wire type 2: the length, then the bytes

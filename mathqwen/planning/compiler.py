@@ -1,4 +1,4 @@
-"""The TPU compiler: the training step compiled for a slice, without one.
+"""The TPU compiler: the training step compiled for a slice that is not here.
 
 libtpu takes one kind of chip per process, so each slice is compiled in a process of its own: `compile_for` starts
 `python -m mathqwen.planning.compiler`, which reads a request from standard input and answers with one line of JSON.
@@ -111,7 +111,7 @@ def _memory(analysis) -> dict[str, int]:
 
 
 def main():
-  """Answers one request."""
+  """Answers one request: reads it from standard input, writes one line of JSON."""
   request = json.load(sys.stdin)
   experiment = config.from_json(request['experiment'], 'request')
   print(json.dumps(compile_here(experiment, request['topology'], request['options'])))

@@ -39,14 +39,14 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
   if importlib.util.find_spec('libtpu') is None:
     raise UserError("plan needs the TPU compiler, which needs no TPU: pip install 'libtpu==0.0.42.*' (the extra tpu)")
 
-  rows = [_row(experiment, where, settings) for where, settings in zip(slices, tries, strict=True)]
+  rows = [_plan_row(experiment, where, settings) for where, settings in zip(slices, tries, strict=True)]
   print(_table(rows))
   print(ASSUMPTIONS)
   return {'topologies': rows, 'assumptions': ASSUMPTIONS}
 
 
-def _row(experiment: config.Experiment, where: chips.Slice, tries: list[dict[str, Any]]) -> dict[str, Any]:
-  """Compiles with one of `tries` after the other until one fits."""
+def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dict[str, Any]]) -> dict[str, Any]:
+  """The row of one slice: compiles with each of `tries` in turn until one fits."""
   row = {
     'topology': where.name,
     'chips': where.chips,
@@ -73,8 +73,14 @@ def _row(experiment: config.Experiment, where: chips.Slice, tries: list[dict[str
   return row
 
 
-def _speed(row, compiled, where: chips.Slice, experiment, settings) -> dict[str, Any]:
-  """What a row of a slice on which the step fits has more than others."""
+def _speed(
+  row: dict[str, Any],
+  compiled: dict[str, Any],
+  where: chips.Slice,
+  experiment: config.Experiment,
+  settings: dict[str, Any],
+) -> dict[str, Any]:
+  """What only the row of a slice on which the step fits has."""
   seconds_by_resource = roofline.bounds(compiled, where, experiment, settings)
   seconds = max(seconds_by_resource.values())
   return {
@@ -105,7 +111,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
     unknown = ['-'] * 5
     return [row['topology'], str(row['chips']), 'no', '-', '-', '-', '-', capacity, flops, *unknown, row['error']]
 
-  weights, moments, peak = row['weights_bytes'], row['moments_bytes'], row['peak_bytes_per_chip']
+  weights = row['weights_bytes']
+  moments = row['moments_bytes']
+  peak = row['peak_bytes_per_chip']
   settings = [f'{_short(name)}={value}' for name, value in row['settings'].items() if value != 1]
   return [
     row['topology'],

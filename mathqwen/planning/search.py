@@ -1,4 +1,4 @@
-"""Which settings are compiled for a slice: the fastest by estimate that should fit, then the smallest."""
+"""Which settings to compile for a slice: those that should fit, the fastest first, then the one with least memory."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ POLICIES = ('dots', 'gate', 'mlp', 'full', 'nested')  # train.remat, from the le
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """Settings of training, with what they cost by estimate."""
+  """Settings of training, with estimates of what they cost."""
 
-  seconds: float  # a step
-  bytes: int  # of HBM, a chip
+  seconds: float  # per step
+  bytes: int  # of HBM on each chip
   remat: str
   micro_batches: int
 
@@ -52,7 +52,7 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
 
 
 def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
-  """HBM of one chip in bytes, roughly: only decides what is compiled first.
+  """A rough estimate of one chip's HBM in bytes. It only decides what is compiled first.
 
   tokens: of a micro-batch, on one chip.
   """
@@ -62,7 +62,7 @@ def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: 
   tensor = mesh['tensor']
   layers = cfg.num_hidden_layers
   if remat == 'nested':
-    # Kept are the inputs of all groups, and those of the layers in the group that is being differentiated.
+    # It keeps the inputs of all groups, and those of the layers in the group that is being differentiated.
     size = stack.group_size(layers)
     layers = layers // size + size
 

@@ -69,6 +69,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
 
   def close(self) -> None:
+    """Waits for unfinished saves, and ends the manager's threads."""
     self._manager.close()
 
   def restore(self, step: int, params: dict, opt_state: Any) -> tuple[dict, Any, dict]:
@@ -98,7 +99,7 @@ class Checkpoints:
 
 
 class StepWeights(hf.Weights):
-  """The weights of one step. Every host reads for itself, without waiting for the others.
+  """The weights of one step. `read` reads on each host alone, without waiting for the others.
 
   UserError, here and on reading: when the checkpoint is damaged.
   """
@@ -118,13 +119,16 @@ class StepWeights(hf.Weights):
       self._metadata = handler.metadata(self._path).tree
 
   def paths(self) -> list[hf.Path]:
+    """The paths of all weights, in the order of `qwen.init`'s tree."""
     return hf.ArrayWeights(self._shapes).paths()
 
   def dtype(self, path: hf.Path) -> np.dtype:
+    """The dtype in which the checkpoint has a weight."""
     return np.dtype(hf.weight_at(self._metadata, path).dtype)
 
   def read(self, path: hf.Path) -> np.ndarray:
-    # Orbax wants trees that hold nothing but this weight, with any leaf.
+    """One weight in its own dtype, on this host alone."""
+    # Orbax takes trees that hold nothing but this weight; the leaf's value is not read.
     item: dict = {}
     restore_args: dict = {}
     hf.set_weight(item, path, 0)
@@ -136,6 +140,7 @@ class StepWeights(hf.Weights):
     return hf.weight_at(tree, path)
 
   def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
+    """All weights as a tree of jax.Arrays in these shardings; all hosts must call it."""
     target: dict = {}
     for path in self.paths():
       shape = hf.weight_at(self._shapes, path).shape
@@ -145,6 +150,7 @@ class StepWeights(hf.Weights):
     return self._checkpoints.restore_params(self._step, target)
 
   def close(self) -> None:
+    """Closes the reader. Weights that were read stay valid."""
     self._reader.close()
     self._checkpoints.close()
 
@@ -156,7 +162,7 @@ def write_model(
 
   UserError: when the disk is full.
   """
-  # The API of version 1 alone can write a checkpoint in parts. It is imported here because nothing else needs it.
+  # Only Orbax's version 1 API can write a checkpoint in parts. It is imported here because nothing else needs it.
   from orbax.checkpoint.experimental import v1
 
   folder = pathlib.Path(folder)
@@ -192,7 +198,7 @@ def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    # Orbax raises Exception itself where TensorStore cannot read an array. Others are defects of ours.
+    # Orbax raises a plain Exception where TensorStore cannot read an array. Other types are bugs of ours.
     if not isinstance(error, ValueError | KeyError | OSError | TypeError) and type(error) is not Exception:
       raise
     path, earlier = checkpoints.path(step), checkpoints.earlier(step)
@@ -231,9 +237,9 @@ def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
 
 
 def claim(workdir: str, experiment: config_lib.Experiment) -> None:
-  """Makes `workdir` the one of this experiment: creates it and writes the resolved config into it.
+  """Makes `workdir` this experiment's: creates it and writes the resolved config into it.
 
-  UserError when it holds checkpoints that this experiment cannot continue, or cannot be written.
+  UserError: when it holds checkpoints that this experiment cannot continue, or cannot be written.
   """
   directory = epath.Path(workdir)
   try:

@@ -86,7 +86,15 @@ def fit(
 class TrainingLoop:
   """What a run holds between two steps, and what happens to it there."""
 
-  def __init__(self, experiment: Experiment, workdir: str, data: TrainingData, mesh: Mesh, params, profile: int):
+  def __init__(
+    self,
+    experiment: Experiment,
+    workdir: str,
+    data: TrainingData,
+    mesh: Mesh,
+    params: dict | None,
+    profile: int,
+  ):
     """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
     train = experiment.train
     self.experiment = experiment
@@ -133,7 +141,7 @@ class TrainingLoop:
       jax.block_until_ready(self.state)
 
   def take_step(self):
-    """Launches a step, and logs the one before it."""
+    """Launches a step, then logs the one before it."""
     with jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from mathqwen.model.placement import NO_PLACEMENT, Placement
 
-# Positions that do not fill a whole chunk go through the head in parts of 1/2, 1/4 and 1/8 of a chunk: little is then
-# computed for positions without loss. Each size is a loop to compile.
+# Positions that do not fill a whole chunk go through the head in parts of 1/2, 1/4 and 1/8 of a chunk, so that little
+# is computed for positions without loss. More sizes would waste less, but each is one more loop to compile.
 HALVINGS = 3
 
 
@@ -21,7 +21,7 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array, weights_BT: jax.
   weights_BT: 0 where a position has no loss. Its logits then change neither the sum nor the gradient, even if they are
   infinite or NaN.
   """
-  # `where` before the logarithm, and not a product with the weights after it: 0 * NaN is NaN.
+  # `where` before the logarithm, not only a product with the weights after it: 0 * NaN is NaN.
   logits_BTV = jnp.where(weights_BT[..., None] > 0, logits_BTV.astype(jnp.float32), 0.0)
   # Compare and sum instead of indexing by the target: with V split over chips, indexing would gather the logits.
   is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
@@ -41,14 +41,15 @@ def head_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
   """Equals `cross_entropy(x_BTD @ head_VD.T, targets_BT, weights_BT)`, without ever holding all logits.
 
-  Only positions with loss are multiplied by the head, `chunk` of them at a time. With 6 positions, loss at x, chunk 2:
+  Only positions with loss are multiplied by the head, `chunk` of them at a time. For 6 positions, 3 of them with loss
+  (x), and chunks of 2:
 
-  weights   . x . x x .      ->   x x | x | . . .      sorted: one chunk of 2, one part of 1, and the rest is skipped
+  weights   . x . x x .      ->   x x | x | . . .      sorted: one chunk of 2, one part of 1, the rest is skipped
 
-  On a mesh the positions form one group for each of the `shards` (parts of the batch, parts of the length), so that a
-  group lies on one device. All groups take as many chunks as the one with the most loss. The gradient is computed
-  together with the loss, from the same logits; that of the head is float32. `place` lays arrays out on a mesh: the
-  head stays split by rows of the vocabulary, and each chunk's positions travel to it.
+  On a mesh, the positions form one group for each of the `shards` (parts of the batch, parts of the length), so that
+  each group is on one device. All groups take as many chunks as the one with the most positions with loss. `place`
+  lays arrays out on the mesh: the head stays split by rows of the vocabulary, and each chunk's positions travel to it.
+  The gradient is computed together with the loss, from the same logits, and that of the head is summed in float32.
   `weights_BT` is data and gets no gradient.
   """
   B, T, D = x_BTD.shape
@@ -62,7 +63,7 @@ def head_cross_entropy(
     rest = a.shape[2:]
     return a.reshape(rows, B // rows, lengths, T // lengths, *rest).swapaxes(1, 2).reshape(G, P, *rest)
 
-  # Stable, so that each group keeps the order of its positions.
+  # False sorts before True: positions with loss come first. Stable, so that they keep their order.
   order_GP = jnp.argsort(group(weights_BT) <= 0, axis=1, stable=True)
 
   def loss_first(a):
@@ -75,7 +76,8 @@ def head_cross_entropy(
     return jnp.pad(a, ((0, 0), (0, sizes[-1]), *[(0, 0)] * rest))
 
   weights_GP = loss_first(weights_BT)
-  # Positions without loss fill up the last chunk: a NaN in their x would be 0 * NaN in the gradient of the head.
+  # Zeros instead of the positions without loss that fill up the last chunk: a NaN in their x, times the weight 0, would
+  # be a NaN in the head's gradient.
   x_GPD = place(jnp.where(weights_GP[..., None] > 0, loss_first(x_BTD), 0), 'part', 'whole', 'width')
   loss = _head_loss(sizes, place, x_GPD, head_VD, loss_first(targets_BT), weights_GP)
   return loss, jnp.sum(weights_BT)
@@ -88,13 +90,20 @@ def _chunk_sizes(positions: int, chunk: int) -> tuple[int, ...]:
 
 
 def turns(positions: int, chunk: int) -> tuple[int, ...]:
-  """How often the loop over chunks of each size runs for a group of `positions` that all have loss."""
-  largest, *smaller = _chunk_sizes(positions, chunk)
-  return (-(-positions // largest), *(0 for _ in smaller))
+  """How often the loop over chunks of each size runs for a group of `positions` that all have loss: see `_loop`."""
+  sizes = _chunk_sizes(positions, chunk)
+  counts = []
+  left = positions
+  for size in sizes:
+    count = max(0, -(-(left - size + sizes[-1]) // size))  # rounded up
+    counts.append(count)
+    left -= count * size
+  return tuple(counts)
 
 
-# Its own derivative: the loop of the loss computes the gradient too, from the same logits. JAX's derivative would keep
-# the logits of every chunk, or compute them a second time.
+# The derivative is written by hand: the forward pass computes the gradients too, chunk by chunk from the same logits.
+# What it saves are these gradients, and the backward pass only scales them by that of the loss. JAX's own derivative
+# would keep the logits of every chunk, or compute them a second time.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _head_loss(sizes, place, x_GPD, head_VD, targets_GP, weights_GP):
   return _loop(sizes, place, x_GPD, head_VD, targets_GP, weights_GP, None)[0]
@@ -156,7 +165,7 @@ def _loop(sizes, place, x_GPD, head_VD, targets_GP, weights_GP, gradients):
 
   carry = (jnp.int32(0), jnp.float32(0), gradients)
   for size in sizes:
-    # A chunk may be short of positions with loss, but by less than the smallest size.
+    # Take a chunk of this size while it is full, or short of positions with loss by less than the smallest size.
     fills = lambda carry, size=size: most - carry[0] > size - sizes[-1]
     carry = jax.lax.while_loop(fills, functools.partial(take, size), carry)
   return carry[1:]

@@ -7,10 +7,10 @@ from mathqwen.config import OptimConfig
 
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
-  """Learning rate of step 0, 1, ...: rises linearly from 0 at step 0 to the peak at `warmup_steps`, then decays.
+  """Learning rate of step 0, 1, ...: it rises linearly from 0 at step 0 to the peak at `warmup_steps`, then decays.
 
-  Cosine and linear schedules reach `final_ratio` of the peak at `steps`, and stay there. Without warmup, step 0 has the
-  peak.
+  The cosine and linear schedules reach `final_ratio` of the peak at `steps` and stay there; the constant one keeps the
+  peak. Without warmup, step 0 has the peak.
   """
   peak = cfg.learning_rate
   decay_steps = max(1, steps - cfg.warmup_steps)  # a run may be shorter than the warmup of a constant schedule

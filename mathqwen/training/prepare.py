@@ -1,4 +1,4 @@
-"""From an `Experiment` to a run: model, tokenizer, data and mesh are put together and checked, then trained."""
+"""From an `Experiment` to a run: puts model, tokenizer, data and mesh together, checks that they fit, trains."""
 
 import dataclasses
 import functools
@@ -27,9 +27,9 @@ from mathqwen.training import loop, optim, step
 
 @dataclasses.dataclass
 class TrainingRun:
-  """All of a run but its weights and data, checked to fit together. Nothing large is allocated yet."""
+  """A run without its weights and data, checked to fit together. Nothing large is allocated yet."""
 
-  experiment: Experiment  # `model` is that of `init`
+  experiment: Experiment  # its `model` is that of `init`
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   read: Callable[[], dict] | None = None  # reads the initial weights, float32 on the mesh; None: draw random ones
@@ -43,7 +43,8 @@ class TrainingRun:
     """
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
-    read, tokenizer = None, None
+    read = None
+    tokenizer = None
     if dry and experiment.init is not None and hub.name_of(experiment.init):
       report(
         f"{experiment.init} is not on this machine: sizes are the config's, and text is shown with the small tokenizer "
@@ -114,7 +115,7 @@ class TrainingRun:
     }
 
 
-def _open_init(experiment: Experiment, mesh) -> tuple[Experiment, Tokenizer, Callable[[], dict]]:
+def _open_init(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Experiment, Tokenizer, Callable[[], dict]]:
   """(experiment with the model of `init`, its tokenizer, a function that reads its weights in float32 on `mesh`)."""
   source = open_source(experiment.init)
   sharding.check(dict(mesh.shape), source.config)
@@ -129,7 +130,7 @@ def _open_init(experiment: Experiment, mesh) -> tuple[Experiment, Tokenizer, Cal
 def dry_run(run: TrainingRun) -> dict:
   """Prints settings, sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
   experiment = run.experiment
-  data = run.data()  # before anything is compiled: what is wrong with the data shows at once
+  data = run.data()  # before anything is compiled, so that bad data shows at once
   print(config_lib.to_json(experiment), end='')
 
   numbers = run.plan()
@@ -143,7 +144,9 @@ def dry_run(run: TrainingRun) -> dict:
 
   for line in data.describe():
     print(line)
-  steps, rows, seq_len = experiment.train.steps, experiment.data.batch_size, experiment.data.seq_len
+  steps = experiment.train.steps
+  rows = experiment.data.batch_size
+  seq_len = experiment.data.seq_len
   epochs = steps * rows * seq_len / data.tokens
   print(f'{steps:,} steps of {rows} x {seq_len} positions: {epochs:,.1f} epochs')
   print('the first packed row, tokens with loss in [[ ]] (green on a terminal):')

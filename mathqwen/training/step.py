@@ -1,8 +1,9 @@
-"""One training step: pure functions of arrays, callable without files, flags or a mesh."""
+"""One training step: pure functions of arrays that need no files, flags or mesh."""
 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from mathqwen.training import loss, optim
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """All that a step changes. On a mesh its leaves lie as `state_shardings` says."""
+  """All that a step changes. On a mesh, `state_shardings` says where its leaves are."""
 
   step: jax.Array  # int32 [], steps taken so far
   params: dict  # float32 master weights
@@ -80,8 +81,9 @@ def gradients(
     dropout_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
     (loss_sum, weight), grads = grad_fn(params, rows, dropout_key)
     grads = placement.tree(grads, axes)
-    # Without this barrier XLA for TPUs updates the two tables in the layout in which their gradients arrive, and holds
-    # copies of tables and moments in that layout through the whole step: 0.4 GiB a chip for Qwen2.5-7B on 16 chips.
+    # Without this barrier, XLA for TPUs updates the embedding and the head in the layout in which their gradients
+    # arrive, and holds copies of both and of their moments in that layout through the whole step: 0.4 GiB a chip for
+    # Qwen2.5-7B on 16 chips.
     unstacked = {name: grad for name, grad in grads.items() if name != 'layers'}
     grads |= jax.lax.optimization_barrier(unstacked)
     return grads, loss_sum, weight
@@ -89,8 +91,8 @@ def gradients(
   def split(x_BT):
     """[B, T] -> [M, B / M, T], where part i has rows i, i + M, i + 2M, ...
 
-    Each device holds a block of consecutive rows. With this stride it finds some of them in every part; consecutive
-    rows for each part would have to travel between devices.
+    Each device holds a block of consecutive rows. With this stride every part has an equal share of each block. Parts
+    of consecutive rows would have to travel between devices.
     """
     return jnp.swapaxes(x_BT.reshape(x_BT.shape[0] // M, M, *x_BT.shape[1:]), 0, 1)
 
@@ -144,7 +146,7 @@ def eval_step(
 
 
 def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
-  """NamedShardings: a moment lies where its weight lies; counters are on every device."""
+  """The state's NamedShardings: a moment is where its weight is; counters are on every device."""
   params = sharding.params_shardings(mesh, cfg)
   everywhere = sharding.replicated(mesh)
   opt_state = optax.tree_map_params(
@@ -171,12 +173,14 @@ def abstract_batch(mesh: Mesh, experiment: Experiment) -> dict[str, jax.ShapeDty
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
 
 
-def bytes_per_device(tree) -> int:
-  """Bytes that the largest shard of each leaf takes, summed. Leaves: arrays or ShapeDtypeStructs with a sharding."""
+def bytes_per_device(tree: Any) -> int:
+  """Bytes that a tree of arrays, or of ShapeDtypeStructs with shardings, takes on each device."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def compile_step(mesh: Mesh, cfg: ModelConfig, experiment: Experiment, tx: optax.GradientTransformation):
+def compile_step(
+  mesh: Mesh, cfg: ModelConfig, experiment: Experiment, tx: optax.GradientTransformation
+) -> jax.stages.Wrapped:
   """`train_step` under jax.jit: (state, batch) -> (state, metrics). It donates the state."""
   rate = optim.schedule(experiment.optim, experiment.train.steps)
   state = state_shardings(mesh, cfg, tx)

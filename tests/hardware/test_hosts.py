@@ -107,7 +107,7 @@ def in_threads(*calls):
 
 def test_hosts_that_agree_and_do_not(exchanges):
   def agree(what, *values):
-    return in_threads(*(lambda i=i: hosts._agree(exchanges[i], what, values[i], 20) for i in (0, 1)))
+    return in_threads(*(lambda i=i: hosts._compare_hosts(exchanges[i], what, values[i], 20) for i in (0, 1)))
 
   assert agree('a', {'x': (1, 2)}, {'x': [1, 2]}) == [None, None]
   said = 'the hosts differ in their b: x is 1 on host 0 and None on host 1 (1 more differ): give every host the same'
@@ -127,7 +127,7 @@ class Answers:
 
 def test_the_first_of_several_hosts_that_differ():
   with pytest.raises(UserError) as error:
-    hosts._agree(Answers({'x': 1}, {'x': 1}, {'x': 2}, {'x': 3}), 'devices', {'x': 1}, 1)
+    hosts._compare_hosts(Answers({'x': 1}, {'x': 1}, {'x': 2}, {'x': 3}), 'devices', {'x': 1}, 1)
   assert str(error.value) == (
     'the hosts differ in their devices: x is 1 on host 0 and 2 on host 2; host 3 differs from host 0 too: '
     'give every host the same number and kind'
@@ -145,7 +145,7 @@ def test_values_of_all_hosts_in_pieces(exchanges, monkeypatch):
 
 
 def test_a_host_that_says_nothing(exchanges):
-  (got,) = in_threads(lambda: hosts._agree(exchanges[0], 'settings', {'x': 1}, 1))
+  (got,) = in_threads(lambda: hosts._compare_hosts(exchanges[0], 'settings', {'x': 1}, 1))
   assert got.startswith('1 of 2 hosts came within 1 seconds to compare their settings, missing: host 1; ')
 
 

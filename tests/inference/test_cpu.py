@@ -23,7 +23,7 @@ def normal(shape, seed=0):
 @pytest.mark.parametrize('batch, outputs, inputs', [((), 192, 40), ((2, 3), 192, 32), ((), 128, 7)])
 def test_product(rows, batch, outputs, inputs):
   x, matrix = normal((*batch, rows, inputs)), normal((*batch, outputs, inputs), 1)
-  panels = Panels.of(matrix)
+  panels = Panels.from_matrix(matrix)
   assert panels.values.shape == (*batch, outputs // 64, inputs, 64)
   want = x.astype(np.float64) @ np.swapaxes(matrix, -1, -2)
   np.testing.assert_allclose(jax.jit(Panels.matmul)(panels, x), want, rtol=0, atol=1e-5)
@@ -34,7 +34,7 @@ def test_weights_multiply_like_arrays(dtype):
   x, w = (jnp.asarray(normal(shape, i), dtype) for i, shape in enumerate(((2, 3, 40), (8, 16, 40))))
   matrix = w.reshape(128, 40)
   want = layers.linear('BTD,NHD->BTNH', x, w)
-  for layout in (matrix, Panels.of(matrix)):
+  for layout in (matrix, Panels.from_matrix(matrix)):
     weight = CpuWeight(layout, (8, 16))
     got = layers.linear('BTD,NHD->BTNH', x, weight)
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
@@ -117,7 +117,7 @@ def test_parts_of_a_sum():
 
 @pytest.mark.parametrize('outputs, inputs', [(512, 512), (1408, 512), (4864, 896)])
 def test_a_row_is_the_same_beside_any_others(outputs, inputs):
-  panels, x = Panels.of(normal((outputs, inputs), 1)), normal((64, inputs))
+  panels, x = Panels.from_matrix(normal((outputs, inputs), 1)), normal((64, inputs))
   alone = jax.jit(Panels.matmul)(panels, x[:1])
   for rows in (2, 8, 32):
     np.testing.assert_array_equal(jax.jit(Panels.matmul)(panels, x[:rows])[:1], alone)
@@ -148,7 +148,7 @@ if __name__ == '__main__':
   for outputs, inputs in ((32_000, 512), (1408, 512), (4864, 896)):
     # More in all than a cache holds.
     plain = [jnp.asarray(normal((outputs, inputs))) for _ in range(-(-40_000_000 // (outputs * inputs)))]
-    panels = list(map(Panels.of, plain))
+    panels = list(map(Panels.from_matrix, plain))
     for rows in (1, 8, 32, 128, PANEL_ROWS, PANEL_ROWS + 1):
       x = jnp.asarray(normal((rows, inputs)))
       ratio = seconds(plain_product, plain, x) / seconds(lambda x, w: w.matmul(x), panels, x)

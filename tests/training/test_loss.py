@@ -108,16 +108,35 @@ def test_x_without_loss_reaches_nothing(bad):
   assert (gradients[0][weights == 0] == 0).all()
 
 
-def test_only_positions_with_loss_go_through_the_head(monkeypatch):
-  """Counts the positions that are multiplied by the head, part by part."""
-  taken, einsum = [], jnp.einsum
+@pytest.fixture
+def taken(monkeypatch):
+  """The numbers of positions that are multiplied by the head, part by part, as the loop runs."""
+  sizes = []
+  einsum = jnp.einsum
 
   def counted(equation, x, *rest, **options):
     if equation == 'GCD,VD->GCV':
-      jax.debug.callback(lambda: taken.append(x.shape[1]))
+      jax.debug.callback(lambda: sizes.append(x.shape[1]))
     return einsum(equation, x, *rest, **options)
 
   monkeypatch.setattr(jnp, 'einsum', counted)
+  return sizes
+
+
+@pytest.mark.parametrize(
+  'positions, chunk, want',
+  [(100, 64, (1, 1, 0, 1)), (128, 64, (2, 0, 0, 0)), (5, 64, (1, 0, 0)), (70, 64, (1, 0, 0, 1))],
+)
+def test_turns_are_those_of_the_loop(taken, positions, chunk, want):
+  x = np.ones((1, positions, 4), np.float32)
+  ones = np.ones((1, positions), np.float32)
+  jax.block_until_ready(loss.head_cross_entropy(x, np.ones((9, 4), np.float32), ones.astype(int), ones, chunk))
+  jax.effects_barrier()
+  counts = tuple(taken.count(size) for size in loss._chunk_sizes(positions, chunk))
+  assert loss.turns(positions, chunk) == counts == want
+
+
+def test_only_positions_with_loss_go_through_the_head(taken):
   weights = np.zeros((2, 50), np.float32)
   weights[0, 3:31], weights[1, ::5] = 1, 1  # 28 and 10 of 50
   x, head, targets = np.ones((2, 50, 4), np.float32), np.ones((9, 4), np.float32), np.zeros((2, 50), np.int32)
