@@ -256,8 +256,8 @@ def test_public_names(model):
   [
     ([[1, 5000]], 'ids from 1 to 5000: the model knows 0 to 1023'),
     ([[-1, 3]], 'ids from -1 to 3'),
-    ([1, 2], r'takes whole numbers \[B, T\], and these are int64 \[2\]'),
-    ([[0.5]], 'these are float64'),
+    ([1, 2], r'takes integers \[B, T\], not int64 \[2\]'),
+    ([[0.5]], 'not float64'),
   ],
 )
 def test_what_logits_refuses(tokens, message, model):

@@ -1,4 +1,4 @@
-"""`mathqwen bench`: tokens per second of this machine, with torch and transformers beside.
+"""`mathqwen bench`: tokens per second on this machine, compared with torch and transformers.
 
 For other folders to use; nothing is imported here, so that each module costs only what it needs:
 

@@ -1,4 +1,4 @@
-"""Speed of the training step and of decoding on this machine, with torch and transformers beside when asked for."""
+"""Speed of the training step and of decoding on this machine, compared with torch and transformers if asked."""
 
 import dataclasses
 import functools
@@ -75,7 +75,7 @@ def _decode_sides(
   """(new tokens of a call, the sides). long_tail: how many answers of GSM8K's lengths; 0: `batch` equal ones."""
   if long_tail:
     if torch:
-      raise UserError('--long-tail compares with batches of our own: leave out --torch')
+      raise UserError('--long-tail compares two ways of batching in mathqwen: leave out --torch')
     prompts = sides.decode_prompts(cfg, long_tail, prompt)
     lengths = sides.gsm8k_lengths(long_tail)
     generate.check(cfg, prompts.tolist(), sides.answer_request(cfg, lengths))

@@ -58,7 +58,7 @@ class Elsewhere:
   def _raise_ended(self):
     self.process.join()
     raise UserError(
-      f'the process measured beside this one ended with exit code {self.process.exitcode} (-9: killed, perhaps for '
+      f'the other measured process ended with exit code {self.process.exitcode} (-9: killed, perhaps for '
       'memory): its own messages are above'
     ) from None
 

@@ -36,7 +36,7 @@ def convert_from_hf(source: str, target: str, compare: bool = True) -> dict:
 
   differences = None
   with hf.new_directory(target, size) as folder:
-    # 2. Write: into a temporary directory beside the target.
+    # 2. Write: into a temporary directory next to the target.
     checkpoint.write_model(folder, model.weights, experiment, model.tokenizer)
 
     # 3. Check: read what was written. After an error the temporary directory is removed.

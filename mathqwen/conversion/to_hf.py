@@ -38,7 +38,7 @@ def convert_to_hf(
   several_hosts = jax.process_count() > 1
   differences = None
   with hf.new_directory(target, plan.size) as folder:
-    # 2. Write: into a temporary directory beside the target.
+    # 2. Write: into a temporary directory next to the target.
     hf.write_export(plan, model.weights, folder, text)
 
     # 3. Check: read what was written. After an error the temporary directory is removed.

@@ -60,7 +60,9 @@ class KeyValueExchange:
     """Tells the other hosts that this one ends, and why."""
     from jax.errors import JaxRuntimeError
 
-    with contextlib.suppress(JaxRuntimeError):  # host 0 is gone, and the store with it: nobody can be told
+    with contextlib.suppress(
+      JaxRuntimeError
+    ):  # host 0 is gone, and with it the store: there is no way to tell the others
       self._client.set(f'{_ENDS}/{self.index}', json.dumps([status, line]))
 
   def ends(self) -> dict[int, tuple[int, str]]:

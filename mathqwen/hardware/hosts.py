@@ -236,7 +236,7 @@ def _end_with_others():
 def _end(status: int, line: str):
   """Prints one line and ends the process, from any thread, whatever the others are doing."""
   with _last_words:
-    start = '\n' if sys.stderr.isatty() else ''  # a progress line may be under way on a terminal
+    start = '\n' if sys.stderr.isatty() else ''  # the cursor may be at the end of a progress line
     os.write(sys.stderr.fileno(), f'{start}mathqwen: {" ".join(line.split())}\n'.encode())
     os._exit(status)
 

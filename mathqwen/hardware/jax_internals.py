@@ -29,7 +29,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-# What the C++ client writes before it aborts, and how it goes on after the text of the status.
+# What the C++ client writes before it aborts, and what follows the text of the status.
 _FATAL = b'JAX distributed service detected fatal errors'
 _STACK_TRACE = b'*** Check failure'
 # Log lines of the coordination service, which people need not see: 'E1124 12:52:41.123 18160 client.h:80] ...'.
@@ -88,7 +88,7 @@ def coordination_client() -> CoordinationClient | None:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-  """Where this process stands among the hosts. None: not known."""
+  """Which of the hosts this process is. None: not known."""
 
   index: int | None
   count: int | None

@@ -191,8 +191,8 @@ class MeshPlacement(Placement):
     """
     gathered_axes = jax.tree.map(_without_embed, axes, is_leaf=_is_axes)
 
-    # The derivative is written by hand, because only where the gradients lie and their dtype matter. JAX's own would
-    # multiply them by `one`, and sum a gradient of `one`. Nothing needs saving.
+    # The derivative is written by hand: it only casts the gradients and places them on the shards, and saves nothing.
+    # JAX's own would also multiply them by `one`, and sum up a gradient of `one`.
     @jax.custom_vjp
     def gather_shards(weights, one):
       shards = jax.tree.map(lambda w: (w * one).astype(dtype), weights)

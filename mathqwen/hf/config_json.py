@@ -81,7 +81,7 @@ def parse(values: dict, where: str) -> tuple[ModelConfig, str]:
   if missing:
     problems.append(f'no {", ".join(missing)}')
   if problems:
-    raise UserError(f'{where}: this decoder cannot take {"; ".join(problems)}')
+    raise UserError(f'{where} does not fit this decoder: {"; ".join(problems)}')
   try:
     return ModelConfig(**fields), layout
   except UserError as error:
@@ -97,7 +97,7 @@ def _layout(values: dict, problems: list[str]) -> str:
     problems.append(f'architectures {architectures!r} (known are {", ".join(names)})')
     return 'qwen2'
   if values.get('model_type') not in (None, layouts.LAYOUTS[layout].model_type):
-    problems.append(f'model_type {values["model_type"]!r} beside architecture {architectures[0]}')
+    problems.append(f'model_type {values["model_type"]!r} with architecture {architectures[0]}')
   return layout
 
 
@@ -176,7 +176,7 @@ def _rope_theta(values: dict, problems: list[str], layout: str) -> float:
     problems.append('neither rope_theta nor rope_parameters.rope_theta')
     theta = 0.0  # never used: `parse` refuses a config with problems
   elif _value(parameters, 'rope_theta', theta) != theta:
-    problems.append(f'rope_theta {theta} beside rope_parameters.rope_theta {parameters["rope_theta"]}')
+    problems.append(f'rope_theta {theta} but rope_parameters.rope_theta {parameters["rope_theta"]}')
 
   unnamed = 'unknown' if scaling else 'default'  # a rope_scaling without a type still scales
   kinds = {

@@ -11,7 +11,7 @@ FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*
 
 
 def name_of(path: str) -> str | None:
-  """The name on the hub that a MODEL stands for, or None when it is a path.
+  """The name on the hub that a MODEL means, or None when it is a path.
 
   'Qwen/Qwen2.5-0.5B' for 'hf://Qwen/Qwen2.5-0.5B'. Also for 'Qwen/Qwen2.5-0.5B' itself, unless it or its folder is on
   this disk: then it is a path, perhaps a misspelt one.

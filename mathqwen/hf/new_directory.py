@@ -52,7 +52,7 @@ def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
   if '://' in str(directory):
     yield epath.Path(directory)
     return
-  target = pathlib.Path(directory).absolute()  # Orbax wants absolute paths
+  target = pathlib.Path(directory).absolute()  # Orbax needs absolute paths
   temporary = target.parent / f'.{target.name}.{_process_id()}'
   is_first = jax.process_index() == 0
 
@@ -69,7 +69,7 @@ def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
 
   def rename():
     if target.exists():
-      target.rmdir()  # an empty directory may stand there
+      target.rmdir()  # it is empty: see `check_target`
     temporary.rename(target)
 
   try:
@@ -100,7 +100,7 @@ def together(work: Callable[[], None] | None) -> None:
   if jax.process_count() > 1:
     failed = multihost_utils.process_allgather(np.int32(error is not None))
     if error is None and failed.any():
-      raise UserError(f'host {int(np.argmax(failed))} could not go on: see its message')
+      raise UserError(f'host {int(np.argmax(failed))} could not continue: see its message')
   if error is not None:
     raise error
 

@@ -19,7 +19,7 @@ from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 INDEX = 'model.safetensors.index.json'
 SINGLE = 'model.safetensors'
 HEAD = 'lm_head.weight'
-_ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, beside the embedding
+_ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, in addition to the embedding
 _ALIGNMENT = 64  # bytes
 
 Box = tuple[slice, ...]  # part of an array: a slice with a start and a stop for each axis
@@ -49,7 +49,7 @@ class DirectoryWeights(Weights):
     for file, indexed in sorted(tensors_of.items()):
       # The index comes with the checkpoint, so it is not trusted: it must not name files outside of the directory.
       if pathlib.PurePath(file).name != file or len(file) > 200:
-        problems.append((file[:200], 'is not the name of a file beside the index'))
+        problems.append((file[:200], 'is not the name of a file in the directory of the index'))
         continue
       path = self.directory / file
       if not path.exists():
@@ -124,8 +124,8 @@ class DirectoryWeights(Weights):
   ) -> np.ndarray | jax.Array:
     """One weight, [L, ...] where it is stacked: a jax.Array in `sharding`, or without one a NumPy array.
 
-    dtype: by default that of the files. This host reads only what its devices need, each byte once, and holds it once
-    beside the devices' own memory.
+    dtype: by default that of the files. This host reads only what its devices need, each byte once, and holds it once,
+    apart from the devices' own memory.
     """
     place = self._places[path]
     dtype = self.dtype(path) if dtype is None else DTYPES[dtype]

@@ -1,7 +1,7 @@
 """A Hugging Face directory that transformers and vLLM load: weights, configs, tokenizer, model card.
 
-An export is planned (`export_plan.plan_export`), written (`write_export`) into a temporary directory, checked there by
-whoever wants to, and then appears under its name (`new_directory.new_directory`). `save` is all of it without a check.
+An export is planned (`export_plan.plan_export`), written into a temporary directory (`write_export`), checked there if
+the caller wants that, and then appears under its name (`new_directory.new_directory`). `save` does all but the check.
 """
 
 import json

@@ -26,7 +26,7 @@ def interact(model: Model, options: dict) -> dict:
     asked = [*messages, {'role': 'user', 'content': question}]
     try:
       (ids,) = model.generate_ids([model.prompt(asked)], **options)
-    except UserError as error:  # the conversation is too long for another answer; go on with a new one
+    except UserError as error:  # the conversation is too long for another answer: let the user start a new one
       report(f'{error} (an empty line starts a new conversation)')
       continue
     messages = [*asked, {'role': 'assistant', 'content': model.tokenizer.decode(ids)}]

@@ -79,7 +79,7 @@ class Panels:
 def _partial_sums(width: int, columns: int) -> int:
   """In how many parts to compute a sum over `width`: as few as give every thread some of a product of 8 rows.
 
-  It does not depend on the number of rows, so that a row's result is the same beside few others and beside many.
+  It does not depend on the number of rows, so that a row's result does not change with how many others there are.
   """
   halvings = [2**i for i in range(1, width.bit_length())]
   possible = [n for n in halvings if width % n == 0 and width // n >= SHORTEST] or [1]

@@ -107,13 +107,13 @@ class Slots:
   last_B: jax.Array  # int32: the token that the model reads next, drawn or the prompt's last
   count_B: jax.Array  # int32: tokens of the answer so far
   limits_B: jax.Array  # int32: tokens that the answer may have
-  keys_B: jax.Array  # a random key for each answer, so that it draws the same tokens in any slot, beside any others
+  keys_B: jax.Array  # a random key for each answer: what it draws depends neither on its slot nor on other answers
   live_B: jax.Array  # bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What a compiled step depends on besides shapes."""
+  """What a compiled step depends on, apart from shapes."""
 
   cfg: ModelConfig
   vocab_size: int  # as in AnswerRequest

@@ -42,11 +42,11 @@ class Model:
   ) -> jax.Array:
     """float32 [B, T, V] of int32 [B, T]. Attention stays within a segment; positions count from 0 unless given.
 
-    UserError when the ids are not whole numbers [B, T] that the model knows.
+    UserError: when the ids are not integers [B, T] that the model knows.
     """
     tokens = np.asarray(tokens_BT)
     if tokens.ndim != 2 or not np.issubdtype(tokens.dtype, np.integer):
-      raise UserError(f'logits takes whole numbers [B, T], and these are {tokens.dtype} {list(tokens.shape)}')
+      raise UserError(f'logits takes integers [B, T], not {tokens.dtype} {list(tokens.shape)}')
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < self.config.vocab_size:
       raise UserError(f'ids from {tokens.min()} to {tokens.max()}: the model knows 0 to {self.config.vocab_size - 1}')
     arrays = [None if x is None else jnp.asarray(x, jnp.int32) for x in (tokens_BT, segment_ids, positions)]
@@ -66,7 +66,7 @@ class Model:
 
     system_prompt: None takes the model's own, '' none.
     max_new_tokens: by default 512, or what the model's positions leave. temperature, top_p, top_k: as in `Sampling`.
-    UserError when a setting is out of range, or a question does not fit the model's positions.
+    UserError: when a setting is out of range, or a question does not fit the model's positions.
     """
     if isinstance(questions, str):
       raise UserError('generate takes a list of questions: write generate([question])')

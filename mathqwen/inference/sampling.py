@@ -21,7 +21,7 @@ class Sampling:
   def __post_init__(self):
     if not 0 <= self.temperature < math.inf:
       raise UserError(
-        f'temperature {self.temperature} is not a number of at least 0: 0 is greedy, 1 samples as the model says'
+        f'temperature {self.temperature} is not a finite number >= 0: 0 is greedy, 1 samples from the model as it is'
       )
     if not 0 < self.top_p <= 1:
       raise UserError(f'top_p {self.top_p} is not in (0, 1]: 1 leaves every token in')

@@ -30,7 +30,7 @@ def reference(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_i
 def blocks(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
   """Exact attention, one block of queries at a time, each against the keys up to the end of the block.
 
-  That skips most of the masked half. The backward pass recomputes the scores instead of saving them, so memory grows
+  That skips most of the masked half. The backward pass recomputes the scores, so what is saved for it grows
   with T, not with T * T.
   """
   B, T, N, H = q_BTNH.shape
@@ -43,7 +43,7 @@ def blocks(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_
 def cudnn(q_BTNH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
   """cuDNN's fused kernel: bfloat16 or float16, head_dim at most 128 (256 on Hopper). JAX reports what else it refuses.
 
-  UserError for float32.
+  UserError: for float32.
   """
   if q_BTNH.dtype == jnp.float32:
     raise UserError(
@@ -117,7 +117,7 @@ def _blocks_forward(q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT):
 def _blocks_backward(saved, dout_BKGTH):
   """Gradients of q, k and v by the formulas above, one block of queries at a time; segment ids have none."""
   q_BKGTH, k_BKTH, v_BKTH, segment_ids_BT, out_BKGTH, lse_BKGT1 = saved
-  # sum(do * o), which stands for sum(p * dp).
+  # sum(do * o), which equals sum(p * dp).
   dot_BKGT1 = jnp.sum(dout_BKGTH.astype(jnp.float32) * out_BKGTH.astype(jnp.float32), axis=-1, keepdims=True)
   dqs = []
   # Gradients of keys and values are summed transposed, [H, T]: then XLA transposes the small queries, not the scores.

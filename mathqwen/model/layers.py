@@ -18,7 +18,7 @@ from mathqwen.model.config import ModelConfig
 
 @runtime_checkable
 class Product(Protocol):
-  """A weight that is not an array but multiplies by itself, in a layout of its own (`inference.cpu.CpuWeight`)."""
+  """A weight that is not an array: it has its own layout and its own product (`inference.cpu.CpuWeight`)."""
 
   def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ weight.T` in `dtype`, by default that of x: [..., I] -> [..., O]; O may stand for several axes, (N, H)."""

@@ -30,7 +30,7 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import Rotation, linear, rms_norm, rope
 from mathqwen.model.placement import opaque_one
 
-# (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, anything that the caller of the layer wants back: a cache, keys and values, None)
+# (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, what the caller of the layer gets back: a new cache, keys and values, or None)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
@@ -79,7 +79,7 @@ class Block(nnx.Module):
     drop: Callable = lambda x, branch: x,
     nested: bool = False,
   ) -> tuple:
-    """(x_BTD after this layer, what `attend` returned beside its output).
+    """(x_BTD after this layer, the second value that `attend` returned).
 
     attend: mixes over tokens. drop(x, branch): dropout on a residual branch, 0 for attention and 1 for the MLP.
     nested: checkpoint the two branches as `stack.checkpoint_nested` says.
@@ -92,7 +92,7 @@ class Block(nnx.Module):
     return x_BTD + drop(mlp(x_BTD), 1), kept
 
   def mix(self, x_BTD: jax.Array, rotation: Rotation, attend: Attend, drop: Callable) -> tuple:
-    """(x_BTD with the attention branch added, what `attend` returned beside its output).
+    """(x_BTD with the attention branch added, the second value that `attend` returned).
 
     The names given to `checkpoint_name` are those that the policies in `stack.REMAT` keep.
     """

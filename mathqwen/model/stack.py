@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mathqwen.model.attention import SAVED
 
-# What a layer keeps for the backward pass besides its input; the rest is computed again. Most memory first.
+# What a layer keeps for the backward pass in addition to its input; the rest is computed again. Most memory first.
 _keep = jax.checkpoint_policies.save_only_these_names
 REMAT = {
   'none': None,  # keeps everything

@@ -1,6 +1,6 @@
 """Where a run's time goes: how long each step took on the devices, and the time outside steps.
 
-The host only launches a step and goes on, so its own clock says nothing about how long the step took:
+The host launches a step and does not wait for it, so its own clock does not show how long the step took:
 
 host     input 1 | launch 1 | input 2 | launch 2 | input 3 ...............| launch 3
 devices  idle ............. | step 1 ............| step 2 ......| idle ...| step 3 ..........

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: progress on the terminal, metrics.jsonl and TensorBoard files."""
+"""What a run reports while it runs: progress on the terminal, metrics.jsonl and TensorBoard files."""
 
 import json
 import os
@@ -63,7 +63,7 @@ class Progress:
     )
 
   def update(self, done: int, text: str):
-    """Shows that `done` steps were launched; `text` stands beside the count."""
+    """Shows that `done` steps were launched, and `text` next to the count."""
     if self._bar is not None:
       self._bar.update(self._task, completed=done, text=text)
       return
@@ -91,7 +91,7 @@ class Progress:
     return f'{_clock((self._total - done) * seconds_per_step)} left'
 
   def note(self, text: str):
-    """Prints a line of its own, above the bar."""
+    """Prints a separate line above the bar."""
     if self._bar is not None:
       self._bar.console.print(text, highlight=False, markup=False)
     else:

@@ -24,7 +24,9 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
-CHUNK_BYTES = 32 * 2**20  # of a converted model's files: a reader holds some chunks in memory beside the weight
+CHUNK_BYTES = (
+  32 * 2**20
+)  # of a converted model's files: a reader holds a few chunks in memory in addition to the weight
 _STEP_METADATA = '_CHECKPOINT_METADATA'  # Orbax's file in the folder of a step
 
 
@@ -34,7 +36,7 @@ class Checkpoints:
   def __init__(self, workdir: str, keep: int | None = None):
     """keep: how many of the newest steps to keep while saving; None: for reading, and makes no directory."""
     self.directory = epath.Path(workdir) / 'checkpoints'
-    # Orbax wants an absolute path; a URL such as gs:// is one already.
+    # Orbax needs an absolute path; a URL such as gs:// is one already.
     if '://' not in str(workdir):
       self.directory = epath.Path(pathlib.Path(workdir).absolute()) / 'checkpoints'
     self._manager = ocp.CheckpointManager(
@@ -115,7 +117,7 @@ class StepWeights(hf.Weights):
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     with _explain_damage(self._checkpoints, step):
-      # Not `Checkpointer.metadata`: it wants metadata of a whole step in this folder, and logs that there is none.
+      # Not `Checkpointer.metadata`: it expects metadata of a whole step in this folder, and logs that there is none.
       self._metadata = handler.metadata(self._path).tree
 
   def paths(self) -> list[hf.Path]:
@@ -176,7 +178,7 @@ def write_model(
   options.array.saving.use_zarr3 = False
   options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
   options.array.saving.enable_post_merge_validation = False
-  options.memory.deepcopy_host_arrays = False  # saving is synchronous here: nobody changes the arrays meanwhile
+  options.memory.deepcopy_host_arrays = False  # saving is synchronous here: nothing can change the arrays during it
   with _explain_full_disk(folder), options:
     for path in weights.paths():
       tree: dict = {}
@@ -185,7 +187,7 @@ def write_model(
       del tree  # before the next is read
     v1.partial.finalize(step / 'partial')
 
-  # `Checkpoints` wants a folder named params in a folder with metadata. Without this file Orbax assumes the same as
+  # `Checkpoints` expects a folder named params in a folder with metadata. Without this file Orbax assumes the same as
   # with an empty object in it, but logs a warning.
   (step / 'partial' / 'state').rename(step / 'params')
   shutil.rmtree(step / 'partial')
@@ -202,7 +204,7 @@ def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
     if not isinstance(error, ValueError | KeyError | OSError | TypeError) and type(error) is not Exception:
       raise
     path, earlier = checkpoints.path(step), checkpoints.earlier(step)
-    remedy = 'there is no earlier one' if earlier is None else f'to go on from step {earlier}, delete {path}'
+    remedy = 'there is no earlier one' if earlier is None else f'to continue from step {earlier}, delete {path}'
     reason = ' '.join(str(error).split())[:100]
     raise UserError(f'the checkpoint {path} is damaged ({reason} ...): copy it again; {remedy}') from error
 

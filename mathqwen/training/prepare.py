@@ -38,7 +38,7 @@ class TrainingRun:
   def prepare(cls, experiment: Experiment, dry: bool = False) -> 'TrainingRun':
     """Opens `init`, and checks that model, tokenizer, batch and devices fit together.
 
-    dry: fetch nothing from the Hugging Face hub; the config's sizes and this package's tokenizer stand in.
+    dry: fetch nothing from the Hugging Face hub; use the config's sizes and this package's tokenizer instead.
     UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
     """
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())

@@ -10,7 +10,7 @@ from mathqwen import cli
 @pytest.mark.parametrize(
   'options, message',
   [
-    (['--temperature', '-1'], 'temperature -1.0 is not a number of at least 0: 0 is greedy'),
+    (['--temperature', '-1'], 'temperature -1.0 is not a finite number >= 0: 0 is greedy'),
     (['--temperature', 'nan'], 'temperature nan is not'),
     (['--top-p', '0'], 'top_p 0.0 is not in (0, 1]'),
     (['--top-k', '-1'], 'top_k -1 is below 0'),

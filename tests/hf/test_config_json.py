@@ -98,7 +98,7 @@ def test_null_means_that_a_key_is_left_out(name, tiny_config):
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor 0.5'),
     ({'layer_types': ['full_attention', 'sliding_attention', 'full_attention']}, 'use_sliding_window'),
     ({'mlp_bias': True}, 'attention_bias or mlp_bias'),
-    ({'rope_theta': 7.0}, 'rope_theta 7.0 beside rope_parameters.rope_theta 3000.0'),
+    ({'rope_theta': 7.0}, 'rope_theta 7.0 but rope_parameters.rope_theta 3000.0'),
     ({'rope_theta': None, 'rope_parameters': None}, 'neither rope_theta nor rope_parameters.rope_theta'),
     ({'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}}, "rope scaling 'linear'"),
     ({'quantization_config': {'bits': 4}}, 'quantization_config (give the unquantised checkpoint)'),
@@ -109,7 +109,7 @@ def test_what_the_decoder_does_not_compute_is_refused(changes, message, tiny_con
   config_json.parse(values, 'x/config.json')
   with pytest.raises(UserError) as error:
     config_json.parse(values | changes, 'x/config.json')
-  assert str(error.value) == f'x/config.json: this decoder cannot take {message}'
+  assert str(error.value) == f'x/config.json does not fit this decoder: {message}'
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_all_tensors_that_do_not_fit_are_one_error(exported):
     ({'architectures': None}, 'architectures None'),
     ({'architectures': ['Qwen2ForCausalLM', 'Qwen3ForCausalLM']}, 'architectures .*Qwen3'),
     ({'architectures': 5}, 'architectures 5'),
-    ({'model_type': 'llama'}, "model_type 'llama' beside architecture Qwen2ForCausalLM"),
+    ({'model_type': 'llama'}, "model_type 'llama' with architecture Qwen2ForCausalLM"),
     ({'rope_scaling': {'factor': 4.0}}, "rope scaling 'unknown'"),
     ({'rope_theta': '1000000', 'rope_parameters': None}, "model.rope_theta is '1000000': it must be a number"),
     ({'rms_norm_eps': '1e-6'}, "model.rms_norm_eps is '1e-6'"),
