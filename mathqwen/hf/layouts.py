@@ -6,11 +6,11 @@ reshaped, or, where Qwen-1 keeps q, k and v in one tensor, several of ours below
   file    transformer.h.0.attn.c_attn.weight  [3 * heads * head_dim, hidden]
   ours    layers/q[0], layers/k[0], layers/v[0]  [heads, head_dim, hidden] each
 
-To add a family whose layers are those of Qwen2, Qwen3 or LLaMA, add one `Layout` to LAYOUTS; a table of its own where
-its tensors have other names. Its config.json is then read as theirs are (`config_json.py`, where keys of another name
-or meaning go). Where its layers compute something else, add a field to `model/config.py` and read it in
-`model/qwen.py`. A tiny random model of it in `tests/conftest.py` (FAMILIES and `torch_model`) makes the tests of
-logits, round trips and decoding run over it.
+To add a family whose layers are those of Qwen2, Qwen3 or LLaMA, add one `Layout` to LAYOUTS, with a new table if its
+tensors have other names. Its config.json is then read like theirs; if keys have other names or meanings, handle them in
+`config_json.py`. If its layers compute something else, add a field to `model/config.py` and read it in `model/qwen.py`.
+Add a tiny random model of it to `tests/conftest.py` (FAMILIES and `torch_model`): the tests of logits, round trips and
+decoding then cover it.
 """
 
 import dataclasses

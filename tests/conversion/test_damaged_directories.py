@@ -109,10 +109,10 @@ DAMAGES = {
   'entry': (overlapping, 'no valid entry for model.norm.weight'),
   'places': (same_bytes_twice, 'where the tensor before it ends'),
   'no object': (no_object, 'its header is not a JSON object'),
-  'both kinds': (both_kinds, 'model.safetensors stands beside model.safetensors.index.json'),
+  'both kinds': (both_kinds, 'model.safetensors is there beside model.safetensors.index.json'),
   'two files': (in_two_files, 'model.norm.weight is in two files'),
   'not tied': (tied, 'lm_head.weight is not the embedding, and config.json has tie_word_embeddings'),
-  'long name': (long_name, 'is not the name of a file beside the index'),
+  'long name': (long_name, 'is not the name of a file in the directory of the index'),
 }
 
 
