@@ -179,7 +179,7 @@ def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to writ
   except (ValueError, RecursionError) as error:
     raise UserError(f'{path}: not JSON ({error}); {remedy}') from None
   if not isinstance(value, dict):
-    raise UserError(f'{path}: holds {type(value).__name__}, wants one JSON object; {remedy}')
+    raise UserError(f'{path}: holds {type(value).__name__}, not one JSON object; {remedy}')
   return value
 
 
