@@ -115,8 +115,8 @@ def _head_loss_forward(sizes, place, x_GPD, head_VD, targets_GP, weights_GP):
     place(jnp.zeros(head_VD.shape[::-1], jnp.float32), 'vocab_width', 'vocab'),
   )
   loss, (dx_GPD, dhead_DV) = _loop(sizes, place, x_GPD, head_VD, targets_GP, weights_GP, zeros)
-  # Summed as [D, V], in which no chunk's product is transposed. As in `layers._linear`, the barrier keeps XLA from moving
-  # the one transpose at the end back into the products.
+  # Summed as [D, V], in which no chunk's product is transposed. As in `layers._linear`, the barrier keeps XLA from
+  # moving the one transpose at the end back into the products.
   return loss, (dx_GPD, jax.lax.optimization_barrier(dhead_DV).T.astype(head_VD.dtype))
 
 
