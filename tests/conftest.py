@@ -75,6 +75,25 @@ def random_params():
 
 
 @pytest.fixture(scope='session')
+def equations():
+  """equations(jax.make_jaxpr(f)(x), 'dot_general') -> those equations, also of the programs that it calls."""
+  import jax
+
+  def find(jaxpr, name):
+    jaxpr = getattr(jaxpr, 'jaxpr', jaxpr)  # of a ClosedJaxpr
+    found = []
+    for equation in jaxpr.eqns:
+      if equation.primitive.name == name:
+        found.append(equation)
+      for value in jax.tree.leaves(equation.params):
+        if hasattr(getattr(value, 'jaxpr', value), 'eqns'):
+          found += find(value, name)
+    return found
+
+  return find
+
+
+@pytest.fixture(scope='session')
 def torch_model():
   """torch_model('qwen3', vocab_size=101) -> float32 model of transformers in evaluation mode."""
   torch = pytest.importorskip('torch')

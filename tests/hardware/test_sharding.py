@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -42,6 +43,40 @@ def test_every_weight_lies_where_the_table_says(tiny_config):
 
 
 @pytest.mark.parametrize(
+  'axes, want',
+  [
+    ('batch length width', P(('data', 'fsdp'), 'context', None)),
+    ('copy whole', P('data', None)),
+    ('copy whole embed', P('data', None, ('context', 'fsdp'))),
+    ('tensor_vocab embed', P('tensor', ('context', 'fsdp'))),
+    ('part whole width', P(('data', 'fsdp', 'context'), None, None)),
+    ('vocab_parts whole width', P('data', None, None)),
+    ('vocab_parts whole vocab', P('data', None, ('tensor', 'context', 'fsdp'))),
+  ],
+)
+def test_activations_lie_as_they_are_drawn(axes, want):
+  assert sharding.spec(tuple(axes.split())) == want
+
+
+def test_weights_are_gathered_in_the_dtype_of_the_computation(equations):
+  """The cast comes before the gather, and the gradient is cast where the weight lies."""
+  place = sharding.placement(sharding.make_mesh(MeshConfig(), jax.devices()[:1]), 97)
+  weights, axes = {'up': jnp.array([[1.0, 2.0], [3.0, 4.0]])}, {'up': ('mlp', 'embed')}
+
+  def both(weights, one):
+    gathered, pull = jax.vjp(lambda w: place.gather(w, axes, 'bfloat16', one), weights)
+    return gathered, *pull(gathered)
+
+  moves = equations(jax.make_jaxpr(both)(weights, 1.0), 'sharding_constraint')
+  split, gathered = P('tensor', ('context', 'fsdp')), P('tensor', None)
+  assert [move.params['sharding'].spec for move in moves] == [split, gathered, split]
+  assert {str(move.outvars[0].aval.dtype) for move in moves} == {'bfloat16'}
+  result, gradient = both(weights, 3.0)  # not 1, so that it shows: XLA must see the weights depend on it
+  assert result['up'].dtype == jnp.bfloat16 and result['up'].tolist() == [[3, 6], [9, 12]]
+  assert gradient['up'].dtype == jnp.float32 and gradient['up'].tolist() == [[3, 6], [9, 12]]
+
+
+@pytest.mark.parametrize(
   'vocab, sizes, table, parts',
   [
     (97, {'fsdp': 8}, P(('tensor', 'context'), ('fsdp',)), ('data', 'fsdp')),
@@ -50,6 +85,7 @@ def test_every_weight_lies_where_the_table_says(tiny_config):
     (98, {'fsdp': 4, 'tensor': 2}, P(('tensor', 'context'), ('fsdp',)), ('data', 'fsdp')),
     (98, {'fsdp': 2, 'context': 7}, P(('tensor', 'context', 'fsdp'), None), 'data'),
     (98, {'fsdp': 2, 'context': 4}, P(('tensor', 'fsdp'), ('context',)), ('data', 'context')),
+    (98, {'context': 2, 'tensor': 2}, P(('tensor', 'fsdp'), ('context',)), ('data', 'context')),
   ],
 )
 def test_tables_whose_rows_do_not_divide_are_split_by_columns(vocab, sizes, table, parts, tiny_config):

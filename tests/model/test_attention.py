@@ -50,6 +50,19 @@ def test_blocks_in_bfloat16():
     np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=0.02 * float(jnp.abs(b).max()))
 
 
+def test_scores_of_bfloat16_are_summed_in_float32(equations):
+  qkvg, segments = inputs(6, 4, 2)
+  qkvg = [jnp.asarray(x, jnp.bfloat16) for x in qkvg]
+  dtypes = lambda f: [
+    str(product.outvars[0].aval.dtype) for product in equations(jax.make_jaxpr(f)(*qkvg[:3]), 'dot_general')
+  ]
+  for attend in (attention.reference, attention.blocks):
+    assert dtypes(lambda *qkv: attend(*qkv, segments)) == ['float32', 'bfloat16']  # noqa: B023
+  # Scores and output; then again scores, the gradients of probabilities, queries, keys and values.
+  both = lambda *qkv: value_and_gradients(attention.blocks, [*qkv, qkvg[3]], segments)
+  assert dtypes(both) == ['float32', 'bfloat16', 'float32', 'float32', 'bfloat16', 'float32', 'float32']
+
+
 def test_blocks_compute_hardly_more_than_half_and_save_no_scores():
   T = 1024
   qkv = [jax.ShapeDtypeStruct((1, T, heads, 8), jnp.float32) for heads in (2, 1, 1)]

@@ -218,6 +218,8 @@ def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_
 
   # A layer has 7 weights and 2 products in attention; its last product, `down`, no gradient needs.
   assert products('dots') == products('none') == products('full') - 6 - 2
+  assert products('gate') == products('dots') + 1  # `up`
+  assert products('mlp') == products('dots') + 2  # `gate` and `up`
   # A forward pass more, and attention once more, of which `o` is not needed. Loops are counted once.
   assert products('nested') == products('full') + 7 + 2 + 3 + 2
 

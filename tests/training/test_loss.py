@@ -93,6 +93,24 @@ def test_all_or_no_positions_with_loss(share):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_a_last_chunk_that_reaches_beyond_the_group():
+  """51 positions, all with loss, in chunks of 16, 8, 4 or 2: three of 16, and one of 4 for the last 3."""
+  x, head, targets, _ = head_inputs(B=3, T=17)
+  weights = np.random.default_rng(1).uniform(0.5, 1, (3, 17)).astype(np.float32)
+  grad = lambda f: jax.value_and_grad(lambda x, w: f(x, w, targets, weights)[0], (0, 1))(x, head)
+  (got, gradients), (want, want_gradients) = grad(functools.partial(loss.head_cross_entropy, chunk=16)), grad(whole)
+  assert float(got) == pytest.approx(float(want), rel=1e-6)
+  for a, b in zip(gradients, want_gradients, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'positions, chunk, want', [(48, 16, (3, 0, 0, 0)), (50, 16, (4, 0, 0, 0)), (5, 100, (1, 0, 0))]
+)
+def test_turns_of_the_loops(positions, chunk, want):
+  assert loss.turns(positions, chunk) == want
+
+
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_x_without_loss_reaches_nothing(bad):
   x, head, targets, weights = head_inputs()
@@ -166,3 +184,12 @@ def test_gradient_of_a_bfloat16_x_is_bfloat16_and_of_its_head_float32():
   assert dx.dtype == jnp.bfloat16 and dhead.dtype == jnp.float32
   np.testing.assert_allclose(dx.astype(jnp.float32), want_dx, atol=0.03)
   np.testing.assert_allclose(dhead, want_dhead, atol=0.1)
+
+
+def test_products_of_bfloat16_are_summed_in_float32(equations):
+  """The logits and the gradient of the head, which are sums over many terms; bfloat16 is what the products take."""
+  arguments = (jax.ShapeDtypeStruct((2, 3, 4), jnp.bfloat16), jax.ShapeDtypeStruct((9, 4), jnp.float32))
+  value = lambda x, head: loss.head_cross_entropy(x, head, jnp.zeros((2, 3), int), jnp.ones((2, 3)), 1)[0]
+  products = equations(jax.make_jaxpr(jax.grad(value, (0, 1)))(*arguments), 'dot_general')
+  assert {str(x.aval.dtype) for product in products for x in product.invars} == {'bfloat16'}
+  assert [str(product.outvars[0].aval.dtype) for product in products] == ['float32', 'bfloat16', 'float32']

@@ -1,4 +1,7 @@
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from mathqwen.config import OptimConfig
@@ -51,3 +54,42 @@ def test_weights_that_decay(tiny_config):
     'layers/up': True,
     'layers/down': True,
   }
+
+
+@pytest.mark.parametrize('kind', ['cosine', 'linear', 'constant'])
+def test_a_warmup_of_one_step(kind):
+  rate = optim.schedule(OptimConfig(learning_rate=1.0, warmup_steps=1, schedule=kind), 10)
+  assert (float(rate(0)), float(rate(1))) == pytest.approx((0, 1))
+
+
+def test_optimizer_is_adamw_by_hand():
+  """Three steps on a matrix and a norm, with no setting at its default or at optax's."""
+  cfg = OptimConfig(
+    learning_rate=0.1, warmup_steps=0, schedule='linear', final_ratio=0.5,
+    clip_norm=0.7, beta1=0.8, beta2=0.6, eps=0.02, weight_decay=0.3,
+  )  # fmt: skip
+  weights = {'q': np.array([[0.5, -2.0], [1.0, 3.0]]), 'norm': np.array([1.5, -0.5])}
+  grads = [
+    {'q': np.array([[3.0, -1.0], [0.5, 2.0]]), 'norm': np.array([1.0, -4.0])},  # clipped
+    {'q': np.array([[0.1, 0.2], [-0.3, 0.1]]), 'norm': np.array([0.05, 0.1])},  # not clipped
+    {'q': np.array([[-1.0, 1.0], [0.2, -0.4]]), 'norm': np.array([-0.5, 0.3])},
+  ]
+  tx = optim.optimizer(cfg, 5)
+  params = jax.tree.map(jnp.float32, weights)
+  state = tx.init(params)
+
+  means = jax.tree.map(np.zeros_like, weights)
+  squares = jax.tree.map(np.zeros_like, weights)
+  for step, grad in enumerate(grads):
+    updates, state = tx.update(jax.tree.map(jnp.float32, grad), state, params)
+    params = optax.apply_updates(params, updates)
+
+    norm = np.sqrt(sum(np.sum(g * g) for g in grad.values()))
+    rate = 0.1 - 0.05 * step / 5
+    for name, decay in (('q', 0.3), ('norm', 0.0)):
+      clipped = grad[name] * min(1, 0.7 / norm)
+      means[name] = 0.8 * means[name] + 0.2 * clipped
+      squares[name] = 0.6 * squares[name] + 0.4 * clipped**2
+      mean, square = means[name] / (1 - 0.8 ** (step + 1)), squares[name] / (1 - 0.6 ** (step + 1))
+      weights[name] = weights[name] - rate * (mean / (np.sqrt(square) + 0.02) + decay * weights[name])
+      np.testing.assert_allclose(params[name], weights[name], rtol=1e-5, err_msg=f'{name} {step}')

@@ -5,14 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy_batches import examples_of, one_per_row, train_config
 
 from mathqwen import hf
-from mathqwen.config import Experiment, MeshConfig, OptimConfig
+from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.hf import layouts
+from mathqwen.model import attention, qwen
+from mathqwen.model.compute import Dropout
 from mathqwen.training import optim
 from mathqwen.training import step as step_lib
 
@@ -115,8 +118,6 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
 
 
 def test_masters_and_moments_are_float32_and_move(tiny_config):
-  from mathqwen.model import qwen
-
   cfg = tiny_config('qwen2', num_hidden_layers=2)
   before = jax.jit(qwen.init, static_argnums=1)(jax.random.key(0), cfg)
   constant = OptimConfig(learning_rate=2e-5, warmup_steps=0, schedule='constant')
@@ -166,3 +167,105 @@ def test_micro_batches_draw_their_own_dropout(tiny_config, random_params):
     other, other_sum = literal([one_key, one_key])
     assert abs(float(loss_sum) - other_sum) > 1e-2
     assert float(jnp.abs(got['head'] - other['head']).max()) > 1e-3
+
+
+@pytest.mark.parametrize('micro_batches', [1, 2])
+def test_gradients_of_the_tables_pass_a_barrier(micro_batches, tiny_config, equations):
+  """One barrier takes exactly the gradients of the weights that are not stacked by layer.
+
+  Its effect shows only on TPUs and at full size, too large to compile here: the comment in `step.gradients` gives the
+  memory that it saves for Qwen2.5-7B.
+  """
+  cfg = tiny_config(num_hidden_layers=1)
+  batch = one_per_row(examples_of(2), 12)
+  train = train_config(micro_batches=micro_batches)
+  run = lambda params: step_lib.gradients(params, batch, jax.random.key(0), cfg=cfg, train=train)
+  barriers = equations(jax.make_jaxpr(run)(qwen.abstract(cfg)), 'optimization_barrier')
+  shapes = [sorted(variable.aval.shape for variable in barrier.invars) for barrier in barriers]
+  tables = sorted([(97, 48), (48,), (97, 48)])  # embed, norm, head
+  assert shapes.count(tables) == 1, shapes
+
+
+def test_the_model_computes_as_the_settings_say(tiny_config, monkeypatch):
+  cfg, key = tiny_config(), jax.random.key(5)
+  batch = one_per_row(examples_of(2), 12)
+  calls = []
+
+  def forward(params, cfg, tokens, segment_ids, positions, compute):
+    calls.append((tokens, segment_ids, positions, compute))
+    return jnp.zeros((*tokens.shape, cfg.hidden_size), compute.dtype)
+
+  monkeypatch.setattr(qwen, 'forward', forward)
+  params = {'embed': jnp.zeros((97, 48))}
+  for implementation in ('reference', 'blocks'):
+    train = train_config(compute_dtype='bfloat16', remat='mlp', dropout=0.3, attention=implementation)
+    step_lib.loss_fn(params, batch, key, cfg=cfg, train=train)
+    tokens, segment_ids, positions, compute = calls[-1]
+    assert tokens is batch['tokens'] and segment_ids is batch['segment_ids'] and positions is batch['positions']
+    assert (compute.dtype, compute.remat) == ('bfloat16', 'mlp')
+    assert compute.attention is getattr(attention, implementation)
+    assert compute.training  # Qwen-1 trains without dynamic NTK and logn attention
+    assert compute.dropout == Dropout(0.3, key)
+  step_lib.eval_step(params, batch, cfg=cfg, train=train)
+  assert calls[-1][-1].dropout.key is None
+
+
+@pytest.mark.parametrize('loss_tokens', [0, 1, 5])
+def test_gradient_is_divided_by_the_loss_tokens_if_there_are_any(loss_tokens, tiny_config, monkeypatch):
+  cfg = tiny_config()
+  monkeypatch.setattr(
+    step_lib, 'loss_fn', lambda params, rows, key, **_: (6 * params['norm'], rows['loss_weights'].sum())
+  )
+  batch = {'loss_weights': jnp.arange(8).reshape(2, 4) < loss_tokens}
+  params = {'norm': jnp.float32(3)}
+  grads, loss_sum, weight = step_lib.gradients(params, batch, jax.random.key(0), cfg=cfg, train=train_config())
+  assert (float(loss_sum), int(weight)) == (18, loss_tokens)
+  assert float(grads['norm']) == pytest.approx(6 / max(loss_tokens, 1))  # not NaN for a batch without loss
+
+
+def test_a_step_by_hand(tiny_config, monkeypatch):
+  """The metrics, the update and the key of dropout, with a gradient that is given."""
+  keys = []
+
+  def gradients(params, batch, key, **_):
+    keys.append(jax.random.key_data(key).tolist())
+    return {'w': jnp.array([3.0, 4.0])}, jnp.float32(12), jnp.float32(5)
+
+  monkeypatch.setattr(step_lib, 'gradients', gradients)
+  tx, rate = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5)), lambda step: 10 * step
+  state = step_lib.TrainState(jnp.int32(7), {'w': jnp.array([1.0, 2.0])}, tx.init({'w': jnp.zeros(2)}))
+  batch = {'segment_ids': jnp.array([[1, 1, 2, 0], [1, 2, 3, 0]])}
+  for seed in (1, 2):
+    new, metrics = step_lib.train_step(state, batch, cfg=tiny_config(), train=train_config(seed=seed), tx=tx, rate=rate)
+    assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
+      {'loss_sum': 12, 'loss_tokens': 5, 'tokens': 6, 'grad_norm': 5, 'learning_rate': 70}  # the norm before clipping
+    )
+    assert int(new.step) == 8
+    np.testing.assert_allclose(new.params['w'], [1 - 0.5 * 0.6, 2 - 0.5 * 0.8], rtol=1e-6)
+  assert keys == [jax.random.key_data(jax.random.fold_in(jax.random.key(seed), 7)).tolist() for seed in (1, 2)]
+
+
+def test_first_weights_follow_the_seed(tiny_config, monkeypatch):
+  shapes = qwen.abstract(tiny_config())
+
+  def init(key, cfg):
+    number = jax.random.uniform(key)
+    return jax.tree.map(lambda x: jnp.full(x.shape, number), shapes)
+
+  monkeypatch.setattr(qwen, 'init', init)
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  state = step_lib.init_state(mesh, tiny_config(), optax.sgd(0.1), 3)
+  assert int(state.step) == 0
+  assert float(state.params['norm'][0]) == pytest.approx(float(jax.random.uniform(jax.random.key(3))))
+
+
+def test_a_step_reuses_the_memory_of_the_state(tiny_config):
+  cfg = tiny_config(num_hidden_layers=1)
+  experiment = Experiment(cfg, data=DataConfig(batch_size=2, seq_len=12), train=train_config(steps=5_000))
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  tx = optim.optimizer(experiment.optim, 5_000)
+  arguments = step_lib.abstract_state(mesh, cfg, tx), step_lib.abstract_batch(mesh, experiment)
+  state, batch = step_lib.compile_step(mesh, cfg, experiment, tx).lower(*arguments).args_info[0]
+  assert all(argument.donated for argument in jax.tree.leaves(state))
+  assert not any(argument.donated for argument in jax.tree.leaves(batch))
+  assert {argument.shape for argument in jax.tree.leaves(batch)} == {(2, 12)}
