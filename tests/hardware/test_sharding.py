@@ -67,11 +67,11 @@ def test_weights_are_gathered_in_the_dtype_of_the_computation(equations):
     gathered, pull = jax.vjp(lambda w: place.gather(w, axes, 'bfloat16', one), weights)
     return gathered, *pull(gathered)
 
-  moves = equations(jax.make_jaxpr(both)(weights, 1.0), 'sharding_constraint')
+  moves = equations(jax.make_jaxpr(both)(weights, jnp.float32(1)), 'sharding_constraint')
   split, gathered = P('tensor', ('context', 'fsdp')), P('tensor', None)
   assert [move.params['sharding'].spec for move in moves] == [split, gathered, split]
   assert {str(move.outvars[0].aval.dtype) for move in moves} == {'bfloat16'}
-  result, gradient = both(weights, 3.0)  # not 1, so that it shows: XLA must see the weights depend on it
+  result, gradient = both(weights, jnp.float32(3))  # not 1, so that it shows: XLA must see the weights depend on it
   assert result['up'].dtype == jnp.bfloat16 and result['up'].tolist() == [[3, 6], [9, 12]]
   assert gradient['up'].dtype == jnp.float32 and gradient['up'].tolist() == [[3, 6], [9, 12]]
 
@@ -155,6 +155,7 @@ def test_sizes_that_fit(tiny_config):
   cfg = tiny_config(vocab_size=96)
   check(cfg, 2, 2, tensor=2, batch_size=8, micro_batches=2)
   check(cfg, 1, 2, context=4, batch_size=8, seq_len=16)
+  check(cfg, 1, 2, context=4, batch_size=2, seq_len=16)  # mesh.context does not split rows
   check(cfg, batch_size=3)
   check(tiny_config(), fsdp=8, batch_size=8)  # 97 rows
 
@@ -173,6 +174,7 @@ def test_sizes_that_fit(tiny_config):
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),
     ({'data': 8}, {'batch_size': 2}, 'set data.batch_size=8'),
     ({'context': 4}, {'seq_len': 18}, 'mesh.context 4 does not divide data.seq_len 18: set mesh.context=3'),
+    ({'context': 8}, {'seq_len': 20}, 'mesh.context 8 does not divide data.seq_len 20: set mesh.context=4'),  # and 48
     ({'context': 4, 'fsdp': 8}, {'seq_len': 16}, 'mesh.fsdp 8 .* hidden_size / mesh.context 12: set mesh.fsdp=6'),
   ],
 )
@@ -202,3 +204,23 @@ def test_slices_hold_copies_of_the_model():
   assert slices == [[0, 0], [0, 0], [1, 1], [1, 1]]
   with pytest.raises(UserError, match='mesh.data 1 is not divisible by the 2 slices here.*set mesh.data=2'):
     sharding.make_mesh(MeshConfig(), [Chip(i, 4) for i in range(8)])
+
+
+class TorusChip:
+  """What `create_device_mesh` looks at in a chip of a v5p slice."""
+
+  platform, device_kind, core_on_chip, process_index, slice_index = 'tpu', 'TPU v5', 0, 0, 0
+
+  def __init__(self, number, coords):
+    self.id, self.coords = number, coords
+
+
+def test_an_axis_of_the_mesh_may_take_a_part_of_an_axis_of_the_slice():
+  """128 x 2 on 4 x 8 x 8 chips. Along the axis of 2, chips are neighbours."""
+  places = [(x, y, z) for x in range(4) for y in range(8) for z in range(8)]
+  mesh = sharding.make_mesh(MeshConfig(fsdp=128, tensor=2), [TorusChip(*place) for place in enumerate(places)])
+  assert mesh.shape == {'data': 1, 'fsdp': 128, 'context': 1, 'tensor': 2}
+  pairs = [[chip.coords for chip in pair] for pair in mesh.devices.reshape(128, 2)]
+  assert sorted(coords for pair in pairs for coords in pair) == places
+  for a, b in pairs:
+    assert sum(x != y for x, y in zip(a, b, strict=True)) == 1, pairs

@@ -37,11 +37,20 @@ def test_derivative_of_linear_is_that_of_einsum(equation):
 
 
 @pytest.mark.parametrize('outputs, inputs', [(64, 320), (320, 64)])
-def test_the_gradient_of_a_weight_transposes_the_smaller_side(outputs, inputs):
+def test_the_gradient_of_a_weight_transposes_the_smaller_side(outputs, inputs, equations):
   x, w, gradient = jnp.ones((2, 128, inputs)), jnp.ones((outputs, inputs)), jnp.ones((2, 128, outputs))
   w_gradient = jax.jit(lambda x, w, gradient: jax.vjp(layers._linear, x, w)[1](gradient)[1])
+  # With all of XLA's optimizations, which the tests turn off, the product is kept so by a barrier.
+  (barrier,) = equations(jax.make_jaxpr(w_gradient)(x, w, gradient), 'optimization_barrier')
+  assert barrier.invars[0].aval.shape == (64, 320)
   copies = re.findall(r'= f32\[([\d,]+)\]\S* copy\(', w_gradient.lower(x, w, gradient).compile().as_text())
   assert '64,2,128' in copies and '320,2,128' not in copies
+
+
+def test_logits_are_made_with_the_head_in_the_dtype_of_x():
+  head = jnp.array([[1 + 2**-9], [3.0]])  # bfloat16 rounds the first to 1
+  assert layers.unembed(jnp.ones((2, 1), jnp.bfloat16), head).tolist() == [[1, 3], [1, 3]]
+  assert layers.unembed(jnp.ones((2, 1), jnp.float32), head).tolist() == [[1 + 2**-9, 3], [1 + 2**-9, 3]]
 
 
 def test_rms_norm_is_that_of_transformers():
