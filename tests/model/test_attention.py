@@ -61,6 +61,8 @@ def test_scores_of_bfloat16_are_summed_in_float32(equations):
   # Scores and output; then again scores, the gradients of probabilities, queries, keys and values.
   both = lambda *qkv: value_and_gradients(attention.blocks, [*qkv, qkvg[3]], segments)
   assert dtypes(both) == ['float32', 'bfloat16', 'float32', 'float32', 'bfloat16', 'float32', 'float32']
+  sums = equations(jax.make_jaxpr(both)(*qkvg[:3]), 'reduce_sum')
+  assert {str(x.aval.dtype) for total in sums for x in total.invars} == {'float32'}
 
 
 def test_blocks_compute_hardly_more_than_half_and_save_no_scores():
@@ -72,10 +74,11 @@ def test_blocks_compute_hardly_more_than_half_and_save_no_scores():
   assert max(x.size for x in jax.tree.leaves(saved)) <= T * 16
 
 
-def test_a_long_row_is_cut_into_few_blocks():
-  qkv = [jax.ShapeDtypeStruct((1, 8192, 1, 8), jnp.float32)] * 3
-  text = str(jax.make_jaxpr(lambda *qkv: attention.blocks(*qkv, jnp.ones((1, 8192), jnp.int32)))(*qkv))
-  assert len(re.findall('dot_general', text)) == 2 * attention.MOST_BLOCKS
+@pytest.mark.parametrize('T', [8192, 3000])
+def test_a_long_row_is_cut_into_few_blocks(T):
+  qkv = [jax.ShapeDtypeStruct((1, T, 1, 8), jnp.float32)] * 3
+  text = str(jax.make_jaxpr(lambda *qkv: attention.blocks(*qkv, jnp.ones((1, T), jnp.int32)))(*qkv))
+  assert len(re.findall('dot_general', text)) == 2 * 16
 
 
 class FakeMesh:

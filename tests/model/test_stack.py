@@ -57,15 +57,11 @@ def test_inputs_that_the_backward_pass_keeps(remat, inputs):
   assert kept == [(inputs, *x.shape)] if inputs else (LAYERS, *x.shape) in kept
 
 
-@pytest.mark.parametrize('length, want', [(6, [[0, 2, 4], [1, 3, 5]]), (5, [[0, 1, 2, 3, 4]])])
-def test_mlp_of_every_second_token(length, want):
+@pytest.mark.parametrize('length, places', [(6, [0, 0, 1, 1, 2, 2]), (5, [0, 1, 2, 3, 4])])
+def test_nested_runs_the_mlp_on_every_second_token(length, places):
   """Each half has tokens of the whole length, so that chips that hold parts of it share both halves."""
-  seen = []
-
-  def mlp(x_BTD):
-    seen.append(x_BTD[0, :, 0])
-    return x_BTD * 10
-
+  mlp = lambda x_BTD: 10 * x_BTD + jnp.arange(x_BTD.shape[1])[:, None]  # shows the place of a token in its half
+  mix, mlp_by_halves = stack.checkpoint_nested(lambda x_BTD: -x_BTD, mlp)
   x_BTD = jnp.broadcast_to(jnp.arange(length)[:, None], (2, length, 3))
-  np.testing.assert_array_equal(stack._by_halves(mlp, x_BTD), 10 * x_BTD)
-  assert [tokens.tolist() for tokens in seen] == want
+  np.testing.assert_array_equal(mlp_by_halves(x_BTD), 10 * x_BTD + np.array(places)[:, None])
+  np.testing.assert_array_equal(mix(x_BTD), -x_BTD)
