@@ -25,7 +25,7 @@ def test_int8_by_hand():
 
 
 def test_int8_is_multiplied_in_float32():
-  stored = Int8.of(jnp.asarray(normal((50, 8)), jnp.bfloat16))
+  stored = Int8.quantize(jnp.asarray(normal((50, 8)), jnp.bfloat16))
   assert stored.scales.dtype == jnp.float32
   want = (np.float32(stored.values) * np.float32(stored.scales)).astype(jnp.bfloat16)
   np.testing.assert_array_equal(cache_lib.decode(stored, 'bfloat16'), want)

@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_named(tiny, trained, copied, capsys, gone):
     path.mkdir()
   line = fails(capsys, 'train', tiny.config, '--workdir', workdir)
   assert f'the checkpoint {workdir}/checkpoints/20 is damaged' in line
-  assert line.endswith(f'to go on from step 14, delete {workdir}/checkpoints/20')
+  assert line.endswith(f'to continue from step 14, delete {workdir}/checkpoints/20')
   if gone == '.':  # the remedy is one
     shutil.rmtree(workdir / 'checkpoints' / '20')
     assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0

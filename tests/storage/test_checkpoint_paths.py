@@ -49,7 +49,7 @@ def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):
   checkpoints = checkpoint.Checkpoints(str(tmp_path))
   assert [checkpoints.earlier(step) for step in (20, 7, 3, 100)] == [7, 3, None, 30]
   for error in (ValueError('x'), KeyError('x'), OSError('x'), TypeError('x'), Exception('x')):
-    message = f'20 is damaged .*to go on from step 7, delete {tmp_path}/checkpoints/20'
+    message = f'20 is damaged .*to continue from step 7, delete {tmp_path}/checkpoints/20'
     with pytest.raises(UserError, match=message), checkpoint._explain_damage(checkpoints, 20):
       raise error
   for error in (RuntimeError('a defect'), KeyboardInterrupt()):

@@ -105,7 +105,7 @@ def test_a_last_chunk_that_reaches_beyond_the_group():
 
 
 @pytest.mark.parametrize(
-  'positions, chunk, want', [(48, 16, (3, 0, 0, 0)), (50, 16, (4, 0, 0, 0)), (5, 100, (1, 0, 0))]
+  'positions, chunk, want', [(48, 16, (3, 0, 0, 0)), (50, 16, (3, 0, 0, 1)), (5, 100, (1, 0, 0))]
 )
 def test_turns_of_the_loops(positions, chunk, want):
   assert loss.turns(positions, chunk) == want
