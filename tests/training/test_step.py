@@ -16,7 +16,8 @@ from mathqwen.hardware import sharding
 from mathqwen.hf import layouts
 from mathqwen.model import attention, qwen
 from mathqwen.model.compute import Dropout
-from mathqwen.training import optim
+from mathqwen.model.placement import NO_PLACEMENT
+from mathqwen.training import loss, optim
 from mathqwen.training import step as step_lib
 
 
@@ -95,16 +96,16 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
     nll = torch.nn.functional.cross_entropy(
       reference(tokens).logits.flatten(0, 1), targets.long().flatten(), reduction='none'
     )
-    loss = (nll * weights.flatten()).sum() / weights.sum()
+    mean = (nll * weights.flatten()).sum() / weights.sum()
     tx.zero_grad()
-    loss.backward()
+    mean.backward()
     norms.append(float(torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)))
     for group in tx.param_groups:
       group['lr'] = 5e-3 * i / 40
     tx.step()
     metrics = step(batch)
     losses.append(metrics['loss_sum'] / metrics['loss_tokens'])
-    assert abs(losses[-1] - float(loss.detach())) < 1e-4, i
+    assert abs(losses[-1] - float(mean.detach())) < 1e-4, i
     assert metrics['grad_norm'] == pytest.approx(norms[-1], rel=1e-3)
   assert min(norms[:3]) > 1  # clipped
   assert losses[15] < losses[0] - 0.1
@@ -184,6 +185,31 @@ def test_gradients_of_the_tables_pass_a_barrier(micro_batches, tiny_config, equa
   shapes = [sorted(variable.aval.shape for variable in barrier.invars) for barrier in barriers]
   tables = sorted([(97, 48), (48,), (97, 48)])  # embed, norm, head
   assert shapes.count(tables) == 1, shapes
+
+
+def test_gradients_are_laid_out_like_their_weights(tiny_config, equations):
+  cfg, batch = tiny_config(num_hidden_layers=1), one_per_row(examples_of(2), 12)
+  mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+  run = lambda params: step_lib.gradients(
+    params, batch, jax.random.key(0), cfg=cfg, train=train_config(micro_batches=1), mesh=mesh
+  )
+  weights = qwen.abstract(cfg)
+  moves = equations(jax.make_jaxpr(run)(weights), 'sharding_constraint')
+  found = {(move.outvars[0].aval.shape, str(move.params['sharding'].spec)) for move in moves}
+  wanted = jax.tree.map(lambda x, where: (x.shape, str(where.spec)), weights, sharding.params_shardings(mesh, cfg))
+  stacked = wanted['layers'].values()  # with the axis of layers, which the placement of one layer's weights lacks
+  assert found >= {wanted['norm'], wanted['embed'], *stacked}
+
+
+def test_the_loss_has_a_group_of_positions_for_each_part_of_the_batch(tiny_config, monkeypatch):
+  cfg, batch, shards = tiny_config(), one_per_row(examples_of(2), 12), []
+  monkeypatch.setattr(sharding, 'placement', lambda *_: NO_PLACEMENT)
+  monkeypatch.setattr(attention, 'select', lambda *_: attention.reference)
+  monkeypatch.setattr(qwen, 'forward', lambda *_: jnp.zeros((2, 12, 48)))
+  monkeypatch.setattr(loss, 'head_cross_entropy', lambda *arguments: shards.append(arguments[5]))
+  for mesh in (None, jax.sharding.AbstractMesh((2, 3, 5, 7), ('data', 'fsdp', 'context', 'tensor'))):
+    step_lib.loss_fn({'embed': jnp.zeros((97, 48))}, batch, None, cfg=cfg, train=train_config(), mesh=mesh)
+  assert shards == [(1, 1), (2 * 3, 5)]  # (of the rows, of the length)
 
 
 def test_the_model_computes_as_the_settings_say(tiny_config, monkeypatch):
