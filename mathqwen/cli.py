@@ -39,8 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 
   argv: the words after `mathqwen`; None takes those of this process.
   """
-  # TFDS, grain and orbax log here, with a traceback for every error that they also raise.
-  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  # TFDS, grain and orbax log here, with a traceback for every error that they also raise; asyncio for every part of a
+  # checkpoint whose writing failed, after the first.
+  for name in ('absl', 'asyncio'):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   if isinstance(sys.stdout, io.TextIOWrapper):
     sys.stdout.reconfigure(errors='replace')  # a terminal that takes only ASCII gets ? for the rest

@@ -35,3 +35,8 @@ def write_atomically(path: pathlib.Path, data: bytes) -> None:
   except BaseException:
     part.unlink(missing_ok=True)  # a full disk needs the space
     raise
+
+
+def size_text(size: int) -> str:
+  """A number of bytes for people: '1.5 GiB', or in MiB below one GiB."""
+  return f'{size / 2**30:.1f} GiB' if size >= 2**30 else f'{size / 2**20:.1f} MiB'

@@ -118,7 +118,7 @@ def test_shown_commands_are_understood(path):
   for line in shown:
     words = shlex.split(line)
     end = next((i for i, word in enumerate(words) if word in ('|', '>', '&', '&&', '2>&1', ';')), len(words))
-    build_parser().parse_args(words[1:end])
+    assert callable(build_parser().parse_args(words[1:end]).run), line
 
 
 @pytest.fixture(scope='module')

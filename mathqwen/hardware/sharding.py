@@ -105,9 +105,10 @@ def mesh_shape(cfg: MeshConfig, devices: int) -> dict[str, int]:
     raise UserError(f'mesh {sizes}: sizes are at least 1, and at most one of them may be -1')
   fixed = math.prod(size for size in sizes.values() if size != -1)
   if devices % fixed or (not free and devices != fixed):
-    raise UserError(
-      f'mesh {sizes} does not divide the {devices} devices here: set mesh.fsdp=-1 and the others to divisors'
-    )
+    remedy = 'set mesh.fsdp=-1 and the others to divisors'
+    if free:
+      remedy = f'the sizes other than -1 multiply to {fixed}: lower one that is above 1'
+    raise UserError(f'mesh {sizes} does not divide the {devices} devices here: {remedy}')
   if free:
     sizes[free[0]] = devices // fixed
   return sizes

@@ -18,6 +18,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from mathqwen.errors import UserError
+from mathqwen.files import size_text
 
 
 def check_target(directory: str) -> None:
@@ -63,7 +64,7 @@ def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
     free = shutil.disk_usage(temporary).free
     if size > free:
       raise UserError(
-        f'{directory}: {_size_text(size)} are to be written and the disk has {_size_text(free)}: '
+        f'{directory}: {size_text(size)} are to be written and the disk has {size_text(free)}: '
         'free some space or name another directory'
       )
 
@@ -120,7 +121,3 @@ def _remove_leftovers(target: pathlib.Path):
     process_id = leftover.name.rpartition('.')[2]
     if process_id.isdigit() and not pathlib.Path('/proc', process_id).exists():
       shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _size_text(n: int) -> str:
-  return f'{n / 2**30:.1f} GiB' if n >= 2**30 else f'{n / 2**20:.1f} MiB'

@@ -19,6 +19,7 @@ from etils import epath
 from mathqwen import config as config_lib
 from mathqwen import hf
 from mathqwen.errors import UserError
+from mathqwen.files import size_text
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
@@ -216,6 +217,11 @@ def _explain_full_disk(directory: epath.Path) -> Iterator[None]:
     yield
   except BaseException as error:
     text = str(error)
+    if 'File too large' in text or 'EFBIG' in text:
+      raise UserError(
+        f'a file of a checkpoint in {directory} is larger than files may be here: raise the limit (ulimit -f) and run '
+        'the same command again (earlier checkpoints are kept, and training continues from the newest)'
+      ) from error
     if 'No space left' not in text and 'ENOSPC' not in text and 'quota' not in text.lower():
       raise
     raise UserError(
@@ -233,8 +239,9 @@ def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
   need, free = size * (keep + 1) - existing, shutil.disk_usage(workdir).free
   if need > free:
     raise UserError(
-      f'{workdir} has {free / 2**30:.1f} GiB free and {keep + 1} checkpoints of {size / 2**30:.1f} GiB need '
-      f'{need / 2**30:.1f}: free some space, use another --workdir, or set train.keep_checkpoints=1'
+      f'{workdir} has {size_text(free)} free and {keep + 1} checkpoints of {size_text(size)} (train.keep_checkpoints '
+      f'and the one being written) need {size_text(need)} more: free some space, use another --workdir, or set '
+      'train.keep_checkpoints=1'
     )
 
 

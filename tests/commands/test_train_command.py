@@ -61,6 +61,7 @@ def test_sizes(train):
   )
   assert train('data.batch_size=6', 'train.micro_batches=4').endswith('set train.micro_batches=3')
   assert train('mesh.fsdp=3').startswith("mesh {'data': 1, 'fsdp': 3, 'context': 1, 'tensor': 1} does not divide the")
+  assert train('mesh.data=2').endswith('the sizes other than -1 multiply to 2: lower one that is above 1')
   assert train('model.vocab_size=1000') == (
     'the tokenizer knows 1024 tokens and model.vocab_size is 1000: set model.vocab_size=1024 or more'
   )

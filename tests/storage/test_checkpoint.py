@@ -198,7 +198,7 @@ def test_a_damaged_checkpoint_without_an_earlier_one(copied, capsys):
 def test_no_space_before_the_first_step(tiny, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: collections.namedtuple('U', 'total used free')(9, 9, 1000))
   line = fails(capsys, 'train', tiny.config, '--workdir', tmp_path / 'run')
-  assert f'{tmp_path}/run has 0.0 GiB free and 10 checkpoints' in line and 'train.keep_checkpoints=1' in line
+  assert f'{tmp_path}/run has 0.0 MiB free and 10 checkpoints' in line and 'train.keep_checkpoints=1' in line
   assert not list((tmp_path / 'run').glob('checkpoints/*'))
 
 
@@ -224,6 +224,13 @@ def test_no_space_while_saving(tiny, trained, copied, capsys, monkeypatch):
 )
 def test_the_guises_of_a_full_disk(tmp_path, text):
   with pytest.raises(UserError, match='no space left on the disk of'), checkpoint._explain_full_disk(tmp_path):
+    raise ValueError(text)
+
+
+def test_a_limit_of_file_sizes_is_named(tmp_path):
+  """As TensorStore says it: `ulimit -f 200` stops it in a file that Orbax writes."""
+  text = 'OUT_OF_RANGE: Error writing params/d/0: File too large [OS error 27: EFBIG]'
+  with pytest.raises(UserError, match='raise the limit .ulimit -f.'), checkpoint._explain_full_disk(tmp_path):
     raise ValueError(text)
 
 
