@@ -104,13 +104,6 @@ def test_a_last_chunk_that_reaches_beyond_the_group():
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  'positions, chunk, want', [(48, 16, (3, 0, 0, 0)), (50, 16, (3, 0, 0, 1)), (5, 100, (1, 0, 0))]
-)
-def test_turns_of_the_loops(positions, chunk, want):
-  assert loss.turns(positions, chunk) == want
-
-
 @pytest.mark.parametrize('bad', [np.nan, np.inf])
 def test_x_without_loss_reaches_nothing(bad):
   x, head, targets, weights = head_inputs()
@@ -143,7 +136,15 @@ def taken(monkeypatch):
 
 @pytest.mark.parametrize(
   'positions, chunk, want',
-  [(100, 64, (1, 1, 0, 1)), (128, 64, (2, 0, 0, 0)), (5, 64, (1, 0, 0)), (70, 64, (1, 0, 0, 1))],
+  [
+    (48, 16, (3, 0, 0, 0)),
+    (50, 16, (3, 0, 0, 1)),
+    (5, 100, (1, 0, 0)),
+    (100, 64, (1, 1, 0, 1)),
+    (128, 64, (2, 0, 0, 0)),
+    (5, 64, (1, 0, 0)),
+    (70, 64, (1, 0, 0, 1)),
+  ],
 )
 def test_turns_are_those_of_the_loop(taken, positions, chunk, want):
   x = np.ones((1, positions, 4), np.float32)
