@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from launch.tpu import ledger
-from launch.tpu.cloud import Cloud, Later, say
+from launch.tpu.cloud import Cloud, Later, Refused, say
 from launch.tpu.follow import Logs, RunReader, lines
 from mathqwen.errors import UserError
 
@@ -173,13 +173,20 @@ class Babysitter:
     raise UserError('the hosts could not be set up; the slice was deleted, and nothing has run')
 
   def _lost(self):
-    """Deletes what is left of a slice that was taken away, so that it can be requested again."""
+    """Deletes what is left of a slice that was taken away, so that it can be requested again.
+
+    Refused: when the request has failed for a reason that stays.
+    """
+    refusal = None
     if self.book.newest('active', 'gone', 'deleted') == 'active':
       self.book.add('gone')
       say('the slice was taken away')
     else:
-      say('the request has failed or expired')
+      refusal = self._insist(self.cloud.failure)
+      say(f'the request has failed: {refusal.text()}' if refusal else 'the request has failed or expired')
     self.delete()
+    if refusal and refusal.permanent:
+      raise Refused(refusal.text())
 
   def delete(self) -> None:
     """Deletes the slice, or its request."""

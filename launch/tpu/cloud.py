@@ -1,6 +1,7 @@
 """Runs gcloud: removes project ids and tokens from what is printed and stored, and knows which errors may pass."""
 
 import functools
+import json
 import os
 import pathlib
 import re
@@ -8,7 +9,7 @@ import shlex
 import signal
 import subprocess
 
-from launch.tpu import commands
+from launch.tpu import commands, refusals
 from launch.tpu.job import ROOT, TpuJob
 from mathqwen.errors import UserError, report
 
@@ -33,6 +34,10 @@ MISSING = re.compile(r'NOT_FOUND|not found|does not exist', re.IGNORECASE)
 
 class Later(Exception):
   """gcloud failed, and the same command may succeed later."""
+
+
+class Refused(UserError):
+  """Google refused the slice, and the same request would be refused again in this zone."""
 
 
 @functools.cache
@@ -90,8 +95,24 @@ class Cloud:
     raise UserError(f'{hint}{shlex.join(line[:6])} ended with {process.returncode}: {message}')
 
   def create(self) -> None:
-    """Requests the slices."""
-    self.run(commands.create(self.job))
+    """Requests the slices.
+
+    Refused, or Later when trying again can help: with Google's reason and what to do. UserError: for any other failure.
+    """
+    try:
+      self.run(commands.create(self.job))
+    except (UserError, Later) as error:
+      refusal = refusals.judge(str(error), job=self.job)
+      if refusal.permanent is None:
+        raise
+      raise (Refused if refusal.permanent else Later)(refusal.text()) from None
+
+  def failure(self) -> refusals.Refusal | None:
+    """Why the queued request has failed; None where Google does not say."""
+    text = self._describe(commands.queue_failure(self.job)) if self.job.queue else None
+    state = (json.loads(text or 'null') or {}).get('state') or {}
+    error = (state.get('failedData') or {}).get('error')
+    return error and refusals.judge(error.get('message', ''), error.get('code'), self.job)
 
   def delete(self) -> None:
     """Deletes the slices with whatever runs on them. Does nothing when there are none."""

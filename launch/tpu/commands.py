@@ -48,6 +48,11 @@ def queue_state(job: TpuJob) -> list[str]:
   return [*TPUS, 'queued-resources', 'describe', job.name, f'--zone={job.zone}', '--format=value(state.state)']
 
 
+def queue_failure(job: TpuJob) -> list[str]:
+  """Prints the state of the queued resource as JSON, with the error of one that failed."""
+  return [*TPUS, 'queued-resources', 'describe', job.name, f'--zone={job.zone}', '--format=json(state)']
+
+
 def node_state(job: TpuJob, node: str) -> list[str]:
   """Prints the state of one TPU VM."""
   return [*TPUS, 'tpu-vm', 'describe', node, f'--zone={job.zone}', '--format=value(state)']

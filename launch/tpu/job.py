@@ -21,10 +21,11 @@ RUNTIMES = {
   'v5p': 'v2-alpha-tpuv5',
   'v6e': 'v2-alpha-tpuv6e',
 }
+ZONE = r'[a-z]+-[a-z]+\d+-([a-z]+\d+)?[a-z]'  # us-east5-a; an AI zone is us-south1-ai1b
 NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
 PATTERNS = {
   'name': (NAME, 'lowercase letters, digits and -, 40 at most, beginning with a letter'),
-  'zone': (r'[a-z]+-[a-z]+\d+-[a-z]', 'a zone, such as us-east5-a'),
+  'zone': (ZONE, 'a zone, such as us-east5-a'),
   'bucket': (
     r'gs://[a-z0-9][\w.-]+(/[\w.-]+)*|(/[\w.-]+)+',
     'gs://BUCKET/FOLDER with your bucket for BUCKET, or a directory that all hosts share',
@@ -40,13 +41,14 @@ PATTERNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TpuJob:
   """The fields of a job file; the comment beside each says what it may be."""
 
   name: str  # of the run, its slice and its queued resource
   slice: str  # v5p-32, v6e-16, v5e-8, ...; 2xv5p-32 are two slices (multislice)
-  zone: str  # us-east5-a
+  zone: str = ''  # us-east5-a; where the slice is requested now, when zones are given
+  zones: tuple[str, ...] = ()  # instead of zone: several, requested in turn until one has the slice
   bucket: str  # checkpoints go to BUCKET/NAME: gs://... in the zone's region, or a directory that all hosts share
   config: str  # what `mathqwen train` trains
   init: str = ''  # its --init; '' for the config's own
@@ -67,6 +69,7 @@ class TpuJob:
   max_tries: int = 20  # how many slices are requested and how often the run is started, the first included
 
   def __post_init__(self):
+    self._choose_zone()
     for name, (pattern, wanted) in PATTERNS.items():
       if not re.fullmatch(pattern, getattr(self, name), re.ASCII):
         raise UserError(f'{name} = {getattr(self, name)!r}: {wanted} is expected')
@@ -86,6 +89,16 @@ class TpuJob:
     if self.max_cost and not self.price_per_chip_hour:
       raise UserError('max_cost needs price_per_chip_hour, which says what a chip-hour costs you')
     self._check_combinations()
+
+  def _choose_zone(self):
+    """The first of `zones` is where the slice is requested first. UserError: when zones and zone disagree."""
+    for zone in self.zones:
+      if not re.fullmatch(ZONE, zone, re.ASCII) or self.zones.count(zone) > 1:
+        raise UserError(f'zones has {zone!r}: different zones, such as us-east5-a, are expected')
+    if self.zones and not self.zone:
+      object.__setattr__(self, 'zone', self.zones[0])
+    if self.zones and self.zone not in self.zones:
+      raise UserError(f'zone = {self.zone!r} is not in zones: give one of the two')
 
   def _check_combinations(self):
     """Refuses, before anything is created, what Google would refuse or silently do differently."""
@@ -119,6 +132,15 @@ class TpuJob:
         f'slice = {self.slice!r}: {self.chip.name} is not in the Cloud TPU API; recipe --to gke, or gce, writes the '
         'commands of GKE (XPK) or of Compute Engine for it'
       )
+
+  def in_zone(self, zone: str) -> 'TpuJob':
+    """The same job with its slice in `zone`, one of `all_zones`."""
+    return dataclasses.replace(self, zone=zone)
+
+  @property
+  def all_zones(self) -> tuple[str, ...]:
+    """Where the slice may be, in the order in which it is requested."""
+    return self.zones or (self.zone,)
 
   @property
   def where(self) -> chips.Slice:
@@ -179,7 +201,12 @@ def read(path: str) -> TpuJob:
       near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
       raise UserError(f'{path}: there is no {name!r}; did you mean {near!r}?')
     given[name] = _typed(path, name, value, fields[name])
-  missing = [f.name for f in dataclasses.fields(TpuJob) if f.default is dataclasses.MISSING and f.name not in given]
+  missing = [
+    field.name
+    for field in dataclasses.fields(TpuJob)
+    if field.name not in given
+    and (field.default is dataclasses.MISSING or (field.name == 'zone' and 'zones' not in given))
+  ]
   if missing:
     raise UserError(f'{path}: {", ".join(missing)} must be given')
   try:

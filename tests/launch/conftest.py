@@ -68,6 +68,18 @@ def fake_cloud(request, tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def stub_cloud(tmp_path, monkeypatch):
+  """A FakeCloud that only the stub talks to."""
+  from fake_cloud import FakeCloud
+
+  fake = FakeCloud(tmp_path / 'cloud')
+  for name, value in fake.environment(gcloud=False).items():
+    monkeypatch.setenv(name, value)
+  yield fake
+  fake.stop()
+
+
+@pytest.fixture
 def launch(tmp_path):
   """launch('up', job, '--yes') -> (exit status, standard output, standard error)"""
 

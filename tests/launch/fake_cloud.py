@@ -26,6 +26,7 @@ class FakeCloud:
     self.folder, self.hosts, self.queue = folder, hosts, list(queue)
     self.requests, self.nodes, self.queued, self.slices = [], {}, {}, 0
     self.refusals = []  # (status, body) that answer the next requests to create
+    self.failures = []  # (code, message) with which the next queued requests fail
     self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
     self.address = f'http://127.0.0.1:{self._server.server_port}/'
     threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -162,6 +163,11 @@ class FakeCloud:
     nodes = [node for node in self.nodes.values() if node.get('queuedResource') == key]
     if any(node['state'] == 'PREEMPTED' for node in nodes):
       return queued | {'state': {'state': 'SUSPENDED'}}
+    if 'failure' not in queued:
+      queued['failure'] = self.failures.pop(0) if self.failures else None
+    if queued['failure']:
+      error = dict(zip(('code', 'message'), queued['failure'], strict=True))
+      return queued | {'state': {'state': 'FAILED', 'stateInitiator': 'SERVICE', 'failedData': {'error': error}}}
     if queued['looks'] < len(self.queue):
       queued['looks'] += 1
       return queued | {'state': {'state': self.queue[queued['looks'] - 1]}}

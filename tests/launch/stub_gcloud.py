@@ -53,6 +53,9 @@ def main(words) -> int:
     ask('POST', f'{place}/{kind}?queuedResourceId={names[0]}', queued(place, flags))
   elif verb == 'describe':
     found = ask('GET', f'{place}/{kind}/{names[0]}')
+    if flags['--format'].startswith('json'):
+      print(json.dumps({'state': found['state']}))
+      return 0
     print(found['state']['state'] if kind == 'queuedResources' else found['state'])
   elif verb == 'delete':
     ask('DELETE', f'{place}/{kind}/{names[0]}?force={"true" if "--force" in flags else "false"}')

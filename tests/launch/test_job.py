@@ -77,6 +77,10 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('zoen = "us-east5-a"', "there is no 'zoen'; did you mean 'zone'?"),
     ('zone = 5', 'zone = 5: a string in quotes is expected'),
     ('zone = "us-east5"', "zone = 'us-east5': a zone, such as us-east5-a is expected"),
+    ('zone = "us-east5-1a"', "zone = 'us-east5-1a': a zone, such as us-east5-a is expected"),
+    ('zones = ["us-east5"]', "zones has 'us-east5': different zones"),
+    ('zones = ["us-east5-b", "us-east5-b"]', "zones has 'us-east5-b': different zones"),
+    ('zones = ["us-east5-b", "us-east5-c"]', "zone = 'us-east5-a' is not in zones"),
     ('slice = "v5p-33"', 'slice v5p-33: v5p slices have sizes 8, 16, 32'),
     ('slice = "h100-8"', 'slice h100-8: write KIND-SIZE'),
     ('name = "Math_7B"', "name = 'Math_7B': lowercase letters"),
@@ -123,6 +127,19 @@ def test_missing_fields_and_files(tmp_path):
     job.read(str(tmp_path / 'empty.toml'))
   with pytest.raises(UserError, match='there is no job file'):
     job.read(str(tmp_path / 'none.toml'))
+
+
+def test_several_zones(job_file):
+  """The first one is where the slice is requested first; the other commands follow the zone at hand."""
+  path = pathlib.Path(job_file('zones = ["us-east5-a", "us-south1-ai1b"]'))
+  path.write_text(path.read_text().replace('zone = "us-east5-a"\n', ''))
+  found = job.read(str(path))
+  assert (found.zone, found.all_zones) == ('us-east5-a', ('us-east5-a', 'us-south1-ai1b'))
+  there = found.in_zone('us-south1-ai1b')
+  assert there.all_zones == found.all_zones
+  for line in commands.lines(there, 'up'):
+    assert '--zone=us-south1-ai1b' in line or line[0] == 'git'
+  assert job.read(job_file()).all_zones == ('us-east5-a',)
 
 
 def test_a_misspelt_flag_gives_one_line(job_file, launch):

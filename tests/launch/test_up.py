@@ -63,18 +63,6 @@ def hold(counting, tmp_path):
 
 
 @pytest.fixture
-def stub_cloud(tmp_path, monkeypatch):
-  """A FakeCloud that only the stub talks to."""
-  from fake_cloud import FakeCloud
-
-  fake = FakeCloud(tmp_path / 'cloud')
-  for name, value in fake.environment(gcloud=False).items():
-    monkeypatch.setenv(name, value)
-  yield fake
-  fake.stop()
-
-
-@pytest.fixture
 def start(tmp_path):
   """start(job) -> `up` as a process, and its ledger. The process ends with the test."""
   started = []
