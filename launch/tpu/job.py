@@ -143,6 +143,11 @@ class TpuJob:
     return self.zones or (self.zone,)
 
   @property
+  def region(self) -> str:
+    """us-east5 for us-east5-a."""
+    return self.zone.rpartition('-')[0]
+
+  @property
   def where(self) -> chips.Slice:
     """The slices as `mathqwen plan` knows them."""
     return chips.slice_of(self.slice)
@@ -160,13 +165,12 @@ class TpuJob:
   @property
   def accelerator_type(self) -> str:
     """As Cloud TPU names one slice: v5litepod-16, and v5p-32 for 16 chips."""
-    return f'{self.chip.accelerator}-{self.where.chips // self.slices * self.chip.cores}'
+    return self.where.accelerator_type
 
   @property
   def hosts(self) -> int:
-    """Hosts of one slice: they have 4 chips each, except that a v5e or v6e of up to 8 chips is one host."""
-    size = self.where.chips // self.slices
-    return 1 if self.chip.dimensions == 2 and size <= 8 else size // 4
+    """Hosts of one slice."""
+    return self.where.hosts_per_slice
 
   @property
   def nodes(self) -> list[str]:

@@ -12,13 +12,12 @@ from launch.tpu.job import RUNTIMES, TpuJob
 from mathqwen.errors import UserError
 
 HEAD = '#!/usr/bin/env bash\nset -euo pipefail\n'
-# Hosts with four chips: docs.cloud.google.com/compute/docs/tpus/tpu-machines
-MACHINES = {'v5p': 'ct5p-hightpu-4t', 'v6e': 'ct6e-standard-4t', 'tpu7x': 'tpu7x-standard-4t'}
+IN_COMPUTE_ENGINE = ('v5p', 'v6e', 'tpu7x')  # generations of which managed instance groups can make a slice
 
 
 def gke(job: TpuJob) -> str:
   """A shell script for XPK, which names a slice by its shape: v5p-2x2x4."""
-  kind = f'--tpu-type={job.chip.accelerator}-{_shape(job)}'
+  kind = f'--tpu-type={job.chip.accelerator}-{job.where.topology}'
   capacity = {
     'spot': '--spot',
     'on-demand': '--on-demand',
@@ -42,11 +41,11 @@ xpk workload create --workload={job.name} {where} "--docker-image=$IMAGE" \\
 
 def gce(job: TpuJob) -> str:
   """A shell script for a managed instance group of v5p, v6e or TPU7x. UserError: for any other slice."""
-  if job.chip.name not in MACHINES:
+  if job.chip.name not in IN_COMPUTE_ENGINE:
     raise UserError(f'Compute Engine has no {job.chip.name}: use `up`, which asks the Cloud TPU API')
-  if job.slices > 1 or job.where.chips % 4:
-    raise UserError(f'recipe --to gce writes one slice of hosts with 4 chips each, and {job.slice} is not one')
-  region, hosts = job.zone.rpartition('-')[0], job.where.chips // 4
+  if job.slices > 1 or job.where.machine.chips < 4:
+    raise UserError(f'recipe --to gce writes one slice of hosts with 4 chips or more, and {job.slice} is not one')
+  region, hosts = job.region, job.hosts
   model = {
     'spot': ['--provisioning-model=SPOT', '--instance-termination-action=STOP'],
     'on-demand': [],
@@ -55,7 +54,7 @@ def gce(job: TpuJob) -> str:
   }[job.provisioning]
   reserved = ' "--reservation=${RESERVATION:?its name}"' if job.provisioning == 'reserved' else ''
   template = shlex.join(
-    [f'--machine-type={MACHINES[job.chip.name]}', '--maintenance-policy=TERMINATE', '--scopes=cloud-platform', *model]
+    [f'--machine-type={job.where.machine.name}', '--maintenance-policy=TERMINATE', '--scopes=cloud-platform', *model]
   )
   group, command = shlex.quote(job.name), shlex.quote(commands.setup(job))
   train = shlex.quote(commands.worker(job, 'start', 1, job.train()))
@@ -65,7 +64,7 @@ def gce(job: TpuJob) -> str:
 gcloud compute instance-templates create {group} {template}{reserved} \\
   "--image-family=$IMAGE_FAMILY" "--image-project=$IMAGE_PROJECT"
 gcloud compute resource-policies create workload-policy {group} --type=HIGH_THROUGHPUT \\
-  --accelerator-topology={_shape(job)} --region={region}
+  --accelerator-topology={job.where.topology} --region={region}
 gcloud compute instance-groups managed create {group} --size={hosts} --template={group} --zone={job.zone} \\
   --workload-policy={group} --default-action-on-vm-failure=do-nothing
 gcloud compute instance-groups managed wait-until {group} --stable --zone={job.zone}
@@ -104,7 +103,7 @@ def sky(job: TpuJob) -> str:
   return f"""# sky jobs launch {job.name}.yaml
 name: {job.name}
 resources:
-  infra: {text(f'gcp/{job.zone.rpartition("-")[0]}/{job.zone}')}
+  infra: {text(f'gcp/{job.region}/{job.zone}')}
   accelerators: {text(f'{accelerator}:1')}
   accelerator_args:
     runtime_version: {text(job.runtime_version or RUNTIMES[job.chip.name])}
@@ -118,10 +117,6 @@ setup: |
 run: |
   {shlex.join(['.venv/bin/mathqwen', *job.train()[1:]])}
 """
-
-
-def _shape(job: TpuJob) -> str:
-  return 'x'.join(map(str, job.where.shape))
 
 
 def _prepared(job: TpuJob) -> list[str]:

@@ -1,9 +1,10 @@
-"""TPU chips and slices, and the peaks of devices, as data. Figures are per chip, not per TensorCore.
+"""TPU chips, slices and hosts, and the peaks of devices, as data. Figures are per chip, not per TensorCore.
 
-Sources. Peaks, HBM and ports: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4: Jouppi et al.
-2023 (arXiv 2304.01433). Those pages give ICI bandwidth per chip, as the sum of all ports and both directions; here it
-is that of one port in one direction. Network between slices: the interfaces of a host divided by its chips, from
-docs.cloud.google.com (v5e 2 x 100 Gbps and v6e 4 x 200 Gbps for 8 chips) and jax-ml.github.io/scaling-book/tpus (v5p).
+Sources. Peaks, HBM, ports and shapes of slices: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; bandwidth of v4:
+Jouppi et al. 2023 (arXiv 2304.01433). Those pages give ICI bandwidth per chip, as the sum of all ports and both
+directions; here it is that of one port in one direction. Hosts and their RAM, all of docs.cloud.google.com:
+docs/compute-area/tpus and kubernetes-engine/docs/concepts/plan-tpus. Network between slices: v5p, v6e and TPU7x by the
+first of these two; v5e 2 x 100 Gbps for 8 chips; v4 50 Gbps for a host, tpu/docs/multislice-introduction.
 """
 
 import dataclasses
@@ -11,6 +12,17 @@ import math
 import re
 
 from mathqwen.errors import UserError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """One kind of host."""
+
+  name: str  # of the machine type in Compute Engine and GKE
+  chips: int
+  memory_bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,24 +34,52 @@ class Chip:
   hbm_bytes: int  # that XLA lets a program use, where that was seen; else all of it
   hbm_bandwidth: float  # bytes/s
   ici_bandwidth: float  # bytes/s out of one port
+  dcn_bandwidth: float  # bytes/s between slices
   dimensions: int  # of the torus; a chip has two ports for each
   cores: int  # of a chip; slice names count them: v5p-32 has 16 chips of 2 cores
+  devices: int  # of JAX on a chip
+  largest: int  # slice, in chips
   accelerator: str  # prefix of the accelerator type
-  devices: int = 1  # JAX devices on a chip
-  dcn_bandwidth: float = 0  # bytes/s between slices; 0 where no figure is published
+  gke_label: str  # of GKE's nodes, cloud.google.com/gke-tpu-accelerator
+  machines: tuple[Machine, ...]  # from the smallest to the largest
 
 
-GIB = 2**30
-CHIPS = {
-  chip.name: chip
-  for chip in (
-    Chip('v4', 275e12, 32 * GIB, 1.2e12, 50e9, 3, 2, 'v4'),
-    Chip('v5e', 197e12, 16 * GIB, 819e9, 50e9, 2, 1, 'v5litepod', dcn_bandwidth=3.125e9),
-    Chip('v5p', 459e12, 95 * GIB, 2.765e12, 100e9, 3, 2, 'v5p', dcn_bandwidth=6.25e9),
-    Chip('v6e', 918e12, 32 * GIB, 1.638e12, 100e9, 2, 1, 'v6e', dcn_bandwidth=12.5e9),
-    Chip('tpu7x', 2307e12, 192 * GIB, 7.38e12, 100e9, 3, 1, 'tpu7x', devices=2),
-  )
-}
+_CHIPS = (
+  Chip(
+    'v4', flops=275e12, hbm_bytes=32 * GIB, hbm_bandwidth=1.2e12, ici_bandwidth=50e9, dcn_bandwidth=50e9 / 8 / 4,
+    dimensions=3, cores=2, devices=1, largest=4096, accelerator='v4', gke_label='tpu-v4-podslice',
+    machines=(Machine('ct4p-hightpu-4t', 4, 407 * GIB),),
+  ),
+  Chip(
+    'v5e', flops=197e12, hbm_bytes=16 * GIB, hbm_bandwidth=819e9, ici_bandwidth=50e9, dcn_bandwidth=200e9 / 8 / 8,
+    dimensions=2, cores=1, devices=1, largest=256, accelerator='v5litepod', gke_label='tpu-v5-lite-podslice',
+    machines=(
+      Machine('ct5lp-hightpu-1t', 1, 48 * GIB),
+      Machine('ct5lp-hightpu-4t', 4, 192 * GIB),
+      Machine('ct5lp-hightpu-8t', 8, 384 * GIB),
+    ),
+  ),
+  Chip(
+    'v5p', flops=459e12, hbm_bytes=95 * GIB, hbm_bandwidth=2.765e12, ici_bandwidth=100e9, dcn_bandwidth=50e9 / 8,
+    dimensions=3, cores=2, devices=1, largest=6144, accelerator='v5p', gke_label='tpu-v5p-slice',
+    machines=(Machine('ct5p-hightpu-4t', 4, 448 * GIB),),
+  ),
+  Chip(
+    'v6e', flops=918e12, hbm_bytes=32 * GIB, hbm_bandwidth=1.638e12, ici_bandwidth=100e9, dcn_bandwidth=100e9 / 8,
+    dimensions=2, cores=1, devices=1, largest=256, accelerator='v6e', gke_label='tpu-v6e-slice',
+    machines=(
+      Machine('ct6e-standard-1t', 1, 176 * GIB),
+      Machine('ct6e-standard-4t', 4, 720 * GIB),
+      Machine('ct6e-standard-8t', 8, 1440 * GIB),
+    ),
+  ),
+  Chip(
+    'tpu7x', flops=2307e12, hbm_bytes=192 * GIB, hbm_bandwidth=7.38e12, ici_bandwidth=100e9, dcn_bandwidth=100e9 / 8,
+    dimensions=3, cores=2, devices=2, largest=9216, accelerator='tpu7x', gke_label='tpu7x',
+    machines=(Machine('tpu7x-standard-4t', 4, 960 * GIB),),
+  ),
+)  # fmt: skip
+CHIPS = {chip.name: chip for chip in _CHIPS}
 # The `jax.Device.device_kind` of each.
 _KINDS = {
   'v4': ('TPU v4',),  # Cloud TPUs run both cores of a chip as one device (megacore)
@@ -64,14 +104,6 @@ DEVICE_FLOPS = _TPU_FLOPS | {
   'NVIDIA L4': 121e12,
   'Tesla T4': 65e12,  # float16: it has no bfloat16 units
 }
-# {dimensions of the torus: {chips of a slice: its shape}}, from the tables on the pages above.
-SHAPES = {
-  2: {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)},
-  3: {
-    4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8), 256: (4, 8, 8),
-    512: (8, 8, 8), 1024: (8, 8, 16), 2048: (8, 16, 16), 4096: (16, 16, 16),
-  },
-}  # fmt: skip
 
 
 def peak_flops(kind: str, dtype: str) -> float | None:
@@ -94,7 +126,38 @@ class Slice:
   @property
   def chips(self) -> int:
     """Of all slices together."""
-    return self.count * math.prod(self.shape)
+    return self.count * self.chips_per_slice
+
+  @property
+  def devices(self) -> int:
+    """`jax.device_count()` on all slices together."""
+    return self.chips * self.chip.devices
+
+  @property
+  def chips_per_slice(self) -> int:
+    """Of one slice."""
+    return math.prod(self.shape)
+
+  @property
+  def hosts_per_slice(self) -> int:
+    """Machines of one slice."""
+    return max(1, self.chips_per_slice // self.machine.chips)
+
+  @property
+  def machine(self) -> Machine:
+    """What each host is: with 4 chips, except that up to 8 chips of v5e or v6e are one host."""
+    exact = [machine for machine in self.chip.machines if machine.chips == self.chips_per_slice]
+    return exact[0] if exact else next(machine for machine in self.chip.machines if machine.chips == 4)
+
+  @property
+  def topology(self) -> str:
+    """The shape of one slice as Google writes it: 2x2x4."""
+    return 'x'.join(map(str, self.shape))
+
+  @property
+  def accelerator_type(self) -> str:
+    """The name of one slice in Cloud TPU, which counts cores: v5p-32 for 16 chips, v5litepod-16 for 16 of one core."""
+    return f'{self.chip.accelerator}-{self.chips_per_slice * self.chip.cores}'
 
   @property
   def ici_bytes_per_second(self) -> float:
@@ -109,13 +172,13 @@ class Slice:
     """Whether a dimension of this many chips wraps around."""
     if self.chip.dimensions == 2:
       return size >= 16
-    return math.prod(self.shape) >= 64 and size % 4 == 0
+    return self.chips_per_slice >= 64 and size % 4 == 0
 
 
 def slice_of(name: str) -> Slice:
   """'v5p-32' -> the slice of 16 chips, 2x2x4; '2xv5p-32' -> two of them (multislice).
 
-  UserError: when there is no such slice, or several are asked for and the bandwidth between them is not published.
+  UserError: when there is no such slice.
   """
   written = re.fullmatch(r'(?:([1-9]\d*)x)?(?:tpu-)?(\w+)-(\d+)', name)
   count, kind, size = written.groups() if written else (None, None, None)
@@ -124,13 +187,41 @@ def slice_of(name: str) -> Slice:
     raise UserError(
       f'--topology {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32, or 2xv5p-32 for two'
     )
-  count, size = int(count or 1), int(size)
-  if count > 1 and not chip.dcn_bandwidth:
-    known = ', '.join(chip.name for chip in CHIPS.values() if chip.dcn_bandwidth)
-    raise UserError(f'--topology {name}: the bandwidth between slices is only known for {known}: plan for one slice')
-  shapes = SHAPES[chip.dimensions]
-  shape = shapes.get(size // chip.cores) if size % chip.cores == 0 else None
+  size = int(size)
+  shape = shape_of(chip, size // chip.cores) if size % chip.cores == 0 else None
   if shape is None:
-    sizes = ', '.join(str(chips * chip.cores) for chips in shapes)
-    raise UserError(f'--topology {name}: {chip.name} slices have sizes {sizes}')
-  return Slice(name, chip, shape, count)
+    raise UserError(f'--topology {name}: {chip.name} slices have sizes {_sizes(chip)}')
+  return Slice(name, chip, shape, int(count or 1))
+
+
+def shape_of(chip: Chip, chips: int) -> tuple[int, ...] | None:
+  """The default shape of a slice with this many chips: the one most like a cube. None when there is no such slice.
+
+  Google's rules. Two dimensions: 1x1, 2x2, and then one of both doubles, up to 16x16. Three dimensions A x B x C: cubes
+  of 4x4x4 in any arrangement up to the largest slice, no dimension over 256; below one cube, hosts of 2x2x1, all
+  dimensions at most 4.
+  """
+  if chip.dimensions == 2:
+    shapes = [(1, 1), *((a, b) for a in (2, 4, 8, 16) for b in (a, 2 * a))]
+  elif chips % 64:
+    shapes = [(a, b, c) for a in (2, 4) for b in (a, 4) for c in (1, 2, 3, 4)]
+  else:
+    sides = range(4, 257, 4)
+    shapes = [(a, b, c) for a in sides for b in sides if b >= a for c in [chips // (a * b)] if b <= c in sides]
+  fitting = [shape for shape in shapes if math.prod(shape) == chips <= chip.largest]
+  return min(fitting, key=lambda shape: (_surface(shape), shape), default=None)
+
+
+def _surface(shape: tuple[int, ...]) -> int:
+  """Grows with how little a shape is like a cube, for shapes of the same size."""
+  return sum(math.prod(shape) // side for side in shape)
+
+
+def _sizes(chip: Chip) -> str:
+  """The sizes of a generation's slices, for people."""
+  if chip.dimensions == 2:
+    return ', '.join(str(chips * chip.cores) for chips in range(1, chip.largest + 1) if shape_of(chip, chips))
+  small = ', '.join(str(chips * chip.cores) for chips in (4, 8, 16, 32))
+  odd = ', '.join(str(chips * chip.cores) for chips in (12, 24, 48))
+  cube, largest = 64 * chip.cores, chip.largest * chip.cores
+  return f'{small} (and {odd}), {cube} and most multiples of it up to {largest}'

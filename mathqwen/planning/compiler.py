@@ -20,16 +20,15 @@ def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, 
 
   The compiler's failures do not raise: the other slices can still be compiled.
   """
-  shape = 'x'.join(map(str, where.shape))
   request = {
     'experiment': config.to_json(experiment),
-    'topology': f'{where.chip.name}:{shape}',
+    'topology': f'{where.chip.name}:{where.topology}',
     'options': _topology_options(where),
   }
   environment = {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',  # no metadata server is asked what machine this is
-    'TPU_ACCELERATOR_TYPE': f'{where.chip.accelerator}-{where.chips // where.count * where.chip.cores}',
+    'TPU_ACCELERATOR_TYPE': where.accelerator_type,
     'TPU_WORKER_HOSTNAMES': 'localhost',
     'TPU_WORKER_ID': '0',
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # several plans may run at a time

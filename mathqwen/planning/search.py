@@ -94,7 +94,7 @@ def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, 
   # Every micro-batch gathers the layers' weights in bfloat16 for each pass over them and scatters their gradients.
   sent_bytes = 8 if remat == 'nested' else 6
   traffic = 0
-  if where.chips * where.chip.devices > 1:
+  if where.devices > 1:
     traffic = micro_batches * sent_bytes * Shape(cfg).layer * cfg.num_hidden_layers // mesh['tensor']
   seconds = max(flops / (where.chips * where.chip.flops), traffic / max(where.ici_bytes_per_second, 1))
   return Candidate(seconds, size, remat, micro_batches)
@@ -120,7 +120,7 @@ def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) ->
       (data,) = choices('data', [where.count])
       wanted = dataclasses.replace(experiment.mesh, data=data, context=context, tensor=tensor)
       try:
-        mesh = sharding.mesh_shape(wanted, where.chips * where.chip.devices)
+        mesh = sharding.mesh_shape(wanted, where.devices)
         sharding.check(mesh, experiment.model, experiment.data.batch_size, 1, experiment.data.seq_len)
         return mesh
       except UserError as error:

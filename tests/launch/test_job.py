@@ -33,7 +33,10 @@ def test_the_example_is_a_job_once_it_names_a_bucket(tmp_path):
     ('v5litepod-16', 'v5litepod-16', 4, ['math-7b'], 'v2-alpha-tpuv5-lite'),
     ('v5p-8', 'v5p-8', 1, ['math-7b'], 'v2-alpha-tpuv5'),
     ('v6e-256', 'v6e-256', 64, ['math-7b'], 'v2-alpha-tpuv6e'),
+    ('v5p-12288', 'v5p-12288', 1536, ['math-7b'], 'v2-alpha-tpuv5'),
+    ('v4-384', 'v4-384', 48, ['math-7b'], 'tpu-ubuntu2204-base'),
     ('2xv5p-32', 'v5p-32', 4, ['math-7b-0', 'math-7b-1'], 'v2-alpha-tpuv5'),
+    ('2xv4-16', 'v4-16', 2, ['math-7b-0', 'math-7b-1'], 'tpu-ubuntu2204-base'),
   ],
 )
 def test_names_of_slices(job_file, slice, accelerator, hosts, nodes, runtime):

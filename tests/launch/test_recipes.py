@@ -70,13 +70,13 @@ def test_gke(job_file):
   assert shlex.split(command)[2].startswith(
     'mathqwen data prepare gsm8k math && exec mathqwen train demo --workdir=gs://'
   )
-  assert '--tpu-type=tpu7x-2x2x4' in recipes.gke(job.read(job_file(*KINDS[0])))
+  assert '--tpu-type=tpu7x-2x2x2' in recipes.gke(job.read(job_file(*KINDS[0])))
   assert '--num-slices=2' in recipes.gke(job.read(job_file('slice = "2xv5p-32"')))
 
 
 def test_gce(job_file):
   text = recipes.gce(job.read(job_file(*KINDS[0])))
-  assert '--machine-type=tpu7x-standard-4t' in text and '--accelerator-topology=2x2x4' in text and '--size=4' in text
+  assert '--machine-type=tpu7x-standard-4t' in text and '--accelerator-topology=2x2x2' in text and '--size=2' in text
   for line, message in (
     ('slice = "v5e-16"', 'Compute Engine has no v5e'),
     ('slice = "2xv6e-16"', 'writes one slice of hosts'),
