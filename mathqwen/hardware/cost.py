@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from jax.extend import core
 
+from mathqwen import compat
+
 DTYPE_BYTES = {'pred': 1, 'bf16': 2} | {f'{kind}{8 * n}': n for kind in 'sfu' for n in (1, 2, 4, 8)}
 KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 
@@ -52,7 +54,7 @@ def _times(name: str, params: dict) -> int:
   if name == 'pallas_call':
     return math.prod(params['grid_mapping'].grid)
   if name == 'shard_map':  # its jaxpr has the shapes of one device, and all devices count
-    return math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
+    return math.prod(params['mesh'].shape[axis] for axis in compat.manual_axes(params))
   return 1
 
 

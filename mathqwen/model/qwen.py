@@ -17,12 +17,15 @@ L layers.
 import functools
 from collections.abc import Callable
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from mathqwen import compat
+from mathqwen.errors import UserError
 from mathqwen.model import layers, stack
 from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import PLAIN, Compute
@@ -35,8 +38,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
 def _param(init, rngs, shape, *axes):
-  # eager_sharding=False: the axes are names only; `hardware.sharding` decides what they mean on a mesh.
-  return nnx.Param(init(rngs.params(), shape, jnp.float32), out_sharding=axes, eager_sharding=False)
+  return nnx.Param(init(rngs.params(), shape, jnp.float32), **compat.axis_names(axes))
 
 
 _ones = nnx.initializers.ones
@@ -154,9 +156,21 @@ def abstract(cfg: ModelConfig) -> dict:
 
 
 def logical_axes(cfg: ModelConfig) -> dict:
-  """The tree of `init` as tuples of axis names."""
+  """The tree of `init` as tuples of axis names.
+
+  UserError: when Flax has lost the names of a weight, which would then be copied to every device.
+  """
   specs = nnx.to_pure_dict(nnx.get_partition_spec(_abstract_state(cfg)))
-  return jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+  axes = jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+  for path, weight in jax.tree_util.tree_leaves_with_path(abstract(cfg)):
+    names = functools.reduce(lambda tree, key: tree[key.key], path, axes)
+    if len(names) != len(weight.shape):
+      name = '/'.join(key.key for key in path)
+      raise UserError(
+        f'flax {flax.__version__} gives the {len(weight.shape)} axes of the weight {name} the names {names}, so the '
+        'weight would be copied to every device: install a flax of the range in setup.py'
+      )
+  return axes
 
 
 def layer_axes(cfg: ModelConfig) -> dict:

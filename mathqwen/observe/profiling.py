@@ -56,18 +56,19 @@ class Profile:
     """Starts the trace; call it before the step `first`."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # tracing every Python call writes hundreds of megabytes and slows the steps
-    options.session_id = self._session
     self._folder = tempfile.TemporaryDirectory()  # the profiler itself cannot write to gs://
     jax.profiler.start_trace(self._folder.name, profiler_options=options)
 
   def end(self) -> str:
     """Stops and writes the trace; call it after the step `last`. Returns a line that says how to read the trace."""
     jax.profiler.stop_trace()
-    session = pathlib.Path('plugins') / 'profile' / self._session
-    target = epath.Path(self.path) / session
+    sessions = pathlib.Path('plugins') / 'profile'
+    target = epath.Path(self.path) / sessions / self._session
     target.mkdir(parents=True, exist_ok=True)
     host = f'{jax.process_index()}-' if jax.process_count() > 1 else ''  # processes on one machine share its name
-    for file in (pathlib.Path(self._folder.name) / session).iterdir():
+    # The profiler names its only session after the time, which differs between hosts.
+    (written,) = (pathlib.Path(self._folder.name) / sessions).iterdir()
+    for file in written.iterdir():
       (target / f'{host}{file.name}').write_bytes(file.read_bytes())
     self._folder.cleanup()
     self._folder = None

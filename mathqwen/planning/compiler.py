@@ -6,19 +6,23 @@ libtpu takes one kind of chip per process, so each slice is compiled in a proces
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from typing import Any
 
-from mathqwen import config
+from mathqwen import compat, config
+from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 
 
 def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, Any]:
-  """What `compile_here` finds for a slice, in a process of its own. {'error': one line} where it does not compile.
+  """What `compile_here` finds for a slice, in a process of its own.
 
-  The compiler's failures do not raise: the other slices can still be compiled.
+  {'error': one line, 'compile_seconds'} when the step needs more memory than the slice has.
+  UserError: when the compiler fails in any other way, which says nothing about the slice.
   """
   request = {
     'experiment': config.to_json(experiment),
@@ -40,10 +44,25 @@ def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, 
     capture_output=True,
     text=True,
   )
-  if done.returncode:
-    last_line = (done.stderr.strip().splitlines() or [f'exit status {done.returncode}'])[-1]
-    return {'error': f'the TPU compiler ended with: {last_line}', 'compile_seconds': None}
-  return json.loads(done.stdout.splitlines()[-1])
+  if done.returncode > 0:  # what `main` does not catch is a defect of ours
+    raise RuntimeError(f'the step for {where.name} did not compile:\n{done.stderr}')
+  if done.returncode == -signal.SIGKILL:
+    raise UserError(f'{where.name}: the TPU compiler was killed, most likely for lack of memory on this machine')
+  if done.returncode < 0:  # libtpu is C++, and aborts where it meets what it does not expect
+    fatal = re.search(r'^F\d{4} .*', done.stderr, re.MULTILINE)
+    said = f'{signal.Signals(-done.returncode).name} {fatal.group() if fatal else ""}'.strip()
+    raise UserError(_compiler_failed(where, said))
+  answer = json.loads(done.stdout.splitlines()[-1])
+  if 'refused' in answer:
+    raise UserError(f'{where.name}: {answer["refused"]}')
+  if 'failed' in answer:
+    raise UserError(_compiler_failed(where, answer['failed']))
+  return answer
+
+
+def _compiler_failed(where: chips.Slice, said: str) -> str:
+  cause = compat.other_libtpu() or 'the libtpu here is the one of this JAX, so please report this with your config'
+  return f'{where.name}: the TPU compiler failed, which says nothing about the slice: {said[:300]}; {cause}'
 
 
 def compile_here(experiment: config.Experiment, topology: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -110,10 +129,20 @@ def _memory(analysis) -> dict[str, int]:
 
 
 def main():
-  """Answers one request: reads it from standard input, writes one line of JSON."""
+  """Answers one request: reads it from standard input, writes one line of JSON.
+
+  The answer is that of `compile_here`, or {'refused': one line} for what is wrong with the settings, or {'failed': one
+  line} for what went wrong in JAX or libtpu.
+  """
   request = json.load(sys.stdin)
   experiment = config.from_json(request['experiment'], 'request')
-  print(json.dumps(compile_here(experiment, request['topology'], request['options'])))
+  try:
+    answer = compile_here(experiment, request['topology'], request['options'])
+  except UserError as error:
+    answer = {'refused': str(error)}
+  except (RuntimeError, OSError, ImportError) as error:  # JAX's own errors are RuntimeErrors
+    answer = {'failed': f'{type(error).__name__}: {error}'.splitlines()[0]}
+  print(json.dumps(answer))
 
 
 if __name__ == '__main__':

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import Any
 
-from mathqwen import config
+from mathqwen import compat, config
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import model_flops
@@ -30,18 +30,28 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
 
   topologies: 'v5p-32', '2xv5p-32', ...
   fixed: names of settings that are not searched. Mesh sizes other than the defaults are kept as well.
-  UserError: when a name is unknown, a model setting is wrong, no mesh fits, or the TPU compiler is not installed.
+  UserError: when a name is unknown, a model setting is wrong, no mesh fits, or the TPU compiler is not installed or
+  fails. The table then has the slices before.
   """
   slices = [chips.slice_of(name) for name in topologies]
   experiment.check_model(experiment.model)
   # For all slices first: a mistake in the last one is found before the first takes minutes to compile.
   tries = [search.candidates(experiment, where, fixed) for where in slices]
   if importlib.util.find_spec('libtpu') is None:
-    raise UserError("plan needs the TPU compiler, which needs no TPU: pip install 'libtpu==0.0.42.*' (the extra tpu)")
+    raise UserError(
+      f'plan needs the TPU compiler of this JAX, which needs no TPU: pip install {compat.tpu_requirement()}'
+    )
+  if warning := compat.other_libtpu():
+    report(warning)
 
-  rows = [_plan_row(experiment, where, settings) for where, settings in zip(slices, tries, strict=True)]
-  print(_table(rows))
-  print(ASSUMPTIONS)
+  rows = []
+  try:
+    for where, settings in zip(slices, tries, strict=True):
+      rows.append(_plan_row(experiment, where, settings))
+  finally:
+    if rows:  # also when the compiler fails: the slices before took minutes
+      print(_table(rows))
+      print(ASSUMPTIONS)
   return {'topologies': rows, 'assumptions': ASSUMPTIONS}
 
 

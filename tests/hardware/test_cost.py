@@ -21,7 +21,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from mathqwen.hardware import cost
 
-mesh = jax.make_mesh((2, 4), ('a', 'b'))
+mesh = jax.make_mesh((2, 4), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 on = lambda *axes: NamedSharding(mesh, P(*axes))
 struct = lambda shape, *axes: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=on(*axes))
 manual = lambda f, i, o: jax.jit(jax.shard_map(f, mesh=mesh, in_specs=i, out_specs=o, check_vma=False))
@@ -149,14 +149,14 @@ ENTRY %main (p: f32[4,8]) -> f32[4,32] {
   assert cost.collective_bytes(text)['all-gather'] == 4 * 32 * 4 * 3 // 4
 
 
-def test_flops_of_kernels_and_of_parts_on_devices():
+def test_flops_of_kernels_and_of_parts_on_devices(abstract_mesh):
   def kernel(a_ref, b_ref, out_ref):
     out_ref[...] = a_ref[...] @ b_ref[...]
 
   whole = pl.BlockSpec((8, 8), lambda i, j: (i, j))
   call = pl.pallas_call(kernel, grid=(2, 3), in_specs=[whole, whole], out_specs=whole, out_shape=jnp.zeros((16, 24)))
   assert cost.matmul_flops(jax.make_jaxpr(call)(jnp.zeros((16, 24)), jnp.zeros((16, 24)))) == 6 * 2 * 8**3
-  mesh = jax.sharding.AbstractMesh((4,), ('x',))
+  mesh = abstract_mesh(x=4)
   split = jax.shard_map(lambda a, b: a @ b, mesh=mesh, in_specs=(P('x'), P()), out_specs=P('x'))
   struct = jax.ShapeDtypeStruct
   assert cost.matmul_flops(jax.make_jaxpr(split)(struct((8, 5), 'f4'), struct((5, 7), 'f4'))) == 2 * 8 * 5 * 7

@@ -88,10 +88,10 @@ def test_weights_are_gathered_in_the_dtype_of_the_computation(equations):
     (98, {'context': 2, 'tensor': 2}, P(('tensor', 'fsdp'), ('context',)), ('data', 'context')),
   ],
 )
-def test_tables_whose_rows_do_not_divide_are_split_by_columns(vocab, sizes, table, parts, tiny_config):
+def test_tables_whose_rows_do_not_divide_are_split_by_columns(vocab, sizes, table, parts, tiny_config, abstract_mesh):
   """All other weights lie where they always do."""
   shape = {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1} | sizes
-  mesh, cfg = jax.sharding.AbstractMesh(tuple(shape.values()), tuple(shape)), tiny_config(vocab_size=vocab)
+  mesh, cfg = abstract_mesh(**shape), tiny_config(vocab_size=vocab)
   shardings = jax.tree_util.tree_leaves_with_path(sharding.params_shardings(mesh, cfg))
   got = {'/'.join(key.key for key in path): where.spec for path, where in shardings}
   assert {name: got[name] for name in ('embed', 'head')} == {'embed': table, 'head': table}

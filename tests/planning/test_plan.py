@@ -1,10 +1,14 @@
 import dataclasses
 import importlib.util
+import io
 import json
+import subprocess
+import sys
 
+import jax
 import pytest
 
-from mathqwen import cli
+from mathqwen import cli, compat, config
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
@@ -128,6 +132,98 @@ def test_a_slice_on_which_nothing_fits(compiled, capsys):
   assert line.startswith('| v5e-16 | 16 | no | -') and '| 16.0 |' in line and line.endswith('too large |')
 
 
+def answers(monkeypatch, **process):
+  """Lets each compiler's process end so: returncode, stdout, stderr. Returns the list of requests."""
+  requests = []
+
+  def run(command, *, input, **_):
+    requests.append(json.loads(input))
+    return subprocess.CompletedProcess(command, **{'returncode': 0, 'stdout': '', 'stderr': ''} | process)
+
+  monkeypatch.setattr(compiler.subprocess, 'run', run)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda *_: True)
+  return requests
+
+
+@pytest.mark.parametrize(
+  'process, line',
+  [
+    (
+      {'stdout': '{"failed": "JaxRuntimeError: INTERNAL: Mosaic failed to compile"}\n'},
+      'v5e-16: the TPU compiler failed, which says nothing about the slice: JaxRuntimeError: INTERNAL: Mosaic failed',
+    ),
+    (
+      {
+        'returncode': -6,
+        'stderr': 'F1128 05:00:01.2 77 a.cc:1] Check failed: x\n*** Check failure stack ***\n @ 0x1\n',
+      },
+      'v5e-16: .*SIGABRT F1128 05:00:01.2 77 a.cc:1] Check failed: x; ',
+    ),
+    ({'returncode': -11}, 'v5e-16: .*SIGSEGV; '),
+    ({'returncode': -9}, 'v5e-16: the TPU compiler was killed, most likely for lack of memory on this machine'),
+    ({'stdout': '{"refused": "train.attention: no"}\n'}, 'v5e-16: train.attention: no'),
+  ],
+)
+def test_a_compiler_that_fails_does_not_mean_that_the_step_does_not_fit(process, line, monkeypatch):
+  requests = answers(monkeypatch, **process)
+  with pytest.raises(UserError, match=line):
+    plan_table.plan(experiment(), ['v5e-16', 'v5p-32'], set())
+  assert len(requests) == 1  # no other settings are tried, and no other slice
+
+
+def test_the_slices_before_a_failure_are_shown(compiled, monkeypatch, capsys):
+  compiled += [TOO_LARGE] * len(search.candidates(experiment(), chips.slice_of('v5e-16'), set()))
+
+  def next_one(*_):
+    if compiled:
+      return dict(compiled.pop())
+    raise UserError('failed')
+
+  monkeypatch.setattr(compiler, 'compile_for', next_one)
+  with pytest.raises(UserError, match='failed'):
+    plan_table.plan(experiment(), ['v5e-16', 'v5p-32'], set())
+  assert '| v5e-16 | 16 | no |' in capsys.readouterr().out
+
+
+def test_a_defect_of_ours_is_none_of_the_compiler(monkeypatch):
+  answers(monkeypatch, returncode=1, stderr="Traceback\nKeyError: 'x'\n")
+  with pytest.raises(RuntimeError, match="KeyError: 'x'"):
+    plan_table.plan(experiment(), ['v5e-16'], set())
+
+
+@pytest.mark.parametrize(
+  'error, answer',
+  [
+    (jax.errors.JaxRuntimeError('INTERNAL: a\nb'), {'failed': 'JaxRuntimeError: INTERNAL: a'}),
+    (OSError('libtpu.so: undefined symbol'), {'failed': 'OSError: libtpu.so: undefined symbol'}),
+    (UserError('set a'), {'refused': 'set a'}),
+  ],
+)
+def test_what_the_compilers_process_answers(error, answer, monkeypatch, capsys):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(compiler, 'compile_here', fail)
+  request = {'experiment': config.to_json(experiment()), 'topology': 'v5e:1x1', 'options': {}}
+  monkeypatch.setattr(sys, 'stdin', io.StringIO(json.dumps(request)))
+  compiler.main()
+  assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_the_libtpu_of_another_jax_is_named(compiled, monkeypatch, capsys):
+  monkeypatch.setattr(compat, 'other_libtpu', lambda: 'libtpu 1 is not the one of JAX 2')
+  compiled += [TOO_LARGE] * 9
+  plan_table.plan(experiment(), ['v5e-16'], set())
+  assert capsys.readouterr().err.startswith('libtpu 1 is not the one of JAX 2\n')
+
+
+def test_a_failure_with_the_libtpu_of_another_jax_names_it(monkeypatch):
+  monkeypatch.setattr(compat, 'other_libtpu', lambda: 'libtpu 1 is not the one of JAX 2')
+  answers(monkeypatch, returncode=-6)
+  with pytest.raises(UserError, match='SIGABRT; libtpu 1 is not the one of JAX 2$'):
+    compiler.compile_for(experiment(), chips.slice_of('v5e-16'))
+
+
 @pytest.mark.parametrize(
   'sizes, want',
   [
@@ -150,9 +246,7 @@ def test_names_come_before_the_compiler(monkeypatch):
     plan_table.plan(experiment(), ['v5q-8'], set())
 
 
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason="no TPU compiler: pip install 'libtpu==0.0.42.*'"
-)
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="no TPU compiler: pip install 'jax[tpu]'")
 def test_plan_of_a_tiny_step(tmp_path, capsys):
   path = tmp_path / 'tiny.py'
   path.write_text(TINY)

@@ -201,13 +201,13 @@ def test_gradients_are_laid_out_like_their_weights(tiny_config, equations):
   assert found >= {wanted['norm'], wanted['embed'], *stacked}
 
 
-def test_the_loss_has_a_group_of_positions_for_each_part_of_the_batch(tiny_config, monkeypatch):
+def test_the_loss_has_a_group_of_positions_for_each_part_of_the_batch(tiny_config, abstract_mesh, monkeypatch):
   cfg, batch, shards = tiny_config(), one_per_row(examples_of(2), 12), []
   monkeypatch.setattr(sharding, 'placement', lambda *_: NO_PLACEMENT)
   monkeypatch.setattr(attention, 'select', lambda *_: attention.reference)
   monkeypatch.setattr(qwen, 'forward', lambda *_: jnp.zeros((2, 12, 48)))
   monkeypatch.setattr(loss, 'head_cross_entropy', lambda *arguments: shards.append(arguments[5]))
-  for mesh in (None, jax.sharding.AbstractMesh((2, 3, 5, 7), ('data', 'fsdp', 'context', 'tensor'))):
+  for mesh in (None, abstract_mesh(data=2, fsdp=3, context=5, tensor=7)):
     step_lib.loss_fn({'embed': jnp.zeros((97, 48))}, batch, None, cfg=cfg, train=train_config(), mesh=mesh)
   assert shards == [(1, 1), (2 * 3, 5)]  # (of the rows, of the length)
 

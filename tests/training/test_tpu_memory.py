@@ -64,9 +64,7 @@ def compiled_elsewhere(*arguments: str) -> float:
 
 
 @pytest.mark.timeout(600)  # a minute of compiling, on a machine that does nothing else
-@pytest.mark.skipif(
-  importlib.util.find_spec('libtpu') is None, reason="no TPU compiler: pip install 'libtpu==0.0.42.*'"
-)
+@pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="no TPU compiler: pip install 'jax[tpu]'")
 def test_no_copy_of_all_layers_in_bfloat16():
   """Gradients are 1 byte for each byte of the float32 weights, activations 0.1; a bfloat16 copy would add 0.5."""
   assert compiled_elsewhere() < 1.35

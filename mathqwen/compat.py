@@ -1,0 +1,73 @@
+"""What differs between versions of JAX and Flax: every difference is here, with the versions that it is for.
+
+mathqwen works with JAX 0.7.2, which Colab has, to 0.12, and with the Flax, Optax, Orbax and Grain of their time; setup.py
+has the ranges. JAX and Flax are imported inside the functions, because this module is also used before JAX may be.
+"""
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Version = tuple[int, ...]
+
+
+def release(version: str) -> Version:
+  """'0.12.0.1' -> (0, 12, 0, 1), and '0.13.0.dev2026' -> (0, 13, 0): numbers that compare in the order of releases."""
+  return tuple(map(int, re.match(r'\d+(\.\d+)*', version).group().split('.')))
+
+
+def axis_names(axes: tuple[str, ...]) -> dict[str, Any]:
+  """The keywords that give the axes of an `nnx.Param` these names, and place nothing on a mesh.
+
+  Flax 0.12.4 and newer call them `out_sharding`. Older ones know `sharding_names`: they take `out_sharding` too, as
+  metadata that nothing reads, and every PartitionSpec is empty.
+  """
+  import flax
+
+  keyword = 'out_sharding' if release(flax.__version__) >= (0, 12, 4) else 'sharding_names'
+  # The axes are names only; `hardware.sharding` decides what they mean on a mesh. Flax 0.11 has no eager sharding and
+  # keeps this keyword as metadata.
+  return {keyword: axes, 'eager_sharding': False}
+
+
+def manual_axes(shard_map_params: Mapping[str, Any]) -> frozenset[str]:
+  """The mesh axes that a `shard_map` splits, from its parameters in a jaxpr. JAX 0.7 calls them `manual_axes`."""
+  name = 'newly_manual_axes' if 'newly_manual_axes' in shard_map_params else 'manual_axes'
+  return shard_map_params[name]
+
+
+def fusion_emitters_flag() -> str:
+  """The XLA flag that turns off MLIR for each fusion on a CPU, so that small programs compile in a third of the time.
+
+  Empty from JAX 0.11 on: its XLA has no such flag, and ends the process of a user who sets it.
+  """
+  older = release(importlib.metadata.version('jax')) < (0, 11)
+  return '--xla_cpu_use_fusion_emitters=false' if older else ''
+
+
+def wanted_libtpu() -> str | None:
+  """The libtpu that belongs to the installed JAX, as its own metadata asks for it: '0.0.42.*'. None: it asks for none."""
+  for requirement in importlib.metadata.requires('jax') or []:
+    if match := re.match(r'libtpu==([\w.*]+)', requirement):
+      return match.group(1)
+  return None
+
+
+def tpu_requirement() -> str:
+  """What to give to pip for the libtpu that belongs to the installed JAX."""
+  return f"'jax[tpu]=={importlib.metadata.version('jax')}'"
+
+
+def other_libtpu() -> str | None:
+  """One line when the installed libtpu is not the one that belongs to the installed JAX, with the remedy; else None."""
+  jax = importlib.metadata.version('jax')
+  wanted = wanted_libtpu()
+  try:
+    installed = importlib.metadata.version('libtpu')
+  except importlib.metadata.PackageNotFoundError:
+    return None
+  exact = (wanted or installed).removesuffix('.*')
+  if installed == exact or (wanted != exact and installed.startswith(f'{exact}.')):
+    return None
+  return f'libtpu {installed} is not the one of JAX {jax}, which asks for {wanted}: pip install {tpu_requirement()}'
