@@ -1,7 +1,8 @@
 """What differs between versions of JAX and Flax: every difference is here, with the versions that it is for.
 
-mathqwen works with JAX 0.7.2, which Colab has, to 0.12, and with the Flax, Optax, Orbax and Grain of their time; setup.py
-has the ranges. JAX and Flax are imported inside the functions, because this module is also used before JAX may be.
+mathqwen works with JAX 0.7.2, which Colab has, to 0.12, and with the Flax, Optax, Orbax and Grain of their time;
+setup.py has the ranges. JAX and Flax are imported inside the functions, because this module is also used before JAX
+may be imported.
 """
 
 import importlib.metadata
@@ -47,7 +48,7 @@ def fusion_emitters_flag() -> str:
 
 
 def wanted_libtpu() -> str | None:
-  """The libtpu that belongs to the installed JAX, as its own metadata asks for it: '0.0.42.*'. None: it asks for none."""
+  """'0.0.42.*': the libtpu that belongs to the installed JAX, from JAX's own metadata. None: it asks for none."""
   for requirement in importlib.metadata.requires('jax') or []:
     if match := re.match(r'libtpu==([\w.*]+)', requirement):
       return match.group(1)
