@@ -5,8 +5,9 @@ run may not change. Every setting is read by the code that it configures: a name
 reads given the other settings, is an error that names the nearest one.
 
 To add a setting, declare it here with `setting(...)` (see `settings.py`) and read it where it acts. Its checks,
-`--set`, the help, what a resumed run may change, and configs/README.md follow from the declaration. Checks of several
-settings at once stand in `Experiment._check_together`.
+`--set`, the help, and what a resumed run may change follow from the declaration; write its page again with
+`python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
+`Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
 """
 
 import ast

@@ -132,8 +132,7 @@ def _qwen1_fields(values: dict, problems: list[str]) -> dict:
     'num_key_value_heads': heads,
     'tie_word_embeddings': _value(values, 'tie_word_embeddings', _TIED),
     'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
-    'qkv_bias': True,
-    'qk_norm': False,
+    **layouts.LAYOUTS['qwen1'].features,
     'use_dynamic_ntk': _value(values, 'use_dynamic_ntk', scaled),
     'use_logn_attn': _value(values, 'use_logn_attn', scaled),
   }
@@ -158,8 +157,7 @@ def _llama_fields(values: dict, problems: list[str], layout: str) -> dict:
     'rope_theta': theta,
     'tie_word_embeddings': _value(values, 'tie_word_embeddings', _TIED),
     'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
-    'qkv_bias': layouts.LAYOUTS[layout].qkv_bias,
-    'qk_norm': layouts.LAYOUTS[layout].qk_norm,
+    **layouts.LAYOUTS[layout].features,
   }
 
 

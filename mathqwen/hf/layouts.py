@@ -6,15 +6,19 @@ reshaped, or, where Qwen-1 keeps q, k and v in one tensor, several of ours below
   file    transformer.h.0.attn.c_attn.weight  [3 * heads * head_dim, hidden]
   ours    layers/q[0], layers/k[0], layers/v[0]  [heads, head_dim, hidden] each
 
-To add a family whose layers are those of Qwen2, Qwen3 or LLaMA, add one `Layout` to LAYOUTS, with a new table if its
-tensors have other names. Its config.json is then read like theirs; if keys have other names or meanings, handle them in
-`config_json.py`. If its layers compute something else, add a field to `model/config.py` and read it in `model/qwen.py`.
-Add a tiny random model of it to `tests/conftest.py` (FAMILIES and `torch_model`): the tests of logits, round trips and
-decoding then cover it.
+To add a family:
+1. Add one `Layout` to LAYOUTS, with a new table if its tensors have other names. Its config.json is then read like
+   those of Qwen2, Qwen3 and LLaMA; handle keys with other names or meanings in `config_json.py`.
+2. Where its layers compute something that no other family does, declare a switch in `model/config.py`, read it in
+   `model/qwen.py`, and name it in the `features` of every layout. The name of a norm's weight ends in `norm`, or weight
+   decay applies to it. Activation, RMSNorm and the scale of embeddings are fixed in `model/layers.py` and `qwen.embed`.
+3. Add a tiny random model of it to `tests/conftest.py` (FAMILIES and `torch_model`): the tests of logits, round trips
+   and decoding then cover it.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from mathqwen.errors import UserError
@@ -40,8 +44,7 @@ class Layout:
   model_type: str
   top: tuple[TensorRule, ...]
   layer: tuple[TensorRule, ...]  # the same for every layer
-  qkv_bias: bool
-  qk_norm: bool
+  features: Mapping[str, bool]  # what its layers have: fields of ModelConfig
   remote_code: bool = False  # whether transformers needs code of the checkpoint to load it
   rope_theta: float | None = None  # what a config.json without the key means; None: it must have the key
   ignored: tuple[str, ...] = ()  # names with these endings are skipped: constants that old files hold
@@ -88,13 +91,38 @@ _QWEN1_LAYER = (
 _INV_FREQ = ('rotary_emb.inv_freq',)
 LAYOUTS = {
   'qwen1': Layout(
-    'QWenLMHeadModel', 'qwen', _QWEN1_TOP, _QWEN1_LAYER, True, False, remote_code=True, ignored=_INV_FREQ
+    'QWenLMHeadModel',
+    'qwen',
+    _QWEN1_TOP,
+    _QWEN1_LAYER,
+    {'qkv_bias': True, 'qk_norm': False},
+    remote_code=True,
+    ignored=_INV_FREQ,
   ),
-  'qwen2': Layout('Qwen2ForCausalLM', 'qwen2', _LLAMA_TOP, _LLAMA_LAYER, True, False, ignored=_INV_FREQ),
-  'qwen3': Layout('Qwen3ForCausalLM', 'qwen3', _LLAMA_TOP, _LLAMA_LAYER, False, True),
+  'qwen2': Layout(
+    'Qwen2ForCausalLM',
+    'qwen2',
+    _LLAMA_TOP,
+    _LLAMA_LAYER,
+    {'qkv_bias': True, 'qk_norm': False},
+    ignored=_INV_FREQ,
+  ),
+  'qwen3': Layout(
+    'Qwen3ForCausalLM',
+    'qwen3',
+    _LLAMA_TOP,
+    _LLAMA_LAYER,
+    {'qkv_bias': False, 'qk_norm': True},
+  ),
   # Llama 2's own config.json has no rope_theta: it is older than the key.
   'llama': Layout(
-    'LlamaForCausalLM', 'llama', _LLAMA_TOP, _LLAMA_LAYER, False, False, rope_theta=10_000.0, ignored=_INV_FREQ
+    'LlamaForCausalLM',
+    'llama',
+    _LLAMA_TOP,
+    _LLAMA_LAYER,
+    {'qkv_bias': False, 'qk_norm': False},
+    rope_theta=10_000.0,
+    ignored=_INV_FREQ,
   ),
 }
 
@@ -107,7 +135,9 @@ def choose(cfg: ModelConfig, name: str | None = None) -> str:
   default = next((n for n, layout in LAYOUTS.items() if not layout.remote_code and not _feature_misfits(cfg, n)), None)
   if name is None or name == default:
     if default is None:
-      raise UserError(f'no Hugging Face architecture has qkv_bias={cfg.qkv_bias} with qk_norm={cfg.qk_norm}')
+      features = next(iter(LAYOUTS.values())).features
+      ours = ' with '.join(f'{feature}={getattr(cfg, feature)}' for feature in features)
+      raise UserError(f'no Hugging Face architecture has {ours}')
     return default
   if name not in LAYOUTS:
     raise UserError(f'layout {name!r} is not one of {", ".join(LAYOUTS)}')
@@ -129,13 +159,8 @@ def _misfits(cfg: ModelConfig, name: str) -> list[str]:
 
 def _feature_misfits(cfg: ModelConfig, name: str) -> list[str]:
   """The features of a model's layers that differ from those of the layout `name`."""
-  layout = LAYOUTS[name]
-  misfits = []
-  if cfg.qkv_bias != layout.qkv_bias:
-    misfits.append(f'qkv_bias={cfg.qkv_bias}')
-  if cfg.qk_norm != layout.qk_norm:
-    misfits.append(f'qk_norm={cfg.qk_norm}')
-  return misfits
+  features = LAYOUTS[name].features
+  return [f'{feature}={getattr(cfg, feature)}' for feature in features if getattr(cfg, feature) != features[feature]]
 
 
 class WeightPart(NamedTuple):
@@ -171,7 +196,17 @@ def file_tensors(cfg: ModelConfig, layout: str) -> list[FileTensor]:
       for layer in range(cfg.num_hidden_layers):
         parts = tuple(WeightPart(('layers', name), layer) for name in rule.ours)
         found.append(FileTensor(rule.name.format(layer), shape, parts))
+  _check_every_weight_has_a_place(shapes, found, layout)
   return found
+
+
+def _check_every_weight_has_a_place(shapes: dict, tensors: list[FileTensor], layout: str):
+  """Without this, a weight that a new family has and its table lacks would be left out of exports."""
+  ours = {(name,) for name in shapes if name != 'layers'} | {('layers', name) for name in shapes['layers']}
+  missing = ours - {part.path for tensor in tensors for part in tensor.parts}
+  if missing:
+    names = ', '.join(sorted('/'.join(path) for path in missing))
+    raise ValueError(f'the table of layout {layout} has no tensor for {names}: add a TensorRule')
 
 
 def _shape_in_file(rule: TensorRule, our_shapes: list[tuple[int, ...]]) -> tuple[int, ...]:

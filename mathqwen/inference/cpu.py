@@ -1,4 +1,6 @@
-"""Decoding on a CPU: a second layout of weights and cache, and the functions of `model.qwen` that use it.
+"""Decoding on one CPU: a second layout of weights and cache, and the functions of `model.qwen` that use it.
+
+A mesh of CPUs decodes like accelerators: `generate.decoder_for` chooses.
 
 XLA's matrix kernel for CPU repacks its right operand in every call. When a few tokens meet a weight of millions of
 numbers, the repacking takes longer than the product. So here the weights are stored in the layout that the kernel reads

@@ -1,4 +1,7 @@
-"""`fit`: the loop around the training step, and what happens between steps."""
+"""`fit`: the loop around the training step, and what happens between steps.
+
+SIGTERM lets the step end, saves, and raises `Preempted`, for which the command ends with status 75.
+"""
 
 import functools
 import math

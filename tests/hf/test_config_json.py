@@ -1,5 +1,6 @@
 """Keys that a config.json leaves out mean here what they mean in transformers; what is written is read back."""
 
+import dataclasses
 import json
 import pathlib
 import types
@@ -186,3 +187,17 @@ def test_layouts_that_cannot_hold_a_model(tiny_config):
       layouts.choose(tiny_config(family), name)
     assert str(error.value) == f'layout {name} cannot hold this model ({reasons}): leave --layout out for {family}'
     assert layouts.choose(tiny_config(family), family) == layouts.choose(tiny_config(family)) == family
+
+
+def test_a_weight_without_a_place_in_the_files(tiny_config, monkeypatch):
+  """Not left out of an export in silence."""
+  without = dataclasses.replace(
+    layouts.LAYOUTS['qwen3'], layer=tuple(rule for rule in layouts.LAYOUTS['qwen3'].layer if rule.ours != ('q_norm',))
+  )
+  monkeypatch.setitem(layouts.LAYOUTS, 'qwen3', without)
+  with pytest.raises(ValueError, match='the table of layout qwen3 has no tensor for layers/q_norm'):
+    layouts.file_tensors(tiny_config('qwen3'), 'qwen3')
+
+
+def test_every_layout_says_the_same_features():
+  assert len({tuple(layout.features) for layout in layouts.LAYOUTS.values()}) == 1
