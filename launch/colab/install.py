@@ -68,8 +68,8 @@ def check(kept: dict[str, str], wanted: SpecifierSet) -> None:
     return
   raise UsageError(
     f'this runtime has JAX {kept["jax"]}, mathqwen works with {wanted}, and nothing was installed. Install another JAX '
-    f'here: run   %pip install -U "{_jax_with_plugins(kept)}{wanted}"   in a cell, restart the session (Colab: Runtime '
-    '> Restart session; Kaggle: Run > Restart & clear cell outputs), and run the cells again. A newer mathqwen may also '
+    f'in a cell: %pip install -U "{_jax_with_plugins(kept)}{wanted}". Then restart the session (Colab: Runtime > '
+    'Restart session; Kaggle: Run > Restart & clear cell outputs) and run the cells again. A newer mathqwen may also '
     'work with this JAX'
   )
 

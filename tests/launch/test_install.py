@@ -132,9 +132,6 @@ def test_a_real_install(script, tmp_path):
   kept = script['installed']()
   assert done.stdout.splitlines()[-1].endswith(f'with JAX {kept["jax"]}')
   assert not [folder.name for folder in site.iterdir() if folder.name.startswith(('jax', 'numpy', 'flax', 'orbax'))]
-  version = subprocess.run([site.parents[2] / 'bin' / 'mathqwen', '--version'], capture_output=True, text=True, env=env)
-  assert version.stdout.endswith(f', jax {kept["jax"]}\n')
-  where = subprocess.run(
-    [python, '-c', 'import mathqwen; print(mathqwen.__file__)'], capture_output=True, text=True, cwd=tmp_path, env=env
-  )
-  assert where.stdout.startswith(str(site))
+  run = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env).stdout
+  assert run(python.with_name('mathqwen'), '--version').endswith(f', jax {kept["jax"]}\n')
+  assert run(python, '-c', 'import mathqwen; print(mathqwen.__file__)').startswith(str(site))
