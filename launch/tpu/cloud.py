@@ -9,17 +9,10 @@ import shlex
 import signal
 import subprocess
 
-from launch.tpu import commands, refusals
+from launch.tpu import commands, redaction, refusals
 from launch.tpu.job import ROOT, TpuJob
 from mathqwen.errors import UserError, report
 
-# Keys and tokens of Google, Hugging Face, OpenAI and GitHub; user and password in an address.
-SECRET = re.compile(
-  r'ya29\.[\w.-]+|AIza[\w-]{30,}|\bhf_\w{10,}|\bsk-[\w-]{10,}|\bgh[pousr]_\w{10,}|(?<=://)[^/\s@]+:[^/\s@]+(?=@)'
-)
-PROJECT = re.compile(
-  r'(?<=projects/)[a-z0-9.:-]+|(?<=@)[a-z0-9.:-]+(?=\.iam\.gserviceaccount\.com)|(?<=--project[= ])\S+'
-)
 # Errors that may go away when the command is run again, in the words of gcloud and of the API.
 LATER = re.compile(
   r'no more capacity|not enough (resources|capacity)|stockout|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE_EXCEEDED|'
@@ -53,8 +46,7 @@ def project() -> str:
 
 def redact(text: str) -> str:
   """`text` without tokens, passwords and project ids."""
-  text = PROJECT.sub('PROJECT', SECRET.sub('SECRET', text))
-  return text.replace(project(), 'PROJECT') if project() else text
+  return redaction.without_projects(redaction.without_secrets(text), project())
 
 
 def say(text: str) -> None:
