@@ -8,6 +8,7 @@ import shlex
 from launch.tpu.job import ROOT, RUNTIMES, TpuJob
 
 TPUS = ['gcloud', 'compute', 'tpus']
+ALPHA = ['gcloud', 'alpha', 'compute', 'tpus']  # for what gcloud 528 has not in its stable commands yet
 HOME = 'mathqwen'  # the checkout, in the home directory of every host
 SOURCE = 'mathqwen.tar.gz'
 # Verbs that have command lines.
@@ -29,17 +30,18 @@ def create(job: TpuJob) -> list[str]:
     '--network': job.network,
     '--subnetwork': job.subnetwork,
     '--service-account': job.service_account,
+    '--reservation': job.reservation,
   }
   flags += [f'{flag}={value}' for flag, value in optional.items() if value]
+  flags += [f'--data-disk={disk}' for disk in job.data_disks]
   if job.internal_ips:
     flags.append('--internal-ips')
+  start = ALPHA if job.reservation or job.provisioning == 'flex-start' else TPUS
   if not job.queue:
-    return [*TPUS, 'tpu-vm', 'create', job.name, f'--version={runtime}', *flags]
+    return [*start, 'tpu-vm', 'create', job.name, f'--version={runtime}', *flags]
   nodes = [f'--node-id={job.name}']
   if job.slices > 1:
     nodes = [f'--node-count={job.slices}', f'--node-prefix={job.name}']
-  is_alpha = job.provisioning == 'flex-start'  # not in gcloud's stable commands yet
-  start = ['gcloud', 'alpha', *TPUS[1:]] if is_alpha else TPUS
   return [*start, 'queued-resources', 'create', job.name, *nodes, f'--runtime-version={runtime}', *flags]
 
 
@@ -67,9 +69,7 @@ def delete(job: TpuJob) -> list[str]:
 
 def ssh(job: TpuJob, node: str, command: str, folder: str | None = None) -> list[str]:
   """Runs `command` on all hosts of a node. folder: where the output of each host goes into a file."""
-  line = [*TPUS, 'tpu-vm', 'ssh', node, f'--zone={job.zone}', '--worker=all', f'--command={command}']
-  if job.internal_ips:
-    line.append('--internal-ip')
+  line = [*_reach(job), 'ssh', node, *_way(job), f'--command={command}']
   if folder:
     line.append(f'--output-directory={folder}')
   return line
@@ -77,10 +77,18 @@ def ssh(job: TpuJob, node: str, command: str, folder: str | None = None) -> list
 
 def copy(job: TpuJob, node: str, file: str) -> list[str]:
   """Copies a file to all hosts of a node, as `SOURCE`."""
-  line = [*TPUS, 'tpu-vm', 'scp', file, f'{node}:{SOURCE}', f'--zone={job.zone}', '--worker=all']
-  if job.internal_ips:
-    line.append('--internal-ip')
-  return line
+  return [*_reach(job), 'scp', file, f'{node}:{SOURCE}', *_way(job)]
+
+
+def _reach(job: TpuJob) -> list[str]:
+  """The group of gcloud's commands that reach hosts."""
+  return [*(ALPHA if job.iap else TPUS), 'tpu-vm']
+
+
+def _way(job: TpuJob) -> list[str]:
+  """How all hosts of a node are reached: by their public addresses, from inside of their network, or by IAP."""
+  inside = ['--tunnel-through-iap'] if job.iap else ['--internal-ip'] if job.internal_ips else []
+  return [f'--zone={job.zone}', '--worker=all', *inside]
 
 
 def archive(file: str) -> list[str]:

@@ -22,6 +22,7 @@ RUNTIMES = {
   'v6e': 'v2-alpha-tpuv6e',
 }
 ZONE = r'[a-z]+-[a-z]+\d+-([a-z]+\d+)?[a-z]'  # us-east5-a; an AI zone is us-south1-ai1b
+DISK = rf'source=projects/[\w.:-]+/zones/({ZONE})/disks/[a-z][a-z0-9-]*(,mode=(read-only|read-write))?'
 NAME = r'[a-z]([a-z0-9-]{0,38}[a-z0-9])?'
 PATTERNS = {
   'name': (NAME, 'lowercase letters, digits and -, 40 at most, beginning with a letter'),
@@ -31,7 +32,14 @@ PATTERNS = {
     'gs://BUCKET/FOLDER with your bucket for BUCKET, or a directory that all hosts share',
   ),
   'config': (r'\w+|(?!/)(\w[\w-]*/)*\w[\w-]*\.py', 'a name in configs/, or the path of a .py file in this checkout'),
-  'init': (r'([\w.:-]*/)*[\w.:-]*', 'a name on the hub, gs://..., or a path on the hosts'),
+  'init': (
+    r'([\w.:-]*/)*[\w.:-]*|(hf://)?[\w-][\w.-]*/[\w-][\w.-]*@[\w-][\w./-]*',
+    'a name on the hub, perhaps with @REVISION, gs://..., or a path on the hosts',
+  ),
+  'reservation': (
+    rf'([a-z][a-z0-9-]*|projects/[\w.:-]+/(locations/{ZONE}/)?reservations/[a-z][a-z0-9-]*)?',
+    'the name of a reservation, or projects/PROJECT/locations/ZONE/reservations/NAME',
+  ),
   'runtime_version': (r'([a-z0-9][a-z0-9.-]*)?', 'the name of a runtime'),
   'network': (r'[\w./-]*', 'the name of a network'),
   'subnetwork': (r'[\w./-]*', 'the name of a subnetwork'),
@@ -50,11 +58,13 @@ class TpuJob:
   zone: str = ''  # us-east5-a; where the slice is requested now, when zones are given
   zones: tuple[str, ...] = ()  # instead of zone: several, requested in turn until one has the slice
   bucket: str  # checkpoints go to BUCKET/NAME: gs://... in the zone's region, or a directory that all hosts share
+  allow_other_region: bool = False  # a bucket outside of the zone's region: slower, and Google charges the traffic
   config: str  # what `mathqwen train` trains
   init: str = ''  # its --init; '' for the config's own
   set: tuple[str, ...] = ()  # its --set, each 'a.b=value'
   data: tuple[str, ...] = ()  # data sets that every host prepares first, by the names of `mathqwen data prepare`
   provisioning: str = 'spot'  # spot, on-demand, reserved, flex-start
+  reservation: str = ''  # of reserved: its name, or projects/PROJECT/locations/ZONE/reservations/NAME; '' for any
   queue: bool = True  # request a queued resource; false requests the TPU VM itself, which is there at once or fails
   wait: str = ''  # how long the request may wait in the queue: 6h; '' for any time
   max_run: str = ''  # of flex-start, at most 7d
@@ -62,6 +72,8 @@ class TpuJob:
   network: str = ''
   subnetwork: str = ''
   internal_ips: bool = False  # hosts without public addresses; the network then needs a way to PyPI (Cloud NAT)
+  iap: bool = False  # reach the hosts through Identity-Aware Proxy, from outside of their network
+  data_disks: tuple[str, ...] = ()  # each 'source=projects/P/zones/Z/disks/D,mode=read-only', for you to mount
   service_account: str = ''
   price_per_chip_hour: float = 0.0  # in your currency; 0 leaves costs out
   max_cost: float = 0.0  # the run is saved and stopped and its slice deleted when it has cost this much; 0: no limit
@@ -89,6 +101,7 @@ class TpuJob:
     if self.max_cost and not self.price_per_chip_hour:
       raise UserError('max_cost needs price_per_chip_hour, which says what a chip-hour costs you')
     self._check_combinations()
+    self._check_disks()
 
   def _choose_zone(self):
     """The first of `zones` is where the slice is requested first. UserError: when zones and zone disagree."""
@@ -122,8 +135,26 @@ class TpuJob:
         raise UserError("provisioning = 'flex-start' gives one slice: take spot, on-demand or reserved for several")
     elif self.max_run:
       raise UserError(f"max_run is for provisioning = 'flex-start', and this is {self.provisioning!r}: use max_hours")
+    if self.reservation and self.provisioning != 'reserved':
+      raise UserError(f"reservation is for provisioning = 'reserved', and this is {self.provisioning!r}")
+    place = re.search('/locations/([^/]+)/', self.reservation)
+    if place and self.all_zones != (place[1],):
+      raise UserError(f'reservation is in {place[1]}, and the slice is not: zone = {place[1]!r}')
     if self.subnetwork and not self.network:
       raise UserError('subnetwork needs the network that it is part of')
+
+  def _check_disks(self):
+    """UserError: when Google cannot attach one of `data_disks` to every host."""
+    for disk in self.data_disks:
+      written = re.fullmatch(DISK, disk, re.ASCII)
+      if not written:
+        raise UserError(
+          f"data_disks has {disk!r}: write each as 'source=projects/PROJECT/zones/ZONE/disks/NAME,mode=read-only'"
+        )
+      if self.all_zones != (written[1],):
+        raise UserError(f'data_disks has {disk!r}, and the slice may be elsewhere: zone = {written[1]!r}')
+      if self.hosts * self.slices > 1 and not disk.endswith(',mode=read-only'):
+        raise UserError(f'data_disks has {disk!r}: {self.slice} has several hosts, which need mode=read-only')
 
   def check_api(self) -> None:
     """UserError: when the Cloud TPU API has no such slice."""

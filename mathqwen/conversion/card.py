@@ -43,7 +43,7 @@ def _hub_name(source: Source) -> str | None:
   run = source.experiment
   if run is None or not run.init or not run.init.startswith(hub.PREFIX):
     return None
-  return hub.name_of(run.init)
+  return hub.without_revision(hub.name_of(run.init))
 
 
 def _title(name: str) -> str:

@@ -14,24 +14,30 @@ def name_of(path: str) -> str | None:
   """The name on the hub that a MODEL means, or None when it is a path.
 
   'Qwen/Qwen2.5-0.5B' for 'hf://Qwen/Qwen2.5-0.5B'. Also for 'Qwen/Qwen2.5-0.5B' itself, unless it or its folder is on
-  this disk: then it is a path, perhaps a misspelt one.
+  this disk: then it is a path, perhaps a misspelt one. '@REVISION' may follow: a branch, a tag or a commit.
   UserError: when the text after hf:// is not ORGANISATION/NAME.
   """
   name = path.removeprefix(PREFIX)
   has_prefix = name != path
-  if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*', name):
+  if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w./-]*)?', name):
     if has_prefix:
-      raise UserError(f'{path} is not a name on the hub: write {PREFIX}ORGANISATION/NAME')
+      raise UserError(f'{path} is not a name on the hub, which @REVISION may follow: write {PREFIX}ORGANISATION/NAME')
     return None
   if has_prefix:
     return name
-  local = pathlib.Path(path)
+  local = pathlib.Path(without_revision(path))
   return None if local.exists() or local.parent.exists() else name
+
+
+def without_revision(name: str) -> str:
+  """'Qwen/Qwen2.5-0.5B' for 'Qwen/Qwen2.5-0.5B@REVISION'."""
+  return name.partition('@')[0]
 
 
 def fetch(name: str) -> str:
   """Downloads the files of a model that are not in the hub's cache yet. Returns the directory with the files.
 
+  name: as `name_of` returns it; without a revision, the newest.
   UserError: when huggingface_hub is not installed, or the hub does not give the files.
   """
   try:
@@ -43,7 +49,9 @@ def fetch(name: str) -> str:
     ) from None
   report(f'{name}: from the Hugging Face hub, or its cache on this disk')
   try:
-    return huggingface_hub.snapshot_download(name, allow_patterns=list(FILES))
+    repository, _, revision = name.partition('@')
+    chosen = {'revision': revision} if revision else {}
+    return huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), **chosen)
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
     reason = ' '.join(str(error).split())[:200]
     raise UserError(

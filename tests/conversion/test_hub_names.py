@@ -31,6 +31,22 @@ def test_names_of_the_hub(exported, tmp_path, monkeypatch, fails):
   assert fails('generate', 'hf://Qwen', '1+1=').endswith('write hf://ORGANISATION/NAME')
 
 
+def test_a_name_with_a_revision(exported, monkeypatch, tmp_path):
+  asked = []
+
+  def give(name, allow_patterns, revision):
+    asked.append((name, revision))
+    return str(exported)
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', give)
+  for name in ('Qwen/Qwen2.5-0.5B@v1.0', 'hf://Qwen/Qwen2.5-0.5B@refs/pr/3'):
+    mathqwen.load(name)
+  assert asked == [('Qwen/Qwen2.5-0.5B', 'v1.0'), ('Qwen/Qwen2.5-0.5B', 'refs/pr/3')]
+  with pytest.raises(UserError, match='@REVISION may follow'):
+    hub.name_of('hf://Qwen/Qwen2.5-0.5B@')
+
+
 def test_a_hub_that_does_not_answer(monkeypatch, tmp_path, fails):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HF_HUB_OFFLINE', '1')

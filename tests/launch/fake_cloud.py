@@ -62,6 +62,7 @@ class FakeCloud:
       'CLOUDSDK_CORE_CHECK_GCE_METADATA': 'false',
       'CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU': self.address,
       'CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE': f'{self.address}compute/v1/',
+      'CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER': self.address,
     }
 
   def preempt(self, node: str, host: int, warn: bool = False):
@@ -113,8 +114,11 @@ class FakeCloud:
     query = dict(urllib.parse.parse_qsl(query))
     if path.endswith(':getGuestAttributes'):
       item = {'namespace': 'hostkeys', 'key': 'ssh-rsa', 'value': 'AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7'}
-      values = [{'queryPath': '', 'queryValue': {'items': [item]}}] * self.hosts
+      names = [{'namespace': 'hostkeys', 'key': 'hostname', 'value': f't1v-w-{i}'} for i in range(self.hosts)]
+      values = [{'queryPath': '', 'queryValue': {'items': [item, name]}} for name in names]
       return 200, {'guestAttributes': values}
+    if re.fullmatch('/v[13]/projects/[^/]+', path):
+      return 200, {'projectId': 'secret-project-7', 'projectNumber': '417', 'lifecycleState': 'ACTIVE'}
     if path.startswith('/compute/v1/projects/'):
       metadata = {'kind': 'compute#metadata', 'fingerprint': 'eA==', 'items': []}
       return 200, {'kind': 'compute#project', 'name': 'secret-project-7', 'commonInstanceMetadata': metadata}

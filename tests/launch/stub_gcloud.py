@@ -16,12 +16,14 @@ import urllib.request
 
 CREATE = {
   '--zone', '--accelerator-type', '--labels', '--spot', '--reserved', '--network', '--subnetwork', '--internal-ips',
-  '--service-account',
+  '--service-account', '--data-disk',
 }  # fmt: skip
 QUEUED = {'--node-id', '--node-count', '--node-prefix', '--runtime-version', '--valid-until-duration'}
 FLAGS = {
   'compute tpus queued-resources create': CREATE | QUEUED,
-  'alpha compute tpus queued-resources create': CREATE | QUEUED | {'--provisioning-model', '--max-run-duration'},
+  'alpha compute tpus queued-resources create': CREATE
+  | QUEUED
+  | {'--provisioning-model', '--max-run-duration', '--reservation'},
   'compute tpus queued-resources describe': {'--zone', '--format'},
   'compute tpus queued-resources delete': {'--zone', '--force', '--quiet'},
   'compute tpus tpu-vm create': CREATE | {'--version'},
@@ -29,6 +31,9 @@ FLAGS = {
   'compute tpus tpu-vm delete': {'--zone', '--quiet'},
   'compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--internal-ip', '--output-directory'},
   'compute tpus tpu-vm scp': {'--zone', '--worker', '--internal-ip'},
+  'alpha compute tpus tpu-vm create': CREATE | {'--version', '--reservation'},
+  'alpha compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--tunnel-through-iap', '--output-directory'},
+  'alpha compute tpus tpu-vm scp': {'--zone', '--worker', '--tunnel-through-iap'},
 }
 
 

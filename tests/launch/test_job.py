@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from launch.tpu import commands, job
+from launch.tpu import cloud, commands, job
 from mathqwen.errors import UserError
 
+DISK = 'source=projects/p/zones/us-east5-a/disks/d,mode=read-only'
 EXAMPLE = pathlib.Path(job.__file__).parent / 'example.toml'
 
 
@@ -66,6 +67,12 @@ def test_names_of_slices(job_file, slice, accelerator, hosts, nodes, runtime):
       ['--network=n', '--subnetwork=s', '--internal-ips', '--service-account=a@b.c'],
       [],
     ),
+    (
+      ['provisioning = "reserved"', 'reservation = "mine"'],
+      ['alpha', '--reserved', '--reservation=mine'],
+      ['--spot'],
+    ),
+    ([f'data_disks = ["{DISK}"]'], [f'--data-disk={DISK}'], ['alpha']),
   ],
 )
 def test_flags_of_create(job_file, lines, flags, without):
@@ -114,6 +121,21 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('queue = false\nwait = "6h"', 'wait needs a queued resource: queue = true'),
     ('queue = false\nslice = "2xv6e-16"', 'a multislice needs a queued resource: queue = true'),
     ('subnetwork = "s"', 'subnetwork needs the network'),
+    ('reservation = "mine"', "reservation is for provisioning = 'reserved'"),
+    ('provisioning = "reserved"\nreservation = "a/b"', "reservation = 'a/b': the name of a reservation, or projects/"),
+    (
+      'provisioning = "reserved"\nreservation = "projects/p/locations/us-east5-b/reservations/r"',
+      "reservation is in us-east5-b, and the slice is not: zone = 'us-east5-b'",
+    ),
+    ('data_disks = ["mine"]', "data_disks has 'mine': write each as 'source=projects/PROJECT/zones/ZONE/disks/NAME"),
+    (f'data_disks = ["{DISK},x=y"]', 'data_disks has '),
+    (
+      f'data_disks = ["{DISK.replace("read-only", "read-write")}"]',
+      'v5p-32 has several hosts, which need mode=read-only',
+    ),
+    (f'data_disks = ["{DISK}"]\nzone = "us-east5-b"', "and the slice may be elsewhere: zone = 'us-east5-a'"),
+    ('init = "Qwen/Qwen-7B@"', 'perhaps with @REVISION'),
+    ('init = "Qwen/Qwen-7B@a b"', 'perhaps with @REVISION'),
     ('name = ', 'Invalid value'),
   ],
 )
@@ -130,6 +152,58 @@ def test_missing_fields_and_files(tmp_path):
     job.read(str(tmp_path / 'empty.toml'))
   with pytest.raises(UserError, match='there is no job file'):
     job.read(str(tmp_path / 'none.toml'))
+
+
+@pytest.mark.parametrize('init', ['Qwen/Qwen-7B@v1.0', 'hf://Qwen/Qwen-7B@refs/pr/3', 'gs://b/model', '/models/x', ''])
+def test_where_training_starts(init, job_file):
+  assert (f'--init={init}' in job.read(job_file(f'init = "{init}"')).train()) == bool(init)
+
+
+@pytest.mark.parametrize('lines, inside', [
+  ([], []),
+  (['internal_ips = true'], ['--internal-ip']),
+  (['iap = true'], ['--tunnel-through-iap']),
+  (['iap = true', 'internal_ips = true'], ['--tunnel-through-iap']),
+])  # fmt: skip
+def test_ways_to_the_hosts(lines, inside, job_file):
+  found = job.read(job_file(*lines))
+  for line in (commands.ssh(found, 'n', 'x'), commands.copy(found, 'n', 'f')):
+    assert [flag for flag in line if flag in ('--internal-ip', '--tunnel-through-iap')] == inside
+    assert ('alpha' in line) == ('iap = true' in lines)
+
+
+FULL = 'projects/other/locations/us-east5-a/reservations/mine'
+
+
+@pytest.mark.parametrize('queue', ['true', 'false'])
+@pytest.mark.parametrize('reservation', ['', 'mine', FULL])
+def test_what_the_api_is_asked(fake_cloud, job_file, reservation, queue):
+  """Through the real gcloud where it is installed: a reservation by its name and a disk reach the request."""
+  lines = ['provisioning = "reserved"', f'reservation = "{reservation}"', f'queue = {queue}']
+  cloud.Cloud(job.read(job_file(*lines, f'data_disks = ["{DISK}"]'))).create()
+  if not fake_cloud.real:
+    return  # the stub refused what gcloud would refuse
+  ((body,),) = [[body for method, _, body in fake_cloud.requests if method == 'POST']]
+  node = body['tpu']['nodeSpec'][0]['node'] if queue == 'true' else body
+  assert node['dataDisks'] == [{'sourceDisk': 'projects/p/zones/us-east5-a/disks/d', 'mode': 'READ_ONLY'}]
+  project = 'secret-project-7' if queue == 'true' else '417'
+  full = {'': None, 'mine': f'projects/{project}/locations/us-east5-a/reservations/mine', FULL: FULL}[reservation]
+  if queue == 'true':
+    any_of_the_zone = 'projects/secret-project-7/locations/us-east5-a/reservations/-'
+    assert body['reservationName'] == (full or any_of_the_zone)
+  else:
+    assert node['schedulingConfig']['reserved'] and node['schedulingConfig'].get('reservationName') == full
+
+
+def test_the_real_gcloud_knows_the_way_through_iap(fake_cloud, job_file):
+  if not fake_cloud.real:
+    pytest.skip('the stub does not print the line of ssh')
+  found = cloud.Cloud(job.read(job_file('iap = true', 'internal_ips = true')))
+  found.create()
+  while found.state() != 'ready':
+    pass
+  printed = found.run([*commands.ssh(found.job, 'math-7b', 'true'), '--dry-run'])
+  assert printed.count('start-iap-tunnel') == 4
 
 
 def test_several_zones(job_file):
