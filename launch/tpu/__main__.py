@@ -21,7 +21,7 @@ import shlex
 import sys
 from typing import NoReturn
 
-from launch.tpu import commands, estimate, job, ledger, recipes
+from launch.tpu import commands, estimate, job, ledger, recipes, region
 from launch.tpu.babysit import STATUS, Babysitter, Limit
 from launch.tpu.cloud import Cloud, Later, redact, say
 from mathqwen.errors import UserError
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace, what: job.TpuJob) -> int:
     return ACTIONS[args.verb](sitter)
   with sitter.alone():
     if args.verb in ('up', 'create'):
+      region.check(sitter.cloud)
       _confirm(args.yes, sitter)
     return ACTIONS[args.verb](sitter)
 

@@ -60,6 +60,11 @@ def node_state(job: TpuJob, node: str) -> list[str]:
   return [*TPUS, 'tpu-vm', 'describe', node, f'--zone={job.zone}', '--format=value(state)']
 
 
+def bucket_location(bucket: str) -> list[str]:
+  """Prints as JSON where a bucket's data are."""
+  return ['gcloud', 'storage', 'buckets', 'describe', bucket, '--format=json(location,location_type,data_locations)']
+
+
 def delete(job: TpuJob) -> list[str]:
   """Deletes the slices with whatever runs on them. Deleting a queued resource deletes its TPU VMs."""
   if job.queue:

@@ -26,6 +26,7 @@ class FakeCloud:
     self.folder, self.hosts, self.queue = folder, hosts, list(queue)
     self.requests, self.nodes, self.queued, self.slices = [], {}, {}, 0
     self.refusals = []  # (status, body) that answer the next requests to create
+    self.buckets = {}  # {name: what the API says about it, or a status such as 404}; others are in us-east5
     self.failures = []  # (code, message) with which the next queued requests fail
     self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
     self.address = f'http://127.0.0.1:{self._server.server_port}/'
@@ -61,8 +62,9 @@ class FakeCloud:
       'CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK': 'true',
       'CLOUDSDK_CORE_CHECK_GCE_METADATA': 'false',
       'CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU': self.address,
-      'CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE': f'{self.address}compute/v1/',
       'CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER': self.address,
+      'CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE': f'{self.address}compute/v1/',
+      'CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE': f'{self.address}storage/v1/',
     }
 
   def preempt(self, node: str, host: int, warn: bool = False):
@@ -117,8 +119,12 @@ class FakeCloud:
       names = [{'namespace': 'hostkeys', 'key': 'hostname', 'value': f't1v-w-{i}'} for i in range(self.hosts)]
       values = [{'queryPath': '', 'queryValue': {'items': [item, name]}} for name in names]
       return 200, {'guestAttributes': values}
-    if re.fullmatch('/v[13]/projects/[^/]+', path):
-      return 200, {'projectId': 'secret-project-7', 'projectNumber': '417', 'lifecycleState': 'ACTIVE'}
+    if path.startswith('/v1/projects/'):
+      return 200, {'projectId': 'secret-project-7', 'projectNumber': '123456789', 'lifecycleState': 'ACTIVE'}
+    if path.startswith('/storage/v1/b/'):
+      name = path.split('/')[4]
+      found = self.buckets.get(name, {'location': 'US-EAST5', 'locationType': 'region'})
+      return (200, {'name': name} | found) if isinstance(found, dict) else (found, _error(found, 'x', 'refused'))
     if path.startswith('/compute/v1/projects/'):
       metadata = {'kind': 'compute#metadata', 'fingerprint': 'eA==', 'items': []}
       return 200, {'kind': 'compute#project', 'name': 'secret-project-7', 'commonInstanceMetadata': metadata}

@@ -38,6 +38,11 @@ FLAGS = {
 
 
 def main(words) -> int:
+  if words[:3] == ['storage', 'buckets', 'describe']:
+    found = ask('GET', f'b/{words[3].removeprefix("gs://")}', base='storage/v1/')
+    placed = found.get('customPlacementConfig', {}).get('dataLocations')
+    print(json.dumps({'location': found['location'], 'data_locations': placed}))
+    return 0
   if words == ['config', 'get-value', 'project']:
     print(os.environ['FAKE_PROJECT'])
     return 0
@@ -89,14 +94,14 @@ def queued(place, flags):
   return {'tpu': {'nodeSpec': [spec]}} | ({'spot': {}} if '--spot' in flags else {})
 
 
-def ask(method, path, body=None):
+def ask(method, path, body=None, base='v2/'):
   data = None if body is None else json.dumps(body).encode()
-  request = urllib.request.Request(f'{os.environ["FAKE_API"]}v2/{path}', data, method=method)
+  request = urllib.request.Request(f'{os.environ["FAKE_API"]}{base}{path}', data, method=method)
   try:
     return json.loads(urllib.request.urlopen(request).read())
   except urllib.error.HTTPError as error:
     answer = json.loads(error.read())['error']
-    print(f'ERROR: (gcloud) {answer["status"]}: {answer["message"]}', file=sys.stderr)
+    print(f'ERROR: (gcloud) HTTPError {error.code}: {answer["status"]}: {answer["message"]}', file=sys.stderr)
     sys.exit(1)
 
 

@@ -186,7 +186,7 @@ def test_what_the_api_is_asked(fake_cloud, job_file, reservation, queue):
   ((body,),) = [[body for method, _, body in fake_cloud.requests if method == 'POST']]
   node = body['tpu']['nodeSpec'][0]['node'] if queue == 'true' else body
   assert node['dataDisks'] == [{'sourceDisk': 'projects/p/zones/us-east5-a/disks/d', 'mode': 'READ_ONLY'}]
-  project = 'secret-project-7' if queue == 'true' else '417'
+  project = 'secret-project-7' if queue == 'true' else '123456789'
   full = {'': None, 'mine': f'projects/{project}/locations/us-east5-a/reservations/mine', FULL: FULL}[reservation]
   if queue == 'true':
     any_of_the_zone = 'projects/secret-project-7/locations/us-east5-a/reservations/-'
