@@ -67,6 +67,7 @@ def join(where: str, after_loss: str):
   _service_started = True
   _remedy = f'{RUN_AGAIN}; {after_loss}'
   jax_internals.on_fatal_error(_end_after_fatal_error)
+  jax_internals.open_tpu_port()
   try:
     with jax_internals.registration_limit(start_seconds, _check_port) as port_is_checked:
       if not port_is_checked and _given_place.index == 0:

@@ -10,6 +10,11 @@ still meet, agree, exchange values and end; only the reasons they give get worse
 `registration_limit` (`get_distributed_runtime_service` in the same module)
   Why: `jax.distributed.initialize` limits how long a client tries to connect, not how long the service waits for all.
   Without: the hosts notice that one stays away, but do not name it.
+`open_tpu_port` (`coordinator_port` of `jax._src.clusters.cloud_tpu_cluster`)
+  Why: TPU hosts meet at port 8482 since JAX 0.8.1 (before at 8476), and the firewall rule that Google makes for slices
+  opens 8470 to 8476. `JAX_COORDINATOR_PORT` would move it too, but it is not there before 0.8.1, and for Slurm it takes
+  the place of a port for each job.
+  Without: the hosts meet at JAX's own port, which the network must let through.
 `on_fatal_error` (the C++ client's text on file descriptor 2; libc's `sleep` as the handler of SIGABRT)
   Why: when a host stays away or dies, the client aborts this process from its own thread and calls nothing of ours.
   Without: the process ends with SIGABRT and a C++ stack trace instead of one line and an exit status.
@@ -102,6 +107,24 @@ def place() -> Place | None:
     return Place(state.process_id, state.num_processes, state.coordinator_address)
   except AttributeError:
     return None
+
+
+TPU_PORT = '8476'  # the last that Google's rule opens; 8470 to 8475 are libtpu's own
+
+
+def open_tpu_port() -> bool:
+  """Has the hosts of a TPU slice meet at a port that is open between them; returns whether that can be set.
+
+  `JAX_COORDINATOR_PORT` still comes first. Other clusters keep their ports.
+  """
+  try:
+    from jax._src.clusters import cloud_tpu_cluster
+  except ImportError:
+    return False
+  if not hasattr(cloud_tpu_cluster, 'coordinator_port'):
+    return False
+  cloud_tpu_cluster.coordinator_port = TPU_PORT
+  return True
 
 
 @contextlib.contextmanager

@@ -1,16 +1,18 @@
 """What hosts say; tests/multidevice/test_processes.py starts some."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 
+import jax
 import jax._src
 import pytest
 from jax._src.lib import _jax
 
-from mathqwen import cli
+from mathqwen import cli, compat
 from mathqwen.errors import UserError
 from mathqwen.hardware import exchange, hosts, jax_internals
 
@@ -224,3 +226,24 @@ def test_an_abort_is_explained_where_libc_allows_it(missing):
     'W1124 12:52:41.1 18160 other.cc:1] kept\nand this\n'
     'explained: F1124 client.h:80] JAX distributed service detected fatal errors. a\nb\n'
   )
+
+
+JOIN = """
+from mathqwen.hardware import hosts, jax_internals
+hosts.join('auto', '')
+print(jax_internals.place().address)
+"""
+
+
+@pytest.mark.parametrize('given, port', [(None, '8476'), ('8479', '8479')])
+def test_the_hosts_of_a_tpu_meet_at_a_port_that_google_opens(given, port):
+  """One process that takes itself for the only host of a slice on GKE; it computes on the CPU."""
+  # Answers for every question that JAX would ask the metadata server of a TPU VM.
+  slices = {'MEGASCALE_COORDINATOR_ADDRESS': '', 'MEGASCALE_NUM_SLICES': '', 'MEGASCALE_SLICE_ID': ''}
+  pod = {'TPU_WORKER_HOSTNAMES': '127.0.0.1', 'TPU_WORKER_ID': '0', 'TPU_SKIP_MDS_QUERY': '1'}
+  environment = os.environ | slices | pod | {'JAX_FORCE_TPU_INIT': '1', 'JAX_PLATFORMS': 'cpu'}
+  if given and compat.release(jax.__version__) < (0, 8, 1):
+    pytest.skip('JAX before 0.8.1 has no JAX_COORDINATOR_PORT')
+  environment |= {'JAX_COORDINATOR_PORT': given} if given else {}
+  done = subprocess.run([sys.executable, '-c', JOIN], capture_output=True, text=True, env=environment, timeout=100)
+  assert done.stdout == f'127.0.0.1:{port}\n', done.stderr
