@@ -22,15 +22,17 @@ class Estimate:
   capacity_gib: float
   chip_hours: float
   cost: float | None
+  host_gib: tuple[float, float] | None = None  # of a host's memory while it saves, and its memory
 
   def text(self, job: TpuJob) -> str:
     """One line for people."""
     chosen = ', '.join(f'{name}={value}' for name, value in self.settings.items())
     price = f', {self.cost:,.2f} at {job.price_per_chip_hour:g} a chip-hour' if self.cost is not None else ''
+    host = '; saving takes {:.1f} of {:.1f} GiB of a host'.format(*self.host_gib) if self.host_gib else ''
     return (
       f'{job.config} on {job.slice} ({job.where.chips} chips): {self.gib:.1f} of {self.capacity_gib:.1f} GiB a chip; '
       f'at least {self.days:.2g} days, {self.chip_hours:,.1f} chip-hours{price}, by a roofline (launch/README.md), '
-      f'plus the time to start and to save; with {chosen}'
+      f'plus the time to start and to save{host}; with {chosen}'
     )
 
 
@@ -60,6 +62,12 @@ def estimate(job: TpuJob, folder: pathlib.Path) -> Estimate:
     raise UserError(
       f'{job.config} does not fit {job.slice}: take more chips, or see `mathqwen plan` (--no-plan skips this)'
     )
+  needed, memory = row.get('host_bytes_while_saving'), row.get('host_memory_bytes')
+  if not row.get('host_fits', True):
+    raise UserError(
+      f'{job.slice}: a host has {memory / 2**30:.1f} GiB ({row["host_machine"]}), and saving {job.config} takes '
+      f'{needed / 2**30:.1f}: take a slice with more hosts (--no-plan skips this)'
+    )
   chip_hours = row['days'] * 24 * job.where.chips
   return Estimate(
     days=row['days'],
@@ -67,5 +75,6 @@ def estimate(job: TpuJob, folder: pathlib.Path) -> Estimate:
     gib=row['peak_bytes_per_chip'] / 2**30,
     capacity_gib=row['hbm_capacity_bytes'] / 2**30,
     chip_hours=chip_hours,
+    host_gib=(needed / 2**30, memory / 2**30) if needed else None,
     cost=chip_hours * job.price_per_chip_hour if job.price_per_chip_hour else None,
   )

@@ -7,9 +7,10 @@ from mathqwen import compat, config
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import model_flops
-from mathqwen.planning import compiler, roofline, search
+from mathqwen.planning import compiler, host_memory, roofline, search
 
-ASSUMPTIONS = """\
+ASSUMPTIONS = (
+  """\
 fits: the TPU compiler accepted the program. Memory is the compiler's own peak of what is alive at one time;
   hbm_bytes_per_chip of --json (arguments + temporaries + outputs - aliased) counts buffers of loops twice and can
   exceed what the chip has.
@@ -18,7 +19,11 @@ executed: matrix multiplications of the step's jaxpr with their loops, including
 collectives: bytes that a chip receives in a step, from the compiled program with its loops.
 step: the longest of: executed FLOPs at the bf16 peak; HBM traffic (state read and written, temporaries written and
   read, weights read three times a micro-batch); collectives at ICI bandwidth; the sum of gradients over slices at the
-  bandwidth of the hosts' network. That is perfect overlap: a real step takes longer. serial: their sum, no overlap."""
+  bandwidth of the hosts' network. That is perfect overlap: a real step takes longer. serial: their sum, no overlap.
+"""
+  + host_memory.ASSUMPTIONS
+)
+PER_CHIP = ('hbm_bytes_per_chip', 'peak_bytes_per_chip', 'weights_bytes', 'moments_bytes')
 HEADER = [
   'slice', 'chips', 'fits', 'weights', 'moments', 'rest', 'GiB at the peak', 'of', 'model PFLOP', 'executed',
   'collectives GiB', 'step s (serial)', 'MFU', 'days', 'settings',
@@ -51,6 +56,9 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
   finally:
     if rows:  # also when the compiler fails: the slices before took minutes
       print(_table(rows))
+      for row in rows:
+        if row['fits']:
+          print(host_memory.line(row))
       print(ASSUMPTIONS)
   return {'topologies': rows, 'assumptions': ASSUMPTIONS}
 
@@ -69,6 +77,8 @@ def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dic
     'step_seconds': None,
     'mfu': None,
     'days': None,
+    'host_bytes_while_saving': None,
+    'host_memory_bytes': where.machine.memory_bytes,
   }
   for settings in tries:
     short = ', '.join(f'{_short(name)} {value}' for name, value in settings.items())
@@ -77,7 +87,9 @@ def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dic
     row |= {'settings': settings, 'compile_seconds': compiled.pop('compile_seconds')}
     if 'error' not in compiled:
       row.pop('error', None)
-      return row | compiled | _speed(row, compiled, where, experiment, settings)
+      per_chip = {name: compiled[name] * where.chip.devices for name in PER_CHIP}  # the compiler counts devices
+      hosts = host_memory.host_memory(compiled, where, settings)
+      return row | compiled | per_chip | hosts | _speed(row, compiled, where, experiment, settings)
     report(f'{where.name}: {compiled["error"]}')
     row['error'] = compiled['error']
   return row

@@ -20,7 +20,7 @@ class Candidate:
   """Settings of training, with estimates of what they cost."""
 
   seconds: float  # per step
-  bytes: int  # of HBM on each chip
+  bytes: int  # of HBM on each device
   remat: str
   micro_batches: int
 
@@ -40,7 +40,7 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
 
   found = [_estimate(experiment, where, mesh, remat, count) for remat in remats for count in counts]
   found.sort(key=lambda candidate: (candidate.seconds, candidate.micro_batches, candidate.bytes))
-  fitting = [candidate for candidate in found if candidate.bytes < MARGIN * where.chip.hbm_bytes]
+  fitting = [candidate for candidate in found if candidate.bytes < MARGIN * where.chip.hbm_bytes / where.chip.devices]
   smallest = min(found, key=lambda candidate: candidate.bytes)
   chosen = dict.fromkeys([*fitting[: ATTEMPTS - 1], smallest])  # each once
 
@@ -52,9 +52,9 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
 
 
 def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
-  """A rough estimate of one chip's HBM in bytes. It only decides what is compiled first.
+  """A rough estimate of one device's HBM in bytes. It only decides what is compiled first.
 
-  tokens: of a micro-batch, on one chip.
+  tokens: of a micro-batch, on one device.
   """
   from mathqwen.model import stack
 

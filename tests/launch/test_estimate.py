@@ -53,6 +53,17 @@ def test_a_step_that_does_not_fit_is_refused(planned, job_file, tmp_path):
     estimate.estimate(job.read(job_file()), tmp_path / 'logs')
 
 
+def test_the_memory_of_a_host(planned, job_file, tmp_path):
+  found = job.read(job_file())
+  host = {'host_bytes_while_saving': 300 * 2**30, 'host_memory_bytes': 448 * 2**30, 'host_machine': 'ct5p-hightpu-4t'}
+  planned.row = ROW | host | {'host_fits': True}
+  text = estimate.estimate(found, tmp_path / 'logs').text(found)
+  assert '; saving takes 300.0 of 448.0 GiB of a host; with mesh.fsdp=16' in text
+  planned.row = ROW | host | {'host_bytes_while_saving': 500 * 2**30, 'host_fits': False}
+  with pytest.raises(UserError, match=r'a host has 448.0 GiB \(ct5p-hightpu-4t\), and saving demo takes 500.0:'):
+    estimate.estimate(found, tmp_path / 'other')
+
+
 def test_the_error_of_plan_reaches_the_user(launch, job_file):
   """Without a compiler, or such a config: one line, before anything is created."""
   status, _, message = launch('up', job_file('config = "dmeo"'), '--yes')

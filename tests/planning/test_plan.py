@@ -122,6 +122,53 @@ def test_a_row_by_hand(compiled, capsys):
   ]  # fmt: skip
 
 
+SIZES = {
+  'peak_bytes_per_chip': 10 * 2**30, 'hbm_bytes_per_chip': 9e9, 'collectives': {}, 'arguments_bytes': 3e9,
+  'temporaries_bytes': 4e9, 'outputs_bytes': 2e9, 'executed_flops_per_step': 1e15, 'collective_bytes_per_step': 50e9,
+  'compile_seconds': 2.0,
+}  # fmt: skip
+PROCESS = 8 * 2**30
+
+
+@pytest.mark.parametrize(
+  'slice, weights, moments, needed, machine, hosts, fits',
+  [
+    # 4 chips a host, and a second time while it is encoded.
+    ('v5p-32', 2**30, 2 * 2**30, PROCESS + 2 * 4 * 3 * 2**30, 'ct5p-hightpu-4t', 4, True),
+    ('2xv5p-32', 2**30, 2 * 2**30, PROCESS + 2 * 4 * 3 * 2**30, 'ct5p-hightpu-4t', 8, True),
+    ('v5e-8', 2**30, 2 * 2**30, PROCESS + 2 * 8 * 3 * 2**30, 'ct5lp-hightpu-8t', 1, True),
+    # Two devices a chip; no more than 96 GB are encoded at a time.
+    ('tpu7x-16', 10 * 2**30, 20 * 2**30, PROCESS + 8 * 30 * 2**30 + 96 * 10**9, 'tpu7x-standard-4t', 2, True),
+    ('v5p-8', 30 * 2**30, 60 * 2**30, PROCESS + 4 * 90 * 2**30 + 96 * 10**9, 'ct5p-hightpu-4t', 1, False),
+  ],
+)
+def test_memory_of_the_hosts(compiled, capsys, slice, weights, moments, needed, machine, hosts, fits):
+  compiled += [SIZES | {'weights_bytes': weights, 'moments_bytes': moments}]
+  (row,) = plan_table.plan(experiment(), [slice], set())['topologies']
+  assert (row['host_bytes_while_saving'], row['host_machine'], row['hosts']) == (needed, machine, hosts)
+  assert (
+    row['fits'] and row['host_fits'] == fits and row['host_memory_bytes'] == chips.slice_of(slice).machine.memory_bytes
+  )
+  (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f'{slice}: ')]
+  assert f'{needed / 2**30:.1f} of ' in line and machine in line and ('DOES NOT FIT' in line) == (not fits)
+
+
+def test_copies_within_a_host_are_saved_once(compiled):
+  compiled += [SIZES | {'weights_bytes': 2**30, 'moments_bytes': 2 * 2**30}]
+  (row,) = plan_table.plan(experiment(MeshConfig(data=4, fsdp=2)), ['v6e-8'], set())['topologies']
+  assert row['host_bytes_while_saving'] == PROCESS + 2 * 2 * 3 * 2**30
+
+
+def test_a_chip_with_two_devices(compiled):
+  """The compiler counts devices; a row counts chips. 16 devices are 8 chips of TPU7x."""
+  tries = search.candidates(experiment(), chips.slice_of('tpu7x-16'), set())
+  assert tries[0]['mesh.fsdp'] == 16
+  compiled += [SIZES | {'weights_bytes': 2**30, 'moments_bytes': 2 * 2**30}]
+  (row,) = plan_table.plan(experiment(), ['tpu7x-16'], set())['topologies']
+  assert (row['chips'], row['weights_bytes'], row['peak_bytes_per_chip']) == (8, 2 * 2**30, 20 * 2**30)
+  assert row['hbm_capacity_bytes'] == 192 * 2**30
+
+
 def test_a_slice_on_which_nothing_fits(compiled, capsys):
   tries = len(search.candidates(experiment(), chips.slice_of('v5e-16'), set()))
   compiled += [TOO_LARGE] * tries
