@@ -26,6 +26,7 @@ def train(
   *,
   data_dir: str | os.PathLike | None = None,
   profile: int | None = None,
+  platform: str | None = None,
 ) -> dict:
   """Trains `config`, or continues the run in `workdir`, as `mathqwen train CONFIG --workdir DIR` does.
 
@@ -37,13 +38,14 @@ def train(
     settings: settings to change, {'train.steps': 100, ...}; `mathqwen configs NAME` lists them.
     data_dir: a local copy of the data sets.
     profile: number of steps to trace into WORKDIR/profile.
+    platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
 
   Returns:
     `step`, `loss` (nats per loss token), `tokens_per_second`, `step_seconds`, `checkpoint` (its path) and more: the
     JSON of the command.
 
   Raises:
-    UserError: when the user can fix something: a setting, a path, the data, a full disk.
+    UserError: when the user can fix something: a setting, a path, the data, a full disk, devices that are in use.
     Preempted: when SIGTERM stopped the run after it had saved; the same call continues it.
   """
   options = argparse.Namespace(
@@ -54,7 +56,9 @@ def train(
     workdir=_path_text(workdir),
     profile=profile,
     dry_run=False,
+    platform=platform,
     distributed=None,
+    slice=None,
   )
   with _as_user_errors():
     return train_command.train(options)
@@ -81,6 +85,7 @@ def evaluate(
   concurrency: int | None = None,
   requests_per_minute: float | None = None,
   timeout: float | None = None,
+  platform: str | None = None,
 ) -> dict:
   """Answers the problems of benchmarks and grades the answers, as `mathqwen evaluate MODEL` does.
 
@@ -100,7 +105,7 @@ def evaluate(
     UserError: when the user can fix something: a name, a path, an argument, the data.
   """
   # Every parameter has the name of its flag, so all of them together are the command's arguments.
-  options = argparse.Namespace(**locals(), distributed=None)
+  options = argparse.Namespace(**locals(), distributed=None, slice=None)
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
   options.data_dir, options.out = _path_text(data_dir), _path_text(out)
   if isinstance(model, Model) and dtype is not None:

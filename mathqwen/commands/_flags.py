@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from mathqwen.errors import UserError
+from mathqwen.hardware import devices
 
 DTYPES = ('bfloat16', 'float32')
 
@@ -79,8 +80,18 @@ def add_model(parser: Parser, more: str = '') -> None:
   )
 
 
+def add_platform(parser: Parser) -> None:
+  """Adds --platform, as `devices.choose` takes it. Every command that computes has it."""
+  parser.add_argument(
+    '--platform',
+    choices=devices.PLATFORMS,
+    help='what to compute on. auto (default) takes what JAX_PLATFORMS names, else the TPU or GPU of this machine, and '
+    'ends with the reason when that cannot be used',
+  )
+
+
 def add_distributed(parser: Parser, what: str) -> None:
-  """Adds --distributed, as `hosts.join` takes it. what: what several hosts do together, for the help."""
+  """Adds --distributed, as `hosts.join` takes it, and --slice. what: what several hosts do together, for the help."""
   parser.add_argument(
     '--distributed',
     nargs='?',
@@ -88,6 +99,9 @@ def add_distributed(parser: Parser, what: str) -> None:
     metavar='HOST:PORT,N,I',
     help=f'{what}: give this flag on each of them. A TPU pod slice needs no value; elsewhere name the address of host '
     '0, the number of processes, and the number of this one, from 0',
+  )
+  parser.add_argument(
+    '--slice', metavar='SLICE', help='the TPU slice that this must run on, such as v5p-32 or 2xv5p-32: no chip less'
   )
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable
 
-from mathqwen.commands import _flags
+from mathqwen.commands import _devices, _flags
 
 HELP = 'tokens per second, CPU seconds and peak memory on this machine'
 
@@ -65,6 +65,7 @@ def add_flags(parser: _flags.Parser) -> None:
     verb.add_argument(
       '--dtype', choices=_flags.DTYPES, default='float32', help='of weights and activations (default: %(default)s)'
     )
+    _flags.add_platform(verb)
     verb.add_argument('--torch', action='store_true', help='measure torch and transformers too, in turn (extra: dev)')
 
 
@@ -95,4 +96,5 @@ def run(args: argparse.Namespace) -> dict:
     options = values(OPTIONS['decode'])
   cfg = ModelConfig(**values(MODEL), max_position_embeddings=positions)
   turns = options.pop('steps')
+  _devices.start(args)
   return measurement.run(args.verb, cfg, dtype=args.dtype, torch=args.torch, turns=turns, **options)

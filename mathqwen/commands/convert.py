@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from mathqwen.commands import _flags
+from mathqwen.commands import _devices, _flags
 from mathqwen.hardware import hosts
 
 HELP = 'Hugging Face directories in and out, and a comparison of two models'
@@ -18,6 +18,7 @@ def add_flags(parser: _flags.Parser) -> None:
   from_hf = _flags.add_command(verbs, 'from-hf', text, run_from_hf)
   from_hf.add_argument('source', metavar='HF_DIR', help='a Hugging Face directory, or a name such as Qwen/Qwen2.5-7B')
   from_hf.add_argument('target', metavar='OUT', help='a directory that is new or empty')
+  _flags.add_platform(from_hf)
   _add_no_check(from_hf)
 
   text = 'a MODEL as a Hugging Face directory, which transformers and vLLM load'
@@ -41,6 +42,7 @@ def add_flags(parser: _flags.Parser) -> None:
     metavar='DIR',
     help='what evaluate --out wrote, for the model card; may be repeated',
   )
+  _flags.add_platform(to_hf)
   _flags.add_distributed(to_hf, 'each host writes its share of the shards')
   _add_no_check(to_hf)
 
@@ -49,6 +51,7 @@ def add_flags(parser: _flags.Parser) -> None:
   check.add_argument('source', metavar='A', help='a MODEL')
   check.add_argument('target', metavar='B', help='the MODEL to compare it with')
   check.add_argument('--tolerance', type=float, metavar='X', help='exit with status 2 when a logit differs by more')
+  _flags.add_platform(check)
 
 
 def _add_no_check(parser: _flags.Parser):
@@ -67,6 +70,7 @@ def run_from_hf(args: argparse.Namespace) -> dict:
   from mathqwen.conversion.from_hf import convert_from_hf
 
   _exit_on_sigterm()
+  _devices.start(args)
   return convert_from_hf(args.source, args.target, compare=not args.no_check)
 
 
@@ -75,8 +79,7 @@ def run_to_hf(args: argparse.Namespace) -> dict:
   from mathqwen.conversion.to_hf import convert_to_hf
 
   _exit_on_sigterm()
-  if args.distributed:
-    hosts.join(args.distributed, 'the export starts from the beginning')
+  _devices.start(args, 'the export starts from the beginning')
   names = ('source', 'target', 'layout', 'dtype', 'scores')
   hosts.agree('arguments', {name: getattr(args, name) for name in names})
   return convert_to_hf(args.source, args.target, args.layout, args.dtype, args.scores, compare=not args.no_check)
@@ -86,4 +89,5 @@ def run_check(args: argparse.Namespace) -> dict:
   """Compares two models. UserError: when a logit differs by more than --tolerance."""
   from mathqwen.conversion import check
 
+  _devices.start(args)
   return check.compare_models(args.source, args.target, args.tolerance)

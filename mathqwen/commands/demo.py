@@ -11,7 +11,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from mathqwen.commands import _flags
+from mathqwen.commands import _devices, _flags
 from mathqwen.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument(
     '--steps', type=int, metavar='N', help='train only N steps: shows every stage in less time, with a poor model'
   )
+  _flags.add_platform(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -51,7 +52,9 @@ def run(args: argparse.Namespace) -> dict:
   run_dir = root / 'run'
   scores = root / 'scores'
   export = root / 'hf'
-  prepared = TrainingRun.prepare(_experiment(data_dir, args.steps))
+  experiment = _experiment(data_dir, args.steps)
+  _devices.start(args)
+  prepared = TrainingRun.prepare(experiment)
   ask = Ask(data_dir, max_new_tokens=80)
 
   def score(model, name):

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mathqwen.commands import _flags, _models, _scores
+from mathqwen.commands import _devices, _flags, _models, _scores
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import hosts
 
@@ -20,7 +20,7 @@ BATCH_SIZE = 64
 ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.ask.Ask
 DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
 SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals.endpoint.evaluate
-OURS = ('batch_size', 'dtype', 'distributed', *DECODING)  # flags that a served model does not take
+OURS = ('batch_size', 'dtype', 'platform', 'distributed', 'slice', *DECODING)  # flags that a served model does not take
 
 
 def add_flags(parser: _flags.Parser) -> None:
@@ -52,6 +52,7 @@ def add_flags(parser: _flags.Parser) -> None:
     '--batch-size', type=int, metavar='N', help=f'problems decoded at the same time (default: {BATCH_SIZE})'
   )
   _flags.add_dtype(parser)
+  _flags.add_platform(parser)
   drawn = parser.add_argument_group('sampling, for a model of ours (default: one greedy answer)')
   drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
   drawn.add_argument('--temperature', type=float, metavar='X', help='divides the logits; 0 is greedy (default)')
@@ -121,8 +122,7 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
 
   batch_size = BATCH_SIZE if args.batch_size is None else args.batch_size
   ask = Ask(**_given(args, ASK), decoding=Decoding(**_given(args, DECODING)))
-  if args.distributed:
-    _join_hosts(args)
+  _start_devices(args)
   if not isinstance(args.model, str):
     return run.evaluate(args.model, chosen, ask, out=args.out, batch_size=batch_size)
   model, read = _models.open_on_this_host(args.model, args.dtype)
@@ -131,10 +131,12 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
     return run.run(model, opened, batch_size)
 
 
-def _join_hosts(args: argparse.Namespace) -> None:
-  """Joins the other hosts, and has SIGTERM end this one: each answer so far is recorded already."""
+def _start_devices(args: argparse.Namespace) -> None:
+  """Joins the other hosts, if there are any, and has SIGTERM end this one: each answer so far is recorded already."""
   kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
-  hosts.join(args.distributed, kept)
+  _devices.start(args, kept)
+  if not args.distributed:
+    return
   hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
   stopped = f'stopped by SIGTERM; {kept}, and the same command on every host continues'
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mathqwen.commands import _flags, _models
+from mathqwen.commands import _devices, _flags, _models
 
 HELP = 'answer questions; without a question, chat'
 
@@ -34,11 +34,13 @@ def add_flags(parser: _flags.Parser) -> None:
   )
   parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random draws (default: 0)')
   _flags.add_dtype(parser)
+  _flags.add_platform(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
   """Answers the questions, or chats when there are none. The JSON: `answers`."""
   options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
+  _devices.start(args)
   model, read = _models.open_on_this_host(args.model, args.dtype)
   prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in args.questions]
   model.check(prompts, **options)  # before the weights are read, which takes a while

@@ -2,8 +2,9 @@
 
 import argparse
 
-from mathqwen.commands import _flags
+from mathqwen.commands import _devices, _flags
 from mathqwen.errors import UserError
+from mathqwen.hardware import hosts
 
 HELP = 'train a config, or continue the run in --workdir'
 
@@ -15,6 +16,7 @@ def add_flags(parser: _flags.Parser) -> None:
   _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
   _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(parser)
+  _flags.add_platform(parser)
   _flags.add_distributed(parser, 'one run over several hosts')
   parser.add_argument(
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
@@ -47,11 +49,10 @@ def train(args: argparse.Namespace) -> dict:
 
   # Before JAX is imported: a misspelled setting is reported at once.
   experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
-  from mathqwen.hardware import hosts
+
+  _devices.start(args, 'training continues from its newest checkpoint')
   from mathqwen.training.prepare import TrainingRun, dry_run
 
-  if args.distributed:
-    hosts.join(args.distributed, 'training continues from its newest checkpoint')
   prepared = TrainingRun.prepare(experiment, dry=args.dry_run)
   flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
   hosts.agree('settings', config.to_flat(prepared.experiment) | flags)

@@ -106,6 +106,11 @@ DEVICE_FLOPS = _TPU_FLOPS | {
 }
 
 
+def of_kind(kind: str) -> Chip | None:
+  """The chip with devices of this `device_kind`; None for one that is not in `CHIPS`."""
+  return next((CHIPS[name] for name, kinds in _KINDS.items() if kind in kinds), None)
+
+
 def peak_flops(kind: str, dtype: str) -> float | None:
   """Peak FLOP/s of a device of this `device_kind`; None where none is published, as for a CPU.
 
@@ -175,9 +180,10 @@ class Slice:
     return self.chips_per_slice >= 64 and size % 4 == 0
 
 
-def slice_of(name: str) -> Slice:
+def slice_of(name: str, flag: str = '--topology') -> Slice:
   """'v5p-32' -> the slice of 16 chips, 2x2x4; '2xv5p-32' -> two of them (multislice).
 
+  flag: what the user wrote it after, for the error.
   UserError: when there is no such slice.
   """
   written = re.fullmatch(r'(?:([1-9]\d*)x)?(?:tpu-)?(\w+)-(\d+)', name)
@@ -185,12 +191,12 @@ def slice_of(name: str) -> Slice:
   chip = CHIPS.get({'v5litepod': 'v5e'}.get(kind, kind))
   if chip is None:
     raise UserError(
-      f'--topology {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32, or 2xv5p-32 for two'
+      f'{flag} {name}: write KIND-SIZE with a kind of {", ".join(CHIPS)}, for example v5p-32, or 2xv5p-32 for two'
     )
   size = int(size)
   shape = shape_of(chip, size // chip.cores) if size % chip.cores == 0 else None
   if shape is None:
-    raise UserError(f'--topology {name}: {chip.name} slices have sizes {_sizes(chip)}')
+    raise UserError(f'{flag} {name}: {chip.name} slices have sizes {_sizes(chip)}')
   return Slice(name, chip, shape, int(count or 1))
 
 

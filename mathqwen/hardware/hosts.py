@@ -21,8 +21,9 @@ import time
 from typing import Any
 
 from mathqwen.errors import UserError
-from mathqwen.hardware import jax_internals
+from mathqwen.hardware import devices, jax_internals
 from mathqwen.hardware.exchange import DeviceExchange, KeyValueExchange, LateHosts
+from mathqwen.hardware.machine import Accelerators
 
 # Environment variables, in seconds.
 START = 'MATHQWEN_START_SECONDS'
@@ -56,10 +57,13 @@ def join(where: str, after_loss: str):
   where: 'auto' asks the machine (a TPU pod slice, GKE and Slurm know their hosts); 'HOST:PORT,N,I' names the
     coordinator, the number of processes and this one's number.
   after_loss: what running the same command again does after a host was lost, for the message.
-  UserError: when `where` cannot be read, the port is taken, or the hosts differ in software or devices.
+  UserError: when `where` cannot be read, the port is taken, the hosts differ in software or devices, or the devices of
+    this one cannot be used.
   Where other hosts do not come, the process ends with status 2 and a line that names them.
   """
   global _exchange, _given_place, _remedy, _service_started
+  if where == 'auto' and Accelerators().is_only_host():
+    return
   _given_place = jax_internals.Place(None, None, None) if where == 'auto' else _parse_place(where)
   start_seconds, lost_seconds = _seconds_from_environment(START), _seconds_from_environment(LOST)
   import jax
@@ -87,6 +91,7 @@ def join(where: str, after_loss: str):
   threading.Thread(target=_end_with_others, name='hosts', daemon=True).start()
   # Software before devices: hosts with different versions may hang as soon as they look for their devices.
   agree('software', {'number of hosts': _exchange.count, 'Python': platform.python_version()} | _versions())
+  devices.start()
   agree('devices', {'kind of device': jax.local_devices()[0].device_kind, 'devices': jax.local_device_count()})
 
 

@@ -1,4 +1,4 @@
-"""What joining hosts needs and JAX does not promise: `jax._src`, the log text of its C++, and a signal handler of libc.
+"""What JAX does not promise and we need: `jax._src`, the log text of its C++, and a signal handler of libc.
 
 Everything of that kind is in this file. Each part is optional: where a JAX version or a machine lacks it, the hosts
 still meet, agree, exchange values and end; only the reasons they give get worse. All were needed with JAX 0.10.2.
@@ -21,6 +21,9 @@ still meet, agree, exchange values and end; only the reasons they give get worse
 `explain` (the words of that text)
   Why: it has no error codes.
   Without: words that are not known here are printed as they are, and the exit status is 1.
+`devices_started`, `start_errors` (`_backends` and `_backend_errors` of `jax._src.xla_bridge`)
+  Why: the platform can be chosen until the devices have started, and JAX keeps to itself why one did not.
+  Without: a process that has used the CPU already is told so later, and without the reason.
 """
 
 import contextlib
@@ -49,6 +52,24 @@ def _distributed():
   except ImportError:
     return None
   return distributed
+
+
+def devices_started() -> bool:
+  """Whether JAX has started its devices, so that it is too late to choose others."""
+  return bool(_xla_bridge_state('_backends'))
+
+
+def start_errors() -> dict[str, str]:
+  """{platform: why JAX could not start it}, of the platforms that it went on without."""
+  return dict(_xla_bridge_state('_backend_errors'))
+
+
+def _xla_bridge_state(name: str) -> dict:
+  try:
+    from jax._src import xla_bridge
+  except ImportError:
+    return {}
+  return getattr(xla_bridge, name, {})
 
 
 class CoordinationClient:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from mathqwen import hf
 from mathqwen.errors import UserError
-from mathqwen.hardware import sharding
+from mathqwen.hardware import devices, sharding
 from mathqwen.inference import generate
 from mathqwen.inference.sampling import AnswerRequest, Sampling
 from mathqwen.model import qwen
@@ -172,12 +172,17 @@ def _compute_logits(params, tokens, segment_ids, positions, *, cfg, dtype):
   return qwen.unembed(params, qwen.forward(params, cfg, tokens, segment_ids, positions, Compute(dtype=dtype)))
 
 
-def load(path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16') -> Model:
+def load(
+  path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16', platform: str | None = None
+) -> Model:
   """A model from a Hugging Face directory, a name on the hub, or a checkpoint directory of ours.
 
   mesh: where its weights go; None is one device. dtype: of weights and activations.
-  UserError: when `path` is not a complete model.
+  platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
+  UserError: when `path` is not a complete model, or the devices cannot be used.
   """
+  devices.choose(platform)
+  devices.start()
   model, read = open_model(path, mesh, dtype)
   model.params = read()
   return model

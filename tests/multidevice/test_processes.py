@@ -117,6 +117,8 @@ def test_hosts_train_like_one_device(hosts, devices, mesh, one, tiny, tmp_path):
     start(tiny, tmp_path / 'run', *SETTINGS, *(f'mesh.{size}' for size in mesh), hosts=hosts, devices=devices)
   )
   assert status == [0] * hosts, said
+  on = f'CPU ({len(os.sched_getaffinity(0))} cores) on {hosts} hosts, {hosts * devices} devices'
+  assert said[0][0] == on and not any(on in line for lines in said[1:] for line in lines)  # said once
   got = losses(tmp_path / 'run')
   assert [step for step, _ in got] == [step for step, _ in one] == list(range(1, 21))
   assert [loss for _, loss in got] == pytest.approx([loss for _, loss in one], rel=1e-5)
