@@ -116,7 +116,7 @@ class Run:
   @property
   def is_running(self) -> bool:
     """Whether its watcher is alive."""
-    return self.status is None and is_alive(self._number('watcher'))
+    return self.status is None and is_alive(self.folder / 'watcher')
 
   @property
   def ended_at(self) -> float:
@@ -136,9 +136,8 @@ class Run:
 
   def kill(self, how: int) -> None:
     """Sends a signal to the command."""
-    pid = self._number('pid')
-    if is_alive(pid):
-      os.kill(pid, how)
+    if is_alive(self.folder / 'pid'):
+      os.kill(self._number('pid'), how)
 
   @property
   def why(self) -> str:
@@ -147,9 +146,14 @@ class Run:
     return path.read_text() if path.exists() else ''
 
 
-def is_alive(pid: int | None) -> bool:
-  """Whether there is such a process."""
-  return pid is not None and os.path.exists(f'/proc/{pid}')
+def is_alive(path: pathlib.Path) -> bool:
+  """Whether the process whose number is in a file is there. Numbers from before the machine's last start are reused."""
+  facts = pathlib.Path('/proc/stat').read_text().splitlines()
+  started = next(int(line.split()[1]) for line in facts if line.startswith('btime'))
+  try:
+    return path.stat().st_mtime >= started and os.path.exists(f'/proc/{int(path.read_text())}')
+  except (FileNotFoundError, ValueError):
+    return False
 
 
 def newest_run(name: str) -> Run | None:
@@ -216,7 +220,7 @@ class Guard:
     deadline, grace = facts.get('deadline'), facts.get('grace')
     if deadline and now >= deadline + wait + facts['linger'] and not is_running:
       return 'limit'
-    if is_running or is_alive(_pid(RUNS / 'setup.pid')) or grace is None:
+    if is_running or is_alive(RUNS / 'setup.pid') or grace is None:
       return ''
     quiet_since = max((RUNS / 'heard').stat().st_mtime, found.ended_at if found else 0)
     if now >= quiet_since + grace + wait:
@@ -254,10 +258,6 @@ class Guard:
     while names and time.time() < until:
       names = [name for name in names if bucket.read(name) is None]
       time.sleep(1 if names else 0)
-
-
-def _pid(path: pathlib.Path) -> int | None:
-  return int(path.read_text()) if path.exists() and path.read_text().strip() else None
 
 
 def guard(number: int) -> None:

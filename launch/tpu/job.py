@@ -283,7 +283,7 @@ def read(path: str) -> TpuJob:
     field.name
     for field in dataclasses.fields(TpuJob)
     if field.name not in given
-    and (field.default is dataclasses.MISSING or (field.name == 'zone' and 'zones' not in given))
+    and (field.default is field.default_factory or (field.name == 'zone' and 'zones' not in given))  # both MISSING
   ]
   if missing:
     raise UserError(f'{path}: {", ".join(missing)} must be given')

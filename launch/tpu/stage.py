@@ -26,7 +26,6 @@ from launch.tpu.bucket import Bucket, Failed
 
 EXTRAS = ('tpu', 'hf', 'gcs')
 BEAT = 60  # seconds between two signs of life of a host that converts a model
-WAIT = 5  # seconds between two looks at what another host does
 LOCK_SECONDS = 900  # in which the first host resolves the versions
 
 
@@ -46,7 +45,7 @@ def lock(facts: dict, number: int, target: str) -> None:
   while found is None:
     if time.time() > until:
       raise Failed(f'the first host did not write {records.address(name)} within {LOCK_SECONDS} seconds')
-    time.sleep(WAIT)
+    time.sleep(facts['poll'])
     found = records.read(name)
   pathlib.Path(target).write_text(found)
 
@@ -84,7 +83,7 @@ def stage_model(facts: dict, values: dict[str, str]) -> None:
     other = json.loads(bucket.read(sign) or '{}')
     # The sign of this job itself is that of a host that was taken away.
     if other and other['job'] != facts['name'] and time.time() - other['time'] < 3 * BEAT:
-      time.sleep(WAIT)
+      time.sleep(facts['poll'])
       continue
     with _signs_of_life(bucket, sign, facts['name']):
       bucket.remove(model['target'])  # what was left half done

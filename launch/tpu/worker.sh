@@ -37,9 +37,10 @@ take_facts() {
   mv "$runs/facts.json.part" "$runs/facts.json"
 }
 
-# Starts the guard, unless it is at work: it locks a file.
+# Starts the guard, unless it is at work.
 guard() {
   cd "$here"
+  flock --nonblock "$runs/guard.lock" true || return 0 # a guard holds it
   setsid nohup python3 -m launch.tpu.host guard "$(number)" >>"$runs/guard.log" 2>&1 </dev/null &
   if ! command -v gcloud >/dev/null; then
     echo 'worker.sh: note: this host has no gcloud: it can neither remove the slice at the end nor write to gs://' |
@@ -54,10 +55,9 @@ setup() {
   if ((told)); then
     echo $$ >"$runs/setup.pid" # the guard does not remove a slice that is being set up
     trap 'rm -f "$runs/setup.pid"; touch "$runs/heard"' EXIT
-    if [[ -e "$runs/guard.pid" ]]; then # of an earlier checkout
-      kill "$(cat "$runs/guard.pid")" 2>/dev/null || true
-      rm "$runs/guard.pid"
-      sleep 0.2
+    if ! flock --nonblock "$runs/guard.lock" true; then # the guard of an earlier checkout
+      kill "$(cat "$runs/guard.pid")" || true
+      flock --timeout 5 "$runs/guard.lock" true || true
     fi
     guard
   fi
@@ -70,7 +70,9 @@ setup() {
     python3 -m launch.tpu.stage lock "$runs/facts.json" "$(number)" "$runs/requirements.txt"
     uv pip install --quiet --python .venv/bin/python --requirements "$runs/requirements.txt"
     uv pip install --quiet --python .venv/bin/python --no-deps -e .
-    python3 -m launch.tpu.stage all "$runs/facts.json" "$(number)"
+    if [[ "$(number)" == 0 ]]; then
+      python3 -m launch.tpu.stage all "$runs/facts.json" 0
+    fi
   else
     uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gcs]'
   fi

@@ -20,6 +20,12 @@ ROOT = pathlib.Path(__file__).parents[2]
 # Takes ten steps and saves each; a new start repeats the newest two. It waits at the step whose number is in the file
 # `hold` of the workdir, as long as that exists; with a file `fail`, host 1 ends with status 1.
 COUNTS = """#!/usr/bin/env bash
+if [[ "$1" != train ]]; then # data prepare, convert from-hf
+  echo "$*" >>"$FAKE_FOLDER/staged"
+  [[ "$1" != data ]] || (mkdir -p "$MATHQWEN_CACHE/downloads/$3" && echo rows >"$MATHQWEN_CACHE/downloads/$3/train")
+  [[ "$1" != convert ]] || (mkdir -p "$4" && echo "weights ${HF_TOKEN:+with a token}" >"$4/weights")
+  exit
+fi
 trap 'echo "stopped by SIGTERM" >&2; exit 75' TERM
 workdir="$(sed -n 's/.*--workdir=\\([^ ]*\\).*/\\1/p' <<<"$*")"
 mkdir -p "$workdir"
@@ -118,9 +124,15 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   assert len(deleted) == 2 and all('queuedResources/math-7b?' in path and 'force=' in path for path in deleted)
   assert not fake_cloud.nodes and not fake_cloud.queued
 
-  # What the hosts ran, both times
+  # What the hosts ran, both times: the versions of the first, and data sets once
+  (locked,) = (tmp_path / 'bucket/launch/math-7b').glob('requirements-*.txt')
+  assert (tmp_path / 'cloud/staged').read_text() == 'data prepare gsm8k\n'
+  assert (tmp_path / 'bucket/data/gsm8k/train').read_text() == 'rows\n'
   for home in sorted(tmp_path.glob('cloud/homes/*')):
-    assert 'uv pip install --quiet --python .venv/bin/python -e .[tpu,hf,gcs]' in (home / 'uv.log').read_text()
+    ran = (home / 'uv.log').read_text()
+    assert f'--requirements {home}/mathqwen-runs/requirements.txt' in ran and '--no-deps -e .' in ran
+    assert (home / 'mathqwen-runs/requirements.txt').read_text() == locked.read_text()
+    assert ('uv pip compile' in ran) == home.name.endswith('1.0')  # the first host of the first slice
   assert len(list(tmp_path.glob('cloud/homes/*/mathqwen/mathqwen/model/qwen.py'))) == 8
 
   # The ledger and the summary
@@ -196,13 +208,19 @@ def test_stop_saves_and_deletes(stub_cloud, hold, start, launch, job_file, tmp_p
   assert not stub_cloud.nodes and 'stopped by SIGTERM' in log(book)
 
 
-@pytest.mark.parametrize('limit', ['max_cost = 0.02\nprice_per_chip_hour = 1', 'max_hours = 0.0012'])
+@pytest.mark.parametrize('limit', ['max_cost = 16\nprice_per_chip_hour = 1', 'max_hours = 1'])
 def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, limit):
   hold(1)
   process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *limit.split('\n')))
+  wait_for(lambda: 'train 1/10' in log(book))
+  # An hour of an earlier slice, as if it had passed in the meantime.
+  file, now = book.folder / 'ledger.jsonl', time.time()
+  earlier = [{'time': now - 3600, 'event': 'active'}, {'time': now, 'event': 'deleted'}]
+  (tmp_path / 'ledger').write_text(''.join(json.dumps(event) + '\n' for event in earlier) + file.read_text())
+  (tmp_path / 'ledger').rename(file)
   output = process.communicate(timeout=100)[1]
   assert process.returncode == 75 and not stub_cloud.nodes, output
-  assert re.search(r'the (cost|hours of the slice) reached 0\.0\d, the limit is 0\.0\d: saving and stopping', output)
+  assert re.search(r'the (cost|hours of the slice) reached 1(6\.\d\d|\.0\d), the limit is 16?\.00: saving and', output)
   assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
 
 

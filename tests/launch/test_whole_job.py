@@ -57,7 +57,7 @@ def test_a_job_preempted_twice_ends_like_an_undisturbed_one(tiny, tmp_path, caps
   job.write_text(''.join(f'{name} = {json.dumps(value)}\n' for name, value in fields.items()))
   workdir = bucket / 'arithmetic'
   # The four processes find each other as tasks of a Slurm job; JAX derives the port from its number.
-  launcher = env | fake.environment(gcloud=False) | {'FAKE_JOB': str(random.randrange(4096))}
+  launcher = env | fake.environment(gcloud=False) | {'FAKE_JOB': str(random.randrange(4096)), 'MATHQWEN_REHEARSAL': '1'}
   line = [sys.executable, '-m', 'launch.tpu', 'up', str(job), '--yes', '--no-plan', '--pace', '0.5']
   line += ['--logs', str(tmp_path / 'launches')]
   with subprocess.Popen(line, cwd=ROOT, env=launcher, stderr=subprocess.PIPE, text=True) as up:
