@@ -126,6 +126,9 @@ def _check_place(sitter: Babysitter):
 def _confirm(yes: bool, sitter: Babysitter):
   """Asks the user, unless `yes`. UserError: when they refuse, the job is done, or its slice belongs to another one."""
   what, book = sitter.job, sitter.book
+  sitter.catch_up()
+  if sitter.outcome != 'again':
+    return  # the job is over, and nothing will be created
   if book.finished:
     if book.here:
       sitter.delete()
@@ -155,7 +158,9 @@ def _upload(sitter: Babysitter):
 
 
 def create(sitter: Babysitter) -> int:
-  """Requests the slice and waits for it."""
+  """Requests the slice and waits for it. UserError: when the job ended while no launcher was watching."""
+  if sitter.outcome != 'again':
+    raise UserError(f'{sitter.job.name} has ended meanwhile: {sitter.outcome} (see summary)')
   sitter.book.add('up')
   return 0 if sitter.have_slice() else 1
 

@@ -17,7 +17,7 @@ def removal(cloud: Cloud) -> str:
   after = f'when no launcher watches, the hosts remove the slice at a limit, and {job.grace} after a run has ended'
   if not job.grace:
     after = (
-      'when no launcher watches, the hosts remove the slice at a limit; grace = "" leaves it after a run has ended'
+      'when no launcher watches, the hosts remove the slice at a limit, but not after a run has ended (grace = "")'
     )
   try:
     account = service_account(cloud)

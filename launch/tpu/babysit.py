@@ -46,6 +46,7 @@ class Babysitter(Keeper):
     """settings: of training, as `plan` chose them. pace: seconds between questions to the cloud."""
     super().__init__(cloud, book, pace)
     self.settings = settings
+    self.outcome = 'again'  # of a run that ended while no launcher was watching, after `catch_up`
     self.reason = ''  # why the hosts ended with status 2, in their own words
 
   def run(self) -> int:
@@ -75,10 +76,10 @@ class Babysitter(Keeper):
   def _run(self) -> int:
     """`run`, without what it adds to a UserError."""
     self.book.add('up')
-    outcome = 'again'
+    self.catch_up()
+    outcome = self.outcome
     fruitless = 0  # attempts in a row that took no new step
     try:
-      outcome = self.catch_up()
       while outcome == 'again':
         self._check_limits()
         before = self.book.reached
@@ -142,15 +143,14 @@ class Babysitter(Keeper):
 
   # The run
 
-  def catch_up(self) -> str:
-    """Reads how a run ended whose slice the hosts have removed since; then 'done', 'again' or 'failed'."""
+  def catch_up(self):
+    """Reads how a run ended whose slice the hosts have removed since: `outcome` is 'done', 'again' or 'failed' then."""
     if not self.book.under_way or self._insist(self.cloud.state) in ('ready', 'waiting'):
-      return 'again'
+      return
     number = self.book.count('started')
     reader = RunReader(Logs(self.book.folder / f'start-{number}'), self.hosts[0], self._catch_up())
-    outcome = self._note_end(number, dict.fromkeys(self.hosts), reader, is_there=False)
+    self.outcome = self._note_end(number, dict.fromkeys(self.hosts), reader, is_there=False)
     self.note_absence()
-    return outcome
 
   def _attempt(self) -> str:
     """Starts the run or continues to follow it, until it ends. Returns its outcome."""

@@ -73,8 +73,8 @@ def secrets(facts: dict) -> dict[str, str]:
       values[name] = run(['gcloud', 'secrets', 'versions', 'access', version, f'--secret={secret}'], 120)
     except Failed as error:
       raise Failed(
-        f'secrets: {name} = {secret!r} was not given to this host: {error}; let the service account read it '
-        '(launch/README.md)'
+        f'secret {secret} (for {name}) was not given to this host: {error}; let the service account read it: '
+        'launch/README.md'
       ) from None
   return values
 
@@ -263,10 +263,14 @@ class Guard:
 def guard(number: int) -> None:
   """Looks every few seconds for as long as this machine runs. There is one on each host."""
   lock = open(RUNS / 'guard.lock', 'w')  # noqa: SIM115 - held until this process ends
-  try:
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError:
-    return  # another one is at work
+  for _ in range(15):
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      break
+    except OSError:  # another guard is at work; or worker.sh looks for a moment whether one is
+      time.sleep(0.2)
+  else:
+    return
   write(RUNS / 'guard.pid', str(os.getpid()))
   watcher = Guard(number)
   while (RUNS / 'facts.json').exists():

@@ -254,7 +254,7 @@ def test_a_secret_that_is_not_given(host, secret):
   followed = host.worker('follow', 'job/1')
   assert followed.returncode == 2
   first = followed.stdout.splitlines()[0]
-  assert first.startswith("[0] worker.sh: secrets: HF_TOKEN = 'another' was not given to this host: ERROR: (gcloud.")
+  assert first.startswith('[0] worker.sh: secret another (for HF_TOKEN) was not given to this host: ERROR: (gcloud.')
   assert 'secretmanager.versions.access' in first and 'never' not in followed.stdout
 
 

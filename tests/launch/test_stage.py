@@ -138,7 +138,7 @@ def test_a_host_waits_for_the_first(stage):
 def test_a_secret_that_is_not_given(stage):
   done = stage('all', 0, secrets={'HF_TOKEN': ['another', '3']})
   assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-  assert done.stderr.startswith("worker.sh: secrets: HF_TOKEN = 'another' was not given to this host: ")
+  assert done.stderr.startswith('worker.sh: secret another (for HF_TOKEN) was not given to this host: ')
 
 
 # The launcher's side

@@ -14,7 +14,8 @@ import time
 import pytest
 from stub_gcloud import FLAGS
 
-from launch.tpu import babysit, cloud, ledger
+from launch.tpu import babysit, cloud, commands, ledger
+from launch.tpu.job import read
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Takes ten steps and saves each; a new start repeats the newest two. It waits at the step whose number is in the file
@@ -222,6 +223,146 @@ def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, lim
   assert process.returncode == 75 and not stub_cloud.nodes, output
   assert re.search(r'the (cost|hours of the slice) reached 1(6\.\d\d|\.0\d), the limit is 16?\.00: saving and', output)
   assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
+
+
+def without_launcher(fake, book, process):
+  """Ends the launcher as a closed laptop does, and waits until the hosts have removed the slice."""
+  process.kill()
+  process.wait()
+  wait_for(lambda: not fake.nodes)
+  # The last host was killed with its slice while gcloud was still answering it.
+  assert not fake.queued and book.newest('active', 'gone', 'deleted') == 'active'
+
+
+def test_a_run_that_ended_unwatched(stub_cloud, hold, start, launch, job_file, tmp_path):
+  """The hosts store the logs and remove the slice; `up` understands that the job is done."""
+  held = hold(2)
+  job = job_file(f'bucket = "{tmp_path}/bucket"', 'price_per_chip_hour = 3600', 'grace = "3s"')
+  process, book = start(job)
+  wait_for(lambda: 'train 2/10' in log(book))
+  process.kill()
+  held.unlink()
+  without_launcher(stub_cloud, book, process)
+  removal = json.loads((tmp_path / 'bucket/launch/math-7b/removed.json').read_text())
+  assert removal['why'] == 'ended'
+  again = start(job)[0]
+  output = again.communicate(timeout=60)[1]
+  assert again.returncode == 0, output
+  assert output.splitlines()[-1].startswith('done: 10 steps; 10,240 tokens; starts: 1; preemptions: 0, 0.00 hours lost')
+  assert 'the hosts have removed the slice: the run had ended, and no launcher came' in output
+  assert len(created(stub_cloud)) == 1 and all('train 10/10 loss 1.5' in log(book, 1, host) for host in range(4))
+  # The slice cost money until the hosts removed it, and not until the launcher came back.
+  deleted, active = book.last('deleted'), book.last('active')
+  assert deleted['time'] == removal['time'] and deleted['why'] == 'ended'
+  cost = (removal['time'] - active['time']) * 16
+  assert json.loads(launch('summary', job)[1])['cost'] == pytest.approx(cost)
+
+
+@pytest.mark.parametrize('fails', [False, True])
+def test_a_limit_that_was_reached_unwatched(stub_cloud, hold, start, job_file, tmp_path, fails):
+  """The launcher tells the hosts the deadline; here it comes at once. A run that failed before it has failed."""
+  held = hold(2)
+  job = job_file(f'bucket = "{tmp_path}/bucket"', 'max_hours = 1')
+  process, book = start(job)
+  wait_for(lambda: 'train 2/10' in log(book))
+  facts = [path for path in tmp_path.glob('cloud/homes/1.*/mathqwen-runs/facts.json')]
+  assert len(facts) == 4
+  process.kill()
+  if fails:
+    (tmp_path / 'bucket/math-7b/fail').touch()
+    held.unlink()
+    wait_for(lambda: len(list(tmp_path.glob('cloud/homes/1.*/mathqwen-runs/math-7b/1/status'))) == 4)
+  for path in facts:
+    told = json.loads(path.read_text())
+    assert abs(told['deadline'] - book.last('active')['time'] - 3600) < 1
+    (tmp_path / 'part').write_text(json.dumps(told | {'deadline': time.time()}))
+    (tmp_path / 'part').rename(path)
+  without_launcher(stub_cloud, book, process)
+  earlier = [{'time': time.time() - 3600, 'event': 'active'}, {'time': time.time(), 'event': 'deleted'}]
+  file = book.folder / 'ledger.jsonl'
+  file.write_text(''.join(json.dumps(event) + '\n' for event in earlier) + file.read_text())
+  again = start(job)[0]
+  output = again.communicate(timeout=60)[1]
+  assert (again.returncode, len(created(stub_cloud))) == (1 if fails else 75, 1), output
+  last = 'failed: 10 steps' if fails else 'stopped: the hours of the slice reached 1.0'
+  assert output.splitlines()[-1].startswith(last)
+  assert 'the hosts have removed the slice: a limit of the job was reached' in output
+  assert book.last('ended')['statuses'] == {f'math-7b.{i}': int(i == 1) if fails else 75 for i in range(4)}
+
+
+def test_what_a_host_refuses_ends_the_job(stub_cloud, counting, start, job_file, tmp_path):
+  """A secret that the service account may not read: one line, status 2, and no slice left."""
+  lines = ['init = "Qwen/Qwen2.5-0.5B"', 'secrets = {HF_TOKEN = "hf-token"}']
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', *lines))
+  output = process.communicate(timeout=60)[1]
+  assert process.returncode == 2 and not stub_cloud.nodes and not book.count('started'), output
+  last = output.splitlines()[-1]
+  assert last.startswith('launch: worker.sh: secret hf-token (for HF_TOKEN) was not given to this host: ERROR: (gcloud')
+  assert output.count('installing on every host') == 1
+
+
+def test_hosts_that_end_with_2_tell_why(stub_cloud, counting, start, job_file, tmp_path):
+  (tmp_path / 'mathqwen').write_text('#!/bin/sh\necho "mathqwen: no such setting; correct it" >&2\nexit 2\n')
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"'))
+  output = process.communicate(timeout=60)[1].splitlines()
+  assert process.returncode == 2 and not stub_cloud.nodes
+  assert output[-1] == 'launch: host math-7b.0: no such setting; correct it' and output[-2].startswith('failed: ')
+
+
+NO_CAPACITY = (8, 'There is no more capacity in the zone "us-east5-a"; you can try in another zone')
+NO_QUOTA = (8, "Quota 'TPUS_PER_PROJECT' exhausted. Limit 0 in zone us-east5-a")
+
+
+def test_zones_in_turn(stub_cloud, counting, start, job_file, tmp_path, monkeypatch):
+  """The first has no chips now and the second no quota; the third gives the slice."""
+  monkeypatch.setenv('PAUSE', '0.05')
+  stub_cloud.failures = [NO_CAPACITY, NO_QUOTA]
+  zones = ['us-east5-a', 'us-east5-b', 'us-central1-a']
+  process, book = start(job_file(f'bucket = "{tmp_path}/bucket"', f'zones = {json.dumps(zones)}'))
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 0 and not stub_cloud.queued, output
+  assert [event['zone'] for event in book.events() if event['event'] == 'asked'] == zones
+  assert 'us-east5-b will not give v5p-32: Quota' in output
+
+
+def test_no_zone_gives_the_slice(stub_cloud, counting, start, job_file, tmp_path):
+  stub_cloud.failures = [NO_QUOTA, NO_CAPACITY, NO_QUOTA]
+  lines = [f'bucket = "{tmp_path}/bucket"', 'zones = ["us-east5-a", "us-east5-b"]']
+  process, book = start(job_file(*lines))
+  output = process.communicate(timeout=100)[1]
+  assert process.returncode == 2 and not stub_cloud.queued, output
+  asked = [event['zone'] for event in book.events() if event['event'] == 'asked']
+  assert asked == ['us-east5-a', 'us-east5-b', 'us-east5-b'] and "launch: Quota 'TPUS_PER_PROJECT'" in output
+
+
+@pytest.mark.parametrize(
+  'lines, roles, said',
+  [
+    ([], ['roles/viewer', 'roles/tpu.admin'], 'and 15m after a run has ended (PROJECT-compute@developer'),
+    (['service_account = "a@b.c"'], ['roles/viewer'], 'NOBODY REMOVES THE SLICE when no launcher watches: the hosts'),
+    (
+      ['grace = ""'],
+      ['projects/p/roles/mine'],
+      'but not after a run has ended (grace = ""), IF projects/',
+    ),
+  ],
+)
+def test_who_removes_the_slice_is_said_before_it_is_made(stub_cloud, launch, job_file, lines, roles, said):
+  from fake_cloud import ACCOUNT
+
+  account = 'a@b.c' if len(roles) == 1 and lines[0].startswith('service') else ACCOUNT
+  stub_cloud.policy = [{'role': role, 'members': [f'serviceAccount:{account}', 'user:me@b.c']} for role in roles]
+  status, _, output = launch('create', job_file(*lines), '--no-plan', input='n\n')
+  assert status == 2 and said in output and not stub_cloud.queued
+
+
+def test_the_real_gcloud_looks_up_roles_and_removes_slices(fake_cloud, launch, job_file):
+  """What the hosts run, and what is said before."""
+  job = job_file()
+  status, _, output = launch('create', job, '--no-plan', '--yes')
+  assert status == 0 and 'roles/tpu.admin)' in output and fake_cloud.nodes
+  done = subprocess.run(commands.remove(read(job)), capture_output=True, text=True)
+  assert done.returncode == 0 and not fake_cloud.nodes and not fake_cloud.queued, done.stderr
 
 
 def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
