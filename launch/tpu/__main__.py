@@ -98,8 +98,8 @@ def run(args: argparse.Namespace, what: job.TpuJob) -> int:
   sitter = Babysitter(Cloud(what), ledger.Ledger(folder), settings, args.pace)
   if args.verb in ('plan', 'up', 'create'):
     facts.train(what)  # for its error: nothing is created for a setting or a file that training would refuse
-    say(access.removal(sitter.cloud))
   if args.verb == 'plan':
+    say(access.removal(sitter.cloud))
     return 0
   _check_place(sitter)
   if args.verb in ('status', 'stop', 'logs', 'delete', 'summary'):
@@ -139,10 +139,13 @@ def _confirm(yes: bool, sitter: Babysitter):
       f'{what.name} exists already, and was not requested from {book.folder}: is it another job of that name? Give '
       'this one another name, or give --logs the folder of the launcher that requested it'
     )
-  if is_there or yes:
+  if is_there:
     return
-  if not sys.stdin.isatty():
+  if not yes and not sys.stdin.isatty():
     raise UserError('standard input is not a terminal, so nobody can confirm; --yes creates without asking')
+  say(access.removal(sitter.cloud))
+  if yes:
+    return
   if input(f'create {what.slice} in {what.zone}, {what.provisioning}? [y/N] ').strip().lower() not in ('y', 'yes'):
     raise UserError('nothing was created')
 
