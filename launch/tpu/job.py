@@ -259,6 +259,7 @@ class TpuJob:
     """The words of the training command, the same on every host. settings: chosen by `plan`."""
     chosen = [f'{name}={value}' for name, value in (settings or {}).items()]
     words = ['mathqwen', 'train', self.config, f'--workdir={self.workdir}', '--distributed', '--json']
+    words += [f'--slice={self.slice}', '--platform=tpu']
     if self.init:
       words.append(f'--init={self.init}')
     return words + [f'--set={setting}' for setting in [*self.set, *chosen]]
