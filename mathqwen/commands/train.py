@@ -12,7 +12,9 @@ HELP = 'train a config, or continue the run in --workdir'
 def add_flags(parser: _flags.Parser) -> None:
   """Adds CONFIG, --workdir, and flags for what changes from run to run."""
   _flags.add_config(parser)
-  parser.add_argument('--workdir', metavar='DIR', help='where checkpoints, metrics and the resolved config go')
+  parser.add_argument(
+    '--workdir', type=_flags.path, metavar='DIR', help='where checkpoints, metrics and the resolved config go'
+  )
   _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
   _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(parser)
