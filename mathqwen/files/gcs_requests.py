@@ -98,7 +98,10 @@ def delete(bucket: str, key: str, generation: int | None = ANY) -> bool:
   with _explained(bucket, key, 'remove'):
     try:
       _filesystem().call('DELETE', 'b/{}/o/{}', bucket, key, ifGenerationMatch=_condition(generation))
-    except (FileNotFoundError, FileExistsError):
+    except FileExistsError:
+      return False
+    except FileNotFoundError:
+      _check_bucket(bucket, key)
       return False
   return True
 

@@ -6,10 +6,12 @@ s3://..., gs:/scores     refused: as local names they would make a folder called
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Iterator
 
 from mathqwen.errors import Unreachable, UserError
@@ -128,8 +130,15 @@ def _prepare_libraries() -> None:
   url = emulator if '://' in emulator else f'http://{emulator}'
   os.environ.setdefault('TENSORSTORE_GCS_HTTP_URL', url)
   os.environ.setdefault('GOOGLE_AUTH_TOKEN_FOR_TESTING', 'emulator')  # TensorStore asks for some token
-  import fsspec.config
+  import fsspec
 
   fsspec.config.conf.setdefault('gs', {}).setdefault('token', 'anon')  # gcsfs would look for credentials for seconds
-  # gcsfs would ask over gRPC, which emulators do not speak, what kind of bucket it is, and try again for a minute.
-  os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+  # The class that gcsfs gives by default asks over gRPC, which emulators do not speak, what kind of bucket it is, and
+  # tries again for a minute.
+  if 'gcsfs' in sys.modules:
+    plain = importlib.import_module('gcsfs.core').GCSFileSystem
+  else:
+    plain = 'gcsfs.core.GCSFileSystem'
+  for name in ('gs', 'gcs'):
+    if fsspec.registry.get(name) is not plain:
+      fsspec.register_implementation(name, plain, clobber=True)
