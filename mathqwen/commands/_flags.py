@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 def path(text: str) -> str:
   """The type of a flag that names a file or folder, local or on gs://: `text`, once its scheme is checked."""
   try:
-    files.check(text)
+    files.check_scheme(text)
   except UserError as error:
     raise argparse.ArgumentTypeError(str(error)) from None
   return text

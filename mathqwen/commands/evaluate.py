@@ -91,6 +91,7 @@ def evaluate(args: argparse.Namespace) -> dict:
   from mathqwen.evals import ask, prompts
   from mathqwen.grading import grade
 
+  files.check(args.out)  # a misspelt bucket, or no gcsfs, before a model is opened
   chosen = ask.choose(args.benchmarks)
   if args.prompt:
     prompts.get(args.prompt)

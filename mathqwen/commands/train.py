@@ -47,7 +47,9 @@ def train(args: argparse.Namespace) -> dict:
 
   args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
   """
-  from mathqwen import config
+  from mathqwen import config, files
+
+  files.check(args.workdir)  # a misspelt bucket, or no gcsfs, before a model is fetched
 
   # Before JAX is imported: a misspelled setting is reported at once.
   experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)

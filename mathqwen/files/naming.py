@@ -53,12 +53,12 @@ def check(name: str | os.PathLike | GcsPath | None) -> None:
 
 
 def check_scheme(name: str, may_be_on_hub: bool = False) -> None:
-  """As `check`, for what may never be read here, such as a setting of a run that is only planned: without gcsfs.
+  """UserError: when the scheme is not gs://. Nothing more, for what may not be read here: a run that is only planned.
 
   may_be_on_hub: a model, which may also be hf://ORGANISATION/NAME.
   """
-  if not (may_be_on_hub and name.startswith(HUB)):
-    _parse(name)
+  if not name.startswith(GCS) and not (may_be_on_hub and name.startswith(HUB)):
+    _refuse_schemes(name)
 
 
 def is_remote(name: str | os.PathLike | GcsPath) -> bool:

@@ -1,6 +1,7 @@
 """Whole folders: removed, and put in the place of another name."""
 
 import concurrent.futures
+import os
 import pathlib
 import shutil
 
@@ -48,6 +49,12 @@ def _for_all(work, values: list) -> None:
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as threads:
     for done in [threads.submit(work, value) for value in values]:
       done.result()
+
+
+def make_folder(path: AnyPath) -> None:
+  """Makes a folder and those above it. On an object store, a folder exists as long as there are objects in it."""
+  if not isinstance(path, GcsPath):
+    os.makedirs(path, exist_ok=True)
 
 
 def free_bytes(path: AnyPath) -> int | None:

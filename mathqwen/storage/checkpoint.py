@@ -253,7 +253,7 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
   """
   directory = files.path(workdir)
   try:
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(directory)
     file = directory / EXPERIMENT
     if is_converted(directory):
       raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')

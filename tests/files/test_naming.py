@@ -26,7 +26,7 @@ REFUSED = {
   'gs://Bucket/x': "'Bucket' is not the name of a bucket",
   'gs://ab/x': "'ab' is not the name of a bucket",
   'gs://bucket/a/../b': 'no ".."',
-  'gs://bucket/a\nb': 'no line breaks|and no line breaks',
+  'gs://bucket/a\nb': 'no line breaks',
 }
 
 
@@ -34,8 +34,11 @@ REFUSED = {
 def test_refused(name):
   with pytest.raises(UserError, match=REFUSED[name]):
     files.path(name)
-  with pytest.raises(UserError, match=REFUSED[name]):
-    files.check_scheme(name)
+  if name.startswith('gs://'):
+    files.check_scheme(name)  # the bucket matters where it is read
+  else:
+    with pytest.raises(UserError, match=REFUSED[name]):
+      files.check_scheme(name)
 
 
 @pytest.mark.parametrize('name', ['run', '/data/run', 'run:1/x', './a b', '/gs/bucket/x', 'C:x', '-', '~/x'])
