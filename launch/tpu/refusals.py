@@ -13,8 +13,14 @@ if typing.TYPE_CHECKING:
   from launch.tpu.job import TpuJob
 
 QUOTAS = 'console.cloud.google.com/iam-admin/quotas'
-# The quota's name and its limit: "Quota 'X' exhausted. Limit 4 in zone Z", "Quota limit 'X' ... exceeded. Limit: 0".
-QUOTA = re.compile(r"quota\b[^']*'(?P<name>[\w./-]+)'[^']*?\blimit:? (?P<limit>[\d,]+)", re.IGNORECASE)
+IN_USE = f'something else uses the quota now: see `gcloud compute tpus list`, or ask for more at {QUOTAS}'
+# "Quota 'X' exhausted. Limit 4 in zone Z", "Quota limit 'X' has been exceeded. Limit: 0 in region R."
+QUOTA = re.compile(
+  r"""quota\b(?:[^'"`]*?['"`](?P<name>[\w./-]+)['"`])?.{0,200}?\blimit\W{0,3}(?:is |of )?(?P<limit>\d[\d,]*)""",
+  re.IGNORECASE | re.DOTALL,
+)
+# "request requires '16.0' and is short '8.0'. project has a quota of '12.0' with '8.0' available"
+SHORT = re.compile(r"requires '?(?P<needed>[\d.]+).{0,80}?quota of '?(?P<limit>[\d.]+)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +44,13 @@ RULES = (
     r'stock.?out|resource_pool_exhausted|resource pool exhausted|capacity is (currently )?(unavailable|not available)',
     False, 'the zone has no free chips now',
   ),
+  (r'\bquota\b', False, IN_USE),
   (
     r'has not been used in project|SERVICE_DISABLED|API .{0,60}(is )?(not enabled|disabled)',
     True, 'run `gcloud services enable tpu.googleapis.com`',
   ),
   (
-    r'billing.{0,60}(disabled|enabled|closed|not active|inactive|delinquent|not found)|BILLING_DISABLED|'
-    r'(enable|without|no|open) (an active )?billing',
+    r'billing',
     True, 'set up billing for the project: console.cloud.google.com/billing',
   ),
   (
@@ -100,8 +106,11 @@ RULES = (
 )  # fmt: skip
 _RULES = [(re.compile(words, re.IGNORECASE | re.DOTALL), permanent, remedy) for words, permanent, remedy in RULES]
 # google.rpc.Code, for words that no rule knows. The others say nothing about the next time.
-_PERMANENT_CODES = (3, 5, 7, 9, 11, 12, 16)  # invalid argument, not found, permission denied, precondition, ...
-_PASSING_CODES = (4, 8, 10, 13, 14)  # deadline, exhausted, aborted, internal, unavailable
+CODES = {
+  'INVALID_ARGUMENT': 3, 'DEADLINE_EXCEEDED': 4, 'NOT_FOUND': 5, 'PERMISSION_DENIED': 7, 'RESOURCE_EXHAUSTED': 8,
+  'FAILED_PRECONDITION': 9, 'ABORTED': 10, 'OUT_OF_RANGE': 11, 'UNIMPLEMENTED': 12, 'INTERNAL': 13, 'UNAVAILABLE': 14,
+}  # fmt: skip
+STAY, PASS = (3, 5, 7, 9, 11, 12), (4, 8, 10, 13, 14)
 
 
 def judge(message: str, code: int | None = None, job: 'TpuJob | None' = None) -> Refusal:
@@ -111,17 +120,28 @@ def judge(message: str, code: int | None = None, job: 'TpuJob | None' = None) ->
   """
   if quota := QUOTA.search(message):
     return _judge_quota(message, quota['name'], int(quota['limit'].replace(',', '')), job)
+  if short := SHORT.search(message):
+    stays = float(short['limit'].rstrip('.')) < float(short['needed'].rstrip('.'))
+    return Refusal(message, stays, f'ask for more at {QUOTAS}' if stays else IN_USE)
   for words, permanent, remedy in _RULES:
     if words.search(message):
       return Refusal(message, permanent, remedy.replace('ZONE', job.zone) if job else remedy)
-  permanent = True if code in _PERMANENT_CODES else False if code in _PASSING_CODES else None
-  return Refusal(message, permanent, '')
+  code = code or _code_in(message)
+  return Refusal(message, True if code in STAY else False if code in PASS else None, '')
 
 
-def _judge_quota(message: str, name: str, limit: int, job: 'TpuJob | None') -> Refusal:
+def _code_in(message: str) -> int | None:
+  """The code that gcloud prints: '"code": 8', or its name."""
+  number = re.search(r'["\']code["\']: (\d+)\b', message)
+  name = re.search(rf'\b({"|".join(CODES)})\b', message)
+  return int(number[1]) if number else CODES[name[1]] if name else None
+
+
+def _judge_quota(message: str, name: str | None, limit: int, job: 'TpuJob | None') -> Refusal:
   """A quota that is smaller than the job never suffices; one that is larger is in use, by something that may end."""
   needed = job.slices * int(job.accelerator_type.rpartition('-')[2]) if job else 1
+  quota = f'the quota {name}' if name else 'the quota'
   if limit < needed:
     units = f'{needed} for {job.slice}' if job else 'more'
-    return Refusal(message, True, f'the quota {name} is {limit} and it takes {units}: ask for more at {QUOTAS}')
-  return Refusal(message, False, f'something else uses the quota {name} now; see `gcloud compute tpus list`')
+    return Refusal(message, True, f'{quota} is {limit} and it takes {units}: ask for more at {QUOTAS}')
+  return Refusal(message, False, f'something else uses {quota} now; see `gcloud compute tpus list`')

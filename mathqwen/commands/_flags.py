@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
-from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hardware import devices
 
@@ -20,20 +19,6 @@ class Parser(argparse.ArgumentParser):
     if message.startswith('unrecognized arguments: -'):
       hint = '; write -- before a question that begins with -'
     raise UserError(f'{message} (see {self.prog} --help{hint})')
-
-
-def path(text: str) -> str:
-  """The type of a flag that names a file or folder, local or on gs://: `text`, once its scheme is checked."""
-  try:
-    files.check_scheme(text)
-  except UserError as error:
-    raise argparse.ArgumentTypeError(str(error)) from None
-  return text
-
-
-def model_path(text: str) -> str:
-  """The type of a flag that names a MODEL: as `path`; or hf://ORGANISATION/NAME."""
-  return text if text.startswith(files.HUB) else path(text)
 
 
 def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: Callable | None = None) -> Parser:
@@ -63,7 +48,6 @@ def add_config(parser: Parser) -> None:
   """Adds CONFIG, as `config.load` takes it."""
   parser.add_argument(
     'config',
-    type=path,
     metavar='CONFIG',
     help='a name in configs/ (see `mathqwen configs`), or the path of a Python file that defines `config`',
   )
@@ -73,9 +57,7 @@ def add_setting(parser: Parser, flag: str, name: str, metavar: str) -> None:
   """Adds the flag that sets the setting `name`; the setting's declaration has the help."""
   from mathqwen.config import SETTINGS
 
-  declaration = SETTINGS[name]
-  kind = {'path': path, 'model': model_path, '': None}[declaration.path]
-  parser.add_argument(flag, type=kind, metavar=metavar, help=f'setting {name}: {declaration.help}')
+  parser.add_argument(flag, metavar=metavar, help=f'setting {name}: {SETTINGS[name].help}')
 
 
 def add_settings(parser: Parser, more: str = '') -> None:
@@ -94,10 +76,7 @@ def add_settings(parser: Parser, more: str = '') -> None:
 def add_model(parser: Parser, more: str = '') -> None:
   """Adds MODEL, as `storage.source.open_source` takes it. more: what else its help says."""
   parser.add_argument(
-    'model',
-    type=model_path,
-    metavar='MODEL',
-    help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}",
+    'model', metavar='MODEL', help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}"
   )
 
 

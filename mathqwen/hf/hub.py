@@ -3,10 +3,9 @@
 import pathlib
 import re
 
-from mathqwen import files
 from mathqwen.errors import UserError, report
 
-PREFIX = files.HUB
+PREFIX = 'hf://'
 # Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
 

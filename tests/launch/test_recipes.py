@@ -92,5 +92,13 @@ def test_sky(job_file):
   assert task['resources']['accelerator_args'] == {'runtime_version': 'v2-alpha-tpuv6e'}
   assert shlex.split(task['run'])[1:] == found.train()[1:]
   assert shlex.split(task['setup']) == ['bash', 'launch/tpu/worker.sh', 'setup', 'gsm8k']
-  with pytest.raises(UserError, match='recipe --to gke'):
-    recipes.sky(job.read(job_file('slice = "tpu7x-16"')))
+  for line in ('slice = "tpu7x-16"', 'slice = "2xv6e-16"', 'provisioning = "reserved"'):
+    with pytest.raises(UserError, match='recipe --to gke'):
+      recipes.sky(job.read(job_file(line)))
+
+
+@pytest.mark.parametrize('name', ['mine', 'projects/p/locations/us-east5-a/reservations/mine'])
+@pytest.mark.parametrize('recipe', ['gke', 'gce'])
+def test_a_reservation_that_the_job_names(recipe, name, job_file):
+  text = recipes.RECIPES[recipe](job.read(job_file('provisioning = "reserved"', f'reservation = "{name}"')))
+  assert '--reservation=mine ' in text.replace('\n', ' ') and 'RESERVATION:?' not in text
