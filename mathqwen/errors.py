@@ -16,6 +16,13 @@ class NoTokenizer(UserError):
   """A directory without any tokenizer files: its model has logits, but can neither read nor write text."""
 
 
+class Unreachable(UserError):
+  """A place of the user's that refuses, does not answer or does not exist, such as a bucket.
+
+  Unlike for a missing or damaged file there is no going on without it: who catches UserError lets this one through.
+  """
+
+
 class Preempted(Exception):
   """A run was asked to stop and has saved: the same command continues it. The command line exits with status 75."""
 

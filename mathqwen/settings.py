@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from mathqwen import files
 from mathqwen.errors import UserError
 
 FIXED, FREE = 'fixed', 'free'
@@ -40,6 +41,7 @@ class Setting:
   at_most: float | None = None
   above: float | None = None
   below: float | None = None
+  path: str = ''  # 'path' for what names a file or folder, 'model' for a MODEL, which may also be on the hub
   finite: bool = True  # whether a number must be finite
   remedy: str = ''  # what to do about a value out of bounds, where the bounds do not say it
   on_resume: str | Conditional = FIXED  # whether a run may continue with another value: FIXED, FREE or Conditional
@@ -54,6 +56,8 @@ class Setting:
     if not _has_type(value, self.kind):
       raise UserError(f'{name} is {value!r}: it must be {type_name(self.kind)}')
     values = value if isinstance(value, tuple) else (value,)
+    if self.path:
+      self._check_paths(name, values)
     if all(self._allows(x) for x in values):
       return
     each = 'each ' if isinstance(value, tuple) else 'it '
@@ -61,6 +65,13 @@ class Setting:
     if self.choices:
       hint = did_you_mean(str(value), self.choices) or hint
     raise UserError(f'{name} is {value!r}: {each}must be {self.allowed()}{hint}')
+
+  def _check_paths(self, name: str, values: tuple) -> None:
+    for value in values:
+      try:
+        files.check_scheme(value or '', may_be_on_hub=self.path == 'model')
+      except UserError as error:
+        raise UserError(f'{name}: {error}') from None
 
   def _allows(self, value: Any) -> bool:
     if value is None:

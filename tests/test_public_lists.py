@@ -9,8 +9,8 @@ import sys
 import pytest
 
 PACKAGE = pathlib.Path(importlib.import_module('mathqwen').__file__).parent
-# hf lists functions instead of modules; commands are found by their file names, and assets hold no code.
-ROOMS = sorted({path.parent.name for path in PACKAGE.glob('*/__init__.py')} - {'hf', 'commands', 'assets'})
+# files and hf list functions instead of modules; commands are found by their file names, and assets hold no code.
+ROOMS = sorted({path.parent.name for path in PACKAGE.glob('*/__init__.py')} - {'files', 'hf', 'commands', 'assets'})
 
 
 def modules_used_elsewhere(room):
@@ -37,10 +37,9 @@ def test_other_folders_use_what_is_listed(room):
   assert set(listed) <= {path.stem for path in (PACKAGE / room).iterdir()}  # modules, and folders such as evals/report
 
 
-@pytest.mark.parametrize('room', ROOMS)
+@pytest.mark.parametrize('room', [*ROOMS, 'files'])
 def test_importing_the_folder_is_light(room):
-  code = (
-    f'import sys, mathqwen.{room}; print([name for name in ("jax", "numpy", "grain", "etils") if name in sys.modules])'
-  )
+  heavy = ('jax', 'numpy', 'grain', 'etils', 'gcsfs')
+  code = f'import sys, mathqwen.{room}; print([name for name in {heavy} if name in sys.modules])'
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == '[]'

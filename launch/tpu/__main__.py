@@ -21,8 +21,9 @@ import shlex
 import sys
 from typing import NoReturn
 
-from launch.tpu import commands, estimate, job, ledger, recipes, region
+from launch.tpu import access, commands, estimate, facts, job, ledger, recipes, region
 from launch.tpu.babysit import STATUS, Babysitter, Limit
+from launch.tpu.bucket import Bucket
 from launch.tpu.cloud import Cloud, Later, redact, say
 from mathqwen.errors import UserError
 
@@ -94,9 +95,12 @@ def run(args: argparse.Namespace, what: job.TpuJob) -> int:
     expected = estimate.estimate(what, folder)
     settings = expected.settings
     say(expected.text(what))
-  if args.verb == 'plan':
-    return 0
   sitter = Babysitter(Cloud(what), ledger.Ledger(folder), settings, args.pace)
+  if args.verb in ('plan', 'up', 'create'):
+    facts.train(what)  # for its error: nothing is created for a setting or a file that training would refuse
+  if args.verb == 'plan':
+    say(access.removal(sitter.cloud))
+    return 0
   _check_place(sitter)
   if args.verb in ('status', 'stop', 'logs', 'delete', 'summary'):
     return ACTIONS[args.verb](sitter)
@@ -104,6 +108,7 @@ def run(args: argparse.Namespace, what: job.TpuJob) -> int:
     if args.verb in ('up', 'create'):
       region.check(sitter.cloud)
       _confirm(args.yes, sitter)
+      _upload(sitter)
     return ACTIONS[args.verb](sitter)
 
 
@@ -121,6 +126,9 @@ def _check_place(sitter: Babysitter):
 def _confirm(yes: bool, sitter: Babysitter):
   """Asks the user, unless `yes`. UserError: when they refuse, the job is done, or its slice belongs to another one."""
   what, book = sitter.job, sitter.book
+  sitter.catch_up()
+  if sitter.outcome != 'again':
+    return  # the job is over, and nothing will be created
   if book.finished:
     if book.here:
       sitter.delete()
@@ -131,16 +139,31 @@ def _confirm(yes: bool, sitter: Babysitter):
       f'{what.name} exists already, and was not requested from {book.folder}: is it another job of that name? Give '
       'this one another name, or give --logs the folder of the launcher that requested it'
     )
-  if is_there or yes:
+  if is_there:
     return
-  if not sys.stdin.isatty():
+  if not yes and not sys.stdin.isatty():
     raise UserError('standard input is not a terminal, so nobody can confirm; --yes creates without asking')
+  say(access.removal(sitter.cloud))
+  if yes:
+    return
   if input(f'create {what.slice} in {what.zone}, {what.provisioning}? [y/N] ').strip().lower() not in ('y', 'yes'):
     raise UserError('nothing was created')
 
 
+def _upload(sitter: Babysitter):
+  """Copies the user's own files into the bucket. UserError: when that is not possible."""
+  what = sitter.job
+  bucket = Bucket(what.bucket, sitter.cloud.run)
+  if what.files and not bucket.is_remote and not pathlib.Path(what.bucket).is_dir():
+    raise UserError(f'{what.bucket} is not on this machine: copy {", ".join(what.files)} to the hosts, or use gs://')
+  for address in facts.upload(what, bucket):
+    say(f'uploaded {address}')
+
+
 def create(sitter: Babysitter) -> int:
-  """Requests the slice and waits for it."""
+  """Requests the slice and waits for it. UserError: when the job ended while no launcher was watching."""
+  if sitter.outcome != 'again':
+    raise UserError(f'{sitter.job.name} has ended meanwhile: {sitter.outcome} (see summary)')
   sitter.book.add('up')
   return 0 if sitter.have_slice() else 1
 

@@ -1,7 +1,8 @@
 """Takes a job to its end: requests slices, sets them up, runs, and requests them again after preemptions.
 
-The run continues in the background of the hosts. A launcher that was killed, or lost its connection, continues the job
-from where the ledger and the cloud say that it is.
+The run continues in the background of the hosts, which end it at its limits and remove the slice (host.py). A launcher
+that was killed, or lost its connection, continues the job from where the ledger, the cloud and the hosts' records in
+the bucket say that it is.
 """
 
 import contextlib
@@ -9,11 +10,11 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from launch.tpu import ledger
-from launch.tpu.cloud import Cloud, Later, Refused, say
+from launch.tpu import commands, facts, ledger
+from launch.tpu.cloud import Cloud, Later, say
 from launch.tpu.follow import Logs, RunReader, lines
+from launch.tpu.slices import Keeper, Limit
 from mathqwen.errors import UserError
 
 AGAIN = os.EX_TEMPFAIL  # 75: how `mathqwen train` ends after saving on SIGTERM, or when another host was lost
@@ -21,14 +22,8 @@ GONE = ('lost', 'leaving', 'none')  # states of a slice that does not come back 
 STATUS = {'done': 0, 'again': AGAIN, 'failed': 1}
 KILLED = (None, 129, 137, 143, 255)  # of a process on a host that goes down (128 + signal), and of ssh to that host
 CONNECTIONS = 10  # tries to reach the hosts of a slice that is there, before they count as lost
-QUESTIONS = 20  # tries to ask a cloud that does not answer
-MAX_PAUSE = 600  # seconds between tries
-SAVE_SECONDS = 900  # in which a run must save and end when a limit is reached
 SETUPS = 3  # tries to install on one slice
-
-
-class Limit(Exception):
-  """The job has reached one of its limits and must end."""
+WORKER = 'worker.sh: '  # how a line of a host begins that the user must read
 
 
 def decide(statuses: dict[str, int | None]) -> str:
@@ -44,16 +39,15 @@ def decide(statuses: dict[str, int | None]) -> str:
   return 'failed'
 
 
-class Babysitter:
+class Babysitter(Keeper):
   """Watches over one job."""
 
   def __init__(self, cloud: Cloud, book: ledger.Ledger, settings: dict, pace: float = 30):
     """settings: of training, as `plan` chose them. pace: seconds between questions to the cloud."""
-    self.cloud = cloud
-    self.job = cloud.job
-    self.book = book
+    super().__init__(cloud, book, pace)
     self.settings = settings
-    self.pace = pace
+    self.outcome = 'again'  # of a run that ended while no launcher was watching, after `catch_up`
+    self.reason = ''  # why the hosts ended with status 2, in their own words
 
   def run(self) -> int:
     """The whole job. Returns 0 when it is done, 75 when `stop` or a limit ended it and `up` can continue, 1 otherwise.
@@ -82,7 +76,8 @@ class Babysitter:
   def _run(self) -> int:
     """`run`, without what it adds to a UserError."""
     self.book.add('up')
-    outcome = 'again'
+    self.catch_up()
+    outcome = self.outcome
     fruitless = 0  # attempts in a row that took no new step
     try:
       while outcome == 'again':
@@ -93,63 +88,22 @@ class Babysitter:
         fruitless = 0 if self.book.reached > before else fruitless + 1
         if outcome == 'again' and self._stopped():
           outcome = 'stopped'
-        elif outcome == 'again' and fruitless:
-          self._pause(min(self.pace * 2 ** min(fruitless - 1, 20), MAX_PAUSE))
+        elif outcome == 'again' and fruitless and self._round_ended:
+          self._pause(min(self.pace * 2 ** min(fruitless - 1, 20), self._longest_pause()))
     except Limit as limit:
       outcome = f'stopped: {limit}'
       say(f'{limit}: saving and stopping')
       if self.book.under_way:
         self.on_all('stop')
-        self.follow(patience=SAVE_SECONDS)
-    self.delete()
+        self.follow(patience=facts.SAVE_SECONDS)
+    if self.book.here:
+      self.delete()
     say(f'{outcome}: {self.summary().text()}; logs in {self.book.folder}')
+    if outcome == 'failed' and self.reason:
+      raise UserError(self.reason)
     return STATUS.get(outcome, AGAIN)
 
-  def summary(self) -> ledger.Summary:
-    """What the job came to so far."""
-    return ledger.summary(self.book.events(), self.job.where.chips, self.job.price_per_chip_hour, time.time())
-
-  # The slice
-
-  def have_slice(self) -> bool:
-    """Requests the slice if there is none, and waits for it. Returns whether it is ready."""
-    reported = None
-    state = self._insist(self.cloud.state)
-    if state == 'none' and self.book.newest('active', 'gone', 'deleted') == 'active':
-      self.book.add('gone')  # deleted by somebody else
-    if state == 'none' and not self._stopped():
-      self._ask()
-      state = self._insist(self.cloud.state)
-    while state in ('waiting', 'leaving') and not self._stopped():
-      if state != reported:
-        say({'waiting': 'waiting in the queue', 'leaving': 'an earlier slice is being deleted'}[state])
-      reported = state
-      self._check_limits()
-      time.sleep(self.pace)
-      state = self._insist(self.cloud.state)
-    if state == 'lost':
-      self._lost()
-    if state != 'ready':
-      return False
-    if self.book.newest('active', 'gone', 'deleted') != 'active':
-      self.book.add('active')
-      say(f'{self.job.slice} is ready')
-    return True
-
-  def _ask(self):
-    """Requests the slice. Limit: after `max_tries` requests."""
-    if (asked := self.book.count('asked')) >= self.job.max_tries:
-      raise Limit(f'{asked} slices were requested (max_tries = {self.job.max_tries})')
-    self.book.add('asked', slice=self.job.slice, zone=self.job.zone, queue=self.job.queue)
-    say(f'requesting {self.job.slice} in {self.job.zone}, {self.job.provisioning}')
-    try:
-      self.cloud.create()
-    except (UserError, Later) as error:
-      # ALREADY_EXISTS: an earlier `create` succeeded, but its answer was lost.
-      if isinstance(error, UserError) and 'ALREADY_EXISTS' not in str(error):
-        self.book.add('deleted')
-        raise
-      say(f'not available now: {error}')
+  # The hosts
 
   def set_up(self) -> bool:
     """Installs on every host, once for each slice. Returns False when the slice is lost in the meantime.
@@ -161,39 +115,42 @@ class Babysitter:
     for tried in range(SETUPS):
       say('installing on every host')
       try:
-        self.cloud.setup(self.book.folder)
+        printed = self.cloud.setup(self.book.folder, self.told)
+        for line in sorted(set(printed.splitlines())):
+          if line.startswith(WORKER):
+            say(line)
         self.book.add('ready')
         return True
       except (UserError, Later) as error:
         say(f'the hosts could not be set up: {error}')
+        if WORKER in str(error):  # what a host itself refuses, it refuses again
+          self.delete()
+          raise UserError(f'{WORKER}{str(error).rpartition(WORKER)[2]}; the slice was deleted') from None
       if self._insist(self.cloud.state) != 'ready' or self._stopped():
         return False
       self._pause(self.pace * 2**tried)
     self.delete()
     raise UserError('the hosts could not be set up; the slice was deleted, and nothing has run')
 
-  def _lost(self):
-    """Deletes what is left of a slice that was taken away, so that it can be requested again.
+  def told(self, node: str) -> dict:
+    """What the hosts of a node are told about the job, with the limits that are left now."""
+    return commands.facts_of(self.job, node, self.pace, self.deadline())
 
-    Refused: when the request has failed for a reason that stays.
-    """
-    refusal = None
-    if self.book.newest('active', 'gone', 'deleted') == 'active':
-      self.book.add('gone')
-      say('the slice was taken away')
-    else:
-      refusal = self._insist(self.cloud.failure)
-      say(f'the request has failed: {refusal.text()}' if refusal else 'the request has failed or expired')
-    self.delete()
-    if refusal and refusal.permanent:
-      raise Refused(refusal.text())
-
-  def delete(self) -> None:
-    """Deletes the slice, or its request."""
-    self._insist(self.cloud.delete)
-    self.book.add('deleted')
+  @property
+  def hosts(self) -> list[str]:
+    """NODE.NUMBER of every host."""
+    return [f'{node}.{i}' for node in self.job.nodes for i in range(self.job.hosts)]
 
   # The run
+
+  def catch_up(self):
+    """Reads how a run ended whose slice the hosts have removed since: `outcome` is 'done', 'again' or 'failed' then."""
+    if not self.book.under_way or self._insist(self.cloud.state) in ('ready', 'waiting'):
+      return
+    number = self.book.count('started')
+    reader = RunReader(Logs(self.book.folder / f'start-{number}'), self.hosts[0], self._catch_up())
+    self.outcome = self._note_end(number, dict.fromkeys(self.hosts), reader, is_there=False)
+    self.note_absence()
 
   def _attempt(self) -> str:
     """Starts the run or continues to follow it, until it ends. Returns its outcome."""
@@ -213,13 +170,14 @@ class Babysitter:
       if (starts := self.book.count('started')) >= self.job.max_tries:
         raise Limit(f'started {starts} times (max_tries = {self.job.max_tries})')
       self.book.add('started')
-      say(f'start {starts + 1}: {" ".join(self.job.train(self.settings))}')
-    return self.on_all('start', self.job.train(self.settings))
+      say(f'start {starts + 1}: {" ".join(facts.train(self.job, self.settings))}')
+    return self.on_all('start', facts.train(self.job, self.settings))
 
   def on_all(self, verb: str, words: list[str] = ()) -> bool:
     """Calls worker.sh on every host. Returns whether every host was reached."""
+    told = {'told': self.told} if verb == 'start' else {}
     try:
-      self.cloud.on_all(verb, self.book.count('started'), words)
+      self.cloud.on_all(verb, self.book.count('started'), words, **told)
       return True
     except (UserError, Later) as error:
       say(f'{verb}: not every host was reached: {error}')
@@ -240,7 +198,7 @@ class Babysitter:
       return self._insist(self.cloud.state) not in GONE
 
     number = self.book.count('started')
-    hosts = [f'{node}.{i}' for node in self.job.nodes for i in range(self.job.hosts)]
+    hosts = self.hosts
     logs = Logs(self.book.folder / f'start-{number}')
     reader = RunReader(logs, hosts[0], self._catch_up())
     is_there = True
@@ -270,15 +228,23 @@ class Babysitter:
 
   def _note_end(self, number: int, statuses: dict[str, int | None], reader: RunReader, is_there: bool) -> str:
     """Decides the outcome of an attempt and writes it down. is_there: whether the slice was, a moment ago."""
+    ended = time.time()
+    if not is_there and None in statuses.values():
+      ended = self._read_ends(number, statuses, reader) or ended
+    stored = None not in statuses.values()  # every host wrote down its own end: it was not cut off
     outcome = decide(statuses)
     if outcome == 'failed' and is_there:
       time.sleep(self.pace)  # the state of a slice that is being taken away may show it a moment later
       is_there = self._insist(self.cloud.state) not in GONE
-    if outcome == 'failed' and not is_there:
+      stored = stored and is_there
+    if outcome == 'failed' and not is_there and not stored:
       outcome = 'again'  # while a slice goes down, processes die with all sorts of statuses
+    if outcome == 'failed':
+      self.reason = reader.reason(statuses)
 
     self.book.add(
       'ended',
+      time=ended,
       outcome=outcome,
       statuses=statuses,
       step=max(reader.step, reader.result.get('step') or 0),
@@ -290,35 +256,11 @@ class Babysitter:
     say(f'start {number} ended{slice_too}: {outcome} (exit status: {listed})')
     return outcome
 
-  # Limits
-
-  def _check_limits(self):
-    """Limit: when the job has cost or run as much as it may."""
-    so_far = self.summary()
-    hours = so_far.chip_hours / self.job.where.chips
-    for what, spent, limit in (
-      ('the cost', so_far.cost or 0, self.job.max_cost),
-      ('the hours of the slice', hours, self.job.max_hours),
-    ):
-      if limit and spent >= limit:
-        raise Limit(f'{what} reached {spent:,.2f}, the limit is {limit:,.2f}')
-
-  def _pause(self, seconds: float):
-    """Sleeps, and checks the limits and `stop` in the meantime."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0 and not self._stopped():
-      self._check_limits()
-      time.sleep(min(left, self.pace))
-
-  def _stopped(self) -> bool:
-    return self.book.newest('up', 'stop') == 'stop'
-
-  def _insist(self, ask: Callable[[], Any]) -> Any:
-    """What `ask()` returns, from a cloud that may need several tries. UserError: when it does not answer at all."""
-    for tried in range(QUESTIONS):
-      try:
-        return ask()
-      except Later as error:
-        failure = error
-        time.sleep(min(self.pace * 2**tried, MAX_PAUSE))
-    raise UserError(f'the cloud does not answer: {failure}; the same command continues the job')
+  def _read_ends(self, number: int, statuses: dict[str, int | None], reader: RunReader) -> float | None:
+    """Fills in what the hosts stored in the bucket about the end of an attempt. Returns when the last one ended."""
+    missing = [host for host, status in statuses.items() if status is None]
+    ends = self._from_bucket(lambda: facts.ends(self.bucket, number, missing)) or {}
+    for host, end in ends.items():
+      statuses[host] = end['status']
+      reader.read_log(host, end['log'], end['time'])
+    return max((end['time'] for end in ends.values()), default=None)

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import subprocess
+from collections.abc import Callable
 
 from launch.tpu import commands, redaction, refusals
 from launch.tpu.job import ROOT, TpuJob
@@ -22,6 +23,7 @@ LATER = re.compile(
   re.IGNORECASE,
 )
 SETUP_SECONDS = 1800  # in which the hosts of a slice must install
+STAGE_SECONDS = 4 * 3600  # in which the first of them must put data sets and model into the bucket
 MISSING = re.compile(r'NOT_FOUND|not found|does not exist', re.IGNORECASE)
 
 
@@ -148,20 +150,28 @@ class Cloud:
       say('uncommitted changes are left out: the hosts get the newest commit')
     return file
 
-  def setup(self, folder: pathlib.Path) -> None:
-    """Copies the checkout to every host and installs it. folder: where the archive is written.
+  def setup(self, folder: pathlib.Path, told: Callable[[str], dict]) -> str:
+    """Copies the checkout to every host and installs it; returns what the hosts print.
 
-    UserError: with the hosts' own words.
+    folder: where the archive is written. told: what the hosts of a node are told. UserError: with the hosts' own words.
     """
     file = self.source(folder)
+    printed = ''
     for node in self.job.nodes:
       self.run(commands.copy(self.job, node, file), SETUP_SECONDS)
-      self.run(commands.ssh(self.job, node, commands.setup(self.job)), SETUP_SECONDS)
+      line = commands.ssh(self.job, node, commands.setup(self.job, told(node)))
+      printed += self.run(line, SETUP_SECONDS + (STAGE_SECONDS if node == self.job.nodes[0] else 0))
+    return printed
 
-  def on_all(self, verb: str, attempt: int, words: list[str] = ()) -> str:
-    """Runs worker.sh on every host of every slice; returns what they print."""
-    command = commands.worker(self.job, verb, attempt, words)
-    return ''.join(self.run(commands.ssh(self.job, node, command)) for node in self.job.nodes)
+  def on_all(
+    self, verb: str, attempt: int, words: list[str] = (), told: Callable[[str], dict] = lambda node: None
+  ) -> str:
+    """Runs worker.sh on every host of every slice; returns what they print. told: what the hosts of a node are told."""
+    printed = ''
+    for node in self.job.nodes:
+      command = commands.worker(self.job, verb, attempt, words, told(node))
+      printed += self.run(commands.ssh(self.job, node, command))
+    return printed
 
   def follow(self, attempt: int) -> dict[str, subprocess.Popen]:
     """{node: a process whose standard output, in bytes, is that of the node's hosts}"""

@@ -3,8 +3,10 @@
 The Cloud TPU API has v4 to v6e. tests/launch checks every flag here against gcloud 528 where that is installed.
 """
 
+import json
 import shlex
 
+from launch.tpu import facts
 from launch.tpu.job import ROOT, RUNTIMES, TpuJob
 
 TPUS = ['gcloud', 'compute', 'tpus']
@@ -72,6 +74,21 @@ def delete(job: TpuJob) -> list[str]:
   return [*TPUS, 'tpu-vm', 'delete', job.name, f'--zone={job.zone}', '--quiet']
 
 
+def remove(job: TpuJob) -> list[str]:
+  """`delete` as a host says it, which goes down with the slice and cannot wait for the end."""
+  return [*delete(job), '--async']
+
+
+def roles(project: str) -> list[str]:
+  """Prints who may do what in a project, as JSON."""
+  return ['gcloud', 'projects', 'get-iam-policy', project, '--format=json']
+
+
+def project_number(project: str) -> list[str]:
+  """Prints the number of a project, which is part of the name of its default service account."""
+  return ['gcloud', 'projects', 'describe', project, '--format=value(projectNumber)']
+
+
 def ssh(job: TpuJob, node: str, command: str, folder: str | None = None) -> list[str]:
   """Runs `command` on all hosts of a node. folder: where the output of each host goes into a file."""
   line = [*_reach(job), 'ssh', node, *_way(job), f'--command={command}']
@@ -101,15 +118,31 @@ def archive(file: str) -> list[str]:
   return ['git', '-C', str(ROOT), 'archive', '--format=tar.gz', f'--output={file}', 'HEAD']
 
 
-def setup(job: TpuJob) -> str:
-  """A command for the shell of a host: unpacks the checkout and installs it."""
-  words = shlex.join(['bash', f'{HOME}/launch/tpu/worker.sh', 'setup', *job.data])
+def facts_of(job: TpuJob, node: str, pace: float = 30, deadline: float | None = None) -> dict:
+  """What the hosts of a node are told about the job: see facts.py. pace: seconds between questions to the cloud."""
+  return facts.facts(job, node, remove(job), pace, deadline)
+
+
+def setup(job: TpuJob, told: dict | None = None) -> str:
+  """A command for the shell of a host: unpacks the checkout and installs it.
+
+  told: of `facts_of`; None installs without a guard, and prepares the data sets on this host.
+  """
+  words = _worker(['setup', *(job.data if told is None else ())], told)
   return f'mkdir -p {HOME} && tar -xzf {SOURCE} -C {HOME} && {words}'
 
 
-def worker(job: TpuJob, verb: str, attempt: int, words: list[str] = ()) -> str:
-  """A command for the shell of a host: `start`, `follow`, `stop`, `status` or `log` of one attempt at the job."""
-  return shlex.join(['bash', f'{HOME}/launch/tpu/worker.sh', verb, f'{job.name}/{attempt}', *words])
+def worker(job: TpuJob, verb: str, attempt: int, words: list[str] = (), told: dict | None = None) -> str:
+  """A command for the shell of a host: `start`, `follow`, `stop`, `status` or `log` of one attempt at the job.
+
+  told: of `facts_of`, for `start`; None starts without a guard.
+  """
+  return _worker([verb, f'{job.name}/{attempt}', *words], told)
+
+
+def _worker(words: list[str], told: dict | None) -> str:
+  line = shlex.join(['bash', f'{HOME}/launch/tpu/worker.sh', *words])
+  return line if told is None else f'MATHQWEN_JOB={shlex.quote(json.dumps(told))} {line}'
 
 
 def lines(job: TpuJob, verb: str) -> list[list[str]]:
@@ -118,19 +151,20 @@ def lines(job: TpuJob, verb: str) -> list[list[str]]:
     return [line for part in ('create', 'wait', 'setup', 'start', 'follow', 'delete') for line in lines(job, part)]
 
   def on_all(verb: str, words: list[str] = ()) -> list[list[str]]:
-    return [ssh(job, node, worker(job, verb, 1, words)) for node in job.nodes]
+    told = {node: facts_of(job, node) if verb == 'start' else None for node in job.nodes}
+    return [ssh(job, node, worker(job, verb, 1, words, told[node])) for node in job.nodes]
 
   states = [node_state(job, node) for node in job.nodes]
   if job.queue:
     states.insert(0, queue_state(job))
   installs = [archive(SOURCE)]
   for node in job.nodes:
-    installs += [copy(job, node, SOURCE), ssh(job, node, setup(job))]
+    installs += [copy(job, node, SOURCE), ssh(job, node, setup(job, facts_of(job, node)))]
   return {
     'create': [create(job)],
     'wait': states,
     'setup': installs,
-    'start': on_all('start', job.train()),
+    'start': on_all('start', facts.train(job)),
     'follow': on_all('follow'),
     'status': [*states, *on_all('status')],
     'stop': on_all('stop'),

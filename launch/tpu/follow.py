@@ -54,6 +54,7 @@ class RunReader:
     self.step = 0
     self.step_time = time.time()
     self.result = {}  # the JSON of `train --json`
+    self._last_lines: dict[str, str] = {}  # {'NODE.HOST': the newest line}
     self._logs = logs
     self._main_host = main_host
     self._on_step = on_step
@@ -70,8 +71,26 @@ class RunReader:
       say(f'[{node}] {line}')  # from gcloud itself
       return
     host, text = f'{node}.{from_host[1]}', from_host[2]
+    self._take(host, text)
+
+  def read_log(self, host: str, text: str, ended: float) -> None:
+    """Takes the whole log of a host, from the bucket. ended: when that host did, in seconds since 1970."""
+    for line in text.split('\n')[: -1 if text.endswith('\n') else None]:
+      self._take(host, line.rstrip('\r').replace('\r', ' '))
+    if host == self._main_host:
+      self.step_time = min(self.step_time, ended)
+
+  def reason(self, statuses: dict[str, int | None]) -> str:
+    """The last line of a host that ended with 2, an error that the user can fix; '' when another one failed."""
+    if not set(statuses.values()) <= {0, 2, 75, None}:
+      return ''
+    return next((f'host {host}: {self._last_lines.get(host, "")}' for host, got in statuses.items() if got == 2), '')
+
+  def _take(self, host: str, text: str):
     if self._logs.keep(host, text):
       say(f'[{host}] {text}')
+    if text.strip():
+      self._last_lines[host] = text.removeprefix('mathqwen: ').removeprefix('worker.sh: ')
     if host == self._main_host:
       self._read_progress(text)
 

@@ -46,7 +46,14 @@ PATTERNS = {
   'service_account': (r'([\w.-]+@[\w.-]+)?', 'the address of a service account'),
   'wait': (r'([1-9]\d*[smhd])?', 'a time, such as 6h'),
   'max_run': (r'([1-9]\d*[smhd])?', 'a time, such as 10h'),
+  'grace': (r'([1-9]\d*[smhd])?', 'a time, such as 30m'),
 }
+RESERVED = ('data', 'init', 'launch')  # folders of the bucket that are not a job's
+VARIABLE = r'[A-Za-z_]\w*'
+# Variables by which the launcher and the TPU's runtime know a host: a job that sets them would not start.
+NOT_YOURS = r'MATHQWEN_REHEARSAL|HOME|PATH|TPU_WORKER_\w+|MEGASCALE_\w+'
+SECRET_NAME = r'[\w-]{1,255}(/versions/([1-9]\d*|latest))?'
+SECRET_VARIABLE = r'HF_TOKEN|HUGGING_FACE_HUB_TOKEN|\w*(TOKEN|PASSWORD|SECRET|API_KEY|ACCESS_KEY)\w*'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +69,9 @@ class TpuJob:
   config: str  # what `mathqwen train` trains
   init: str = ''  # its --init; '' for the config's own
   set: tuple[str, ...] = ()  # its --set, each 'a.b=value'
-  data: tuple[str, ...] = ()  # data sets that every host prepares first, by the names of `mathqwen data prepare`
+  data: tuple[str, ...] = ()  # data sets by the names of `mathqwen data prepare`, and your own files: staged in BUCKET
+  env: dict[str, str] = dataclasses.field(default_factory=dict)  # variables of the training process: {NAME = "value"}
+  secrets: dict[str, str] = dataclasses.field(default_factory=dict)  # {HF_TOKEN = "NAME in Secret Manager"}
   provisioning: str = 'spot'  # spot, on-demand, reserved, flex-start
   reservation: str = ''  # of reserved: its name, or projects/PROJECT/locations/ZONE/reservations/NAME; '' for any
   queue: bool = True  # request a queued resource; false requests the TPU VM itself, which is there at once or fails
@@ -78,6 +87,7 @@ class TpuJob:
   price_per_chip_hour: float = 0.0  # in your currency; 0 leaves costs out
   max_cost: float = 0.0  # the run is saved and stopped and its slice deleted when it has cost this much; 0: no limit
   max_hours: float = 0.0  # the same for the hours of the slice
+  grace: str = '15m'  # how long the hosts leave a slice without a run to a launcher, then remove it; '' leaves it
   max_tries: int = 20  # how many slices are requested and how often the run is started, the first included
 
   def __post_init__(self):
@@ -89,8 +99,11 @@ class TpuJob:
       if not re.match(r'[a-z_]+(\.[a-z_0-9]+)*=', setting, re.ASCII) or not setting.isprintable():
         raise UserError(f"set has {setting!r}: write each as 'a.b=value'")
     for name in self.data:
-      if name not in catalog.downloadable():
-        raise UserError(f'data has {name!r}: known are {", ".join(catalog.downloadable())}')
+      if name not in catalog.downloadable() and name not in self.files:
+        known = ', '.join(catalog.downloadable())
+        raise UserError(f'data has {name!r}: known are {known}, or name a .jsonl or .jsonl.gz file of yours')
+    if self.name in RESERVED:
+      raise UserError(f'name = {self.name!r}: BUCKET/{self.name} is for all jobs; choose another name')
     if self.provisioning not in PROVISIONING:
       raise UserError(f'provisioning = {self.provisioning!r}: it must be one of {", ".join(PROVISIONING)}')
     for name in ('price_per_chip_hour', 'max_cost', 'max_hours'):
@@ -100,6 +113,7 @@ class TpuJob:
       raise UserError(f'max_tries = {self.max_tries}: it must be at least 1')
     if self.max_cost and not self.price_per_chip_hour:
       raise UserError('max_cost needs price_per_chip_hour, which says what a chip-hour costs you')
+    self._check_variables()
     self._check_combinations()
     self._check_disks()
 
@@ -112,6 +126,29 @@ class TpuJob:
       object.__setattr__(self, 'zone', self.zones[0])
     if self.zones and self.zone not in self.zones:
       raise UserError(f'zone = {self.zone!r} is not in zones: give one of the two')
+
+  def _check_variables(self):
+    """Refuses names that no process takes, and secrets that would be in the clear."""
+    for name, value in self.env.items():
+      if not re.fullmatch(VARIABLE, name, re.ASCII) or re.fullmatch(NOT_YOURS, name):
+        raise UserError(f'env has {name!r}: it must be a name of letters, digits and _, not one of the launcher')
+      if not value.isprintable():
+        raise UserError(f'env has {name} = {value!r}: write it in one line, without control characters')
+      if re.fullmatch(SECRET_VARIABLE, name, re.IGNORECASE):
+        raise UserError(
+          f'env has {name}, which would be in files and logs: use secrets = {{{name} = "its name in Secret Manager"}}'
+        )
+    for name, secret in self.secrets.items():
+      if not re.fullmatch(VARIABLE, name, re.ASCII) or re.fullmatch(NOT_YOURS, name):
+        raise UserError(f'secrets has {name!r}: it must be a name of letters, digits and _, not one of the launcher')
+      if not re.fullmatch(SECRET_NAME, secret, re.ASCII):
+        raise UserError(
+          f'secrets has {name} = something that is not the name of a secret in Secret Manager: write "hf-token" or '
+          '"hf-token/versions/3"; the value itself never goes into a file'
+        )
+    both = sorted(set(self.env) & set(self.secrets))
+    if both:
+      raise UserError(f'{both[0]} is in env and in secrets: leave it out of one')
 
   def _check_combinations(self):
     """Refuses, before anything is created, what Google would refuse or silently do differently."""
@@ -129,7 +166,7 @@ class TpuJob:
       if given and not self.queue:
         raise UserError(f'queue = false requests one TPU VM, and {name} needs a queued resource: queue = true')
     if self.provisioning == 'flex-start':
-      if not self.max_run or _duration_seconds(self.max_run) > _duration_seconds('7d'):
+      if not self.max_run or duration_seconds(self.max_run) > duration_seconds('7d'):
         raise UserError("provisioning = 'flex-start' needs max_run, of 7d at most")
       if count > 1:
         raise UserError("provisioning = 'flex-start' gives one slice: take spot, on-demand or reserved for several")
@@ -213,10 +250,16 @@ class TpuJob:
     """The --workdir of training."""
     return f'{self.bucket}/{self.name}'
 
+  @property
+  def files(self) -> list[str]:
+    """The user's own files in `data`, on the launcher's machine."""
+    return [name for name in self.data if re.fullmatch(r'[\w./ ~-]+\.jsonl(\.gz)?', name)]
+
   def train(self, settings: dict | None = None) -> list[str]:
     """The words of the training command, the same on every host. settings: chosen by `plan`."""
     chosen = [f'{name}={value}' for name, value in (settings or {}).items()]
     words = ['mathqwen', 'train', self.config, f'--workdir={self.workdir}', '--distributed', '--json']
+    words += [f'--slice={self.slice}', '--platform=tpu']
     if self.init:
       words.append(f'--init={self.init}')
     return words + [f'--set={setting}' for setting in [*self.set, *chosen]]
@@ -240,7 +283,7 @@ def read(path: str) -> TpuJob:
     field.name
     for field in dataclasses.fields(TpuJob)
     if field.name not in given
-    and (field.default is dataclasses.MISSING or (field.name == 'zone' and 'zones' not in given))
+    and (field.default is field.default_factory or (field.name == 'zone' and 'zones' not in given))  # both MISSING
   ]
   if missing:
     raise UserError(f'{path}: {", ".join(missing)} must be given')
@@ -255,6 +298,10 @@ def _typed(path: str, name: str, value: object, kind: type) -> object:
   if kind is float and type(value) is int:
     value = float(min(value, 10**300))
   if isinstance(kind, types.GenericAlias):
+    if kind == dict[str, str]:
+      if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise UserError(f'{path}: {name} must be a table of strings, such as {{NAME = "value"}}')
+      return value
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
       raise UserError(f'{path}: {name} must be a list of strings, such as ["a", "b"]')
     return tuple(value)
@@ -264,5 +311,6 @@ def _typed(path: str, name: str, value: object, kind: type) -> object:
   return value
 
 
-def _duration_seconds(text: str) -> int:
+def duration_seconds(text: str) -> int:
+  """Seconds of a time such as 6h."""
   return int(text[:-1]) * {'s': 1, 'm': 60, 'h': 3600, 'd': 86400}[text[-1]]

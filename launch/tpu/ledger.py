@@ -2,7 +2,7 @@
 
 up, stop               a launcher began; `stop` was called
 asked, active, ready   a slice: requested, there, set up
-gone, deleted          a slice: taken away, deleted
+gone, deleted          a slice: taken away, deleted (with `why`: by its hosts)
 started, ended         the run, on all hosts
 step                   the run has come as far as the attempt before it
 """
@@ -22,7 +22,7 @@ class Ledger:
     folder.mkdir(parents=True, exist_ok=True)
 
   def add(self, event: str, **values: object) -> None:
-    """Appends an event with the time of now."""
+    """Appends an event with the time of now, unless `values` has another `time`."""
     with open(self._path, 'a') as file:
       file.write(json.dumps({'time': time.time(), 'event': event, **values}) + '\n')
 
@@ -30,6 +30,10 @@ class Ledger:
     """In their order, without the half line of a launcher that was killed while it wrote."""
     text = self._path.read_text() if self._path.exists() else ''
     return [json.loads(line) for line in text.split('\n')[:-1] if line.endswith('}')]
+
+  def last(self, name: str) -> dict | None:
+    """The newest event of this name."""
+    return next((event for event in reversed(self.events()) if event['event'] == name), None)
 
   def newest(self, *names: str) -> str | None:
     """Which of these events happened last; None when none did."""

@@ -7,29 +7,75 @@
 #   status RUN                prints none, running, or the exit status
 #   stop RUN                  sends SIGTERM: training saves and ends with 75
 #   log RUN                   prints its whole output
+#
+# MATHQWEN_JOB: JSON about the job (launch/tpu/facts.py). With it, `setup` and `start` start a guard (launch/tpu/host.py),
+# which enforces the deadline and removes the slice when nothing runs and no launcher comes; and `setup` installs the
+# versions of the job's first start, and stages data sets and model in the bucket (launch/tpu/stage.py).
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 runs="$HOME/mathqwen-runs"
+export PATH="$HOME/.local/bin:$PATH:/snap/bin" # uv, and gcloud on the images of TPU VMs
 
 # Prints the number of this host in its slice. Slurm's variable is for rehearsals on machines that are not TPU VMs.
 number() {
-  local metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
+  local server="${GCE_METADATA_HOST:-metadata.google.internal}"
   if [[ -n "${SLURM_PROCID:-}" ]]; then
     echo "$SLURM_PROCID"
   else
-    curl -sf -m 5 -H 'Metadata-Flavor: Google' "$metadata" || hostname | sed "s/.*-w-//"
+    curl -sf -m 5 -H 'Metadata-Flavor: Google' "http://$server/computeMetadata/v1/instance/attributes/agent-worker-number" ||
+      hostname | sed "s/.*-w-//"
+  fi
+}
+
+# Notes that a launcher was here, and stores what it told about the job, if anything. Returns whether it did.
+take_facts() {
+  mkdir -p "$runs"
+  touch "$runs/heard"
+  [[ -n "${MATHQWEN_JOB:-}" ]] || return
+  printf '%s' "$MATHQWEN_JOB" >"$runs/facts.json.part"
+  mv "$runs/facts.json.part" "$runs/facts.json"
+}
+
+# Starts the guard, unless it is at work.
+guard() {
+  cd "$here"
+  flock --nonblock "$runs/guard.lock" true || return 0 # a guard holds it
+  setsid nohup python3 -m launch.tpu.host guard "$(number)" >>"$runs/guard.log" 2>&1 </dev/null &
+  if ! command -v gcloud >/dev/null; then
+    echo 'worker.sh: note: this host has no gcloud: it can neither remove the slice at the end nor write to gs://' |
+      tee -a "$runs/guard.log"
   fi
 }
 
 setup() {
+  local told=0
+  take_facts && told=1
   cd "$here"
+  if ((told)); then
+    echo $$ >"$runs/setup.pid" # the guard does not remove a slice that is being set up
+    trap 'rm -f "$runs/setup.pid"; touch "$runs/heard"' EXIT
+    if ! flock --nonblock "$runs/guard.lock" true; then # the guard of an earlier checkout
+      kill "$(cat "$runs/guard.pid")" || true
+      flock --timeout 5 "$runs/guard.lock" true || true
+    fi
+    guard
+  fi
   # JAX recommends this on v5e and later: transfers to the chips are faster.
   echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled >/dev/null
-  export PATH="$HOME/.local/bin:$PATH"
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   [[ -x .venv/bin/python ]] || uv venv --quiet --python 3.12 .venv # the images have Python 3.10
-  uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gcs]'
+  if ((told)); then
+    # The versions of the first start, so that nothing changes under a job that runs for weeks.
+    python3 -m launch.tpu.stage lock "$runs/facts.json" "$(number)" "$runs/requirements.txt"
+    uv pip install --quiet --python .venv/bin/python --requirements "$runs/requirements.txt"
+    uv pip install --quiet --python .venv/bin/python --no-deps -e .
+    if [[ "$(number)" == 0 ]]; then
+      python3 -m launch.tpu.stage all "$runs/facts.json" 0
+    fi
+  else
+    uv pip install --quiet --python .venv/bin/python -e '.[tpu,hf,gcs]'
+  fi
   if (($#)); then
     .venv/bin/mathqwen data prepare "$@"
   fi
@@ -37,8 +83,10 @@ setup() {
 }
 
 start() {
-  local run="$runs/$1" older
+  local run="$runs/$1" older told=0
   shift
+  take_facts && told=1
+  ((!told)) || guard
   # Never two at the same time: an earlier start that still runs has to save and end first.
   for older in "$(dirname "$run")"/*/pid; do
     if [[ -e "$older" && "$older" != "$run/pid" ]] && kill -TERM "$(cat "$older")" 2>/dev/null; then
@@ -49,19 +97,11 @@ start() {
     echo "host $(number): goes on"
     return
   fi
+  ((!told)) || cp "$runs/facts.json" "$run/facts.json"
   cd "$here"
-  PATH="$here/.venv/bin:$PATH" setsid nohup bash launch/tpu/worker.sh watch "$run" "$@" >"$run/log" 2>&1 </dev/null &
+  PATH="$here/.venv/bin:$PATH" setsid nohup python3 -m launch.tpu.host watch "$run" "$@" >"$run/log" 2>&1 </dev/null &
+  echo $! >"$run/watcher"
   echo "host $(number): started"
-}
-
-watch() { # the parent of the command: writes down how it ends
-  local run="$1" status=0
-  shift
-  trap : TERM # a host that shuts down sends it to every process; the command saves first, and this waits for it
-  # shellcheck disable=SC2016 # the inner shell expands it
-  bash -c 'echo $$ >"$0/pid"; exec "$@"' "$run" "$@" || status=$?
-  echo "$status" >"$run/status.part"
-  mv "$run/status.part" "$run/status"
 }
 
 state() {
@@ -78,11 +118,7 @@ state() {
 follow() {
   local run="$runs/$1" me status=137 # unless written: the command was killed together with its watcher
   me="$(number)"
-  for _ in {1..100}; do
-    [[ -e "$run/pid" ]] && break
-    sleep 0.1
-  done
-  tail -n +1 -f --pid="$(cat "$run/pid")" "$run/log" | sed -u "s/^/[$me] /"
+  tail -n +1 -f --pid="$(cat "$run/watcher")" "$run/log" | sed -u "s/^/[$me] /"
   for _ in {1..30}; do
     [[ -e "$run/status" ]] && status="$(cat "$run/status")" && break
     sleep 0.1
@@ -93,8 +129,10 @@ follow() {
 
 stop() {
   local run="$runs/$1"
-  if [[ "$(state "$1")" == running && -e "$run/pid" ]]; then
-    kill -TERM "$(cat "$run/pid")"
+  take_facts || true
+  if [[ "$(state "$1")" == running ]]; then
+    echo stop >"$run/why" # read by a watcher that has not started the command yet
+    [[ ! -e "$run/pid" ]] || kill -TERM "$(cat "$run/pid")"
   fi
   echo "host $(number): $(state "$1")"
 }
@@ -102,7 +140,7 @@ stop() {
 verb="${1:?setup, start, follow, status, stop or log}"
 shift
 case "$verb" in
-  setup | start | watch | follow | stop) "$verb" "$@" ;;
+  setup | start | follow | stop) "$verb" "$@" ;;
   status) state "$1" ;;
   log) cat "$runs/$1/log" ;;
   *)

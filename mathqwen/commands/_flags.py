@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import NoReturn
 
+from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hardware import devices
 
@@ -19,6 +20,20 @@ class Parser(argparse.ArgumentParser):
     if message.startswith('unrecognized arguments: -'):
       hint = '; write -- before a question that begins with -'
     raise UserError(f'{message} (see {self.prog} --help{hint})')
+
+
+def path(text: str) -> str:
+  """The type of a flag that names a file or folder, local or on gs://: `text`, once its scheme is checked."""
+  try:
+    files.check_scheme(text)
+  except UserError as error:
+    raise argparse.ArgumentTypeError(str(error)) from None
+  return text
+
+
+def model_path(text: str) -> str:
+  """The type of a flag that names a MODEL: as `path`; or hf://ORGANISATION/NAME."""
+  return text if text.startswith(files.HUB) else path(text)
 
 
 def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: Callable | None = None) -> Parser:
@@ -48,6 +63,7 @@ def add_config(parser: Parser) -> None:
   """Adds CONFIG, as `config.load` takes it."""
   parser.add_argument(
     'config',
+    type=path,
     metavar='CONFIG',
     help='a name in configs/ (see `mathqwen configs`), or the path of a Python file that defines `config`',
   )
@@ -57,7 +73,9 @@ def add_setting(parser: Parser, flag: str, name: str, metavar: str) -> None:
   """Adds the flag that sets the setting `name`; the setting's declaration has the help."""
   from mathqwen.config import SETTINGS
 
-  parser.add_argument(flag, metavar=metavar, help=f'setting {name}: {SETTINGS[name].help}')
+  declaration = SETTINGS[name]
+  kind = {'path': path, 'model': model_path, '': None}[declaration.path]
+  parser.add_argument(flag, type=kind, metavar=metavar, help=f'setting {name}: {declaration.help}')
 
 
 def add_settings(parser: Parser, more: str = '') -> None:
@@ -76,7 +94,10 @@ def add_settings(parser: Parser, more: str = '') -> None:
 def add_model(parser: Parser, more: str = '') -> None:
   """Adds MODEL, as `storage.source.open_source` takes it. more: what else its help says."""
   parser.add_argument(
-    'model', metavar='MODEL', help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}"
+    'model',
+    type=model_path,
+    metavar='MODEL',
+    help=f"a Hugging Face directory, a model on its hub, or a run's --workdir{more}",
   )
 
 

@@ -9,8 +9,8 @@ HELP = 'two runs over the same problems: which verdicts changed, and a paired te
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the two directories to compare."""
-  parser.add_argument('a', metavar='A', help='what evaluate or grade wrote with --out')
-  parser.add_argument('b', metavar='B', help='the same, of the other run')
+  parser.add_argument('a', type=_flags.path, metavar='A', help='what evaluate or grade wrote with --out')
+  parser.add_argument('b', type=_flags.path, metavar='B', help='the same, of the other run')
 
 
 def run(args: argparse.Namespace) -> dict:

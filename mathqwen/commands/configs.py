@@ -13,6 +13,7 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument(
     'config',
     nargs='?',
+    type=_flags.path,
     metavar='NAME',
     help='a name in configs/, or the path of a Python file that defines `config` (default: lists the names)',
   )

@@ -16,17 +16,25 @@ def add_flags(parser: _flags.Parser) -> None:
 
   text = 'a Hugging Face directory, or a model on the hub, as a checkpoint of ours'
   from_hf = _flags.add_command(verbs, 'from-hf', text, run_from_hf)
-  from_hf.add_argument('source', metavar='HF_DIR', help='a Hugging Face directory, or a name such as Qwen/Qwen2.5-7B')
-  from_hf.add_argument('target', metavar='OUT', help='a directory that is new or empty')
+  from_hf.add_argument(
+    'source',
+    type=_flags.model_path,
+    metavar='HF_DIR',
+    help='a Hugging Face directory, or a name such as Qwen/Qwen2.5-7B',
+  )
+  from_hf.add_argument('target', type=_flags.path, metavar='OUT', help='a directory that is new or empty')
   _flags.add_platform(from_hf)
   _add_no_check(from_hf)
 
   text = 'a MODEL as a Hugging Face directory, which transformers and vLLM load'
   to_hf = _flags.add_command(verbs, 'to-hf', text, run_to_hf)
   to_hf.add_argument(
-    'source', metavar='MODEL', help="a run's --workdir, one of its checkpoints, or a Hugging Face directory"
+    'source',
+    type=_flags.model_path,
+    metavar='MODEL',
+    help="a run's --workdir, one of its checkpoints, or a Hugging Face directory",
   )
-  to_hf.add_argument('target', metavar='OUT', help='a directory that is new or empty')
+  to_hf.add_argument('target', type=_flags.path, metavar='OUT', help='a directory that is new or empty')
   to_hf.add_argument(
     '--layout', metavar='NAME', help='qwen1 writes a Qwen-1 in its own format (default: converts it to qwen2)'
   )
@@ -38,6 +46,7 @@ def add_flags(parser: _flags.Parser) -> None:
   to_hf.add_argument(
     '--scores',
     action='append',
+    type=_flags.path,
     default=[],
     metavar='DIR',
     help='what evaluate --out wrote, for the model card; may be repeated',
@@ -48,8 +57,8 @@ def add_flags(parser: _flags.Parser) -> None:
 
   text = 'how far two models differ: logits, KL divergence and greedy tokens on a small batch'
   check = _flags.add_command(verbs, 'check', text, run_check)
-  check.add_argument('source', metavar='A', help='a MODEL')
-  check.add_argument('target', metavar='B', help='the MODEL to compare it with')
+  check.add_argument('source', type=_flags.model_path, metavar='A', help='a MODEL')
+  check.add_argument('target', type=_flags.model_path, metavar='B', help='the MODEL to compare it with')
   check.add_argument('--tolerance', type=float, metavar='X', help='exit with status 2 when a logit differs by more')
   _flags.add_platform(check)
 

@@ -17,14 +17,20 @@ def add_flags(parser: _flags.Parser) -> None:
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
   prepare.add_argument('names', nargs='+', metavar='NAME', help=', '.join(catalog.downloadable()))
   prepare.add_argument(
-    '--data-dir', metavar='DIR', help='a local copy; without it, they are downloaded from their public addresses'
+    '--data-dir',
+    type=_flags.path,
+    metavar='DIR',
+    help='a copy, local or gs://; without it, they are downloaded from their public addresses',
   )
 
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)
   _flags.add_config(inspect)
   inspect.add_argument(
-    '--tokenizer', metavar='DIR', help="a directory with tokenizer files (default: this package's small tokenizer)"
+    '--tokenizer',
+    type=_flags.path,
+    metavar='DIR',
+    help="a directory with tokenizer files (default: this package's small tokenizer)",
   )
   _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(inspect)

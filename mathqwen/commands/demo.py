@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 import pathlib
 import shlex
-import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
 
+from mathqwen import files
 from mathqwen.commands import _devices, _flags
 from mathqwen.errors import UserError
 
@@ -30,7 +30,11 @@ BATCH_SIZE = 128  # problems decoded at the same time
 def add_flags(parser: _flags.Parser) -> None:
   """Adds where the demo works and how long it trains."""
   parser.add_argument(
-    '--workdir', default='mathqwen-demo', metavar='DIR', help='where everything goes (default: %(default)s)'
+    '--workdir',
+    type=_flags.path,
+    default='mathqwen-demo',
+    metavar='DIR',
+    help='where everything goes (default: %(default)s)',
   )
   parser.add_argument(
     '--steps', type=int, metavar='N', help='train only N steps: shows every stage in less time, with a poor model'
@@ -47,7 +51,7 @@ def run(args: argparse.Namespace) -> dict:
   from mathqwen.training.prepare import TrainingRun
 
   started = time.monotonic()
-  root = pathlib.Path(args.workdir)
+  root = files.path(args.workdir)
   data_dir = root / 'data'
   run_dir = root / 'run'
   scores = root / 'scores'
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> dict:
 
   _heading('5. as a Hugging Face directory, loaded again')
   for earlier in (export, scores / 'hf'):  # of an earlier demo in the same workdir
-    shutil.rmtree(earlier, ignore_errors=True)
+    files.remove_tree(earlier)
   model.save_hf(str(export))
   exported = score(load(str(export), dtype='float32'), 'hf')
   print(f'{export}: {_agreement(scores)}')
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> dict:
   return {'seconds': seconds, 'before': before, 'after': after, 'hf': exported, 'train': summary}
 
 
-def _experiment(data_dir: pathlib.Path, steps: int | None) -> Experiment:
+def _experiment(data_dir: files.AnyPath, steps: int | None) -> Experiment:
   """configs/demo.py with its data in `data_dir`; with `steps`, shortened to them."""
   from mathqwen import config
 
@@ -102,8 +106,8 @@ def _experiment(data_dir: pathlib.Path, steps: int | None) -> Experiment:
       optim=dataclasses.replace(experiment.optim, warmup_steps=warmup),
       train=dataclasses.replace(experiment.train, steps=steps),
     )
-  files = [data_dir / 'arithmetic' / 'train' / pathlib.Path(source).name for source in experiment.data.sources]
-  data = dataclasses.replace(experiment.data, sources=tuple(map(str, files)))
+  sources = [data_dir / 'arithmetic' / 'train' / pathlib.Path(source).name for source in experiment.data.sources]
+  data = dataclasses.replace(experiment.data, sources=tuple(map(str, sources)))
   return dataclasses.replace(experiment, data=data)
 
 
@@ -134,7 +138,7 @@ def _heading(text: str):
   print(f'\n\033[1m{text}\033[0m' if sys.stdout.isatty() else f'\n{text}', flush=True)
 
 
-def _agreement(scores: pathlib.Path) -> str:
+def _agreement(scores: files.AnyPath) -> str:
   """How many answers of the exported model are, to the letter, those of the checkpoint."""
   from mathqwen.evals import records
 
@@ -147,7 +151,7 @@ def _agreement(scores: pathlib.Path) -> str:
   return f'{same} of {len(ours)} answers are the same text'
 
 
-def _next_command(run_dir: pathlib.Path) -> str:
+def _next_command(run_dir: files.AnyPath) -> str:
   """The command that asks the trained model, ready to be pasted into a shell."""
   program = sys.argv[0] if pathlib.Path(sys.argv[0]).name == 'mathqwen' else 'mathqwen'
   return f'{shlex.quote(program)} generate {shlex.quote(str(run_dir))} "37+45="'

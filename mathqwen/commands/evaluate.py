@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mathqwen import files
 from mathqwen.commands import _devices, _flags, _models, _scores
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import hosts
@@ -31,7 +32,7 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument(
     '--benchmarks', required=True, metavar='A,B', help=f'which, with commas between: {", ".join(benchmarks.BENCHMARKS)}'
   )
-  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of the data sets')
+  parser.add_argument('--data-dir', type=_flags.path, metavar='DIR', help='a copy of the data sets, local or gs://')
   parser.add_argument('--limit', type=int, metavar='N', help='the first N problems of each benchmark only')
   parser.add_argument(
     '--prompt',
@@ -42,7 +43,7 @@ def add_flags(parser: _flags.Parser) -> None:
     '--rule', metavar='NAME', help="how answers are graded (default: the prompt's rule, else the benchmark's)"
   )
   parser.add_argument(
-    '--out', metavar='DIR', help='where records and scores go; the same command again continues there'
+    '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
   )
   _flags.add_distributed(parser, 'each host holds a copy of the model and answers its share of the problems')
   parser.add_argument(
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> dict:
   if hosts.share()[0] == 0:
     _scores.show(result)
     if args.out and not args.json:
-      print(table.after_evaluation([os.path.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
+      print(table.after_evaluation([files.join(args.out, name, 'scores.json') for name in result['benchmarks']]))
   return result
 
 
@@ -90,6 +91,7 @@ def evaluate(args: argparse.Namespace) -> dict:
   from mathqwen.evals import ask, prompts
   from mathqwen.grading import grade
 
+  files.check(args.out)  # a misspelt bucket, or no gcsfs, before a model is opened
   chosen = ask.choose(args.benchmarks)
   if args.prompt:
     prompts.get(args.prompt)

@@ -11,12 +11,14 @@ def add_flags(parser: _flags.Parser) -> None:
   """Adds the records, their benchmark, and the rule."""
   from mathqwen.evals import benchmarks
 
-  parser.add_argument('records', metavar='RECORDS.jsonl', help='one JSON object a line: id, response, gold')
+  parser.add_argument(
+    'records', type=_flags.path, metavar='RECORDS.jsonl', help='one JSON object a line: id, response, gold'
+  )
   parser.add_argument(
     '--benchmark', required=True, metavar='NAME', help=f'where they come from: {", ".join(benchmarks.BENCHMARKS)}'
   )
   parser.add_argument('--rule', metavar='NAME', help="how answers are graded (default: the benchmark's rule)")
-  parser.add_argument('--out', metavar='DIR', help='where the graded records and their scores go')
+  parser.add_argument('--out', type=_flags.path, metavar='DIR', help='where the graded records and their scores go')
 
 
 def run(args: argparse.Namespace) -> dict:

@@ -10,13 +10,19 @@ HELP = 'Table 12 of the Qwen Technical Report: published rows beside measured on
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the scores, and where the page goes."""
-  parser.add_argument('scores', nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some')
   parser.add_argument(
-    '--out', metavar='DIR', help='also write it there as Markdown, LaTeX, and a web page with every problem'
+    'scores', type=_flags.path, nargs='+', metavar='SCORES', help='scores.json files, or directories that hold some'
+  )
+  parser.add_argument(
+    '--out',
+    type=_flags.path,
+    metavar='DIR',
+    help='also write it there as Markdown, LaTeX, and a web page with every problem',
   )
   parser.add_argument(
     '--metrics',
     action='append',
+    type=_flags.path,
     default=[],
     metavar='FILE',
     help="a metrics.jsonl whose losses the page shows (default: those in the models' workdirs); may be repeated",

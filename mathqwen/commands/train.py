@@ -12,7 +12,9 @@ HELP = 'train a config, or continue the run in --workdir'
 def add_flags(parser: _flags.Parser) -> None:
   """Adds CONFIG, --workdir, and flags for what changes from run to run."""
   _flags.add_config(parser)
-  parser.add_argument('--workdir', metavar='DIR', help='where checkpoints, metrics and the resolved config go')
+  parser.add_argument(
+    '--workdir', type=_flags.path, metavar='DIR', help='where checkpoints, metrics and the resolved config go'
+  )
   _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
   _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(parser)
@@ -45,7 +47,9 @@ def train(args: argparse.Namespace) -> dict:
 
   args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
   """
-  from mathqwen import config
+  from mathqwen import config, files
+
+  files.check(args.workdir)  # a misspelt bucket, or no gcsfs, before a model is fetched
 
   # Before JAX is imported: a misspelled setting is reported at once.
   experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)

@@ -18,13 +18,11 @@ def convert_from_hf(source: str, target: str, compare: bool = True) -> dict:
   compare: refuse a result whose logits differ from those of the source in any bit.
 
   Returns {out, bytes, check, peak_rss_bytes}; check: see `check.compare_sources`, or None where nothing was compared.
-  UserError: when the target exists or is not on a local disk, the source is not a Hugging Face directory or is damaged,
+  UserError: when the target exists, the source is not a Hugging Face directory or is damaged,
   the disk is full, or the result differs. Then nothing is left behind.
   """
   # 1. Plan: what will be written. What can be refused without reading weights is refused here.
   hf.check_target(target)
-  if '://' in str(target):
-    raise UserError(f'{target}: from-hf writes to a local disk')
   model = open_source(source)
   if model.experiment is not None:
     raise UserError(f'{source} is a checkpoint of ours already: give a Hugging Face directory')

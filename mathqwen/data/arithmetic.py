@@ -10,15 +10,14 @@ Integer arithmetic has integer answers; all other answers are rounded to four de
 import json
 import math
 import os
-import pathlib
 import random
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from mathqwen import files as files_lib
 from mathqwen.data.expressions import canonical, evaluate
 from mathqwen.data.worked import worked
 from mathqwen.errors import UserError
-from mathqwen.files import write_atomically
 
 _MISSES = 3000  # a group counts as exhausted after this many draws without a new expression
 
@@ -294,7 +293,7 @@ def write(
   try:
     for name, rows in files.items():
       text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-      write_atomically(pathlib.Path(directory, name), text.encode())
+      files_lib.write_atomically(files_lib.path(directory) / name, text.encode())
   except OSError as error:
     raise UserError(
       f'cannot write arithmetic problems under {directory}: {error.strerror}; name another directory'

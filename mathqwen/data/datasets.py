@@ -23,10 +23,10 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from mathqwen import files
 from mathqwen.data import arithmetic, catalog, examples, expressions
 from mathqwen.data.examples import Example, Report
-from mathqwen.errors import UserError, report
-from mathqwen.files import write_atomically
+from mathqwen.errors import Unreachable, UserError, report
 
 _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')
 
@@ -82,10 +82,13 @@ def builder_class(name: str) -> type[_Problems]:
 
 def cache_dir() -> Path:
   """Where downloads and prepared data sets are kept."""
-  return Path(os.environ.get('MATHQWEN_CACHE') or Path.home() / '.cache' / 'mathqwen')
+  folder = os.environ.get('MATHQWEN_CACHE') or Path.home() / '.cache' / 'mathqwen'
+  if files.is_remote(folder):
+    raise UserError(f'MATHQWEN_CACHE is {folder}: prepared data sets are read at random, set it to a local directory')
+  return Path(folder)
 
 
-def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Example], Report, Path]:
+def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Example], Report, files.AnyPath]:
   """(examples, report of malformed rows, folder of the source file) of a split, prepared first if necessary.
 
   Without data_dir: from the files that `prepare` last saw, or from its copy when they are gone.
@@ -97,7 +100,7 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   return found, report, path.parent
 
 
-def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, Path]:
+def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, files.AnyPath]:
   """(prepared directory, source file)."""
   if data_dir is not None:
     path = _split_file(name, split, data_dir)
@@ -154,7 +157,7 @@ def _choose(name: str, data_dir: str) -> None:
   _write(_pointer(name), json.dumps(chosen, indent=1).encode())
 
 
-def _split_file(name: str, split: str, data_dir: str | Path) -> Path:
+def _split_file(name: str, split: str, data_dir: str | files.AnyPath) -> files.AnyPath:
   """The file of a split by its own name; `examples.find` takes the name that users know it by."""
   return examples.find(*catalog.known_name(catalog.get(name), split), data_dir)
 
@@ -164,13 +167,17 @@ def _file(name: str, split: str) -> str:
   return catalog.get(name).splits[split].files[0]
 
 
-def _present(name: str, data_dir: str | Path) -> list[str]:
+def _present(name: str, data_dir: str | files.AnyPath) -> list[str]:
   """The splits whose file is in data_dir."""
   present = []
   for split in catalog.get(name).splits:
-    with contextlib.suppress(UserError):
+    try:
       _split_file(name, split, data_dir)
-      present.append(split)
+    except Unreachable:
+      raise
+    except UserError:
+      continue
+    present.append(split)
   return present
 
 
@@ -182,7 +189,7 @@ def _pointer(name: str) -> Path:
   return cache_dir() / 'prepared' / f'{name}.json'
 
 
-def _chosen(name: str) -> dict[str, dict[str, Path]]:
+def _chosen(name: str) -> dict[str, dict[str, files.AnyPath]]:
   """Split -> {'root': prepared directory, 'file': source file}, as `_choose` wrote them down."""
   pointer = _pointer(name)
   try:
@@ -190,7 +197,7 @@ def _chosen(name: str) -> dict[str, dict[str, Path]]:
     paths = {}
     for split, found in chosen.items():
       if split in catalog.get(name).splits:
-        paths[split] = {'root': Path(found['root']), 'file': Path(found['file'])}
+        paths[split] = {'root': Path(found['root']), 'file': files.path(found['file'])}
     return paths
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
@@ -200,7 +207,7 @@ def _chosen(name: str) -> dict[str, dict[str, Path]]:
 
 def _write(path: Path, data: bytes) -> None:
   try:
-    write_atomically(path, data)
+    files.write_atomically(path, data)
   except OSError as error:
     raise _cannot_write(path, error) from error
 
@@ -213,7 +220,7 @@ def _is_complete(name: str, root: Path) -> bool:
   return (root / name / str(_Problems.VERSION) / 'dataset_info.json').is_file()
 
 
-def _build(name: str, split: str, path: Path) -> Path:
+def _build(name: str, split: str, path: files.AnyPath) -> Path:
   """The prepared directory of a split, CACHE/prepared/gsm8k-train-DIGEST; prepares it if it is not there yet."""
   root = cache_dir() / 'prepared' / f'{name}-{split}-{_digest(name, split, path)}'
   if _is_complete(name, root):
@@ -234,15 +241,15 @@ def _build(name: str, split: str, path: Path) -> Path:
   return root
 
 
-def _digest(name: str, split: str, path: Path) -> str:
+def _digest(name: str, split: str, path: files.AnyPath) -> str:
   """Changes with the content of everything the prepared rows depend on. Modification times are not enough for that."""
   digest = hashlib.sha256(repr((name, split, path.name, tfds.__version__)).encode())
   data = catalog.get(name)
   task_file = inspect.getsourcefile(data.parse)
   code = (task_file, examples.__file__, arithmetic.__file__, expressions.__file__, __file__)
-  for file in (path, examples.companion(path, data), *code):
+  for file in (path, examples.companion(path, data), *map(Path, code)):
     try:
-      digest.update(hashlib.sha256(Path(file).read_bytes()).digest() if file else b'-')
+      digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b'-')
     except OSError as error:
       raise UserError(f'cannot read {file}: {error.strerror}; check the path') from error
   return digest.hexdigest()[:20]

@@ -14,8 +14,8 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 
+from mathqwen import files
 from mathqwen.data import catalog
 from mathqwen.errors import UserError
 
@@ -96,23 +96,24 @@ class Report:
 # --- files ---
 
 
-def find(source: str, split: str, data_dir: str | Path) -> Path:
+def find(source: str, split: str, data_dir: str | files.AnyPath) -> files.AnyPath:
   """The file of one split in a directory that has the layout of its `Split.files`.
 
   UserError: when none of those files is there (the message has the paths tried), or the data set has no such split.
   """
   data, own_split = catalog.find_split(source, split)
+  folder = files.path(data_dir)
   tried = []
   for name in data.splits[own_split].files:
-    tried += [Path(data_dir) / name, Path(data_dir) / f'{name}.gz']
+    tried += [folder / name, folder / f'{name}.gz']
   for path in tried:
     if path.is_file():
       return path
-  names = ', '.join(str(path.relative_to(data_dir)) if path.is_relative_to(data_dir) else str(path) for path in tried)
+  names = ', '.join(str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path) for path in tried)
   raise UserError(f'no {source} {split} data in {data_dir}: tried {names}; put one there or pass another --data-dir')
 
 
-def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
+def companion(path: files.AnyPath, data: catalog.DataSet | None) -> files.AnyPath | None:
   """The file with the ids of the rows of `path`: math/train_paths.txt[.gz] beside math/train.jsonl[.gz]."""
   if data is None or not data.ids_beside:
     return None
@@ -123,7 +124,7 @@ def companion(path: Path, data: catalog.DataSet | None) -> Path | None:
   return None
 
 
-def read_text(path: Path) -> str:
+def read_text(path: files.AnyPath) -> str:
   """The text of a UTF-8 file, compressed with gzip or not: its first bytes decide, not its name.
 
   UserError: when it cannot be read, is damaged, or is not UTF-8.
@@ -144,7 +145,7 @@ def read_text(path: Path) -> str:
     raise UserError(f'{path}:{line}: not UTF-8; save it as UTF-8') from error
 
 
-def records(path: Path) -> Iterator[tuple[int, object]]:
+def records(path: files.AnyPath) -> Iterator[tuple[int, object]]:
   """(line, value) of each record; the value is a `Malformed` where a line is not JSON.
 
   *.jsonl holds one object per line. *.json holds objects one after another, each on one line (Math401) or spread over
@@ -171,7 +172,7 @@ def records(path: Path) -> Iterator[tuple[int, object]]:
       yield number, Malformed(f'not JSON: {error}')
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
+def _objects(path: files.AnyPath, text: str) -> Iterator[tuple[int, object]]:
   """(line, value) of JSON objects one after another."""
   decoder = json.JSONDecoder()
   blanks = re.compile(r'\s*')
@@ -193,7 +194,7 @@ def _objects(path: Path, text: str) -> Iterator[tuple[int, object]]:
 # --- from records to examples ---
 
 
-def parse_file(path: Path, source: str, split: str) -> tuple[list[Example], Report]:
+def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Example], Report]:
   """(the readable records of a file, duplicates too; a report of the malformed ones and of repeated ids).
 
   source: the name of a data set, whose parser is used; any other text stands for a file in one of SCHEMAS.
@@ -259,7 +260,7 @@ class _UniqueIds:
     return name
 
 
-def _ids_beside(path: Path, data: catalog.DataSet | None, count: int) -> list[str] | None:
+def _ids_beside(path: files.AnyPath, data: catalog.DataSet | None, count: int) -> list[str] | None:
   """The ids in the file's companion; None when there is none, or it does not fit `count` rows."""
   beside = companion(path, data)
   if beside is None:

@@ -1,8 +1,8 @@
 """`load`: the examples of a data set by its name, or of a file by its path."""
 
 import json
-from pathlib import Path
 
+from mathqwen import files
 from mathqwen.data import catalog, examples
 from mathqwen.data.examples import Example, Report
 from mathqwen.errors import UserError
@@ -29,7 +29,7 @@ def load(
   return found if strict else kept, report
 
 
-def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, Path]:
+def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, files.AnyPath]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
   if data is not None and data.downloads:
@@ -40,7 +40,7 @@ def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[
   if data is not None:
     path = _find_local(data, source, split, data_dir)
   else:
-    path = Path(source)
+    path = files.path(source)
     if not path.exists() and '.json' not in path.name:
       names = ', '.join(catalog.names())
       raise UserError(f'unknown data set {source!r}: the names are {names}, or give the path of a .jsonl file')
@@ -48,16 +48,20 @@ def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[
   return found, report, path.parent
 
 
-def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> Path:
+def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> files.AnyPath:
   """The file of a data set that cannot be downloaded. Its paths may be absolute, in a user's own task file."""
   _, own_split = catalog.find_split(source, split)
   first = data.splits[own_split].files[0]
-  if data_dir is None and not Path(first).is_absolute():
+  if data_dir is None and not _is_absolute(first):
     raise UserError(data.missing or f'{source} cannot be downloaded: pass --data-dir DIR with {first}')
   return examples.find(source, split, data_dir or '')
 
 
-def _refuse_bad(found: list[Example], report: Report, folder: Path) -> None:
+def _is_absolute(path: str) -> bool:
+  return files.is_remote(path) or files.path(path).is_absolute()
+
+
+def _refuse_bad(found: list[Example], report: Report, folder: files.AnyPath) -> None:
   """UserError: when a record is malformed, has no answer, or repeats an id."""
   for example in found:
     if not example.answer:

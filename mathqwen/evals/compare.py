@@ -7,8 +7,8 @@ compare('abel', 'openai_6b')     gsm8k: 1,319 problems, 59.7% and 21.7%; differe
 import collections
 import math
 import os
-import pathlib
 
+from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.evals import records, samples
 from mathqwen.evals.folder import is_unfinished, known_about
@@ -60,29 +60,29 @@ def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
   }
 
 
-def _record_files(folder: str | os.PathLike) -> dict[str, pathlib.Path]:
+def _record_files(folder: str | os.PathLike) -> dict[str, files.AnyPath]:
   """{benchmark: its records.jsonl}"""
-  path = pathlib.Path(folder)
+  path = files.path(folder)
   if not path.is_dir():
     raise UserError(f'{path}: no such directory; give what evaluate or grade wrote with --out')
   if (path / 'records.jsonl').exists():
-    files = [path / 'records.jsonl']
+    found = [path / 'records.jsonl']
   else:
-    files = sorted(path.glob('*/records.jsonl'))
-  if not files:
+    found = sorted(path.glob('*/records.jsonl'))
+  if not found:
     raise UserError(f'{path}: no records.jsonl in it; give what evaluate or grade wrote with --out')
-  if len(files) == 1:
-    return {_benchmark_of(files[0]): files[0]}
-  return {file.parent.name: file for file in files}
+  if len(found) == 1:
+    return {_benchmark_of(found[0]): found[0]}
+  return {file.parent.name: file for file in found}
 
 
-def _benchmark_of(file: pathlib.Path) -> str:
+def _benchmark_of(file: files.AnyPath) -> str:
   """The name in the first record: the directory of a single benchmark may have any name."""
   first = next(iter(records.read(file).records), {})
   return str(first.get('benchmark') or file.parent.name)
 
 
-def _records_by_problem(file: pathlib.Path) -> dict[str, dict]:
+def _records_by_problem(file: files.AnyPath) -> dict[str, dict]:
   """{problem: its record}"""
   rows = records.read(file).records
   if not rows:
@@ -103,7 +103,7 @@ def _problem_key(row: dict) -> str:
   return str(row['question'] if row.get('id') is None else row['id'])
 
 
-def _compare_files(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dict:
+def _compare_files(name: str, file_a: files.AnyPath, file_b: files.AnyPath) -> dict:
   """One entry of `compare`. UserError: when the files do not hold one answer to each of the same problems."""
   rows_a, rows_b = _records_by_problem(file_a), _records_by_problem(file_b)
   _check_samples(file_a, rows_a)
@@ -134,7 +134,7 @@ def _compare_files(name: str, file_a: pathlib.Path, file_b: pathlib.Path) -> dic
   }
 
 
-def _check_samples(file: pathlib.Path, rows: dict[str, dict]) -> None:
+def _check_samples(file: files.AnyPath, rows: dict[str, dict]) -> None:
   count = known_about(file).get('samples') or samples.per_problem(rows.values())
   if count > 1:
     raise UserError(
@@ -143,7 +143,7 @@ def _check_samples(file: pathlib.Path, rows: dict[str, dict]) -> None:
 
 
 def _check_same_problems(
-  name: str, file_a: pathlib.Path, rows_a: dict[str, dict], file_b: pathlib.Path, rows_b: dict[str, dict]
+  name: str, file_a: files.AnyPath, rows_a: dict[str, dict], file_b: files.AnyPath, rows_b: dict[str, dict]
 ) -> None:
   """UserError: unless both files have the same problems."""
   missing = [key for key in rows_a if key not in rows_b] + [key for key in rows_b if key not in rows_a]
@@ -162,7 +162,7 @@ def _check_same_problems(
       )
 
 
-def _rule(file: pathlib.Path, rows: dict[str, dict]) -> str | None:
+def _rule(file: files.AnyPath, rows: dict[str, dict]) -> str | None:
   """The rule that the records name, or else the one in the scores beside them."""
   named = {row['rule'] for row in rows.values() if isinstance(row.get('rule'), str)}
   return ' and '.join(sorted(named)) or known_about(file).get('rule')

@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import queue
 import random
 import re
@@ -17,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from mathqwen import files
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals import records, run
@@ -349,7 +349,7 @@ def _requests(prompt: prompts_lib.Prompt, examples: list, system_prompt: str) ->
 
 
 def _count_stored(prepared: list[PreparedBenchmark], out: str | os.PathLike) -> int:
-  paths = [pathlib.Path(out) / benchmark.name / 'records.jsonl' for benchmark in prepared]
+  paths = [files.path(out) / benchmark.name / 'records.jsonl' for benchmark in prepared]
   return sum(len(records.read(path).records) for path in paths if path.exists())
 
 

@@ -7,14 +7,11 @@ unanswered.json         of a served model: which problems have no answer, and wh
 scores.json             written last: as long as it is missing, the evaluation is not finished
 """
 
-import contextlib
-import fcntl
 import os
-import pathlib
 import re
-from collections.abc import Iterator
 
-from mathqwen.errors import UserError
+from mathqwen import files
+from mathqwen.errors import Unreachable, UserError
 from mathqwen.evals import records
 from mathqwen.hardware import hosts
 
@@ -25,15 +22,16 @@ class Folder:
   stored: the records that an interrupted run with the same settings left there, of however many hosts.
   """
 
-  def __init__(self, path: pathlib.Path, settings: dict, examples: list):
-    """Reads what is there. UserError: when it belongs to another run, or is damaged."""
+  def __init__(self, path: files.AnyPath, settings: dict, examples: list, lock: files.Lock | None = None):
+    """Reads what is there. lock: of `path`, on host 0. UserError: when it belongs to another run, or is damaged."""
     self.path = path
+    self._lock = lock or files.Lock()
     self._settings = settings
     self._total = len(examples)
     path.mkdir(parents=True, exist_ok=True)
 
     parts = self._parts()
-    if any(part.stat().st_size for part in parts):  # without any answer, the settings may still be changed
+    if any(files.has_lines(part) for part in parts):  # without any answer, the settings may still be changed
       self._check_settings(parts[0])
 
     notes = []
@@ -50,7 +48,7 @@ class Folder:
         own_size = read.size
     self.stored = records.StoredRecords(list(found.values()), '; '.join(notes) or None, own_size)
 
-  def _check_settings(self, part: pathlib.Path) -> None:
+  def _check_settings(self, part: files.AnyPath) -> None:
     """UserError: when the records in `part` are of a run with other settings."""
     file = self.path / 'settings.json'
     if not file.exists():
@@ -62,12 +60,12 @@ class Folder:
       what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in changed)
       raise UserError(f'{self.path} holds another run ({what}); give another --out, or delete it')
 
-  def _own(self) -> pathlib.Path:
+  def _own(self) -> files.AnyPath:
     """The records of this host."""
     host, _ = hosts.share()
     return self.path / (f'records.{host}.jsonl' if host else 'records.jsonl')
 
-  def _parts(self) -> list[pathlib.Path]:
+  def _parts(self) -> list[files.AnyPath]:
     """The records of all hosts that are there, host 0's first."""
     found = []
     for path in self.path.iterdir():
@@ -81,7 +79,7 @@ class Folder:
       records.write_json(self.path / 'settings.json', self._settings)
     if len(self.stored.records) < self._total:  # `grade` may have scored the part that was there
       (self.path / 'scores.json').unlink(missing_ok=True)
-    return records.RecordWriter(self._own(), self.stored.size)
+    return records.RecordWriter(self._own(), self.stored.size, self._lock)
 
   def scores(self) -> dict | None:
     """The scores of a finished evaluation; None when it is not finished."""
@@ -101,19 +99,22 @@ class Folder:
 
   def finish(self, ordered: list[dict], scores: dict) -> None:
     """Writes all records in order, and the scores."""
+    self._lock.check()
     write(self.path, ordered, scores)
     (self.path / 'unanswered.json').unlink(missing_ok=True)
 
 
-def _read_if_intact(path: pathlib.Path) -> dict | None:
+def _read_if_intact(path: files.AnyPath) -> dict | None:
   """The content of a file that this program writes again anyway; None when it is missing or damaged."""
   try:
     return records.read_json(path)
+  except Unreachable:  # what is there must not be taken for missing
+    raise
   except UserError:
     return None
 
 
-def _check_stored_problems(path: pathlib.Path, rows: list[dict], examples: list) -> None:
+def _check_stored_problems(path: files.AnyPath, rows: list[dict], examples: list) -> None:
   """UserError: when a record is of another question or gold answer than the problem with its id."""
   asked = {example.id: example for example in examples}
   for record in rows:
@@ -128,44 +129,20 @@ def _check_stored_problems(path: pathlib.Path, rows: list[dict], examples: list)
       )
 
 
-def folder_of(out: str | os.PathLike, name: str) -> pathlib.Path:
+def folder_of(out: str | os.PathLike, name: str) -> files.AnyPath:
   """OUT/NAME. UserError: when OUT is empty, as an unset variable of a script leaves it."""
   if not os.fspath(out):
     raise UserError('--out is empty; give a directory, or leave it out')
-  return pathlib.Path(out) / name
+  return files.path(out) / name
 
 
-def write(path: pathlib.Path, rows: list[dict], scores: dict) -> None:
+def write(path: files.AnyPath, rows: list[dict], scores: dict) -> None:
   """Writes the records and scores that an evaluation or a grading ends with."""
   records.write_all(path / 'records.jsonl', rows)
   records.write_json(path / 'scores.json', scores)
 
 
-@contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
-  """Makes and locks a directory. UserError: when another process has locked it.
-
-  The lock belongs to the open file, so the operating system releases it even when the process is killed.
-  """
-  path.mkdir(parents=True, exist_ok=True)
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    _lock(handle, path)
-    yield
-  finally:
-    os.close(handle)
-
-
-def _lock(handle: int, path: pathlib.Path) -> None:
-  try:
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise UserError(f'{path}: another evaluation is writing here; wait for it, or give another --out') from None
-  except OSError:
-    return  # a file system without locks
-
-
-def known_about(file: pathlib.Path) -> dict:
+def known_about(file: files.AnyPath) -> dict:
   """The settings of the run that made the records in `file`, and its scores if there are any."""
   settings = _read_if_intact(file.with_name('settings.json')) or {}
   scores = _read_if_intact(file.with_name('scores.json')) or {}
@@ -176,7 +153,7 @@ def known_about(file: pathlib.Path) -> dict:
   return known
 
 
-def is_unfinished(file: pathlib.Path) -> bool:
+def is_unfinished(file: files.AnyPath) -> bool:
   """Whether the evaluation that the records in `file` are from has not finished."""
   scores = _read_if_intact(file.with_name('scores.json'))
   if scores:

@@ -12,15 +12,14 @@ import gzip
 import json
 import math
 import os
-import pathlib
 import re
 import zlib
 
+from mathqwen import files
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.files import named, write_atomically
 from mathqwen.grading.grade import relative_error
 
 FIELDS = (
@@ -56,7 +55,7 @@ def read(path: str | os.PathLike, complete: bool = False) -> StoredRecords:
   complete: each record must have all FIELDS, as an evaluation writes them. UserError: counts and names the lines that
   are not records, or repeat an earlier id.
   """
-  path = pathlib.Path(path)
+  path = files.path(path)
   lines = _bytes_of(path).split(b'\n')
   records = []
   line_of_id: dict = {}
@@ -87,12 +86,12 @@ def read(path: str | os.PathLike, complete: bool = False) -> StoredRecords:
   return StoredRecords(records, note, size)
 
 
-def _bytes_of(path: pathlib.Path) -> bytes:
+def _bytes_of(path: files.AnyPath) -> bytes:
   """The content of a file, uncompressed. UserError: when it cannot be read."""
-  if path.is_dir():
-    raise UserError(f'{path} is a directory; give the records.jsonl inside it')
   try:
-    data = path.read_bytes()
+    if path.is_dir():
+      raise UserError(f'{path} is a directory; give the records.jsonl inside it')
+    data = files.read_journal(path)
     return gzip.decompress(data) if path.suffix == '.gz' else data
   except FileNotFoundError:
     raise UserError(f'{path}: no such file; give a records.jsonl') from None
@@ -130,47 +129,39 @@ def line(record: dict) -> bytes:
 
 
 class RecordWriter:
-  """Appends records. When `write` returns, the record is on disk as a whole line."""
+  """Appends records. When `write` returns, the record is on disk as a whole line (gs://: see `files.Journal`)."""
 
-  def __init__(self, path: pathlib.Path, size: int = 0):
-    """size: how many bytes of the existing file to keep, `StoredRecords.size`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    self._path = path
-    self._file = open(path, 'a+b')  # noqa: SIM115 - closed by __exit__
-    self._file.truncate(size)
-    if size:
-      self._file.seek(size - 1)
-      if self._file.read(1) != b'\n':  # the last line is a whole record that lacks only its newline
-        self._file.write(b'\n')
+  def __init__(self, path: files.AnyPath, size: int = 0, lock: files.Lock | None = None):
+    """size: how many bytes of the existing file to keep, `StoredRecords.size`. lock: of the folder of `path`."""
+    self._journal = files.Journal(path, size)
+    self._lock = lock or files.Lock()
 
   def write(self, record: dict) -> None:
-    """Appends one record. OSError: names the file, when the disk is full."""
-    with named(self._path):
-      self._file.write(line(record))
-      self._file.flush()
+    """Appends one record. OSError: names the file, when the disk is full. UserError: when the lock is lost."""
+    self._lock.check()
+    self._journal.write(line(record))
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    with named(self._path):
-      self._file.close()
+  def __exit__(self, *error):
+    self._journal.__exit__(*error)
 
 
-def write_all(path: pathlib.Path, records: list[dict]) -> None:
+def write_all(path: files.AnyPath, records: list[dict]) -> None:
   """Replaces the file by these records, atomically."""
-  write_atomically(path, b''.join(line(record) for record in records))
+  files.replace_journal(path, b''.join(line(record) for record in records))
 
 
 # --- JSON files ---
 
 
-def write_json(path: pathlib.Path, value: dict) -> None:
+def write_json(path: files.AnyPath, value: dict) -> None:
   """Replaces the file by one JSON object, atomically."""
-  write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
+  files.write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode())
 
 
-def read_json(path: pathlib.Path, remedy: str = 'evaluate or grade again to write it') -> dict:
+def read_json(path: files.AnyPath, remedy: str = 'evaluate or grade again to write it') -> dict:
   """The JSON object in a file. UserError: with the `remedy`, when there is none."""
   try:
     value = json.loads(path.read_text(encoding='utf-8'))

@@ -8,11 +8,11 @@ appended to `OUT/NAME/records.jsonl` as soon as it is complete, and the same cal
 import contextlib
 import dataclasses
 import os
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from mathqwen import files
 from mathqwen.errors import UserError, report
 from mathqwen.evals import benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
@@ -103,9 +103,10 @@ def open_folders(
       folder = None
       if out is not None:
         path = folder_lib.folder_of(out, benchmark.name)
+        lock = None
         if hosts.share()[0] == 0:  # several hosts may see the same directory
-          stack.enter_context(folder_lib.locked(path))
-        folder = Folder(path, benchmark.settings, benchmark.examples)
+          lock = stack.enter_context(files.locked(path))
+        folder = Folder(path, benchmark.settings, benchmark.examples, lock)
       opened.append((benchmark, folder))
     yield opened
 
@@ -333,16 +334,16 @@ def grade_records(
   rule = rule or chosen.rule
   graders.get(rule)
   place = None if out is None else folder_lib.folder_of(out, chosen.name)
-  path = pathlib.Path(path)
+  path = files.path(path)
   # Lock it: an evaluation that continues there at the same time would lose its answers.
-  with folder_lib.locked(place) if place and place.exists() else contextlib.nullcontext():
+  with files.locked(place) if place and place.exists() else contextlib.nullcontext():
     graded, scores = _graded(path, chosen, rule)
     if place:
       folder_lib.write(place, graded, scores)
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _graded(path: pathlib.Path, benchmark: Benchmark, rule: str) -> tuple[list[dict], dict]:
+def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[dict], dict]:
   """The records of `path` with new verdicts, and their scores."""
   stored = records.read(path)
   if not stored.records:

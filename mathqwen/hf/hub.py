@@ -3,9 +3,10 @@
 import pathlib
 import re
 
+from mathqwen import files
 from mathqwen.errors import UserError, report
 
-PREFIX = 'hf://'
+PREFIX = files.HUB
 # Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
 

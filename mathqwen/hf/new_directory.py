@@ -1,11 +1,12 @@
 """A new directory that appears under its name with everything in it, or not at all.
 
-On a local disk everything is written into a temporary directory beside it, which is renamed at the end. An object store
-cannot rename a directory, so there the files are written in place, and writers leave config.json for last.
+Everything is written into a temporary directory beside it, which gets the name at the end. On an object store it is
+copied there, within the store, with the file that makes a model of a directory last.
 """
 
 import contextlib
 import errno
+import functools
 import glob
 import os
 import pathlib
@@ -14,76 +15,96 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from etils import epath
 from jax.experimental import multihost_utils
 
+from mathqwen import files
 from mathqwen.errors import UserError
-from mathqwen.files import size_text
+
+# Without these a directory is not a model: of Hugging Face, and of ours.
+MARKS = ('config.json', 'experiment.json')
 
 
 def check_target(directory: str) -> None:
   """UserError: when `directory` cannot become a new directory, because it is a file or not empty, for example."""
-  directory = str(directory)
-  if '://' in directory:
-    if not directory.startswith('gs://'):
-      raise UserError(f'{directory}: name a local directory, or one on gs://')
-    try:
-      target = epath.Path(directory)
-      exists = target.exists()
-    except ImportError:
-      raise UserError(f"{directory}: pip install 'mathqwen[gcs]' first") from None
-  else:
-    if pathlib.PurePath(directory).name in ('', '..'):
-      raise UserError(f'{directory!r} is not the name of a new directory: give it one')
-    target = pathlib.Path(directory)
-    exists = target.exists() or target.is_symlink()  # `exists` follows a link
-    if target.is_symlink():
-      raise UserError(f'{directory} is a link: name the directory itself')
-  if exists and (not target.is_dir() or any(target.iterdir())):
-    raise UserError(f'{directory} is {"not empty" if target.is_dir() else "a file"}: name a new directory')
+  target = files.path(directory)
+  if target.name in ('', '..'):
+    raise UserError(f'{str(directory)!r} is not the name of a new directory: give it one')
+  if target.is_symlink():
+    raise UserError(f'{directory} is a link: name the directory itself')
+  is_directory = target.is_dir()
+  if target.is_file() or (target.exists() and not is_directory):
+    raise UserError(f'{directory} is a file: name a new directory')
+  if is_directory and any(target.iterdir()):
+    raise UserError(f'{directory} is not empty: name a new directory')
 
 
 @contextlib.contextmanager
-def new_directory(directory: str, size: int) -> Iterator[epath.Path]:
+def new_directory(directory: str, size: int) -> Iterator[files.AnyPath]:
   """Yields the directory to write into; it gets the name `directory` when the block ends without an error.
 
   size: bytes that will be written. UserError: when the disk has less, before any is written, and for every OSError.
   With several hosts all of them enter, and an error inside must be raised on all of them (see `together`).
   """
-  if '://' in str(directory):
-    yield epath.Path(directory)
-    return
-  target = pathlib.Path(directory).absolute()  # Orbax needs absolute paths
-  temporary = target.parent / f'.{target.name}.{_process_id()}'
+  target = files.path(directory).absolute()  # Orbax needs absolute paths
   is_first = jax.process_index() == 0
-
-  def make():
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(target)
-    temporary.mkdir()
-    free = shutil.disk_usage(temporary).free
-    if size > free:
-      raise UserError(
-        f'{directory}: {size_text(size)} are to be written and the disk has {size_text(free)}: '
-        'free some space or name another directory'
-      )
-
-  def rename():
-    if target.exists():
-      target.rmdir()  # it is empty: see `check_target`
-    temporary.rename(target)
-
+  work = _on_store if files.is_remote(target) else _on_disk
   try:
-    together(make if is_first else None)
-    yield epath.Path(temporary)
-    together(rename if is_first else None)
+    with work(target, is_first) as (temporary, make, rename):
+      together(functools.partial(make, size) if is_first else None)
+      yield temporary
+      together(rename if is_first else None)
   except OSError as error:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     remedy = 'free some space or name another directory' if full else 'name a directory that can be written'
     raise UserError(f'{directory}: {error.strerror or error}; {remedy}') from None
+
+
+# What happens on the first host: the directory to write into, its making for so many bytes, and its naming.
+Steps = tuple[files.AnyPath, Callable[[int], None], Callable[[], None]]
+
+
+@contextlib.contextmanager
+def _on_disk(target: pathlib.Path, is_first: bool) -> Iterator[Steps]:
+  temporary = target.parent / f'.{target.name}.{_process_id()}'
+
+  def make(size: int):
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(target)
+    temporary.mkdir()
+    free = files.free_bytes(temporary)
+    if size > free:
+      raise UserError(
+        f'{target}: {files.size_text(size)} are to be written and the disk has {files.size_text(free)}: '
+        'free some space or name another directory'
+      )
+
+  try:
+    yield temporary, make, lambda: files.replace_tree(temporary, target)
   finally:
     if is_first:
-      shutil.rmtree(temporary, ignore_errors=True)
+      files.remove_tree(temporary)
+
+
+@contextlib.contextmanager
+def _on_store(target: files.AnyPath, is_first: bool) -> Iterator[Steps]:
+  """The name of the temporary directory is always the same, and it is locked: so leftovers of a killed process go."""
+  workplace = target.with_name(f'.{target.name}.unfinished')
+  temporary = workplace / target.name
+  with contextlib.ExitStack() as stack:
+
+    def make(size: int):
+      del size  # an object store has no end
+      lock = stack.enter_context(files.locked(workplace, 'conversion', 'another directory'))
+      files.remove_tree(temporary)
+      stack.callback(files.remove_tree, temporary)
+      locks.append(lock)
+
+    def rename():
+      locks[0].check()
+      files.replace_tree(temporary, target, MARKS)
+
+    locks: list[files.Lock] = []
+    yield temporary, make, rename
 
 
 def together(work: Callable[[], None] | None) -> None:

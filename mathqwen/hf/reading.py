@@ -11,6 +11,7 @@ import re
 import jax
 import numpy as np
 
+from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import config_json, layouts
 from mathqwen.hf.tensor_files import CODES, DTYPES, SafetensorsReader, is_finite, read_json_object
@@ -33,7 +34,7 @@ class DirectoryWeights(Weights):
   """
 
   def __init__(self, directory: str):
-    self.directory = pathlib.Path(directory)
+    self.directory = files.path(directory)
     self.config, self.layout = config_json.read(directory)
     self._file_of: dict[str, SafetensorsReader] = {}  # the file of each tensor
     self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}

@@ -9,14 +9,12 @@ each tensor's dtype, shape and byte range, then the bytes of the tensors without
 
 import json
 import math
-import os
-import pathlib
 import struct
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 
+from mathqwen import files
 from mathqwen.errors import UserError
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16), 'float16': np.dtype(np.float16)}
@@ -30,10 +28,9 @@ _NOT_FINITE = {
 }
 _HEADER_LIMIT = 100_000_000  # bytes, as in the library
 _CHECKED_AT_ONCE = 1 << 20  # elements: a piece stays in the CPU's cache between the two passes over it
-_READ_AT_ONCE = 1 << 30  # bytes: Linux reads at most 2 GiB in one call
 
 
-def read_json_object(file: pathlib.Path) -> dict:
+def read_json_object(file: files.AnyPath) -> dict:
   """The JSON object in a file. UserError: when it holds anything else."""
   try:
     values = json.loads(file.read_text())
@@ -65,23 +62,23 @@ class SafetensorsReader:
   ValueError: when the file is cut off or its header does not describe its bytes.
   """
 
-  def __init__(self, path: pathlib.Path):
+  def __init__(self, path: files.AnyPath):
     self.tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     self._first_byte: dict[str, int] = {}
-    self._file = path.open('rb', buffering=0)
+    self._file = files.open_ranges(path)
     try:
-      self._read_header(os.fstat(self._file.fileno()).st_size)
+      self._read_header(self._file.size)
     except BaseException:
       self._file.close()
       raise
 
   def _read_header(self, file_size: int):
-    head = self._file.read(8)
+    head = self._file.read(0, 8)
     length = struct.unpack('<Q', head)[0] if len(head) == 8 else _HEADER_LIMIT
     if length >= _HEADER_LIMIT or 8 + length > file_size:
       raise ValueError(f'its {file_size:,} bytes do not begin with a safetensors header')
     try:
-      entries = json.loads(self._file.read(length))
+      entries = json.loads(self._file.read(8, length))
     except RecursionError:
       raise ValueError('its header is nested too deeply') from None
     if not isinstance(entries, dict):
@@ -113,13 +110,9 @@ class SafetensorsReader:
       out = np.empty((stop - start, *shape[1:]), CODES[code])
     row_bytes = math.prod(shape[1:]) * CODES[code].itemsize
     offset = self._first_byte[name] + start * row_bytes
-    unread = memoryview(out.reshape(-1).view(np.uint8))
-    while unread:
-      count = os.preadv(self._file.fileno(), [unread[:_READ_AT_ONCE]], offset)
-      if count == 0:
-        raise ValueError(f'it ended within {name}')
-      unread = unread[count:]
-      offset += count
+    buffer = memoryview(out.reshape(-1).view(np.uint8))
+    if self._file.read_into(offset, buffer) < len(buffer):
+      raise ValueError(f'it ended within {name}')
     return out
 
   def close(self) -> None:
@@ -152,7 +145,7 @@ class SafetensorsWriter:
   The header comes first in the file, so all sizes must be known before the first tensor is written.
   """
 
-  def __init__(self, path: epath.Path, specs: list[tuple[str, tuple[int, ...], np.dtype]]):
+  def __init__(self, path: files.AnyPath, specs: list[tuple[str, tuple[int, ...], np.dtype]]):
     codes = {dtype: code for code, dtype in CODES.items()}
     header: dict = {'__metadata__': {'format': 'pt'}}  # transformers refuses files without it
     end = 0
@@ -162,19 +155,16 @@ class SafetensorsWriter:
       end += size
     text = json.dumps(header, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)  # the tensors begin at a multiple of 8, as the library writes them
-    self._file = path.open('wb')
+    self._open = files.open_new(path)
+    self._file = self._open.__enter__()
     self._file.write(struct.pack('<Q', len(text)) + text)
 
   def write(self, array: np.ndarray) -> None:
     """Writes the next tensor; its shape and dtype must be those in `specs`."""
     self._file.write(memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)))
 
-  def close(self) -> None:
-    """Closes the file."""
-    self._file.close()
-
   def __enter__(self):
     return self
 
-  def __exit__(self, *_):
-    self.close()
+  def __exit__(self, *error):
+    self._open.__exit__(*error)

@@ -9,8 +9,8 @@ import json
 import jax
 import ml_dtypes
 import numpy as np
-from etils import epath
 
+from mathqwen import files
 from mathqwen.errors import UserError, report
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.new_directory import check_target, new_directory, together
@@ -47,7 +47,7 @@ def save(
   print_notes(directory, plan)
 
 
-def write_export(plan: ExportPlan, weights: Weights, folder: epath.Path, card: str = '') -> None:
+def write_export(plan: ExportPlan, weights: Weights, folder: files.AnyPath, card: str = '') -> None:
   """Writes all files of a plan into `folder`; with several hosts, each writes its share of the shards.
 
   UserError: when a weight is not finite in its dtype, on this host or on another.
@@ -62,7 +62,6 @@ def write_export(plan: ExportPlan, weights: Weights, folder: epath.Path, card: s
       (folder / 'README.md').write_text(card)
     if plan.index is not None:
       (folder / INDEX).write_text(_json(plan.index))
-    # Last: on an object store, a directory without config.json is recognised as unfinished.
     (folder / 'config.json').write_text(_json(plan.config))
 
   together(write_other_files if jax.process_index() == 0 else None)
@@ -75,7 +74,7 @@ def print_notes(directory: str, plan: ExportPlan) -> None:
       report(f'{directory}: {note}')
 
 
-def _write_shards(plan: ExportPlan, weights: Weights, folder: epath.Path):
+def _write_shards(plan: ExportPlan, weights: Weights, folder: files.AnyPath):
   """Writes this host's shards. At any time, this host holds only the weights that one tensor is made of."""
   held: dict[Path, np.ndarray] = {}
   for number, shard in enumerate(plan.shards):

@@ -12,10 +12,9 @@ from typing import Self
 
 import rich.console
 import rich.progress
-from etils import epath
 
+from mathqwen import files
 from mathqwen.errors import report
-from mathqwen.files import write_atomically
 from mathqwen.observe import tensorboard
 
 SYNC_SECONDS = 60  # between two uploads of a growing file to an object store
@@ -129,16 +128,16 @@ class MetricsWriter:
     if not primary:
       return
 
-    path = epath.Path(workdir) / 'metrics.jsonl'
+    path = files.path(workdir) / 'metrics.jsonl'
     kept = []
     for values, line in _read_lines(path):
       if values['step'] <= resume_step:
         kept.append(line + '\n')
         self.last |= values
 
-    folder = epath.Path(workdir) / 'tensorboard'
+    folder = files.path(workdir) / 'tensorboard'
     folder.mkdir(parents=True, exist_ok=True)
-    remote = '://' in str(workdir)
+    remote = files.is_remote(workdir)
     self._lines = AppendedFile(path, ''.join(kept).encode(), remote)
     events = folder / f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
     self._events = AppendedFile(events, tensorboard.header() + tensorboard.restart(resume_step + 1), remote)
@@ -163,7 +162,7 @@ class MetricsWriter:
       self._events.close()
 
 
-def _read_lines(path: epath.Path) -> list[tuple[dict, str]]:
+def _read_lines(path: files.AnyPath) -> list[tuple[dict, str]]:
   """(object, line) for each line of metrics.jsonl; [] if there is no such file."""
   if not path.exists():
     return []
@@ -183,7 +182,7 @@ def _read_lines(path: epath.Path) -> list[tuple[dict, str]]:
 class AppendedFile:
   """A file that grows. Object stores cannot append, so there the whole file is uploaded, at most once a minute."""
 
-  def __init__(self, path: epath.Path, start: bytes, remote: bool):
+  def __init__(self, path: files.AnyPath, start: bytes, remote: bool):
     """Replaces the file at `path` by one that holds `start`. remote: `path` is a URL such as gs://."""
     self._path = path
     self._parts = [start]  # the whole content of a remote file
@@ -191,7 +190,7 @@ class AppendedFile:
     if remote:
       self.sync()
     else:
-      write_atomically(pathlib.Path(path), start)
+      files.write_atomically(path, start)
       self._file = open(path, 'ab')  # noqa: SIM115 - closed by close()
 
   def append(self, data: bytes):

@@ -5,8 +5,8 @@ import tempfile
 from typing import Self
 
 import jax
-from etils import epath
 
+from mathqwen import files
 from mathqwen.errors import UserError
 
 SKIPPED = 2  # a process's first steps, which still fill caches
@@ -35,7 +35,7 @@ class Profile:
 
   def __init__(self, workdir: str, count: int, start: int):
     """count: steps to trace, 0 for none. start: the step from which this process continues, 0 for a new run."""
-    self.path = str(epath.Path(workdir) / 'profile')
+    self.path = files.join(workdir, 'profile')
     self.first: int | None = None  # first and last traced step, counted as in metrics.jsonl
     self.last: int | None = None
     if count:
@@ -63,7 +63,7 @@ class Profile:
     """Stops and writes the trace; call it after the step `last`. Returns a line that says how to read the trace."""
     jax.profiler.stop_trace()
     sessions = pathlib.Path('plugins') / 'profile'
-    target = epath.Path(self.path) / sessions / self._session
+    target = files.path(self.path) / sessions / self._session
     target.mkdir(parents=True, exist_ok=True)
     host = f'{jax.process_index()}-' if jax.process_count() > 1 else ''  # processes on one machine share its name
     # The profiler names its only session after the time, which differs between hosts.

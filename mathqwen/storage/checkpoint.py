@@ -6,8 +6,7 @@ WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokeni
 import contextlib
 import dataclasses
 import errno
-import pathlib
-import shutil
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,18 +16,20 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mathqwen import config as config_lib
-from mathqwen import hf
-from mathqwen.errors import UserError
+from mathqwen import files, hf
+from mathqwen.errors import Unreachable, UserError
 from mathqwen.files import size_text
 from mathqwen.model import qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
-CHUNK_BYTES = (
-  32 * 2**20
-)  # of a converted model's files: a reader holds a few chunks in memory in addition to the weight
-_STEP_METADATA = '_CHECKPOINT_METADATA'  # Orbax's file in the folder of a step
+# Size of a converted model's files: a reader holds a few chunks in memory in addition to the weight.
+CHUNK_BYTES = 32 * 2**20
+# Orbax's files in the folders of a step and of its weights
+_STEP_METADATA = '_CHECKPOINT_METADATA'
+_TREE_METADATA = '_METADATA'
+_COMMITTED = 'commit_success.txt'
 
 
 class Checkpoints:
@@ -36,13 +37,10 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int | None = None):
     """keep: how many of the newest steps to keep while saving; None: for reading, and makes no directory."""
-    self.directory = epath.Path(workdir) / 'checkpoints'
-    # Orbax needs an absolute path; a URL such as gs:// is one already.
-    if '://' not in str(workdir):
-      self.directory = epath.Path(pathlib.Path(workdir).absolute()) / 'checkpoints'
-    self._manager = ocp.CheckpointManager(
-      self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-    )
+    self.directory = epath.Path(files.absolute_text(workdir)) / 'checkpoints'
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
+    with files.explained(workdir):
+      self._manager = ocp.CheckpointManager(self.directory, options=options)
 
   @property
   def latest(self) -> int | None:
@@ -159,47 +157,48 @@ class StepWeights(hf.Weights):
 
 
 def write_model(
-  folder: epath.Path, weights: hf.Weights, experiment: config_lib.Experiment, tokenizer: Tokenizer | None
+  folder: files.AnyPath, weights: hf.Weights, experiment: config_lib.Experiment, tokenizer: Tokenizer | None
 ) -> None:
   """Writes `weights` as step 0 of a workdir in `folder`, one at a time: a converted model, without a run behind it.
 
   UserError: when the disk is full.
   """
-  # Only Orbax's version 1 API can write a checkpoint in parts. It is imported here because nothing else needs it.
-  from orbax.checkpoint.experimental import v1
-
-  folder = pathlib.Path(folder)
   (folder / EXPERIMENT).write_text(config_lib.to_json(experiment))
   if tokenizer is not None:
     tokenizer.save(folder / 'tokenizer')
   step = folder / 'checkpoints' / '0'
-  step.mkdir(parents=True)
-  options = v1.Context()
-  options.array.saving.use_compression = False  # weights hardly shrink, and writing would take twice the time
-  options.array.saving.use_zarr3 = False
-  options.array.saving.storage_options.chunk_byte_size = CHUNK_BYTES
-  options.array.saving.enable_post_merge_validation = False
-  options.memory.deepcopy_host_arrays = False  # saving is synchronous here: nothing can change the arrays during it
-  with _explain_full_disk(folder), options:
+  params = step / 'params'
+  params.mkdir(parents=True)
+  # Each weight has files of its own: OCDBT, one database for all of them, is written in one go.
+  # Weights hardly shrink, and writing would take twice the time with compression.
+  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=False, use_compression=False)
+  written: dict = {}  # what Orbax notes about each weight
+  with _explain_full_disk(folder):
     for path in weights.paths():
       tree: dict = {}
+      save_args: dict = {}
       hf.set_weight(tree, path, weights.read(path))
-      v1.partial.save(step / 'partial', tree)
+      hf.set_weight(save_args, path, ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES))
+      handler.save(epath.Path(str(params)), args=ocp.args.PyTreeSave(tree, save_args=save_args))
       del tree  # before the next is read
-    v1.partial.finalize(step / 'partial')
-
-  # `Checkpoints` expects a folder named params in a folder with metadata. Without this file Orbax assumes the same as
-  # with an empty object in it, but logs a warning.
-  (step / 'partial' / 'state').rename(step / 'params')
-  shutil.rmtree(step / 'partial')
+      # It has written a description of this weight alone.
+      description = json.loads((params / _TREE_METADATA).read_text())
+      written |= description['tree_metadata']
+    (params / _TREE_METADATA).write_text(json.dumps(description | {'tree_metadata': written}))
+  # Without this file Orbax assumes the same as with an empty object in it, but logs a warning.
   (step / _STEP_METADATA).write_text('{}')
+  # On an object store, a step without it is unfinished to Orbax. Written everywhere: a directory may be copied there.
+  (step / _COMMITTED).write_text('')
 
 
 @contextlib.contextmanager
 def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
   """Turns what Orbax raises for a damaged checkpoint into one line."""
   try:
-    yield
+    with files.explained(str(checkpoints.directory)):
+      yield
+  except Unreachable:
+    raise
   except Exception as error:
     # Orbax raises a plain Exception where TensorStore cannot read an array. Other types are bugs of ours.
     if not isinstance(error, ValueError | KeyError | OSError | TypeError) and type(error) is not Exception:
@@ -211,10 +210,11 @@ def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explain_full_disk(directory: epath.Path) -> Iterator[None]:
+def _explain_full_disk(directory: files.AnyPath) -> Iterator[None]:
   """Turns a full disk, which Orbax and TensorStore report as errors of several types, into one line."""
   try:
-    yield
+    with files.explained(str(directory)):
+      yield
   except BaseException as error:
     text = str(error)
     if 'File too large' in text or 'EFBIG' in text:
@@ -232,11 +232,12 @@ def _explain_full_disk(directory: epath.Path) -> Iterator[None]:
 
 def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
   """UserError: when a local disk cannot hold the checkpoints that will be kept and the one being written."""
-  if '://' in str(workdir):
+  free = files.free_bytes(files.path(workdir))
+  if free is None:
     return
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, opt_state)))
-  existing = sum(f.stat().st_size for f in pathlib.Path(workdir).rglob('*') if f.is_file())
-  need, free = size * (keep + 1) - existing, shutil.disk_usage(workdir).free
+  existing = sum(file.stat().st_size for file in files.path(workdir).rglob('*') if file.is_file())
+  need = size * (keep + 1) - existing
   if need > free:
     raise UserError(
       f'{workdir} has {size_text(free)} free and {keep + 1} checkpoints of {size_text(size)} (train.keep_checkpoints '
@@ -250,9 +251,9 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
 
   UserError: when it holds checkpoints that this experiment cannot continue, or cannot be written.
   """
-  directory = epath.Path(workdir)
+  directory = files.path(workdir)
   try:
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(directory)
     file = directory / EXPERIMENT
     if is_converted(directory):
       raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
@@ -263,24 +264,22 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
       if numbers and (refusal := config_lib.resume_refusal(before, experiment, max(numbers))):
         raise UserError(f'{workdir} {refusal}')
     if jax.process_index() == 0:
-      temporary = directory / f'{EXPERIMENT}.tmp'
-      temporary.write_text(config_lib.to_json(experiment))
-      temporary.replace(file)
+      files.write_atomically(file, config_lib.to_json(experiment).encode())
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       raise
     raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
 
 
-def is_converted(workdir: str | epath.Path) -> bool:
+def is_converted(workdir: str | files.AnyPath) -> bool:
   """Whether `workdir` holds what `write_model` wrote, not a run."""
-  first = epath.Path(workdir) / 'checkpoints' / '0'
+  first = files.path(workdir) / 'checkpoints' / '0'
   return first.exists() and not (first / 'opt_state').exists()
 
 
-def step_path(path: str, step: int) -> epath.Path:
+def step_path(path: str, step: int) -> files.AnyPath:
   """Directory of `step`, for a path that `find_checkpoint` accepts."""
-  directory = epath.Path(path)
+  directory = files.path(path)
   if directory.name == str(step):
     return directory
   return directory / str(step) if directory.name == 'checkpoints' else directory / 'checkpoints' / str(step)
@@ -291,7 +290,7 @@ def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
 
   UserError: when there is no finished checkpoint, or not this step, or experiment.json is damaged.
   """
-  directory = epath.Path(path) if '://' in path else epath.Path(pathlib.Path(path).absolute())
+  directory = files.path(path).absolute()
   workdir, step = directory, None
   if directory.name == 'checkpoints':
     workdir = directory.parent

@@ -1,12 +1,10 @@
 """A MODEL where it is stored: a Hugging Face directory, a name on the hub, or a checkpoint directory of ours."""
 
 import dataclasses
-import pathlib
 
 import jax
-from etils import epath
 
-from mathqwen import hf
+from mathqwen import files, hf
 from mathqwen.config import Experiment, MeshConfig
 from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.hardware import sharding
@@ -46,14 +44,13 @@ def open_source(path: str) -> Source:
 
   UserError: when it is not a model, or files are missing or do not fit together.
   """
-  path = str(epath.Path(path)) if '://' not in str(path) else str(path)
-  name = path
-  if hub_name := hub.name_of(path):
-    name, path = hub.PREFIX + hub_name, hub.fetch(hub_name)
-  is_local = '://' not in path
-  if is_local and not pathlib.Path(path).is_dir():
+  hub_name = hub.name_of(str(path))
+  place = files.path(hub.fetch(hub_name) if hub_name else path)
+  path = str(place)
+  name = hub.PREFIX + hub_name if hub_name else path
+  if not place.is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
-  if is_local and (pathlib.Path(path) / 'config.json').exists():
+  if (place / 'config.json').is_file():
     config, prompt = hf.read_config(path), hf.read_system_prompt(path)
     tokenizer = _tokenizer(path, path, config)
     return Source(name, config, tokenizer, prompt, hf.DirectoryWeights(path))
@@ -62,7 +59,7 @@ def open_source(path: str) -> Source:
     workdir, experiment, step = found
     # A converted model has a single step, which is not worth naming.
     name = workdir if checkpoint.is_converted(workdir) else str(checkpoint.step_path(path, step))
-    tokenizer = _tokenizer(path, str(epath.Path(workdir) / 'tokenizer'), experiment.model)
+    tokenizer = _tokenizer(path, files.join(workdir, 'tokenizer'), experiment.model)
     weights = checkpoint.StepWeights(workdir, step, experiment.model)
     return Source(name, experiment.model, tokenizer, experiment.data.system_prompt, weights, experiment, step)
   raise UserError(

@@ -6,10 +6,8 @@ import functools
 import json
 from collections.abc import Callable
 from importlib import resources
-from pathlib import Path
 
-from etils import epath
-
+from mathqwen import files as files_lib
 from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.text import bpe
 from mathqwen.text.huggingface import HuggingFace, from_vocab_and_merges
@@ -27,14 +25,14 @@ COMPANIONS = (
 )
 
 
-def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
+def load_tokenizer(path: str | files_lib.AnyPath | None = None) -> Tokenizer:
   """The tokenizer in a directory or file, local or remote. None or 'arithmetic': the packaged one (1,024 ids, ChatML).
 
   NoTokenizer (a UserError): when no known file is there. UserError: when a file is damaged or ambiguous.
   """
   if path is None or str(path) == 'arithmetic':
     return _packaged()
-  path = epath.Path(path)
+  path = files_lib.path(path)
   if path.is_file():
     return _from_files({path.name: path.read_bytes()}, path)
 
@@ -42,11 +40,10 @@ def load_tokenizer(path: str | Path | None = None) -> Tokenizer:
   for file_format in FORMATS:
     patterns += file_format.files
   files = {}
-  for pattern in patterns:
-    for file in path.glob(pattern):
-      if file.is_file():
-        files[file.name] = file.read_bytes()
-  return _from_files(dict(sorted(files.items())), path)
+  for file in sorted(path.iterdir()) if path.is_dir() else []:
+    if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns) and file.is_file():
+      files[file.name] = file.read_bytes()
+  return _from_files(files, path)
 
 
 @functools.cache
@@ -54,7 +51,7 @@ def _packaged() -> SentencePiece:
   return SentencePiece((resources.files('mathqwen') / 'assets' / 'arithmetic.model').read_bytes())
 
 
-def _from_files(files: dict[str, bytes], path: Path) -> Tokenizer:
+def _from_files(files: dict[str, bytes], path: files_lib.AnyPath) -> Tokenizer:
   """The tokenizer of the first format in FORMATS whose files are all there. path: for messages."""
   try:
     if not isinstance(json.loads(files.get('tokenizer_config.json', b'{}')), dict):

@@ -14,10 +14,8 @@ Text never becomes a special or added token: `encode('<|im_end|>')` gives the id
 import functools
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from etils import epath
-
+from mathqwen import files as files_lib
 from mathqwen.errors import UserError
 from mathqwen.text.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
 from mathqwen.text.chatml import CHAT_TEMPLATE
@@ -127,7 +125,7 @@ class Tokenizer:
     """Id to fill rows with: <|endoftext|>. Padding is masked by position, so its value never matters."""
     return self.special.get(ENDOFTEXT, self.stop_ids[-1])
 
-  def save(self, directory: str | Path, layout: str | None = None) -> str:
+  def save(self, directory: str | files_lib.AnyPath, layout: str | None = None) -> str:
     """Writes files that `load_tokenizer(directory)` reads. Returns whose chat template they have.
 
     That is 'original' or 'mathqwen': our template is added, as chat_template.jinja, only when the files have none.
@@ -140,7 +138,7 @@ class Tokenizer:
     UserError: when `layout` is 'qwen1' and the tokenizer cannot be written exactly as a rank file.
     """
     files = self._files_for(layout)
-    directory = epath.Path(directory)
+    directory = files_lib.path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if 'tokenizer_config.json' not in files:
       files['tokenizer_config.json'] = pretty_json(self._hf_config())

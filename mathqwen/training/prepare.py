@@ -7,9 +7,9 @@ import sys
 from collections.abc import Callable
 
 import jax
-from etils import epath
 
 from mathqwen import config as config_lib
+from mathqwen import files
 from mathqwen.config import Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
@@ -88,7 +88,7 @@ class TrainingRun:
       report(line)
 
     resuming = latest is not None
-    folder = epath.Path(workdir) / 'tokenizer'
+    folder = files.path(workdir) / 'tokenizer'
     if jax.process_index() == 0 and not (resuming and folder.exists()):
       self.tokenizer.save(folder)
     params = None

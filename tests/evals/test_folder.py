@@ -14,6 +14,7 @@ from reciting import evaluate, lines
 from mathqwen.errors import UserError
 from mathqwen.evals import records, run
 from mathqwen.evals.report import table
+from mathqwen.files import locks
 
 
 @pytest.mark.parametrize('answers', [0, 1, 2, 3])
@@ -284,7 +285,7 @@ def test_a_file_system_without_locks(reciting, data_dir, tmp_path, monkeypatch):
   def none(*_):
     raise OSError(errno.ENOTSUP, 'Operation not supported')
 
-  monkeypatch.setattr(run.folder_lib.fcntl, 'flock', none)
+  monkeypatch.setattr(locks.fcntl, 'flock', none)
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 

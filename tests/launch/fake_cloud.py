@@ -16,6 +16,7 @@ import urllib.parse
 
 RESOURCE = re.compile(r'/v2\w*/(projects/[^/]+/locations/[^/]+)/(nodes|queuedResources)(?:/([^/?:]+))?')
 HERE = pathlib.Path(__file__).parent
+ACCOUNT = '123456789-compute@developer.gserviceaccount.com'  # of the hosts, unless another one is given
 QUEUE = ['WAITING_FOR_RESOURCES']  # the states that a request shows, one for each time it is described; then ACTIVE
 
 
@@ -27,6 +28,7 @@ class FakeCloud:
     self.requests, self.nodes, self.queued, self.slices = [], {}, {}, 0
     self.refusals = []  # (status, body) that answer the next requests to create
     self.buckets = {}  # {name: what the API says about it, or a status such as 404}; others are in us-east5
+    self.policy = [{'role': 'roles/tpu.admin', 'members': [f'serviceAccount:{ACCOUNT}']}]
     self.failures = []  # (code, message) with which the next queued requests fail
     self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), self._handler())
     self.address = f'http://127.0.0.1:{self._server.server_port}/'
@@ -119,12 +121,14 @@ class FakeCloud:
       names = [{'namespace': 'hostkeys', 'key': 'hostname', 'value': f't1v-w-{i}'} for i in range(self.hosts)]
       values = [{'queryPath': '', 'queryValue': {'items': [item, name]}} for name in names]
       return 200, {'guestAttributes': values}
-    if path.startswith('/v1/projects/'):
-      return 200, {'projectId': 'secret-project-7', 'projectNumber': '123456789', 'lifecycleState': 'ACTIVE'}
     if path.startswith('/storage/v1/b/'):
       name = path.split('/')[4]
       found = self.buckets.get(name, {'location': 'US-EAST5', 'locationType': 'region'})
       return (200, {'name': name} | found) if isinstance(found, dict) else (found, _error(found, 'x', 'refused'))
+    if path.endswith(':getIamPolicy'):
+      return 200, {'version': 1, 'etag': 'eA==', 'bindings': self.policy}
+    if path.startswith('/v1/projects/'):
+      return 200, {'projectId': 'secret-project-7', 'projectNumber': '123456789', 'lifecycleState': 'ACTIVE'}
     if path.startswith('/compute/v1/projects/'):
       metadata = {'kind': 'compute#metadata', 'fingerprint': 'eA==', 'items': []}
       return 200, {'kind': 'compute#project', 'name': 'secret-project-7', 'commonInstanceMetadata': metadata}
@@ -249,6 +253,10 @@ cd "$home" && exec bash -c "$command"
   'sudo': '#!/bin/sh\ncat >/dev/null\n',
   'uv': r"""#!/usr/bin/env bash
 echo "uv $*" >>"$HOME/uv.log"
+if [[ "$1 $2" == "pip compile" ]]; then
+  while [[ "$1" != --output-file ]]; do shift; done
+  echo "jax==0.$RANDOM" >"$2"
+fi
 if [[ "$1" == venv ]]; then
   mkdir -p .venv/bin
   ln -s "$FAKE_PREFIX/bin/python" .venv/bin/python

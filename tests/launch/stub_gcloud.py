@@ -6,7 +6,8 @@ too. Like gcloud, it reaches hosts through `ssh` and `scp` on PATH.
 
 import json
 import os
-import re
+import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,15 +26,21 @@ FLAGS = {
   | QUEUED
   | {'--provisioning-model', '--max-run-duration', '--reservation'},
   'compute tpus queued-resources describe': {'--zone', '--format'},
-  'compute tpus queued-resources delete': {'--zone', '--force', '--quiet'},
+  'compute tpus queued-resources delete': {'--zone', '--force', '--quiet', '--async'},
   'compute tpus tpu-vm create': CREATE | {'--version'},
   'compute tpus tpu-vm describe': {'--zone', '--format'},
-  'compute tpus tpu-vm delete': {'--zone', '--quiet'},
+  'compute tpus tpu-vm delete': {'--zone', '--quiet', '--async'},
   'compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--internal-ip', '--output-directory'},
   'compute tpus tpu-vm scp': {'--zone', '--worker', '--internal-ip'},
   'alpha compute tpus tpu-vm create': CREATE | {'--version', '--reservation'},
   'alpha compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--tunnel-through-iap', '--output-directory'},
   'alpha compute tpus tpu-vm scp': {'--zone', '--worker', '--tunnel-through-iap'},
+  'storage cat': set(),
+  'storage cp': {'--recursive'},
+  'storage rm': {'--recursive'},
+  'secrets versions access': {'--secret'},
+  'projects describe': {'--format'},
+  'projects get-iam-policy': {'--format'},
 }
 
 
@@ -46,15 +53,17 @@ def main(words) -> int:
   if words == ['config', 'get-value', 'project']:
     print(os.environ['FAKE_PROJECT'])
     return 0
-  command = ' '.join(word for word in words[:5] if re.fullmatch(r'alpha|compute|tpus|queued-resources|tpu-vm', word))
-  verb, *words = words[len(command.split()) :]
-  command = f'{command} {verb}'
+  command = next(name for name in FLAGS if words[: len(name.split())] == name.split())
+  *group, verb = command.split()
+  words = words[len(group) + 1 :]
   flags = dict(word.partition('=')[::2] for word in words if word.startswith('--'))
   names = [word for word in words if not word.startswith('--')]
   for flag in flags:
     if flag not in FLAGS[command]:
       print(f'ERROR: (gcloud) unrecognized arguments: {flag}', file=sys.stderr)
       return 2
+  if group[0] in ELSEWHERE:
+    return ELSEWHERE[group[0]](verb, flags, names)
   kind = 'queuedResources' if 'queued-resources' in command else 'nodes'
   place = f'projects/{os.environ["FAKE_PROJECT"]}/locations/{flags["--zone"]}'
   if verb == 'create' and kind == 'nodes':
@@ -127,6 +136,50 @@ def on_hosts(verb, endpoints, flags, names) -> int:
     thread.join()
   return next((status for status in statuses if status), 0)
 
+
+def storage(verb, flags, names) -> int:
+  """Buckets are folders."""
+  places = [pathlib.Path(os.environ['FAKE_FOLDER'], 'buckets', name.removeprefix('gs://')) for name in names]
+  local = [place if name.startswith('gs://') else pathlib.Path(name) for name, place in zip(names, places, strict=True)]
+  sources = [local[0]] if local[0].name != '*' else list(local[0].parent.iterdir())
+  for source in sources:
+    if not source.exists():
+      words = f'The following URLs matched no objects or files:\n{names[0]}'
+      print(f'ERROR: (gcloud.storage.{verb}) {words}', file=sys.stderr)
+      return 1
+    if verb == 'cat':
+      sys.stdout.write(source.read_text())
+    elif verb == 'rm':
+      shutil.rmtree(source) if source.is_dir() else source.unlink()
+    elif source.is_dir():
+      shutil.copytree(source, local[1] / source.name, dirs_exist_ok=True)
+    else:
+      target = local[1] / source.name if names[1].endswith('/') else local[1]
+      target.parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(source, target)
+  return 0
+
+
+def secrets(verb, flags, names) -> int:
+  """FAKE_FOLDER/secrets/NAME/VERSION holds a value."""
+  file = pathlib.Path(os.environ['FAKE_FOLDER'], 'secrets', flags['--secret'], names[0])
+  if not file.exists():
+    words = f"Permission 'secretmanager.versions.access' denied for resource '{flags['--secret']}'"
+    print(f'ERROR: (gcloud.secrets.versions.access) PERMISSION_DENIED: {words} (or it may not exist).', file=sys.stderr)
+    return 1
+  sys.stdout.write(file.read_text())
+  return 0
+
+
+def projects(verb, flags, names) -> int:
+  if verb == 'describe':
+    print('123456789')
+  else:
+    print(json.dumps(ask('POST', f'v1/projects/{names[0]}:getIamPolicy', {}, base='')))
+  return 0
+
+
+ELSEWHERE = {'storage': storage, 'secrets': secrets, 'projects': projects}
 
 if __name__ == '__main__':
   sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from launch.tpu import cloud, commands, job
+from launch.tpu import cloud, commands, facts, job
 from mathqwen.errors import UserError
 
 DISK = 'source=projects/p/zones/us-east5-a/disks/d,mode=read-only'
@@ -234,7 +234,7 @@ def test_tpu7x_has_only_recipes(job_file, launch):
 
 def test_a_shell_runs_nothing_in_a_job_file(job_file, tmp_path):
   """A real shell gets the command of a host, with a worker.sh that prints its arguments."""
-  hostile = ['data.system_prompt=$(touch pwned) `touch pwned` ; touch pwned & \'" | touch pwned', 'a.b=--x *']
+  hostile = ['data.system_prompt=$(touch pwned) `touch pwned` ; touch pwned & \'" | touch pwned', 'data.data_dir=--x *']
   found = dataclasses.replace(job.read(job_file()), set=tuple(hostile))
   (tmp_path / 'mathqwen' / 'launch' / 'tpu').mkdir(parents=True)
   (tmp_path / 'mathqwen' / 'launch' / 'tpu' / 'worker.sh').write_text('printf "%s\\n" "$@"\n')
@@ -242,9 +242,9 @@ def test_a_shell_runs_nothing_in_a_job_file(job_file, tmp_path):
     (command,) = [word.partition('=')[2] for word in line if word.startswith('--command=')]
     # gcloud splits the command at spaces, and ssh joins the parts with spaces for the shell of the host.
     done = subprocess.run(['bash', '-c', ' '.join(command.split(' '))], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines() == ['start', 'math-7b/1', *found.train()] and not done.stderr
+    assert done.stdout.splitlines() == ['start', 'math-7b/1', *facts.train(found)] and not done.stderr
   assert not (tmp_path / 'pwned').exists()
-  assert [f'--set={text}' for text in hostile] == found.train()[-2:]
+  assert [f'--set={text}' for text in hostile] == facts.train(found)[-2:]
 
 
 def test_a_dry_run_into_a_closed_pipe(job_file):

@@ -4,9 +4,9 @@ import dataclasses
 import html
 import json
 import math
-import pathlib
 from collections.abc import Callable
 
+from mathqwen import files
 from mathqwen.errors import UserError
 
 _METRICS = '--metrics names the metrics.jsonl of a run'
@@ -28,7 +28,7 @@ class Curve:
   eval_loss: list[tuple[int, float]]
 
 
-def read_curve(path: pathlib.Path, name: str) -> Curve:
+def read_curve(path: files.AnyPath, name: str) -> Curve:
   """The losses of a metrics.jsonl, up to the first line that is not JSON: a killed run may have written half a line.
 
   UserError: when there is no such file, or no loss in it.

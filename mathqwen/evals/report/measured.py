@@ -2,10 +2,10 @@
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Iterable
 
+from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks
 from mathqwen.evals.folder import is_unfinished
@@ -18,7 +18,7 @@ class MeasuredRun:
 
   label: str
   scores: dict[str, dict]
-  files: dict[str, pathlib.Path]
+  files: dict[str, files.AnyPath]
 
 
 def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[MeasuredRun], list[str]]:
@@ -27,17 +27,17 @@ def read_runs(paths: Iterable[str | os.PathLike]) -> tuple[list[MeasuredRun], li
   A run is labelled with its model, and with its directory too when two runs would have the same label.
   UserError: when a path has no scores, when a file is not the scores of an evaluation, or when nothing is finished.
   """
-  by_run: dict[tuple[str, pathlib.Path], MeasuredRun] = {}
+  by_run: dict[tuple[str, files.AnyPath], MeasuredRun] = {}
   notes = []
-  for path in map(pathlib.Path, paths):
-    files = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
-    unfinished = _unfinished_below(path, files)
+  for path in map(files.path, paths):
+    found = sorted(path.rglob('scores.json')) if path.is_dir() else [path]
+    unfinished = _unfinished_below(path, found)
     for folder in unfinished:
       notes.append(f'{folder}: not finished, and not in the table; the same `mathqwen evaluate` continues it')
-    if not files and not unfinished:
+    if not found and not unfinished:
       raise UserError(f'{path}: no scores.json below it; give the --out directory of an evaluation')
 
-    for file in files:
+    for file in found:
       scores = _read_scores(file)
       notes += _note(file, scores)
       benchmark = scores['benchmark']
@@ -84,14 +84,14 @@ def part_text(scores: dict) -> str:
   return f' (n = {count_text(scores, samples)})'
 
 
-def _unfinished_below(path: pathlib.Path, scored: list[pathlib.Path]) -> list[pathlib.Path]:
+def _unfinished_below(path: files.AnyPath, scored: list[files.AnyPath]) -> list[files.AnyPath]:
   """Folders of evaluations that were started and have no scores yet."""
   records = sorted(path.rglob('records.jsonl'))
   without_scores = [file for file in records if file.with_name('scores.json') not in scored]
   return [file.parent for file in without_scores if is_unfinished(file)]
 
 
-def _read_scores(file: pathlib.Path) -> dict:
+def _read_scores(file: files.AnyPath) -> dict:
   scores = read_json(file)
   if fault := _fault(scores):
     raise UserError(f'{file}: {fault}; evaluate or grade again to write it')
@@ -100,11 +100,11 @@ def _read_scores(file: pathlib.Path) -> dict:
   return scores
 
 
-def _note(file: pathlib.Path, scores: dict) -> list[str]:
+def _note(file: files.AnyPath, scores: dict) -> list[str]:
   """A note when the scores do not cover the records next to them, or when more records will follow."""
   records = file.with_name('records.jsonl')
   if records.exists():
-    count = sum(1 for line in records.read_bytes().split(b'\n') if line)
+    count = sum(1 for line in files.read_journal(records).split(b'\n') if line)
     if count != scores['n']:
       return [
         f'{file.parent}: the scores are of {scores["n"]:,} answers, and {count:,} are there; evaluate or grade again'

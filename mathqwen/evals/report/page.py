@@ -11,9 +11,9 @@ import html
 import importlib.resources
 import json
 import os
-import pathlib
 from collections.abc import Iterable
 
+from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks, records
 from mathqwen.evals.report import bars, curves
@@ -52,7 +52,7 @@ def to_html(
       else:
         notes.append(f'{run.label}, {benchmarks.BENCHMARKS[name].title}: no records.jsonl beside {file}')
   drawn, missing = _curves_of(runs)
-  drawn += [curves.read_curve(pathlib.Path(path), str(path)) for path in metrics]
+  drawn += [curves.read_curve(files.path(path), str(path)) for path in metrics]
   notes += missing
 
   sections = {
@@ -73,12 +73,11 @@ def _curves_of(runs: list[MeasuredRun]) -> tuple[list[curves.Curve], list[str]]:
   for run in runs:
     for name in run.files:
       workdir, is_checkpoint, _ = str(run.scores[name].get('model')).partition('/checkpoints/')
-      path = pathlib.Path(workdir) / 'metrics.jsonl'
-      if not is_checkpoint or path in seen:
+      if not is_checkpoint or workdir in seen:
         continue
-      seen.add(path)
+      seen.add(workdir)
       try:
-        found.append(curves.read_curve(path, workdir))
+        found.append(curves.read_curve(files.path(workdir) / 'metrics.jsonl', workdir))
       except UserError as error:
         notes.append(f'{run.label}: no loss curve: {error}')
   return found, notes
@@ -124,7 +123,7 @@ def _asset(name: str) -> str:
   return (importlib.resources.files('mathqwen') / 'assets' / name).read_text(encoding='utf-8')
 
 
-def problems(run: str, benchmark: str, path: pathlib.Path) -> dict:
+def problems(run: str, benchmark: str, path: files.AnyPath) -> dict:
   """The records of a file as the script takes them: `fields` and, for each record, a row of these.
 
   UserError: when a record has no verdict.

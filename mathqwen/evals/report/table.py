@@ -5,9 +5,9 @@ is computed from records.
 """
 
 import os
-import pathlib
 from collections.abc import Iterable
 
+from mathqwen import files
 from mathqwen.errors import report
 from mathqwen.evals import benchmarks
 from mathqwen.evals.report import page
@@ -22,7 +22,6 @@ from mathqwen.evals.report.measured import (
   samples_of,
 )
 from mathqwen.evals.report.table12 import SOURCE, published_columns, published_rows
-from mathqwen.files import write_atomically
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]  # scores.json files, or directories that hold some
 
@@ -43,7 +42,7 @@ def table(paths: Paths, out: str | os.PathLike | None = None, metrics: Iterable[
     html = page.to_html(title, runs, tables, metrics, notes)
     for name, text in {'table.md': markdown, 'table.tex': to_latex(tables), 'table.html': html}.items():
       # backslashreplace: a model may have written half of a surrogate pair, which UTF-8 cannot hold.
-      write_atomically(pathlib.Path(out) / name, text.encode('utf-8', 'backslashreplace'))
+      files.write_atomically(files.path(out) / name, text.encode('utf-8', 'backslashreplace'))
   return markdown
 
 

@@ -2,13 +2,15 @@
 
 import contextlib
 import os
-import pathlib
 import secrets
 from collections.abc import Iterator
 
+from mathqwen.files.gcs import GcsPath
+from mathqwen.files.naming import AnyPath
+
 
 @contextlib.contextmanager
-def named(path: os.PathLike) -> Iterator[None]:
+def named(path: AnyPath) -> Iterator[None]:
   """Puts `path` into an OSError raised inside: the operating system names the file only when opening it fails."""
   try:
     yield
@@ -17,11 +19,15 @@ def named(path: os.PathLike) -> Iterator[None]:
     raise
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
+def write_atomically(path: AnyPath, data: bytes) -> None:
   """Writes `data` beside `path` and renames it to `path` once it is on the disk. Makes the directory if needed.
 
+  An object store replaces an object whole by itself.
   OSError, naming `path`, when the disk is full or cannot be written; `path` is then unchanged.
   """
+  if isinstance(path, GcsPath):
+    path.write_bytes(data)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   # A name of its own, because several hosts may write the same file at the same time.
   part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')

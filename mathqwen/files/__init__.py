@@ -1,0 +1,46 @@
+"""What a user names: files and folders on this machine, or on gs://. The only place that knows about "://".
+
+path(text)                       a pathlib.Path, or a GcsPath with the same methods; refuses every other scheme
+write_atomically, replace_tree   readers find the old content or the new one, never a part of it
+open_ranges, open_new            large files, read by ranges of bytes and written piece by piece
+Journal, has_lines, read_journal            a file that grows by lines, each of which outlives a killed process
+locked                           one process at a time writes into a folder
+
+naming.py says what a path is, gcs.py and gcs_requests.py speak to Google Cloud Storage. Importing this costs nothing:
+gcsfs is imported at the first request.
+"""
+
+from mathqwen.files.journal import Journal, has_lines, read_journal, replace_journal
+from mathqwen.files.large import RangedFile, open_new, open_ranges
+from mathqwen.files.locks import Lock, locked
+from mathqwen.files.naming import HUB, AnyPath, absolute_text, check, check_scheme, explained, is_remote, join, path
+from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree
+from mathqwen.files.writing import named, size_text, write_atomically
+
+__all__ = [
+  'HUB',
+  'AnyPath',
+  'Journal',
+  'Lock',
+  'RangedFile',
+  'absolute_text',
+  'check',
+  'check_scheme',
+  'explained',
+  'free_bytes',
+  'has_lines',
+  'is_remote',
+  'join',
+  'locked',
+  'make_folder',
+  'named',
+  'open_new',
+  'open_ranges',
+  'path',
+  'read_journal',
+  'remove_tree',
+  'replace_journal',
+  'replace_tree',
+  'size_text',
+  'write_atomically',
+]
