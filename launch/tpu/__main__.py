@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, what: job.TpuJob) -> int:
     say(expected.text(what))
   sitter = Babysitter(Cloud(what), ledger.Ledger(folder), settings, args.pace)
   if args.verb in ('plan', 'up', 'create'):
-    facts.train(what)  # for its error: nothing is created for a setting or a file that training would refuse
+    facts.check(what)
   if args.verb == 'plan':
     say(access.removal(sitter.cloud))
     return 0

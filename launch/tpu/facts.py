@@ -11,6 +11,7 @@ import json
 import pathlib
 from typing import Any
 
+from launch.tpu import redaction
 from launch.tpu.bucket import Bucket
 from launch.tpu.job import ROOT, TpuJob, duration_seconds
 from mathqwen import config
@@ -88,6 +89,14 @@ def train(job: TpuJob, settings: dict | None = None) -> list[str]:
   if set(job.data) - set(own) and data.data_dir is None:
     words.append(f'--data-dir={job.bucket}/data')
   return words
+
+
+def check(job: TpuJob) -> None:
+  """UserError: for what `train` refuses, and for a value in `env` that looks like a key or a token."""
+  for name, value in job.env.items():
+    if redaction.without_secrets(value) != value:
+      raise UserError(f'env has {name}, whose value looks like a key: use secrets = {{{name} = "its name there"}}')
+  train(job)
 
 
 def files(job: TpuJob) -> dict[str, str]:

@@ -68,3 +68,18 @@ def test_paths_and_links():
     assert (ROOT / 'launch' / path).is_dir(), path
   anchors = {re.sub(r'[^\w -]', '', line.lower()).replace(' ', '-') for line in re.findall(r'^#+ (.*)', README, re.M)}
   assert set(re.findall(r'\]\(#([\w-]+)\)', README)) <= anchors
+
+
+def test_gcloud_knows_the_commands(gcloud_flags):
+  lines = [shlex.split(line, comments=True) for line in re.findall(r'^gcloud (.*)$', README, re.M)]
+  assert len(lines) > 6
+  for words in lines:
+    words = words[: words.index('&&')] if '&&' in words else words
+    flags = {word.partition('=')[0] for word in words if word.startswith('--')}
+    for length in range(len(words), 0, -1):  # the words that are arguments come after those of the command
+      try:
+        known = gcloud_flags(' '.join(words[:length]))
+        break
+      except KeyError:
+        continue
+    assert flags <= known | {'--quiet'}, words

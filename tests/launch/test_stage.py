@@ -185,6 +185,8 @@ def test_own_files_are_uploaded_once(job_file, tmp_path, monkeypatch, remote):
   unread = job.read(job_file(*lines))
   with pytest.raises(UserError, match='which nothing reads: set = '):
     facts.train(unread)
+  with pytest.raises(UserError, match='env has MINE, whose value looks like a key: use secrets'):
+    facts.check(job.read(job_file('env = {MINE = "hf_0123456789abcdefghij"}')))
   mine.unlink()
   with pytest.raises(UserError, match='No such file'):
     facts.train(found)
