@@ -9,6 +9,7 @@ import types
 import urllib.request
 
 import pytest
+from leftovers import left_in
 
 _numbers = itertools.count()
 
@@ -62,11 +63,6 @@ def nowhere(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path / 'nowhere' / 'cwd')
   yield tmp_path / 'nowhere'
   assert left_in(tmp_path / 'nowhere') == []
-
-
-def left_in(folder):
-  """The files and the folders below the three of `nowhere`."""
-  return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.parent != folder)
 
 
 @pytest.fixture

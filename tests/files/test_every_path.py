@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from conftest import left_in
+from leftovers import left_in
 
 import mathqwen
 from mathqwen import api, cli

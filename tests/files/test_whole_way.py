@@ -6,7 +6,7 @@ import pathlib
 import subprocess
 import sys
 
-from conftest import left_in
+from leftovers import left_in
 
 ROOT = pathlib.Path(__file__).parents[2]
 
