@@ -4,6 +4,7 @@ Colab and Kaggle come with a JAX and a libtpu that fit each other and the machin
 When mathqwen needs other versions, nothing is installed and the message says what to do.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -85,6 +86,7 @@ def install() -> None:
   """Installs mathqwen without changing the packages that `installed` lists. UsageError: when that is impossible."""
   kept = installed()
   check(kept, needed())
+  before = loaded()
   print('installing mathqwen and its dependencies; this takes a minute or two', flush=True)
   with tempfile.NamedTemporaryFile('w', suffix='.txt') as constraints:
     constraints.writelines(f'{name}=={version}\n' for name, version in kept.items())
@@ -94,7 +96,30 @@ def install() -> None:
   if done.returncode:
     raise UsageError(_explain(done.stderr, kept))
   importlib.invalidate_caches()
+  check_restart(before, loaded())
   print(f'installed mathqwen {metadata.version("mathqwen")} with JAX {kept["jax"]}')
+
+
+def loaded() -> dict[str, str]:
+  """Versions, on the disk, of the packages that this kernel has imported."""
+  versions = {}
+  for module, names in metadata.packages_distributions().items():
+    if getattr(sys.modules.get(module), '__file__', None) is None:
+      continue  # not imported, or a folder such as google/ that many packages share
+    for name in names:
+      with contextlib.suppress(metadata.PackageNotFoundError, ValueError, TypeError):  # what pip left behind
+        versions[name] = metadata.version(name)
+  return versions
+
+
+def check_restart(before: dict[str, str], after: dict[str, str]) -> None:
+  """UsageError: when pip replaced a package that this kernel has imported in its old version."""
+  changed = [f'{name} {old} by {after[name]}' for name, old in sorted(before.items()) if after.get(name, old) != old]
+  if changed:
+    raise UsageError(
+      f'restart the session now (Colab: Runtime > Restart session; Kaggle: Run > Restart & clear cell outputs) and run '
+      f'the cells again: pip replaced {", ".join(changed)}, which the kernel has loaded already'
+    )
 
 
 def _explain(stderr: str, kept: dict[str, str]) -> str:

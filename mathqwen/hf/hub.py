@@ -35,6 +35,23 @@ def without_revision(name: str) -> str:
   return name.partition('@')[0]
 
 
+def cached(name: str) -> str | None:
+  """The directory in the hub's cache with the files of a model, without asking the hub; None when it has none.
+
+  name: as `name_of` returns it.
+  """
+  try:
+    import huggingface_hub
+    from huggingface_hub import errors
+  except ImportError:
+    return None
+  repository, _, revision = name.partition('@')
+  try:
+    return huggingface_hub.snapshot_download(repository, revision=revision or None, local_files_only=True)
+  except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError):
+    return None
+
+
 def fetch(name: str) -> str:
   """Downloads the files of a model that are not in the hub's cache yet. Returns the directory with the files.
 

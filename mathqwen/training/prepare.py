@@ -38,14 +38,19 @@ class TrainingRun:
   def prepare(cls, experiment: Experiment, dry: bool = False) -> 'TrainingRun':
     """Opens `init`, and checks that model, tokenizer, batch and devices fit together.
 
-    dry: fetch nothing from the Hugging Face hub; use the config's sizes and this package's tokenizer instead.
+    dry: fetch nothing from the Hugging Face hub; where its cache has no `init`, use the config's sizes and this
+      package's tokenizer instead.
     UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
     """
     shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
     mesh = sharding.make_mesh(experiment.mesh)
     read = None
     tokenizer = None
-    if dry and experiment.init is not None and hub.name_of(experiment.init):
+    name = hub.name_of(experiment.init) if dry and experiment.init is not None else None
+    if name and (folder := hub.cached(name)):
+      opened, tokenizer, read = _open_init(dataclasses.replace(experiment, init=folder), mesh)
+      experiment = dataclasses.replace(opened, init=experiment.init)
+    elif name:
       report(
         f"{experiment.init} is not on this machine: sizes are the config's, and text is shown with the small tokenizer "
         'of this package'
@@ -128,11 +133,9 @@ def _open_init(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Experim
 
 
 def dry_run(run: TrainingRun) -> dict:
-  """Prints settings, sizes, memory and the first packed row of a run; trains nothing. Returns the numbers."""
+  """Prints sizes, memory, the first packed row and the settings of a run; trains nothing. Returns the numbers."""
   experiment = run.experiment
   data = run.data()  # before anything is compiled, so that bad data shows at once
-  print(config_lib.to_json(experiment), end='')
-
   numbers = run.plan()
   shape = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
   gib = {name: f'{size / 2**30:.2f} GiB' for name, size in numbers.items() if name.endswith('_bytes')}
@@ -152,4 +155,6 @@ def dry_run(run: TrainingRun) -> dict:
   print('the first packed row, tokens with loss in [[ ]] (green on a terminal):')
   first = {name: values[0] for name, values in next(data.train()).items()}
   print(describe(first, run.tokenizer, sys.stdout.isatty()))
+  print('all settings:')
+  print(config_lib.to_json(experiment), end='')
   return numbers | {'parameters_dtype': 'float32', 'vocab_size': experiment.model.vocab_size}

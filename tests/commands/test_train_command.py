@@ -161,5 +161,6 @@ def test_dry_run(tiny, tmp_path, monkeypatch, capsys):
   text = '\n'.join(lines)
   assert 'activations, gradients and other temporaries' in text and 'GiB in all' in text
   row = text[text.index('row of 64 positions') :]
+  assert text.index('GiB in all') < text.index('all settings:') < text.index('"hidden_size"')
   assert '<|im_start|>user\n' in row and '[[' in row and '<|im_end|>]]' in row
   assert not list(tmp_path.iterdir())

@@ -1,12 +1,13 @@
 """Models named by their name on the Hugging Face hub."""
 
+import shutil
 import sys
 
 import huggingface_hub
 import pytest
 
 import mathqwen
-from mathqwen import hf
+from mathqwen import cli, hf
 from mathqwen.errors import UserError
 from mathqwen.hf import hub
 
@@ -60,3 +61,20 @@ def test_without_the_hub_library(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
   with pytest.raises(UserError, match=r"pip install 'mathqwen\[hf\]' first"):
     mathqwen.load('Qwen/Qwen2.5-0.5B')
+
+
+def test_a_dry_run_takes_a_model_that_is_in_the_cache(exported, tiny, monkeypatch, tmp_path, capsys):
+  """From the real layout of the hub's cache, and without asking the hub."""
+  monkeypatch.chdir(tmp_path)
+  model = tmp_path / 'cache' / 'models--Qwen--Tiny'
+  shutil.copytree(exported, model / 'snapshots' / 'abc')
+  (model / 'refs').mkdir()
+  (model / 'refs' / 'main').write_text('abc')
+  monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+  assert hub.cached('Qwen/Tiny') == str(model / 'snapshots' / 'abc') and hub.cached('Qwen/Other') is None
+  assert cli.main(['train', tiny.config, '--dry-run', '--init', 'Qwen/Tiny', '--set', 'data.seq_len=96']) == 0
+  printed = capsys.readouterr()
+  assert 'is not on this machine' not in printed.err and '"init": "Qwen/Tiny"' in printed.out
+  assert f'"hidden_size": {hf.read_config(str(exported)).hidden_size}' in printed.out
+  assert cli.main(['train', tiny.config, '--dry-run', '--init', 'Qwen/Other']) == 0
+  assert 'Qwen/Other is not on this machine' in capsys.readouterr().err

@@ -135,3 +135,15 @@ def test_a_real_install(script, tmp_path):
   run = lambda *words: subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, env=env).stdout
   assert run(python.with_name('mathqwen'), '--version').endswith(f', jax {kept["jax"]}\n')
   assert run(python, '-c', 'import mathqwen; print(mathqwen.__file__)').startswith(str(site))
+
+
+def test_a_restart_only_where_a_loaded_package_was_replaced(script, pip):
+  own = script['loaded']()
+  assert own['pytest'] == pytest.__version__ and 'google-auth' not in own
+  script['check_restart'](own, own | {'another': '2'})
+  versions = iter([{'six': '1', 'rich': '2'}, {'six': '3', 'rich': '2'}])
+  script['install'].__globals__['loaded'] = lambda: next(versions)
+  with pytest.raises(
+    UsageError, match='^restart the session now .* pip replaced six 1 by 3, which the kernel has loaded'
+  ):
+    script['install']()

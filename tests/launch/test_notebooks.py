@@ -41,7 +41,8 @@ def test_form(name):
 
   heading = book.cells[0]
   assert heading.cell_type == 'markdown' and heading.source.startswith('# ')
-  page = f'OWNER/mathqwen/blob/main/launch/colab/{name}.ipynb'
+  (owner,) = re.findall(r'github/([\w-]+)/mathqwen|github\.com/([\w-]+)/mathqwen', heading.source)[0:1]
+  page = f'{"".join(owner)}/mathqwen/blob/main/launch/colab/{name}.ipynb'
   address = f'https://colab.research.google.com/github/{page}'
   if name == 'sharding':
     address = f'https://kaggle.com/kernels/welcome?src=https://github.com/{page}'
@@ -51,12 +52,17 @@ def test_form(name):
   parameters = code(book)[0]
   assert book.cells[1] is parameters and parameters.metadata.tags == ['parameters']
   assert all(re.match(r'[A-Z]+(_[A-Z]+)* = ', line) for line in parameters.source.splitlines())
-  assert parameters.source.startswith('TINY = False') and 'OWNER/mathqwen' in parameters.source
+  assert parameters.source.startswith('TINY = False') and f'{"".join(owner)}/mathqwen' in parameters.source
+  assert 'NEEDS = [MODEL' in parameters.source and 'Qwen/Qwen3-0.6B' in parameters.source
 
   text = '\n'.join(cell.source for cell in code(book))
   assert 'pip' not in text  # install.py alone installs
   assert "assert TINY or jax.default_backend() == 'tpu'" in text
   assert text.index('install()') < text.index('import jax')  # nothing is loaded before its version is settled
+  # The cell after the parameters installs, takes the token, and fetches model and data.
+  assert all(word in code(book)[1].source for word in ('install()', 'use_token()', 'fetch(NEEDS)'))
+  if 'KEEP' in parameters.source:
+    assert re.search(r'(WORKDIR|OUT) = notebook.keep\(KEEP, ', text)
 
 
 def test_shared_cells_are_the_same():
