@@ -226,7 +226,9 @@ def _gpu_cause(said: list[str], accelerators: Accelerators) -> str:
     holders = accelerators.holders([f'/dev/nvidia{i}' for i in range(16)])
     if holders:
       return _held_by(holders[0])
-  return f'{_first_line(said[:1])}; does the driver (nvidia-smi) fit the installed jax[cuda12] or jax[cuda13]?'
+  # A plugin that JAX has left out is missing from the list; why it did so, it has logged before.
+  why = said[:1] if 'not in the list of known backends' in text else said
+  return f'{_first_line(why)}; does the driver (nvidia-smi) fit the installed jax[cuda12] or jax[cuda13]?'
 
 
 def _held_by(holder: machine.Holder) -> str:

@@ -150,6 +150,7 @@ def test_causes_of_a_gpu(fake, explained):
   assert f"'jax[cuda13]=={jax_version}'" in said and said.endswith('; or choose --platform cpu')
   why = 'CUDA version check failed during initialization. Error: Outdated cuDNN installation found.'
   assert why in explained(here, why, unknown)
+  assert 'NO_DEVICE' in explained(here, 'a note', "Unable to initialize backend 'cuda': INTERNAL: CUDA_ERROR_NO_DEVICE")
   assert 'held by pid 5 (python big.py)' in explained(here, 'RESOURCE_EXHAUSTED: CUDA_ERROR_OUT_OF_MEMORY')
 
 

@@ -139,6 +139,15 @@ def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
   assert f'at step {saved},' in said[0][-1]
 
 
+def test_a_host_without_the_devices_ends_all(tiny, tmp_path):
+  run = start(tiny, tmp_path / 'run', host1={'env': {'JAX_PLATFORMS': 'tpu'}})
+  status, said = ends(run)
+  assert status == [2, 2]
+  assert said[1][-1].startswith('mathqwen: the TPU (JAX_PLATFORMS=tpu) cannot be used: ')
+  assert said[0][-1] == f'mathqwen: host 1 ended, and this one with it: {said[1][-1].removeprefix("mathqwen: ")}'
+  assert not (tmp_path / 'run').exists()
+
+
 def test_a_killed_host_ends_the_others(tiny, tmp_path, monkeypatch):
   """Whichever it is: host 0 holds the coordination service."""
   monkeypatch.setenv(LOST, '10')
