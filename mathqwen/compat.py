@@ -33,9 +33,19 @@ def axis_names(axes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def manual_axes(shard_map_params: Mapping[str, Any]) -> frozenset[str]:
-  """The mesh axes that a `shard_map` splits, from its parameters in a jaxpr. JAX 0.7 calls them `manual_axes`."""
+  """The mesh axes that a `shard_map` splits, from its parameters in a jaxpr: `manual_axes` below JAX 0.10."""
   name = 'newly_manual_axes' if 'newly_manual_axes' in shard_map_params else 'manual_axes'
   return shard_map_params[name]
+
+
+def least_rows() -> int:
+  """The least number of rows of a matrix product on a CPU with which a row's result is the same beside any others.
+
+  JAX 0.7 sums in another order for fewer than 4 rows. Newer ones do not, and are slower at one row than at two.
+  """
+  import jax
+
+  return 2 if jax.__version_info__ >= (0, 8) else 4
 
 
 def fusion_emitters_flag() -> str:

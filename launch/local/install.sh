@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# install.sh [EXTRA]: makes .venv in the checkout and installs mathqwen[EXTRA] there. Needs Python 3.11 or newer (or uv,
-# which brings one). Sourced by demo.sh and test.sh; does nothing when the same install is already there.
+# install.sh [EXTRA]: makes .venv in the checkout and installs mathqwen[EXTRA] there. Needs Python 3.11 to 3.13 (or
+# PYTHON=/path/to/python). Used by demo.sh and test.sh; does nothing when the same install is already there.
+# VENV=DIR: another place than .venv. CONSTRAINTS=FILE: for pip, such as tests/constraints/colab.txt.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -11,16 +12,26 @@ find_python() {
   local candidate
   for candidate in ${PYTHON:-} python3.12 python3.11 python3.13 python3 python; do
     if command -v "$candidate" >/dev/null &&
-      "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
+    if [[ "$candidate" == "${PYTHON:-}" ]]; then
+      echo "install.sh: PYTHON=$PYTHON is no Python 3.11 to 3.13 with venv" >&2
+      return 2
+    fi
   done
-  echo "install.sh: no Python 3.11 or newer with venv; install one, or set PYTHON=/path/to/python" >&2
+  echo "install.sh: no Python 3.11 to 3.13 with venv; install one, or set PYTHON=/path/to/python" >&2
   return 2
 }
 
-stamp="$venv/.installed-$(cat setup.py mathqwen/__init__.py | cksum | tr ' ' '-')-${extra:-base}"
+sources=(setup.py mathqwen/__init__.py)
+pip=(-m pip install --quiet --disable-pip-version-check)
+if [[ -n "${CONSTRAINTS:-}" ]]; then
+  sources+=("$CONSTRAINTS")
+  pip+=(--constraint "$CONSTRAINTS")
+fi
+stamp="$venv/.installed-$(cat "${sources[@]}" | cksum | tr ' ' '-')-${extra:-base}"
 if [[ ! -e "$stamp" ]]; then
   if [[ ! -x "$venv/bin/python" ]]; then
     python="$(find_python)"
@@ -28,6 +39,6 @@ if [[ ! -e "$stamp" ]]; then
     "$python" -m venv "$venv"
   fi
   echo "installing mathqwen${extra:+[$extra]} and what it needs (a minute or two)" >&2
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}"
+  "$venv/bin/python" "${pip[@]}" --editable ".${extra:+[$extra]}"
   touch "$stamp"
 fi

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # test.sh [ARGUMENT ...]: installs mathqwen[dev] in .venv and runs the tests; arguments go to pytest.
+# PYTHON, VENV and CONSTRAINTS as in install.sh, for the tests with other versions.
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from mathqwen import compat
 from mathqwen.model import layers, qwen
 from mathqwen.model.cache import Int8, KVCache, decode, encode, resize_axis
 from mathqwen.model.compute import Compute
@@ -65,8 +66,8 @@ class Panels:
     if rows > PANEL_ROWS:
       plain = self.values.swapaxes(-3, -2).reshape(*batch, width, -1)
       return jnp.matmul(x, plain, preferred_element_type=jnp.float32)
-    if rows == 1:  # the kernel is slower at one row than at two
-      x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, 1), (0, 0)])
+    if rows < compat.least_rows():
+      x = jnp.pad(x, [(0, 0)] * len(batch) + [(0, compat.least_rows() - rows), (0, 0)])
 
     # XLA would copy x in memory for each panel. It does not if a reduction follows the product and nothing else uses
     # this x, so the sums over I are computed in parts and then added up.
