@@ -48,6 +48,13 @@ def least_rows() -> int:
   return 2 if jax.__version_info__ >= (0, 8) else 4
 
 
+def client_exits() -> bool:
+  """Whether the client of `jax.distributed` exits at a fatal error: JAX below 0.9. Newer ones abort."""
+  import jax
+
+  return jax.__version_info__ < (0, 9)
+
+
 def fusion_emitters_flag() -> str:
   """The XLA flag that turns off MLIR for each fusion on a CPU, so that small programs compile in a third of the time.
 

@@ -73,7 +73,10 @@ def join(where: str, after_loss: str):
   jax_internals.on_fatal_error(_end_after_fatal_error)
   jax_internals.open_tpu_port()
   try:
-    with jax_internals.registration_limit(start_seconds, _check_port) as port_is_checked:
+    with (
+      jax_internals.abort_on_fatal_error(),
+      jax_internals.registration_limit(start_seconds, _check_port) as port_is_checked,
+    ):
       if not port_is_checked and _given_place.index == 0:
         _check_port(_given_place.address)
       jax.distributed.initialize(

@@ -18,6 +18,9 @@ still meet, agree, exchange values and end; only the reasons they give get worse
 `on_fatal_error` (the C++ client's text on file descriptor 2; libc's `sleep` as the handler of SIGABRT)
   Why: when a host stays away or dies, the client aborts this process from its own thread and calls nothing of ours.
   Without: the process ends with SIGABRT and a C++ stack trace instead of one line and an exit status.
+`abort_on_fatal_error` (`get_distributed_runtime_client` in the module above), for JAX below 0.9
+  Why: there the client does not abort but exits, before anyone has read that text.
+  Without: the process ends with status 1 and a line of C++.
 `explain` (the words of that text)
   Why: it has no error codes.
   Without: words that are not known here are printed as they are, and the exit status is 1.
@@ -26,20 +29,27 @@ still meet, agree, exchange values and end; only the reasons they give get worse
   Without: a process that has used the CPU already is told so later, and without the reason.
 """
 
+import collections
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import re
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 
+from mathqwen import compat
+
 # What the C++ client writes before it aborts, and what follows the text of the status.
 _FATAL = b'JAX distributed service detected fatal errors'
 _STACK_TRACE = b'*** Check failure'
+# What it writes before that, and the last that JAX below 0.9 writes with `abort_on_fatal_error`.
+_POLLED = b'Polled an error from coordination service'
 # Log lines of the coordination service, which people need not see: 'E1124 12:52:41.123 18160 client.h:80] ...'.
 _LOG_LINE = re.compile(rb'[IWEF]\d{4} ')
 _SERVICE_LOG = re.compile(rb'[IWEF]\d{4} \S+ +\d+ (coordination_service|preemption_sync_manager|add_port|client\.h)')
@@ -171,6 +181,39 @@ def registration_limit(seconds: int, before_listening: Callable[[str], None]) ->
     functions.get_distributed_runtime_service = make_service
 
 
+@contextlib.contextmanager
+def abort_on_fatal_error() -> Iterator[None]:
+  """Within it, a client that is made will abort at a fatal error, also where JAX would let it exit, with status 1.
+
+  JAX below 0.9 exits at once, before `on_fatal_error` has read why. A callback in Python keeps it from that: its
+  argument is a C++ type that Python does not know, so that the call throws, and C++ aborts. Before it does, it calls
+  `PyEval_SaveThread`: the failed call still holds the interpreter's lock, which the thread that reads needs.
+  """
+  functions = getattr(_distributed(), '_jax', None)
+  make_client = getattr(functions, 'get_distributed_runtime_client', None)
+  set_terminate = _set_terminate() if compat.client_exits() else None
+  if make_client is None or set_terminate is None:
+    yield
+    return
+  set_terminate(ctypes.cast(ctypes.pythonapi.PyEval_SaveThread, ctypes.c_void_p))
+  functions.get_distributed_runtime_client = functools.partial(make_client, missed_heartbeat_callback=lambda _: None)
+  try:
+    yield
+  finally:
+    functions.get_distributed_runtime_client = make_client
+
+
+def _set_terminate():
+  """`std::set_terminate` of C++, or None where its library has another name."""
+  try:
+    function = ctypes.CDLL('libstdc++.so.6')._ZSt13set_terminatePFvvE
+  except (OSError, AttributeError):
+    return None
+  function.argtypes = [ctypes.c_void_p]
+  function.restype = ctypes.c_void_p
+  return function
+
+
 def on_fatal_error(end_process: Callable[[str], None]) -> bool:
   """Calls `end_process(text)`, from a thread, when the C++ client is about to abort; returns whether that is possible.
 
@@ -181,6 +224,7 @@ def on_fatal_error(end_process: Callable[[str], None]) -> bool:
   if not (hasattr(libc, 'signal') and hasattr(libc, 'sleep')):
     return False
 
+  last_words = (_FATAL, _POLLED) if compat.client_exits() else (_FATAL,)
   terminal = os.dup(2)
   sys.stderr = os.fdopen(terminal, 'w', buffering=1)
   source, sink = os.pipe()
@@ -189,26 +233,33 @@ def on_fatal_error(end_process: Callable[[str], None]) -> bool:
   # abort() raises SIGABRT, whose number, 6, is the argument of its handler: sleep(6). That leaves the thread below six
   # seconds to read the text. A handler in Python would not do: it only runs once the main thread executes bytecode.
   libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
-  threading.Thread(target=_relay, args=(source, terminal, end_process), name='stderr', daemon=True).start()
+  threading.Thread(target=_relay, args=(source, terminal, last_words, end_process), name='stderr', daemon=True).start()
   return True
 
 
-def _relay(source: int, terminal: int, end_process: Callable[[str], None]):
-  """Copies lines from `source` to `terminal`, without those of the coordination service."""
+def _relay(source: int, terminal: int, last_words: tuple[bytes, ...], end_process: Callable[[str], None]):
+  """Copies lines from `source` to `terminal`, without those of the coordination service.
+
+  last_words: in the line after which the process is about to end.
+  """
   from_service = False
+  service_log = collections.deque(maxlen=20)  # where JAX below 0.9 says on host 0 which host was lost
   rest = b''
   while chunk := os.read(source, 1 << 16):
     *lines, rest = (rest + chunk).split(b'\n')
     for number, line in enumerate(lines):
-      if _FATAL in line:
-        text = b'\n'.join([*lines[number:], rest])
+      if any(word in line for word in last_words):
+        said_before = [] if _FATAL in line else service_log
+        text = b'\n'.join([*said_before, *lines[number:], rest])
         while select.select([source], [], [], 0.5)[0]:  # the rest of the text comes in pieces
           text += os.read(source, 1 << 16)
         end_process(text.partition(_STACK_TRACE)[0].decode(errors='replace'))
       # Lines without a prefix continue the message before them.
       if _LOG_LINE.match(line):
         from_service = bool(_SERVICE_LOG.match(line))
-      if not from_service:
+      if from_service:
+        service_log.append(line)
+      else:
         os.write(terminal, line + b'\n')
 
 
@@ -229,8 +280,8 @@ def explain(text: str, situation: Situation) -> tuple[int, str]:
 
   2 where somebody has to change something, 75 where the same command continues, 1 for words that are not known here.
   """
-  # One host a line; the text may come twice.
-  named = sorted({int(name) for name in re.findall(r'^(\d+)$', text, re.MULTILINE)})
+  # One host a line, '3' or '/job:jax_worker/replica:0/task:3'; the text may come twice.
+  named = sorted({int(name) for name in re.findall(r'^(?:/job:\S+/task:)?(\d+)$', text, re.MULTILINE)})
   if not situation.joined:
     line = _explain_before_joining(text, named, situation)
     if line:
@@ -242,9 +293,23 @@ def explain(text: str, situation: Situation) -> tuple[int, str]:
     line = f'host {hosts} was lost (no heartbeat for {situation.lost_seconds} seconds)'
   elif 'UNAVAILABLE' in text or 'DEADLINE_EXCEEDED' in text:
     line = 'host 0 was lost, which coordinates the others'
+  elif _POLLED.decode() in text:  # without the reason
+    line = 'host 0 was lost, which coordinates the others'
+    if _answers(situation.place.address):
+      line = f'another host was lost (no heartbeat for {situation.lost_seconds} seconds)'
   else:
     return 1, f'the coordination service of JAX ended this process: {text.partition("absl::Status:")[2] or text}'
   return os.EX_TEMPFAIL, f'{line}: {situation.remedy}'
+
+
+def _answers(address: str | None) -> bool:
+  """Whether something listens at HOST:PORT."""
+  host, _, port = (address or '').rpartition(':')
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), timeout=2).close()
+  except (OSError, ValueError):
+    return False
+  return True
 
 
 def _explain_before_joining(text: str, named: list[int], situation: Situation) -> str | None:

@@ -48,6 +48,37 @@ def test_one_line_for_what_the_coordination_service_says(joined, text, status, l
   assert got[0] == status and got[1].startswith(line)
 
 
+POLLED = 'E1128 06:04:14 251 coordination_service_agent.cc:332] Polled an error from coordination service (this can be'
+
+
+def test_a_host_is_lost_with_a_jax_that_does_not_say_which():
+  """JAX below 0.9: only host 0 sees the service's log. The others see whether host 0 still answers."""
+  log = 'to all tasks: UNAVAILABLE: The following tasks are unhealthy (stopped sending heartbeats):\n'
+  got = jax_internals.explain(f'{log}/job:jax_worker/replica:0/task:1\nThe tasks\n{POLLED}', situation(True))
+  assert got == (75, f'host 1 was lost (no heartbeat for 60 seconds): {REMEDY}')
+  with socket.create_server(('127.0.0.1', 0)) as host_0:
+    place = jax_internals.Place(2, 3, f'127.0.0.1:{host_0.getsockname()[1]}')
+    got = jax_internals.explain(POLLED, situation(True, place))
+  assert got == (75, f'another host was lost (no heartbeat for 60 seconds): {REMEDY}')
+  got = jax_internals.explain(POLLED, situation(True, place))
+  assert got == (75, f'host 0 was lost, which coordinates the others: {REMEDY}')
+
+
+@pytest.mark.parametrize('exits', [False, True])
+def test_only_a_client_that_exits_is_made_to_abort(exits, monkeypatch):
+  made, set_to = [], []
+  functions = jax._src.distributed._jax
+  monkeypatch.setattr(functions, 'get_distributed_runtime_client', lambda *args, **kwargs: made.append(kwargs))
+  monkeypatch.setattr(jax_internals, '_set_terminate', lambda: set_to.append)
+  monkeypatch.setattr(compat, 'client_exits', lambda: exits)
+  original = functions.get_distributed_runtime_client
+  with jax_internals.abort_on_fatal_error():
+    functions.get_distributed_runtime_client('[::]:1', 0, heartbeat_timeout=9)
+  assert functions.get_distributed_runtime_client is original
+  assert made[0].keys() == {'heartbeat_timeout'} | ({'missed_heartbeat_callback'} if exits else set())
+  assert len(set_to) == exits
+
+
 def test_host_0_whose_service_names_nobody():
   text = f'{SAID}absl::Status: DEADLINE_EXCEEDED: Deadline Exceeded\n\nRPC: RegisterTask'
   got = jax_internals.explain(text, situation(False, jax_internals.Place(0, 4, '10.0.0.1:99')))
