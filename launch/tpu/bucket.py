@@ -85,15 +85,12 @@ class Bucket:
   def upload(self, source: str, name: str) -> None:
     """Copies a local file, or the content of a folder, over what is there. Raises what `command` raises."""
     target = self.address(name)
-    is_folder = os.path.isdir(source)
-    if self.is_remote and is_folder:
-      self._run([*STORAGE, 'cp', '--recursive', f'{source}/*', f'{target}/'], 7200)
-    elif self.is_remote:
-      self._run([*STORAGE, 'cp', source, target], 7200)
-    elif is_folder:
+    if os.path.isdir(source):
       for path in pathlib.Path(source).rglob('*'):
         if path.is_file():
           self.upload(str(path), f'{name}/{path.relative_to(source)}')
+    elif self.is_remote:
+      self._run([*STORAGE, 'cp', source, target], 7200)
     else:
       pathlib.Path(target).parent.mkdir(parents=True, exist_ok=True)
       shutil.copyfile(source, target)

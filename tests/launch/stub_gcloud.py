@@ -36,7 +36,7 @@ FLAGS = {
   'alpha compute tpus tpu-vm ssh': {'--zone', '--worker', '--command', '--tunnel-through-iap', '--output-directory'},
   'alpha compute tpus tpu-vm scp': {'--zone', '--worker', '--tunnel-through-iap'},
   'storage cat': set(),
-  'storage cp': {'--recursive'},
+  'storage cp': set(),
   'storage rm': {'--recursive'},
   'secrets versions access': {'--secret'},
   'projects describe': {'--format'},
@@ -139,24 +139,19 @@ def on_hosts(verb, endpoints, flags, names) -> int:
 
 def storage(verb, flags, names) -> int:
   """Buckets are folders."""
-  places = [pathlib.Path(os.environ['FAKE_FOLDER'], 'buckets', name.removeprefix('gs://')) for name in names]
-  local = [place if name.startswith('gs://') else pathlib.Path(name) for name, place in zip(names, places, strict=True)]
-  sources = [local[0]] if local[0].name != '*' else list(local[0].parent.iterdir())
-  for source in sources:
-    if not source.exists():
-      words = f'The following URLs matched no objects or files:\n{names[0]}'
-      print(f'ERROR: (gcloud.storage.{verb}) {words}', file=sys.stderr)
-      return 1
-    if verb == 'cat':
-      sys.stdout.write(source.read_text())
-    elif verb == 'rm':
-      shutil.rmtree(source) if source.is_dir() else source.unlink()
-    elif source.is_dir():
-      shutil.copytree(source, local[1] / source.name, dirs_exist_ok=True)
-    else:
-      target = local[1] / source.name if names[1].endswith('/') else local[1]
-      target.parent.mkdir(parents=True, exist_ok=True)
-      shutil.copyfile(source, target)
+  folder = pathlib.Path(os.environ['FAKE_FOLDER'], 'buckets')
+  local = [folder / name.removeprefix('gs://') if name.startswith('gs://') else pathlib.Path(name) for name in names]
+  if not local[0].exists():
+    words = f'The following URLs matched no objects or files:\n{names[0]}'
+    print(f'ERROR: (gcloud.storage.{verb}) {words}', file=sys.stderr)
+    return 1
+  if verb == 'cat':
+    sys.stdout.write(local[0].read_text())
+  elif verb == 'rm':
+    shutil.rmtree(local[0]) if local[0].is_dir() else local[0].unlink()
+  else:
+    local[1].parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(local[0], local[1])
   return 0
 
 
