@@ -37,7 +37,7 @@ def _head(job: TpuJob) -> str:
     f'The cluster needs the JobSet controller and {job.slices} node pool(s) of {job.where.machine.name}, topology '
     f'{job.where.topology}.',
   ]
-  if getattr(job, 'secrets', {}):
+  if job.secrets:
     lines += ['Once, so that no value is in a file:', f'  kubectl create secret generic {job.name} {_given(job)}']
   if job.service_account:
     lines += [
@@ -52,7 +52,7 @@ def _head(job: TpuJob) -> str:
 def _given(job: TpuJob) -> str:
   """kubectl's flags for the secrets: each value goes from Secret Manager to the cluster."""
   flags = []
-  for name, secret in getattr(job, 'secrets', {}).items():
+  for name, secret in job.secrets.items():
     secret, _, version = secret.partition('/versions/')
     flags.append(f'--from-file={name}=<(gcloud secrets versions access {version or "latest"} --secret={secret})')
   return ' '.join(flags)
@@ -136,8 +136,8 @@ def _nodes(job: TpuJob) -> dict[str, str]:
 
 def _variables(job: TpuJob) -> list[dict[str, Any]]:
   """Of the container: the job's own, and its secrets by name."""
-  plain = [{'name': name, 'value': value.replace('$(', '$$(')} for name, value in getattr(job, 'env', {}).items()]
-  secret = {name: {'secretKeyRef': {'name': job.name, 'key': name}} for name in getattr(job, 'secrets', {})}
+  plain = [{'name': name, 'value': value.replace('$(', '$$(')} for name, value in job.env.items()]
+  secret = {name: {'secretKeyRef': {'name': job.name, 'key': name}} for name in job.secrets}
   return plain + [{'name': name, 'valueFrom': source} for name, source in secret.items()]
 
 

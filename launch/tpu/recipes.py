@@ -156,7 +156,15 @@ WRITTEN = {
 
 
 def _left_out(job: TpuJob, recipe: str) -> str:
-  """A comment that names the fields that the user gave and the text does not have."""
+  """A comment that names the fields that the user gave and the text does not have.
+
+  UserError: for files on this machine, which no recipe can hand over.
+  """
+  if job.files:
+    raise UserError(
+      f'data has {job.files[0]!r}, a file on this machine, which `up` copies and a recipe does not: copy it with '
+      '`gcloud storage cp` and name its gs:// address in set = ["data.sources=..."]'
+    )
   fields = [
     field.name
     for field in dataclasses.fields(job)

@@ -41,7 +41,7 @@ AFTER = [
   re.compile(r'(?P<kept>\b(?:x-api-key|private-token|x-goog-api-key)\s*:\s*)\S{8,}', re.IGNORECASE),
   # NAME_TOKEN=value; not the number of a token, nor a variable or a placeholder.
   re.compile(
-    r'(?P<kept>\b[A-Z0-9_]+_(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\b["\']?\s*=\s*["\']?)'
+    r'(?P<kept>\b[A-Z0-9_]+_(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)\b["\']?=["\']?)'
     r'(?![$<{.\[(]|\d+\b)[^\s"\'`$<{]{6,}'
   ),
   re.compile(

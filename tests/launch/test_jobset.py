@@ -118,6 +118,18 @@ def test_service_account(documents, job_file):
   assert 'add-iam-policy-binding sa@p.iam.gserviceaccount.com --role=roles/iam.workloadIdentityUser' in text
 
 
+def test_variables_and_secrets(documents, job_file):
+  """A secret is in the manifest by its name; the comment makes it from Secret Manager without a file."""
+  lines = ['env = {MODE = "a $(b)"}', 'secrets = {HF_TOKEN = "hf-token", WANDB_API_KEY = "wandb/versions/3"}']
+  assert documents(*lines)[3]['containers'][0]['env'] == [
+    {'name': 'MODE', 'value': 'a $$(b)'},
+    {'name': 'HF_TOKEN', 'valueFrom': {'secretKeyRef': {'name': 'math-7b', 'key': 'HF_TOKEN'}}},
+    {'name': 'WANDB_API_KEY', 'valueFrom': {'secretKeyRef': {'name': 'math-7b', 'key': 'WANDB_API_KEY'}}},
+  ]
+  text = recipes.RECIPES['jobset'](job.read(job_file(*lines)))
+  assert '--from-file=WANDB_API_KEY=<(gcloud secrets versions access 3 --secret=wandb)' in text
+
+
 @pytest.mark.parametrize(
   'recipe, missing', [('jobset', 'iap, max_cost'), ('gke', 'iap, service_account, max_cost, max_hours')]
 )

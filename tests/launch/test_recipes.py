@@ -97,6 +97,13 @@ def test_sky(job_file):
       recipes.sky(job.read(job_file(line)))
 
 
+@pytest.mark.parametrize('recipe', recipes.RECIPES)
+def test_a_file_on_this_machine_is_refused(recipe, job_file):
+  found = job.read(job_file('data = ["gsm8k", "mine.jsonl"]', 'slice = "v6e-16"'))
+  with pytest.raises(UserError, match="data has 'mine.jsonl', a file on this machine"):
+    recipes.RECIPES[recipe](found)
+
+
 @pytest.mark.parametrize('name', ['mine', 'projects/p/locations/us-east5-a/reservations/mine'])
 @pytest.mark.parametrize('recipe', ['gke', 'gce'])
 def test_a_reservation_that_the_job_names(recipe, name, job_file):
