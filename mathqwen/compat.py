@@ -64,6 +64,15 @@ def fusion_emitters_flag() -> str:
   return '--xla_cpu_use_fusion_emitters=false' if older else ''
 
 
+def collective_timeout_flag(seconds: int) -> str:
+  """The XLA flag for how long simulated devices on a CPU wait for each other before XLA ends the process.
+
+  Seen in JAX 0.10.2 and newer. Empty before 0.10: XLA 0.7 has no such flag, and ends the process of a user who sets it.
+  """
+  newer = release(importlib.metadata.version('jax')) >= (0, 10)
+  return f'--xla_cpu_collective_call_terminate_timeout_seconds={seconds}' if newer else ''
+
+
 def wanted_libtpu() -> str | None:
   """'0.0.42.*': the libtpu that belongs to the installed JAX, from JAX's own metadata. None: it asks for none."""
   for requirement in importlib.metadata.requires('jax') or []:
