@@ -8,13 +8,12 @@ import atexit
 import importlib
 import importlib.metadata
 import io
-import json
 import logging
 import os
 import sys
 
 import mathqwen
-from mathqwen import commands
+from mathqwen import commands, strict_json
 from mathqwen.commands import _flags, _malloc
 from mathqwen.errors import Preempted, UserError, explain_os_error, report
 from mathqwen.hardware import hosts
@@ -52,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     _malloc.tune(keep=args.command != 'convert')
     result = args.run(args)
     if args.json:
-      print(json.dumps(result))
+      print(strict_json.dumps(result))
     sys.stdout.flush()
     return 0
   except UserError as error:

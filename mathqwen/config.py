@@ -158,6 +158,13 @@ class TrainConfig:
     changes_weights=False,
   )
   seed: int = setting(0, help='of random weights and dropout', **SEED)
+  max_skipped: int = setting(
+    10,
+    help='steps in a row whose update may be skipped because the loss or the gradient is not finite; one more ends the '
+    'run',
+    at_least=0,
+    changes_weights=False,
+  )
   log_every: int = setting(
     10, help='steps between lines in metrics.jsonl and TensorBoard', at_least=1, changes_weights=False
   )

@@ -85,14 +85,20 @@ def _best_lengths(left: dict[int, list[int]], room: int) -> list[int]:
   return chosen
 
 
+def plan(lengths: Sequence[int], seq_len: int, seed: int) -> list[list[int]]:
+  """The rows of `fill` in an order drawn by `seed`: it puts the long examples into the first ones."""
+  rows = fill(lengths, seq_len)
+  np.random.default_rng(seed).shuffle(rows)
+  return rows
+
+
 def pack(examples: Sequence[tuple[np.ndarray, np.ndarray]], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
   """All examples in as few rows as `fill` finds: the features drawn above, each [rows, seq_len].
 
   examples: (ids, mask) each, both [n] with n from 2 to seq_len + 1. ValueError: when one is longer.
-  seed: of the order of the rows, which are shuffled because `fill` puts the long examples into the first ones.
+  seed: of the order of the rows.
   """
-  rows = fill([len(ids) - 1 for ids, _ in examples], seq_len)
-  np.random.default_rng(seed).shuffle(rows)
+  rows = plan([len(ids) - 1 for ids, _ in examples], seq_len, seed)
   features = empty_rows(len(rows), seq_len)
   counting = np.arange(seq_len)
   for row, indices in enumerate(rows):

@@ -39,10 +39,13 @@ class Encoded:
   ids: np.ndarray
   mask: np.ndarray
   offsets: np.ndarray
+  where: tuple[str, ...]  # of each example: file and line, as `Example` has it
 
   @classmethod
-  def from_rendered(cls, rendered: Sequence[tuple[Sequence[int], Sequence[int]]]) -> 'Encoded':
-    """The (ids, mask) pairs of `chatml.render_batch` end to end."""
+  def from_rendered(
+    cls, rendered: Sequence[tuple[Sequence[int], Sequence[int]]], where: Sequence[str] | None = None
+  ) -> 'Encoded':
+    """The (ids, mask) pairs of `chatml.render_batch` end to end. where: None numbers them."""
     ids = [np.asarray(ids, np.int32) for ids, _ in rendered]
     mask = [np.asarray(mask, np.uint8) for _, mask in rendered]
     lengths = [len(each) for each in ids]
@@ -50,6 +53,7 @@ class Encoded:
       ids=np.concatenate([np.zeros(0, np.int32), *ids]),  # concatenate refuses an empty list
       mask=np.concatenate([np.zeros(0, np.uint8), *mask]),
       offsets=np.cumsum([0, *lengths], dtype=np.int64),
+      where=tuple(where) if where is not None else tuple(map(str, range(len(rendered)))),
     )
 
   def __len__(self) -> int:
@@ -62,7 +66,7 @@ class Encoded:
 
   def take(self, indices: Sequence[int]) -> 'Encoded':
     """A copy of these examples, in this order."""
-    return Encoded.from_rendered([self[i] for i in indices])
+    return Encoded.from_rendered([self[i] for i in indices], [self.where[i] for i in indices])
 
   def prompt(self, index: int) -> bytes:
     """What comes before the first loss token of an example; equal for equal prompts."""
@@ -87,6 +91,7 @@ def concatenate(parts: Sequence[Encoded]) -> Encoded:
     ids=np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)]),
     mask=np.concatenate([np.zeros(0, np.uint8), *(part.mask for part in parts)]),
     offsets=np.cumsum(np.concatenate([[0], *lengths]), dtype=np.int64),
+    where=tuple(where for part in parts for where in part.where),
   )
 
 
@@ -146,6 +151,7 @@ def _encode_chunk(
       conversations.append(messages)
 
   kept = []
+  where = []
   rendered = chatml.render_batch(conversations, tokenizer)
   for example, (ids, mask) in zip(usable, rendered, strict=True):
     positions = len(ids) - 1
@@ -159,7 +165,8 @@ def _encode_chunk(
     else:
       seen[digest] = example.where
       kept.append((ids, mask))
-  return Encoded.from_rendered(kept)
+      where.append(example.where)
+  return Encoded.from_rendered(kept, where)
 
 
 def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encoded], Encoded]:
@@ -178,10 +185,12 @@ def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encode
 
   removed = set()
   held_out = []
+  where = []
   for group in drawn:
     removed.update(groups[group])
     which, index = groups[group][0]
     held_out.append(sources[which][index])
+    where.append(sources[which].where[index])
 
   training = []
   for which, source in enumerate(sources):
@@ -191,16 +200,14 @@ def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encode
       f'{n} held-out examples leave a source without any: the data has {len(groups)} different prompts; '
       'lower data.eval_examples'
     )
-  return training, Encoded.from_rendered(held_out)
+  return training, Encoded.from_rendered(held_out, where)
 
 
 # --- training: the endless stream, its rows, its batches ---
 
 
-def _stream(sources: Sequence[Encoded], weights: Sequence[float], seed: int) -> grain.MapDataset:
-  """The endless stream of (ids, mask), with random access by index. Each source is shuffled again in every epoch."""
-  if not weights:
-    sources = [concatenate(sources)]
+def _stream(sources: Sequence[Sequence], weights: Sequence[float], seed: int) -> grain.MapDataset:
+  """The endless stream of the sources' elements, with random access by index. Each epoch shuffles each source again."""
   seeds = np.random.SeedSequence(seed).generate_state(len(sources)).tolist()
   streams = []
   for source, source_seed in zip(sources, seeds, strict=True):
@@ -211,19 +218,32 @@ def _stream(sources: Sequence[Encoded], weights: Sequence[float], seed: int) -> 
 class PackedRows(grain.IterDataset):
   """Rows of the windows 0, 1, 2, ... of a stream. The iterator's state is {'window': w, 'row': r}."""
 
-  def __init__(self, stream: grain.MapDataset, window: int, seq_len: int, seed: int):
-    """window: examples packed together."""
+  def __init__(self, stream: grain.MapDataset, names: grain.MapDataset, window: int, seq_len: int, seed: int):
+    """names: the stream of `Encoded.where`. window: examples packed together."""
     super().__init__()
     self.stream = stream
+    self.names = names
     self.window = window
     self.seq_len = seq_len
     self.seed = seed
 
   def pack(self, window: int) -> dict[str, np.ndarray]:
     """All rows of one window: features [rows, seq_len]."""
-    first = window * self.window
-    examples = [self.stream[i] for i in range(first, first + self.window)]
-    return packing.pack(examples, self.seq_len, seed=(self.seed + window) % 2**32)
+    examples = [self.stream[i] for i in self._indices(window)]
+    return packing.pack(examples, self.seq_len, seed=self._window_seed(window))
+
+  def names_by_row(self, window: int) -> list[list[str]]:
+    """Which examples each row of `pack` holds, in the order of its segments."""
+    lengths = [len(self.stream[i][0]) - 1 for i in self._indices(window)]
+    names = [self.names[i] for i in self._indices(window)]
+    rows = packing.plan(lengths, self.seq_len, self._window_seed(window))
+    return [[names[index] for index in row] for row in rows]
+
+  def _indices(self, window: int) -> range:
+    return range(window * self.window, (window + 1) * self.window)
+
+  def _window_seed(self, window: int) -> int:
+    return (self.seed + window) % 2**32
 
   def __iter__(self) -> grain.DatasetIterator:
     return _PackedRowsIterator(self)
@@ -268,7 +288,10 @@ def packed_rows(sources: Sequence[Encoded], weights: Sequence[float], seq_len: i
   fewest, most = WINDOW_ROWS
   rows = min(max(positions / seq_len, fewest), most)
   window = round(rows * seq_len * examples / positions)
-  return PackedRows(_stream(sources, weights, seed), window, seq_len, seed)
+  if not weights:
+    sources = [concatenate(sources)]
+  names = _stream([source.where for source in sources], weights, seed)
+  return PackedRows(_stream(sources, weights, seed), names, window, seq_len, seed)
 
 
 class TrainBatches:
@@ -285,6 +308,8 @@ class TrainBatches:
       return {name: np.stack([row[name] for row in batch[mine]]) for name in packing.FEATURES}
 
     self.fingerprint = fingerprint
+    self._rows = rows
+    self._batch_size = batch_size
     self._batches = iter(ThreadPrefetchIterDataset(rows.batch(batch_size, batch_fn=stack), prefetch_buffer_size=2))
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -307,6 +332,15 @@ class TrainBatches:
           'restore the data settings and files, or start a new --workdir'
         )
     self._batches.set_state(state['position'])
+
+  def examples(self, state: dict) -> list[list[str]]:
+    """Which examples the global batch after a state from `get_state` holds, row by row: their files and lines."""
+    window, row = state['position']['window'], state['position']['row']
+    rows: list[list[str]] = []
+    while len(rows) < self._batch_size:
+      rows += self._rows.names_by_row(window)[row:]
+      window, row = window + 1, 0
+    return rows[: self._batch_size]
 
   def close(self) -> None:
     """Ends the prefetch thread."""

@@ -54,6 +54,8 @@ class Meter:
     self._peak_seconds = peak_seconds
     self.tokens = 0  # since the run's first step; the loop sets it when it resumes a run
     self.text = ''  # loss and speed of the current window, for the terminal
+    self.skipped = 0  # steps in a row, up to the newest that was read, whose update was skipped
+    self.newest: dict = {}  # the metrics of that step, and its number as `step`
 
     self._created = time.monotonic()
     self._last_end = self._created  # end of the newest step that was read; pauses push it forward
@@ -91,7 +93,7 @@ class Meter:
   def add(self, step: int, metrics: dict) -> list[dict]:
     """Takes the metrics of a step that was just launched; `step` counts from 0.
 
-    metrics: `loss_sum`, `loss_tokens`, `tokens`, `grad_norm` and `learning_rate`, scalars still being computed.
+    metrics: those of `train_step`, scalars still being computed.
     Waits for the step before it. Returns [values] of a window if that step completed one, else [].
     """
     end = self._thread.submit(wait_for_end, metrics)
@@ -107,6 +109,7 @@ class Meter:
     launched, self._launched = self._launched, None
     ended = launched.end.result()
     metrics = {name: float(value) for name, value in jax.device_get(launched.metrics).items()}
+    self.newest = {'step': launched.number, **metrics}
     self._count(launched, ended, metrics)
 
     if launched.number % self._every and not flush:
@@ -125,18 +128,28 @@ class Meter:
     self.tokens += int(metrics['tokens'])
 
     sums = self._sums
-    sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens', 'tokens')})
-    sums.update({'steps': 1, 'seconds': seconds, 'input_seconds': waited})
-    loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
-    self.text = f'loss {loss:.4f}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
+    sums.update({'tokens': metrics['tokens'], 'steps': 1, 'seconds': seconds, 'input_seconds': waited})
+    if metrics['skipped']:
+      # Its loss may be NaN, which would hide that of the other steps of the window.
+      self.skipped += 1
+      sums.update({'skipped': 1})
+      loss = 'update skipped'
+    else:
+      self.skipped = 0
+      sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens')})
+      loss = f'loss {metrics["loss_sum"] / max(metrics["loss_tokens"], 1):.4f}'
+    self.text = f'{loss}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
 
-  def _window(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-    """What metrics.jsonl gets: sums of the window divided once; `metrics` are those of its last step."""
+  def _window(self, step: int, metrics: dict[str, float]) -> dict[str, float | None]:
+    """What metrics.jsonl gets: sums of the window divided once; `metrics` are those of its last step.
+
+    The loss is that of the steps that were not skipped; None where there was none.
+    """
     sums = self._sums
     step_seconds = sums['seconds'] / sums['steps']
     values = {
       'step': step,
-      'loss': sums['loss_sum'] / max(sums['loss_tokens'], 1),
+      'loss': sums['loss_sum'] / max(sums['loss_tokens'], 1) if sums['skipped'] < sums['steps'] else None,
       'learning_rate': metrics['learning_rate'],
       'grad_norm': metrics['grad_norm'],
       'packing_efficiency': sums['tokens'] / (sums['steps'] * self._positions),
@@ -146,6 +159,8 @@ class Meter:
       'input_seconds': sums['input_seconds'],
       'tokens': self.tokens,
     }
+    if sums['skipped']:
+      values['skipped'] = sums['skipped']  # updates, because the loss or the gradient was not finite
     if self._peak_seconds is not None:
       values['mfu'] = self._peak_seconds / step_seconds
     return values

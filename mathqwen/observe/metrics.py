@@ -13,7 +13,8 @@ from typing import Self
 import rich.console
 import rich.progress
 
-from mathqwen import files
+from mathqwen import files, strict_json
+from mathqwen.errors import report
 from mathqwen.errors import report
 from mathqwen.observe import tensorboard
 
@@ -142,10 +143,10 @@ class MetricsWriter:
     events = folder / f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
     self._events = AppendedFile(events, tensorboard.header() + tensorboard.restart(resume_step + 1), remote)
 
-  def write(self, step: int, values: dict[str, float]):
-    """Appends one line; it may hold any names."""
+  def write(self, step: int, values: dict[str, float | None]):
+    """Appends one line; it may hold any names. Numbers that are not finite become null."""
     if self._lines is not None:
-      self._lines.append((json.dumps({'step': step, **values}) + '\n').encode())
+      self._lines.append((strict_json.dumps({'step': step, **values}) + '\n').encode())
       self._events.append(tensorboard.scalars(step, values))
 
   def sync(self):

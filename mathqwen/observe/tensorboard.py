@@ -27,10 +27,12 @@ def restart(step: int) -> bytes:
   return _tfrecord(_int_field(2, step) + _bytes_field(7, _int_field(1, 1)))
 
 
-def scalars(step: int, values: dict[str, float]) -> bytes:
-  """A record with one scalar, in float32, for each name."""
+def scalars(step: int, values: dict[str, float | None]) -> bytes:
+  """A record with one scalar, in float32, for each name that has a value."""
   summary = b''
   for tag, value in values.items():
+    if value is None:
+      continue
     simple_value = b'\x15' + struct.pack('<f', value)  # 0x15: field 2, four bytes
     summary += _bytes_field(1, _bytes_field(1, tag.encode()) + simple_value)
   return _tfrecord(_int_field(2, step) + _bytes_field(5, summary))

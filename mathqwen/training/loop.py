@@ -4,16 +4,17 @@ SIGTERM lets the step end, saves, and raises `Preempted`, for which the command 
 """
 
 import functools
-import math
 import signal
 from collections.abc import Callable, Iterable
 from typing import Self
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from mathqwen import strict_json
 from mathqwen.config import Experiment
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import Preempted, UserError, report
@@ -24,7 +25,15 @@ from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.storage import checkpoint
 from mathqwen.training import optim
-from mathqwen.training.step import TrainState, abstract_batch, abstract_state, compile_step, eval_step, init_state
+from mathqwen.training.step import (
+  TrainState,
+  abstract_batch,
+  abstract_state,
+  all_finite,
+  compile_step,
+  eval_step,
+  init_state,
+)
 
 # In the summary of every run, None where this process took no step and no earlier one left a value.
 SUMMARY = (
@@ -47,7 +56,8 @@ def fit(
   params: initial float32 weights on the mesh, which are donated; None draws random ones.
   profile: how many steps to trace into WORKDIR/profile.
   Returns the summary that `mathqwen train --json` prints.
-  UserError: when the loss is not finite, the disk is too small or full, or the newest checkpoint is damaged.
+  UserError: when too many updates in a row were skipped, the weights are not finite, the disk is too small or full, or
+  the newest checkpoint is damaged.
   Preempted: after SIGTERM, once the run is saved.
   """
   train = experiment.train
@@ -115,6 +125,7 @@ class TrainingLoop:
     self.step = self._checkpoints.latest or 0  # steps taken so far
     self.state = self._restore() if self.step else init_state(mesh, experiment.model, self._tx, train.seed, params)
     self._compiled_step = None  # see `compile`
+    self._all_finite = jax.jit(all_finite, out_shardings=sharding.replicated(mesh))
     self._eval_step = jax.jit(functools.partial(eval_step, cfg=experiment.model, train=train, mesh=mesh))
 
     self.tracing = Profile(workdir, profile, self.step)
@@ -123,6 +134,7 @@ class TrainingLoop:
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
     self._summary = dict.fromkeys(SUMMARY) | self._writer.last
     self.meter.tokens = self._summary['tokens'] or 0
+    self._positions: dict[int, dict] = {}  # in the data, before each of the last two steps
 
   def _restore(self) -> TrainState:
     target = self._abstract_state
@@ -145,6 +157,7 @@ class TrainingLoop:
 
   def take_step(self):
     """Launches a step, then logs the one before it."""
+    self._positions = {self.step: self._positions.get(self.step), self.step + 1: self._batches.get_state()}
     with jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)
@@ -159,15 +172,40 @@ class TrainingLoop:
     self._log(self.meter.drain(flush))
 
   def _log(self, windows: list[dict]):
+    """Writes the windows that the meter has completed, and looks at the step that it has just read."""
     for values in windows:
-      if not math.isfinite(values['loss']):
-        self._checkpoints.wait()
-        raise UserError(
-          f'the loss is {values["loss"]} at step {values["step"]}: lower optim.learning_rate or look at the data; '
-          f'the newest checkpoint in {self.workdir} is of step {self._checkpoints.latest}'
-        )
       self._summary.update(values)
       self._writer.write(values['step'], {name: value for name, value in values.items() if name != 'step'})
+    if self.meter.skipped:
+      self._report_skipped(self.meter.newest)
+
+  def _report_skipped(self, metrics: dict):
+    """Writes down which examples a skipped step had. UserError: when too many steps in a row were skipped."""
+    step = metrics['step']
+    if jax.process_index() == 0:
+      file = epath.Path(self.workdir) / 'skipped' / f'{step}.json'
+      file.parent.mkdir(exist_ok=True)
+      loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
+      examples = self._batches.examples(self._positions[step])
+      content = {'step': step, 'loss': loss, 'grad_norm': metrics['grad_norm'], 'examples': examples}
+      file.write_text(strict_json.dumps(content) + '\n')
+      self.progress.note(f'step {step}: the loss or the gradient is not finite: no update; its examples are in {file}')
+
+    limit = self.experiment.train.max_skipped
+    if self.meter.skipped > limit:
+      raise UserError(
+        f'the loss or the gradient was not finite in {self.meter.skipped} steps in a row, up to step {step} '
+        f'(train.max_skipped is {limit}): lower optim.learning_rate or look at the examples in {self.workdir}/skipped; '
+        f'{self._last_checkpoint()}'
+      )
+
+  def _last_checkpoint(self) -> str:
+    """Where a failed run can continue, for a message."""
+    self._checkpoints.wait()
+    newest = self._checkpoints.latest
+    return (
+      'no checkpoint was saved yet' if newest is None else f'the newest checkpoint is {self._checkpoints.path(newest)}'
+    )
 
   def evaluate(self):
     """Writes the mean loss over the held-out examples."""
@@ -181,6 +219,11 @@ class TrainingLoop:
     """Starts to save this step, if no checkpoint of it exists."""
     if self._checkpoints.latest == self.step:
       return
+    if not self._all_finite((self.state.params, self.state.opt_state)):
+      raise UserError(
+        f'the weights are not finite at step {self.step}, and were not saved: lower optim.learning_rate; '
+        f'{self._last_checkpoint()}'
+      )
     with self.meter.pause('checkpoint_seconds') as spent:
       data_state = self._batches.get_state()
       self._checkpoints.save(self.step, self.state.params, self.state.opt_state, data_state, self.experiment)

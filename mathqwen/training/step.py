@@ -121,6 +121,7 @@ def train_step(
   """One AdamW update on a batch of packed rows [B, T]. Returns the new state and scalar metrics.
 
   The metrics `loss_sum`, `loss_tokens` and `tokens` are sums over the batch, for the reader to add up and divide.
+  Where the loss or the gradient's norm is not finite, weights and moments stay as they are, and `skipped` is True.
   rate: the schedule inside `tx`. It is returned with the metrics, because evaluating it in the host loop would block on
   the running step.
   """
@@ -128,14 +129,39 @@ def train_step(
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
   grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  grad_norm = optax.tree.norm(grads)
+  is_finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
+  params, opt_state = keep_unless(is_finite, (params, opt_state), (state.params, state.opt_state))
   metrics = {
     'loss_sum': loss_sum,
     'loss_tokens': weight,
     'tokens': jnp.sum(batch['segment_ids'] > 0),
-    'grad_norm': optax.tree.norm(grads),
+    'grad_norm': grad_norm,
     'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
+    'skipped': ~is_finite,
   }
-  return TrainState(state.step + 1, optax.apply_updates(state.params, updates), opt_state), metrics
+  return TrainState(state.step + 1, params, opt_state), metrics
+
+
+def keep_unless(condition: jax.Array, new: Any, old: Any) -> Any:
+  """`new` where `condition`, a bool [], holds; else the floating-point leaves of `old`.
+
+  It selects inside the compiled step: if the host looked at the loss first, the devices would wait for it. Counters
+  move on in any case, so that the schedule stays that of the step's number.
+  """
+
+  def select(new_leaf, old_leaf):
+    is_counter = jnp.issubdtype(new_leaf.dtype, jnp.integer)
+    return new_leaf if is_counter else jnp.where(condition, new_leaf, old_leaf)
+
+  return jax.tree.map(select, new, old)
+
+
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no number of a tree of arrays is infinite or NaN, as a bool []."""
+  finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(finite))
 
 
 def eval_step(

@@ -114,21 +114,19 @@ def test_workdir_without_permission(train, tmp_path, monkeypatch):
 
 
 def test_a_diverged_run_says_where_it_stopped(train, tiny, tmp_path, monkeypatch):
-  import jax
+  from mathqwen.data.pipeline import TrainBatches
 
-  from mathqwen.training import loop
+  take = TrainBatches.__next__
+  numbers = iter(range(1, 100))
 
-  add = loop.Meter.add
-  monkeypatch.setattr(
-    loop.Meter,
-    'add',
-    lambda self, step, metrics: add(
-      self, step, metrics | ({'loss_sum': jax.numpy.float32('nan')} if step == 16 else {})
-    ),
-  )
-  error = train()
-  assert error.startswith('the loss is nan at step 18: lower optim.learning_rate or look at the data')
-  assert error.endswith(f'the newest checkpoint in {tmp_path}/run is of step 14')
+  def infinite_from_16(self):
+    batch = take(self)
+    return batch | {'loss_weights': batch['loss_weights'] + float('inf')} if next(numbers) > 15 else batch
+
+  monkeypatch.setattr(TrainBatches, '__next__', infinite_from_16)
+  error = train('train.max_skipped=1')
+  assert error.startswith('the loss or the gradient was not finite in 2 steps in a row, up to step 17 ')
+  assert error.endswith(f'the newest checkpoint is {tmp_path}/run/checkpoints/14')
 
 
 def test_train_json(trained, tiny, capsys):

@@ -254,3 +254,25 @@ def test_packing_fills_rows_of_the_lengths_of_real_data(name):
   windows = [rows.pack(window) for window in range(len(encoded) // rows.window)]
   filled = sum(np.count_nonzero(window['segment_ids']) for window in windows)
   assert filled / sum(window['segment_ids'].size for window in windows) >= 0.99
+
+
+@pytest.mark.parametrize('weights', [(), (1.0, 3.0)])
+@pytest.mark.parametrize('shard', [(0, 1), (1, 2)])
+def test_the_examples_of_a_batch_have_names(weights, shard):
+  sources = []
+  for name, start in (('a', 0), ('b', 100)):
+    source = encode(sums(15, start))
+    sources.append(dataclasses.replace(source, where=tuple(f'{name}:{i}' for i in range(len(source)))))
+  by_name = {where: source[i][0] for source in sources for i, where in enumerate(source.where)}
+  batches = pipeline.train_batches(sources, weights, 4, T, 0, shard)
+  index, count = shard
+  for _ in range(30):  # several windows
+    names = batches.examples(batches.get_state())
+    batch = next(batches)
+    assert len(names) == 4
+    for row, names_of_row in enumerate(names[index * 4 // count : (index + 1) * 4 // count]):
+      segments = batch['segment_ids'][row]
+      assert segments.max() == len(names_of_row)
+      for segment, name in enumerate(names_of_row, start=1):
+        assert (batch['tokens'][row][segments == segment] == by_name[name][:-1]).all()
+  batches.close()

@@ -15,13 +15,14 @@ def clock(monkeypatch):
   return times
 
 
-def metrics(ends, loss_sum=1.0, loss_tokens=5, tokens=10, grad_norm=1.0, learning_rate=1e-3):
+def metrics(ends, loss_sum=1.0, loss_tokens=5, tokens=10, grad_norm=1.0, learning_rate=1e-3, skipped=False):
   return {
     'loss_sum': loss_sum,
     'loss_tokens': loss_tokens,
     'tokens': tokens,
     'grad_norm': grad_norm,
     'learning_rate': learning_rate,
+    'skipped': skipped,
     'ends': ends,
   }
 
@@ -150,3 +151,18 @@ def test_a_step_without_loss_tokens(clock):
     meter.add(0, metrics(101.0, 0.0, 0, 0))
     (window,) = meter.drain()
   assert window['loss'] == 0.0
+
+
+def test_a_skipped_step_is_counted_and_leaves_the_mean_loss(clock):
+  nan = float('nan')
+  with Meter(every=2, positions=100) as meter:
+    meter.add(0, metrics(101.0, 30.0, 10, 80))
+    meter.add(1, metrics(102.0, nan, 10, 60, grad_norm=nan, skipped=True))
+    (window,) = meter.add(2, metrics(103.0, nan, 7, 50, skipped=True))
+    assert (window['loss'], window['skipped'], window['tokens']) == (3.0, 1, 140)
+    assert meter.skipped == 1 and meter.newest['step'] == 2
+    (window,) = meter.add(3, metrics(104.0, nan, 7, 50, skipped=True)) or meter.drain()
+    assert (window['loss'], window['skipped'], meter.skipped) == (None, 2, 3)
+    meter.add(4, metrics(105.0))
+    meter.drain()
+    assert meter.skipped == 0

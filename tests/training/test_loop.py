@@ -14,6 +14,7 @@ from toy_batches import examples_of, train_config
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
 from mathqwen.data import pipeline
+from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.storage import checkpoint
@@ -120,3 +121,63 @@ def test_where_the_time_of_a_run_goes(small_run, monkeypatch):
   names = ('compile_seconds', 'checkpoint_seconds', 'eval_seconds')
   assert stepping + sum(summary[name] for name in names) < summary['total_seconds']
   assert summary['goodput'] == pytest.approx((stepping - summary['input_seconds']) / summary['total_seconds'])
+
+
+class Broken:
+  """Batches of which some, by their number, have a loss weight that is not finite."""
+
+  def __init__(self, batches, numbers):
+    self._batches, self._numbers, self._count = batches, numbers, 0
+    self.get_state, self.set_state, self.examples = batches.get_state, batches.set_state, batches.examples
+
+  def __next__(self):
+    self._count += 1
+    batch = next(self._batches)
+    return batch | {'loss_weights': batch['loss_weights'] * float('nan')} if self._count in self._numbers else batch
+
+
+def test_a_batch_that_is_not_finite_is_skipped_and_named(small_run):
+  experiment, workdir, data, mesh = small_run(steps=6, log_every=2, checkpoint_every=2, max_skipped=1)
+  make = data.train
+  data.train = lambda: Broken(make(), {3})
+  summary = loop.fit(experiment, workdir, data, mesh)
+  assert summary['step'] == 6 and summary['loss'] > 0
+  folder = pathlib.Path(workdir)
+  for line in (folder / 'metrics.jsonl').read_text().splitlines():
+    json.loads(line, parse_constant=lambda word: pytest.fail(f'{word} is not JSON'))
+  skipped = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines() if '"skipped"' in line]
+  assert [(line['step'], line['skipped']) for line in skipped] == [(4, 1)]
+  (file,) = (folder / 'skipped').iterdir()
+  content = json.loads(file.read_text())
+  batches = make()
+  for _ in range(2):
+    next(batches)
+  assert (file.name, content['step'], content['loss']) == ('3.json', 3, None)
+  assert content['examples'] == batches.examples(batches.get_state()) and len(content['examples']) == 2
+
+
+def test_too_many_skipped_steps_end_the_run(small_run):
+  experiment, workdir, data, mesh = small_run(steps=9, log_every=9, checkpoint_every=2, max_skipped=2)
+  make = data.train
+  data.train = lambda: Broken(make(), {5, 6, 7, 8, 9})
+  with pytest.raises(UserError, match=r'in 3 steps in a row, up to step 7 .* newest checkpoint is .*checkpoints/6$'):
+    loop.fit(experiment, workdir, data, mesh)
+  # What was saved meanwhile is as good as before: the run continues with other data.
+  data.train = make
+  assert loop.fit(experiment, workdir, data, mesh)['step'] == 9
+
+
+def test_weights_that_are_not_finite_are_not_saved(small_run, monkeypatch):
+  experiment, workdir, data, mesh = small_run(steps=4, checkpoint_every=2)
+  take = loop.TrainingLoop.take_step
+
+  def overflow(self):
+    take(self)
+    if self.step == 4:
+      params = self.state.params | {'norm': self.state.params['norm'] * float('inf')}
+      self.state = dataclasses.replace(self.state, params=params)
+
+  monkeypatch.setattr(loop.TrainingLoop, 'take_step', overflow)
+  with pytest.raises(UserError, match=r'not finite at step 4, and were not saved: .* newest checkpoint is .*/2$'):
+    loop.fit(experiment, workdir, data, mesh)
+  assert [path.name for path in (pathlib.Path(workdir) / 'checkpoints').iterdir()] == ['2']

@@ -264,7 +264,7 @@ def test_a_step_by_hand(tiny_config, monkeypatch):
   for seed in (1, 2):
     new, metrics = step_lib.train_step(state, batch, cfg=tiny_config(), train=train_config(seed=seed), tx=tx, rate=rate)
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
-      {'loss_sum': 12, 'loss_tokens': 5, 'tokens': 6, 'grad_norm': 5, 'learning_rate': 70}  # the norm before clipping
+      {'loss_sum': 12, 'loss_tokens': 5, 'tokens': 6, 'grad_norm': 5, 'learning_rate': 70, 'skipped': 0}
     )
     assert int(new.step) == 8
     np.testing.assert_allclose(new.params['w'], [1 - 0.5 * 0.6, 2 - 0.5 * 0.8], rtol=1e-6)
@@ -295,3 +295,36 @@ def test_a_step_reuses_the_memory_of_the_state(tiny_config):
   assert all(argument.donated for argument in jax.tree.leaves(state))
   assert not any(argument.donated for argument in jax.tree.leaves(batch))
   assert {argument.shape for argument in jax.tree.leaves(batch)} == {(2, 12)}
+
+
+@pytest.mark.parametrize('bad', ['loss', 'gradient'])
+def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(bad, tiny_config, random_params, monkeypatch):
+  cfg = tiny_config('qwen2')
+  experiment = Experiment(cfg, optim=OptimConfig(learning_rate=1e-2, warmup_steps=0), train=train_config(steps=4))
+  tx = optim.optimizer(experiment.optim, 4)
+  rate = optim.schedule(experiment.optim, 4)
+  true_gradients = step_lib.gradients
+
+  def gradients_of(params, batch, *args, **kwargs):
+    """The batch says whether a number of them is not finite."""
+    grads, loss_sum, weight = true_gradients(params, batch, *args, **kwargs)
+    is_bad = jnp.isnan(batch['loss_weights'][0, -1])
+    if bad == 'loss':
+      return grads, jnp.where(is_bad, jnp.inf, loss_sum), weight
+    return grads | {'norm': jnp.where(is_bad, jnp.inf, grads['norm'])}, jnp.where(is_bad, 1.0, loss_sum), weight
+
+  monkeypatch.setattr(step_lib, 'gradients', gradients_of)
+  run = jax.jit(lambda s, b: step_lib.train_step(s, b, cfg=cfg, train=experiment.train, tx=tx, rate=rate))
+  batch = one_per_row(examples_of(4), 12)
+  broken = batch | {'loss_weights': batch['loss_weights'].copy()}
+  broken['loss_weights'][0, -1] = np.nan
+
+  first, metrics = run(step_lib._first_state(random_params(cfg), tx), batch)
+  assert not metrics['skipped']
+  second, metrics = run(first, broken)
+  assert metrics['skipped'] and int(second.step) == 2
+  for before, after in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+    is_counter = before.dtype == jnp.int32
+    assert int(after) == int(before) + 1 if is_counter else (before == after).all()
+  third, metrics = run(second, batch)
+  assert not metrics['skipped'] and not (third.params['norm'] == second.params['norm']).all()
