@@ -2,16 +2,18 @@
 
 import argparse
 
+from mathqwen import files
 from mathqwen.commands import _flags
+from mathqwen.errors import UserError
 
-HELP = 'prepare and inspect data sets'
+HELP = 'prepare and inspect data sets, and verify what a run was trained on'
 
 
 def add_flags(parser: _flags.Parser) -> None:
-  """Adds `prepare` and `inspect`, each with a function of its own below."""
+  """Adds the verbs, each with a function of its own below."""
   from mathqwen.data import catalog
 
-  verbs = _flags.add_verbs(parser, 'prepare|inspect')
+  verbs = _flags.add_verbs(parser, 'prepare|inspect|verify')
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
@@ -35,6 +37,11 @@ def add_flags(parser: _flags.Parser) -> None:
   _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_settings(inspect)
 
+  text = "make the batches of a run again, and compare each with the run's ledger"
+  verify = _flags.add_command(verbs, 'verify', text, run_verify)
+  verify.add_argument('workdir', type=_flags.path, metavar='WORKDIR', help='the --workdir of a run')
+  _flags.add_setting(verify, '--data-dir', 'data.data_dir', 'DIR')
+
 
 def run_prepare(args: argparse.Namespace) -> dict:
   """Prepares data sets, and prints how many rows each split has. The JSON: `prepared`, one object for each data set."""
@@ -54,3 +61,34 @@ def run_inspect(args: argparse.Namespace) -> dict:
 
   experiment = config.resolve(args.config, args.settings, data_dir=args.data_dir)
   return inspect_data(experiment, args.tokenizer)
+
+
+def run_verify(args: argparse.Namespace) -> dict:
+  """Compares the data with a run's ledger, and prints how many steps agree. The JSON: `steps`.
+
+  UserError: when WORKDIR holds no run with a ledger, or a batch differs.
+  """
+  import dataclasses
+
+  from mathqwen.config import from_json
+  from mathqwen.data.training_data import TrainingData
+  from mathqwen.data.verify import verify
+  from mathqwen.observe import ledger
+  from mathqwen.storage.checkpoint import EXPERIMENT
+  from mathqwen.text.loading import load_tokenizer
+
+  workdir = files.path(args.workdir)
+  for name in (EXPERIMENT, ledger.NAME):
+    if not (workdir / name).exists():
+      raise UserError(f'{workdir} holds no {name}: give the --workdir of a run')
+  experiment = from_json((workdir / EXPERIMENT).read_text(), str(workdir / EXPERIMENT))
+  data = experiment.data
+  if args.data_dir is not None:
+    data = dataclasses.replace(data, data_dir=args.data_dir)
+  result = verify(
+    TrainingData(data, load_tokenizer(str(workdir / 'tokenizer'))),
+    [values for values, _ in ledger.read_lines(workdir / ledger.NAME)],
+    str(workdir / ledger.NAME),
+  )
+  print(f'{workdir}: {result["steps"]:,} steps had the batches that this data gives')
+  return result

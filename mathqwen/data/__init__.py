@@ -11,6 +11,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   pipeline                     tokenised examples to batches, in an order that can be resumed
   packing                      the only place where targets are shifted and rows are made
   inspect                      counts of a config's data, and a packed row as text
+  verify                       whether the data gives the batches that a run's ledger names
 """
 
 __all__ = [
@@ -24,5 +25,6 @@ __all__ = [
   'pipeline',
   'sources',
   'training_data',
+  'verify',
   'worked',
 ]

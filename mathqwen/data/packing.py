@@ -15,6 +15,7 @@ Grain's own packing data sets place examples in the order of arrival. That fills
 and MATH at T = 1,024. Here all examples of a window are known before the first is placed, which fills more than 99%.
 """
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -114,6 +115,15 @@ def pack(examples: Sequence[tuple[np.ndarray, np.ndarray]], seq_len: int, seed: 
       features['positions'][row, here] = counting[:size]
       start += size
   return features
+
+
+def digest(rows: Sequence[dict[str, np.ndarray]]) -> str:
+  """16 hexadecimal digits that stand for the examples, masks and packing of these rows, in this order."""
+  hashed = hashlib.blake2b(digest_size=8)
+  for row in rows:
+    for name, dtype in FEATURES.items():
+      hashed.update(np.ascontiguousarray(row[name], np.dtype(dtype).newbyteorder('<')))
+  return hashed.hexdigest()
 
 
 def empty_rows(count: int, seq_len: int) -> dict[str, np.ndarray]:

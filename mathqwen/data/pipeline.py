@@ -298,16 +298,19 @@ class TrainBatches:
   """Endless iterator over this host's part of each global batch: features [batch_size / hosts, seq_len].
 
   `get_state` gives a small dict for JSON, equal on every host; `set_state` continues from it, on any number of hosts.
+  `digest` is `packing.digest` of the last batch that was returned: of all its rows, whichever of them this host has.
   """
 
   def __init__(self, rows: PackedRows, batch_size: int, shard: tuple[int, int], fingerprint: dict):
     """shard: (this host, hosts). fingerprint: what must be equal for a saved state to be continued."""
     mine = _rows_of_host(batch_size, shard)
 
-    def stack(batch: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-      return {name: np.stack([row[name] for row in batch[mine]]) for name in packing.FEATURES}
+    def stack(batch: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
+      features = {name: np.stack([row[name] for row in batch[mine]]) for name in packing.FEATURES}
+      return features, packing.digest(batch)
 
     self.fingerprint = fingerprint
+    self.digest: str | None = None  # before the first batch
     self._rows = rows
     self._batch_size = batch_size
     self._batches = iter(ThreadPrefetchIterDataset(rows.batch(batch_size, batch_fn=stack), prefetch_buffer_size=2))
@@ -316,7 +319,8 @@ class TrainBatches:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    return next(self._batches)
+    features, self.digest = next(self._batches)
+    return features
 
   def get_state(self) -> dict:
     """The position after the last batch returned, and the fingerprint of the data."""
@@ -375,14 +379,19 @@ def train_batches(
   """
   if weights and (len(weights) != len(sources) or min(weights) <= 0):
     raise UserError(f'data.weights {list(weights)}: give one number above 0 for each of the {len(sources)} sources')
-  fingerprint = {
+  rows = packed_rows(sources, weights, seq_len, seed)
+  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed))
+
+
+def fingerprint(sources: Sequence[Encoded], weights: Sequence[float], seq_len: int, seed: int) -> dict:
+  """What decides the batches of a run, for JSON."""
+  return {
     'examples': [len(source) for source in sources],
     'crc32': [zlib.crc32(source.mask, zlib.crc32(source.ids)) for source in sources],
     'weights': [float(weight) for weight in weights],
     'seq_len': seq_len,
     'seed': seed,
   }
-  return TrainBatches(packed_rows(sources, weights, seq_len, seed), batch_size, shard, fingerprint)
 
 
 # --- evaluation ---

@@ -1,5 +1,6 @@
 """`TrainingData`: what a run trains on, from the names in its config to batches."""
 
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -49,6 +50,11 @@ class TrainingData:
     if self.held_out is not None:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines
+
+  @functools.cached_property
+  def fingerprint(self) -> dict:
+    """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part."""
+    return pipeline.fingerprint(self.sources, self.cfg.weights, self.cfg.seq_len, self.cfg.seed)
 
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""

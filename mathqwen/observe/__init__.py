@@ -2,6 +2,7 @@
 
 For other folders to use; nothing is imported here, so that each module costs only what it needs:
 
+  ledger                   which batch each step had: ledger.jsonl
   meter.Meter              times steps, averages metrics over windows
   metrics.Progress         the bar or the lines on standard error
   metrics.MetricsWriter    metrics.jsonl and TensorBoard files
@@ -10,4 +11,4 @@ For other folders to use; nothing is imported here, so that each module costs on
   tensorboard              the bytes of event files
 """
 
-__all__ = ['meter', 'metrics', 'profiling', 'tensorboard']
+__all__ = ['ledger', 'meter', 'metrics', 'profiling', 'tensorboard']

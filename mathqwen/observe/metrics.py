@@ -15,7 +15,6 @@ import rich.progress
 
 from mathqwen import files, strict_json
 from mathqwen.errors import report
-from mathqwen.errors import report
 from mathqwen.observe import tensorboard
 
 SYNC_SECONDS = 60  # between two uploads of a growing file to an object store
@@ -131,7 +130,7 @@ class MetricsWriter:
 
     path = files.path(workdir) / 'metrics.jsonl'
     kept = []
-    for values, line in _read_lines(path):
+    for values, line in read_lines(path):
       if values['step'] <= resume_step:
         kept.append(line + '\n')
         self.last |= values
@@ -163,8 +162,8 @@ class MetricsWriter:
       self._events.close()
 
 
-def _read_lines(path: files.AnyPath) -> list[tuple[dict, str]]:
-  """(object, line) for each line of metrics.jsonl; [] if there is no such file."""
+def read_lines(path: files.AnyPath) -> list[tuple[dict, str]]:
+  """(object, line) for each line of a file such as metrics.jsonl; [] if there is no such file."""
   if not path.exists():
     return []
   found = []

@@ -10,16 +10,16 @@ from typing import Self
 
 import jax
 import jax.numpy as jnp
-from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mathqwen import strict_json
+from mathqwen import files, strict_json
 from mathqwen.config import Experiment
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
+from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
@@ -130,7 +130,9 @@ class TrainingLoop:
 
     self.tracing = Profile(workdir, profile, self.step)
     self.progress = Progress('train', train.steps, self.step)
-    self._writer = MetricsWriter(workdir, resume_step=self.step, primary=jax.process_index() == 0)
+    is_first = jax.process_index() == 0
+    self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)
+    self._ledger = Ledger(workdir, resume_step=self.step, primary=is_first)
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
     self._summary = dict.fromkeys(SUMMARY) | self._writer.last
     self.meter.tokens = self._summary['tokens'] or 0
@@ -161,6 +163,7 @@ class TrainingLoop:
     with jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)
+      self._ledger.add(self.step + 1, self._batches.digest)
       self.state, metrics = self._compiled_step(self.state, batch)
     # Waits for the step before, while the devices are busy with the one just launched.
     self._log(self.meter.add(self.step, metrics))
@@ -183,7 +186,7 @@ class TrainingLoop:
     """Writes down which examples a skipped step had. UserError: when too many steps in a row were skipped."""
     step = metrics['step']
     if jax.process_index() == 0:
-      file = epath.Path(self.workdir) / 'skipped' / f'{step}.json'
+      file = files.path(self.workdir) / 'skipped' / f'{step}.json'
       file.parent.mkdir(exist_ok=True)
       loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
       examples = self._batches.examples(self._positions[step])
@@ -229,6 +232,7 @@ class TrainingLoop:
       self._checkpoints.save(self.step, self.state.params, self.state.opt_state, data_state, self.experiment)
     self._writer.write(self.step, spent)
     self._writer.sync()
+    self._ledger.sync()
 
   def wait_for_saves(self):
     """Waits until all checkpoints are on disk."""
@@ -254,6 +258,7 @@ class TrainingLoop:
   def close(self) -> dict:
     """Closes files and checkpoints. Returns the run's summary."""
     self._writer.close()
+    self._ledger.close()
     self._summary |= self.meter.totals()
     self._summary['step'] = self.step
     self._summary['peak_rss_bytes'] = peak_rss_bytes()

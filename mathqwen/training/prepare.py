@@ -14,7 +14,7 @@ from mathqwen.config import Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError, report
-from mathqwen.hardware import sharding
+from mathqwen.hardware import hosts, sharding
 from mathqwen.hf import hub
 from mathqwen.model import attention
 from mathqwen.observe import profiling
@@ -89,6 +89,7 @@ class TrainingRun:
     if profile is not None:
       profiling.check(profile, self.experiment.train.steps - (latest or 0))
     data = self.data()
+    hosts.agree('data', data.fingerprint)
     for line in data.describe():
       report(line)
 

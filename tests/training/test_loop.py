@@ -87,6 +87,10 @@ class Slow:
   def __init__(self, batches):
     self._batches, self.get_state = batches, batches.get_state
 
+  @property
+  def digest(self):
+    return self._batches.digest
+
   def __next__(self):
     time.sleep(0.4)
     return next(self._batches)
@@ -129,6 +133,10 @@ class Broken:
   def __init__(self, batches, numbers):
     self._batches, self._numbers, self._count = batches, numbers, 0
     self.get_state, self.set_state, self.examples = batches.get_state, batches.set_state, batches.examples
+
+  @property
+  def digest(self):
+    return self._batches.digest
 
   def __next__(self):
     self._count += 1
