@@ -2,8 +2,10 @@
 
 import argparse
 import itertools
+import json
 import pathlib
 import re
+import shutil
 
 import pytest
 from leftovers import left_in
@@ -114,6 +116,12 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     record = nowhere.parent / 'records.jsonl'
     record.write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
     real['records'] = record
+  if words == ('data', 'verify'):  # a run whose data has a name, so that it reads --data-dir
+    real['workdir'] = nowhere.parent / 'named'
+    shutil.copytree(trained, real['workdir'])
+    experiment = json.loads((trained / 'experiment.json').read_text())
+    experiment['data']['sources'] = ['gsm8k']
+    (real['workdir'] / 'experiment.json').write_text(json.dumps(experiment))
   monkeypatch.setenv('MATHQWEN_CACHE', str(nowhere.parent / 'cache'))
   line = list(words)
   for other in actions:
