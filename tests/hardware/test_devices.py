@@ -154,6 +154,11 @@ def test_causes_of_a_gpu(fake, explained):
   assert 'held by pid 5 (python big.py)' in explained(here, 'RESOURCE_EXHAUSTED: CUDA_ERROR_OUT_OF_MEMORY')
 
 
+def test_a_gpu_that_only_the_environment_names(fake, explained):
+  said = explained(fake.accelerators(JAX_PLATFORMS='cuda'), '')
+  assert said.startswith('the GPU (JAX_PLATFORMS=cuda) cannot be used: this machine has no GPU with a driver')
+
+
 def test_jax_that_went_on_without_the_tpu_is_found_out(fake, monkeypatch):
   """Already started, on the CPU: by the user's program, before any command of ours."""
   assert jax.default_backend() == 'cpu'
