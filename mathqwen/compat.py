@@ -5,10 +5,13 @@ setup.py has the ranges. JAX and Flax are imported inside the functions, because
 may be imported.
 """
 
+import functools
 import importlib.metadata
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from mathqwen.errors import UserError
 
 Version = tuple[int, ...]
 
@@ -30,6 +33,28 @@ def axis_names(axes: tuple[str, ...]) -> dict[str, Any]:
   # The axes are names only; `hardware.sharding` decides what they mean on a mesh. Flax 0.11 has no eager sharding and
   # keeps this keyword as metadata.
   return {keyword: axes, 'eager_sharding': False}
+
+
+def axes_of(state) -> dict:
+  """The axis names of each weight of an NNX state, as nested dicts of tuples: what `axis_names` gave them.
+
+  UserError: when Flax has lost the names of a weight, which would then be copied to every device.
+  """
+  import flax
+  import jax
+  from flax import nnx
+
+  specs = nnx.to_pure_dict(nnx.get_partition_spec(state))
+  axes = jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
+  for path, weight in jax.tree_util.tree_leaves_with_path(nnx.to_pure_dict(state)):
+    names = functools.reduce(lambda tree, key: tree[key.key], path, axes)
+    if len(names) != len(weight.shape):
+      name = '/'.join(key.key for key in path)
+      raise UserError(
+        f'flax {flax.__version__} gives the {len(weight.shape)} axes of the weight {name} the names {names}, so the '
+        'weight would be copied to every device: install a flax of the range in setup.py'
+      )
+  return axes
 
 
 def manual_axes(shard_map_params: Mapping[str, Any]) -> frozenset[str]:

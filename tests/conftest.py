@@ -61,7 +61,7 @@ def random_params():
   import jax
   import numpy as np
 
-  from mathqwen.model import qwen
+  from mathqwen.model import parameters
 
   def make(cfg, seed=0):
     rng = np.random.default_rng(seed)
@@ -71,7 +71,7 @@ def random_params():
       mean, scale = (1, 0.3) if name.endswith('norm') else (0, 0.3 if name.endswith('bias') else 0.15)
       return jax.numpy.asarray(mean + scale * rng.standard_normal(struct.shape), struct.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, qwen.abstract(cfg))
+    return jax.tree_util.tree_map_with_path(draw, parameters.abstract(cfg))
 
   return make
 

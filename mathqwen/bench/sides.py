@@ -11,7 +11,7 @@ from mathqwen.config import Experiment, OptimConfig
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
 from mathqwen.inference.sampling import AnswerRequest
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import optim
 from mathqwen.training import step as step_lib
@@ -76,7 +76,7 @@ def decode_side(
   prompts: int32 [answers, prompt]. batch: answers decoded together; None: all of them.
   """
   batch = batch or len(prompts)
-  make = lambda key: jax.tree.map(lambda x: x.astype(dtype), qwen.init(key, cfg))
+  make = lambda key: jax.tree.map(lambda x: x.astype(dtype), parameters.init(key, cfg))
   params = jax.jit(make)(jax.random.key(0))
   params = generate.decoder_for(params, None).pack(params, cfg, batch)  # here, so that packing is not measured
 

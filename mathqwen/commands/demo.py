@@ -119,11 +119,11 @@ def _random_model(prepared: TrainingRun) -> Model:
 
   from mathqwen.hardware import sharding
   from mathqwen.inference.model import Model
-  from mathqwen.model import qwen
+  from mathqwen.model import parameters
 
   experiment = prepared.experiment
   where = sharding.params_shardings(prepared.mesh, experiment.model)
-  init = jax.jit(functools.partial(qwen.init, cfg=experiment.model), out_shardings=where)
+  init = jax.jit(functools.partial(parameters.init, cfg=experiment.model), out_shardings=where)
   return Model(
     'random weights',
     experiment.model,

@@ -6,7 +6,7 @@ from mathqwen import hf
 from mathqwen.config import Experiment
 from mathqwen.conversion import check
 from mathqwen.errors import UserError
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.observe.metrics import peak_rss_bytes
 from mathqwen.storage import checkpoint
 from mathqwen.storage.source import open_source
@@ -29,7 +29,7 @@ def convert_from_hf(source: str, target: str, compare: bool = True) -> dict:
   experiment = Experiment(model.config, init=model.name)
   data = dataclasses.replace(experiment.data, system_prompt=model.system_prompt)
   experiment = dataclasses.replace(experiment, data=data)
-  shapes = qwen.abstract(model.config)
+  shapes = parameters.abstract(model.config)
   size = sum(hf.weight_at(shapes, path).size * model.weights.dtype(path).itemsize for path in model.weights.paths())
 
   differences = None

@@ -31,7 +31,7 @@ from jax.typing import DTypeLike
 
 from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.placement import NO_PLACEMENT, Placement
 
@@ -226,10 +226,10 @@ def _is_axes(x) -> bool:
 
 
 def params_shardings(mesh: Mesh, cfg: ModelConfig) -> dict:
-  """The tree of `qwen.init` as NamedShardings."""
+  """The tree of `parameters.init` as NamedShardings."""
   own_rules = rules(dict(mesh.shape), cfg.vocab_size)
   sharding_of = lambda axes: NamedSharding(mesh, spec(axes, own_rules))
-  return jax.tree.map(sharding_of, qwen.logical_axes(cfg), is_leaf=_is_axes)
+  return jax.tree.map(sharding_of, parameters.logical_axes(cfg), is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from mathqwen.errors import UserError
 from mathqwen.hf.weights import Path
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 
 
@@ -184,7 +184,7 @@ def file_tensors(cfg: ModelConfig, layout: str) -> list[FileTensor]:
 
   Ordered by weight, then by layer: a writer that goes in this order loads each of our stacked weights once.
   """
-  shapes = qwen.abstract(cfg)
+  shapes = parameters.abstract(cfg)
   found = []
   for rule in LAYOUTS[layout].top:
     if rule.ours[0] in shapes:  # a tied model has no head, for example
@@ -238,7 +238,7 @@ class WeightPlace:
 
 def weight_places(cfg: ModelConfig, layout: str) -> list[WeightPlace]:
   """`file_tensors` seen from our side: each of our weights, and where files of this layout have it."""
-  shapes = qwen.abstract(cfg)
+  shapes = parameters.abstract(cfg)
   ranges: dict[Path, list[RowRange]] = {}
   for tensor in file_tensors(cfg, layout):
     rows = tensor.shape[0] // len(tensor.parts)  # q, k and v of Qwen-1 have equal sizes

@@ -118,7 +118,7 @@ class CpuWeight:
 
 
 def pack(params: dict, cfg: ModelConfig, rows: int) -> dict:
-  """The weights of `qwen.init` for decoding `rows` answers at a time; weights that are packed already stay as they are.
+  """The weights of `parameters.init` for decoding `rows` answers at a time; those that are packed stay as they are.
 
   'layers' becomes a tuple of L dicts, copies of the stacked weights. For up to 64 rows, the weights of each layer and
   the head (a tied one too) become `CpuWeight`s; for more rows, plain products are as fast.

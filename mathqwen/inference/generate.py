@@ -253,7 +253,7 @@ def generate(
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
-  params: of `qwen.init`; on one CPU they are copied into the layout of `cpu.pack`, unless they are in it already.
+  params: of `parameters.init`; on one CPU they are copied into the layout of `cpu.pack`, unless they are in it already.
   ended(ids): whether a live answer may end here; asked every `STEPS` tokens and whenever other answers have ended.
   on_done(index, ids): called as answers end.
   UserError: as `check` says, when a prompt is empty or has unknown ids, or exceeds the model's positions together with

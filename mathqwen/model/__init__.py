@@ -3,8 +3,9 @@
 For other folders to use; nothing is imported here, because most of it imports JAX:
 
   config       `ModelConfig`, and `PRESETS` of the published sizes
-  qwen         `init`, `abstract`, `logical_axes`; `forward`, `prefill`, `decode_step`, `unembed`; for other layouts of
-               the weights `block`, `embed`, `final_norm`, `cast`
+  qwen         `forward`, `prefill`, `decode_step`, `unembed`; for other layouts of the weights `block`, `embed`,
+               `final_norm`, `cast`
+  parameters   `init`, `abstract`, `logical_axes` of all weights
   compute      `Compute`: dtype, recomputation, dropout, attention and placement of a pass
   cache        `KVCache`, keys and values of past tokens
   attention    `select` of the implementations of attention in training and prefill
@@ -15,4 +16,4 @@ For other folders to use; nothing is imported here, because most of it imports J
 Only for `attention`: `splash`, the kernel for TPUs.
 """
 
-__all__ = ['attention', 'cache', 'compute', 'config', 'layers', 'placement', 'qwen', 'stack']
+__all__ = ['attention', 'cache', 'compute', 'config', 'layers', 'parameters', 'placement', 'qwen', 'stack']

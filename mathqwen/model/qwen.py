@@ -1,9 +1,8 @@
 """The decoder: Qwen-1, Qwen1.5/2/2.5, Qwen3 and LLaMA, by configuration.
 
-Flax NNX declares the weights; everything outside sees a nested dict of arrays and these functions:
+Flax NNX declares the weights of a layer here, and all of them in `parameters.py`; everything outside sees a nested dict
+of arrays and these functions:
 
-  init(key, cfg) -> params               abstract(cfg) -> the same tree of shapes, no arrays
-  logical_axes(cfg) -> the same tree of axis names, one for each dimension of each weight
   forward(params, cfg, tokens, ...) -> final-norm output [B, T, D]      training and scoring
   prefill(params, cfg, prompts, lengths) -> (keys, values)              what a cache holds of prompts
   decode_step(params, cfg, tokens, cache) -> (final-norm output, cache) the next tokens of each row
@@ -17,7 +16,6 @@ L layers.
 import functools
 from collections.abc import Callable
 
-import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -25,7 +23,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from mathqwen import compat
-from mathqwen.errors import UserError
 from mathqwen.model import layers, stack
 from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import PLAIN, Compute
@@ -37,12 +34,13 @@ from mathqwen.model.placement import opaque_one
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
 
 
-def _param(init, rngs, shape, *axes):
+def param(init, rngs, shape, *axes) -> nnx.Param:
+  """A float32 weight whose dimensions have these names."""
   return nnx.Param(init(rngs.params(), shape, jnp.float32), **compat.axis_names(axes))
 
 
-_ones = nnx.initializers.ones
-_zeros = nnx.initializers.zeros
+ones = nnx.initializers.ones
+zeros = nnx.initializers.zeros
 
 
 class Block(nnx.Module):
@@ -56,22 +54,22 @@ class Block(nnx.Module):
     H = cfg.head_dim
     normal = nnx.initializers.normal(cfg.initializer_range)
     self.cfg = cfg
-    self.input_norm = _param(_ones, rngs, (D,), 'norm')
-    self.q = _param(normal, rngs, (N, H, D), 'heads', 'head_dim', 'embed')
-    self.k = _param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
-    self.v = _param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
+    self.input_norm = param(ones, rngs, (D,), 'norm')
+    self.q = param(normal, rngs, (N, H, D), 'heads', 'head_dim', 'embed')
+    self.k = param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
+    self.v = param(normal, rngs, (K, H, D), 'kv_heads', 'head_dim', 'embed')
     if cfg.qkv_bias:
-      self.q_bias = _param(_zeros, rngs, (N, H), 'heads', 'head_dim')
-      self.k_bias = _param(_zeros, rngs, (K, H), 'kv_heads', 'head_dim')
-      self.v_bias = _param(_zeros, rngs, (K, H), 'kv_heads', 'head_dim')
+      self.q_bias = param(zeros, rngs, (N, H), 'heads', 'head_dim')
+      self.k_bias = param(zeros, rngs, (K, H), 'kv_heads', 'head_dim')
+      self.v_bias = param(zeros, rngs, (K, H), 'kv_heads', 'head_dim')
     if cfg.qk_norm:
-      self.q_norm = _param(_ones, rngs, (H,), 'norm')
-      self.k_norm = _param(_ones, rngs, (H,), 'norm')
-    self.o = _param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
-    self.post_norm = _param(_ones, rngs, (D,), 'norm')
-    self.gate = _param(normal, rngs, (F, D), 'mlp', 'embed')
-    self.up = _param(normal, rngs, (F, D), 'mlp', 'embed')
-    self.down = _param(normal, rngs, (D, F), 'embed', 'mlp')
+      self.q_norm = param(ones, rngs, (H,), 'norm')
+      self.k_norm = param(ones, rngs, (H,), 'norm')
+    self.o = param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
+    self.post_norm = param(ones, rngs, (D,), 'norm')
+    self.gate = param(normal, rngs, (F, D), 'mlp', 'embed')
+    self.up = param(normal, rngs, (F, D), 'mlp', 'embed')
+    self.down = param(normal, rngs, (D, F), 'embed', 'mlp')
 
   def __call__(
     self,
@@ -124,69 +122,20 @@ class Block(nnx.Module):
     return layers.swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
 
 
-class Qwen(nnx.Module):
-  """All weights. It has no `__call__`: the functions below take them as a dict."""
-
-  def __init__(self, cfg: ModelConfig, *, rngs):
-    V = cfg.vocab_size
-    D = cfg.hidden_size
-    normal = nnx.initializers.normal(cfg.initializer_range)
-    blocks = nnx.vmap(lambda r: Block(cfg, rngs=r), transform_metadata={nnx.PARTITION_NAME: 'layers'})
-    self.embed = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
-    self.layers = nnx.split_rngs(splits=cfg.num_hidden_layers)(blocks)(rngs)  # every weight gains a leading L
-    self.norm = _param(_ones, rngs, (D,), 'norm')
-    if not cfg.tie_word_embeddings:
-      self.head = _param(normal, rngs, (V, D), 'vocab', 'vocab_width')
-
-
-def init(key: jax.Array, cfg: ModelConfig) -> dict:
-  """Random float32 weights."""
-  return nnx.to_pure_dict(nnx.split(Qwen(cfg, rngs=nnx.Rngs(params=key)), nnx.Param)[1])
-
-
 @functools.lru_cache
-def _abstract_state(cfg: ModelConfig):
-  return nnx.split(nnx.eval_shape(lambda: Qwen(cfg, rngs=nnx.Rngs(0))), nnx.Param)[1]
-
-
-def abstract(cfg: ModelConfig) -> dict:
-  """The tree of `init` as `jax.ShapeDtypeStruct`s."""
-  as_struct = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
-  return jax.tree.map(as_struct, nnx.to_pure_dict(_abstract_state(cfg)))
-
-
-def logical_axes(cfg: ModelConfig) -> dict:
-  """The tree of `init` as tuples of axis names.
-
-  UserError: when Flax has lost the names of a weight, which would then be copied to every device.
-  """
-  specs = nnx.to_pure_dict(nnx.get_partition_spec(_abstract_state(cfg)))
-  axes = jax.tree.map(tuple, specs, is_leaf=lambda x: isinstance(x, jax.sharding.PartitionSpec))
-  for path, weight in jax.tree_util.tree_leaves_with_path(abstract(cfg)):
-    names = functools.reduce(lambda tree, key: tree[key.key], path, axes)
-    if len(names) != len(weight.shape):
-      name = '/'.join(key.key for key in path)
-      raise UserError(
-        f'flax {flax.__version__} gives the {len(weight.shape)} axes of the weight {name} the names {names}, so the '
-        'weight would be copied to every device: install a flax of the range in setup.py'
-      )
-  return axes
+def _abstract_block(cfg: ModelConfig) -> tuple:
+  """(structure, weights without values) of a `Block`."""
+  return nnx.split(nnx.eval_shape(lambda: Block(cfg, rngs=nnx.Rngs(0))), nnx.Param)
 
 
 def layer_axes(cfg: ModelConfig) -> dict:
-  """`logical_axes` of one layer."""
-  # [1:]: without the leading 'layers'.
-  return jax.tree.map(lambda axes: axes[1:], logical_axes(cfg)['layers'], is_leaf=lambda x: isinstance(x, tuple))
-
-
-@functools.lru_cache
-def _block_structure(cfg: ModelConfig):
-  return nnx.split(nnx.eval_shape(lambda: Block(cfg, rngs=nnx.Rngs(0))), nnx.Param)[0]
+  """The axis names of each weight of one layer: those of `parameters.logical_axes` without the leading 'layers'."""
+  return compat.axes_of(_abstract_block(cfg)[1])
 
 
 def block(cfg: ModelConfig, weights: dict) -> Block:
-  """The layer with these weights, a dict as in `init` without the leading L."""
-  return nnx.merge(_block_structure(cfg), weights)
+  """The layer with these weights, a dict as in `parameters.init` without the leading L."""
+  return nnx.merge(_abstract_block(cfg)[0], weights)
 
 
 def embed(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:

@@ -19,7 +19,7 @@ from mathqwen import config as config_lib
 from mathqwen import files, hf
 from mathqwen.errors import Unreachable, UserError
 from mathqwen.files import size_text
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -108,7 +108,7 @@ class StepWeights(hf.Weights):
   def __init__(self, workdir: str, step: int, cfg: ModelConfig):
     self._checkpoints, self._step = Checkpoints(workdir), step
     self._path = self._checkpoints.directory / str(step) / 'params'
-    self._shapes = qwen.abstract(cfg)
+    self._shapes = parameters.abstract(cfg)
     this_host = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
       this_host, active_processes={this_host}, barrier_sync_key_prefix=f'host{this_host}'
@@ -120,7 +120,7 @@ class StepWeights(hf.Weights):
       self._metadata = handler.metadata(self._path).tree
 
   def paths(self) -> list[hf.Path]:
-    """The paths of all weights, in the order of `qwen.init`'s tree."""
+    """The paths of all weights, in the order of `parameters.init`'s tree."""
     return hf.ArrayWeights(self._shapes).paths()
 
   def dtype(self, path: hf.Path) -> np.dtype:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
-from mathqwen.model import attention, qwen
+from mathqwen.model import attention, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import loss, optim
@@ -74,7 +74,7 @@ def gradients(
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
   placement = sharding.placement(mesh, cfg.vocab_size)
-  axes = qwen.logical_axes(cfg)
+  axes = parameters.logical_axes(cfg)
   M = train.micro_batches
 
   def micro_batch(index, rows):
@@ -178,7 +178,7 @@ def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformati
   opt_state = optax.tree_map_params(
     tx,
     lambda _, weight_sharding: weight_sharding,
-    jax.eval_shape(tx.init, qwen.abstract(cfg)),
+    jax.eval_shape(tx.init, parameters.abstract(cfg)),
     params,
     transform_non_params=lambda _: everywhere,
   )
@@ -187,7 +187,7 @@ def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformati
 
 def abstract_state(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
   """The state as ShapeDtypeStructs with shardings; allocates nothing."""
-  state = jax.eval_shape(functools.partial(_first_state, tx=tx), qwen.abstract(cfg))
+  state = jax.eval_shape(functools.partial(_first_state, tx=tx), parameters.abstract(cfg))
   with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
   return jax.tree.map(with_sharding, state, state_shardings(mesh, cfg, tx))
 
@@ -229,7 +229,7 @@ def init_state(
   shardings = state_shardings(mesh, cfg, tx)
   first_state = functools.partial(_first_state, tx=tx)
   if params is None:
-    draw = jax.jit(lambda key: first_state(qwen.init(key, cfg)), out_shardings=shardings)
+    draw = jax.jit(lambda key: first_state(parameters.init(key, cfg)), out_shardings=shardings)
     return draw(jax.random.key(seed))
   return jax.jit(first_state, out_shardings=shardings, donate_argnums=0)(params)
 

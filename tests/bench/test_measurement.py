@@ -9,7 +9,7 @@ from mathqwen import cli
 from mathqwen.bench import sides, torch_side, turns
 from mathqwen.config import DataConfig, Experiment, TrainConfig
 from mathqwen.errors import UserError
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 
 TINY = [
   f'--{flag}={value}'
@@ -39,7 +39,7 @@ def test_the_two_sides_take_the_same_step(tiny_config, torch_model, from_torch, 
   import torch
 
   monkeypatch.setattr(torch_side, 'torch_model', lambda *_: (torch, reference))
-  monkeypatch.setattr(qwen, 'init', lambda *_: params)
+  monkeypatch.setattr(parameters, 'init', lambda *_: params)
   rows = sides.train_rows(cfg, 2, 24, 0.5)
   assert rows['loss_weights'].sum() == 24
   experiment = Experiment(

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec as P
 from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 
 SPECS = {
   'embed': P(('tensor', 'context', 'fsdp'), None),
@@ -36,7 +36,7 @@ def test_every_weight_lies_where_the_table_says(tiny_config):
     cfg = tiny_config(family)
     shardings = jax.tree_util.tree_leaves_with_path(sharding.params_shardings(mesh, cfg))
     got |= {'/'.join(key.key for key in path): where.spec for path, where in shardings}
-    ranks = [len(x.shape) for x in jax.tree.leaves(qwen.abstract(cfg))]
+    ranks = [len(x.shape) for x in jax.tree.leaves(parameters.abstract(cfg))]
     assert [len(where.spec) for _, where in shardings] == ranks
   assert got == SPECS
   assert sharding.batch_sharding(mesh).spec == P(('data', 'fsdp'), 'context')

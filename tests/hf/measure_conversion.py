@@ -19,7 +19,7 @@ import safetensors.numpy
 from mathqwen import hf
 from mathqwen.conversion.from_hf import convert_from_hf
 from mathqwen.conversion.to_hf import convert_to_hf
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 
 
@@ -28,7 +28,7 @@ def config(gigabytes: float) -> ModelConfig:
   sizes = {'vocab_size': 32_000, 'hidden_size': 1536, 'intermediate_size': 4480, 'num_attention_heads': 12}
   sizes |= {'num_key_value_heads': 2, 'head_dim': 128, 'max_position_embeddings': 4096, 'tie_word_embeddings': True}
   one = lambda layers: sum(
-    x.size for x in jax.tree.leaves(qwen.abstract(ModelConfig(num_hidden_layers=layers, **sizes)))
+    x.size for x in jax.tree.leaves(parameters.abstract(ModelConfig(num_hidden_layers=layers, **sizes)))
   )
   return ModelConfig(num_hidden_layers=max(1, round((gigabytes * 1e9 / 2 - one(1)) / (one(2) - one(1)))), **sizes)
 
@@ -37,7 +37,7 @@ class RandomWeights(hf.Weights):
   """Finite bfloat16 weights, made when read."""
 
   def __init__(self, cfg):
-    self._shapes, self._rng = qwen.abstract(cfg), np.random.default_rng(0)
+    self._shapes, self._rng = parameters.abstract(cfg), np.random.default_rng(0)
 
   def dtype(self, path):
     return np.dtype(ml_dtypes.bfloat16)

@@ -13,7 +13,7 @@ from measure_conversion import RandomWeights
 from mathqwen import hf
 from mathqwen.hf import layouts
 from mathqwen.hf.tensor_files import SafetensorsReader
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 
 SIZES = {
@@ -37,7 +37,7 @@ def directories(tmp_path_factory):
   for name, cfg in (('small', SMALL), ('large', LARGE)):
     hf.save(str(folder / name), RandomWeights(cfg), cfg, None)
   total = sum(file.stat().st_size for file in (folder / 'large').iterdir())
-  assert max(x.size for x in jax.tree.leaves(qwen.abstract(LARGE))) * 2 == LARGEST and total > 6 * LARGEST
+  assert max(x.size for x in jax.tree.leaves(parameters.abstract(LARGE))) * 2 == LARGEST and total > 6 * LARGEST
   return folder
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from mathqwen.inference import generate
 from mathqwen.inference.sampling import AnswerRequest
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 
 ANSWERS, TOKENS, BATCH = 128, 64, 128
 
 if __name__ == '__main__':
   cfg = ModelConfig(4096, 128, 384, 4, 4, 2, 32, 256)
-  params = jax.jit(qwen.init, static_argnums=1)(jax.random.key(0), cfg)
+  params = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), cfg)
   random = np.random.default_rng(0)
   prompts = [random.integers(0, cfg.vocab_size, random.integers(8, 64)).tolist() for _ in range(ANSWERS)]
   for dtype in ('float32', 'bfloat16'):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen.model import layers, qwen
+from mathqwen.model import layers, parameters, qwen
 from mathqwen.model.config import ModelConfig
 
 EQUATIONS = ['BTD,NHD->BTNH', 'BTD,KHD->BTKH', 'BTNH,DNH->BTD', 'BTD,FD->BTF', 'BTF,DF->BTD']
@@ -146,7 +146,7 @@ def test_dropout_is_off_without_key_or_rate():
 def backward_cpu_seconds(multiply, repeats=9):
   """Median CPU time, over all threads, of the loss and gradient of 4 layers on 16 x 128 tokens."""
   cfg = ModelConfig(1024, 128, 384, 4, 4, 2, 32, 128)
-  params = qwen.init(jax.random.key(0), cfg)
+  params = parameters.init(jax.random.key(0), cfg)
   tokens = np.random.default_rng(0).integers(0, 1024, (16, 128)).astype(np.int32)
   kept = layers.linear
   layers.linear = qwen.linear = multiply

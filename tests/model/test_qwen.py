@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mathqwen.model import attention as attention_lib
-from mathqwen.model import layers, qwen
+from mathqwen.model import layers, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import PRESETS
 from mathqwen.model.layers import Rotation, attention, causal_mask, rms_norm, rope_angles
@@ -103,7 +103,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize('name', PRESETS)
 def test_parameter_count_of_preset(name):
-  assert sum(math.prod(x.shape) for x in jax.tree.leaves(qwen.abstract(PRESETS[name]))) == PARAMETERS[name]
+  assert sum(math.prod(x.shape) for x in jax.tree.leaves(parameters.abstract(PRESETS[name]))) == PARAMETERS[name]
 
 
 def test_sizes_of_presets():
@@ -214,7 +214,7 @@ def test_remat_dots_computes_no_product_of_a_weight_and_no_attention_again(tiny_
   def products(remat):
     compute = Compute(remat=remat, attention=attention_lib.blocks)
     gradient = jax.grad(lambda p: jnp.sum(qwen.forward(p, cfg, tokens, compute=compute)))
-    return str(jax.make_jaxpr(gradient)(qwen.abstract(cfg))).count('dot_general')
+    return str(jax.make_jaxpr(gradient)(parameters.abstract(cfg))).count('dot_general')
 
   # A layer has 7 weights and 2 products in attention; its last product, `down`, no gradient needs.
   assert products('dots') == products('none') == products('full') - 6 - 2
@@ -284,9 +284,9 @@ def test_bfloat16_keeps_logits_float32(tied, tiny_config, random_params):
 
 def test_init_is_random_where_it_should_be(tiny_config):
   cfg = tiny_config('qwen2', initializer_range=0.05)
-  params = jax.jit(qwen.init, static_argnums=1)(jax.random.key(0), cfg)
+  params = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), cfg)
   struct = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
-  assert struct(params) == struct(qwen.abstract(cfg))
+  assert struct(params) == struct(parameters.abstract(cfg))
   for path, weight in jax.tree_util.tree_leaves_with_path(params):
     name = path[-1].key
     if name.endswith('norm') or name.endswith('bias'):

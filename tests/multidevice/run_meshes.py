@@ -14,7 +14,7 @@ from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
 from mathqwen.inference.sampling import AnswerRequest
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import step as step_lib
 from mathqwen.training.optim import optimizer
@@ -60,7 +60,7 @@ def weights(mesh, scale, cfg=CFG):
   def draw(path, struct):
     return rng.normal(path[-1].key.endswith('norm'), scale, struct.shape).astype(np.float32)
 
-  drawn = jax.tree_util.tree_map_with_path(draw, qwen.abstract(cfg))
+  drawn = jax.tree_util.tree_map_with_path(draw, parameters.abstract(cfg))
   return jax.device_put(drawn, sharding.params_shardings(mesh, cfg))
 
 

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from mathqwen.config import OptimConfig
-from mathqwen.model import qwen
+from mathqwen.model import parameters
 from mathqwen.training import optim
 
 
@@ -33,7 +33,7 @@ def test_schedule_without_warmup_starts_at_the_peak(kind, last):
 def test_weights_that_decay(tiny_config):
   decays = {}
   for family in ('qwen2', 'qwen3'):
-    mask = optim.decay_mask(qwen.abstract(tiny_config(family)))
+    mask = optim.decay_mask(parameters.abstract(tiny_config(family)))
     decays |= {'/'.join(key.key for key in path): value for path, value in jax.tree_util.tree_leaves_with_path(mask)}
   assert decays == {
     'embed': True,

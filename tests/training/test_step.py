@@ -14,7 +14,7 @@ from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
 from mathqwen.data import packing
 from mathqwen.hardware import sharding
 from mathqwen.hf import layouts
-from mathqwen.model import attention, qwen
+from mathqwen.model import attention, parameters, qwen
 from mathqwen.model.compute import Dropout
 from mathqwen.model.placement import NO_PLACEMENT
 from mathqwen.training import loss, optim
@@ -120,7 +120,7 @@ def test_twenty_steps_of_torch(family, torch_model, from_torch):
 
 def test_masters_and_moments_are_float32_and_move(tiny_config):
   cfg = tiny_config('qwen2', num_hidden_layers=2)
-  before = jax.jit(qwen.init, static_argnums=1)(jax.random.key(0), cfg)
+  before = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), cfg)
   constant = OptimConfig(learning_rate=2e-5, warmup_steps=0, schedule='constant')
   step = Stepper(cfg, before, constant, compute_dtype='bfloat16')
   for i in range(2):
@@ -181,7 +181,7 @@ def test_gradients_of_the_tables_pass_a_barrier(micro_batches, tiny_config, equa
   batch = one_per_row(examples_of(2), 12)
   train = train_config(micro_batches=micro_batches)
   run = lambda params: step_lib.gradients(params, batch, jax.random.key(0), cfg=cfg, train=train)
-  barriers = equations(jax.make_jaxpr(run)(qwen.abstract(cfg)), 'optimization_barrier')
+  barriers = equations(jax.make_jaxpr(run)(parameters.abstract(cfg)), 'optimization_barrier')
   shapes = [sorted(variable.aval.shape for variable in barrier.invars) for barrier in barriers]
   tables = sorted([(97, 48), (48,), (97, 48)])  # embed, norm, head
   assert shapes.count(tables) == 1, shapes
@@ -193,7 +193,7 @@ def test_gradients_are_laid_out_like_their_weights(tiny_config, equations):
   run = lambda params: step_lib.gradients(
     params, batch, jax.random.key(0), cfg=cfg, train=train_config(micro_batches=1), mesh=mesh
   )
-  weights = qwen.abstract(cfg)
+  weights = parameters.abstract(cfg)
   moves = equations(jax.make_jaxpr(run)(weights), 'sharding_constraint')
   found = {(move.outvars[0].aval.shape, str(move.params['sharding'].spec)) for move in moves}
   wanted = jax.tree.map(lambda x, where: (x.shape, str(where.spec)), weights, sharding.params_shardings(mesh, cfg))
@@ -272,13 +272,13 @@ def test_a_step_by_hand(tiny_config, monkeypatch):
 
 
 def test_first_weights_follow_the_seed(tiny_config, monkeypatch):
-  shapes = qwen.abstract(tiny_config())
+  shapes = parameters.abstract(tiny_config())
 
   def init(key, cfg):
     number = jax.random.uniform(key)
     return jax.tree.map(lambda x: jnp.full(x.shape, number), shapes)
 
-  monkeypatch.setattr(qwen, 'init', init)
+  monkeypatch.setattr(parameters, 'init', init)
   mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
   state = step_lib.init_state(mesh, tiny_config(), optax.sgd(0.1), 3)
   assert int(state.step) == 0
