@@ -89,3 +89,46 @@ def launch(tmp_path):
     return done.returncode, done.stdout, done.stderr
 
   return run
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+  """Training is the script in counting_job.py."""
+  from counting_job import COUNTS
+
+  script = tmp_path / 'mathqwen'
+  script.write_text(COUNTS)
+  script.chmod(0o755)
+  monkeypatch.setenv('FAKE_MATHQWEN', str(script))
+
+
+@pytest.fixture
+def hold(counting, tmp_path):
+  """hold(step) -> a file: the hosts wait at that step as long as it exists."""
+
+  def at(step):
+    file = tmp_path / 'bucket/math-7b/hold'
+    file.parent.mkdir(parents=True)
+    file.write_text(str(step))
+    return file
+
+  return at
+
+
+@pytest.fixture
+def start(tmp_path):
+  """start(job) -> `up` as a process, and its ledger. The process ends with the test."""
+  from launch.tpu import ledger
+
+  started = []
+
+  def begin(job, *words):
+    logs = tmp_path / 'launches'
+    line = [sys.executable, '-m', 'launch.tpu', 'up', job, '--yes', '--no-plan', '--logs', str(logs), '--pace', '0.3']
+    process = subprocess.Popen([*line, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    started.append(process)
+    return process, ledger.Ledger(logs / 'math-7b')
+
+  yield begin
+  for process in started:
+    process.kill()

@@ -4,102 +4,16 @@ A script that counts steps in the workdir stands for training; test_whole_job.py
 """
 
 import json
-import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
+from counting_job import created, log, wait_for
 from stub_gcloud import FLAGS
 
-from launch.tpu import babysit, cloud, commands, ledger
-from launch.tpu.job import read
-
-ROOT = pathlib.Path(__file__).parents[2]
-# Takes ten steps and saves each; a new start repeats the newest two. It waits at the step whose number is in the file
-# `hold` of the workdir, as long as that exists; with a file `fail`, host 1 ends with status 1.
-COUNTS = """#!/usr/bin/env bash
-if [[ "$1" != train ]]; then # data prepare, convert from-hf
-  echo "$*" >>"$FAKE_FOLDER/staged"
-  [[ "$1" != data ]] || (mkdir -p "$MATHQWEN_CACHE/downloads/$3" && echo rows >"$MATHQWEN_CACHE/downloads/$3/train")
-  [[ "$1" != convert ]] || (mkdir -p "$4" && echo "weights ${HF_TOKEN:+with a token}" >"$4/weights")
-  exit
-fi
-trap 'echo "stopped by SIGTERM" >&2; exit 75' TERM
-workdir="$(sed -n 's/.*--workdir=\\([^ ]*\\).*/\\1/p' <<<"$*")"
-mkdir -p "$workdir"
-step="$(cat "$workdir/$SLURM_PROCID" 2>/dev/null || echo 0)"
-step=$((step > 2 ? step - 2 : 0))
-while ((step < 10)); do
-  echo "train $step/10 loss 1.5" >&2
-  sleep "${PAUSE:-0.2}"
-  while [[ "$(cat "$workdir/hold" 2>/dev/null)" == "$step" ]]; do sleep 0.1; done
-  step=$((step + 1))
-  echo "$step" >"$workdir/$SLURM_PROCID"
-  if [[ "$SLURM_PROCID" == 1 && "$step" == 9 && -e "$workdir/fail" ]]; then
-    echo "a defect hf_0123456789abcdef" >&2
-    exit 1
-  fi
-done
-echo "train 10/10 loss 1.5" >&2
-echo '{"step": 10, "loss": 1.5, "tokens": 10240}'
-"""
-
-
-@pytest.fixture
-def counting(tmp_path, monkeypatch):
-  script = tmp_path / 'mathqwen'
-  script.write_text(COUNTS)
-  script.chmod(0o755)
-  monkeypatch.setenv('FAKE_MATHQWEN', str(script))
-
-
-@pytest.fixture
-def hold(counting, tmp_path):
-  """hold(step) -> a file: the hosts wait at that step as long as it exists."""
-
-  def at(step):
-    file = tmp_path / 'bucket/math-7b/hold'
-    file.parent.mkdir(parents=True)
-    file.write_text(str(step))
-    return file
-
-  return at
-
-
-@pytest.fixture
-def start(tmp_path):
-  """start(job) -> `up` as a process, and its ledger. The process ends with the test."""
-  started = []
-
-  def begin(job, *words):
-    logs = tmp_path / 'launches'
-    line = [sys.executable, '-m', 'launch.tpu', 'up', job, '--yes', '--no-plan', '--logs', str(logs), '--pace', '0.3']
-    process = subprocess.Popen([*line, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    started.append(process)
-    return process, ledger.Ledger(logs / 'math-7b')
-
-  yield begin
-  for process in started:
-    process.kill()
-
-
-def wait_for(what, seconds=100):
-  deadline = time.monotonic() + seconds
-  while not what():
-    assert time.monotonic() < deadline
-    time.sleep(0.1)
-
-
-def log(book, start=1, host=0):
-  file = book.folder / f'start-{start}' / f'math-7b.{host}.log'
-  return file.read_text() if file.exists() else ''
-
-
-def created(fake):
-  return [body for method, path, body in fake.requests if method == 'POST' and 'queuedResourceId' in path]
+from launch.tpu import babysit, cloud, ledger
 
 
 def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file, tmp_path):
@@ -225,78 +139,6 @@ def test_limits_stop_and_delete(stub_cloud, hold, start, job_file, tmp_path, lim
   assert 'stopped by SIGTERM' in log(book) and book.count('started') == 1
 
 
-def tell(folder, **changes):
-  """Changes what the four hosts were told; returns that. On a busy machine a host gives the others time."""
-  told = []
-  for path in folder.glob('cloud/homes/1.*/mathqwen-runs/facts.json'):
-    told.append(json.loads(path.read_text()))
-    (folder / 'part').write_text(json.dumps(told[-1] | {'stagger': 30} | changes))
-    (folder / 'part').rename(path)
-  assert len(told) == 4
-  return told
-
-
-def without_launcher(fake, book, process):
-  """Ends the launcher as a closed laptop does, and waits until the hosts have removed the slice."""
-  process.kill()
-  process.wait()
-  wait_for(lambda: not fake.nodes)
-  # The last host was killed with its slice while gcloud was still answering it.
-  assert not fake.queued and book.newest('active', 'gone', 'deleted') == 'active'
-
-
-def test_a_run_that_ended_unwatched(stub_cloud, hold, start, launch, job_file, tmp_path):
-  """The hosts store the logs and remove the slice; `up` understands that the job is done."""
-  held = hold(2)
-  job = job_file(f'bucket = "{tmp_path}/bucket"', 'price_per_chip_hour = 3600', 'grace = "3s"')
-  process, book = start(job)
-  wait_for(lambda: 'train 2/10' in log(book))
-  process.kill()
-  tell(tmp_path)
-  held.unlink()
-  without_launcher(stub_cloud, book, process)
-  removal = json.loads((tmp_path / 'bucket/launch/math-7b/removed.json').read_text())
-  assert removal['why'] == 'ended'
-  again = start(job)[0]
-  output = again.communicate(timeout=60)[1]
-  assert again.returncode == 0, output
-  assert output.splitlines()[-1].startswith('done: 10 steps; 10,240 tokens; starts: 1; preemptions: 0, 0.00 hours lost')
-  assert 'the hosts have removed the slice: the run had ended, and no launcher came' in output
-  assert len(created(stub_cloud)) == 1 and all('train 10/10 loss 1.5' in log(book, 1, host) for host in range(4))
-  # The slice cost money until the hosts removed it, and not until the launcher came back.
-  deleted, active = book.last('deleted'), book.last('active')
-  assert deleted['time'] == removal['time'] and deleted['why'] == 'ended'
-  cost = (removal['time'] - active['time']) * 16
-  assert json.loads(launch('summary', job)[1])['cost'] == pytest.approx(cost)
-
-
-@pytest.mark.parametrize('fails', [False, True])
-def test_a_limit_that_was_reached_unwatched(stub_cloud, hold, start, job_file, tmp_path, fails):
-  """The launcher tells the hosts the deadline; here it comes at once. A run that failed before it has failed."""
-  held = hold(2)
-  job = job_file(f'bucket = "{tmp_path}/bucket"', 'max_hours = 1')
-  process, book = start(job)
-  wait_for(lambda: 'train 2/10' in log(book))
-  process.kill()
-  if fails:
-    (tmp_path / 'bucket/math-7b/fail').touch()
-    held.unlink()
-    wait_for(lambda: len(list(tmp_path.glob('cloud/homes/1.*/mathqwen-runs/math-7b/1/status'))) == 4)
-  for told in tell(tmp_path, deadline=time.time()):
-    assert abs(told['deadline'] - book.last('active')['time'] - 3600) < 1
-  without_launcher(stub_cloud, book, process)
-  earlier = [{'time': time.time() - 3600, 'event': 'active'}, {'time': time.time(), 'event': 'deleted'}]
-  file = book.folder / 'ledger.jsonl'
-  file.write_text(''.join(json.dumps(event) + '\n' for event in earlier) + file.read_text())
-  again = start(job)[0]
-  output = again.communicate(timeout=60)[1]
-  assert (again.returncode, len(created(stub_cloud))) == (1 if fails else 75, 1), output
-  last = 'failed: 10 steps' if fails else 'stopped: the hours of the slice reached 1.0'
-  assert output.splitlines()[-1].startswith(last)
-  assert 'the hosts have removed the slice: a limit of the job was reached' in output
-  assert book.last('ended')['statuses'] == {f'math-7b.{i}': int(i == 1) if fails else 75 for i in range(4)}
-
-
 def test_what_a_host_refuses_ends_the_job(stub_cloud, counting, start, job_file, tmp_path):
   """A secret that the service account may not read: one line, status 2, and no slice left."""
   lines = ['init = "Qwen/Qwen2.5-0.5B"', 'secrets = {HF_TOKEN = "hf-token"}']
@@ -340,36 +182,6 @@ def test_no_zone_gives_the_slice(stub_cloud, counting, start, job_file, tmp_path
   assert process.returncode == 2 and not stub_cloud.queued, output
   asked = [event['zone'] for event in book.events() if event['event'] == 'asked']
   assert asked == ['us-east5-a', 'us-east5-b', 'us-east5-b'] and "launch: Quota 'TPUS_PER_PROJECT'" in output
-
-
-@pytest.mark.parametrize(
-  'lines, roles, said',
-  [
-    ([], ['roles/viewer', 'roles/tpu.admin'], 'and 15m after a run has ended (PROJECT-compute@developer'),
-    (['service_account = "a@b.c"'], ['roles/viewer'], 'NOBODY REMOVES THE SLICE when no launcher watches: the hosts'),
-    (
-      ['grace = ""'],
-      ['projects/p/roles/mine'],
-      'but not after a run has ended (grace = ""), IF projects/',
-    ),
-  ],
-)
-def test_who_removes_the_slice_is_said_before_it_is_made(stub_cloud, launch, job_file, lines, roles, said):
-  from fake_cloud import ACCOUNT
-
-  account = 'a@b.c' if len(roles) == 1 and lines[0].startswith('service') else ACCOUNT
-  stub_cloud.policy = [{'role': role, 'members': [f'serviceAccount:{account}', 'user:me@b.c']} for role in roles]
-  status, _, output = launch('create', job_file(*lines), '--no-plan', '--yes')
-  assert status == 0 and said in output.partition('requesting')[0]
-
-
-def test_the_real_gcloud_looks_up_roles_and_removes_slices(fake_cloud, launch, job_file):
-  """What the hosts run, and what is said before."""
-  job = job_file()
-  status, _, output = launch('create', job, '--no-plan', '--yes')
-  assert status == 0 and 'roles/tpu.admin)' in output and fake_cloud.nodes
-  done = subprocess.run(commands.remove(read(job)), capture_output=True, text=True)
-  assert done.returncode == 0 and not fake_cloud.nodes and not fake_cloud.queued, done.stderr
 
 
 def test_tries_have_a_limit(stub_cloud, counting, start, job_file, tmp_path):
