@@ -1,12 +1,12 @@
 """Experiments: typed, frozen dataclasses whose fields declare what each setting means and may be.
 
-`load` reads an experiment from configs/, `override` applies `--set a.b=value`, `resume_refusal` says which settings a
-run may not change. Every setting is read by the code that it configures: a name that does not exist, or that nothing
-reads given the other settings, is an error that names the nearest one.
+`load` reads an experiment from configs/, `override` applies `--set a.b=value`. Every setting is read by the code that
+it configures: a name that does not exist, or that nothing reads given the other settings, is an error that names the
+nearest one.
 
 To add a setting, declare it here with `setting(...)` (see `settings.py`) and read it where it acts. Its checks,
-`--set`, the help, and what a resumed run may change follow from the declaration; write its page again with
-`python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
+`--set`, the help, and what a resumed run may change (`storage/resume.py`) follow from the declaration; write its page
+again with `python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
 `Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
 """
 
@@ -31,7 +31,6 @@ from mathqwen.settings import (
   from_dict,
   replace_fields,
   setting,
-  to_flat,
 )
 
 # Bounds of a seed: what NumPy and JAX both take.
@@ -371,29 +370,6 @@ def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
       raise UserError(f'--set {name}: nothing reads it, because {why}; the nearest setting that is read is {nearest!r}')
   if 'train.eval_every' in changed and train.eval_every > train.steps:
     raise UserError(f'--set train.eval_every: {train.eval_every} is never reached in train.steps {train.steps}')
-
-
-def resume_refusal(before: Experiment, now: Experiment, step: int) -> str:
-  """Why a run of `before`, whose newest checkpoint is of `step`, cannot continue as `now`; '' when it can."""
-  old, new = to_flat(before), to_flat(now)
-  fixed, conditional = [], {}
-  for name, declaration in SETTINGS.items():
-    if old[name] == new[name] or declaration.on_resume == FREE:
-      continue
-    change = f'{name} {old[name]!r} -> {new[name]!r}'
-    if not isinstance(declaration.on_resume, Conditional):
-      fixed.append(change)
-    elif reason := declaration.on_resume.refusal(before, now, step):
-      conditional[change] = reason
-
-  if fixed:
-    changes = [*fixed, *conditional]
-    more = f' and {len(changes) - 5} more' if len(changes) > 5 else ''
-    listed = ', '.join(changes[:5]) + more
-    return f'holds a run of another config ({listed}): use another --workdir, or the same settings'
-  for change, reason in conditional.items():
-    return f'cannot continue with {change}: {reason}'
-  return ''
 
 
 def to_json(experiment: Experiment) -> str:

@@ -37,8 +37,9 @@ def _list() -> dict:
 def _show(name: str) -> dict:
   """Prints the settings of one experiment, by section. Returns the JSON of the command."""
   from mathqwen import config
+  from mathqwen.settings import to_flat
 
-  values = config.to_flat(config.load(name))
+  values = to_flat(config.load(name))
   settings = []
   print(config.summary(name))
   for title, names in _sections().items():

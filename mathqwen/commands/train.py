@@ -48,6 +48,7 @@ def train(args: argparse.Namespace) -> dict:
   args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
   """
   from mathqwen import config, files
+  from mathqwen.settings import to_flat
 
   files.check(args.workdir)  # a misspelt bucket, or no gcsfs, before a model is fetched
 
@@ -59,5 +60,5 @@ def train(args: argparse.Namespace) -> dict:
 
   prepared = TrainingRun.prepare(experiment, dry=args.dry_run)
   flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
-  hosts.agree('settings', config.to_flat(prepared.experiment) | flags)
+  hosts.agree('settings', to_flat(prepared.experiment) | flags)
   return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile)

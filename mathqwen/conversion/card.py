@@ -1,9 +1,9 @@
 """The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
-from mathqwen import config
 from mathqwen.evals import provenance
 from mathqwen.evals.report import table
 from mathqwen.hf import hub
+from mathqwen.settings import to_flat
 from mathqwen.storage.source import Source
 from mathqwen.text.bpe import IM_START
 
@@ -64,7 +64,7 @@ def _training(source: Source, hub_name: str | None) -> list[str]:
     '| setting | value |',
     '|---|---|',
   ]
-  for name, value in config.to_flat(source.experiment).items():
+  for name, value in to_flat(source.experiment).items():
     if name.split('.')[0] in SETTINGS:
       lines.append(f'| `{name}` | {_without_folders(value)} |')
   return lines

@@ -21,6 +21,7 @@ from mathqwen.errors import Unreachable, UserError
 from mathqwen.files import size_text
 from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
+from mathqwen.storage import resume
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
@@ -261,7 +262,7 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
       before = config_lib.from_json(file.read_text(), str(file))
       steps = directory / 'checkpoints'
       numbers = [int(step.name) for step in steps.iterdir() if step.name.isdigit()] if steps.exists() else []
-      if numbers and (refusal := config_lib.resume_refusal(before, experiment, max(numbers))):
+      if numbers and (refusal := resume.refusal(before, experiment, max(numbers))):
         raise UserError(f'{workdir} {refusal}')
     if jax.process_index() == 0:
       files.write_atomically(file, config_lib.to_json(experiment).encode())

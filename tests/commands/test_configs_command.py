@@ -9,6 +9,7 @@ import pytest
 
 from mathqwen import cli, config
 from mathqwen.commands import configs
+from mathqwen.settings import to_flat
 
 FOLDER = pathlib.Path(__file__).parents[2] / 'configs'
 NAMES = sorted(path.stem for path in FOLDER.glob('*.py'))
@@ -46,7 +47,7 @@ def test_all_settings_of_one(capsys):
   *lines, last = capsys.readouterr().out.splitlines()
   shown = json.loads(last)
   assert {entry['name']: entry['value'] for entry in shown['settings']} == json.loads(
-    json.dumps(config.to_flat(config.load('math_qwen_7b')))
+    json.dumps(to_flat(config.load('math_qwen_7b')))
   )
   assert all(entry['help'] and entry['type'] for entry in shown['settings'])
   assert '  optim.learning_rate = 2e-05' in lines and '  data.sources = gsm8k,math,math23k' in lines

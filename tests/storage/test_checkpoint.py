@@ -273,6 +273,7 @@ def test_free_settings_may_change(tiny, trained, copied):
     'train.keep_checkpoints=1',
     'train.log_every=1',
     'train.loss_chunk=16',
+    'train.max_skipped=3',
     'train.micro_batches=2',
     'train.remat=full',
   ],
