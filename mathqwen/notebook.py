@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
 
-from mathqwen import cli
+from mathqwen import cli, files
 from mathqwen.errors import UserError
 
 TOKEN = 'HF_TOKEN'  # the name of the secret, and of the variable that huggingface_hub reads
@@ -133,7 +133,7 @@ def keep(where: str, folder: str) -> str:
   UsageError: when this notebook has no such place.
   """
   keepers: dict[str, Callable[[str, str], str]] = {'': _keep_here, 'drive': _keep_on_drive}
-  keeper = _keep_in_bucket if where.startswith('gs://') else keepers.get(where)
+  keeper = _keep_in_bucket if where.startswith(files.GCS) else keepers.get(where)
   if keeper is None:
     raise UsageError(f"KEEP = {where!r}: write 'drive', 'gs://BUCKET/FOLDER', or '' for this machine's disk")
   return keeper(where, folder)

@@ -13,11 +13,23 @@ gcsfs is imported at the first request.
 from mathqwen.files.journal import Journal, has_lines, read_journal, replace_journal
 from mathqwen.files.large import RangedFile, open_new, open_ranges
 from mathqwen.files.locks import Lock, locked
-from mathqwen.files.naming import HUB, AnyPath, absolute_text, check, check_scheme, explained, is_remote, join, path
+from mathqwen.files.naming import (
+  GCS,
+  HUB,
+  AnyPath,
+  absolute_text,
+  check,
+  check_scheme,
+  explained,
+  is_remote,
+  join,
+  path,
+)
 from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree
 from mathqwen.files.writing import named, size_text, write_atomically
 
 __all__ = [
+  'GCS',
   'HUB',
   'AnyPath',
   'Journal',

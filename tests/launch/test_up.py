@@ -294,7 +294,7 @@ def test_tpu_vm_without_a_queue(stub_cloud, counting, start, job_file, tmp_path,
   process, _ = start(job_file(f'bucket = "{tmp_path}/bucket"', 'queue = false', 'provisioning = "on-demand"'))
   output = process.communicate(timeout=100)[1]
   assert process.returncode == 0 and not stub_cloud.nodes and not stub_cloud.queued, output
-  (body,) = [body for method, path, body in stub_cloud.requests if method == 'POST']
+  (body,) = [body for method, path, body in stub_cloud.requests if method == 'POST' and 'nodeId' in path]
   assert body == {'acceleratorType': 'v5p-32', 'runtimeVersion': 'v2-alpha-tpuv5'}
 
 

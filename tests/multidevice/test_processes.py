@@ -189,6 +189,7 @@ def test_hosts_that_differ(tiny, tmp_path):
   versions = start(tiny, tmp_path / 'run', host1={'env': {'PATHS': [str(other.parent)]}})
   settings = start(tiny, tmp_path / 'run', host1={'args': set_all('train.steps=30', 'train.dropout=0')})
   status, said = ends([*versions, *settings], timeout=100)
+  assert said[2].pop(0).startswith('CPU (')  # the devices of the run, which the hosts have agreed on by then
   assert status == [2] * 4 and all(len(lines) == 1 for lines in said), said
   assert said[0] == said[1] and said[2] == said[3]
   assert said[0][0] == (
