@@ -15,7 +15,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import runpy
 from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen import files
@@ -295,10 +294,9 @@ def load(config: str) -> Experiment:
 
 def _run(path: files.AnyPath) -> dict[str, object]:
   """The names that a Python file defines."""
-  if not files.is_remote(path):
-    return runpy.run_path(str(path))
-  names: dict[str, object] = {'__name__': '<run_path>', '__file__': str(path)}
-  exec(compile(path.read_text(), str(path), 'exec'), names)
+  names: dict[str, object] = {'__name__': path.stem, '__file__': str(path)}
+  # Not runpy, which cannot read gs://. From bytes, so that Python itself looks for the file's encoding.
+  exec(compile(path.read_bytes(), str(path), 'exec'), names)
   return names
 
 

@@ -115,7 +115,7 @@ class Babysitter(Keeper):
     for tried in range(SETUPS):
       say('installing on every host')
       try:
-        printed = self.cloud.setup(self.book.folder, self.told)
+        printed = self.cloud.setup(self.book.folder, self.host_facts)
         for line in sorted(set(printed.splitlines())):
           if line.startswith(WORKER):
             say(line)
@@ -132,8 +132,8 @@ class Babysitter(Keeper):
     self.delete()
     raise UserError('the hosts could not be set up; the slice was deleted, and nothing has run')
 
-  def told(self, node: str) -> dict:
-    """What the hosts of a node are told about the job, with the limits that are left now."""
+  def host_facts(self, node: str) -> dict:
+    """What the hosts of a node learn about the job, with the limits that are left now."""
     return commands.facts_of(self.job, node, self.pace, self.deadline())
 
   @property
@@ -175,9 +175,9 @@ class Babysitter(Keeper):
 
   def on_all(self, verb: str, words: list[str] = ()) -> bool:
     """Calls worker.sh on every host. Returns whether every host was reached."""
-    told = {'told': self.told} if verb == 'start' else {}
+    options = {'host_facts': self.host_facts} if verb == 'start' else {}
     try:
-      self.cloud.on_all(verb, self.book.count('started'), words, **told)
+      self.cloud.on_all(verb, self.book.count('started'), words, **options)
       return True
     except (UserError, Later) as error:
       say(f'{verb}: not every host was reached: {error}')

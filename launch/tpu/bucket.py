@@ -55,11 +55,11 @@ class Bucket:
     return f'{self.base}/{name}'
 
   def read(self, name: str) -> str | None:
-    """The text of a file; None when there is none. Raises what `command` raises."""
+    """The text of a file; None when there is none. Raises what `command` raises; of a directory, OSError."""
     if not self.is_remote:
       try:
         return pathlib.Path(self.address(name)).read_text(errors='replace')
-      except OSError:
+      except (FileNotFoundError, NotADirectoryError):
         return None
     try:
       return self._run([*STORAGE, 'cat', self.address(name)])
@@ -98,8 +98,9 @@ class Bucket:
   def remove(self, name: str) -> None:
     """Removes a file or folder, if it is there. Raises what `command` raises."""
     if not self.is_remote:
-      shutil.rmtree(self.address(name), ignore_errors=True)
-      if os.path.isfile(self.address(name)):
+      if os.path.isdir(self.address(name)):
+        shutil.rmtree(self.address(name))
+      elif os.path.exists(self.address(name)):
         os.remove(self.address(name))
       return
     try:

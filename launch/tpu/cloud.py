@@ -150,26 +150,27 @@ class Cloud:
       say('uncommitted changes are left out: the hosts get the newest commit')
     return file
 
-  def setup(self, folder: pathlib.Path, told: Callable[[str], dict]) -> str:
+  def setup(self, folder: pathlib.Path, host_facts: Callable[[str], dict]) -> str:
     """Copies the checkout to every host and installs it; returns what the hosts print.
 
-    folder: where the archive is written. told: what the hosts of a node are told. UserError: with the hosts' own words.
+    folder: where the archive is written. host_facts: what the hosts of a node learn about the job.
+    UserError: with the hosts' own words.
     """
     file = self.source(folder)
     printed = ''
     for node in self.job.nodes:
       self.run(commands.copy(self.job, node, file), SETUP_SECONDS)
-      line = commands.ssh(self.job, node, commands.setup(self.job, told(node)))
+      line = commands.ssh(self.job, node, commands.setup(self.job, host_facts(node)))
       printed += self.run(line, SETUP_SECONDS + (STAGE_SECONDS if node == self.job.nodes[0] else 0))
     return printed
 
   def on_all(
-    self, verb: str, attempt: int, words: list[str] = (), told: Callable[[str], dict] = lambda node: None
+    self, verb: str, attempt: int, words: list[str] = (), host_facts: Callable[[str], dict] = lambda node: None
   ) -> str:
-    """Runs worker.sh on every host of every slice; returns what they print. told: what the hosts of a node are told."""
+    """Runs worker.sh on every host of every slice; returns what they print. host_facts: as `setup` takes it."""
     printed = ''
     for node in self.job.nodes:
-      command = commands.worker(self.job, verb, attempt, words, told(node))
+      command = commands.worker(self.job, verb, attempt, words, host_facts(node))
       printed += self.run(commands.ssh(self.job, node, command))
     return printed
 

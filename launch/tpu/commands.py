@@ -119,30 +119,30 @@ def archive(file: str) -> list[str]:
 
 
 def facts_of(job: TpuJob, node: str, pace: float = 30, deadline: float | None = None) -> dict:
-  """What the hosts of a node are told about the job: see facts.py. pace: seconds between questions to the cloud."""
+  """What the hosts of a node learn about the job: see facts.py. pace: seconds between questions to the cloud."""
   return facts.facts(job, node, remove(job), pace, deadline)
 
 
-def setup(job: TpuJob, told: dict | None = None) -> str:
+def setup(job: TpuJob, host_facts: dict | None = None) -> str:
   """A command for the shell of a host: unpacks the checkout and installs it.
 
-  told: of `facts_of`; None installs without a guard, and prepares the data sets on this host.
+  host_facts: of `facts_of`; None installs without a guard, and prepares the data sets on this host.
   """
-  words = _worker(['setup', *(job.data if told is None else ())], told)
+  words = _worker(['setup', *(job.data if host_facts is None else ())], host_facts)
   return f'mkdir -p {HOME} && tar -xzf {SOURCE} -C {HOME} && {words}'
 
 
-def worker(job: TpuJob, verb: str, attempt: int, words: list[str] = (), told: dict | None = None) -> str:
+def worker(job: TpuJob, verb: str, attempt: int, words: list[str] = (), host_facts: dict | None = None) -> str:
   """A command for the shell of a host: `start`, `follow`, `stop`, `status` or `log` of one attempt at the job.
 
-  told: of `facts_of`, for `start`; None starts without a guard.
+  host_facts: of `facts_of`, for `start`; None starts without a guard.
   """
-  return _worker([verb, f'{job.name}/{attempt}', *words], told)
+  return _worker([verb, f'{job.name}/{attempt}', *words], host_facts)
 
 
-def _worker(words: list[str], told: dict | None) -> str:
+def _worker(words: list[str], host_facts: dict | None) -> str:
   line = shlex.join(['bash', f'{HOME}/launch/tpu/worker.sh', *words])
-  return line if told is None else f'MATHQWEN_JOB={shlex.quote(json.dumps(told))} {line}'
+  return line if host_facts is None else f'MATHQWEN_JOB={shlex.quote(json.dumps(host_facts))} {line}'
 
 
 def lines(job: TpuJob, verb: str) -> list[list[str]]:
@@ -151,8 +151,8 @@ def lines(job: TpuJob, verb: str) -> list[list[str]]:
     return [line for part in ('create', 'wait', 'setup', 'start', 'follow', 'delete') for line in lines(job, part)]
 
   def on_all(verb: str, words: list[str] = ()) -> list[list[str]]:
-    told = {node: facts_of(job, node) if verb == 'start' else None for node in job.nodes}
-    return [ssh(job, node, worker(job, verb, 1, words, told[node])) for node in job.nodes]
+    host_facts = {node: facts_of(job, node) if verb == 'start' else None for node in job.nodes}
+    return [ssh(job, node, worker(job, verb, 1, words, host_facts[node])) for node in job.nodes]
 
   states = [node_state(job, node) for node in job.nodes]
   if job.queue:

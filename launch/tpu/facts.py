@@ -1,4 +1,4 @@
-"""What the launcher tells each host about the job, and what it learns from the records that the hosts leave behind.
+"""What each host learns from the launcher about the job, and the launcher from the records that the hosts leave behind.
 
 BUCKET/NAME               the workdir of training
 BUCKET/launch/NAME        records: how each host's run ended, its log, why the hosts removed the slice, package versions
@@ -18,11 +18,11 @@ from mathqwen import config
 from mathqwen.errors import UserError
 from mathqwen.hf import hub
 
-SAVE_SECONDS = 900  # in which a run must save and end when a limit is reached
+SAVE_SECONDS = 900  # in which a run must save and end once it is asked to
 
 
 def facts(job: TpuJob, node: str, remove: list[str], pace: float, deadline: float | None) -> dict[str, Any]:
-  """What a host of `node` is told, as JSON values. Secrets by name, never by value. deadline: seconds since 1970."""
+  """What a host of `node` learns, as JSON values. Secrets by name, never by value. deadline: seconds since 1970."""
   return {
     'name': job.name,
     'node': node,

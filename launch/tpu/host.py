@@ -168,7 +168,7 @@ class Guard:
   def __init__(self, number: int):
     """number: of this host in its slice."""
     self.number = number
-    self.noticed = ''  # the notice that the run was last told of
+    self.noticed = ''  # the notice that the run has answered
     self.stored = None  # the folder of the run whose end is in the bucket
     self.not_before = 0.0  # when to try again to remove the slice
 

@@ -9,10 +9,10 @@ import json
 import os
 from typing import Any
 
+from launch.tpu.facts import SAVE_SECONDS
 from launch.tpu.job import TpuJob
 
 RESTARTED = (os.EX_TEMPFAIL, 137, 143)  # statuses after which the run continues: saved, or killed with its node
-SAVE_SECONDS = 900  # in which a pod that is told to stop saves; a Spot VM is gone after 30 s, whatever is written here
 PORTS = (8471, 8476, 8080)  # between hosts: libtpu, JAX's coordinator, Megascale
 CACHE = '/cache'  # of launch/docker/Dockerfile
 CAPACITY = {
@@ -103,7 +103,7 @@ def _pod(job: TpuJob, command: list[str]) -> dict[str, Any]:
   return {
     'serviceAccountName': job.name,
     'restartPolicy': 'Never',
-    'terminationGracePeriodSeconds': SAVE_SECONDS,
+    'terminationGracePeriodSeconds': SAVE_SECONDS,  # a Spot VM is gone after 30 s, whatever is written here
     'nodeSelector': _nodes(job),
     'containers': [
       {

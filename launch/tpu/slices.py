@@ -178,7 +178,7 @@ class Keeper:
     """What `read()` returns; None, and a line, when this machine may not read the bucket."""
     try:
       return self._insist(read)
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: of a directory that this machine does not have, or may not read
       say(f"the hosts' records in the bucket cannot be read here: {error}")
       return None
 

@@ -28,7 +28,7 @@ number() {
   fi
 }
 
-# Notes that a launcher was here, and stores what it told about the job, if anything. Returns whether it did.
+# Notes that a launcher was here, and stores what it sent about the job, if anything. Returns whether it did.
 take_facts() {
   mkdir -p "$runs"
   touch "$runs/heard"
@@ -49,10 +49,10 @@ guard() {
 }
 
 setup() {
-  local told=0
-  take_facts && told=1
+  local has_facts=0
+  take_facts && has_facts=1
   cd "$here"
-  if ((told)); then
+  if ((has_facts)); then
     echo $$ >"$runs/setup.pid" # the guard does not remove a slice that is being set up
     trap 'rm -f "$runs/setup.pid"; touch "$runs/heard"' EXIT
     if ! flock --nonblock "$runs/guard.lock" true; then # the guard of an earlier checkout
@@ -65,7 +65,7 @@ setup() {
   echo always | sudo tee /sys/kernel/mm/transparent_hugepage/enabled >/dev/null
   command -v uv >/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   [[ -x .venv/bin/python ]] || uv venv --quiet --python 3.12 .venv # the images have Python 3.10
-  if ((told)); then
+  if ((has_facts)); then
     # The versions of the first start, so that nothing changes under a job that runs for weeks.
     python3 -m launch.tpu.stage lock "$runs/facts.json" "$(number)" "$runs/requirements.txt"
     uv pip install --quiet --python .venv/bin/python --requirements "$runs/requirements.txt"
@@ -83,10 +83,10 @@ setup() {
 }
 
 start() {
-  local run="$runs/$1" older told=0
+  local run="$runs/$1" older has_facts=0
   shift
-  take_facts && told=1
-  ((!told)) || guard
+  take_facts && has_facts=1
+  ((!has_facts)) || guard
   # Never two at the same time: an earlier start that still runs has to save and end first.
   for older in "$(dirname "$run")"/*/pid; do
     if [[ -e "$older" && "$older" != "$run/pid" ]] && kill -TERM "$(cat "$older")" 2>/dev/null; then
@@ -97,7 +97,7 @@ start() {
     echo "host $(number): goes on"
     return
   fi
-  ((!told)) || cp "$runs/facts.json" "$run/facts.json"
+  ((!has_facts)) || cp "$runs/facts.json" "$run/facts.json"
   cd "$here"
   PATH="$here/.venv/bin:$PATH" setsid nohup python3 -m launch.tpu.host watch "$run" "$@" >"$run/log" 2>&1 </dev/null &
   echo $! >"$run/watcher"

@@ -12,7 +12,23 @@ DTYPES = ('bfloat16', 'float32')
 
 
 class Parser(argparse.ArgumentParser):
-  """Raises `UserError` with one line, where argparse would print its usage and exit."""
+  """Raises `UserError` with one line, where argparse would print its usage and exit.
+
+  intermixed: whether flags may stand among words such as MODEL and the questions; argparse does not allow it for a
+  command that has verbs. Without it, a list of words after a flag is not recognized.
+  """
+
+  intermixed = False
+
+  def parse_known_args(self, args=None, namespace=None):
+    """As in argparse, which also calls this for the parser of each command."""
+    if not self.intermixed:
+      return super().parse_known_args(args, namespace)
+    self.intermixed = False  # below Python 3.12, parsing intermixed arguments calls this again
+    try:
+      return self.parse_known_intermixed_args(args, namespace)
+    finally:
+      self.intermixed = True
 
   def error(self, message: str) -> NoReturn:
     """UserError: with `message`, and the --help that explains it."""
@@ -51,6 +67,7 @@ def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: 
   )
   if run is not None:
     parser.set_defaults(run=run)
+    parser.intermixed = True
   return parser
 
 

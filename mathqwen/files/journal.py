@@ -7,9 +7,9 @@ On a local disk: a file that is appended to. An object store cannot append, so t
   records.jsonl.parts/GENERATION-00000002
 
 Writing the whole object again for each line would move n^2 / 2 lines, and the store takes one write a second to an
-object. A part holds what was added while the part before it was being sent, so that the caller does not wait a round
-trip for each line. Parts count only for the generation of the object that their names begin with: writing the object
-again, with their lines in it, replaces object and parts in one step.
+object (cloud.google.com/storage/quotas). A part holds what was added while the part before it was being sent, so that
+the caller does not wait a round trip for each line. Parts count only for the generation of the object that their names
+begin with: writing the object again, with their lines in it, replaces object and parts in one step.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ _READS = 5  # of an object and its parts, while another process replaces them
 class Journal:
   """Appends lines to the file at `path`.
 
-  On a local disk a line is there when `write` returns; on an object store when the upload that follows has ended, about
-  a tenth of a second later. Leaving the `with` block waits for it.
+  On a local disk a line is there when `write` returns; on an object store when the upload that follows has ended.
+  Leaving the `with` block waits for it.
   """
 
   def __init__(self, path: AnyPath, size: int = 0):

@@ -11,8 +11,8 @@ from mathqwen.files.gcs import GcsPath
 from mathqwen.files.naming import AnyPath
 
 _LOCAL_READ = 2**30  # bytes: Linux reads at most 2 GiB in one call
-# One request to the store gives some 50 MB/s, so a large range is read by several at the same time. The product is the
-# memory that they take in addition to the caller's buffer.
+# A large range is read by several requests at the same time. The product is the memory that they take in addition to
+# the caller's buffer.
 _REMOTE_READ = 2**24  # bytes
 _REMOTE_READERS = 8
 _WRITE = 2**26  # bytes: a buffer of gcsfs grows by as much

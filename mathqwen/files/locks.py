@@ -56,8 +56,8 @@ def locked(path: AnyPath, who: str = 'evaluation', instead: str = 'another --out
       fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise _in_use(path, who, instead) from None
-    except OSError:
-      pass  # a file system without locks
+    except OSError as error:
+      report(f'{path}: its file system has no locks ({error.strerror}): see to it that no other {who} writes here')
     yield Lock()
   finally:
     os.close(handle)

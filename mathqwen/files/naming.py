@@ -33,7 +33,7 @@ _CONTROL = re.compile(r'[\r\n\0]')  # which names of objects cannot hold
 def path(name: str | os.PathLike | GcsPath) -> AnyPath:
   """The path that `name` means. Looks at nothing: neither at the disk nor at the network.
 
-  UserError: when it has a scheme other than gs://, names no bucket, or gs:// cannot be read for want of gcsfs.
+  UserError: when it has a scheme other than gs://, names no bucket, or gcsfs is missing, which gs:// needs.
   """
   if isinstance(name, GcsPath):
     return name

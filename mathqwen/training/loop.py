@@ -136,6 +136,7 @@ class TrainingLoop:
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
     self._summary = dict.fromkeys(SUMMARY) | self._writer.last
     self.meter.tokens = self._summary['tokens'] or 0
+    self._seen = self.meter.newest  # the metrics that `_log` has looked at
     self._positions: dict[int, dict] = {}  # in the data, before each of the last two steps
 
   def _restore(self) -> TrainState:
@@ -179,8 +180,11 @@ class TrainingLoop:
     for values in windows:
       self._summary.update(values)
       self._writer.write(values['step'], {name: value for name, value in values.items() if name != 'step'})
-    if self.meter.skipped:
-      self._report_skipped(self.meter.newest)
+    newest = self.meter.newest
+    if newest is not self._seen:
+      self._seen = newest
+      if newest['skipped']:
+        self._report_skipped(newest)
 
   def _report_skipped(self, metrics: dict):
     """Writes down which examples a skipped step had. UserError: when too many steps in a row were skipped."""

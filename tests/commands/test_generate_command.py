@@ -30,3 +30,20 @@ def test_generate_answers(trained, capsys):
   lines = capsys.readouterr().out.splitlines()
   answers = json.loads(lines[-1])['answers']
   assert len(answers) == 2 and '\n'.join(answers) == '\n'.join(lines[:-1])
+
+
+def test_flags_stand_anywhere():
+  parser = cli.build_parser()
+  for line in (
+    ['M', 'a', 'b', '--seed', '3', '--json'],
+    ['M', '--seed', '3', 'a', 'b', '--json'],
+    ['--json', 'M', '--seed', '3', 'a', 'b'],
+    ['--seed', '3', 'M', 'a', '--json', 'b'],
+  ):
+    args = parser.parse_args(['generate', *line])
+    assert (args.model, args.questions, args.seed, args.json) == ('M', ['a', 'b'], 3, True), line
+  args = parser.parse_args(['generate', 'M', '--seed', '3', '--', '-1 + 2'])
+  assert args.questions == ['-1 + 2']
+  assert parser.parse_args(['generate', 'M', '--seed', '3']).questions == []
+  assert parser.parse_args(['table', 'a', '--out', 'o', 'b']).scores == ['a', 'b']
+  assert parser.parse_args(['data', 'prepare', '--data-dir', 'd', 'gsm8k', '--json', 'math']).names == ['gsm8k', 'math']

@@ -281,12 +281,13 @@ def test_a_refused_directory_releases_every_lock(reciting, data_dir, tmp_path):
   assert traceback and evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
 
 
-def test_a_file_system_without_locks(reciting, data_dir, tmp_path, monkeypatch):
+def test_a_file_system_without_locks(reciting, data_dir, tmp_path, monkeypatch, capsys):
   def none(*_):
     raise OSError(errno.ENOTSUP, 'Operation not supported')
 
   monkeypatch.setattr(locks.fcntl, 'flock', none)
   assert evaluate(reciting(), tmp_path, data_dir)['benchmarks']['arithmetic']['n'] == 4
+  assert 'its file system has no locks (Operation not supported)' in capsys.readouterr().err
 
 
 def test_an_interrupted_run_releases_its_lock(reciting, data_dir, tmp_path):

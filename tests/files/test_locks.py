@@ -48,12 +48,13 @@ def test_a_process_of_this_machine_that_was_killed(folder, store, capsys):
   assert capsys.readouterr().err == ''  # at once, without waiting
 
 
-def test_an_id_that_another_process_has_now(folder):
-  """The machine and the id are ours, the time of the start is not."""
+def test_an_id_that_another_process_has_now(folder, capsys):
+  """The machine and the id are ours, the time of the start is not: it is taken over at once."""
   here = locks._this_process()
   written_by(folder, **here | {'started': '1'})
   with files.locked(folder):
-    pass
+    assert json.loads((folder / '.lock').read_text())['started'] == here['started']
+  assert capsys.readouterr().err == ''
 
 
 def test_another_machine_that_gives_no_sign_of_life(folder, monkeypatch, capsys):

@@ -47,3 +47,12 @@ def test_files(request, tmp_path, where):
   bucket.remove('data')
   bucket.remove('data')  # which is not there any more
   assert bucket.read('data/set/train') is None
+
+
+def test_a_file_that_cannot_be_read_is_not_one_that_is_missing(tmp_path):
+  bucket = Bucket(str(tmp_path))
+  bucket.write('file', 'text')
+  (tmp_path / 'folder').mkdir()
+  assert bucket.read('none') is None and bucket.read('file/below') is None
+  with pytest.raises(IsADirectoryError):
+    bucket.read('folder')

@@ -90,9 +90,11 @@ def test_a_job_preempted_twice_ends_like_an_undisturbed_one(tiny, tmp_path, caps
   for got, want in zip(*map(jax.tree.leaves, ends), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
-  # The summary
+  # The summary, which launch/README.md shows; `-n0` lets it through to the terminal.
   last = output.splitlines()[-1]
   tokens = json.loads(capsys.readouterr().out.splitlines()[-1])['tokens']
+  with capsys.disabled():
+    print(f'\n{last}')
   assert last.startswith(f'done: {STEPS} steps; {tokens:,} tokens; starts: 3; preemptions: 2, ')
   shape = lambda line: re.sub(r'\d[\d,.]*', 'N', line.partition('; logs in')[0])
   assert shape(last) in map(shape, (ROOT / 'launch/README.md').read_text().splitlines())

@@ -189,3 +189,11 @@ def test_weights_that_are_not_finite_are_not_saved(small_run, monkeypatch):
   with pytest.raises(UserError, match=r'not finite at step 4, and were not saved: .* newest checkpoint is .*/2$'):
     loop.fit(experiment, workdir, data, mesh)
   assert [path.name for path in (pathlib.Path(workdir) / 'checkpoints').iterdir()] == ['2']
+
+
+def test_a_skipped_last_step_is_reported_once(small_run, capsys):
+  experiment, workdir, data, mesh = small_run(steps=3, log_every=1, max_skipped=1)
+  make = data.train
+  data.train = lambda: Broken(make(), {3})
+  assert loop.fit(experiment, workdir, data, mesh)['step'] == 3
+  assert capsys.readouterr().err.count('step 3: the loss or the gradient is not finite') == 1
