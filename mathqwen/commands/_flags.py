@@ -73,6 +73,7 @@ def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: 
 
 def add_verbs(parser: Parser, metavar: str) -> argparse._SubParsersAction:
   """Makes `parser` a command with verbs; `add_command` adds each of them to what this returns."""
+  parser.intermixed = False
   return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
 
 
