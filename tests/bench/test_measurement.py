@@ -23,6 +23,7 @@ FIGURES = {'tokens_per_second', 'step_seconds', 'cpu_seconds_per_step', 'peak_rs
 
 @pytest.mark.parametrize('flags', [['train', '--seq-len', '24'], ['decode', '--prompt', '6', '--new-tokens', '4']])
 def test_both_sides(flags, capsys):
+  pytest.importorskip('torch')
   assert cli.main(['bench', *flags, *TINY, '--torch', '--json']) == 0
   result = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert set(result) == FIGURES | {'torch', 'ratio'}
