@@ -1,9 +1,9 @@
 """The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
-from mathqwen.evals import provenance
 from mathqwen.evals.report import table
 from mathqwen.hf import hub
 from mathqwen.settings import to_flat
+from mathqwen.storage import provenance
 from mathqwen.storage.source import Source
 from mathqwen.text.bpe import IM_START
 
@@ -22,7 +22,7 @@ def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]
     lines.append(f'base_model: {hub_name}')
   lines += ['---', '', f'# {_title(source.name)}', '']
 
-  made = provenance.provenance()
+  made = provenance.code()
   commit = f', commit {made["commit"]}' if made['commit'] else ''
   lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
   if layout == 'qwen1':

@@ -6,7 +6,7 @@ prompts.py                how problems are asked: PROMPTS, get
 ask.py                    Ask and Decoding: what a model is asked, and how it answers
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
 endpoint.py               evaluate('openai:URL#MODEL', ...)
-records.py folder.py      what a run leaves on disk; provenance.py, which code wrote it
+records.py folder.py      what a run leaves on disk
 compare.py                compare(a, b): which verdicts flipped between two runs
 report/                   the table and the page
 
@@ -20,7 +20,6 @@ __all__ = [
   'endpoint',
   'folder',
   'prompts',
-  'provenance',
   'records',
   'report',
   'run',

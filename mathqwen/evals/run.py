@@ -31,10 +31,10 @@ from mathqwen.evals.ask import (
 )
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
-from mathqwen.evals.provenance import provenance
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading import grade as graders
 from mathqwen.hardware import hosts
+from mathqwen.storage import provenance
 
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model
@@ -189,7 +189,7 @@ def _run_benchmark(
   scores['resumed'] = share.resumed
   scores['seconds'] = seconds if tokens else None
   scores['tokens_per_second'] = tokens / seconds if tokens else None
-  scores.update(provenance())
+  scores.update(provenance.code())
 
   if folder and hosts.share()[0] == 0:
     if before := folder.scores():  # it was finished already, so keep the speed and decoding of the run that finished it
@@ -368,7 +368,7 @@ def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[
     scores[key] = before.get(key)
   tokens = [record.get('tokens') for record in graded]
   scores['tokens'] = sum(tokens) if all(isinstance(count, int) for count in tokens) else None
-  scores |= provenance()
+  scores |= provenance.code()
   if folder_lib.is_unfinished(path):
     scores['unfinished'] = True
   return graded, scores

@@ -93,7 +93,7 @@ def join(where: str, after_loss: str):
   sys.excepthook = _report_crash
   threading.Thread(target=_end_with_others, name='hosts', daemon=True).start()
   # Software before devices: hosts with different versions may hang as soon as they look for their devices.
-  agree('software', {'number of hosts': _exchange.count, 'Python': platform.python_version()} | _versions())
+  agree('software', {'number of hosts': _exchange.count, 'Python': platform.python_version()} | versions())
   devices.start()
   agree('devices', {'kind of device': jax.local_devices()[0].device_kind, 'devices': jax.local_device_count()})
 
@@ -134,6 +134,17 @@ def leave(status: int, line: str):
   os._exit(status)
 
 
+def versions() -> dict[str, str]:
+  """The versions of the packages that decide a run's results."""
+  installed = {}
+  for name in PACKAGES:
+    try:
+      installed[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      installed[name] = 'not installed'
+  return installed
+
+
 def _parse_place(where: str) -> jax_internals.Place:
   try:
     address, count, index = where.split(',')
@@ -165,16 +176,6 @@ def _seconds_from_environment(name: str) -> int:
   if not value.isdecimal() or not int(value):
     raise UserError(f'{name}={value}: write a whole number of seconds')
   return int(value)
-
-
-def _versions() -> dict[str, str]:
-  installed = {}
-  for name in PACKAGES:
-    try:
-      installed[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      installed[name] = 'not installed'
-  return installed
 
 
 def _make_exchange() -> Exchange:

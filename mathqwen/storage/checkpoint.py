@@ -1,4 +1,4 @@
-"""Orbax checkpoints under WORKDIR/checkpoints/STEP: params, optimizer state, the data iterator's state, the config.
+"""Orbax checkpoints under WORKDIR/checkpoints/STEP: weights, optimizer state, position in the data, config, sessions.
 
 WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokenizer: with them the directory is a MODEL.
 """
@@ -52,8 +52,19 @@ class Checkpoints:
     """The directory of a step."""
     return str(self.directory / str(step))
 
-  def save(self, step: int, params: dict, opt_state: Any, data_state: dict, experiment: config_lib.Experiment) -> None:
-    """Starts writing. UserError: when the disk is full, possibly only in the next call or in `wait`."""
+  def save(
+    self,
+    step: int,
+    params: dict,
+    opt_state: Any,
+    data_state: dict,
+    experiment: config_lib.Experiment,
+    sessions: list[dict],
+  ) -> None:
+    """Starts writing. UserError: when the disk is full, possibly only in the next call or in `wait`.
+
+    sessions: of the run up to this step, as `provenance.begin_session` returns them.
+    """
     with _explain_full_disk(self.directory):
       self._manager.save(
         step,
@@ -62,6 +73,7 @@ class Checkpoints:
           opt_state=ocp.args.StandardSave(opt_state),
           data=ocp.args.JsonSave(data_state),
           config=ocp.args.JsonSave(dataclasses.asdict(experiment)),
+          sessions=ocp.args.JsonSave({'sessions': sessions}),
         ),
       )
 

@@ -23,7 +23,7 @@ from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
-from mathqwen.storage import checkpoint
+from mathqwen.storage import checkpoint, provenance
 from mathqwen.training import optim
 from mathqwen.training.step import (
   TrainState,
@@ -131,6 +131,8 @@ class TrainingLoop:
     self.tracing = Profile(workdir, profile, self.step)
     self.progress = Progress('train', train.steps, self.step)
     is_first = jax.process_index() == 0
+    session = provenance.collect(experiment, mesh, self._batches.get_state()['data'], self.step)
+    self._sessions = provenance.begin_session(workdir, session, primary=is_first)
     self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)
     self._ledger = Ledger(workdir, resume_step=self.step, primary=is_first)
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
@@ -233,7 +235,9 @@ class TrainingLoop:
       )
     with self.meter.pause('checkpoint_seconds') as spent:
       data_state = self._batches.get_state()
-      self._checkpoints.save(self.step, self.state.params, self.state.opt_state, data_state, self.experiment)
+      self._checkpoints.save(
+        self.step, self.state.params, self.state.opt_state, data_state, self.experiment, self._sessions
+      )
     self._writer.write(self.step, spent)
     self._writer.sync()
     self._ledger.sync()

@@ -1,0 +1,97 @@
+"""What made a result: the code, and for a run also where it ran, its command, settings and data.
+
+WORKDIR/sessions.jsonl has a line for each time that the run was started or continued, and each checkpoint holds the
+sessions up to it. `mathqwen train --reproduce` reads them there, and says what differs now.
+"""
+
+import datetime
+import functools
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import mathqwen
+from mathqwen import files, strict_json
+from mathqwen.config import Experiment
+from mathqwen.hardware import hosts
+from mathqwen.settings import to_flat
+
+if TYPE_CHECKING:  # `code` runs without JAX
+  import jax
+
+SESSIONS = 'sessions.jsonl'
+# Environment variables that change how XLA compiles, and with that the last bits of a result.
+_VARIABLES = ('JAX_', 'XLA_', 'LIBTPU_')
+
+
+@functools.cache
+def code() -> dict[str, str | None]:
+  """The version of the package, and the commit of the source tree when it runs from one ('-dirty' with changes)."""
+  root = pathlib.Path(__file__).parents[2]
+  commit = None
+  if (root / '.git').exists():
+    command = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    # Keep git from refreshing its index, which would need permission to write there.
+    environ = {**os.environ, 'GIT_OPTIONAL_LOCKS': '0'}
+    try:
+      commit = subprocess.run(command, capture_output=True, text=True, env=environ).stdout.strip() or None
+    except FileNotFoundError:  # git is not installed
+      commit = None
+  return {'version': mathqwen.__version__, 'commit': commit}
+
+
+def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', data: dict, step: int) -> dict:
+  """One session of a run, for JSON. data: the fingerprint of its data. step: the checkpoint's, 0 for a new run."""
+  import jax
+
+  device = mesh.devices.flat[0]
+  return {
+    'from_step': step,
+    'started': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    'command': shlex.join(sys.argv),
+    **code(),
+    'python': platform.python_version(),
+    'packages': hosts.versions(),
+    'system': platform.platform(),
+    'platform': device.platform,
+    'device_kind': device.device_kind,
+    'devices': mesh.size,
+    'hosts': jax.process_count(),
+    'mesh': dict(mesh.shape),
+    'environment': {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
+    'settings': to_flat(experiment),
+    'data': data,
+  }
+
+
+def begin_session(workdir: str, session: dict, primary: bool) -> list[dict]:
+  """Adds a session to WORKDIR/sessions.jsonl. Returns all sessions of the run, with this one at the end.
+
+  primary: whether this host writes; only one may.
+  """
+  sessions = [*read_sessions(workdir), session]
+  if primary:
+    lines = ''.join(strict_json.dumps(each) + '\n' for each in sessions)
+    files.write_atomically(files.path(workdir) / SESSIONS, lines.encode())
+  return sessions
+
+
+def read_sessions(workdir: str) -> list[dict]:
+  """The sessions of a run, oldest first; [] where an earlier version of mathqwen wrote none. Skips damaged lines."""
+  path = files.path(workdir) / SESSIONS
+  if not path.exists():
+    return []
+  found = []
+  for line in path.read_bytes().splitlines():
+    try:
+      session = json.loads(line)
+    except (ValueError, RecursionError):
+      continue
+    if isinstance(session, dict):
+      found.append(session)
+  return found
