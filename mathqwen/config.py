@@ -10,14 +10,12 @@ again with `python -m mathqwen.commands.configs > configs/README.md`. Checks of 
 `Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
 """
 
-import ast
 import dataclasses
 import json
-import os
-import pathlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mathqwen import files
+from mathqwen import config_files
 from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
 from mathqwen.settings import (
@@ -82,6 +80,14 @@ class DataConfig:
   system_prompt: str = setting('', help='system turn before each question; empty renders none')
   eval_examples: int = setting(
     256, help='examples held out of training, for the evaluation loss; 0 holds out none', at_least=0
+  )
+  max_left_out: float = setting(
+    0.05,
+    help='share of the rows of a source that may be left out because they are malformed, too long or without loss; '
+    'more of them end the run before it starts',
+    at_least=0,
+    at_most=1,
+    changes_weights=False,
   )
   seed: int = setting(0, help='of the order of the data and of the choice of held-out examples', **SEED)
 
@@ -158,10 +164,21 @@ class TrainConfig:
   seed: int = setting(0, help='of random weights and dropout', **SEED)
   max_skipped: int = setting(
     10,
-    help='steps in a row whose update may be skipped because the loss or the gradient is not finite; one more ends the '
-    'run',
+    help='steps in a row whose update may be skipped because the loss or the gradient is not finite, or a spike; one '
+    'more ends the run',
     at_least=0,
     changes_weights=False,
+  )
+  spike_factor: float = setting(
+    5.0,
+    help='a step whose loss or gradient norm is more than this many times its median over the last 100 steps is a '
+    'spike, which is reported with its examples; inf finds none',
+    above=1,
+    finite=False,
+    on_resume=FREE,
+  )
+  skip_spikes: bool = setting(
+    False, help='whether the update of a spike is skipped, as that of a step which is not finite', on_resume=FREE
   )
   log_every: int = setting(
     10, help='steps between lines in metrics.jsonl and TensorBoard', at_least=1, changes_weights=False
@@ -236,52 +253,14 @@ def _nearest_divisor(n: int, near: int) -> int:
 SETTINGS: dict[str, Setting] = declared(Experiment)  # {'train.steps': Setting, ...}
 
 
-# Directories that hold configs: next to the package in a checkout, inside it when installed.
-CONFIG_DIRS = (
-  pathlib.Path(__file__).parent.parent / 'configs',
-  pathlib.Path(__file__).parent / 'configs',
-)
-
-
-def names() -> list[str]:
-  """Configs that can be given by name."""
-  found = [file for folder in CONFIG_DIRS for file in folder.glob('*.py')]
-  return sorted({file.stem for file in found if file.stem != '__init__'})
-
-
-def find(config: str | os.PathLike) -> files.AnyPath:
-  """The Python file of `config`, a path or a name in configs/. UserError when there is none."""
-  path = files.path(config)
-  if path.suffix == '.py' or files.is_remote(path):
-    if not path.is_file():
-      raise UserError(f'no config file {config}: give the path of a Python file that defines `config`')
-    return path
-  for folder in CONFIG_DIRS:
-    if (folder / f'{config}.py').exists():
-      return folder / f'{config}.py'
-  raise UserError(
-    f'no config {config!r}: known are {", ".join(names())}{did_you_mean(config, names())} '
-    '(a config of your own is given as a path that ends in .py)'
-  )
-
-
-def summary(config: str) -> str:
-  """The first line of the docstring of `config`; runs nothing of it."""
-  try:
-    docstring = ast.get_docstring(ast.parse(find(config).read_text()))
-  except SyntaxError:  # `load` reports it
-    docstring = None
-  return (docstring or '').partition('\n')[0]
-
-
 def load(config: str) -> Experiment:
   """Runs the Python file of `config`, a path or a name in configs/, and returns what it calls `config`.
 
   UserError when there is no such file, it fails, or it defines no Experiment.
   """
-  path = find(config)
+  path = config_files.find(config)
   try:
-    experiment = _run(path).get('config')
+    experiment = config_files.run(path).get('config')
   except UserError:
     raise
   except Exception as error:  # whatever a user's own file may raise
@@ -290,14 +269,6 @@ def load(config: str) -> Experiment:
   if not isinstance(experiment, Experiment):
     raise UserError(f'{path} does not define `config = Experiment(...)`')
   return experiment
-
-
-def _run(path: files.AnyPath) -> dict[str, object]:
-  """The names that a Python file defines."""
-  names: dict[str, object] = {'__name__': path.stem, '__file__': str(path)}
-  # Not runpy, which cannot read gs://. From bytes, so that Python itself looks for the file's encoding.
-  exec(compile(path.read_bytes(), str(path), 'exec'), names)
-  return names
 
 
 def override(experiment: Experiment, settings: Sequence[str] | Mapping[str, object]) -> Experiment:
@@ -359,6 +330,8 @@ def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
     unread['optim.final_ratio'] = 'optim.schedule=constant has no decay', 'optim.schedule'
   if experiment.data.eval_examples == 0:
     unread['train.eval_every'] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
+  if math.isinf(train.spike_factor):
+    unread['train.skip_spikes'] = 'train.spike_factor=inf finds no spike', 'train.spike_factor'
   if experiment.init is not None:
     for name in declared(ModelConfig, 'model.'):
       unread[name] = f'the model comes from {experiment.init}', 'init'

@@ -97,6 +97,7 @@ def test_refused(base, settings, message):
     (['data.eval_examples=0', 'train.eval_every=5'], "nearest setting that is read is 'data.eval_examples'"),
     (['init=dir', 'model.hidden_size=256'], 'nothing reads it, because the model comes from dir'),
     (['train.eval_every=5000'], 'is never reached in train.steps 1000'),
+    (['train.spike_factor=inf', 'train.skip_spikes=true'], "nearest setting that is read is 'train.spike_factor'"),
   ],
 )
 def test_settings_that_nothing_would_read(base, settings, message):
@@ -184,7 +185,9 @@ def test_choices_are_what_the_code_knows():
 
 def test_a_setting_that_changes_no_weight_may_change_on_resume():
   changed_by_resume = {n for n, s in config.SETTINGS.items() if s.resume() != 'no'}
-  assert {n for n, s in config.SETTINGS.items() if not s.changes_weights} == changed_by_resume - {'init', 'train.steps'}
+  assert {n for n, s in config.SETTINGS.items() if not s.changes_weights} == changed_by_resume - {
+    *('init', 'train.steps', 'train.spike_factor', 'train.skip_spikes')
+  }
 
 
 def test_every_setting_has_a_help():

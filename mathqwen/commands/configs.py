@@ -3,6 +3,7 @@
 import argparse
 import textwrap
 
+from mathqwen import config_files
 from mathqwen.commands import _flags
 
 HELP = 'the experiments in configs/; with a name, all settings of one'
@@ -25,9 +26,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _list() -> dict:
-  from mathqwen import config
-
-  found = [{'name': name, 'summary': config.summary(name)} for name in config.names()]
+  found = [{'name': name, 'summary': config_files.summary(name)} for name in config_files.names()]
   width = max(len(entry['name']) for entry in found)
   for entry in found:
     print(f'{entry["name"]:{width}}  {entry["summary"]}')
@@ -41,14 +40,14 @@ def _show(name: str) -> dict:
 
   values = to_flat(config.load(name))
   settings = []
-  print(config.summary(name))
+  print(config_files.summary(name))
   for title, names in _sections().items():
     print(f'\n{title}')
     for setting_name in names:
       entry = _entry(setting_name, config.SETTINGS[setting_name]) | {'value': values[setting_name]}
       settings.append(entry)
       _print_setting(entry)
-  return {'name': name, 'summary': config.summary(name), 'settings': settings}
+  return {'name': name, 'summary': config_files.summary(name), 'settings': settings}
 
 
 def _sections() -> dict[str, list[str]]:
@@ -121,7 +120,7 @@ def readme() -> str:
   """The text of configs/README.md: the experiments, and every setting as its field declares it."""
   from mathqwen import config
 
-  experiments = '\n'.join(f'- `{name}`: {config.summary(name)}' for name in config.names())
+  experiments = '\n'.join(f'- `{name}`: {config_files.summary(name)}' for name in config_files.names())
   free = [name for name, d in config.SETTINGS.items() if d.resume() == 'yes' and d.changes_weights]
   exceptions = f', except `{"`, `".join(free)}`' if free else ''
   page = [README.format(experiments=experiments, exceptions=exceptions)]

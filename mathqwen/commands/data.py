@@ -57,23 +57,27 @@ def run_prepare(args: argparse.Namespace) -> dict:
 def run_inspect(args: argparse.Namespace) -> dict:
   """Prints the statistics of a config's data and its first packed row. The JSON: `sources`, by name."""
   from mathqwen import config
+  from mathqwen.data import sources
   from mathqwen.data.inspect import inspect_data
 
   experiment = config.resolve(args.config, args.settings, data_dir=args.data_dir)
+  sources.check_data_dir(experiment.data, args.data_dir, args.settings)
   return inspect_data(experiment, args.tokenizer)
 
 
 def run_verify(args: argparse.Namespace) -> dict:
   """Compares the data with a run's ledger, and prints how many steps agree. The JSON: `steps`.
 
-  UserError: when WORKDIR holds no run with a ledger, or a batch differs.
+  UserError: when WORKDIR holds no run with a ledger, the data is not that of the run, or a batch differs.
   """
   import dataclasses
 
   from mathqwen.config import from_json
+  from mathqwen.data import sources
   from mathqwen.data.training_data import TrainingData
   from mathqwen.data.verify import verify
   from mathqwen.observe import ledger
+  from mathqwen.storage import provenance
   from mathqwen.storage.checkpoint import EXPERIMENT
   from mathqwen.text.loading import load_tokenizer
 
@@ -85,10 +89,24 @@ def run_verify(args: argparse.Namespace) -> dict:
   data = experiment.data
   if args.data_dir is not None:
     data = dataclasses.replace(data, data_dir=args.data_dir)
+  sources.check_data_dir(data, args.data_dir, ())
+
+  lines = ledger.read(workdir / ledger.NAME)
+  lines.report_damage(workdir / ledger.NAME)
+  sessions = provenance.read_sessions(str(workdir))
   result = verify(
     TrainingData(data, load_tokenizer(str(workdir / 'tokenizer'))),
-    [values for values, _ in ledger.read_lines(workdir / ledger.NAME)],
+    lines.values,
     str(workdir / ledger.NAME),
+    recorded=sessions[-1].get('data') if sessions else None,
+    newest=_newest_step(workdir),
   )
   print(f'{workdir}: {result["steps"]:,} steps had the batches that this data gives')
   return result
+
+
+def _newest_step(workdir: files.AnyPath) -> int:
+  """The step of the newest checkpoint; 0 where there is none."""
+  folder = workdir / 'checkpoints'
+  names = [step.name for step in folder.iterdir()] if folder.exists() else []
+  return max((int(name) for name in names if name.isdigit()), default=0)

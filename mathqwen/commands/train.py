@@ -48,12 +48,14 @@ def train(args: argparse.Namespace) -> dict:
   args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
   """
   from mathqwen import config, files
+  from mathqwen.data import sources
   from mathqwen.settings import to_flat
 
   files.check(args.workdir)  # a misspelt bucket, or no gcsfs, before a model is fetched
 
   # Before JAX is imported: a misspelled setting is reported at once.
   experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
+  sources.check_data_dir(experiment.data, args.data_dir, args.settings)
 
   _devices.start(args, 'training continues from its newest checkpoint')
   from mathqwen.training.prepare import TrainingRun, dry_run

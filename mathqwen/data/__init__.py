@@ -5,7 +5,8 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   catalog                      the data sets that have a name: files, downloads, row formats
   datasets.prepare             downloads a data set and stores it for random access
   sources.load                 the examples of a data set, or of a JSON Lines file
-  examples                     `Example`, `Report`, and readers of records
+  examples                     `Example`, and readers of records
+  left_out.Report              which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   pipeline                     tokenised examples to batches, in an order that can be resumed
@@ -21,6 +22,7 @@ __all__ = [
   'examples',
   'expressions',
   'inspect',
+  'left_out',
   'packing',
   'pipeline',
   'sources',

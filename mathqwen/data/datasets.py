@@ -25,7 +25,8 @@ import tensorflow_datasets as tfds
 
 from mathqwen import files
 from mathqwen.data import arithmetic, catalog, examples, expressions
-from mathqwen.data.examples import Example, Report
+from mathqwen.data.examples import Example
+from mathqwen.data.left_out import Report
 from mathqwen.errors import Unreachable, UserError, report
 
 _FIELDS = ('id', 'question', 'solution', 'answer', 'extra', 'where')

@@ -7,7 +7,6 @@ The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; al
 """
 
 import codecs
-import collections
 import dataclasses
 import gzip
 import json
@@ -17,10 +16,16 @@ from collections.abc import Iterator
 
 from mathqwen import files
 from mathqwen.data import catalog
+from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
+from mathqwen.text import chatml
 
+# Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
+# which one of them has a value is refused. Other fields that nothing reads are named in a line.
+_MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
+_PROMPTS_OF_ROWS = ('system', 'system_prompt', 'instruction', 'input', 'history', 'tools', 'functions', 'images')
+_PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
 SCHEMAS = '{question, answer|solution}, {query, response}, {problem, solution} or {messages: [{role, content}, ...]}'
-_KEPT = 100  # rows that a report names for each kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,59 +43,6 @@ class Example:
 
 class Malformed(ValueError):
   """A record that cannot be read; the message says why."""
-
-
-class Report:
-  """What was left out of a data set, and where, by kind.
-
-  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token' and 'too_long'. All rows are counted; the first
-  _KEPT of each kind are named.
-  """
-
-  def __init__(self):
-    self.counts: collections.Counter[str] = collections.Counter()
-    self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
-
-  def add(self, kind: str, where: str, detail: str = '') -> None:
-    """Counts one row. detail: what is wrong with it."""
-    self.counts[kind] += 1
-    if len(self.rows[kind]) < _KEPT:
-      self.rows[kind].append((where, detail))
-
-  def lines(self, limit: int = 5) -> list[str]:
-    """A line to print for each kind, naming up to `limit` rows.
-
-    '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'
-    """
-    result = []
-    for kind, count in self.counts.items():
-      named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
-      if count > len(named):
-        named.append('...')
-      result.append(f'{count} {kind}: {", ".join(named)}')
-    return result
-
-  def merge(self, other: 'Report') -> None:
-    """Adds what another report counted."""
-    for kind, count in other.counts.items():
-      self.counts[kind] += count
-      self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
-
-  def to_dict(self) -> dict:
-    """For JSON: {'malformed': {'count': 3, 'rows': [['train.jsonl:18', 'no field "answer"'], ...]}, ...}."""
-    result = {}
-    for kind, count in self.counts.items():
-      result[kind] = {'count': count, 'rows': [list(row) for row in self.rows[kind]]}
-    return result
-
-  @classmethod
-  def from_dict(cls, value: dict) -> 'Report':
-    """The report that `to_dict` made a dict of."""
-    report = cls()
-    for kind, entry in value.items():
-      report.counts[kind] = entry['count']
-      report.rows[kind] = [(where, detail) for where, detail in entry['rows']]
-    return report
 
 
 # --- files ---
@@ -213,6 +165,9 @@ def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Examp
     where = f'{path.name}:{line}'
     try:
       fields = _parse_record(record, data, more[row] if more else {})
+      if data is None:
+        for name in _unread(record):
+          report.unread.setdefault(name, where)
     except Malformed as error:
       report.add('malformed', where, str(error))
       continue
@@ -338,6 +293,9 @@ _PAIRS = (('question', 'solution'), ('question', 'answer'), ('query', 'response'
 
 def _generic(record: dict) -> dict:
   """Fields of `Example` from a record in one of SCHEMAS."""
+  if record.get('weight') not in (None, 1):
+    raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
+  _refuse_unread(record, _PROMPTS_OF_ROWS)
   own_id = str(record['id']) if isinstance(record.get('id'), str | int) else None
   if 'messages' in record:
     return _conversation(record) | {'id': own_id}
@@ -364,10 +322,17 @@ def _conversation(record: dict) -> dict:
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed('field "messages" is not a list of {role, content}')
   messages = []
-  for turn in turns:
-    if turn.get('role') not in ('system', 'user', 'assistant'):
-      raise Malformed(f'role {turn.get("role")!r} is none of system, user, assistant')
-    messages.append({'role': turn['role'], 'content': text_field(turn, 'content')})
+  for number, turn in enumerate(turns, start=1):
+    if turn.get('role') not in chatml.ROLES:
+      raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
+    _refuse_unread(turn, _PROMPTS_OF_TURNS, f'turn {number}: ')
+    message = {'role': turn['role'], 'content': text_field(turn, 'content')}
+    try:
+      has_loss = chatml.has_loss(turn)
+    except ValueError as error:
+      raise Malformed(f'turn {number}: {error}') from None
+    # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
+    messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
 
   questions = [message['content'] for message in messages if message['role'] == 'user']
   answers = [message['content'] for message in messages if message['role'] == 'assistant']
@@ -382,3 +347,21 @@ def _conversation(record: dict) -> dict:
     'messages': tuple(messages),
     'extra': {key: value for key, value in record.items() if key not in ('messages', 'id', 'answer')},
   }
+
+
+def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:
+  """Malformed: when a row or a turn has a field that would change what is trained on, and that is not read."""
+  for name in (*_MASKS, *prompts):
+    if fields.get(name) not in (None, '', [], {}):
+      remedy = 'write it into the text' if name in prompts else 'use "weight": 0 on turns of `messages`'
+      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
+
+
+def _unread(record: dict) -> list[str]:
+  """The fields of a readable record, and of its turns, that nothing reads."""
+  turns = record.get('messages')
+  if turns is None:
+    pair = next(pair for pair in _PAIRS if pair[0] in record and pair[1] in record)
+    return [name for name in record if name not in (*pair, 'id', 'answer', 'weight')]
+  found = [name for name in record if name not in ('messages', 'id', 'answer', 'weight')]
+  return found + [f'messages.{name}' for turn in turns for name in turn if name not in ('role', 'content', 'weight')]

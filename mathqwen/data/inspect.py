@@ -11,6 +11,7 @@ segment 2: 14 tokens, 2 with loss
 """
 
 import collections
+import dataclasses
 import itertools
 import sys
 import time
@@ -130,7 +131,8 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
       f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
     )
 
-  data = TrainingData(cfg, loaded)
+  # Whatever is left out is shown here, not refused.
+  data = TrainingData(dataclasses.replace(cfg, max_left_out=1.0), loaded)
   for line in data.describe():
     print(line)
   first_row = {name: rows[0] for name, rows in next(data.train()).items()}

@@ -17,7 +17,8 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from mathqwen.data import packing
 from mathqwen.data.encoded import Encoded, concatenate
-from mathqwen.data.examples import Example, Report
+from mathqwen.data.examples import Example
+from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
 from mathqwen.text.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ def encode(
   UserError: when no example is left.
   """
   report = Report()
-  seen: dict[bytes, str] = {}  # digest of the ids -> where they were first
+  seen: dict[bytes, str] = {}  # digest of the ids and the mask -> where they were first
   parts = []
   for start in range(0, len(examples), ENCODE_CHUNK):
     chunk = examples[start : start + ENCODE_CHUNK]
@@ -87,11 +88,12 @@ def _encode_chunk(
   rendered = chatml.render_batch(conversations, tokenizer)
   for example, (ids, mask) in zip(usable, rendered, strict=True):
     positions = len(ids) - 1
-    digest = hashlib.blake2b(np.asarray(ids, np.int32).tobytes(), digest_size=16).digest()
+    content = np.asarray([ids, mask], np.int32)
+    digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
     if positions > seq_len:
       report.add('too_long', example.where, f'{positions} positions, seq_len is {seq_len}')
     elif 1 not in mask:
-      report.add('no_loss_token', example.where, 'no assistant turn')
+      report.add('no_loss_token', example.where, 'no assistant turn, or each has weight 0')
     elif digest in seen:
       report.add('duplicate', example.where, f'same as {seen[digest]}')
     else:

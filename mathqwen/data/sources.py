@@ -1,10 +1,13 @@
 """`load`: the examples of a data set by its name, or of a file by its path."""
 
 import json
+from collections.abc import Iterable
 
 from mathqwen import files
+from mathqwen.config import DataConfig
 from mathqwen.data import catalog, examples
-from mathqwen.data.examples import Example, Report
+from mathqwen.data.examples import Example
+from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
 
 _NAMED = 5  # bad records that an error names
@@ -27,6 +30,19 @@ def load(
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
+
+
+def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str]) -> None:
+  """UserError: when the command line gives a data directory that nothing reads, because all sources are paths.
+
+  data_dir, settings: of the command line. settings: texts 'a.b=value', or names.
+  """
+  given = data_dir is not None or any(text.partition('=')[0] == 'data.data_dir' for text in settings)
+  if given and cfg.data_dir is not None and all(catalog.of_source(source) is None for source in cfg.sources):
+    raise UserError(
+      f'data.data_dir is {cfg.data_dir}: nothing reads it, because data.sources are paths of files '
+      f"({', '.join(cfg.sources)}); the nearest setting that is read is 'data.sources'"
+    )
 
 
 def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, files.AnyPath]:

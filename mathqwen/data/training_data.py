@@ -7,7 +7,8 @@ import numpy as np
 
 from mathqwen.config import DataConfig
 from mathqwen.data import pipeline, sources
-from mathqwen.data.examples import Report
+from mathqwen.data.examples import Example
+from mathqwen.data.left_out import Report
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -15,17 +16,24 @@ class TrainingData:
   """The sources of a `DataConfig`, read, tokenised and split. All of this happens here, once."""
 
   def __init__(self, cfg: DataConfig, tokenizer: Tokenizer, shard: tuple[int, int] = (0, 1)):
-    """shard: (this host, hosts). UserError: when a source cannot be read, or leaves nothing to train on."""
+    """shard: (this host, hosts).
+
+    UserError: when a source cannot be read, leaves nothing to train on, or loses more rows than `max_left_out` allows.
+    """
     self.cfg = cfg
     self.tokenizer = tokenizer
     self._shard = shard
     self.reports: dict[str, Report] = {}  # source -> what was left out of it
 
+    self._without_system = 0  # rows of messages that data.system_prompt is not part of
     encoded = []
     for source in cfg.sources:
       examples, report = sources.load(source, 'train', cfg.data_dir)
+      if cfg.system_prompt:
+        self._without_system += sum(_has_no_system_turn(example) for example in examples)
       tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, cfg.system_prompt)
       report.merge(left_out)
+      report.check(source, len(tokens), cfg.max_left_out)
       self.reports[source] = report
       encoded.append(tokens)
 
@@ -47,6 +55,14 @@ class TrainingData:
         f'{name}: {len(source):,} examples, {source.positions:,} tokens, {source.loss_tokens:,} of them with loss'
       )
       lines += [f'  left out: {line}' for line in self.reports[name].lines()]
+    unread = sorted({name for report in self.reports.values() for name in report.unread})
+    if unread:
+      lines.append(f'fields that training does not read: {", ".join(unread)}')
+    if self._without_system:
+      lines.append(
+        f'{self._without_system:,} conversations have no system turn and get none: data.system_prompt goes before '
+        'single questions only, and a conversation is trained on as it is written'
+      )
     if self.held_out is not None:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines
@@ -64,3 +80,8 @@ class TrainingData:
   def eval(self) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one pass over the held-out examples. Call it only when the config holds examples out."""
     return pipeline.eval_batches(self.held_out, self.cfg.batch_size, self.cfg.seq_len, self._shard)
+
+
+def _has_no_system_turn(example: Example) -> bool:
+  """Whether an example is a conversation without a system turn."""
+  return example.messages is not None and all(turn['role'] != 'system' for turn in example.messages)

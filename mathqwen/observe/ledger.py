@@ -3,10 +3,15 @@
 {"step": 1, "batch": "5f1c0e6a91d2b7c3"}
 """
 
-from mathqwen import files, strict_json
-from mathqwen.observe.metrics import AppendedFile, read_lines
+from mathqwen import files
+from mathqwen.observe.metrics import AppendedFile, Lines, as_lines, read_lines
 
 NAME = 'ledger.jsonl'
+
+
+def read(path: files.AnyPath) -> Lines:
+  """The lines of a ledger: each has a `step` and a `batch`."""
+  return read_lines(path, (('step', int), ('batch', str)))
 
 
 class Ledger:
@@ -17,13 +22,15 @@ class Ledger:
     self._file: AppendedFile | None = None
     if primary:
       path = files.path(workdir) / NAME
-      kept = [line + '\n' for values, line in read_lines(path) if values['step'] <= resume_step]
-      self._file = AppendedFile(path, ''.join(kept).encode(), remote=files.is_remote(workdir))
+      lines = read(path)
+      lines.report_damage(path)
+      kept = as_lines(values for values in lines.values if values['step'] <= resume_step)
+      self._file = AppendedFile(path, kept, remote=files.is_remote(workdir))
 
   def add(self, step: int, digest: str):
     """Appends a step and the digest of its global batch."""
     if self._file is not None:
-      self._file.append((strict_json.dumps({'step': step, 'batch': digest}) + '\n').encode())
+      self._file.append(as_lines([{'step': step, 'batch': digest}]))
 
   def sync(self):
     """Makes all lines readable for other processes. On a local disk `add` already does."""

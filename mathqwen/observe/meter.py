@@ -10,10 +10,13 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
 import jax
+
+from mathqwen.observe.spikes import Spikes
 
 # Every run reports these, even where they are 0.
 LOST = ('compile_seconds', 'input_seconds', 'checkpoint_seconds', 'eval_seconds')
@@ -44,18 +47,21 @@ class Meter:
   are idle.
   """
 
-  def __init__(self, every: int, positions: int, peak_seconds: float | None = None):
+  def __init__(self, every: int, positions: int, peak_seconds: float | None = None, spike_factor: float = math.inf):
     """every: steps in a window. positions: B * T of a batch, padding included.
 
     peak_seconds: how long a step's model FLOPs take at the devices' peak; None where no peak is known.
+    spike_factor: as in `Spikes`.
     """
+    self.spikes = Spikes(spike_factor)
     self._every = every
     self._positions = positions
     self._peak_seconds = peak_seconds
     self.tokens = 0  # since the run's first step; the loop sets it when it resumes a run
     self.text = ''  # loss and speed of the current window, for the terminal
     self.skipped = 0  # steps in a row, up to the newest that was read, whose update was skipped
-    self.newest: dict = {}  # the metrics of that step, and its number as `step`
+    # The metrics of that step, its number as `step`, its mean `loss`, and whether it is a `spike`
+    self.newest: dict = {}
 
     self._created = time.monotonic()
     self._last_end = self._created  # end of the newest step that was read; pauses push it forward
@@ -109,7 +115,6 @@ class Meter:
     launched, self._launched = self._launched, None
     ended = launched.end.result()
     metrics = {name: float(value) for name, value in jax.device_get(launched.metrics).items()}
-    self.newest = {'step': launched.number, **metrics}
     self._count(launched, ended, metrics)
 
     if launched.number % self._every and not flush:
@@ -126,6 +131,9 @@ class Meter:
     self._stepping += seconds
     self._lost['input_seconds'] += waited
     self.tokens += int(metrics['tokens'])
+    loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
+    is_spike = self.spikes.add(launched.number, loss, metrics['grad_norm'])
+    self.newest = {'step': launched.number, 'loss': loss, 'spike': is_spike, **metrics}
 
     sums = self._sums
     sums.update({'tokens': metrics['tokens'], 'steps': 1, 'seconds': seconds, 'input_seconds': waited})
@@ -133,12 +141,14 @@ class Meter:
       # Its loss may be NaN, which would hide that of the other steps of the window.
       self.skipped += 1
       sums.update({'skipped': 1})
-      loss = 'update skipped'
+      text = 'update skipped'
     else:
       self.skipped = 0
       sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens')})
-      loss = f'loss {metrics["loss_sum"] / max(metrics["loss_tokens"], 1):.4f}'
-    self.text = f'{loss}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
+      text = f'loss {loss:.4f}'
+    if is_spike:
+      sums.update({'spike': 1})
+    self.text = f'{text}  {sums["tokens"] / sums["seconds"]:,.0f} tokens/s'
 
   def _window(self, step: int, metrics: dict[str, float]) -> dict[str, float | None]:
     """What metrics.jsonl gets: sums of the window divided once; `metrics` are those of its last step.
@@ -160,7 +170,9 @@ class Meter:
       'tokens': self.tokens,
     }
     if sums['skipped']:
-      values['skipped'] = sums['skipped']  # updates, because the loss or the gradient was not finite
+      values['skipped'] = sums['skipped']  # updates, because the loss or the gradient was not finite, or a spike
+    if sums['spike']:
+      values['spike'] = sums['spike']  # steps
     if self._peak_seconds is not None:
       values['mfu'] = self._peak_seconds / step_seconds
     return values

@@ -1,5 +1,6 @@
 """What a run reports while it runs: progress on the terminal, metrics.jsonl and TensorBoard files."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from typing import Self
 
 import rich.console
@@ -17,6 +19,7 @@ from mathqwen import files, strict_json
 from mathqwen.errors import report
 from mathqwen.observe import tensorboard
 
+_EVENTS = 'events.out.tfevents'  # how TensorBoard's files begin
 SYNC_SECONDS = 60  # between two uploads of a growing file to an object store
 
 
@@ -129,23 +132,23 @@ class MetricsWriter:
       return
 
     path = files.path(workdir) / 'metrics.jsonl'
-    kept = []
-    for values, line in read_lines(path):
-      if values['step'] <= resume_step:
-        kept.append(line + '\n')
-        self.last |= values
+    lines = read_lines(path)
+    lines.report_damage(path)
+    kept = [values for values in lines.values if values['step'] <= resume_step]
+    for values in kept:
+      self.last |= {name: value for name, value in values.items() if _is_number(value)}
 
     folder = files.path(workdir) / 'tensorboard'
     folder.mkdir(parents=True, exist_ok=True)
     remote = files.is_remote(workdir)
-    self._lines = AppendedFile(path, ''.join(kept).encode(), remote)
-    events = folder / f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+    self._lines = AppendedFile(path, as_lines(kept), remote)
+    events = folder / f'{_EVENTS}.{_next_time(folder)}.{socket.gethostname()}.{os.getpid()}'
     self._events = AppendedFile(events, tensorboard.header() + tensorboard.restart(resume_step + 1), remote)
 
   def write(self, step: int, values: dict[str, float | None]):
     """Appends one line; it may hold any names. Numbers that are not finite become null."""
     if self._lines is not None:
-      self._lines.append((strict_json.dumps({'step': step, **values}) + '\n').encode())
+      self._lines.append(as_lines([{'step': step, **values}]))
       self._events.append(tensorboard.scalars(step, values))
 
   def sync(self):
@@ -162,20 +165,60 @@ class MetricsWriter:
       self._events.close()
 
 
-def read_lines(path: files.AnyPath) -> list[tuple[dict, str]]:
-  """(object, line) for each line of a file such as metrics.jsonl; [] if there is no such file."""
+def _is_number(value: object) -> bool:
+  return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _next_time(folder: files.AnyPath) -> int:
+  """The time that a new file of events is named after: now, or later than every file that is there.
+
+  TensorBoard reads the files in the order of their names, and none of them again. So a run that goes on after a kill
+  needs a later name, also within the same second and with a clock that was set back.
+  """
+  earlier = [re.match(rf'{re.escape(_EVENTS)}\.(\d+)\.', file.name) for file in folder.iterdir()]
+  return max([int(time.time()), *(int(match.group(1)) + 1 for match in earlier if match)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+  """What a file such as metrics.jsonl holds."""
+
+  values: list[dict]  # of each whole line; its `step` is an int
+  damaged: list[int]  # the numbers of all other lines, counted from 1
+
+  def report_damage(self, path: files.AnyPath) -> None:
+    """Says which lines are dropped, if any is."""
+    if self.damaged:
+      numbers = ', '.join(map(str, self.damaged[:5])) + (', ...' if len(self.damaged) > 5 else '')
+      count = 'a damaged line' if len(self.damaged) == 1 else f'{len(self.damaged):,} damaged lines'
+      report(f'{path}: left out {count} ({numbers}); the others are kept')
+
+
+def as_lines(values: Iterable[dict]) -> bytes:
+  """The bytes of a file with one line for each of `values`."""
+  return ''.join(strict_json.dumps(each) + '\n' for each in values).encode()
+
+
+def read_lines(path: files.AnyPath, fields: tuple[tuple[str, type], ...] = (('step', int),)) -> Lines:
+  """The lines of a file such as metrics.jsonl; none if there is no such file.
+
+  fields: (name, type) of what each line must have. A killed run leaves half a line, a bad disk any bytes. Numbers that
+  are not finite, which earlier versions wrote as bare words, are read as None.
+  """
+  found = Lines([], [])
   if not path.exists():
-    return []
-  found = []
-  for line in path.read_text().splitlines():
+    return found
+  for number, line in enumerate(path.read_bytes().split(b'\n'), start=1):
+    if not line.strip():
+      continue
     try:
-      values = json.loads(line)
-      step = values['step']
-    except (ValueError, KeyError, TypeError):
-      break  # a killed run left half a line; lines after it are from later steps
-    if not isinstance(step, int):
-      break
-    found.append((values, line))
+      values = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):  # not UTF-8 is a ValueError too
+      values = None
+    if isinstance(values, dict) and all(type(values.get(name)) is kind for name, kind in fields):
+      found.values.append(values)
+    else:
+      found.damaged.append(number)
   return found
 
 

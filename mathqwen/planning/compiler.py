@@ -82,7 +82,9 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   state = step.abstract_state(mesh, experiment.model, tx)
 
   started = time.monotonic()
-  traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(state, step.abstract_batch(mesh, experiment))
+  traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(
+    state, *step.abstract_inputs(mesh, experiment)
+  )
   try:
     compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as error:

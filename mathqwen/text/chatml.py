@@ -6,7 +6,8 @@ r"""ChatML: the one definition of the prompt and of the loss mask, shared by tra
                                           prompt() ends here, generation starts ^
 
 The loss covers each assistant turn's content and its <|im_end|>, by position, never by token value: '!' is id 0 in
-Qwen's vocabulary, and '5!' is mathematics. Turns are rendered exactly as given; no default system turn is added.
+Qwen's vocabulary, and '5!' is mathematics. An assistant turn with 'weight': 0 has no loss. Turns are rendered exactly
+as given; no default system turn is added.
 
 A system or user turn is encoded as one text: role, newline and content. An assistant turn is encoded in two parts,
 'assistant\n' and the answer, because generation sees that boundary: the first part ends the prompt. Hugging Face
@@ -44,6 +45,8 @@ CHAT_TEMPLATE = (
 
 def render(messages: Sequence[Mapping[str, str]], tokenizer: 'Tokenizer') -> tuple[list[int], list[int]]:
   """(ids of the turns, loss mask of the same length): 1 where the token is trained on, 0 elsewhere.
+
+  messages: {'role': ..., 'content': ...} each; an assistant turn may have 'weight' 0, and is then not trained on.
 
   UserError: when `check` refuses the messages, or the tokenizer has no ChatML tokens.
   """
@@ -86,7 +89,8 @@ def render_batch(
       content = next(encoded)
       if message['role'] == 'assistant':
         ids += header + content + end + newline
-        mask += [0] * len(header) + [1] * (len(content) + len(end)) + [0] * len(newline)
+        loss = int(has_loss(message))
+        mask += [0] * len(header) + [loss] * (len(content) + len(end)) + [0] * len(newline)
       else:
         turn = start + content + end + newline
         ids += turn
@@ -96,17 +100,43 @@ def render_batch(
 
 
 def check(messages: Sequence[Mapping[str, str]]) -> None:
-  """UserError unless `messages` is a list of {'role': 'system' | 'user' | 'assistant', 'content': text}."""
+  """UserError unless `messages` is a list of {'role': 'system' | 'user' | 'assistant', 'content': text}.
+
+  A turn may also have a `weight`: see `has_loss`.
+  """
   if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
     raise UserError("no messages; give a list such as [{'role': 'user', 'content': '1 + 1 ='}]")
   for index, message in enumerate(messages):
     if not isinstance(message, Mapping):
       raise UserError(f'message {index}: {type(message).__name__}, expected {{"role": ..., "content": ...}}')
-    if set(message) != {'role', 'content'}:
+    if set(message) - {'weight'} != {'role', 'content'}:
       found = ', '.join(map(repr, message)) or 'none'
-      raise UserError(f"message {index}: expected the keys 'role' and 'content' and no others, found {found}")
+      raise UserError(
+        f"message {index}: expected the keys 'role' and 'content' and no others, found {found} (an assistant's turn "
+        "may also have 'weight')"
+      )
     if message['role'] not in ROLES:
       raise UserError(f'message {index}: unknown role {message["role"]!r}; use one of {", ".join(ROLES)}')
     if not isinstance(message['content'], str):
       found = type(message['content']).__name__
       raise UserError(f'message {index} ({message["role"]}): content is {found}, expected text')
+    try:
+      has_loss(message)
+    except ValueError as error:
+      raise UserError(f'message {index} ({message["role"]}): {error}') from None
+
+
+def has_loss(message: Mapping) -> bool:
+  """Whether a turn is trained on: each assistant turn is, unless its `weight` is 0.
+
+  ValueError: when the weight is neither 0 nor 1 (of any type of number; None is as if it was not there), or not that of
+  an assistant's turn.
+  """
+  weight = message.get('weight')
+  if weight is not None and not (isinstance(weight, int | float) and weight in (0, 1)):
+    raise ValueError(f'weight is {weight!r}: it must be 0 (not trained on) or 1')
+  if message['role'] == 'assistant':
+    return weight is None or weight == 1
+  if weight:
+    raise ValueError('weight is 1: only the turns of the assistant can be trained on')
+  return False

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from mathqwen import files, strict_json
 from mathqwen.config import Experiment
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import Preempted, UserError, report
@@ -24,15 +23,16 @@ from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.storage import checkpoint, provenance
-from mathqwen.training import optim
+from mathqwen.training import bad_steps, optim
 from mathqwen.training.step import (
   TrainState,
-  abstract_batch,
+  abstract_inputs,
   abstract_state,
   all_finite,
   compile_step,
   eval_step,
   init_state,
+  place_limits,
 )
 
 # In the summary of every run, None where this process took no step and no earlier one left a value.
@@ -115,7 +115,7 @@ class TrainingLoop:
     self.data = data
     self.mesh = mesh
     positions = experiment.data.batch_size * experiment.data.seq_len
-    self.meter = Meter(train.log_every, positions, peak_seconds(experiment, mesh))
+    self.meter = Meter(train.log_every, positions, peak_seconds(experiment, mesh), train.spike_factor)
 
     self._tx = optim.optimizer(experiment.optim, train.steps)
     self._abstract_state = abstract_state(mesh, experiment.model, self._tx)
@@ -146,6 +146,7 @@ class TrainingLoop:
     with self.meter.pause('checkpoint_seconds'):
       params, opt_state, data_state = self._checkpoints.restore(self.step, target.params, target.opt_state)
     self._batches.set_state(data_state)
+    self.meter.spikes.set_state(data_state.get('recent', []))
     report(f'continuing {self.workdir} at step {self.step}')
     # On every device, like the step that `compile_step` returns: another layout would compile a second program.
     step = jax.device_put(jnp.int32(self.step), sharding.replicated(self.mesh))
@@ -156,8 +157,8 @@ class TrainingLoop:
     self.progress.update(self.step, 'compiling')
     with self.meter.pause('compile_seconds'):
       step = compile_step(self.mesh, self.experiment.model, self.experiment, self._tx)
-      batch = abstract_batch(self.mesh, self.experiment)
-      self._compiled_step = step.lower(self._abstract_state, batch).compile()
+      inputs = abstract_inputs(self.mesh, self.experiment)
+      self._compiled_step = step.lower(self._abstract_state, *inputs).compile()
       jax.block_until_ready(self.state)
 
   def take_step(self):
@@ -167,11 +168,15 @@ class TrainingLoop:
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)
       self._ledger.add(self.step + 1, self._batches.digest)
-      self.state, metrics = self._compiled_step(self.state, batch)
+      inputs = (batch,)
+      if self.experiment.train.skip_spikes:
+        inputs += (place_limits(self.meter.spikes.limits(self.step + 1), self.mesh),)
+      self.state, metrics = self._compiled_step(self.state, *inputs)
     # Waits for the step before, while the devices are busy with the one just launched.
     self._log(self.meter.add(self.step, metrics))
     self.step += 1
-    self.progress.update(self.step, self.meter.text)
+    if self.step < self.experiment.train.steps:  # the last step is shown once its own loss has been read
+      self.progress.update(self.step, self.meter.text)
 
   def log_newest(self, flush: bool):
     """Waits for the step launched last and logs its window: if it is complete, or in any case with `flush`."""
@@ -185,27 +190,24 @@ class TrainingLoop:
     newest = self.meter.newest
     if newest is not self._seen:
       self._seen = newest
-      if newest['skipped']:
-        self._report_skipped(newest)
+      if newest['skipped'] or newest['spike']:
+        self._report_bad(newest)
 
-  def _report_skipped(self, metrics: dict):
-    """Writes down which examples a skipped step had. UserError: when too many steps in a row were skipped."""
+  def _report_bad(self, metrics: dict):
+    """Writes down which examples a bad step had. UserError: when too many steps in a row were skipped."""
     step = metrics['step']
     if jax.process_index() == 0:
-      file = files.path(self.workdir) / 'skipped' / f'{step}.json'
-      file.parent.mkdir(exist_ok=True)
-      loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
       examples = self._batches.examples(self._positions[step])
-      content = {'step': step, 'loss': loss, 'grad_norm': metrics['grad_norm'], 'examples': examples}
-      file.write_text(strict_json.dumps(content) + '\n')
-      self.progress.note(f'step {step}: the loss or the gradient is not finite: no update; its examples are in {file}')
+      self.progress.note(bad_steps.write(self.workdir, metrics, self.meter.spikes.medians(step), examples))
 
     limit = self.experiment.train.max_skipped
     if self.meter.skipped > limit:
+      what = 'not finite, or a spike,' if self.experiment.train.skip_spikes else 'not finite'
+      folder = 'spikes' if metrics['spike'] else 'skipped'
       raise UserError(
-        f'the loss or the gradient was not finite in {self.meter.skipped} steps in a row, up to step {step} '
-        f'(train.max_skipped is {limit}): lower optim.learning_rate or look at the examples in {self.workdir}/skipped; '
-        f'{self._last_checkpoint()}'
+        f'the loss or the gradient was {what} in {self.meter.skipped} steps in a row, up to step {step} '
+        f'(train.max_skipped is {limit}): lower optim.learning_rate or look at the examples in '
+        f'{self.workdir}/{folder}; {self._last_checkpoint()}'
       )
 
   def _last_checkpoint(self) -> str:
@@ -234,7 +236,7 @@ class TrainingLoop:
         f'{self._last_checkpoint()}'
       )
     with self.meter.pause('checkpoint_seconds') as spent:
-      data_state = self._batches.get_state()
+      data_state = self._batches.get_state() | {'recent': self.meter.spikes.get_state()}
       self._checkpoints.save(
         self.step, self.state.params, self.state.opt_state, data_state, self.experiment, self._sessions
       )

@@ -107,8 +107,8 @@ class TrainingRun:
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
     state = step.abstract_state(self.mesh, cfg, tx)
-    batch = step.abstract_batch(self.mesh, experiment)
-    memory = step.compile_step(self.mesh, cfg, experiment, tx).lower(state, batch).compile().memory_analysis()
+    inputs = step.abstract_inputs(self.mesh, experiment)
+    memory = step.compile_step(self.mesh, cfg, experiment, tx).lower(state, *inputs).compile().memory_analysis()
     # Donated arguments are outputs too: counted once.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -111,6 +112,7 @@ def gradients(
 def train_step(
   state: TrainState,
   batch: dict[str, jax.Array],
+  limits: jax.Array | None = None,
   *,
   cfg: ModelConfig,
   train: TrainConfig,
@@ -122,6 +124,7 @@ def train_step(
 
   The metrics `loss_sum`, `loss_tokens` and `tokens` are sums over the batch, for the reader to add up and divide.
   Where the loss or the gradient's norm is not finite, weights and moments stay as they are, and `skipped` is True.
+  limits: float32 [2], the mean loss and the gradient's norm above which it is the same; given with `train.skip_spikes`.
   rate: the schedule inside `tx`. It is returned with the metrics, because evaluating it in the host loop would block on
   the running step.
   """
@@ -131,15 +134,17 @@ def train_step(
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   grad_norm = optax.tree.norm(grads)
-  is_finite = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
-  params, opt_state = keep_unless(is_finite, (params, opt_state), (state.params, state.opt_state))
+  is_good = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
+  if limits is not None:
+    is_good &= (loss_sum / jnp.maximum(weight, 1) <= limits[0]) & (grad_norm <= limits[1])
+  params, opt_state = keep_unless(is_good, (params, opt_state), (state.params, state.opt_state))
   metrics = {
     'loss_sum': loss_sum,
     'loss_tokens': weight,
     'tokens': jnp.sum(batch['segment_ids'] > 0),
     'grad_norm': grad_norm,
     'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
-    'skipped': ~is_finite,
+    'skipped': ~is_good,
   }
   return TrainState(state.step + 1, params, opt_state), metrics
 
@@ -199,6 +204,21 @@ def abstract_batch(mesh: Mesh, experiment: Experiment) -> dict[str, jax.ShapeDty
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
 
 
+def abstract_inputs(mesh: Mesh, experiment: Experiment) -> tuple:
+  """What the compiled step takes after the state, as ShapeDtypeStructs: the batch; with `train.skip_spikes`, limits."""
+  batch = abstract_batch(mesh, experiment)
+  if not experiment.train.skip_spikes:
+    return (batch,)
+  return batch, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding.replicated(mesh))
+
+
+def place_limits(limits: tuple[float, float], mesh: Mesh) -> jax.Array:
+  """`limits` of `train_step` on the mesh, from numbers that are the same on every host."""
+  values = np.asarray(limits, np.float32)
+  # Not `device_put`, which would first compare the values of all hosts.
+  return jax.make_array_from_callback((2,), sharding.replicated(mesh), lambda index: values[index])
+
+
 def bytes_per_device(tree: Any) -> int:
   """Bytes that a tree of arrays, or of ShapeDtypeStructs with shardings, takes on each device."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
@@ -207,12 +227,16 @@ def bytes_per_device(tree: Any) -> int:
 def compile_step(
   mesh: Mesh, cfg: ModelConfig, experiment: Experiment, tx: optax.GradientTransformation
 ) -> jax.stages.Wrapped:
-  """`train_step` under jax.jit: (state, batch) -> (state, metrics). It donates the state."""
+  """`train_step` under jax.jit: (state, *inputs) -> (state, metrics), inputs as in `abstract_inputs`.
+
+  It donates the state.
+  """
   rate = optim.schedule(experiment.optim, experiment.train.steps)
   state = state_shardings(mesh, cfg, tx)
+  limits = (sharding.replicated(mesh),) if experiment.train.skip_spikes else ()
   return jax.jit(
     functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, rate=rate, mesh=mesh),
-    in_shardings=(state, sharding.batch_sharding(mesh)),
+    in_shardings=(state, sharding.batch_sharding(mesh), *limits),
     out_shardings=(state, sharding.replicated(mesh)),
     donate_argnums=0,
   )

@@ -55,6 +55,17 @@ def test_missing_named_data(train, tmp_path):
   assert error.startswith(f'no gsm8k train data in {tmp_path}: tried gsm8k/train.jsonl')
 
 
+def test_a_data_directory_that_nothing_reads(train, tiny, fails, tmp_path):
+  for words in ({'options': ['--data-dir', str(tmp_path)]}, {}):
+    error = train(*[] if words else [f'data.data_dir={tmp_path}'], **words)
+    assert error == (
+      f'data.data_dir is {tmp_path}: nothing reads it, because data.sources are paths of files ({tiny.train}); the '
+      "nearest setting that is read is 'data.sources'"
+    )
+  assert 'nothing reads it' in fails('data', 'inspect', tiny.config, '--data-dir', tmp_path)
+  assert not (tmp_path / 'run').exists()
+
+
 def test_sizes(train):
   assert train('data.seq_len=97') == (
     "data.seq_len 97 is above the model's max_position_embeddings 96: set data.seq_len=96 or less"

@@ -251,6 +251,54 @@ def test_bad_chats_are_malformed(messages, words, tmp_path):
   assert report.counts == {'malformed': 1} and words in report.lines()[0]
 
 
+def test_weights_of_turns(tmp_path):
+  """Weight 1 says nothing, so that rows that train on the same turns are duplicates."""
+
+  def row(first, second):
+    turns = [('user', 'q', 0), ('assistant', 'a', first), ('user', 'r', None), ('assistant', 'b', second)]
+    return {'messages': [{'role': role, 'content': text, 'weight': weight} for role, text, weight in turns]}
+
+  found, report = load(
+    str(write_lines(tmp_path / 'chat.jsonl', row(1, 1), row(0, True), row(None, 1.0), row(False, 1)))
+  )
+  assert [[turn.get('weight') for turn in example.messages] for example in found] == [[None] * 4, [None, 0, None, None]]
+  assert report.lines() == ['2 duplicate: chat.jsonl:3 (same as chat.jsonl:1), chat.jsonl:4 (same as chat.jsonl:2)']
+
+
+@pytest.mark.parametrize(
+  'row, turn, words',
+  [
+    ({}, {'weight': 0.5}, 'turn 2: weight is 0.5: it must be 0 (not trained on) or 1'),
+    ({}, {'weight': '0'}, "turn 2: weight is '0': it must"),
+    ({}, {'train': False}, 'turn 2: field "train" is not read: remove it, or use "weight": 0 on turns of `messages`'),
+    ({}, {'mask': 0}, 'turn 2: field "mask" is not read'),
+    ({}, {'tool_calls': [{}]}, 'turn 2: field "tool_calls" is not read: remove it, or write it into the text'),
+    ({}, {'name': 'Ann'}, 'turn 2: field "name" is not read'),
+    ({'weight': 0}, {}, 'field "weight" of a row is not read'),
+    ({'loss_mask': [0, 1]}, {}, 'field "loss_mask" is not read'),
+    ({'tools': [{}]}, {}, 'field "tools" is not read'),
+    ({'system': 'Be brief.'}, {}, 'field "system" is not read'),
+  ],
+)
+def test_fields_that_would_change_what_is_trained_are_refused(row, turn, words, tmp_path):
+  turns = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a'} | turn]
+  good, other = {'query': '1=', 'response': '1'}, {'query': '2=', 'response': '2'}
+  found, report = load(str(write_lines(tmp_path / 'a.jsonl', {'messages': turns} | row, good | row, other)))
+  assert words in report.lines()[0] and report.counts == {'malformed': 2 if row else 1}
+  # As data sets write a field that says nothing
+  turns[1] |= dict.fromkeys(turn)
+  found, report = load(str(write_lines(tmp_path / 'a.jsonl', {'messages': turns} | dict.fromkeys(row))))
+  assert len(found) == 1 and not report.counts
+
+
+def test_other_fields_that_nothing_reads_are_named(tmp_path):
+  turns = [{'role': 'user', 'content': 'q', 'time': 3}, {'role': 'assistant', 'content': 'a', 'time': 4}]
+  rows = {'query': 'q', 'response': 'r', 'level': 1}, {'messages': turns, 'id': 5, 'answer': 'a', 'level': 2, 'tag': ''}
+  _, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
+  assert report.unread == {'level': 'a.jsonl:1', 'tag': 'a.jsonl:2', 'messages.time': 'a.jsonl:2'}
+  assert not report.counts
+
+
 def test_ids_are_unique(tmp_path):
   rows = [{'id': 5, 'query': 'q', 'response': str(n)} for n in range(3)]
   path = str(write_lines(tmp_path / 'a.jsonl', *rows, {'id': '5#2', 'query': 'q', 'response': '9'}))

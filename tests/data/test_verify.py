@@ -1,6 +1,7 @@
 """`mathqwen data verify`, and the ledger that it reads."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -58,11 +59,42 @@ def test_other_data_than_the_run_had(trained, fails, tmp_path):
   lines = (workdir / 'ledger.jsonl').read_text().splitlines(keepends=True)
   lines[6] = lines[6].replace(ledger(workdir)[6]['batch'], '0' * 16)
   (workdir / 'ledger.jsonl').write_text(''.join(lines))
-  assert 'the batch of step 7 differs from what this data gives' in fails('data', 'verify', workdir)
+  error = fails('data', 'verify', workdir)
+  assert 'the batch of step 7 differs from what this data gives, whose first example is train.jsonl:' in error
+  assert error.endswith('the data is that of the run, so these lines were changed: copy the ledger again')
   (workdir / 'ledger.jsonl').write_text(''.join(lines[:3] + lines[4:]))
   assert 'step 4 is missing (line 4 is of step 5)' in fails('data', 'verify', workdir)
+  (workdir / 'ledger.jsonl').write_bytes(b'\n'.join(line.encode() for line in lines[:15]) + b'\xff\n')
+  assert f'{workdir}/ledger.jsonl ends at step 15, and the newest checkpoint is of step 20' in fails(
+    'data', 'verify', workdir
+  )
+  (workdir / 'ledger.jsonl').write_text('')
+  assert 'ledger.jsonl has no step' in fails('data', 'verify', workdir)
   (workdir / 'ledger.jsonl').unlink()
   assert 'holds no ledger.jsonl' in fails('data', 'verify', workdir)
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (lambda rows: rows[:-1], 'train.jsonl gives 151 training examples, and the run had 152: give the data and the'),
+    (lambda rows: [*rows[:40], *rows[60:39:-1], *rows[61:]], 'train.jsonl does not hold what the run was trained on'),
+    (lambda rows: [row.replace('": "', '": "1') for row in rows], 'train.jsonl does not hold what the run was trained'),
+  ],
+  ids=['a row less', 'rows in another order', 'other numbers'],
+)
+def test_a_changed_data_file(change, words, trained, tiny, fails, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir, ignore=shutil.ignore_patterns('checkpoints'))
+  rows = pathlib.Path(tiny.train).read_text().splitlines()
+  other = tmp_path / 'train.jsonl'
+  other.write_text('\n'.join(change(rows)) + '\n')
+  for name in ('experiment.json', 'sessions.jsonl'):
+    (workdir / name).write_text((workdir / name).read_text().replace(tiny.train, str(other)))
+  assert words in fails('data', 'verify', workdir)
+  # A run of an earlier version left no sessions: its batches still tell.
+  (workdir / 'sessions.jsonl').unlink()
+  assert ' differs from what this data gives' in fails('data', 'verify', workdir)
 
 
 @pytest.mark.parametrize('weights', [(), (1.0, 3.0)])

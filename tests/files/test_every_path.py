@@ -110,7 +110,7 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     'a': f'{bucket}/a', 'b': f'{bucket}/b', 'scores': f'{bucket}/scores', '--data-dir': tiny.data_dir,
     '--out': f'{bucket}/out', '--set': 'train.steps=6',
   }  # fmt: skip
-  if name_of(action) == '--data-dir':
+  if '--data-dir' in map(name_of, actions):
     real['config'] = 'gsm8k_small'  # which reads it
   if words[0] == 'grade':
     record = nowhere.parent / 'records.jsonl'

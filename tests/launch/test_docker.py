@@ -34,7 +34,7 @@ def test_the_copied_files_are_enough(tmp_path):
   # Only the package: its dependencies are installed already.
   line = [sys.executable, '-m', *install[:-1], '--no-deps', '--no-build-isolation', '--quiet', '--target', 'site', '.']
   subprocess.run(line, cwd=context, check=True, capture_output=True)
-  code = 'import mathqwen; from mathqwen import cli, config; print(mathqwen.__file__, config.names())'
+  code = 'import mathqwen; from mathqwen import cli, config_files; print(mathqwen.__file__, config_files.names())'
   env = {'PYTHONPATH': str(context / 'site'), 'PATH': '/usr/bin:/bin'}
   done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
   assert done.stdout.startswith(str(context / 'site/mathqwen')) and 'math_qwen_7b' in done.stdout, done.stderr

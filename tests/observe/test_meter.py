@@ -166,3 +166,17 @@ def test_a_skipped_step_is_counted_and_leaves_the_mean_loss(clock):
     meter.add(4, metrics(105.0))
     meter.drain()
     assert meter.skipped == 0
+
+
+def test_a_spike_is_counted_and_stays_in_the_mean_loss(clock):
+  with Meter(every=12, positions=100, spike_factor=5.0) as meter:
+    for step in range(12):
+      meter.add(step, metrics(101.0 + step, loss_sum=1.0, loss_tokens=1, grad_norm=5.1 if step == 11 else 1.0))
+      if step == 5:
+        assert (meter.newest['step'], meter.newest['spike']) == (5, False)
+    (window,) = meter.drain()
+    assert (window['spike'], window['loss']) == (1, 1.0) and 'skipped' not in window
+    assert meter.newest['spike'] and meter.newest['loss'] == 1.0 and meter.spikes.medians(12) == (1.0, 1.0)
+    meter.add(12, metrics(113.0, loss_sum=9.0, loss_tokens=1, skipped=True))  # skipped inside the step
+    meter.drain()
+    assert meter.newest['spike'] and meter.skipped == 1

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.metrics import AppendedFile, MetricsWriter, Progress
 
 
@@ -84,6 +85,43 @@ def test_the_writer_continues_after_its_checkpoint(tmp_path):
     {'step': 10, 'eval_loss': 0.25},
     {'step': 15, 'loss': 0.5},
   ]
+
+
+DAMAGED = [b'\xff\xfe\x00', b'{"loss": 1.0}', b'[]', b'null', b'{"step": "3"}', b'{"step": true}', b'{"step": 9, "lo']
+
+
+def test_a_damaged_file_keeps_its_whole_lines(tmp_path, capsys):
+  """Lines of an earlier version too: they had bare words for numbers that are not finite."""
+  old = b'{"step": 4, "loss": NaN, "tokens": 70, "note": "x", "flag": true}'
+  content = b'\n'.join([b'{"step": 2, "loss": 0.5}', *DAMAGED[:-1], old, b'', DAMAGED[-1]])
+  (tmp_path / 'metrics.jsonl').write_bytes(content)
+  writer = MetricsWriter(str(tmp_path), resume_step=7)
+  writer.close()
+  assert capsys.readouterr().err.splitlines() == [
+    f'{tmp_path}/metrics.jsonl: left out 7 damaged lines (2, 3, 4, 5, 6, ...); the others are kept'
+  ]
+  assert writer.last == {'step': 4, 'loss': None, 'tokens': 70}  # nothing that the loop would trip over
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  assert text == '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": null, "tokens": 70, "note": "x", "flag": true}\n'
+
+
+def test_a_damaged_ledger_keeps_its_whole_lines(tmp_path, capsys):
+  whole = [b'{"step": 1, "batch": "a"}', b'{"step": 3, "batch": "c"}']
+  (tmp_path / 'ledger.jsonl').write_bytes(b'\n'.join([whole[0], *DAMAGED, b'{"step": 2, "batch": 5}', whole[1], b'']))
+  Ledger(str(tmp_path), resume_step=7).close()
+  assert (tmp_path / 'ledger.jsonl').read_bytes() == b'\n'.join([*whole, b''])
+  assert 'left out 8 damaged lines' in capsys.readouterr().err
+
+
+def test_each_process_has_its_own_later_file_of_events(tmp_path):
+  """Within one second, and where an earlier file is from the future, half a record at its end."""
+  folder = tmp_path / 'tensorboard'
+  folder.mkdir()
+  (folder / 'events.out.tfevents.9000000000.host.1').write_bytes(b'half a rec')
+  for _ in range(2):
+    MetricsWriter(str(tmp_path), resume_step=0).close()
+  times = sorted(int(file.name.split('.')[3]) for file in folder.iterdir())
+  assert times == [9_000_000_000, 9_000_000_001, 9_000_000_002]
 
 
 def test_a_new_run_starts_an_empty_file(tmp_path):

@@ -263,6 +263,7 @@ def test_free_settings_may_change(tiny, trained, copied):
   [
     'init=elsewhere',
     'data.data_dir=here',
+    'data.max_left_out=0.5',
     'mesh.data=2',
     'mesh.fsdp=1',
     'mesh.context=2',
@@ -276,6 +277,8 @@ def test_free_settings_may_change(tiny, trained, copied):
     'train.max_skipped=3',
     'train.micro_batches=2',
     'train.remat=full',
+    'train.skip_spikes=true',
+    'train.spike_factor=3',
   ],
 )
 def test_settings_that_may_change(tiny, copied, setting):

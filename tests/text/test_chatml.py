@@ -134,6 +134,20 @@ def test_leading_newline_of_an_answer_is_where_hugging_face_may_differ(both):
   assert theirs.decode(rendered) == theirs.decode(ids)
 
 
+@pytest.mark.parametrize('weight', [0, 0.0, False])
+def test_a_turn_of_weight_0_has_no_loss(weight, tokenizer):
+  messages = turns('2 + 2 =', 'It is 5.', 'Sure?', 'It is 4.')
+  ids, mask = chatml.render(messages, tokenizer)
+  messages[1]['weight'] = weight
+  assert chatml.render(messages, tokenizer)[0] == ids
+  first_turns = len(chatml.render(messages[:2], tokenizer)[0])
+  assert chatml.render(messages, tokenizer)[1] == [0] * first_turns + mask[first_turns:]
+  assert sum(mask[:first_turns]) > 3
+  for one in (1, 1.0, True, None):
+    messages[1]['weight'] = one
+    assert chatml.render(messages, tokenizer) == (ids, mask)
+
+
 @pytest.mark.parametrize(
   ('messages', 'message'),
   [
@@ -150,6 +164,12 @@ def test_leading_newline_of_an_answer_is_where_hugging_face_may_differ(both):
     ([{'role': 'user', 'text': 'a'}], "expected the keys 'role' and 'content' and no others, found 'role', 'text'"),
     ([{'role': 'user', 'content': 'a', 'name': 'b'}], 'no others'),
     (['a'], 'message 0: str, expected {"role"'),
+    (
+      turns('a', 'b')[:1] + [{'role': 'assistant', 'content': 'b', 'weight': 0.5}],
+      r'1 \(assistant\): weight is 0.5: it',
+    ),
+    ([{'role': 'assistant', 'content': 'b', 'weight': '0'}], "weight is '0': it must be 0 .* or 1"),
+    ([{'role': 'user', 'content': 'b', 'weight': 1}], 'weight is 1: only the turns of the assistant'),
   ],
 )
 def test_wrong_messages_are_explained(messages, message, tokenizer):

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import time
 import types
 
@@ -18,7 +19,8 @@ from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.storage import checkpoint
-from mathqwen.training import loop
+from mathqwen.training import loop, optim
+from mathqwen.training import step as step_lib
 
 
 @contextlib.contextmanager
@@ -196,4 +198,47 @@ def test_a_skipped_last_step_is_reported_once(small_run, capsys):
   make = data.train
   data.train = lambda: Broken(make(), {3})
   assert loop.fit(experiment, workdir, data, mesh)['step'] == 3
-  assert capsys.readouterr().err.count('step 3: the loss or the gradient is not finite') == 1
+  printed = capsys.readouterr().err
+  assert printed.count('step 3: the loss or the gradient is not finite') == 1
+  assert printed.count('train 3/3') == 1
+
+
+def test_spikes_are_skipped_alike_by_a_run_that_is_continued(small_run):
+  """With a factor of almost 1, about half of the steps are spikes."""
+  experiment, workdir, data, mesh = small_run(
+    steps=26, log_every=1, eval_every=10, checkpoint_every=16, max_skipped=99, skip_spikes=True, spike_factor=1.01
+  )
+  with compilations() as names:
+    loop.fit(experiment, workdir, data, mesh)
+  assert sum('train_step' in compiled for compiled in names) == 1, names
+  folder = pathlib.Path(workdir)
+
+  def result():
+    lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+    windows = [(each['step'], each['loss'], each['grad_norm'], each.get('skipped')) for each in lines if 'loss' in each]
+    files = {file.name: file.read_text() for file in (folder / 'spikes').iterdir()}
+    return windows, files, (folder / 'ledger.jsonl').read_text(), weights(workdir, 26, experiment, mesh)
+
+  windows, files, ledger, params = result()
+  spikes = {step for step, _, _, skipped in windows if skipped}
+  assert 4 <= len(spikes) < 20 and min(spikes) > 11 and {f'{step}.json' for step in spikes} == set(files)
+  for step in spikes:
+    spike = json.loads(files[f'{step}.json'])
+    above = spike['loss'] > 1.01 * spike['median_loss'], spike['grad_norm'] > 1.01 * spike['median_grad_norm']
+    assert any(above) and spike['skipped'] and len(spike['examples']) == 2
+
+  shutil.rmtree(folder / 'checkpoints' / '26')
+  shutil.rmtree(folder / 'spikes')
+  loop.fit(experiment, workdir, data, mesh)
+  again, files_again, ledger_again, params_again = result()
+  assert again == windows and ledger_again == ledger
+  assert files_again == {name: text for name, text in files.items() if int(name.split('.')[0]) > 16}
+  assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), params, params_again))
+
+
+def weights(workdir, step, experiment, mesh):
+  checkpoints = checkpoint.Checkpoints(workdir)
+  target = step_lib.abstract_state(mesh, experiment.model, optim.optimizer(experiment.optim, experiment.train.steps))
+  params = checkpoints.restore(step, target.params, target.opt_state)[0]
+  checkpoints.close()
+  return params

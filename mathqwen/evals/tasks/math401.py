@@ -5,7 +5,8 @@
 
 from mathqwen.data import arithmetic
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.examples import Report, text_field
+from mathqwen.data.examples import text_field
+from mathqwen.data.left_out import Report
 from mathqwen.evals.tasks import Benchmark
 
 ORDER = 4

@@ -1,0 +1,78 @@
+"""`Report`: which rows of a source are not trained on and why, and how many of them are too many."""
+
+import collections
+import math
+
+from mathqwen.errors import UserError
+
+_KEPT = 100  # rows that a report names for each kind
+# Kinds of rows that are lost. A duplicate is none: its first copy is trained on.
+LOST = ('malformed', 'too_long', 'no_loss_token')
+
+
+class Report:
+  """What was left out of a data set, and where, by kind.
+
+  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token' and 'too_long'. All rows are counted; the first
+  _KEPT of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
+  """
+
+  def __init__(self):
+    self.counts: collections.Counter[str] = collections.Counter()
+    self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
+    self.unread: dict[str, str] = {}  # field -> where it was first
+
+  def add(self, kind: str, where: str, detail: str = '') -> None:
+    """Counts one row. detail: what is wrong with it."""
+    self.counts[kind] += 1
+    if len(self.rows[kind]) < _KEPT:
+      self.rows[kind].append((where, detail))
+
+  def lines(self, limit: int = 5) -> list[str]:
+    """A line to print for each kind, naming up to `limit` rows.
+
+    '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'
+    """
+    result = []
+    for kind, count in self.counts.items():
+      named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
+      if count > len(named):
+        named.append('...')
+      result.append(f'{count} {kind}: {", ".join(named)}')
+    return result
+
+  def merge(self, other: 'Report') -> None:
+    """Adds what another report counted."""
+    for kind, count in other.counts.items():
+      self.counts[kind] += count
+      self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
+    self.unread = other.unread | self.unread
+
+  def check(self, source: str, kept: int, limit: float) -> None:
+    """UserError: when more than the share `limit` of the source's rows are lost. kept: rows that are trained on."""
+    lost = sum(self.counts[kind] for kind in LOST)
+    rows = kept + self.counts['duplicate'] + lost
+    share = lost / rows
+    if share > limit:
+      reasons = '; '.join(line for line in self.lines(3) if line.split()[1].rstrip(':') in LOST)
+      longer = ' (for too_long: raise data.seq_len)' if self.counts['too_long'] else ''
+      raise UserError(
+        f'{source}: {lost:,} of {rows:,} rows cannot be trained on, and data.max_left_out is {limit:g}: {reasons}: '
+        f'correct them{longer}, or set data.max_left_out={math.ceil(share * 100) / 100:g} to train without them'
+      )
+
+  def to_dict(self) -> dict:
+    """For JSON: {'malformed': {'count': 3, 'rows': [['train.jsonl:18', 'no field "answer"'], ...]}, ...}."""
+    result = {}
+    for kind, count in self.counts.items():
+      result[kind] = {'count': count, 'rows': [list(row) for row in self.rows[kind]]}
+    return result
+
+  @classmethod
+  def from_dict(cls, value: dict) -> 'Report':
+    """The report that `to_dict` made a dict of."""
+    report = cls()
+    for kind, entry in value.items():
+      report.counts[kind] = entry['count']
+      report.rows[kind] = [(where, detail) for where, detail in entry['rows']]
+    return report
