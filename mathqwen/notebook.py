@@ -116,7 +116,7 @@ def fetch(needs: Iterable[str]) -> None:
   UsageError: when one cannot be had.
   """
   from mathqwen.data import catalog
-  from mathqwen.hf import hub
+  from mathqwen.files import hub
 
   with _one_line():
     for need in needs:

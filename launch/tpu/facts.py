@@ -16,7 +16,7 @@ from launch.tpu.bucket import Bucket
 from launch.tpu.job import ROOT, TpuJob, duration_seconds
 from mathqwen import config
 from mathqwen.errors import UserError
-from mathqwen.hf import hub
+from mathqwen.files import hub
 
 SAVE_SECONDS = 900  # in which a run must save and end once it is asked to
 

@@ -1,7 +1,8 @@
 """The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
+from mathqwen import files
 from mathqwen.evals.report import table
-from mathqwen.hf import hub
+from mathqwen.files import hub
 from mathqwen.settings import to_flat
 from mathqwen.storage import provenance
 from mathqwen.storage.source import Source
@@ -41,7 +42,7 @@ def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]
 def _hub_name(source: Source) -> str | None:
   """The model on the hub that a run started from. The hub accepts nothing else as `base_model`."""
   run = source.experiment
-  if run is None or not run.init or not run.init.startswith(hub.PREFIX):
+  if run is None or not run.init or not run.init.startswith(files.HUB):
     return None
   return hub.without_revision(hub.name_of(run.init))
 

@@ -6,8 +6,8 @@ open_ranges, open_new            large files, read by ranges of bytes and writte
 Journal, has_lines, read_journal            a file that grows by lines, each of which outlives a killed process
 locked                           one process at a time writes into a folder
 
-naming.py says what a path is, gcs.py and gcs_requests.py speak to Google Cloud Storage. Importing this costs nothing:
-gcsfs is imported at the first request.
+naming.py says what a path is, hub.py fetches models by their names on the Hugging Face hub, gcs.py and gcs_requests.py
+speak to Google Cloud Storage. Importing this costs nothing: gcsfs and huggingface_hub come with the first request.
 """
 
 from mathqwen.files.journal import Journal, has_lines, read_journal, replace_journal

@@ -8,7 +8,6 @@ reading        the weights of a directory, read into their sharding
 export_plan    what an export will write
 writing        writes it
 new_directory  a directory that appears complete or not at all
-hub            names on the Hugging Face hub
 """
 
 from mathqwen.hf.config_json import read_config, read_system_prompt

@@ -7,8 +7,8 @@ import jax
 from mathqwen import files, hf
 from mathqwen.config import Experiment, MeshConfig
 from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.files import hub
 from mathqwen.hardware import sharding
-from mathqwen.hf import hub
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import checkpoint
 from mathqwen.text.loading import load_tokenizer
@@ -47,7 +47,7 @@ def open_source(path: str) -> Source:
   hub_name = hub.name_of(str(path))
   place = files.path(hub.fetch(hub_name) if hub_name else path)
   path = str(place)
-  name = hub.PREFIX + hub_name if hub_name else path
+  name = files.HUB + hub_name if hub_name else path
   if not place.is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
   if (place / 'config.json').is_file():

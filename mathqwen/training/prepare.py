@@ -14,8 +14,8 @@ from mathqwen.config import Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError, report
+from mathqwen.files import hub
 from mathqwen.hardware import hosts, sharding
-from mathqwen.hf import hub
 from mathqwen.model import attention
 from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
@@ -128,7 +128,7 @@ def _open_init(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Experim
   if source.tokenizer is None:
     raise UserError(f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there')
   # Of a model on the hub keep the name, not the folder in the hub's cache.
-  init = source.name if source.name.startswith(hub.PREFIX) else experiment.init
+  init = source.name if source.name.startswith(files.HUB) else experiment.init
   read = functools.partial(source.read, mesh, 'float32')
   return dataclasses.replace(experiment, model=source.config, init=init), source.tokenizer, read
 

@@ -73,7 +73,7 @@ def commands_of(name):
 def test_commands_of_the_docstrings(name):
   """They parse, and name settings, data and models as the commands look them up."""
   from mathqwen.data import catalog
-  from mathqwen.hf import hub
+  from mathqwen.files import hub
 
   commands = commands_of(name)
   assert commands

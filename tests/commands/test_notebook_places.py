@@ -9,7 +9,7 @@ from IPython.core.error import UsageError
 
 from mathqwen import notebook
 from mathqwen.errors import UserError
-from mathqwen.hf import hub
+from mathqwen.files import hub
 
 
 def module(monkeypatch, name, **members):

@@ -9,7 +9,7 @@ import pytest
 import mathqwen
 from mathqwen import cli, hf
 from mathqwen.errors import UserError
-from mathqwen.hf import hub
+from mathqwen.files import hub
 
 
 def test_names_of_the_hub(exported, tmp_path, monkeypatch, fails):

@@ -273,6 +273,17 @@ def test_a_dry_run_into_a_closed_pipe(job_file):
   assert (found.returncode, found.stderr) == (0, '')
 
 
+def test_the_launcher_needs_no_jax(job_file):
+  """Importing it takes seconds, and the machine that starts a job may not have it."""
+  code = (
+    'import sys; from launch.tpu.__main__ import main; main(sys.argv[1:]); '
+    'print([m for m in ("jax", "flax", "numpy", "grain", "huggingface_hub") if m in sys.modules])'
+  )
+  words = [sys.executable, '-c', code, 'up', job_file(), '--dry-run']
+  found = subprocess.run(words, cwd=EXAMPLE.parents[2], capture_output=True, text=True, check=True)
+  assert found.stdout.splitlines()[-1] == '[]'
+
+
 def test_dry_run_prints_every_command(job_file, launch):
   status, printed, _ = launch('up', job_file('slice = "2xv5p-32"', 'data = ["gsm8k"]'), '--dry-run')
   assert status == 0

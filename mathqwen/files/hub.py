@@ -3,10 +3,9 @@
 import pathlib
 import re
 
-from mathqwen import files
 from mathqwen.errors import UserError, report
+from mathqwen.files.naming import HUB
 
-PREFIX = files.HUB
 # Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
 
@@ -18,11 +17,11 @@ def name_of(path: str) -> str | None:
   this disk: then it is a path, perhaps a misspelt one. '@REVISION' may follow: a branch, a tag or a commit.
   UserError: when the text after hf:// is not ORGANISATION/NAME.
   """
-  name = path.removeprefix(PREFIX)
+  name = path.removeprefix(HUB)
   has_prefix = name != path
   if not re.fullmatch(r'[\w-][\w.-]*/[\w-][\w.-]*(@[\w-][\w./-]*)?', name):
     if has_prefix:
-      raise UserError(f'{path} is not a name on the hub, which @REVISION may follow: write {PREFIX}ORGANISATION/NAME')
+      raise UserError(f'{path} is not a name on the hub, which @REVISION may follow: write {HUB}ORGANISATION/NAME')
     return None
   if has_prefix:
     return name
