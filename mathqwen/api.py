@@ -27,6 +27,7 @@ def train(
   *,
   data_dir: str | os.PathLike | None = None,
   profile: int | None = None,
+  strict: bool = False,
   platform: str | None = None,
 ) -> dict:
   """Trains `config`, or continues the run in `workdir`, as `mathqwen train CONFIG --workdir DIR` does.
@@ -39,6 +40,7 @@ def train(
     settings: settings to change, {'train.steps': 100, ...}; `mathqwen configs NAME` lists them.
     data_dir: a copy of the data sets, local or gs://.
     profile: number of steps to trace into WORKDIR/profile.
+    strict: refuse a damaged newest checkpoint, instead of using the one before it.
     platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
 
   Returns:
@@ -56,6 +58,7 @@ def train(
     data_dir=_path_text(data_dir),
     workdir=_path_text(workdir),
     profile=profile,
+    strict=strict,
     dry_run=False,
     platform=platform,
     distributed=None,

@@ -185,7 +185,25 @@ class TrainConfig:
   )
   eval_every: int = setting(500, help='steps between evaluation losses', at_least=1, changes_weights=False)
   checkpoint_every: int = setting(500, help='steps between checkpoints', at_least=1, changes_weights=False)
+  checkpoint_minutes: float = setting(
+    10,
+    help='minutes after which a checkpoint is written at the next multiple of train.log_every, too; 0: never by time',
+    at_least=0,
+    changes_weights=False,
+  )
   keep_checkpoints: int = setting(2, help='newest checkpoints that are kept', at_least=1, changes_weights=False)
+  keep_every: int = setting(
+    0,
+    help='checkpoints whose step is a multiple of this are kept, too; 0 keeps none of them',
+    at_least=0,
+    changes_weights=False,
+  )
+  keep_best: int = setting(
+    0,
+    help='so many checkpoints of the lowest evaluation loss are kept, too; above 0, each evaluation writes one',
+    at_least=0,
+    changes_weights=False,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,7 +347,8 @@ def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
   if experiment.optim.schedule == 'constant':
     unread['optim.final_ratio'] = 'optim.schedule=constant has no decay', 'optim.schedule'
   if experiment.data.eval_examples == 0:
-    unread['train.eval_every'] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
+    for name in ('train.eval_every', 'train.keep_best'):
+      unread[name] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
   if math.isinf(train.spike_factor):
     unread['train.skip_spikes'] = 'train.spike_factor=inf finds no spike', 'train.spike_factor'
   if experiment.init is not None:

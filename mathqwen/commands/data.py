@@ -78,7 +78,7 @@ def run_verify(args: argparse.Namespace) -> dict:
   from mathqwen.data.verify import verify
   from mathqwen.observe import ledger
   from mathqwen.storage import provenance
-  from mathqwen.storage.checkpoint import EXPERIMENT
+  from mathqwen.storage.workdir import EXPERIMENT
   from mathqwen.text.loading import load_tokenizer
 
   workdir = files.path(args.workdir)

@@ -24,6 +24,9 @@ def add_flags(parser: _flags.Parser) -> None:
     '--dry-run', action='store_true', help='print sizes, memory and the first packed row; train nothing'
   )
   parser.add_argument(
+    '--strict', action='store_true', help='refuse a damaged newest checkpoint, instead of using the one before it'
+  )
+  parser.add_argument(
     '--profile',
     nargs='?',
     const=3,
@@ -61,6 +64,6 @@ def train(args: argparse.Namespace) -> dict:
   from mathqwen.training.prepare import TrainingRun, dry_run
 
   prepared = TrainingRun.prepare(experiment, dry=args.dry_run)
-  flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile}
+  flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile, '--strict': args.strict}
   hosts.agree('settings', to_flat(prepared.experiment) | flags)
-  return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile)
+  return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile, args.strict)

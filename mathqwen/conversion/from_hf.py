@@ -8,7 +8,7 @@ from mathqwen.conversion import check
 from mathqwen.errors import UserError
 from mathqwen.model import parameters
 from mathqwen.observe.metrics import peak_rss_bytes
-from mathqwen.storage import checkpoint
+from mathqwen.storage import converted
 from mathqwen.storage.source import open_source
 
 
@@ -35,7 +35,7 @@ def convert_from_hf(source: str, target: str, compare: bool = True) -> dict:
   differences = None
   with hf.new_directory(target, size) as folder:
     # 2. Write: into a temporary directory next to the target.
-    checkpoint.write_model(folder, model.weights, experiment, model.tokenizer)
+    converted.write_model(folder, model.weights, experiment, model.tokenizer)
 
     # 3. Check: read what was written. After an error the temporary directory is removed.
     if compare:

@@ -15,7 +15,7 @@ Path = tuple[str, ...]  # of a weight in our tree of parameters: ('embed',) or (
 class Weights(Protocol):
   """The weights of one model. A conversion or an export holds one of them at a time.
 
-  `DirectoryWeights` (a Hugging Face directory), `ArrayWeights` (memory) and `storage.checkpoint.StepWeights` (a step of
+  `DirectoryWeights` (a Hugging Face directory), `ArrayWeights` (memory) and `storage.converted.StepWeights` (a step of
   a run) implement it.
   """
 

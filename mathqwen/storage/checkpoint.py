@@ -1,246 +1,329 @@
 """Orbax checkpoints under WORKDIR/checkpoints/STEP: weights, optimizer state, position in the data, config, sessions.
 
-WORKDIR/experiment.json is the resolved config and WORKDIR/tokenizer/ the tokenizer: with them the directory is a MODEL.
+Each has checksums of all that (`checksums.py`), which are compared when it is restored. A checkpoint that is damaged is
+set aside, in WORKDIR/damaged/STEP, and the one before it is used.
 """
 
 import contextlib
 import dataclasses
-import errno
-import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from mathqwen import config as config_lib
-from mathqwen import files, hf
-from mathqwen.errors import Unreachable, UserError
+from mathqwen import files
+from mathqwen.errors import Unreachable, UserError, report
 from mathqwen.files import size_text
-from mathqwen.model import parameters
-from mathqwen.model.config import ModelConfig
-from mathqwen.storage import resume
-from mathqwen.text.tokenizer import Tokenizer
+from mathqwen.hardware import hosts
+from mathqwen.storage import checksums, reading
 
-EXPERIMENT = 'experiment.json'
-# Size of a converted model's files: a reader holds a few chunks in memory in addition to the weight.
-CHUNK_BYTES = 32 * 2**20
-# Orbax's files in the folders of a step and of its weights
-_STEP_METADATA = '_CHECKPOINT_METADATA'
-_TREE_METADATA = '_METADATA'
-_COMMITTED = 'commit_success.txt'
+_UNFINISHED = '.orbax-checkpoint-tmp'  # in the name of a folder that is being written, on a local disk
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+  """Which checkpoints are kept while saving."""
+
+  newest: int
+  every: int = 0  # all of which the step is a multiple of this; 0: none
+  best: int = 0  # so many of the lowest evaluation loss
+
+  def at_most(self, steps: int) -> int:
+    """How many checkpoints are kept at the same time in a run of so many steps."""
+    return self.newest + self.best + (steps // self.every if self.every else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """A checkpoint that was read, and the newer ones that were damaged."""
+
+  step: int
+  params: dict
+  opt_state: Any
+  data_state: dict
+  damaged: dict[int, str]  # {step: where it is now}, newest first
 
 
 class Checkpoints:
   """The checkpoints of one workdir. Saving is asynchronous; a step gets its name only when all of it is written."""
 
-  def __init__(self, workdir: str, keep: int | None = None):
-    """keep: how many of the newest steps to keep while saving; None: for reading, and makes no directory."""
-    self.directory = epath.Path(files.absolute_text(workdir)) / 'checkpoints'
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
-    with files.explained(workdir):
-      self._manager = ocp.CheckpointManager(self.directory, options=options)
+  def __init__(self, workdir: str, keep: Keep | None = None):
+    """keep: which steps to keep while saving; None: for reading, and makes no directory."""
+    self._workdir = files.path(files.absolute_text(workdir))
+    self._folder = self._workdir / 'checkpoints'
+    self._keep = keep
+    self._losses: dict[int, float] = {}  # evaluation losses by step
+    self._manager = None
+    if keep is not None:
+      if keep.best:
+        self._losses = _evaluation_losses(self._folder)
+      self._open()
+
+  def _open(self):
+    _ignore_closed_event_loops()
+    options = ocp.CheckpointManagerOptions(create=True, preservation_policy=_Preservation(self._keep, self._losses))
+    with files.explained(self._workdir):
+      self._manager = ocp.CheckpointManager(epath.Path(str(self._folder)), options=options)
 
   @property
   def latest(self) -> int | None:
-    """The newest finished step."""
-    return self._manager.latest_step()
+    """The newest step that is finished or being written."""
+    return max(self._steps(), default=None)
+
+  def _steps(self) -> list[int]:
+    return reading.finished_steps(self._folder) if self._manager is None else list(self._manager.all_steps())
+
+  def folder(self, step: int) -> files.AnyPath:
+    """The directory of a step."""
+    return self._folder / str(step)
 
   def path(self, step: int) -> str:
-    """The directory of a step."""
-    return str(self.directory / str(step))
+    """The directory of a step, as text."""
+    return str(self.folder(step))
+
+  # --- saving ---
 
   def save(
     self,
     step: int,
     params: dict,
     opt_state: Any,
-    data_state: dict,
-    experiment: config_lib.Experiment,
-    sessions: list[dict],
+    items: dict[str, Any],
+    arrays: dict[str, dict] | None = None,
+    tokenizer: dict[str, str] | None = None,
   ) -> None:
-    """Starts writing. UserError: when the disk is full, possibly only in the next call or in `wait`.
+    """Starts writing. UserError: when that fails, possibly only in the next call or in `wait`.
 
-    sessions: of the run up to this step, as `provenance.begin_session` returns them.
+    items: JSON by name. `restore` returns 'data'; 'evaluation', {'loss': ...} of this step, is for `Keep.best`.
+    arrays: of `checksums.examine({'params': params, 'opt_state': opt_state})`; None computes them.
+    tokenizer: `checksums.of_files` of its folder.
     """
-    with _explain_full_disk(self.directory):
+    if arrays is None:
+      _, arrays = checksums.examine({'params': params, 'opt_state': opt_state})
+    if (loss := items.get('evaluation', {}).get('loss')) is not None:
+      self._losses[step] = loss
+    json_items = items | {checksums.ITEM: checksums.record(arrays, items, tokenizer or {})}
+    with explain_failed_save(self._folder):
+      self._manager.wait_until_finished()
+      self._remove_unfinished()
       self._manager.save(
         step,
         args=ocp.args.Composite(
           params=ocp.args.StandardSave(params),
           opt_state=ocp.args.StandardSave(opt_state),
-          data=ocp.args.JsonSave(data_state),
-          config=ocp.args.JsonSave(dataclasses.asdict(experiment)),
-          sessions=ocp.args.JsonSave({'sessions': sessions}),
+          **{name: ocp.args.JsonSave(value) for name, value in json_items.items()},
         ),
+        force=True,  # whether to save has been decided
       )
 
+  def is_writing(self) -> bool:
+    """Whether this host is still busy with the newest save."""
+    return self._manager.is_saving_in_progress()
+
   def wait(self) -> None:
-    """Returns when everything is written. UserError: when the disk is full."""
-    with _explain_full_disk(self.directory):
+    """Returns when everything is written. UserError: when the newest save failed."""
+    with explain_failed_save(self._folder):
       self._manager.wait_until_finished()
+
+  def reopen(self) -> None:
+    """Forgets a save that failed. All hosts must call it."""
+    with contextlib.suppress(Exception):  # the error that is known already
+      self._manager.close()
+    self._open()
 
   def close(self) -> None:
     """Waits for unfinished saves, and ends the manager's threads."""
-    self._manager.close()
+    if self._manager is not None:
+      self._manager.close()
+
+  def _remove_unfinished(self) -> None:
+    """Removes what saves that were cut off have left: a full disk needs the space."""
+    if jax.process_index() != 0:
+      return
+    for path in self._folder.iterdir():
+      is_step = path.name.isdecimal() and files.is_remote(path)
+      if _UNFINISHED in path.name or (is_step and int(path.name) not in self._steps()):
+        files.remove_tree(path)
+
+  # --- reading ---
 
   def restore(self, step: int, params: dict, opt_state: Any) -> tuple[dict, Any, dict]:
     """(params, opt_state, data_state) of `step`, in the shapes, dtypes and shardings of the abstract trees given.
 
     UserError: when the checkpoint is damaged.
     """
-    with _explain_damage(self, step):
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          params=ocp.args.StandardRestore(params),
-          opt_state=ocp.args.StandardRestore(opt_state),
-          data=ocp.args.JsonRestore(),
-        ),
-      )
-    return restored['params'], restored['opt_state'], restored['data']
+    restored, damage = self._read(step, params, opt_state)
+    if restored is None:
+      raise UserError(reading.damage_text(self.folder(step), self._steps(), damage))
+    return restored
 
-  def restore_params(self, step: int, params: dict) -> dict:
-    """The weights alone, as `restore` gives them."""
-    with _explain_damage(self, step):
-      return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(params)))['params']
+  def restore_newest(self, params: dict, opt_state: Any, strict: bool = False) -> Restored | None:
+    """The newest whole checkpoint, as `restore` gives it; None where there is none. All hosts must call it.
+
+    Newer ones, which are damaged, are moved to WORKDIR/damaged.
+    UserError: when all are damaged, or with `strict` when the newest is.
+    """
+    found = [set(steps) for steps in hosts.gather(self._steps())]
+    on_all_hosts = set.intersection(*found)
+    if not on_all_hosts and any(found):
+      raise UserError(f'the hosts see different checkpoints in {self._folder}: give all of them the same --workdir')
+    damages: dict[int, str] = {}
+    for step in sorted(on_all_hosts, reverse=True):
+      restored, damage = self._read(step, params, opt_state)
+      if restored is not None:
+        return Restored(step, *restored, self._set_aside(damages, step))
+      damages[step] = damage
+      if strict:
+        break
+    if damages:
+      newest = max(damages)
+      raise UserError(
+        reading.damage_text(self.folder(newest), [] if len(damages) > 1 else self._steps(), damages[newest])
+      )
+    return None
+
+  def _read(self, step: int, params: dict, opt_state: Any) -> tuple[tuple[dict, Any, dict] | None, str]:
+    """((params, opt_state, data_state), ''), or (None, what is damaged), the same on all hosts."""
+    found, damage = None, ''
+    try:
+      reader = reading.StepReader(self.folder(step))
+      found = reader.tree('params', params), reader.tree('opt_state', opt_state), reader.json('data')
+      reader.close()
+    except reading.Damage as error:
+      damage = str(error)
+    # No host examines arrays, which all do together, unless all have them.
+    if damage := _first(hosts.gather(damage)):
+      return None, damage
+    if reader.record is None and jax.process_index() == 0:
+      report(f'{self.path(step)} was written without checksums: whether it is damaged cannot be seen')
+    finite, arrays = checksums.examine({'params': found[0], 'opt_state': found[1]})
+    try:
+      reader.check(arrays)
+    except reading.Damage as error:
+      damage = str(error)
+    if not finite:
+      damage = damage or 'its weights are not finite'
+    if damage := _first(hosts.gather(damage)):
+      return None, damage
+    return found, ''
+
+  def _set_aside(self, damages: dict[int, str], step: int) -> dict[int, str]:
+    """Moves damaged checkpoints out of the way of the run, which continues at `step`. Returns where they are."""
+    moved = {}
+    for damaged, why in damages.items():
+      names = [str(damaged), *(f'{damaged}-{number}' for number in range(2, 1000))]
+      target = next(path for path in (self._workdir / 'damaged' / name for name in names) if not path.exists())
+      moved[damaged] = str(target)
+      hosts.gather(None)  # all have chosen the same name before it exists
+      if jax.process_index() == 0:
+        files.make_folder(target.parent)
+        files.replace_tree(self.folder(damaged), target, last=(reading.COMMITTED,))
+        report(
+          f'the checkpoint {self.path(damaged)} is damaged ({why}): it was moved to {target}, and the run continues '
+          f'from step {step}'
+        )
+      hosts.gather(None)
+    if moved:
+      self._manager.reload()
+    return moved
 
   def earlier(self, step: int) -> int | None:
     """The newest finished step before `step`."""
-    return max((s for s in self._manager.all_steps() if s < step), default=None)
+    return reading.earlier(self._steps(), step)
 
 
-class StepWeights(hf.Weights):
-  """The weights of one step. `read` reads on each host alone, without waiting for the others.
+class _Preservation(ocp.checkpoint_managers.PreservationPolicy):
+  """`Keep`, as Orbax asks for it."""
 
-  UserError, here and on reading: when the checkpoint is damaged.
+  def __init__(self, keep: Keep, losses: dict[int, float]):
+    """losses: evaluation losses by step; it grows while the run saves."""
+    self._keep = keep
+    self._losses = losses
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    keep = self._keep
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    evaluated = [step for step in steps if step in self._losses]
+    kept = {*steps[-keep.newest :], *sorted(evaluated, key=self._losses.get)[: keep.best]}
+    return [step in kept or (keep.every > 0 and step % keep.every == 0) for step in steps]
+
+
+def _evaluation_losses(folder: files.AnyPath) -> dict[int, float]:
+  """{step: evaluation loss} of the checkpoints that have one."""
+  losses = {}
+  for step in reading.finished_steps(folder):
+    with contextlib.suppress(ValueError, TypeError, KeyError):  # old or damaged
+      loss = checksums.read_json(folder / str(step), 'evaluation')['loss']
+      if isinstance(loss, float):
+        losses[step] = loss
+  return losses
+
+
+def _first(texts: list[str]) -> str:
+  return next(filter(None, texts), '')
+
+
+def _ignore_closed_event_loops() -> None:
+  """After a failed write, TensorStore still reports other writes to an event loop that Orbax has closed by then.
+
+  Each would be a traceback on the terminal, before the line that says what failed.
   """
+  before = sys.unraisablehook
+  if getattr(before, 'ignores_closed_event_loops', False):
+    return
 
-  def __init__(self, workdir: str, step: int, cfg: ModelConfig):
-    self._checkpoints, self._step = Checkpoints(workdir), step
-    self._path = self._checkpoints.directory / str(step) / 'params'
-    self._shapes = parameters.abstract(cfg)
-    this_host = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
-      this_host, active_processes={this_host}, barrier_sync_key_prefix=f'host{this_host}'
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    self._reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-    with _explain_damage(self._checkpoints, step):
-      # Not `Checkpointer.metadata`: it expects metadata of a whole step in this folder, and logs that there is none.
-      self._metadata = handler.metadata(self._path).tree
+  def hook(unraisable):
+    if unraisable.object is not None or str(unraisable.exc_value) != 'Event loop is closed':
+      before(unraisable)
 
-  def paths(self) -> list[hf.Path]:
-    """The paths of all weights, in the order of `parameters.init`'s tree."""
-    return hf.ArrayWeights(self._shapes).paths()
-
-  def dtype(self, path: hf.Path) -> np.dtype:
-    """The dtype in which the checkpoint has a weight."""
-    return np.dtype(hf.weight_at(self._metadata, path).dtype)
-
-  def read(self, path: hf.Path) -> np.ndarray:
-    """One weight in its own dtype, on this host alone."""
-    # Orbax takes trees that hold nothing but this weight; the leaf's value is not read.
-    item: dict = {}
-    restore_args: dict = {}
-    hf.set_weight(item, path, 0)
-    hf.set_weight(restore_args, path, ocp.RestoreArgs(restore_type=np.ndarray))
-    with _explain_damage(self._checkpoints, self._step):
-      tree = self._reader.restore(
-        self._path, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=True)
-      )
-    return hf.weight_at(tree, path)
-
-  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
-    """All weights as a tree of jax.Arrays in these shardings; all hosts must call it."""
-    target: dict = {}
-    for path in self.paths():
-      shape = hf.weight_at(self._shapes, path).shape
-      sharding = hf.weight_at(shardings, path)
-      weight_dtype = self.dtype(path) if dtype is None else hf.DTYPES[dtype]
-      hf.set_weight(target, path, jax.ShapeDtypeStruct(shape, weight_dtype, sharding=sharding))
-    return self._checkpoints.restore_params(self._step, target)
-
-  def close(self) -> None:
-    """Closes the reader. Weights that were read stay valid."""
-    self._reader.close()
-    self._checkpoints.close()
-
-
-def write_model(
-  folder: files.AnyPath, weights: hf.Weights, experiment: config_lib.Experiment, tokenizer: Tokenizer | None
-) -> None:
-  """Writes `weights` as step 0 of a workdir in `folder`, one at a time: a converted model, without a run behind it.
-
-  UserError: when the disk is full.
-  """
-  (folder / EXPERIMENT).write_text(config_lib.to_json(experiment))
-  if tokenizer is not None:
-    tokenizer.save(folder / 'tokenizer')
-  step = folder / 'checkpoints' / '0'
-  params = step / 'params'
-  params.mkdir(parents=True)
-  # Each weight has files of its own: OCDBT, one database for all of them, is written in one go.
-  # Weights hardly shrink, and writing would take twice the time with compression.
-  handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=False, use_compression=False)
-  written: dict = {}  # what Orbax notes about each weight
-  with _explain_full_disk(folder):
-    for path in weights.paths():
-      tree: dict = {}
-      save_args: dict = {}
-      hf.set_weight(tree, path, weights.read(path))
-      hf.set_weight(save_args, path, ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES))
-      handler.save(epath.Path(str(params)), args=ocp.args.PyTreeSave(tree, save_args=save_args))
-      del tree  # before the next is read
-      # It has written a description of this weight alone.
-      description = json.loads((params / _TREE_METADATA).read_text())
-      written |= description['tree_metadata']
-    (params / _TREE_METADATA).write_text(json.dumps(description | {'tree_metadata': written}))
-  # Without this file Orbax assumes the same as with an empty object in it, but logs a warning.
-  (step / _STEP_METADATA).write_text('{}')
-  # On an object store, a step without it is unfinished to Orbax. Written everywhere: a directory may be copied there.
-  (step / _COMMITTED).write_text('')
+  hook.ignores_closed_event_loops = True
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager
-def _explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
+def explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
   """Turns what Orbax raises for a damaged checkpoint into one line."""
   try:
-    with files.explained(str(checkpoints.directory)):
+    with reading.explained(checkpoints.folder(step)):
       yield
-  except Unreachable:
-    raise
-  except Exception as error:
-    # Orbax raises a plain Exception where TensorStore cannot read an array. Other types are bugs of ours.
-    if not isinstance(error, ValueError | KeyError | OSError | TypeError) and type(error) is not Exception:
-      raise
-    path, earlier = checkpoints.path(step), checkpoints.earlier(step)
-    remedy = 'there is no earlier one' if earlier is None else f'to continue from step {earlier}, delete {path}'
-    reason = ' '.join(str(error).split())[:100]
-    raise UserError(f'the checkpoint {path} is damaged ({reason} ...): copy it again; {remedy}') from error
+  except reading.Damage as damage:
+    steps = [number for number in (checkpoints.earlier(step),) if number is not None]
+    raise UserError(reading.damage_text(checkpoints.folder(step), steps, str(damage))) from damage
+
+
+class SaveFailed(UserError):
+  """A checkpoint could not be written."""
+
+  def __init__(self, what: str, remedy: str):
+    super().__init__(
+      f'{what}: {remedy} and run the same command again (earlier checkpoints are kept, and training continues from the '
+      'newest)'
+    )
+    self.what = what
 
 
 @contextlib.contextmanager
-def _explain_full_disk(directory: files.AnyPath) -> Iterator[None]:
-  """Turns a full disk, which Orbax and TensorStore report as errors of several types, into one line."""
+def explain_failed_save(directory: files.AnyPath) -> Iterator[None]:
+  """Raises SaveFailed for a disk that is full or refuses, which Orbax and TensorStore report in many ways."""
   try:
     with files.explained(str(directory)):
       yield
-  except BaseException as error:
-    text = str(error)
+  except Unreachable as error:
+    raise SaveFailed(str(error), 'check the bucket') from error
+  except Exception as error:
+    text = ' '.join(str(error).split())
     if 'File too large' in text or 'EFBIG' in text:
-      raise UserError(
-        f'a file of a checkpoint in {directory} is larger than files may be here: raise the limit (ulimit -f) and run '
-        'the same command again (earlier checkpoints are kept, and training continues from the newest)'
-      ) from error
-    if 'No space left' not in text and 'ENOSPC' not in text and 'quota' not in text.lower():
+      what, remedy = 'a file of a checkpoint in {} is larger than files may be here', 'raise the limit (ulimit -f)'
+    elif 'No space left' in text or 'ENOSPC' in text or 'quota' in text.lower():
+      what, remedy = 'no space left on the disk of {}', 'free some'
+    elif isinstance(error, OSError) or '[OS error' in text:
+      what, remedy = f'a checkpoint in {{}} cannot be written ({text[:200]})', 'check the disk'
+    else:
       raise
-    raise UserError(
-      f'no space left on the disk of {directory}: free some and run the same command again '
-      '(earlier checkpoints are kept, and training continues from the newest)'
-    ) from error
+    raise SaveFailed(what.format(directory), remedy) from error
 
 
 def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
@@ -257,69 +340,3 @@ def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
       f'and the one being written) need {size_text(need)} more: free some space, use another --workdir, or set '
       'train.keep_checkpoints=1'
     )
-
-
-def claim(workdir: str, experiment: config_lib.Experiment) -> None:
-  """Makes `workdir` this experiment's: creates it and writes the resolved config into it.
-
-  UserError: when it holds checkpoints that this experiment cannot continue, or cannot be written.
-  """
-  directory = files.path(workdir)
-  try:
-    files.make_folder(directory)
-    file = directory / EXPERIMENT
-    if is_converted(directory):
-      raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
-    if file.exists():
-      before = config_lib.from_json(file.read_text(), str(file))
-      steps = directory / 'checkpoints'
-      numbers = [int(step.name) for step in steps.iterdir() if step.name.isdigit()] if steps.exists() else []
-      if numbers and (refusal := resume.refusal(before, experiment, max(numbers))):
-        raise UserError(f'{workdir} {refusal}')
-    if jax.process_index() == 0:
-      files.write_atomically(file, config_lib.to_json(experiment).encode())
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-      raise
-    raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
-
-
-def is_converted(workdir: str | files.AnyPath) -> bool:
-  """Whether `workdir` holds what `write_model` wrote, not a run."""
-  first = files.path(workdir) / 'checkpoints' / '0'
-  return first.exists() and not (first / 'opt_state').exists()
-
-
-def step_path(path: str, step: int) -> files.AnyPath:
-  """Directory of `step`, for a path that `find_checkpoint` accepts."""
-  directory = files.path(path)
-  if directory.name == str(step):
-    return directory
-  return directory / str(step) if directory.name == 'checkpoints' else directory / 'checkpoints' / str(step)
-
-
-def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
-  """(workdir, experiment, step) of a workdir, of its checkpoints/, or of one of its steps; None for other paths.
-
-  UserError: when there is no finished checkpoint, or not this step, or experiment.json is damaged.
-  """
-  directory = files.path(path).absolute()
-  workdir, step = directory, None
-  if directory.name == 'checkpoints':
-    workdir = directory.parent
-  elif directory.parent.name == 'checkpoints':
-    workdir, step = directory.parent.parent, directory.name
-  file = workdir / EXPERIMENT
-  if not file.exists():
-    return None
-  experiment = config_lib.from_json(file.read_text(), str(file))
-  checkpoints = Checkpoints(str(workdir))
-  latest = checkpoints.latest
-  checkpoints.close()
-  if step is None:
-    if latest is None:
-      raise UserError(f'{path} holds no finished checkpoint yet: let `mathqwen train` save one first')
-    return str(workdir), experiment, latest
-  if not step.isdigit() or not directory.exists():
-    raise UserError(f'{path} is not a checkpoint step: give {workdir} for its newest ({latest})')
-  return str(workdir), experiment, int(step)

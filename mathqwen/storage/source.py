@@ -10,7 +10,8 @@ from mathqwen.errors import NoTokenizer, UserError
 from mathqwen.files import hub
 from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
-from mathqwen.storage import checkpoint
+from mathqwen.storage import converted
+from mathqwen.storage import workdir as workdirs
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -55,15 +56,16 @@ def open_source(path: str) -> Source:
     tokenizer = _tokenizer(path, path, config)
     return Source(name, config, tokenizer, prompt, hf.DirectoryWeights(path))
 
-  if found := checkpoint.find_checkpoint(path):
+  if found := workdirs.find_checkpoint(path):
     workdir, experiment, step = found
+    workdirs.check_tokenizer(workdir, step)
     # A converted model has a single step, which is not worth naming.
-    name = workdir if checkpoint.is_converted(workdir) else str(checkpoint.step_path(path, step))
-    tokenizer = _tokenizer(path, files.join(workdir, 'tokenizer'), experiment.model)
-    weights = checkpoint.StepWeights(workdir, step, experiment.model)
+    name = workdir if workdirs.is_converted(workdir) else str(workdirs.step_path(path, step))
+    tokenizer = _tokenizer(path, files.join(workdir, workdirs.TOKENIZER), experiment.model)
+    weights = converted.StepWeights(workdir, step, experiment.model)
     return Source(name, experiment.model, tokenizer, experiment.data.system_prompt, weights, experiment, step)
   raise UserError(
-    f'{path} holds neither config.json (Hugging Face) nor {checkpoint.EXPERIMENT} (a run of ours): '
+    f'{path} holds neither config.json (Hugging Face) nor {workdirs.EXPERIMENT} (a run of ours): '
     'give a Hugging Face directory, or the --workdir of a run'
   )
 

@@ -3,7 +3,9 @@
 SIGTERM lets the step end, saves, and raises `Preempted`, for which the command ends with status 75.
 """
 
+import dataclasses
 import functools
+import math
 import signal
 from collections.abc import Callable, Iterable
 from typing import Self
@@ -13,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from mathqwen import files
 from mathqwen.config import Experiment
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import Preempted, UserError, report
@@ -22,13 +25,14 @@ from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
-from mathqwen.storage import checkpoint, provenance
+from mathqwen.storage import checkpoint, checksums, provenance
+from mathqwen.storage.workdir import TOKENIZER
 from mathqwen.training import bad_steps, optim
+from mathqwen.training.saving import Saver
 from mathqwen.training.step import (
   TrainState,
   abstract_inputs,
   abstract_state,
-  all_finite,
   compile_step,
   eval_step,
   init_state,
@@ -49,19 +53,26 @@ SUMMARY = (
 
 
 def fit(
-  experiment: Experiment, workdir: str, data: TrainingData, mesh: Mesh, params: dict | None = None, profile: int = 0
+  experiment: Experiment,
+  workdir: str,
+  data: TrainingData,
+  mesh: Mesh,
+  params: dict | None = None,
+  profile: int = 0,
+  strict: bool = False,
 ) -> dict:
   """Trains to `train.steps`, from the newest checkpoint in `workdir` or from the start.
 
   params: initial float32 weights on the mesh, which are donated; None draws random ones.
   profile: how many steps to trace into WORKDIR/profile.
+  strict: refuse a damaged newest checkpoint, instead of using the one before it.
   Returns the summary that `mathqwen train --json` prints.
   UserError: when too many updates in a row were skipped, the weights are not finite, the disk is too small or full, or
-  the newest checkpoint is damaged.
+  no checkpoint is whole.
   Preempted: after SIGTERM, once the run is saved.
   """
   train = experiment.train
-  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile)
+  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict)
   del params  # they were donated to the state: without this the dead arrays would stay alive
 
   with StopOnSigterm() as stop, loop.progress, loop.meter, loop.tracing:
@@ -73,7 +84,7 @@ def fit(
       loop.take_step()
       last = loop.step == train.steps
       evaluating = data.held_out is not None and (last or loop.step % train.eval_every == 0)
-      saving = not last and loop.step % train.checkpoint_every == 0
+      saving = not last and loop.save_is_due(evaluating)
       if evaluating or saving or last:
         # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
         loop.log_newest(flush=last or saving)
@@ -85,8 +96,7 @@ def fit(
         loop.save()
 
     loop.log_newest(flush=True)
-    loop.save()
-    loop.wait_for_saves()
+    loop.save(last=True)
 
   summary = loop.close()
   if loop.step < train.steps:
@@ -107,6 +117,7 @@ class TrainingLoop:
     mesh: Mesh,
     params: dict | None,
     profile: int,
+    strict: bool,
   ):
     """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
     train = experiment.train
@@ -119,13 +130,17 @@ class TrainingLoop:
 
     self._tx = optim.optimizer(experiment.optim, train.steps)
     self._abstract_state = abstract_state(mesh, experiment.model, self._tx)
-    checkpoint.check_space(workdir, self._abstract_state.params, self._abstract_state.opt_state, train.keep_checkpoints)
-    self._checkpoints = checkpoint.Checkpoints(workdir, keep=train.keep_checkpoints)
+    keep = checkpoint.Keep(train.keep_checkpoints, train.keep_every, train.keep_best)
+    abstract = self._abstract_state
+    checkpoint.check_space(workdir, abstract.params, abstract.opt_state, keep.at_most(train.steps))
+    self._checkpoints = checkpoint.Checkpoints(workdir, keep)
+    self._saver = Saver(self._checkpoints, train, self._report_failed_save)
     self._batches = data.train()
-    self.step = self._checkpoints.latest or 0  # steps taken so far
-    self.state = self._restore() if self.step else init_state(mesh, experiment.model, self._tx, train.seed, params)
+    self.step = 0  # steps taken so far
+    damaged = self._restore(strict)
+    if self.state is None:
+      self.state = init_state(mesh, experiment.model, self._tx, train.seed, params)
     self._compiled_step = None  # see `compile`
-    self._all_finite = jax.jit(all_finite, out_shardings=sharding.replicated(mesh))
     self._eval_step = jax.jit(functools.partial(eval_step, cfg=experiment.model, train=train, mesh=mesh))
 
     self.tracing = Profile(workdir, profile, self.step)
@@ -135,22 +150,32 @@ class TrainingLoop:
     self._sessions = provenance.begin_session(workdir, session, primary=is_first)
     self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)
     self._ledger = Ledger(workdir, resume_step=self.step, primary=is_first)
+    for step in damaged:
+      self._writer.write(self.step, {'damaged_checkpoint': step})
+    self._tokenizer = checksums.of_files(files.path(workdir) / TOKENIZER) if is_first else {}
+    self._eval_loss: tuple[int, float] | None = None  # the newest, and its step
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
     self._summary = dict.fromkeys(SUMMARY) | self._writer.last
     self.meter.tokens = self._summary['tokens'] or 0
     self._seen = self.meter.newest  # the metrics that `_log` has looked at
     self._positions: dict[int, dict] = {}  # in the data, before each of the last two steps
 
-  def _restore(self) -> TrainState:
+  def _restore(self, strict: bool) -> list[int]:
+    """Continues from the newest whole checkpoint, if there is one. Returns the newer ones, which are damaged."""
     target = self._abstract_state
+    self.state = None
     with self.meter.pause('checkpoint_seconds'):
-      params, opt_state, data_state = self._checkpoints.restore(self.step, target.params, target.opt_state)
-    self._batches.set_state(data_state)
-    self.meter.spikes.set_state(data_state.get('recent', []))
+      restored = self._checkpoints.restore_newest(target.params, target.opt_state, strict)
+    if restored is None:
+      return []
+    self.step = restored.step
+    self._batches.set_state(restored.data_state)
+    self.meter.spikes.set_state(restored.data_state.get('recent', []))
     report(f'continuing {self.workdir} at step {self.step}')
     # On every device, like the step that `compile_step` returns: another layout would compile a second program.
     step = jax.device_put(jnp.int32(self.step), sharding.replicated(self.mesh))
-    return TrainState(step, params, opt_state)
+    self.state = TrainState(step, restored.params, restored.opt_state)
+    return list(restored.damaged)
 
   def compile(self):
     """Compiles the step ahead of its first call, so that the first step is measured like the others."""
@@ -223,31 +248,53 @@ class TrainingLoop:
     with self.meter.pause('eval_seconds') as spent:
       loss = mean_loss(self._eval_step, self.state.params, self.data.eval(), self.mesh)
     self._summary['eval_loss'] = loss
+    self._eval_loss = self.step, loss
     self._writer.write(self.step, {'eval_loss': loss, **spent})
     self.progress.note(f'step {self.step}: evaluation loss {loss:.4f} nats per loss token')
 
-  def save(self):
-    """Starts to save this step, if no checkpoint of it exists."""
+  def save_is_due(self, evaluating: bool) -> bool:
+    """Whether to save now. All hosts must call it, after every step. evaluating: whether this step is evaluated."""
+    return self._saver.due(self.step, evaluating)
+
+  def save(self, last: bool = False):
+    """Starts to save this step, if no checkpoint of it exists. last: also waits until everything is written.
+
+    UserError: when the weights are not finite; when saving fails at the end, or before there is any checkpoint.
+    """
+    if last:
+      with self.meter.pause('checkpoint_seconds'):
+        self._saver.wait()
     if self._checkpoints.latest == self.step:
       return
-    if not self._all_finite((self.state.params, self.state.opt_state)):
+    tree = {'params': self.state.params, 'opt_state': self.state.opt_state}
+    with self.meter.pause('checkpoint_seconds') as spent:
+      finite, arrays = checksums.examine(tree)
+      if finite:
+        self._saver.save(self.step, functools.partial(self._start_save, arrays), last)
+    if not finite:
       raise UserError(
         f'the weights are not finite at step {self.step}, and were not saved: lower optim.learning_rate; '
         f'{self._last_checkpoint()}'
-      )
-    with self.meter.pause('checkpoint_seconds') as spent:
-      data_state = self._batches.get_state() | {'recent': self.meter.spikes.get_state()}
-      self._checkpoints.save(
-        self.step, self.state.params, self.state.opt_state, data_state, self.experiment, self._sessions
       )
     self._writer.write(self.step, spent)
     self._writer.sync()
     self._ledger.sync()
 
-  def wait_for_saves(self):
-    """Waits until all checkpoints are on disk."""
-    with self.meter.pause('checkpoint_seconds'):
-      self._checkpoints.wait()
+  def _start_save(self, arrays: dict[str, dict]):
+    """arrays: the state's, as `checksums.examine` gives them."""
+    step, loss = self._eval_loss or (None, None)
+    items = {
+      'data': self._batches.get_state() | {'recent': self.meter.spikes.get_state()},
+      'config': dataclasses.asdict(self.experiment),
+      'sessions': {'sessions': self._sessions},
+      'evaluation': {'loss': loss if step == self.step and math.isfinite(loss) else None},
+    }
+    self._checkpoints.save(self.step, self.state.params, self.state.opt_state, items, arrays, self._tokenizer)
+
+  def _report_failed_save(self, line: str):
+    self._writer.write(self.step, {'failed_saves': 1})
+    if jax.process_index() == 0:
+      self.progress.note(line)
 
   def begin_trace(self):
     """Starts the profile if the next step is the first to be traced."""

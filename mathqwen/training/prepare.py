@@ -19,6 +19,7 @@ from mathqwen.hardware import hosts, sharding
 from mathqwen.model import attention
 from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint
+from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import open_source
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
@@ -78,14 +79,15 @@ class TrainingRun:
     """Reads and tokenizes this host's share of the data."""
     return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
 
-  def train(self, workdir: str, profile: int | None = None) -> dict:
+  def train(self, workdir: str, profile: int | None = None, strict: bool = False) -> dict:
     """Trains in `workdir`, or continues the run there. Returns the summary of `loop.fit`, and raises what it raises.
 
     profile: steps to trace, from the third step of this process on.
+    strict: as in `loop.fit`.
     UserError: also when `workdir` holds another run, or its run is too short for `profile`.
     """
-    checkpoint.claim(workdir, self.experiment)
-    latest = checkpoint.Checkpoints(workdir).latest
+    workdirs.check_claim(workdir, self.experiment)
+    latest = hosts.gather(checkpoint.Checkpoints(workdir).latest)[0]
     if profile is not None:
       profiling.check(profile, self.experiment.train.steps - (latest or 0))
     data = self.data()
@@ -93,14 +95,14 @@ class TrainingRun:
     for line in data.describe():
       report(line)
 
-    resuming = latest is not None
-    folder = files.path(workdir) / 'tokenizer'
-    if jax.process_index() == 0 and not (resuming and folder.exists()):
-      self.tokenizer.save(folder)
+    # Only now: a run that is refused leaves the workdir as it was.
+    workdirs.claim(workdir, self.experiment)
+    if jax.process_index() == 0:
+      workdirs.write_tokenizer(workdir, self.tokenizer)
     params = None
-    if self.read is not None and not resuming:
+    if self.read is not None and latest is None:
       params = self.read()
-    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0)
+    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict)
 
   def plan(self) -> dict[str, int]:
     """Number of parameters, and bytes per device that the compiled step needs. Compiles, but allocates no arrays."""

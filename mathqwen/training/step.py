@@ -163,12 +163,6 @@ def keep_unless(condition: jax.Array, new: Any, old: Any) -> Any:
   return jax.tree.map(select, new, old)
 
 
-def all_finite(tree: Any) -> jax.Array:
-  """Whether no number of a tree of arrays is infinite or NaN, as a bool []."""
-  finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-  return jnp.all(jnp.stack(finite))
-
-
 def eval_step(
   params: dict, batch: dict[str, jax.Array], *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None
 ) -> tuple[jax.Array, jax.Array]:

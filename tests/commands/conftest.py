@@ -20,12 +20,13 @@ def subprocess_main(*command, env=None, **kwargs):
 @pytest.fixture
 def unread(monkeypatch):
   """Fails a test that reads weights: arguments are checked first."""
-  from mathqwen.storage import checkpoint
+  from mathqwen.storage import converted
 
   def refuse(*_):
     raise AssertionError('weights were read')
 
-  monkeypatch.setattr(checkpoint.Checkpoints, 'restore_params', refuse)
+  for name in ('read', 'read_all'):
+    monkeypatch.setattr(converted.StepWeights, name, refuse)
 
 
 @pytest.fixture(scope='session')

@@ -117,12 +117,12 @@ def test_help_and_parse_errors_do_without_jax():
 )
 def test_paths_without_a_model(fails, tiny, tmp_path, monkeypatch, command):
   from mathqwen import config
-  from mathqwen.storage import checkpoint
+  from mathqwen.storage import workdir
 
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'file').write_text('x')
   (tmp_path / 'empty').mkdir()
-  checkpoint.claim('started', config.load(tiny.config))
+  workdir.claim('started', config.load(tiny.config))
   for path, message in [
     ('none', 'no model at none: give a Hugging Face directory, or the --workdir of a run'),
     ('file', 'no model at file: give a Hugging Face directory, or the --workdir of a run'),

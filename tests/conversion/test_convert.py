@@ -17,7 +17,7 @@ from mathqwen.conversion.from_hf import convert_from_hf
 from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
 from mathqwen.hf import tensor_files
-from mathqwen.storage import checkpoint
+from mathqwen.storage import workdir
 
 pytestmark = pytest.mark.usefixtures('compiled_once')
 
@@ -198,4 +198,4 @@ def test_a_killed_conversion_leaves_no_directory_that_looks_whole(exported, tmp_
   monkeypatch.setattr(pathlib.Path, 'rename', look)
   convert_from_hf(str(exported), str(tmp_path / 'out'), compare=False)
   assert len(seen) == 1 and len(seen[0]) == 1 and seen[0][0].startswith('.out.')
-  assert checkpoint.is_converted(tmp_path / 'out')
+  assert workdir.is_converted(tmp_path / 'out')

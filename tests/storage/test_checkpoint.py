@@ -9,66 +9,19 @@ import signal
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
+from runs import assert_same_run, fails, logged, state_of
 
 from mathqwen import config
 from mathqwen.cli import main
 from mathqwen.errors import UserError
-from mathqwen.hardware import sharding
 from mathqwen.observe import metrics
 from mathqwen.storage import checkpoint
-from mathqwen.training import loop, optim
-from mathqwen.training import step as step_lib
+from mathqwen.storage import workdir as workdirs
+from mathqwen.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
-
-
-def state_of(workdir, step=20):
-  """Every array and counter of a checkpoint, by name."""
-  experiment = config.from_json((workdir / 'experiment.json').read_text(), 'experiment.json')
-  mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
-  tx = optim.optimizer(experiment.optim, experiment.train.steps)
-  target = step_lib.abstract_state(mesh, experiment.model, tx)
-  checkpoints = checkpoint.Checkpoints(str(workdir))
-  params, opt_state, data = checkpoints.restore(step, target.params, target.opt_state)
-  checkpoints.close()
-  leaves = jax.tree_util.tree_leaves_with_path({'params': params, 'opt_state': opt_state})
-  return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, data
-
-
-def logged(workdir, name):
-  """{step: value}; a step must not be there twice."""
-  rows = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-  steps = collections.Counter(row['step'] for row in rows if name in row)
-  assert set(steps.values()) == {1}, steps
-  return {row['step']: row[name] for row in rows if name in row}
-
-
-def assert_same_run(workdir, reference):
-  (ours, our_data), (theirs, their_data) = state_of(workdir), state_of(reference)
-  assert ours.keys() == theirs.keys() and len(ours) > 30
-  different = [name for name in ours if not np.array_equal(ours[name], theirs[name])]
-  assert not different
-  assert our_data == their_data
-  for name in ('loss', 'grad_norm', 'learning_rate', 'packing_efficiency', 'eval_loss'):
-    assert logged(workdir, name) == logged(reference, name)
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-  """copied(7): the workdir as a process leaves it that died after step 7 was saved, its later lines included."""
-
-  def copy(step):
-    workdir = tmp_path / f'until{step}'
-    shutil.copytree(trained, workdir)
-    for later in (workdir / 'checkpoints').iterdir():
-      if int(later.name) > step:
-        shutil.rmtree(later)
-    return workdir
-
-  return copy
 
 
 def test_the_reference_run(trained, tiny):
@@ -153,46 +106,7 @@ def test_a_finished_run_says_its_numbers_again(tiny, trained, capsys):
   assert (trained / 'metrics.jsonl').read_text() == before
 
 
-# --- damage ---
-
-
-def fails(capsys, *command):
-  status = main(list(map(str, command)))
-  lines = capsys.readouterr().err.splitlines()
-  assert status == 2, lines
-  assert lines[-1].startswith('mathqwen: ')
-  return lines[-1]
-
-
-def test_a_save_that_was_cut_off_is_not_seen(tiny, trained, copied):
-  workdir = copied(20)
-  os.rename(workdir / 'checkpoints' / '20', workdir / 'checkpoints' / '20.orbax-checkpoint-tmp')
-  assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0
-  assert_same_run(workdir, trained)
-
-
-@pytest.mark.parametrize('gone', ['params', 'opt_state', 'data/metadata', 'params/manifest.ocdbt', '.'])
-def test_a_damaged_checkpoint_is_named(tiny, trained, copied, capsys, gone):
-  workdir = copied(20)
-  path = workdir / 'checkpoints' / '20' / gone
-  if path.is_file():
-    path.unlink()
-  else:
-    shutil.rmtree(path)
-    path.mkdir()
-  line = fails(capsys, 'train', tiny.config, '--workdir', workdir)
-  assert f'the checkpoint {workdir}/checkpoints/20 is damaged' in line
-  assert line.endswith(f'to continue from step 14, delete {workdir}/checkpoints/20')
-  if gone == '.':  # the remedy is one
-    shutil.rmtree(workdir / 'checkpoints' / '20')
-    assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0
-    assert_same_run(workdir, trained)
-
-
-def test_a_damaged_checkpoint_without_an_earlier_one(copied, capsys):
-  workdir = copied(7)
-  shutil.rmtree(workdir / 'checkpoints' / '7' / 'params')
-  assert fails(capsys, 'generate', workdir, '1+1=').endswith('copy it again; there is no earlier one')
+# --- saving ---
 
 
 def test_no_space_before_the_first_step(tiny, tmp_path, capsys, monkeypatch):
@@ -202,40 +116,73 @@ def test_no_space_before_the_first_step(tiny, tmp_path, capsys, monkeypatch):
   assert not list((tmp_path / 'run').glob('checkpoints/*'))
 
 
-def test_no_space_while_saving(tiny, trained, copied, capsys, monkeypatch):
-  workdir = copied(7)
+FULL = 'RESOURCE_EXHAUSTED: Error writing params/d/0: No space left on device [OS error 28: ENOSPC]'
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+  """full_disk({14}): saving these steps fails."""
   save = checkpoint.ocp.CheckpointManager.save
 
-  def full(self, step, **kwargs):
-    if step == 14:
-      raise ValueError('RESOURCE_EXHAUSTED: Error writing params/d/0: No space left on device [OS error 28: ENOSPC]')
-    return save(self, step, **kwargs)
+  def fill(steps):
+    def full(self, step, **kwargs):
+      if step in steps:
+        raise ValueError(FULL)
+      return save(self, step, **kwargs)
 
-  monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'save', full)
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, 'save', full)
+
+  return fill
+
+
+def test_no_space_while_saving(tiny, trained, copied, capsys, full_disk):
+  """The run goes on, and saves at the end of the next window."""
+  workdir = copied(7)
+  full_disk({14})
+  assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0
+  said = [line for line in capsys.readouterr().err.splitlines() if 'not written' in line]
+  assert said == [
+    f'the checkpoint of step 14 was not written (no space left on the disk of {workdir}/checkpoints): the run goes on '
+    f'and will try again; {workdir}/checkpoints/7 is whole'
+  ]
+  assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [7, 15, 20]
+  assert logged(workdir, 'failed_saves') == {14: 1}
+  assert_same_run(workdir, trained)
+
+
+def test_no_space_at_the_end(tiny, trained, copied, capsys, full_disk):
+  workdir = copied(14)
+  full_disk({20})
   line = fails(capsys, 'train', tiny.config, '--workdir', workdir)
   assert line.startswith(f'mathqwen: no space left on the disk of {workdir}/checkpoints: free some and run the same')
-  monkeypatch.undo()
+  full_disk(set())
   assert main(['train', tiny.config, '--workdir', str(workdir)]) == 0
   assert_same_run(workdir, trained)
+
+
+def test_no_space_for_the_first_checkpoint(tiny, tmp_path, capsys, full_disk):
+  full_disk({7})
+  line = fails(capsys, 'train', tiny.config, '--workdir', tmp_path / 'run')
+  assert 'no space left on the disk' in line
 
 
 @pytest.mark.parametrize(
   'text', ['[Errno 28] No space left on device', 'UNKNOWN: write [OS error 28: ENOSPC]', 'Disk quota exceeded']
 )
 def test_the_guises_of_a_full_disk(tmp_path, text):
-  with pytest.raises(UserError, match='no space left on the disk of'), checkpoint._explain_full_disk(tmp_path):
+  with pytest.raises(UserError, match='no space left on the disk of'), checkpoint.explain_failed_save(tmp_path):
     raise ValueError(text)
 
 
 def test_a_limit_of_file_sizes_is_named(tmp_path):
   """As TensorStore says it: `ulimit -f 200` stops it in a file that Orbax writes."""
   text = 'OUT_OF_RANGE: Error writing params/d/0: File too large [OS error 27: EFBIG]'
-  with pytest.raises(UserError, match='raise the limit .ulimit -f.'), checkpoint._explain_full_disk(tmp_path):
+  with pytest.raises(UserError, match='raise the limit .ulimit -f.'), checkpoint.explain_failed_save(tmp_path):
     raise ValueError(text)
 
 
 def test_other_errors_of_saving_are_not_hidden(tmp_path):
-  with pytest.raises(ValueError, match='a defect'), checkpoint._explain_full_disk(tmp_path):
+  with pytest.raises(ValueError, match='a defect'), checkpoint.explain_failed_save(tmp_path):
     raise ValueError('a defect')
 
 
@@ -270,8 +217,11 @@ def test_free_settings_may_change(tiny, trained, copied):
     'mesh.tensor=2',
     'train.attention=blocks',
     'train.checkpoint_every=1',
+    'train.checkpoint_minutes=0',
     'train.eval_every=2',
+    'train.keep_best=1',
     'train.keep_checkpoints=1',
+    'train.keep_every=5',
     'train.log_every=1',
     'train.loss_chunk=16',
     'train.max_skipped=3',
@@ -283,7 +233,7 @@ def test_free_settings_may_change(tiny, trained, copied):
 )
 def test_settings_that_may_change(tiny, copied, setting):
   workdir, experiment = copied(7), config.override(config.load(tiny.config), [setting])
-  checkpoint.claim(str(workdir), experiment)
+  workdirs.claim(str(workdir), experiment)
   assert config.from_json((workdir / 'experiment.json').read_text(), 'experiment.json') == experiment
 
 
@@ -295,7 +245,7 @@ def test_any_other_setting_may_not_change(tiny, copied):
   workdir, experiment = copied(7), config.load(tiny.config)
   for setting in ('model.hidden_size=64', 'data.seed=1', 'optim.beta1=0.8', 'train.dropout=0.2', 'train.seed=1'):
     with pytest.raises(UserError, match=f'holds a run of another config .{setting.partition("=")[0]} '):
-      checkpoint.claim(str(workdir), config.override(experiment, [setting]))
+      workdirs.claim(str(workdir), config.override(experiment, [setting]))
 
 
 CONSTANT = ['--set', 'optim.schedule=constant']
@@ -334,7 +284,7 @@ def test_a_workdir_without_a_checkpoint_may_change_hands(tiny, tmp_path, capsys)
   assert 'cannot read' in fails(
     capsys, 'train', tiny.config, '--workdir', workdir, '--set', f'data.sources={tmp_path}/none.jsonl'
   )
-  checkpoint.claim(str(workdir), config.load(tiny.config))
+  workdirs.claim(str(workdir), config.load(tiny.config))
   assert json.loads((workdir / 'experiment.json').read_text())['data']['sources'] == [tiny.train]
 
 
@@ -349,18 +299,18 @@ def test_a_damaged_experiment(trained, copied, capsys, text):
 def test_find(trained, tmp_path, monkeypatch):
   steps = trained / 'checkpoints'
   for path, step in [(trained, 20), (steps, 20), (steps / '14', 14), (f'{trained}/', 20)]:
-    workdir, experiment, found = checkpoint.find_checkpoint(str(path))
+    workdir, experiment, found = workdirs.find_checkpoint(str(path))
     assert (workdir, found, experiment.train.steps) == (str(trained), step, 20)
   monkeypatch.chdir(steps)
-  assert checkpoint.find_checkpoint('7')[2] == 7
+  assert workdirs.find_checkpoint('7')[2] == 7
   for path in (tmp_path, trained / 'tokenizer', steps / '14' / 'params'):
-    assert checkpoint.find_checkpoint(str(path)) is None
+    assert workdirs.find_checkpoint(str(path)) is None
   for step in ('13', 'latest'):
     with pytest.raises(UserError, match=f'{steps}/{step} is not a checkpoint step: give {trained} for its newest .20.'):
-      checkpoint.find_checkpoint(str(steps / step))
+      workdirs.find_checkpoint(str(steps / step))
 
 
 def test_find_before_the_first_checkpoint(tiny, tmp_path):
-  checkpoint.claim(str(tmp_path / 'run'), config.load(tiny.config))
+  workdirs.claim(str(tmp_path / 'run'), config.load(tiny.config))
   with pytest.raises(UserError, match='holds no finished checkpoint yet'):
-    checkpoint.find_checkpoint(str(tmp_path / 'run'))
+    workdirs.find_checkpoint(str(tmp_path / 'run'))

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.storage import checkpoint
+from mathqwen.storage import checkpoint, workdir
 
 
 def test_step_path(tmp_path):
   """Directory of step 14, for each path that may name it."""
   for path in ('run', 'run/checkpoints', 'run/checkpoints/14', 'run/checkpoints/'):
-    assert str(checkpoint.step_path(path, 14)) == 'run/checkpoints/14'
+    assert str(workdir.step_path(path, 14)) == 'run/checkpoints/14'
 
 
 def test_is_converted(tmp_path):
   """A run's step 0 has an optimizer state, and a run without it has later steps only."""
-  assert not checkpoint.is_converted(tmp_path)
+  assert not workdir.is_converted(tmp_path)
   (tmp_path / 'checkpoints' / '0' / 'params').mkdir(parents=True)
-  assert checkpoint.is_converted(tmp_path)
+  assert workdir.is_converted(tmp_path)
   (tmp_path / 'checkpoints' / '0' / 'opt_state').mkdir()
-  assert not checkpoint.is_converted(tmp_path)
+  assert not workdir.is_converted(tmp_path)
 
 
 @pytest.mark.parametrize('free, fits', [(3999, False), (4000, True)])
@@ -50,9 +50,9 @@ def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):
   assert [checkpoints.earlier(step) for step in (20, 7, 3, 100)] == [7, 3, None, 30]
   for error in (ValueError('x'), KeyError('x'), OSError('x'), TypeError('x'), Exception('x')):
     message = f'20 is damaged .*to continue from step 7, delete {tmp_path}/checkpoints/20'
-    with pytest.raises(UserError, match=message), checkpoint._explain_damage(checkpoints, 20):
+    with pytest.raises(UserError, match=message), checkpoint.explain_damage(checkpoints, 20):
       raise error
   for error in (RuntimeError('a defect'), KeyboardInterrupt()):
-    with pytest.raises(type(error)), checkpoint._explain_damage(checkpoints, 20):
+    with pytest.raises(type(error)), checkpoint.explain_damage(checkpoints, 20):
       raise error
   checkpoints.close()

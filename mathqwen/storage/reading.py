@@ -1,0 +1,138 @@
+"""`StepReader`: reads one step of a checkpoint on this host alone, and compares what it reads with its checksums."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mathqwen import files, hf
+from mathqwen.errors import Unreachable, UserError
+from mathqwen.storage import checksums
+
+COMMITTED = 'commit_success.txt'  # on an object store, a step without this file is unfinished to Orbax
+
+
+class StepReader:
+  """One step. No host waits for another: a file that only one of them cannot read must not leave the others waiting.
+
+  `Damage`, on reading: names what cannot be read, or differs from what was written.
+  """
+
+  def __init__(self, step: files.AnyPath):
+    """step: its directory."""
+    this_host = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+      this_host, active_processes={this_host}, barrier_sync_key_prefix=f'host{this_host}'
+    )
+    self._step = step
+    self._weight_handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    self._weight_reader = ocp.Checkpointer(self._weight_handler, multiprocessing_options=alone)
+    tree_handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    self._tree_reader = ocp.Checkpointer(tree_handler, multiprocessing_options=alone)
+    with explained(step):
+      self.record = checksums.read(step)  # None: the step was written without checksums
+
+  def json(self, item: str) -> Any:
+    """A JSON item."""
+    with explained(self._step):
+      return checksums.read_json(self._step, item, self.record)
+
+  def tree(self, item: str, target: Any) -> Any:
+    """A tree of jax.Arrays like `target`, a tree of ShapeDtypeStructs. `check` compares it."""
+    with explained(self._step):
+      return self._tree_reader.restore(self._folder(item), args=ocp.args.StandardRestore(target))
+
+  def metadata(self, item: str) -> Any:
+    """The shapes and dtypes of a tree of arrays."""
+    with explained(self._step):
+      # Not `Checkpointer.metadata`: it expects metadata of a whole step in this folder, and logs that there is none.
+      return self._weight_handler.metadata(self._folder(item)).tree
+
+  def weight(self, item: str, path: hf.Path, restore_args: ocp.RestoreArgs) -> Any:
+    """One array of a tree. `check` compares it."""
+    # Orbax takes trees that hold nothing but this weight; the leaf's value is not read.
+    wanted: dict = {}
+    all_restore_args: dict = {}
+    hf.set_weight(wanted, path, 0)
+    hf.set_weight(all_restore_args, path, restore_args)
+    with explained(self._step):
+      args = ocp.args.PyTreeRestore(item=wanted, restore_args=all_restore_args, partial_restore=True)
+      return hf.weight_at(self._weight_reader.restore(self._folder(item), args=args), path)
+
+  def check(self, found: dict[str, dict]) -> None:
+    """Compares arrays that were read, as `checksums` describes them. Damage: names the first that differs."""
+    with explained(self._step):
+      checksums.check_arrays(self.record, found)
+
+  def close(self) -> None:
+    """Closes the reader. What was read stays valid."""
+    self._weight_reader.close()
+    self._tree_reader.close()
+
+  def _folder(self, item: str) -> epath.Path:
+    return epath.Path(files.absolute_text(self._step / item))
+
+
+class Damage(Exception):
+  """A step cannot be read, or holds something else than what was written. The text says what, in a few words."""
+
+
+@contextlib.contextmanager
+def explained(step: files.AnyPath) -> Iterator[None]:
+  """Raises `Damage` for what Orbax and TensorStore raise for a step that is damaged."""
+  try:
+    with files.explained(step):
+      yield
+  except (Unreachable, Damage):
+    raise
+  except UserError as error:
+    raise Damage(str(error)) from error
+  except Exception as error:
+    if is_defect(error):
+      raise
+    raise Damage(' '.join(str(error).split())[:100]) from error
+
+
+def is_defect(error: Exception) -> bool:
+  """Whether this is no sign of damage: a lack of memory, or a defect of ours.
+
+  Orbax and TensorStore raise almost any error for a damaged file, even a plain Exception.
+  """
+  damage = NotImplementedError | RecursionError
+  return isinstance(error, MemoryError | RuntimeError) and not isinstance(error, damage)
+
+
+def as_numpy() -> ocp.RestoreArgs:
+  """For `StepReader.weight`: the whole array in this host's memory, in its own dtype."""
+  return ocp.RestoreArgs(restore_type=np.ndarray)
+
+
+def on_devices(shape: tuple[int, ...], dtype: np.dtype, sharding: jax.sharding.Sharding) -> ocp.RestoreArgs:
+  """For `StepReader.weight`: a jax.Array, of which each host reads its part."""
+  return ocp.ArrayRestoreArgs(sharding=sharding, global_shape=shape, dtype=dtype)
+
+
+def finished_steps(directory: files.AnyPath) -> list[int]:
+  """The steps in WORKDIR/checkpoints, in order, whether they can be read or not."""
+  if not directory.is_dir():
+    return []
+  names = [path.name for path in directory.iterdir() if path.name.isdecimal() and path.name == str(int(path.name))]
+  if files.is_remote(directory):
+    names = [name for name in names if (directory / name / COMMITTED).is_file()]
+  return sorted(map(int, names))
+
+
+def earlier(steps: list[int], step: int) -> int | None:
+  """The newest of `steps` before `step`."""
+  return max((s for s in steps if s < step), default=None)
+
+
+def damage_text(folder: files.AnyPath, steps: list[int], damage: str) -> str:
+  """The line for a user. folder: of the damaged step. steps: all of the workdir that may be used instead."""
+  before = earlier(steps, int(folder.name))
+  remedy = 'there is no earlier one' if before is None else f'to continue from step {before}, delete {folder}'
+  return f'the checkpoint {folder} is damaged ({damage} ...): copy it again; {remedy}'

@@ -1,0 +1,215 @@
+"""What a workdir holds beside the arrays: whose run it is, its config, its tokenizer, and which steps it has.
+
+The config inside a checkpoint is the truth. WORKDIR/experiment.json is a copy of it for people, and the config of a run
+that has not saved yet.
+"""
+
+import contextlib
+import errno
+import json
+import tempfile
+
+import jax
+
+from mathqwen import config as config_lib
+from mathqwen import files
+from mathqwen.errors import UserError, report
+from mathqwen.storage import checksums, reading, resume
+from mathqwen.text.tokenizer import Tokenizer
+
+EXPERIMENT = 'experiment.json'
+TOKENIZER = 'tokenizer'
+
+
+# --- the run of a workdir ---
+
+
+def claim(workdir: str, experiment: config_lib.Experiment) -> None:
+  """Makes `workdir` this experiment's: creates it and writes the resolved config into it.
+
+  UserError: as `check_claim`.
+  """
+  check_claim(workdir, experiment)
+  if jax.process_index() == 0:
+    with _explained(workdir):
+      files.write_atomically(files.path(workdir) / EXPERIMENT, config_lib.to_json(experiment).encode())
+
+
+def check_claim(workdir: str, experiment: config_lib.Experiment) -> None:
+  """Creates `workdir`. UserError: when its checkpoints are of a run that `experiment` cannot continue.
+
+  Also when it cannot be made or read. A copy of the config that differs from the one in the checkpoints is reported.
+  """
+  directory = files.path(workdir)
+  with _explained(workdir):
+    files.make_folder(directory)
+    if is_converted(directory):
+      raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
+    steps = reading.finished_steps(directory / 'checkpoints')
+    if not steps:
+      return
+    before = _newest_config(directory, steps)
+    if before is None:  # none can be read: restoring will say why, if the copy does not refuse first
+      before = _copied_config(directory)
+    else:
+      _report_other_copy(directory, before, steps[-1])
+    if before is not None and (refusal := resume.refusal(before, experiment, steps[-1])):
+      raise UserError(f'{workdir} {refusal}')
+
+
+@contextlib.contextmanager
+def _explained(workdir: str):
+  """Turns an error of the file system into one line; a full disk is explained elsewhere."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise
+    raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
+
+
+def _newest_config(directory: files.AnyPath, steps: list[int]) -> config_lib.Experiment | None:
+  """The config of the newest step that has a whole one."""
+  for step in reversed(steps):
+    with contextlib.suppress(reading.Damage):
+      return config_of(directory / 'checkpoints' / str(step))
+  return None
+
+
+def config_of(step: files.AnyPath) -> config_lib.Experiment:
+  """The config inside a checkpoint, given its directory. Damage: when it cannot be read, or is not what was written."""
+  with reading.explained(step):
+    value = checksums.read_json(step, 'config', checksums.read(step))
+    return config_lib.from_json(json.dumps(value), str(step / 'config'))
+
+
+def _copied_config(directory: files.AnyPath) -> config_lib.Experiment | None:
+  """What experiment.json says; None where it is missing. UserError: when it is damaged."""
+  file = directory / EXPERIMENT
+  if not file.exists():
+    return None
+  try:
+    return config_lib.from_json(file.read_text(), str(file))
+  except UnicodeDecodeError as error:
+    raise UserError(f'{file} is not a resolved config of mathqwen ({error}): copy it again') from None
+
+
+def _report_other_copy(directory: files.AnyPath, inside: config_lib.Experiment, step: int) -> None:
+  """Reports an experiment.json that is missing, damaged, or of another config than the checkpoints."""
+  try:
+    copy = _copied_config(directory)
+  except UserError:
+    difference = 'is damaged'
+  else:
+    if copy is None:
+      difference = 'is missing'
+    elif not resume.refusal(inside, copy, step):
+      return
+    else:
+      difference = 'has another config'
+  if jax.process_index() == 0:
+    report(f'{directory / EXPERIMENT} {difference}: the config in checkpoints/{step} counts')
+
+
+# --- its steps ---
+
+
+def is_converted(workdir: str | files.AnyPath) -> bool:
+  """Whether `workdir` holds what `converted.write_model` wrote, not a run."""
+  first = files.path(workdir) / 'checkpoints' / '0'
+  return (first / 'params').exists() and not (first / 'opt_state').exists() and not (first / 'data').exists()
+
+
+def step_path(path: str, step: int) -> files.AnyPath:
+  """Directory of `step`, for a path that `find_checkpoint` accepts."""
+  directory = files.path(path)
+  if directory.name == str(step):
+    return directory
+  return directory / str(step) if directory.name == 'checkpoints' else directory / 'checkpoints' / str(step)
+
+
+def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
+  """(workdir, experiment, step) of a workdir, of its checkpoints/, or of one of its steps; None for other paths.
+
+  UserError: when there is no finished checkpoint, or not this step, or a config is damaged.
+  """
+  directory = files.path(path).absolute()
+  workdir, name = directory, None
+  if directory.name == 'checkpoints':
+    workdir = directory.parent
+  elif directory.parent.name == 'checkpoints':
+    workdir, name = directory.parent.parent, directory.name
+  steps = reading.finished_steps(workdir / 'checkpoints')
+  copy = _copied_config(workdir)
+  if copy is None and not any((workdir / 'checkpoints' / str(step) / 'config').exists() for step in steps):
+    return None
+  if not steps:
+    raise UserError(f'{path} holds no finished checkpoint yet: let `mathqwen train` save one first')
+  if name is None:
+    step = steps[-1]
+  elif name.isdecimal() and int(name) in steps:
+    step = int(name)
+  else:
+    raise UserError(f'{path} is not a checkpoint step: give {workdir} for its newest ({steps[-1]})')
+  return str(workdir), _config_for_reading(workdir, steps, step, copy), step
+
+
+def _config_for_reading(
+  workdir: files.AnyPath, steps: list[int], step: int, copy: config_lib.Experiment | None
+) -> config_lib.Experiment:
+  """The config of a step. UserError: when it is damaged. copy: that of experiment.json."""
+  folder = workdir / 'checkpoints' / str(step)
+  if copy is not None and (folder / 'params').exists() and not (folder / 'config').exists():
+    return copy  # a converted model of an older version
+  try:
+    inside = config_of(folder)
+  except reading.Damage as damage:
+    raise UserError(reading.damage_text(folder, steps, str(damage))) from damage
+  _report_other_copy(workdir, inside, step)
+  return inside
+
+
+# --- its tokenizer ---
+
+
+def write_tokenizer(workdir: str, tokenizer: Tokenizer) -> None:
+  """Writes a run's tokenizer into its workdir, or again those of its files that are missing, empty or damaged."""
+  directory = files.path(workdir)
+  folder = directory / TOKENIZER
+  steps = reading.finished_steps(directory / 'checkpoints')
+  if not steps or not folder.exists():
+    tokenizer.save(folder)
+    return
+  written = _written_tokenizer(directory, steps)
+  there = checksums.of_files(folder)
+  with tempfile.TemporaryDirectory() as temporary:
+    tokenizer.save(temporary)
+    for file in sorted(files.path(temporary).iterdir()):
+      target = folder / file.name
+      whole = there.get(file.name) == written[file.name] if file.name in written else file.name in there
+      if not whole or not target.stat().st_size:
+        report(f'{target} is damaged or missing, and is written again')
+        files.write_atomically(target, file.read_bytes())
+
+
+def check_tokenizer(workdir: str, step: int) -> None:
+  """UserError: when a file of the tokenizer differs from what was there when `step` was saved."""
+  directory = files.path(workdir)
+  written = _written_tokenizer(directory, [step])
+  there = checksums.of_files(directory / TOKENIZER) if written else {}
+  for name, checksum in written.items():
+    if there.get(name) != checksum:
+      raise UserError(
+        f'{directory / TOKENIZER / name} is damaged or missing: copy it again; the same `mathqwen train` command, or '
+        'the same `mathqwen convert`, writes it again'
+      )
+
+
+def _written_tokenizer(directory: files.AnyPath, steps: list[int]) -> dict[str, str]:
+  """{name: SHA-256} of the tokenizer's files, as the newest step with checksums has them; {} without one."""
+  for step in reversed(steps):
+    with contextlib.suppress(ValueError, OSError):
+      record = checksums.read(directory / 'checkpoints' / str(step))
+      if record is not None:
+        return record['tokenizer']
+  return {}

@@ -1,0 +1,145 @@
+"""What stands beside the arrays: step 0, experiment.json, the tokenizer."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+from runs import assert_same_run, fails, logged, state_of
+
+from mathqwen import config
+from mathqwen.cli import main
+from mathqwen.errors import UserError
+from mathqwen.observe import metrics
+from mathqwen.storage import workdir as workdirs
+from mathqwen.training import prepare
+
+SHORT = ['--set', 'train.steps=3', '--set', 'optim.warmup_steps=1', '--set', 'train.log_every=1']
+
+
+def test_a_checkpoint_of_step_0_is_restored(tiny, trained, tmp_path, monkeypatch, capsys):
+  """Stopped while compiling: the weights of --init continue, not random ones."""
+
+  def train(name, *more):
+    return main(['train', tiny.config, '--workdir', str(tmp_path / name), '--init', str(trained), *SHORT, *more])
+
+  update = metrics.Progress.update
+
+  def stopping(self, done, text):
+    update(self, done, text)
+    if text == 'compiling':
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(metrics.Progress, 'update', stopping)
+  assert train('stopped') == 75
+  monkeypatch.undo()
+  assert [path.name for path in (tmp_path / 'stopped' / 'checkpoints').iterdir()] == ['0']
+  assert train('stopped') == train('undisturbed') == 0
+  assert f'continuing {tmp_path}/stopped at step 0' in capsys.readouterr().err
+  losses = logged(tmp_path / 'stopped', 'loss')
+  assert losses == logged(tmp_path / 'undisturbed', 'loss')
+  assert losses[1] < logged(trained, 'loss')[3] - 0.5  # random weights have a higher one
+
+
+# --- experiment.json ---
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+  """Ends `train` where it would begin to: after all that may refuse it."""
+
+  def fit(*_):
+    raise InterruptedError
+
+  monkeypatch.setattr(prepare.loop, 'fit', fit)
+
+
+def train(tiny, workdir, *more):
+  """Whether `train` would have begun."""
+  try:
+    main(['train', tiny.config, '--workdir', str(workdir), *more])
+  except InterruptedError:
+    return True
+  return False
+
+
+def test_the_config_in_the_checkpoint_counts(tiny, copied, capsys, untrained):
+  workdir = copied(14)
+  file = workdir / 'experiment.json'
+  whole = file.read_text()
+  other = whole.replace('"learning_rate": 0.003', '"learning_rate": 0.001')
+  assert other != whole
+  for content, difference in [(None, 'is missing'), (other, 'has another config'), ('{"mod', 'is damaged')]:
+    file.unlink() if content is None else file.write_text(content)
+    line = fails(capsys, 'train', tiny.config, '--workdir', workdir, '--set', 'optim.learning_rate=1e-3')
+    assert 'holds a run of another config (optim.learning_rate 0.003 -> 0.001)' in line
+    assert (file.read_text() if file.exists() else None) == content  # a run that is refused changes nothing
+    assert train(tiny, workdir)
+    assert f'{file} {difference}: the config in checkpoints/14 counts' in capsys.readouterr().err.splitlines()
+    assert file.read_text() == whole
+  # Also where the newest one is damaged
+  file.unlink()
+  (workdir / 'checkpoints' / '14' / 'config' / 'metadata').write_text('{}')
+  assert '0.003 -> 0.001' in fails(
+    capsys, 'train', tiny.config, '--workdir', workdir, '--set', 'optim.learning_rate=1e-3'
+  )
+
+
+def test_a_model_without_experiment_json_is_read(copied, capsys):
+  workdir = copied(7)
+  (workdir / 'experiment.json').unlink()
+  found = workdirs.find_checkpoint(str(workdir))
+  assert found[1:] == (
+    config.from_json(json.dumps(json.loads((workdir / 'checkpoints/7/config/metadata').read_text())), ''),
+    7,
+  )
+  assert 'experiment.json is missing: the config in checkpoints/7 counts' in capsys.readouterr().err
+
+
+def test_a_refused_run_makes_no_experiment_json(tiny, tmp_path, capsys):
+  workdir = tmp_path / 'run'
+  fails(capsys, 'train', tiny.config, '--workdir', workdir, '--set', f'data.sources={tmp_path}/none.jsonl')
+  assert not (workdir / 'experiment.json').exists()
+
+
+def test_a_step_before_the_first_checkpoint(tiny, tmp_path):
+  workdirs.claim(str(tmp_path / 'run'), config.load(tiny.config))
+  with pytest.raises(UserError, match='holds no finished checkpoint yet'):
+    workdirs.find_checkpoint(str(tmp_path / 'run' / 'checkpoints' / '5'))
+
+
+# --- the tokenizer ---
+
+
+@pytest.mark.parametrize('damage', ['emptied', 'changed', 'removed'])
+def test_a_damaged_tokenizer(tiny, copied, capsys, untrained, damage):
+  workdir = copied(7)
+  file = max((workdir / 'tokenizer').iterdir(), key=lambda path: path.stat().st_size)
+  whole = file.read_bytes()
+  if damage == 'removed':
+    file.unlink()
+  else:
+    file.write_bytes(b'' if damage == 'emptied' else whole[:-1] + b'?')
+  for command in (['generate', workdir, '1+1='], ['convert', 'to-hf', workdir, workdir.parent / 'hf']):
+    assert f'{file} is damaged or missing: copy it again' in fails(capsys, *command)
+  assert train(tiny, workdir)
+  assert f'{file} is damaged or missing, and is written again' in capsys.readouterr().err.splitlines()
+  assert file.read_bytes() == whole
+
+
+# --- by the clock ---
+
+
+def test_a_checkpoint_by_the_clock_continues_like_any_other(tiny, trained, tmp_path):
+  """Written at every line of the metrics, and continued from one of them."""
+  workdir = tmp_path / 'run'
+  words = ['train', tiny.config, '--workdir', str(workdir), '--set', 'train.checkpoint_minutes=1e-9']
+  assert main(words) == 0
+  assert sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir()) == [3, 6, 7, 9, 12, 14, 15, 18, 20]
+  assert_same_run(workdir, trained)
+  for later in (12, 14, 15, 18, 20):
+    shutil.rmtree(workdir / 'checkpoints' / str(later))
+  assert main(words) == 0
+  assert_same_run(workdir, trained)
+  assert state_of(workdir, 9)[1] != state_of(workdir, 12)[1]
