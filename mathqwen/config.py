@@ -132,8 +132,7 @@ class TrainConfig:
   steps: int = setting(50_000, help='optimizer steps', at_least=1, on_resume=STEPS_ON_RESUME)
   micro_batches: int = setting(
     1,
-    help='gradient accumulation: the batch is computed in this many parts, to save memory. With dropout, another '
-    'number draws other random masks',
+    help='gradient accumulation: the batch is computed in this many parts, to save memory',
     at_least=1,
     changes_weights=False,
   )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from mathqwen.model import layers
 from mathqwen.model.attention import reference
@@ -13,7 +14,7 @@ from mathqwen.model.placement import NO_PLACEMENT, Placement
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """Dropout at `rate`, drawn from `key`. Without a key nothing is dropped.
+  """Dropout at `rate`, drawn from `key` for each row. Without a key nothing is dropped.
 
   The Qwen report sets 0.1 without saying where. Here it applies to the embedding and to both residual branches of each
   layer, not to attention probabilities, because the fused attention kernels here have no dropout.
@@ -21,10 +22,22 @@ class Dropout:
 
   rate: float = 0.0
   key: jax.Array | None = None
+  rows: jax.Array | None = None  # [B], the numbers of the rows in the global batch; None: 0, 1, ...
 
-  def __call__(self, x: jax.Array, site: int | jax.Array) -> jax.Array:
-    """`x` with dropout. site: the number of this place in the model; each draws its own random mask."""
-    return layers.dropout(x, self.rate, None if self.key is None else jax.random.fold_in(self.key, site))
+  def __call__(self, x_BTD: jax.Array, site: int | jax.Array) -> jax.Array:
+    """`x_BTD` with dropout. site: the number of this place in the model; each draws its own random masks.
+
+    The mask of a row depends on its number alone, so it is the same with any number of micro-batches and empty rows.
+    """
+    if self.key is None or self.rate == 0:
+      return x_BTD
+    site_key = jax.random.fold_in(self.key, site)
+    rows = jnp.arange(len(x_BTD)) if self.rows is None else self.rows
+
+    def drop(x_TD, row):
+      return layers.dropout(x_TD, self.rate, jax.random.fold_in(site_key, row))
+
+    return jax.vmap(drop)(x_BTD, rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,16 +38,18 @@ def loss_fn(
   cfg: ModelConfig,
   train: TrainConfig,
   mesh: Mesh | None = None,
+  numbers: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars.
 
-  key: for dropout; None turns it off. mesh: None is one default device.
+  key: for dropout; None turns it off. mesh: None is one default device. numbers: of the rows in the global batch, int32
+  [B]; None: 0, 1, ...
   """
   placement = sharding.placement(mesh, cfg.vocab_size)
   compute = Compute(
     dtype=train.compute_dtype,
     remat=train.remat,
-    dropout=Dropout(train.dropout, key),
+    dropout=Dropout(train.dropout, key, numbers),
     attention=attention.select(train.attention, mesh, train.compute_dtype),
     placement=placement,
     training=True,
@@ -76,11 +78,10 @@ def gradients(
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
   placement = sharding.placement(mesh, cfg.vocab_size)
   axes = parameters.logical_axes(cfg)
-  M = train.micro_batches
+  B, M = len(batch['tokens']), train.micro_batches
 
-  def micro_batch(index, rows):
-    dropout_key = None if train.dropout == 0 else jax.random.fold_in(key, index)
-    (loss_sum, weight), grads = grad_fn(params, rows, dropout_key)
+  def micro_batch(rows, numbers):
+    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else key, numbers=numbers)
     grads = placement.tree(grads, axes)
     # Without this barrier, XLA for TPUs updates the embedding and the head in the layout in which their gradients
     # arrive, and holds copies of both and of their moments in that layout through the whole step: 0.4 GiB a chip for
@@ -90,22 +91,22 @@ def gradients(
     return grads, loss_sum, weight
 
   def split(x_BT):
-    """[B, T] -> [M, B / M, T], where part i has rows i, i + M, i + 2M, ...
+    """[B, ...] -> [M, B / M, ...], where part i has rows i, i + M, i + 2M, ...
 
     Each device holds a block of consecutive rows. With this stride every part has an equal share of each block. Parts
     of consecutive rows would have to travel between devices.
     """
     return jnp.swapaxes(x_BT.reshape(x_BT.shape[0] // M, M, *x_BT.shape[1:]), 0, 1)
 
-  def add(total, index_and_rows):
-    return jax.tree.map(jnp.add, total, micro_batch(*index_and_rows)), None
+  def add(total, rows_and_numbers):
+    return jax.tree.map(jnp.add, total, micro_batch(*rows_and_numbers)), None
 
   if M == 1:
-    grads, loss_sum, weight = micro_batch(0, batch)
+    grads, loss_sum, weight = micro_batch(batch, None)
   else:
     zero_grads = placement.tree(jax.tree.map(jnp.zeros_like, params), axes)
     zero = (zero_grads, jnp.zeros(()), jnp.zeros(()))
-    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jnp.arange(M), jax.tree.map(split, batch)))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jax.tree.map(split, batch), split(jnp.arange(B))))
   return jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 
@@ -191,9 +192,9 @@ def abstract_state(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformatio
   return jax.tree.map(with_sharding, state, state_shardings(mesh, cfg, tx))
 
 
-def abstract_batch(mesh: Mesh, experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
-  """A step's packed rows [B, T] as ShapeDtypeStructs with shardings."""
-  shape = (experiment.data.batch_size, experiment.data.seq_len)
+def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+  """A step's packed rows [B, T] as ShapeDtypeStructs with shardings. rows: B; None: data.batch_size."""
+  shape = (rows or experiment.data.batch_size, experiment.data.seq_len)
   where = sharding.batch_sharding(mesh)
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
 
@@ -219,17 +220,22 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def compile_step(
-  mesh: Mesh, cfg: ModelConfig, experiment: Experiment, tx: optax.GradientTransformation
+  mesh: Mesh,
+  cfg: ModelConfig,
+  experiment: Experiment,
+  tx: optax.GradientTransformation,
+  micro_batches: int | None = None,
 ) -> jax.stages.Wrapped:
   """`train_step` under jax.jit: (state, *inputs) -> (state, metrics), inputs as in `abstract_inputs`.
 
-  It donates the state.
+  It donates the state. micro_batches: instead of those of `experiment`.
   """
+  train = dataclasses.replace(experiment.train, micro_batches=micro_batches or experiment.train.micro_batches)
   rate = optim.schedule(experiment.optim, experiment.train.steps)
   state = state_shardings(mesh, cfg, tx)
   limits = (sharding.replicated(mesh),) if experiment.train.skip_spikes else ()
   return jax.jit(
-    functools.partial(train_step, cfg=cfg, train=experiment.train, tx=tx, rate=rate, mesh=mesh),
+    functools.partial(train_step, cfg=cfg, train=train, tx=tx, rate=rate, mesh=mesh),
     in_shardings=(state, sharding.batch_sharding(mesh), *limits),
     out_shardings=(state, sharding.replicated(mesh)),
     donate_argnums=0,

@@ -144,30 +144,34 @@ def test_dropout_differs_between_steps(tiny_config, random_params):
   assert step(batch)['loss_sum'] == losses[1]  # a resumed run draws the same masks at the same step
 
 
-def test_micro_batches_draw_their_own_dropout(tiny_config, random_params):
-  """The gradient is the literal sum over micro-batches, each with the key folded with its index; not with one key."""
+def test_every_row_draws_its_own_dropout(tiny_config, random_params):
+  """By its number in the batch: with any micro-batches, the gradient is the literal sum over single rows."""
   cfg, key = tiny_config(num_hidden_layers=1), jax.random.key(7)
   params, batch = random_params(cfg), one_per_row(examples_of(4), 12)
-  config = train_config(dropout=0.3, micro_batches=2)
-  micro_batch = jax.jit(jax.value_and_grad(lambda p, rows, k: step_lib.loss_fn(p, rows, k, cfg=cfg, train=config)[0]))
+  config = train_config(dropout=0.3)
+  one_row = jax.jit(
+    jax.value_and_grad(lambda p, rows, n: step_lib.loss_fn(p, rows, key, cfg=cfg, train=config, numbers=n)[0])
+  )
 
-  def literal(keys):
-    """(gradient, sum of loss) with keys[0] for rows 0 and 2, keys[1] for rows 1 and 3."""
+  def literal(numbers):
+    """(gradient, sum of loss), when the rows have these numbers."""
+    rows = [{name: x[i : i + 1] for name, x in batch.items()} for i in range(4)]
     losses, grads = zip(
-      *(micro_batch(params, {name: x[i::2] for name, x in batch.items()}, k) for i, k in enumerate(keys)), strict=True
+      *(one_row(params, row, np.array([n])) for row, n in zip(rows, numbers, strict=True)), strict=True
     )
     weight = batch['loss_weights'].sum()
-    return jax.tree.map(lambda a, b: (a + b) / weight, *grads), float(sum(losses))
+    return jax.tree.map(lambda *each: sum(each) / weight, *grads), float(sum(losses))
 
-  got, loss_sum, _ = jax.jit(lambda p: step_lib.gradients(p, batch, key, cfg=cfg, train=config))(params)
-  first, second = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-  want, want_sum = literal([first, second])
-  assert float(loss_sum) == pytest.approx(want_sum, rel=2e-6)
-  assert_same_gradients(got, want)
-  for one_key in (key, first, second):
-    other, other_sum = literal([one_key, one_key])
-    assert abs(float(loss_sum) - other_sum) > 1e-2
-    assert float(jnp.abs(got['head'] - other['head']).max()) > 1e-3
+  want, want_sum = literal([0, 1, 2, 3])
+  for micro_batches in (1, 2):
+    train = train_config(dropout=0.3, micro_batches=micro_batches)
+    got, loss_sum, _ = jax.jit(lambda p, train=train: step_lib.gradients(p, batch, key, cfg=cfg, train=train))(params)
+    assert float(loss_sum) == pytest.approx(want_sum, rel=2e-6)
+    assert_same_gradients(got, want)
+  for numbers in ([0, 0, 0, 0], [0, 1, 0, 1], [0, 2, 1, 3]):
+    other, other_sum = literal(numbers)
+    assert abs(want_sum - other_sum) > 1e-2
+    assert float(jnp.abs(want['head'] - other['head']).max()) > 1e-3
 
 
 @pytest.mark.parametrize('micro_batches', [1, 2])
