@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> dict:
   export = root / 'hf'
   experiment = _experiment(data_dir, args.steps)
   _devices.start(args)
-  prepared = TrainingRun.prepare(experiment)
+  prepared = TrainingRun.prepare(experiment, workdir=str(run_dir))
   ask = Ask(data_dir, max_new_tokens=80)
 
   def score(model, name):

@@ -63,7 +63,7 @@ def train(args: argparse.Namespace) -> dict:
   _devices.start(args, 'training continues from its newest checkpoint')
   from mathqwen.training.prepare import TrainingRun, dry_run
 
-  prepared = TrainingRun.prepare(experiment, dry=args.dry_run)
+  prepared = TrainingRun.prepare(experiment, dry=args.dry_run, workdir=args.workdir)
   flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile, '--strict': args.strict}
   hosts.agree('settings', to_flat(prepared.experiment) | flags)
   return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile, args.strict)

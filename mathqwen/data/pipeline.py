@@ -235,12 +235,25 @@ class TrainBatches:
   `digest` is `packing.digest` of the last batch that was returned: of all its rows, whichever of them this host has.
   """
 
-  def __init__(self, rows: PackedRows, batch_size: int, shard: tuple[int, int], fingerprint: dict):
-    """shard: (this host, hosts). fingerprint: what must be equal for a saved state to be continued."""
-    mine = _rows_of_host(batch_size, shard)
+  def __init__(
+    self,
+    rows: PackedRows,
+    batch_size: int,
+    shard: tuple[int, int],
+    fingerprint: dict,
+    filled_to: int | None = None,
+  ):
+    """shard: (this host, hosts). fingerprint: what must be equal for a saved state to be continued.
+
+    filled_to: as in `train_batches`.
+    """
+    filled_to = filled_to or batch_size
+    mine = _rows_of_host(filled_to, shard)
+    empty = {name: values[0] for name, values in packing.empty_rows(1, rows.seq_len).items()}
 
     def stack(batch: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
-      features = {name: np.stack([row[name] for row in batch[mine]]) for name in packing.FEATURES}
+      filled = [*batch, *[empty] * (filled_to - batch_size)]
+      features = {name: np.stack([row[name] for row in filled[mine]]) for name in packing.FEATURES}
       return features, packing.digest(batch)
 
     self.fingerprint = fingerprint
@@ -304,17 +317,19 @@ def train_batches(
   seq_len: int,
   seed: int,
   shard: tuple[int, int] = (0, 1),
+  filled_to: int | None = None,
 ) -> TrainBatches:
   """Batches without end.
 
   weights: the share of examples drawn from each source; (): each example once an epoch.
-  batch_size: rows of a global batch. shard: (this host, hosts).
+  batch_size: rows of a global batch. shard: (this host, hosts). filled_to: with empty rows at its end, as many as make
+  it so many rows; None: none.
   UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
   """
   if weights and (len(weights) != len(sources) or min(weights) <= 0):
     raise UserError(f'data.weights {list(weights)}: give one number above 0 for each of the {len(sources)} sources')
   rows = packed_rows(sources, weights, seq_len, seed)
-  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed))
+  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed), filled_to)
 
 
 def fingerprint(sources: Sequence[Encoded], weights: Sequence[float], seq_len: int, seed: int) -> dict:

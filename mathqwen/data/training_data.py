@@ -15,14 +15,17 @@ from mathqwen.text.tokenizer import Tokenizer
 class TrainingData:
   """The sources of a `DataConfig`, read, tokenised and split. All of this happens here, once."""
 
-  def __init__(self, cfg: DataConfig, tokenizer: Tokenizer, shard: tuple[int, int] = (0, 1)):
-    """shard: (this host, hosts).
+  def __init__(
+    self, cfg: DataConfig, tokenizer: Tokenizer, shard: tuple[int, int] = (0, 1), filled_to: int | None = None
+  ):
+    """shard: (this host, hosts). filled_to: as in `pipeline.train_batches`.
 
     UserError: when a source cannot be read, leaves nothing to train on, or loses more rows than `max_left_out` allows.
     """
     self.cfg = cfg
     self.tokenizer = tokenizer
     self._shard = shard
+    self._filled_to = filled_to
     self.reports: dict[str, Report] = {}  # source -> what was left out of it
 
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
@@ -75,11 +78,13 @@ class TrainingData:
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
     cfg = self.cfg
-    return pipeline.train_batches(self.sources, cfg.weights, cfg.batch_size, cfg.seq_len, cfg.seed, self._shard)
+    return pipeline.train_batches(
+      self.sources, cfg.weights, cfg.batch_size, cfg.seq_len, cfg.seed, self._shard, self._filled_to
+    )
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one pass over the held-out examples. Call it only when the config holds examples out."""
-    return pipeline.eval_batches(self.held_out, self.cfg.batch_size, self.cfg.seq_len, self._shard)
+    return pipeline.eval_batches(self.held_out, self._filled_to or self.cfg.batch_size, self.cfg.seq_len, self._shard)
 
 
 def _has_no_system_turn(example: Example) -> bool:

@@ -45,8 +45,12 @@ def code() -> dict[str, str | None]:
   return {'version': mathqwen.__version__, 'commit': commit}
 
 
-def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', data: dict, step: int) -> dict:
-  """One session of a run, for JSON. data: the fingerprint of its data. step: the checkpoint's, 0 for a new run."""
+def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', batch: dict, data: dict, step: int) -> dict:
+  """One session of a run, for JSON.
+
+  batch: `rows` and `micro_batches` of its batches. data: the fingerprint of its data. step: the checkpoint's, 0 for a
+  new run.
+  """
   import jax
 
   device = mesh.devices.flat[0]
@@ -63,6 +67,7 @@ def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', data: dict, step:
     'devices': mesh.size,
     'hosts': jax.process_count(),
     'mesh': dict(mesh.shape),
+    'batch': batch,
     'environment': {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
     'settings': to_flat(experiment),
     'data': data,

@@ -28,6 +28,7 @@ from mathqwen.observe.profiling import Profile
 from mathqwen.storage import checkpoint, checksums, provenance
 from mathqwen.storage.workdir import TOKENIZER
 from mathqwen.training import bad_steps, optim
+from mathqwen.training.elastic import Batch
 from mathqwen.training.saving import Saver
 from mathqwen.training.step import (
   TrainState,
@@ -60,19 +61,21 @@ def fit(
   params: dict | None = None,
   profile: int = 0,
   strict: bool = False,
+  batch: Batch | None = None,
 ) -> dict:
   """Trains to `train.steps`, from the newest checkpoint in `workdir` or from the start.
 
   params: initial float32 weights on the mesh, which are donated; None draws random ones.
   profile: how many steps to trace into WORKDIR/profile.
   strict: refuse a damaged newest checkpoint, instead of using the one before it.
+  batch: how a batch is computed; None: as `experiment` says.
   Returns the summary that `mathqwen train --json` prints.
   UserError: when too many updates in a row were skipped, the weights are not finite, the disk is too small or full, or
   no checkpoint is whole.
   Preempted: after SIGTERM, once the run is saved.
   """
   train = experiment.train
-  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict)
+  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch)
   del params  # they were donated to the state: without this the dead arrays would stay alive
 
   with StopOnSigterm() as stop, loop.progress, loop.meter, loop.tracing:
@@ -118,6 +121,7 @@ class TrainingLoop:
     params: dict | None,
     profile: int,
     strict: bool,
+    batch: Batch | None,
   ):
     """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
     train = experiment.train
@@ -125,6 +129,7 @@ class TrainingLoop:
     self.workdir = workdir
     self.data = data
     self.mesh = mesh
+    self._batch = batch or Batch(experiment.data.batch_size, experiment.train.micro_batches)
     positions = experiment.data.batch_size * experiment.data.seq_len
     self.meter = Meter(train.log_every, positions, peak_seconds(experiment, mesh), train.spike_factor)
 
@@ -146,7 +151,9 @@ class TrainingLoop:
     self.tracing = Profile(workdir, profile, self.step)
     self.progress = Progress('train', train.steps, self.step)
     is_first = jax.process_index() == 0
-    session = provenance.collect(experiment, mesh, self._batches.get_state()['data'], self.step)
+    session = provenance.collect(
+      experiment, mesh, dataclasses.asdict(self._batch), self._batches.get_state()['data'], self.step
+    )
     self._sessions = provenance.begin_session(workdir, session, primary=is_first)
     self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)
     self._ledger = Ledger(workdir, resume_step=self.step, primary=is_first)
@@ -181,8 +188,8 @@ class TrainingLoop:
     """Compiles the step ahead of its first call, so that the first step is measured like the others."""
     self.progress.update(self.step, 'compiling')
     with self.meter.pause('compile_seconds'):
-      step = compile_step(self.mesh, self.experiment.model, self.experiment, self._tx)
-      inputs = abstract_inputs(self.mesh, self.experiment)
+      step = compile_step(self.mesh, self.experiment.model, self.experiment, self._tx, self._batch.micro_batches)
+      inputs = abstract_inputs(self.mesh, self.experiment, self._batch.rows)
       self._compiled_step = step.lower(self._abstract_state, *inputs).compile()
       jax.block_until_ready(self.state)
 

@@ -18,12 +18,12 @@ from mathqwen.files import hub
 from mathqwen.hardware import hosts, sharding
 from mathqwen.model import attention
 from mathqwen.observe import profiling
-from mathqwen.storage import checkpoint
+from mathqwen.storage import checkpoint, provenance
 from mathqwen.storage import workdir as workdirs
-from mathqwen.storage.source import open_source
+from mathqwen.storage.source import Source, open_source
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.training import loop, optim, step
+from mathqwen.training import elastic, loop, optim, step
 
 
 @dataclasses.dataclass
@@ -33,23 +33,24 @@ class TrainingRun:
   experiment: Experiment  # its `model` is that of `init`
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
+  batch: elastic.Batch
   read: Callable[[], dict] | None = None  # reads the initial weights, float32 on the mesh; None: draw random ones
 
   @classmethod
-  def prepare(cls, experiment: Experiment, dry: bool = False) -> 'TrainingRun':
+  def prepare(cls, experiment: Experiment, dry: bool = False, workdir: str | None = None) -> 'TrainingRun':
     """Opens `init`, and checks that model, tokenizer, batch and devices fit together.
 
     dry: fetch nothing from the Hugging Face hub; where its cache has no `init`, use the config's sizes and this
       package's tokenizer instead.
+    workdir: where the run may be continued; its batch and mesh then adapt to other devices (`elastic`).
     UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
     """
-    shape = sharding.mesh_shape(experiment.mesh, jax.device_count())
-    mesh = sharding.make_mesh(experiment.mesh)
-    read = None
+    sharding.mesh_shape(experiment.mesh, jax.device_count())  # for its error, before anything is fetched
+    source = None
     tokenizer = None
     name = hub.name_of(experiment.init) if dry and experiment.init is not None else None
     if name and (folder := hub.cached(name)):
-      opened, tokenizer, read = _open_init(dataclasses.replace(experiment, init=folder), mesh)
+      opened, tokenizer, source = _open_init(dataclasses.replace(experiment, init=folder))
       experiment = dataclasses.replace(opened, init=experiment.init)
     elif name:
       report(
@@ -57,7 +58,7 @@ class TrainingRun:
         'of this package'
       )
     elif experiment.init is not None:
-      experiment, tokenizer, read = _open_init(experiment, mesh)
+      experiment, tokenizer, source = _open_init(experiment)
     tokenizer = tokenizer or load_tokenizer(None)
 
     if tokenizer.vocab_size > experiment.model.vocab_size:
@@ -66,18 +67,27 @@ class TrainingRun:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
+    before = _last_session(workdir)
+    mesh_config = experiment.mesh
+    if before is not None:
+      mesh_config = elastic.mesh_of(mesh_config, experiment.model, jax.device_count())
+    mesh = sharding.make_mesh(mesh_config)
+    shape = dict(mesh.shape)
     # Called for its error: it refuses an attention that these devices cannot run.
     attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype)
-    data = experiment.data
-    sharding.check(shape, experiment.model, data.batch_size, experiment.train.micro_batches, data.seq_len)
-    note = sharding.undivided(shape, experiment.model)
-    if note and jax.process_index() == 0:
-      report(note)
-    return cls(experiment, tokenizer, mesh, read)
+    batch = elastic.batch_of(experiment, shape, jax.process_count(), before)
+    sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len)
+    for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):
+      if note and jax.process_index() == 0:
+        report(note)
+    read = None if source is None else functools.partial(source.read, mesh, 'float32')
+    return cls(experiment, tokenizer, mesh, batch, read)
 
   def data(self) -> TrainingData:
     """Reads and tokenizes this host's share of the data."""
-    return TrainingData(self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()))
+    return TrainingData(
+      self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()), self.batch.rows
+    )
 
   def train(self, workdir: str, profile: int | None = None, strict: bool = False) -> dict:
     """Trains in `workdir`, or continues the run there. Returns the summary of `loop.fit`, and raises what it raises.
@@ -102,15 +112,18 @@ class TrainingRun:
     params = None
     if self.read is not None and latest is None:
       params = self.read()
-    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict)
+    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch)
 
   def plan(self) -> dict[str, int]:
     """Number of parameters, and bytes per device that the compiled step needs. Compiles, but allocates no arrays."""
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
     state = step.abstract_state(self.mesh, cfg, tx)
-    inputs = step.abstract_inputs(self.mesh, experiment)
-    memory = step.compile_step(self.mesh, cfg, experiment, tx).lower(state, *inputs).compile().memory_analysis()
+    inputs = step.abstract_inputs(self.mesh, experiment, self.batch.rows)
+    compiled = (
+      step.compile_step(self.mesh, cfg, experiment, tx, self.batch.micro_batches).lower(state, *inputs).compile()
+    )
+    memory = compiled.memory_analysis()
     # Donated arguments are outputs too: counted once.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
@@ -123,16 +136,20 @@ class TrainingRun:
     }
 
 
-def _open_init(experiment: Experiment, mesh: jax.sharding.Mesh) -> tuple[Experiment, Tokenizer, Callable[[], dict]]:
-  """(experiment with the model of `init`, its tokenizer, a function that reads its weights in float32 on `mesh`)."""
+def _last_session(workdir: str | None) -> dict | None:
+  """The last session of the run in `workdir`, as host 0 finds it; None for a new run."""
+  sessions = provenance.read_sessions(workdir) if workdir is not None and hosts.share()[0] == 0 else []
+  return hosts.gather(sessions[-1] if sessions else None)[0]
+
+
+def _open_init(experiment: Experiment) -> tuple[Experiment, Tokenizer, Source]:
+  """(experiment with the model of `init`, its tokenizer, where its weights are)."""
   source = open_source(experiment.init)
-  sharding.check(dict(mesh.shape), source.config)
   if source.tokenizer is None:
     raise UserError(f'{experiment.init} has no tokenizer files, which training needs: copy those of its model there')
   # Of a model on the hub keep the name, not the folder in the hub's cache.
   init = source.name if source.name.startswith(files.HUB) else experiment.init
-  read = functools.partial(source.read, mesh, 'float32')
-  return dataclasses.replace(experiment, model=source.config, init=init), source.tokenizer, read
+  return dataclasses.replace(experiment, model=source.config, init=init), source.tokenizer, source
 
 
 def dry_run(run: TrainingRun) -> dict:

@@ -199,9 +199,12 @@ def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) 
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
 
 
-def abstract_inputs(mesh: Mesh, experiment: Experiment) -> tuple:
-  """What the compiled step takes after the state, as ShapeDtypeStructs: the batch; with `train.skip_spikes`, limits."""
-  batch = abstract_batch(mesh, experiment)
+def abstract_inputs(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> tuple:
+  """What the compiled step takes after the state, as ShapeDtypeStructs: the batch; with `train.skip_spikes`, limits.
+
+  rows: as in `abstract_batch`.
+  """
+  batch = abstract_batch(mesh, experiment, rows)
   if not experiment.train.skip_spikes:
     return (batch,)
   return batch, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding.replicated(mesh))

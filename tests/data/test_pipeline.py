@@ -128,15 +128,19 @@ def test_weights_are_shares_of_examples():
 
 
 @pytest.mark.parametrize('weights', [(), (0.7, 0.3)])
-@pytest.mark.parametrize('hosts', [2, 4])
-def test_hosts_share_the_batches_of_one_host(hosts, weights):
+@pytest.mark.parametrize(('hosts', 'filled_to'), [(2, None), (4, 8), (3, 12)])
+def test_hosts_share_the_batches_of_one_host(hosts, filled_to, weights):
   sources = [encode(sums(50)), encode(sums(30, start=60))]
   one_host = pipeline.train_batches(sources, weights, 8, T, seed=5)
-  parts = [pipeline.train_batches(sources, weights, 8, T, seed=5, shard=(i, hosts)) for i in range(hosts)]
+  parts = [pipeline.train_batches(sources, weights, 8, T, 5, (i, hosts), filled_to) for i in range(hosts)]
+  empty = packing.empty_rows((filled_to or 8) - 8, T)
   for _ in range(6):
     shares = [next(part) for part in parts]
+    assert {share['tokens'].shape for share in shares} == {((filled_to or 8) // hosts, T)}
     joined = {name: np.concatenate([share[name] for share in shares]) for name in packing.FEATURES}
-    assert_equal([next(one_host)], [joined])
+    whole = {name: np.concatenate([values, empty[name]]) for name, values in next(one_host).items()}
+    assert_equal([whole], [joined])
+    assert {part.digest for part in parts} == {one_host.digest}
     states = [json.dumps(part.get_state()) for part in parts]
     assert set(states) == {json.dumps(one_host.get_state())}
   for batches in (one_host, *parts):

@@ -12,7 +12,6 @@ from faults.cases import Case, reference, stopped
 from faults.runs import LAYOUTS, Trap
 
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
-NO_DROPOUT = ('train.dropout=0',)  # its masks depend on the number of micro-batches
 
 # --- signals ---
 
@@ -194,7 +193,6 @@ def lost_host(case: Case, *numbers: int):
 def another(case: Case, pairs: Sequence[tuple[str, str]]):
   """Killed or stopped, then continued with another layout."""
   case.layout, case.then = case.random.choice(pairs)
-  case.settings = NO_DROPOUT
   number = case.random.choice((KILL, TERM))
   place, nth, delay = moment(case, ('a step', 'saving', 'compiling'))
   name = signal.Signals(number).name
@@ -229,7 +227,7 @@ def never_finite(case: Case):
     case.wrong.append(f'statuses {case.statuses}')
 
 
-PROCESSES = (('two hosts', 'one'), ('one', 'two hosts'), ('four hosts', 'two hosts'), ('two hosts', 'four hosts'))
+PROCESSES = (('two hosts', 'one'), ('one', 'two hosts'), ('four hosts', 'three hosts'), ('four hosts', 'two hosts'))
 MESHES = (('one', 'fsdp'), ('fsdp', 'one'), ('fsdp', 'data and tensor'), ('data and tensor', 'context'))
 MICRO_BATCHES = (('one', 'two micro-batches'), ('two micro-batches', 'one'))
 

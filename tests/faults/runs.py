@@ -41,7 +41,9 @@ def set_up(scratch: pathlib.Path):
     'JAX_TRACEBACK_IN_LOCATIONS_LIMIT': '0',  # lowering takes less time without them
   }
   import mathqwen.cli  # noqa: F401
+  import mathqwen.commands.train  # noqa: F401
   import mathqwen.training.prepare  # noqa: F401
+
   gc.collect()
   gc.freeze()  # forks then collect only what they make themselves, in half the time
 
@@ -61,6 +63,7 @@ LAYOUTS = {
   'data and tensor': Layout(1, 4, ('mesh.data=2', 'mesh.fsdp=1', 'mesh.tensor=2')),
   'context': Layout(1, 2, ('mesh.fsdp=1', 'mesh.context=2')),
   'two hosts': Layout(2),
+  'three hosts': Layout(3),
   'four hosts': Layout(4),
   'two micro-batches': Layout(1, 1, ('train.micro_batches=2',)),
 }
