@@ -78,7 +78,7 @@ def gradients(
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
   placement = sharding.placement(mesh, cfg.vocab_size)
   axes = parameters.logical_axes(cfg)
-  B, M = len(batch['tokens']), train.micro_batches
+  M = train.micro_batches
 
   def micro_batch(rows, numbers):
     (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else key, numbers=numbers)
@@ -104,9 +104,10 @@ def gradients(
   if M == 1:
     grads, loss_sum, weight = micro_batch(batch, None)
   else:
+    numbers = jnp.arange(len(batch['tokens']))
     zero_grads = placement.tree(jax.tree.map(jnp.zeros_like, params), axes)
     zero = (zero_grads, jnp.zeros(()), jnp.zeros(()))
-    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jax.tree.map(split, batch), split(jnp.arange(B))))
+    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jax.tree.map(split, batch), split(numbers)))
   return jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1), grads), loss_sum, weight
 
 

@@ -108,19 +108,31 @@ def test_another_launcher_continues(stub_cloud, hold, start, job_file, tmp_path)
   assert 'math-7b is done' in again.communicate(timeout=30)[1] and again.returncode == 2
 
 
-def test_stop_saves_and_deletes(stub_cloud, hold, start, launch, job_file, tmp_path):
-  hold(2)
+def test_stop_saves_and_deletes_and_a_smaller_slice_continues(
+  stub_cloud, hold, start, launch, job_file, tmp_path, monkeypatch
+):
+  held = hold(5)
   job = job_file(f'bucket = "{tmp_path}/bucket"')
   process, book = start(job)
-  wait_for(lambda: 'train 2/10' in log(book))
+  wait_for(lambda: 'train 5/10' in log(book))
   status, printed, _ = launch('status', job)
   assert status == 0 and printed == 'v5p-32: ready\n' + 'running\n' * 4
   assert launch('logs', job)[0] == 0
-  assert 'train 2/10 loss 1.5' in (book.folder / 'whole-1/math-7b/3.log').read_text()
+  assert 'train 5/10 loss 1.5' in (book.folder / 'whole-1/math-7b/3.log').read_text()
   assert launch('stop', job)[0] == 0
   output = process.communicate(timeout=100)[1]
   assert process.returncode == 75 and output.splitlines()[-1].startswith('stopped: '), output
   assert not stub_cloud.nodes and 'stopped by SIGTERM' in log(book)
+
+  held.unlink()
+  stub_cloud.hosts = 2
+  monkeypatch.setenv('FAKE_HOSTS', '2')
+  output = start(job_file(f'bucket = "{tmp_path}/bucket"', 'slice = "v5p-16"'))[0].communicate(timeout=100)[1]
+  assert 'requesting v5p-16 in' in output and 'v5p-16 is ready' in output, output
+  types = [request['tpu']['nodeSpec'][0]['node']['acceleratorType'] for request in created(stub_cloud)]
+  assert types == ['v5p-32', 'v5p-16']
+  assert 'train 3/10' in log(book, 2, 1) and 'train 2/10' not in log(book, 2, 1)
+  assert output.splitlines()[-1].startswith('done: 10 steps;'), output
 
 
 @pytest.mark.parametrize('limit', ['max_cost = 16\nprice_per_chip_hour = 1', 'max_hours = 1'])
