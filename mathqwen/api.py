@@ -20,8 +20,8 @@ __all__ = ['Model', 'evaluate', 'load', 'train']
 
 
 def train(
-  config: str | os.PathLike | Experiment,
-  workdir: str | os.PathLike,
+  config: str | os.PathLike | Experiment | None = None,
+  workdir: str | os.PathLike | None = None,
   init: str | os.PathLike | None = None,
   settings: Mapping[str, object] | None = None,
   *,
@@ -29,6 +29,7 @@ def train(
   profile: int | None = None,
   strict: bool = False,
   platform: str | None = None,
+  reproduce: str | os.PathLike | None = None,
 ) -> dict:
   """Trains `config`, or continues the run in `workdir`, as `mathqwen train CONFIG --workdir DIR` does.
 
@@ -42,6 +43,8 @@ def train(
     profile: number of steps to trace into WORKDIR/profile.
     strict: refuse a damaged newest checkpoint, instead of using the one before it.
     platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
+    reproduce: instead of `config`: a checkpoint, or a run's workdir, whose run is made again in `workdir`. The result
+      then has `reproduce`: whether the batches and losses are those of the original.
 
   Returns:
     `step`, `loss` (nats per loss token), `tokens_per_second`, `step_seconds`, `checkpoint` (its path) and more: the
@@ -51,8 +54,11 @@ def train(
     UserError: when the user can fix something: a setting, a path, the data, a full disk, devices that are in use.
     Preempted: when SIGTERM stopped the run after it had saved; the same call continues it.
   """
+  if workdir is None:
+    raise UserError('train needs workdir, where checkpoints and metrics go')
   options = argparse.Namespace(
-    config=config if isinstance(config, Experiment) else os.fspath(config),
+    config=config if isinstance(config, Experiment | None) else os.fspath(config),
+    reproduce=_path_text(reproduce),
     settings=settings or {},
     init=_path_text(init),
     data_dir=_path_text(data_dir),

@@ -77,10 +77,11 @@ def add_verbs(parser: Parser, metavar: str) -> argparse._SubParsersAction:
   return parser.add_subparsers(dest='verb', required=True, metavar=metavar, parser_class=Parser)
 
 
-def add_config(parser: Parser) -> None:
-  """Adds CONFIG, as `config.load` takes it."""
+def add_config(parser: Parser, optional: bool = False) -> None:
+  """Adds CONFIG, as `config.load` takes it. optional: another flag may stand for it."""
   parser.add_argument(
     'config',
+    nargs='?' if optional else None,
     type=path,
     metavar='CONFIG',
     help='a name in configs/ (see `mathqwen configs`), or the path of a Python file that defines `config`',

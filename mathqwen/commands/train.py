@@ -1,17 +1,23 @@
 """`mathqwen train`"""
 
+from __future__ import annotations
+
 import argparse
+from typing import TYPE_CHECKING
 
 from mathqwen.commands import _devices, _flags
 from mathqwen.errors import UserError
 from mathqwen.hardware import hosts
+
+if TYPE_CHECKING:
+  from mathqwen.storage.provenance import Original
 
 HELP = 'train a config, or continue the run in --workdir'
 
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds CONFIG, --workdir, and flags for what changes from run to run."""
-  _flags.add_config(parser)
+  _flags.add_config(parser, optional=True)
   parser.add_argument(
     '--workdir', type=_flags.path, metavar='DIR', help='where checkpoints, metrics and the resolved config go'
   )
@@ -27,6 +33,13 @@ def add_flags(parser: _flags.Parser) -> None:
     '--strict', action='store_true', help='refuse a damaged newest checkpoint, instead of using the one before it'
   )
   parser.add_argument(
+    '--reproduce',
+    type=_flags.path,
+    metavar='CHECKPOINT',
+    help='instead of CONFIG: run what made this checkpoint (or the newest of a --workdir) again, with its config and '
+    'init, and say what differs',
+  )
+  parser.add_argument(
     '--profile',
     nargs='?',
     const=3,
@@ -38,6 +51,7 @@ def add_flags(parser: _flags.Parser) -> None:
 
 def run(args: argparse.Namespace) -> dict:
   """Trains. The JSON: `step`, `loss`, `checkpoint`, speeds and times (mathqwen/training/README.md)."""
+  _check_start(args)
   if args.workdir is None and not args.dry_run:
     raise UserError('train needs --workdir DIR, where checkpoints and metrics go (or --dry-run)')
   if args.profile is not None and args.dry_run:
@@ -57,13 +71,40 @@ def train(args: argparse.Namespace) -> dict:
   files.check(args.workdir)  # a misspelt bucket, or no gcsfs, before a model is fetched
 
   # Before JAX is imported: a misspelled setting is reported at once.
-  experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
+  _check_start(args)
+  original = _find_original(args)
+  start = args.config if original is None else original.experiment
+  experiment = config.resolve(start, args.settings, args.init, args.data_dir)
   sources.check_data_dir(experiment.data, args.data_dir, args.settings)
 
   _devices.start(args, 'training continues from its newest checkpoint')
   from mathqwen.training.prepare import TrainingRun, dry_run
 
   prepared = TrainingRun.prepare(experiment, dry=args.dry_run, workdir=args.workdir)
-  flags = {'--workdir': args.workdir, '--dry-run': args.dry_run, '--profile': args.profile, '--strict': args.strict}
+  flags = {name: getattr(args, name) for name in ('workdir', 'dry_run', 'profile', 'strict', 'reproduce')}
   hosts.agree('settings', to_flat(prepared.experiment) | flags)
-  return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile, args.strict)
+  return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile, args.strict, original)
+
+
+def _check_start(args: argparse.Namespace) -> None:
+  """UserError: unless either CONFIG or --reproduce is given."""
+  if args.config is None and args.reproduce is None:
+    raise UserError(
+      'the following arguments are required: CONFIG (see mathqwen train --help); or --reproduce CHECKPOINT, a run to '
+      'make again'
+    )
+  if args.config is not None and args.reproduce is not None:
+    raise UserError('CONFIG and --reproduce, which takes the config of its checkpoint: leave out one of them')
+
+
+def _find_original(args: argparse.Namespace) -> Original | None:
+  """The run that --reproduce names; None for a CONFIG. UserError: when there is no such run, or it is in --workdir."""
+  from mathqwen import files
+  from mathqwen.storage import provenance
+
+  if args.reproduce is None:
+    return None
+  original = provenance.find_original(args.reproduce)
+  if args.workdir is not None and files.absolute_text(args.workdir) == original.workdir:
+    raise UserError(f'--workdir {args.workdir} is that of the run to make again: give another one')
+  return original

@@ -23,7 +23,7 @@ from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.training import elastic, loop, optim, step
+from mathqwen.training import elastic, loop, optim, reproduce, step
 
 
 @dataclasses.dataclass
@@ -89,11 +89,18 @@ class TrainingRun:
       self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()), self.batch.rows
     )
 
-  def train(self, workdir: str, profile: int | None = None, strict: bool = False) -> dict:
+  def train(
+    self,
+    workdir: str,
+    profile: int | None = None,
+    strict: bool = False,
+    original: provenance.Original | None = None,
+  ) -> dict:
     """Trains in `workdir`, or continues the run there. Returns the summary of `loop.fit`, and raises what it raises.
 
     profile: steps to trace, from the third step of this process on.
     strict: as in `loop.fit`.
+    original: a run that this one makes again: says what differs, before the first step and after the last.
     UserError: also when `workdir` holds another run, or its run is too short for `profile`.
     """
     workdirs.check_claim(workdir, self.experiment)
@@ -104,6 +111,10 @@ class TrainingRun:
     hosts.agree('data', data.fingerprint)
     for line in data.describe():
       report(line)
+    if original is not None:
+      self._report(
+        provenance.differences(original, provenance.collect(self.experiment, self.mesh, data.fingerprint, 0))
+      )
 
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)
@@ -112,7 +123,18 @@ class TrainingRun:
     params = None
     if self.read is not None and latest is None:
       params = self.read()
-    return loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch)
+    summary = loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch)
+    if original is None:
+      return summary
+    compared, lines = reproduce.compare(original, workdir)
+    self._report(lines)
+    return summary | {'reproduce': compared}
+
+  def _report(self, lines: list[str]):
+    """Prints lines, once for all hosts."""
+    if jax.process_index() == 0:
+      for line in lines:
+        report(line)
 
   def plan(self) -> dict[str, int]:
     """Number of parameters, and bytes per device that the compiled step needs. Compiles, but allocates no arrays."""
