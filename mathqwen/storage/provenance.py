@@ -170,7 +170,7 @@ def _compare(before: dict, now: dict) -> list[str]:
   for name in ('version', 'commit', 'python', 'system', *_DEVICES):
     if before.get(name) != now.get(name):
       lines.append(f'{name} {before.get(name)} -> {now.get(name)}')
-  for name in ('packages', 'environment', 'settings', 'data'):
+  for name in ('packages', 'environment', 'settings', 'batch', 'data'):
     old, new = before.get(name, {}), now.get(name, {})
     changes = [f'{key} {old.get(key)} -> {new.get(key)}' for key in old | new if old.get(key) != new.get(key)]
     if changes:

@@ -112,9 +112,9 @@ class TrainingRun:
     for line in data.describe():
       report(line)
     if original is not None:
-      self._report(
-        provenance.differences(original, provenance.collect(self.experiment, self.mesh, data.fingerprint, 0))
-      )
+      batch = dataclasses.asdict(self.batch)
+      session = provenance.collect(self.experiment, self.mesh, batch, data.fingerprint, 0)
+      self._report(provenance.differences(original, session))
 
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)
