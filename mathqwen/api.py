@@ -52,7 +52,7 @@ def train(
 
   Raises:
     UserError: when the user can fix something: a setting, a path, the data, a full disk, devices that are in use.
-    Preempted: when SIGTERM stopped the run after it had saved; the same call continues it.
+    Preempted: when SIGTERM or an interrupt (Ctrl-C) stopped the run, once it has saved; the same call continues it.
   """
   if workdir is None:
     raise UserError('train needs workdir, where checkpoints and metrics go')

@@ -1,7 +1,7 @@
 """The command line: finds the commands in `mathqwen/commands`, runs one, and turns errors into exit statuses.
 
-0 done; 2 an error the user can fix, in one line; 75 interrupted in a way that running it again continues; 130 Ctrl-C;
-1, with a traceback, a defect of ours.
+0 done; 2 an error the user can fix, in one line; 75 interrupted in a way that running it again continues, for `train`
+also by Ctrl-C; 130 Ctrl-C; 1, with a traceback, a defect of ours.
 """
 
 import atexit
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def program() -> None:
   """The console script: `main`, and the end of the process."""
+  hosts.own_process()
   status = main()
   if status == 130:
     # XLA may be compiling in threads of its own and crash when the interpreter ends under them. `atexit` runs after

@@ -179,6 +179,19 @@ class TrainConfig:
   skip_spikes: bool = setting(
     False, help='whether the update of a spike is skipped, as that of a step which is not finite', on_resume=FREE
   )
+  hang_minutes: float = setting(
+    15.0,
+    help='minutes in which nothing moves, neither a step nor an evaluation or a save, after which the run writes where '
+    'it stands into WORKDIR/hang and ends with status 75; 0: never',
+    at_least=0,
+    changes_weights=False,
+  )
+  compile_minutes: float = setting(
+    120.0,
+    help='the same while it reads data or weights, or compiles; 0: never',
+    at_least=0,
+    changes_weights=False,
+  )
   log_every: int = setting(
     10, help='steps between lines in metrics.jsonl and TensorBoard', at_least=1, changes_weights=False
   )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mathqwen.commands import _devices, _flags
 from mathqwen.errors import UserError
 from mathqwen.hardware import hosts
+from mathqwen.training import stops
 
 if TYPE_CHECKING:
   from mathqwen.storage.provenance import Original
@@ -63,7 +64,13 @@ def train(args: argparse.Namespace) -> dict:
   """What `run` does after it has checked the flags; `mathqwen.train` starts here.
 
   args.config and args.settings: whatever `config.resolve` takes. UserError: when the user can fix something.
+  Preempted: when SIGTERM or Ctrl-C stopped it.
   """
+  with stops.watching():
+    return _train(args)
+
+
+def _train(args: argparse.Namespace) -> dict:
   from mathqwen import config, files
   from mathqwen.data import sources
   from mathqwen.settings import to_flat

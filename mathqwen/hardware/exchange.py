@@ -12,6 +12,7 @@ import time
 from mathqwen.hardware.jax_internals import CoordinationClient
 
 _ENDS = 'mathqwen/ends'  # {host: [exit status, line]}
+_TOLD = 'mathqwen/told'  # {topic: {host: text}}
 _VALUES = 'mathqwen/values'  # {name: {'present': {host: number of parts}, host: {part: text}}}
 PART_CHARACTERS = 2**20  # of one value in the store: gRPC takes messages of 4 MiB
 _POLL_SECONDS = 10  # signals are handled between two waits of this length
@@ -30,6 +31,8 @@ class KeyValueExchange:
 
   index, count: this host's number, and how many hosts there are.
   """
+
+  has_store = True  # `tell` and `told` work, and `gather` uses no device
 
   def __init__(self, client: CoordinationClient, index: int, count: int):
     self.index, self.count = index, count
@@ -58,24 +61,36 @@ class KeyValueExchange:
 
   def announce_end(self, status: int, line: str):
     """Tells the other hosts that this one ends, and why."""
-    from jax.errors import JaxRuntimeError
-
-    with contextlib.suppress(
-      JaxRuntimeError
-    ):  # host 0 is gone, and with it the store: there is no way to tell the others
-      self._client.set(f'{_ENDS}/{self.index}', json.dumps([status, line]))
+    self._announce(f'{_ENDS}/{self.index}', json.dumps([status, line]))
 
   def ends(self) -> dict[int, tuple[int, str]]:
     """{host: (exit status, line)} of the other hosts that have ended."""
+    ends = {host: tuple(json.loads(text)) for host, text in self._announced(_ENDS).items()}
+    ends.pop(self.index, None)
+    return ends
+
+  def tell(self, topic: str, text: str):
+    """Puts down a text for all hosts, without waiting for them."""
+    self._announce(f'{_TOLD}/{topic}/{self.index}', text)
+
+  def told(self, topic: str) -> dict[int, str]:
+    """{host: text}: what the hosts have put down so far, this one included."""
+    return self._announced(f'{_TOLD}/{topic}')
+
+  def _announce(self, key: str, text: str):
+    from jax.errors import JaxRuntimeError
+
+    # When it fails, host 0 is gone, and with it the store: there is no way to tell the others.
+    with contextlib.suppress(JaxRuntimeError):
+      self._client.set(key, text)
+
+  def _announced(self, folder: str) -> dict[int, str]:
     from jax.errors import JaxRuntimeError
 
     try:
-      announced = self._client.list(_ENDS)
+      return {int(host): text for host, text in self._client.list(folder).items()}
     except JaxRuntimeError:  # host 0 is gone: the C++ client will say so
       return {}
-    ends = {int(host): tuple(json.loads(text)) for host, text in announced.items()}
-    ends.pop(self.index, None)
-    return ends
 
   def wait_for_ends(self, seconds: float):
     """On host 0, waits until the others have ended too: the store goes with it, and they would not learn why."""
@@ -113,6 +128,8 @@ class DeviceExchange:
   ended: it is lost then.
   """
 
+  has_store = False
+
   def __init__(self):
     import jax
 
@@ -148,3 +165,10 @@ class DeviceExchange:
     thread = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     thread.start()
     thread.join(seconds)
+
+  def tell(self, topic: str, text: str):
+    """Does nothing, for the same reason."""
+
+  def told(self, topic: str) -> dict[int, str]:
+    """Always empty."""
+    return {}

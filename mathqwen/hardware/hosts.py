@@ -3,9 +3,9 @@
 JAX's coordination service on host 0 does the meeting (`jax.distributed`). What JAX's public API lacks for the rest is
 in `jax_internals`; the ways to exchange values with and without it are in `exchange`.
 
-A run's life on each host: `join`, `agree` on software, devices and settings, `gather` as often as needed. A host that
-fails calls `leave`, which tells the others. Where one dies without a word, JAX's C++ client ends the others, and
-`_end_after_fatal_error` turns its stack trace into one line and an exit status.
+A run's life on each host: `join`, `agree` on software, devices and settings, `gather` as often as needed, `tell` what
+others `listen` for. A host that fails calls `leave` or `end`, which tell the others. Where one dies without a word,
+JAX's C++ client ends the others, and `_end_after_fatal_error` turns its stack trace into one line and an exit status.
 """
 
 import importlib.metadata
@@ -14,13 +14,16 @@ import json
 import os
 import platform
 import re
+import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from mathqwen.errors import UserError
+from mathqwen.files import locks
 from mathqwen.hardware import devices, jax_internals
 from mathqwen.hardware.exchange import DeviceExchange, KeyValueExchange, LateHosts
 from mathqwen.hardware.machine import Accelerators
@@ -42,11 +45,13 @@ ADDRESS_FORM = 'write HOST:PORT,N,I where the machine does not know its hosts'
 Exchange = KeyValueExchange | DeviceExchange
 
 # One process is one host of one run, so this is the state of the process.
+_is_program = False  # see `own_process`
 _service_started = False  # from here on JAX's C++ threads are in this process, whether the hosts have met or not
 _given_place = jax_internals.Place(None, None, None)  # as given to `join`
 _exchange: Exchange | None = None  # once the hosts have met
 _remedy = RUN_AGAIN  # after the loss of a host, with what the command does then
 _gather_numbers = itertools.count()
+_listeners: dict[str, Callable[[str], None]] = {}  # by topic, see `listen`
 _leaving = threading.Event()
 _last_words = threading.Lock()  # only the first reason to end is printed
 
@@ -72,6 +77,7 @@ def join(where: str, after_loss: str):
   _remedy = f'{RUN_AGAIN}; {after_loss}'
   jax_internals.on_fatal_error(_end_after_fatal_error)
   jax_internals.open_tpu_port()
+  on_sigterm = signal.getsignal(signal.SIGTERM)
   try:
     with (
       jax_internals.abort_on_fatal_error(),
@@ -90,6 +96,9 @@ def join(where: str, after_loss: str):
     raise UserError(f'--distributed {where}: {error}; {ADDRESS_FORM}') from None
 
   _exchange = _make_exchange()
+  if callable(on_sigterm) and _exchange.has_store:
+    # JAX's preemption service has taken the signal, and forgets one that comes before the first step.
+    signal.signal(signal.SIGTERM, on_sigterm)
   sys.excepthook = _report_crash
   threading.Thread(target=_end_with_others, name='hosts', daemon=True).start()
   # Software before devices: hosts with different versions may hang as soon as they look for their devices.
@@ -112,9 +121,60 @@ def share() -> tuple[int, int]:
   return (0, 1) if _exchange is None else (_exchange.index, _exchange.count)
 
 
-def gather(value: Any) -> list:
-  """Every host's JSON `value`, in the order of the hosts. Each host waits for all others, however long they take."""
-  return [value] if _exchange is None else _gather(_exchange, next(_gather_numbers), value)
+def gather(value: Any, once: str = '') -> list:
+  """Every host's JSON `value`, in the order of the hosts. Each host waits for all others, however long they take.
+
+  All hosts must call it in the same order, in one thread. once: a name that no other call has; such a call may be made
+  in any thread.
+  """
+  if _exchange is None:
+    return [value]
+  if once:
+    return [json.loads(text) for text in _exchange.gather(once, json.dumps(value))]
+  return _gather(_exchange, next(_gather_numbers), value)
+
+
+def has_store() -> bool:
+  """Whether there are other hosts, and a store for `tell`, and for `gather` without a device."""
+  return _exchange is not None and _exchange.has_store
+
+
+def tell(topic: str, text: str):
+  """Has every host that listens for `topic`, this one too, called back with `text` within about a second."""
+  if _exchange is not None:
+    _exchange.tell(topic, text)
+
+
+def listen(topic: str, callback: Callable[[str], None] | None):
+  """Calls `callback` with the first text that a host tells about `topic`, once, from a thread that must not wait.
+
+  None: does not listen any more.
+  """
+  _listeners.pop(topic, None)
+  if callback is not None:
+    _listeners[topic] = callback
+
+
+def own_process():
+  """Says that this process runs one command and nothing else, so that `end` may end it."""
+  global _is_program
+  _is_program = True
+
+
+def may_end() -> bool:
+  """Whether `end` may end this process: not where it is a notebook's, or another program's."""
+  return _is_program or _service_started
+
+
+def end(status: int, line: str, wait: bool = True):
+  """Prints one line and ends this process and the other hosts, from any thread, whatever its other threads are doing.
+
+  wait: have host 0, which holds the store, wait until the others know why.
+  """
+  with _last_words:
+    _print(line)
+    _announce_end(status, line, wait)
+    _exit(status)
 
 
 def leave(status: int, line: str):
@@ -124,14 +184,10 @@ def leave(status: int, line: str):
   """
   if not _service_started:
     return
-  if _exchange is not None:
-    _leaving.set()
-    _exchange.announce_end(status, line)
-    _exchange.wait_for_ends(3 * GRACE)
+  _announce_end(status, line)
   sys.stdout.flush()
   sys.stderr.flush()
-  # Not sys.exit: JAX's own exit handler waits minutes for the other hosts, or fails on a service that is half gone.
-  os._exit(status)
+  _exit(status)
 
 
 def versions() -> dict[str, str]:
@@ -232,9 +288,29 @@ def _gather(exchange: Exchange, number: int, value: Any) -> list:
   return [json.loads(text) for text in texts]
 
 
+def _announce_end(status: int, line: str, wait: bool = True):
+  if _exchange is not None:
+    _leaving.set()
+    _exchange.announce_end(status, line)
+    if wait:
+      _exchange.wait_for_ends(3 * GRACE)
+
+
+def _exit(status: int):
+  """Not sys.exit: JAX's own exit handler waits minutes for the other hosts, or fails on a service that is half gone."""
+  locks.release_all()
+  os._exit(status)
+
+
 def _end_with_others():
-  """Ends this process soon after another host has announced its end, because this one may wait for it forever."""
+  """Ends this process soon after another host has announced its end, because this one may wait for it forever.
+
+  Also passes on what hosts tell each other.
+  """
   while not _leaving.wait(1):
+    for topic in list(_listeners):
+      if told := _exchange.told(topic):
+        _listeners.pop(topic)(told[min(told)])
     ends = _exchange.ends()
     # The hosts may all have met the same error. Then each says so itself, within the grace period.
     if ends and not _leaving.wait(GRACE):
@@ -246,9 +322,14 @@ def _end_with_others():
 def _end(status: int, line: str):
   """Prints one line and ends the process, from any thread, whatever the others are doing."""
   with _last_words:
-    start = '\n' if sys.stderr.isatty() else ''  # the cursor may be at the end of a progress line
-    os.write(sys.stderr.fileno(), f'{start}mathqwen: {" ".join(line.split())}\n'.encode())
-    os._exit(status)
+    _print(line)
+    _exit(status)
+
+
+def _print(line: str):
+  # On a terminal the cursor may be at the end of a progress bar, which has hidden it.
+  start = '\x1b[?25h\n' if sys.stderr.isatty() else ''
+  os.write(sys.stderr.fileno(), f'{start}mathqwen: {" ".join(line.split())}\n'.encode())
 
 
 def _report_crash(kind, error, trace):

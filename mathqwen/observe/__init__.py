@@ -1,4 +1,4 @@
-"""What a run reports: step times, metrics, TensorBoard files, traces.
+"""What a run reports: step times, metrics, TensorBoard files, traces, hangs and slow hosts.
 
 For other folders to use; nothing is imported here, so that each module costs only what it needs:
 
@@ -8,7 +8,9 @@ For other folders to use; nothing is imported here, so that each module costs on
   metrics.MetricsWriter    metrics.jsonl and TensorBoard files
   metrics.peak_rss_bytes   peak memory of this process
   profiling.Profile        traces for xprof; `profiling.check` refuses a run that is too short for one
+  slow_hosts.SlowHosts     which of several hosts holds the others up
   tensorboard              the bytes of event files
+  watchdog.Watchdog        ends a run in which nothing moves, and writes where it stands
 """
 
-__all__ = ['ledger', 'meter', 'metrics', 'profiling', 'tensorboard']
+__all__ = ['ledger', 'meter', 'metrics', 'profiling', 'slow_hosts', 'tensorboard', 'watchdog']

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import tempfile
+from collections.abc import Iterator
 
 import jax
 
@@ -31,7 +32,7 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
   """
   check_claim(workdir, experiment)
   if jax.process_index() == 0:
-    with _explained(workdir):
+    with explained(workdir):
       files.write_atomically(files.path(workdir) / EXPERIMENT, config_lib.to_json(experiment).encode())
 
 
@@ -41,7 +42,7 @@ def check_claim(workdir: str, experiment: config_lib.Experiment) -> None:
   Also when it cannot be made or read. A copy of the config that differs from the one in the checkpoints is reported.
   """
   directory = files.path(workdir)
-  with _explained(workdir):
+  with explained(workdir):
     files.make_folder(directory)
     if is_converted(directory):
       raise UserError(f'{workdir} holds a converted model: train from it with --init {workdir} and another --workdir')
@@ -58,7 +59,7 @@ def check_claim(workdir: str, experiment: config_lib.Experiment) -> None:
 
 
 @contextlib.contextmanager
-def _explained(workdir: str):
+def explained(workdir: str) -> Iterator[None]:
   """Turns an error of the file system into one line; a full disk is explained elsewhere."""
   try:
     yield

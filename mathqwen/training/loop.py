@@ -1,18 +1,12 @@
-"""`fit`: the loop around the training step, and what happens between steps.
-
-SIGTERM lets the step end, saves, and raises `Preempted`, for which the command ends with status 75.
-"""
+"""`fit`: the loop around the training step, and what happens between steps."""
 
 import dataclasses
 import functools
 import math
-import signal
-from collections.abc import Callable, Iterable
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from mathqwen import files
@@ -25,9 +19,10 @@ from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
+from mathqwen.observe.slow_hosts import SlowHosts
 from mathqwen.storage import checkpoint, checksums, provenance
 from mathqwen.storage.workdir import TOKENIZER
-from mathqwen.training import bad_steps, optim
+from mathqwen.training import bad_steps, guard, optim
 from mathqwen.training.elastic import Batch
 from mathqwen.training.saving import Saver
 from mathqwen.training.step import (
@@ -70,41 +65,44 @@ def fit(
   strict: refuse a damaged newest checkpoint, instead of using the one before it.
   batch: how a batch is computed; None: as `experiment` says.
   Returns the summary that `mathqwen train --json` prints.
-  UserError: when too many updates in a row were skipped, the weights are not finite, the disk is too small or full, or
-  no checkpoint is whole.
-  Preempted: after SIGTERM, once the run is saved.
+  UserError: when another run writes into `workdir`, too many updates in a row were skipped, the weights are not finite,
+  the disk is too small or full, or no checkpoint is whole.
+  Preempted: after SIGTERM or Ctrl-C, once the run is saved.
   """
   train = experiment.train
-  loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch)
-  del params  # they were donated to the state: without this the dead arrays would stay alive
+  with guard.guarded(workdir, experiment) as guarded:
+    loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch, guarded)
+    del params  # they were donated to the state: without this the dead arrays would stay alive
 
-  with StopOnSigterm() as stop, loop.progress, loop.meter, loop.tracing:
-    if loop.step < train.steps:
-      loop.compile()
+    with loop.progress, loop.meter, loop.tracing:
+      if loop.step < train.steps:
+        loop.compile()
 
-    while loop.step < train.steps and not stop.asked(loop.step):
-      loop.begin_trace()
-      loop.take_step()
-      last = loop.step == train.steps
-      evaluating = data.held_out is not None and (last or loop.step % train.eval_every == 0)
-      saving = not last and loop.save_is_due(evaluating)
-      if evaluating or saving or last:
-        # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
-        loop.log_newest(flush=last or saving)
-        loop.progress.update(loop.step, loop.meter.text)
-      loop.end_trace()
-      if evaluating:
-        loop.evaluate()
-      if saving:
-        loop.save()
+      while loop.step < train.steps and not guarded.stop.asked(loop.step):
+        loop.begin_trace()
+        loop.take_step()
+        last = loop.step == train.steps
+        evaluating = data.held_out is not None and (last or loop.step % train.eval_every == 0)
+        saving = not last and loop.save_is_due(evaluating)
+        if evaluating or saving or last:
+          # A checkpoint ends a window, so that a resumed run averages over the same steps as an undisturbed one.
+          loop.log_newest(flush=last or saving)
+          loop.progress.update(loop.step, loop.meter.text)
+        loop.end_trace()
+        if evaluating:
+          loop.evaluate()
+        if saving:
+          loop.save()
 
-    loop.log_newest(flush=True)
-    loop.save(last=True)
+      guarded.lock.note('saving here before it ends')
+      loop.log_newest(flush=True)
+      loop.save(last=True)
 
-  summary = loop.close()
+    summary = loop.close()
   if loop.step < train.steps:
     raise Preempted(
-      f'stopped by SIGTERM at step {loop.step}, saved in {summary["checkpoint"]}: run the same command to continue'
+      f'stopped by {guarded.stop.reason} at step {loop.step}, saved in {summary["checkpoint"]}: '
+      'run the same command to continue'
     )
   return summary
 
@@ -122,8 +120,12 @@ class TrainingLoop:
     profile: int,
     strict: bool,
     batch: Batch | None,
+    guarded: guard.Guard,
   ):
     """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
+    guarded.watchdog.beat('reading the checkpoint, or making the first weights', slow=True)
+    self._guard = guarded
+    self._slow_hosts = SlowHosts()
     train = experiment.train
     self.experiment = experiment
     self.workdir = workdir
@@ -186,6 +188,7 @@ class TrainingLoop:
 
   def compile(self):
     """Compiles the step ahead of its first call, so that the first step is measured like the others."""
+    self._guard.watchdog.beat('compiling the step', slow=True)
     self.progress.update(self.step, 'compiling')
     with self.meter.pause('compile_seconds'):
       step = compile_step(self.mesh, self.experiment.model, self.experiment, self._tx, self._batch.micro_batches)
@@ -195,8 +198,10 @@ class TrainingLoop:
 
   def take_step(self):
     """Launches a step, then logs the one before it."""
+    self._guard.watchdog.beat(f'step {self.step + 1}')
+    self._guard.watchdog.step = self.step
     self._positions = {self.step: self._positions.get(self.step), self.step + 1: self._batches.get_state()}
-    with jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
+    with self._slow_hosts.step(), jax.profiler.StepTraceAnnotation('train', step_num=self.step + 1):
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)
       self._ledger.add(self.step + 1, self._batches.digest)
@@ -217,6 +222,10 @@ class TrainingLoop:
   def _log(self, windows: list[dict]):
     """Writes the windows that the meter has completed, and looks at the step that it has just read."""
     for values in windows:
+      slow, line = self._slow_hosts.compare(values['step_seconds'])
+      values |= slow
+      if line and jax.process_index() == 0:
+        self.progress.note(f'step {values["step"]}: {line}')
       self._summary.update(values)
       self._writer.write(values['step'], {name: value for name, value in values.items() if name != 'step'})
     newest = self.meter.newest
@@ -253,11 +262,19 @@ class TrainingLoop:
   def evaluate(self):
     """Writes the mean loss over the held-out examples."""
     with self.meter.pause('eval_seconds') as spent:
-      loss = mean_loss(self._eval_step, self.state.params, self.data.eval(), self.mesh)
+      loss = mean_loss(self._eval_step, self.state.params, self._watched(self.data.eval()), self.mesh)
     self._summary['eval_loss'] = loss
     self._eval_loss = self.step, loss
     self._writer.write(self.step, {'eval_loss': loss, **spent})
     self.progress.note(f'step {self.step}: evaluation loss {loss:.4f} nats per loss token')
+
+  def _watched(self, batches: Iterable[dict]) -> Iterator[dict]:
+    """Those of an evaluation. The first one may have to compile."""
+    doing = f'the evaluation after step {self.step}'
+    self._guard.watchdog.beat(doing, slow=True)
+    for batch in batches:
+      yield batch
+      self._guard.watchdog.beat(doing)
 
   def save_is_due(self, evaluating: bool) -> bool:
     """Whether to save now. All hosts must call it, after every step. evaluating: whether this step is evaluated."""
@@ -266,13 +283,16 @@ class TrainingLoop:
   def save(self, last: bool = False):
     """Starts to save this step, if no checkpoint of it exists. last: also waits until everything is written.
 
-    UserError: when the weights are not finite; when saving fails at the end, or before there is any checkpoint.
+    UserError: when the weights are not finite; when saving fails at the end, or before there is any checkpoint; when
+    another run has taken the workdir over.
     """
+    self._guard.watchdog.beat(f'saving step {self.step}')
     if last:
       with self.meter.pause('checkpoint_seconds'):
         self._saver.wait()
     if self._checkpoints.latest == self.step:
       return
+    self._guard.lock.check()
     tree = {'params': self.state.params, 'opt_state': self.state.opt_state}
     with self.meter.pause('checkpoint_seconds') as spent:
       finite, arrays = checksums.examine(tree)
@@ -331,33 +351,6 @@ class TrainingLoop:
       self._summary['profile'] = self.tracing.path
     self._checkpoints.close()
     return self._summary
-
-
-class StopOnSigterm:
-  """Notices SIGTERM instead of dying from it; `asked` is called before every step.
-
-  On one host a signal handler notes it. Over several hosts JAX's preemption service takes the signal that any host
-  receives, and chooses a step at which all hosts stop.
-  """
-
-  def __enter__(self) -> Self:
-    self._asked = False
-    self._one_host = jax.process_count() == 1
-    if self._one_host:
-      self._before = signal.signal(signal.SIGTERM, self._ask)
-    return self
-
-  def _ask(self, *_):
-    self._asked = True
-
-  def asked(self, step: int) -> bool:
-    """Whether the run is to stop before its next step. Every host must call it with the same `step`."""
-    return self._asked if self._one_host else multihost_utils.reached_preemption_sync_point(step)
-
-  def __exit__(self, *_):
-    if self._one_host:
-      # None: the handler before was not set from Python, and cannot be set again from here.
-      signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
 
 
 def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:

@@ -23,7 +23,7 @@ from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.training import elastic, loop, optim, reproduce, step
+from mathqwen.training import elastic, guard, loop, optim, reproduce, step
 
 
 @dataclasses.dataclass
@@ -103,6 +103,11 @@ class TrainingRun:
     original: a run that this one makes again: says what differs, before the first step and after the last.
     UserError: also when `workdir` holds another run, or its run is too short for `profile`.
     """
+    with guard.guarded(workdir, self.experiment) as guarded:
+      guarded.watchdog.beat('reading the data', slow=True)
+      return self._train(workdir, profile, strict, original)
+
+  def _train(self, workdir: str, profile: int | None, strict: bool, original: provenance.Original | None) -> dict:
     workdirs.check_claim(workdir, self.experiment)
     latest = hosts.gather(checkpoint.Checkpoints(workdir).latest)[0]
     if profile is not None:

@@ -19,7 +19,6 @@ from mathqwen.errors import UserError
 from mathqwen.observe import metrics
 from mathqwen.storage import checkpoint
 from mathqwen.storage import workdir as workdirs
-from mathqwen.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -87,14 +86,6 @@ def test_sigterm(tiny, trained, tmp_path, capsys, monkeypatch):
   assert {s: v for s, v in ours.items() if s not in (17, 18)} == {s: v for s, v in theirs.items() if s != 18}
   (mine, _), (other, _) = state_of(workdir), state_of(trained)
   assert all(np.array_equal(mine[name], other[name]) for name in other)
-
-
-def test_sigterm_is_given_back(tiny, trained):
-  before = signal.getsignal(signal.SIGTERM)
-  with loop.StopOnSigterm() as stop:
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.asked(1)
-  assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_finished_run_says_its_numbers_again(tiny, trained, capsys):
@@ -218,7 +209,9 @@ def test_free_settings_may_change(tiny, trained, copied):
     'train.attention=blocks',
     'train.checkpoint_every=1',
     'train.checkpoint_minutes=0',
+    'train.compile_minutes=5',
     'train.eval_every=2',
+    'train.hang_minutes=0',
     'train.keep_best=1',
     'train.keep_checkpoints=1',
     'train.keep_every=5',
