@@ -62,11 +62,15 @@ def test_a_notebook_is_not_ended(tmp_path, capsys):
 
 def test_a_disk_that_hangs_too(tmp_path, ended, monkeypatch, capsys):
   monkeypatch.setattr(watchdog, '_WRITE_SECONDS', 0.1)
-  monkeypatch.setattr(pathlib.Path, 'mkdir', lambda *_, **__: hang_here(9))
+  works_again, mkdir = threading.Event(), pathlib.Path.mkdir
+  monkeypatch.setattr(pathlib.Path, 'mkdir', lambda *args, **kwargs: works_again.wait() and mkdir(*args, **kwargs))
   with Watchdog(tmp_path, SHORT, 0, end=lambda *what: ended.append(what)) as watched:
     watched.beat('step 1')
     hang_here(1)
   assert len(ended) == 1 and 'in hang_here' in capsys.readouterr().err
+  works_again.set()
+  while not list(tmp_path.glob('hang/*')):
+    hang_here(0.01)
 
 
 def test_it_can_be_off(tmp_path):
