@@ -138,11 +138,13 @@ def _path_text(path: str | os.PathLike | None) -> str | None:
 def _as_user_errors() -> Iterator[None]:
   """Raises UserError for an error of the operating system that the user can fix, as the command line reports it.
 
-  Also keeps TFDS, grain and orbax from logging a traceback for every error that they raise.
+  Also keeps TFDS, grain and orbax from logging a traceback for every error that they raise, and asyncio for every part
+  of a checkpoint whose writing failed.
   """
-  absl = logging.getLogger('absl')
-  level = absl.level
-  absl.setLevel(logging.CRITICAL)
+  loggers = [logging.getLogger(name) for name in ('absl', 'asyncio')]
+  levels = [logger.level for logger in loggers]
+  for logger in loggers:
+    logger.setLevel(logging.CRITICAL)
   try:
     yield
   except OSError as error:
@@ -151,4 +153,5 @@ def _as_user_errors() -> Iterator[None]:
       raise
     raise UserError(message) from error
   finally:
-    absl.setLevel(level)
+    for logger, level in zip(loggers, levels, strict=True):
+      logger.setLevel(level)

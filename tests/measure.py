@@ -123,6 +123,11 @@ PARTS = {
     'python tests/inference/measure_batching.py',
     printed,
   ),
+  'saving': Part(
+    'saving a model of 100 million parameters, with moments and checksums, at the default interval',
+    'python tests/storage/measure_saving.py',
+    printed,
+  ),
   'panels': Part(
     'products of few rows with packed weights (`inference/cpu.py`), over plain ones',
     'python tests/inference/test_cpu.py',

@@ -289,9 +289,13 @@ class TrainingLoop:
     self._guard.watchdog.beat(f'saving step {self.step}')
     if last:
       with self.meter.pause('checkpoint_seconds'):
-        self._saver.wait()
-    if self._checkpoints.latest == self.step:
-      return
+        self._saver.wait()  # a save of this step may be under way, and fail
+    if self._checkpoints.latest != self.step:
+      self._save(last)
+    if last:
+      self.wait_for_saves()
+
+  def _save(self, last: bool):
     self._guard.lock.check()
     tree = {'params': self.state.params, 'opt_state': self.state.opt_state}
     with self.meter.pause('checkpoint_seconds') as spent:
@@ -306,6 +310,11 @@ class TrainingLoop:
     self._writer.write(self.step, spent)
     self._writer.sync()
     self._ledger.sync()
+
+  def wait_for_saves(self):
+    """Waits until the last checkpoint is written. UserError: when it cannot be."""
+    with self.meter.pause('checkpoint_seconds'):
+      self._saver.wait(last=True)
 
   def _start_save(self, arrays: dict[str, dict]):
     """arrays: the state's, as `checksums.examine` gives them."""

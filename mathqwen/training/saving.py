@@ -55,10 +55,7 @@ class Saver:
     self.wait()  # before: what is reported then is about the save before
     self._saved_at = time.monotonic()
     self._writing = step
-    started = self._agree(start, last)
-    if last:
-      self.wait(last)
-    return started
+    return self._agree(start, last)
 
   def wait(self, last: bool = False) -> None:
     """Waits for the newest save. UserError: as `save`."""

@@ -133,7 +133,7 @@ def places() -> dict[str, tuple[object, str]]:
   return {
     'reading the data': (TrainingData, '__init__'),
     'compiling': (TrainingLoop, 'compile'),
-    'restoring': (Checkpoints, 'restore'),
+    'restoring': (Checkpoints, 'restore_newest'),
     'a step': (TrainingLoop, 'take_step'),
     'evaluating': (TrainingLoop, 'evaluate'),
     'saving': (TrainingLoop, 'save'),

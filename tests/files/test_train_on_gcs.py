@@ -7,8 +7,14 @@ import signal
 import subprocess
 import sys
 
-from mathqwen import files
+import jax
+
+from mathqwen import config, files
 from mathqwen.cli import main
+from mathqwen.hardware import sharding
+from mathqwen.storage import checkpoint
+from mathqwen.training import optim
+from mathqwen.training import step as step_lib
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -55,3 +61,27 @@ def test_another_config_in_the_same_workdir(bucket, tiny, fails):
   assert main(['train', tiny.config, '--workdir', run, *steps]) == 0
   line = fails('train', tiny.config, '--workdir', run, *steps, '--set', 'data.seed=1')
   assert line.startswith(f'{run} holds a run of another config (data.seed')
+
+
+def test_a_damaged_checkpoint_is_set_aside(bucket, trained, upload, tiny, capsys):
+  """On a bucket, where there are no folders to rename."""
+  run = f'{bucket}/run'
+  upload(trained, run)
+  root = files.path(run)
+  for step in ('20', '14', '7'):
+    (root / 'checkpoints' / step / 'commit_success.txt').write_text('')  # what a run writes there, and not on a disk
+  (root / 'checkpoints' / '999' / 'commit_success.txt').write_text('')
+  name = max((path for path in (root / 'checkpoints' / '20').rglob('*')), key=lambda path: path.stat().st_size)
+  data = bytearray(name.read_bytes())
+  data[len(data) // 2] ^= 1
+  name.write_bytes(bytes(data))
+  experiment = config.load(tiny.config)
+  mesh = sharding.make_mesh(experiment.mesh, jax.devices()[:1])
+  target = step_lib.abstract_state(mesh, experiment.model, optim.optimizer(experiment.optim, experiment.train.steps))
+  checkpoints = checkpoint.Checkpoints(run, checkpoint.Keep(9))
+  restored = checkpoints.restore_newest(target.params, target.opt_state)
+  checkpoints.close()
+  assert restored.step == 14 and checkpoints.latest == 14
+  assert restored.damaged == {999: f'{run}/damaged/999', 20: f'{run}/damaged/20'}
+  moved = root / 'damaged' / '20' / str(name.relative_to(root / 'checkpoints' / '20'))
+  assert moved.read_bytes() == bytes(data)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -137,6 +138,22 @@ def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
   assert said[0][-1] == said[1][-1] and said[0][-1].startswith('mathqwen: stopped by SIGTERM at step ')
   (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
   assert f'at step {saved},' in said[0][-1]
+
+
+def test_hosts_choose_the_same_whole_checkpoint(tiny, trained, tmp_path):
+  """The newest has a changed byte; host 0 alone moves it."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(trained, workdir)
+  path = max((workdir / 'checkpoints' / '20' / 'params').rglob('*'), key=lambda path: path.stat().st_size)
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 1
+  path.write_bytes(data)
+  status, said = ends(start(tiny, workdir))
+  assert status == [0, 0], said
+  assert all(f'continuing {workdir} at step 14' in lines for lines in said)
+  assert [sum('is damaged' in line for line in lines) for lines in said] == [1, 0]
+  assert [path.name for path in (workdir / 'damaged').iterdir()] == ['20']
+  assert dict(losses(workdir)) == pytest.approx(dict(losses(trained)), rel=1e-5)
 
 
 def test_a_host_without_the_devices_ends_all(tiny, tmp_path):

@@ -16,7 +16,8 @@ from mathqwen import cli
 from mathqwen.commands import _devices
 from mathqwen.data.pipeline import TrainBatches
 from mathqwen.errors import Preempted
-from mathqwen.storage import checkpoint
+from mathqwen.storage import checkpoint, converted
+from mathqwen.storage import workdir as workdirs
 from mathqwen.training import loop, stops
 from mathqwen.training.prepare import TrainingRun
 
@@ -85,8 +86,8 @@ def test_the_stopped_run_ends_like_an_undisturbed_one(stopped, trained):
   assert ledgers[0] == ledgers[1] and ledgers[0].count('\n') == 20
   weights = []
   for folder in (workdir, trained):
-    _, experiment, step = checkpoint.find_checkpoint(str(folder))
-    read = checkpoint.StepWeights(str(folder), step, experiment.model)
+    _, experiment, step = workdirs.find_checkpoint(str(folder))
+    read = converted.StepWeights(str(folder), step, experiment.model)
     weights.append([read.read(path).tobytes() for path in read.paths()])
     read.close()
   assert weights[0] == weights[1]
