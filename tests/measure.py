@@ -138,6 +138,11 @@ PARTS = {
     'python tests/model/test_layers.py',
     printed,
   ),
+  'flat': Part(
+    'memory, open handles and threads of a long run with evaluations and checkpoints',
+    'python tests/training/measure_flat.py',
+    printed,
+  ),
   'plan': Part(
     'memory of a Qwen2.5-7B training step per TPU chip at the peak, as the TPU compiler says',
     'mathqwen plan qwen2_5_7b --topology v5e-16 --topology v5p-32 --topology v6e-16 --json',

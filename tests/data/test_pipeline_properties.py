@@ -96,7 +96,7 @@ def names_in(batch):
   return found
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_hosts_and_any_stops_give_the_same_batches(data):
   """Stopped some times, continued each time on another number of hosts: the batches of one host that never stopped."""
@@ -115,7 +115,7 @@ def test_any_hosts_and_any_stops_give_the_same_batches(data):
   assert state == last
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(pipelines(), st.integers(1, 3))
 def test_each_example_is_there_exactly_once_an_epoch(arguments, epochs):
   """Whole windows of batches, taken apart: a prefix of the stream, whose epochs each hold every example once."""
@@ -150,7 +150,7 @@ def test_each_example_is_there_exactly_once_an_epoch(arguments, epochs):
   assert names == drawn[: len(names)]
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(pipelines(), st.data())
 def test_evaluation_sees_each_example_once_on_any_hosts(arguments, data):
   (examples, *_), _, batch_size, _, _ = arguments

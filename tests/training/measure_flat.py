@@ -1,0 +1,97 @@
+"""Memory, open handles and threads of a long run must not grow: 2,000 tiny steps, 40 evaluations, 40 checkpoints.
+
+python tests/training/measure_flat.py [STEPS]        ends with status 1 if one of them grows
+"""
+
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+
+import mathqwen
+from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
+from mathqwen.model.config import ModelConfig
+from mathqwen.training.loop import TrainingLoop
+
+STEPS = 2000
+EVERY = 50  # steps between evaluations, and between checkpoints
+ALLOWED_BYTES = 8 * 2**20  # between the first and the last third: the allocator's own ups and downs
+
+
+def experiment(steps: int, train: pathlib.Path) -> Experiment:
+  """A model of 30,000 parameters on sums."""
+  return Experiment(
+    model=ModelConfig(
+      vocab_size=1024,
+      hidden_size=32,
+      intermediate_size=64,
+      num_hidden_layers=2,
+      num_attention_heads=2,
+      num_key_value_heads=1,
+      head_dim=16,
+      max_position_embeddings=96,
+      tie_word_embeddings=True,
+    ),
+    data=DataConfig(sources=(str(train),), seq_len=64, batch_size=4, eval_examples=16),
+    optim=OptimConfig(learning_rate=1e-3, warmup_steps=5),
+    train=TrainConfig(
+      steps=steps,
+      compute_dtype='float32',
+      remat='none',
+      log_every=1,
+      eval_every=EVERY,
+      checkpoint_every=EVERY,
+      spike_factor=1.5,  # so that spikes are written, too
+    ),
+  )
+
+
+def sample() -> tuple[int, int, int]:
+  """(resident bytes, open handles, threads) of this process, now."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  resident, threads = (int(re.search(rf'{name}:\s*(\d+)', status).group(1)) for name in ('VmRSS', 'Threads'))
+  return resident * 1024, len(os.listdir('/proc/self/fd')), threads
+
+
+def measure(steps: int) -> list[tuple[int, int, int]]:
+  """A sample after each step of a run."""
+  samples = []
+  take_step = TrainingLoop.take_step
+
+  def sampled(self, *arguments):
+    result = take_step(self, *arguments)
+    samples.append(sample())
+    return result
+
+  TrainingLoop.take_step = sampled
+  try:
+    with tempfile.TemporaryDirectory() as folder:
+      train = pathlib.Path(folder) / 'train.jsonl'
+      rows = [{'query': f'{a}+{b}=', 'response': str(a + b)} for a in range(10, 40) for b in range(10, 40)]
+      train.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+      mathqwen.train(experiment(steps, train), pathlib.Path(folder) / 'run')
+  finally:
+    TrainingLoop.take_step = take_step
+  return samples
+
+
+def main() -> int:
+  """Prints the most of each in each third of the run, without its first tenth. Returns the exit status."""
+  steps = int(sys.argv[1]) if len(sys.argv) > 1 else STEPS
+  samples = measure(steps)[steps // 10 :]
+  third = len(samples) // 3
+  parts = [samples[i * third : (i + 1) * third] for i in range(3)]
+  most = [[max(values) for values in zip(*part, strict=True)] for part in parts]
+  grown = False
+  for name, allowed, *values in zip(('memory', 'handles', 'threads'), (ALLOWED_BYTES, 0, 0), *most, strict=True):
+    texts = [f'{value / 2**20:.1f} MiB' if name == 'memory' else str(value) for value in values]
+    grows = values[-1] > values[0] + allowed
+    grown |= grows
+    print(f'{name}: at most {", ".join(texts)} in each third of {steps:,} steps{": it grows" if grows else ""}')
+  return int(grown)
+
+
+if __name__ == '__main__':
+  sys.exit(main())
