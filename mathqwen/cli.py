@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     # Whoever read our output has left, for example `head`: nothing more can be written, not even at exit.
     sys.stdout = open(os.devnull, 'w')  # noqa: SIM115
     return 0
+  except SystemExit as end:  # of --help, and of a conversion that SIGTERM has ended
+    hosts.leave(end.code or 0, 'stopped by SIGTERM')
+    raise
   except Preempted as error:  # raised on all hosts, so none needs to tell the others
     return _print_error(str(error), os.EX_TEMPFAIL)
   except OSError as error:

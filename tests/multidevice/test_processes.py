@@ -1,5 +1,6 @@
 """Two and four real processes, joined by jax.distributed, against one."""
 
+import functools
 import json
 import os
 import pathlib
@@ -47,7 +48,9 @@ def set_all(*settings):
   return [word for setting in settings for word in ('--set', setting)]
 
 
-def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), **differing):
+def start_command(
+  tiny, *command, hosts=2, devices=2, here=None, port=None, program=('-m', 'mathqwen'), stdout=None, **differing
+):
   """here: which of them are started. differing: {'host1': {'args': words more, 'cwd': folder, 'env': variables}}."""
   env = os.environ | tiny.env
   env |= {
@@ -63,6 +66,7 @@ def start_command(tiny, *command, hosts=2, devices=2, here=None, port=None, prog
       [sys.executable, *program, *command, *own['args'], *where],
       env=env | {'PYTHONPATH': path} | own['env'],
       cwd=own['cwd'],
+      stdout=stdout,
       stderr=subprocess.PIPE,
       text=True,
     )
@@ -128,16 +132,69 @@ def test_hosts_train_like_one_device(hosts, devices, mesh, one, tiny, tmp_path):
 ENDLESS = ('train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
 
 
-def test_sigterm_to_one_host_stops_both_at_one_step(tiny, tmp_path):
+@pytest.mark.parametrize('number, name', [(signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 'Ctrl-C')])
+def test_a_signal_to_one_host_stops_both_at_one_step(tiny, tmp_path, number, name):
+  """Meanwhile a second run of two hosts is refused."""
   workdir = tmp_path / 'two'
   run = start(tiny, workdir, *ENDLESS)
   wait_for_steps(workdir, run)
-  run[1].send_signal(signal.SIGTERM)
+  if number == signal.SIGINT:
+    status, said = ends(start(tiny, workdir, *ENDLESS))
+    line = f'{workdir}: another training run is writing here (process {run[0].pid} on '
+    assert status == [2, 2] and said[0][-1].startswith(f'mathqwen: {line}')
+    assert said[1][-1].startswith(f'mathqwen: host 0 ended, and this one with it: {line}')
+  run[1].send_signal(number)
   status, said = ends(run)
   assert status == [75, 75]
-  assert said[0][-1] == said[1][-1] and said[0][-1].startswith('mathqwen: stopped by SIGTERM at step ')
+  assert said[0][-1] == said[1][-1] and said[0][-1].startswith(f'mathqwen: stopped by {name} at step ')
   (saved,) = (path.name for path in (workdir / 'checkpoints').iterdir())
   assert f'at step {saved},' in said[0][-1]
+  assert not (workdir / '.lock').exists()
+
+
+# Host 1 is in C for good when it should compile; its watchdog has a second for that.
+STUCK = """
+import ctypes
+import jax
+from mathqwen import cli
+from mathqwen.training import loop
+
+def stuck(self):
+  if jax.process_index() == 1:
+    self._guard.watchdog._state = ('compiling the step', 1 / 60)
+    print('stuck', flush=True)
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+      ctypes.CDLL(None).pthread_mutex_lock(mutex)
+  compile(self)
+
+compile, loop.TrainingLoop.compile = loop.TrainingLoop.compile, stuck
+cli.program()
+"""
+
+
+def test_a_host_that_compiles_for_good(tiny, tmp_path):
+  """It is stopped by a signal, which ends both; or by the watchdog, which says where both hosts stood."""
+  begin = functools.partial(start_command, tiny, 'train', tiny.config, program=('-c', STUCK), devices=1)
+  stopped = begin(
+    *set_all('train.hang_minutes=0', 'train.compile_minutes=0'),
+    '--workdir',
+    str(tmp_path / 'stopped'),
+    stdout=subprocess.PIPE,
+  )
+  assert stopped[1].stdout.readline() == 'stuck\n'
+  stopped[1].send_signal(signal.SIGINT)
+  hung = begin(*set_all('train.hang_minutes=0.1'), '--workdir', str(tmp_path / 'hung'))
+  status, said = ends([*stopped, *hung], timeout=100)
+  assert status == [75] * 4, said
+  line = 'mathqwen: stopped by Ctrl-C before its first step, so there was nothing to save: run the same command to'
+  assert said[0][-1].startswith(line) or said[0][-1].startswith('mathqwen: stopped by Ctrl-C at step 0'), said
+  assert said[1][-1].startswith(line)
+  line = 'mathqwen: host 1: compiling the step: nothing has moved for 0.0166667 minutes; where each host stood is in '
+  assert said[2][-1] == said[3][-1] and said[2][-1].startswith(f'{line}{tmp_path}/hung/hang: run the same command')
+  stacks = {path.name: path.read_text() for path in (tmp_path / 'hung' / 'hang').iterdir()}
+  assert set(stacks) == {'step-0-host-0.txt', 'step-0-host-1.txt'}
+  assert 'in stuck' in stacks['step-0-host-1.txt'] and 'MainThread' in stacks['step-0-host-0.txt']
 
 
 def test_hosts_choose_the_same_whole_checkpoint(tiny, trained, tmp_path):
