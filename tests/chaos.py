@@ -73,6 +73,8 @@ def work(args: argparse.Namespace, scratch: pathlib.Path, numbers: list[int]):
   """One after the other, the faults of these numbers. Appends a line for each to `results.jsonl`."""
   from faults import cases, kinds
 
+  for owner, name in runs.places().values():
+    getattr(owner, name)
   chosen = [name for name in kinds.KINDS if args.kind in name]
   for number in numbers:
     case = cases.Case(number, args.seed, scratch, scratch / 'cases' / str(number))

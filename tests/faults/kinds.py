@@ -19,12 +19,12 @@ INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 def moment(case: Case, places: Sequence[str]) -> tuple[str, int, float]:
   """(place, call, delay) at random."""
   place = case.random.choice(places)
-  calls = {'a step': 12, 'saving': 4, 'evaluating': 3}.get(place, 1)
+  calls = {'a step': 12, 'saving': 4, 'the end of a save': 5, 'evaluating': 3}.get(place, 1)
   delay = case.random.choice((0.0, case.random.uniform(0, 0.02), case.random.uniform(0, 0.3)))
   return place, case.random.randint(1, calls), round(delay, 3)
 
 
-PLACES = ('reading the data', 'compiling', 'a step', 'evaluating', 'saving', 'saving', 'the last save', 'closing')
+PLACES = ('reading the data', 'compiling', 'a step', 'evaluating', 'saving', 'saving', 'the end of a save', 'closing')
 
 
 def one_signal(case: Case, *numbers: int):
@@ -66,7 +66,7 @@ def from_a_model(case: Case):
 
 def file_limit(case: Case):
   """Files cannot grow beyond some size from a save on, for a while or until the process ends."""
-  place, nth, delay = moment(case, ('saving', 'the last save', 'a step'))
+  place, nth, delay = moment(case, ('saving', 'the end of a save', 'a step'))
   size = case.random.choice((4096, 20_000, 60_000))
   seconds = case.random.choice((None, 0.3, 1.0))
   case.what = f'{size} bytes from call {nth} of {place} + {delay} s on, for {seconds or "ever"} s'
@@ -80,7 +80,7 @@ def full_disk(case: Case):
     case.disk.rmdir()
     file_limit(case)
     return
-  place, nth, delay = moment(case, ('saving', 'the last save', 'a step'))
+  place, nth, delay = moment(case, ('saving', 'the end of a save', 'a step'))
   left = case.random.choice((0, 4096, 50_000, 300_000))
   seconds = case.random.choice((None, 0.3, 1.0))
   case.what = f'{left} bytes left from call {nth} of {place} + {delay} s on, for {seconds or "ever"} s'
@@ -184,7 +184,7 @@ def lost_host(case: Case, *numbers: int):
   """A host of two or four is killed, also while it saves. Then the same number of hosts goes on, or another one."""
   case.layout = case.random.choice(('two hosts', 'four hosts'))
   host = case.random.randrange(LAYOUTS[case.layout].hosts)
-  place, nth, delay = moment(case, ('compiling', 'a step', 'saving', 'saving', 'evaluating', 'the last save'))
+  place, nth, delay = moment(case, ('compiling', 'a step', 'saving', 'saving', 'evaluating', 'the end of a save'))
   case.then = case.random.choice(('', 'one', 'two hosts'))
   case.what = f'host {host} of {case.layout} at call {nth} of {place} + {delay} s; then {case.then or "the same"}'
   case.hit(Trap(place, nth, delay, runs.send(*numbers)), host=host)
@@ -208,7 +208,7 @@ def not_finite(case: Case):
   step = case.random.choice((2, 3, 12))
   case.poison = (case.random.choice(('loss', 'gradients')), step, step)
   number = case.random.choice((KILL, TERM))
-  place, nth, delay = moment(case, ('a step', 'saving', 'the last save'))
+  place, nth, delay = moment(case, ('a step', 'saving', 'the end of a save'))
   name = signal.Signals(number).name
   case.what = f'{case.poison[0]} of step {step}; {name} at call {nth} of {place} + {delay} s'
   case.hit(Trap(place, nth, delay, runs.send(number)))

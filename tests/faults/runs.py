@@ -125,10 +125,11 @@ class Trap:
 
 
 def places() -> dict[str, tuple[object, str]]:
-  """The functions at which a trap can be laid: (class, method)."""
+  """The functions at which a trap can be laid: (class, method). AttributeError in a trap: one has another name now."""
   from mathqwen.data.training_data import TrainingData
   from mathqwen.storage.checkpoint import Checkpoints
   from mathqwen.training.loop import TrainingLoop
+  from mathqwen.training.saving import Saver
 
   return {
     'reading the data': (TrainingData, '__init__'),
@@ -137,7 +138,7 @@ def places() -> dict[str, tuple[object, str]]:
     'a step': (TrainingLoop, 'take_step'),
     'evaluating': (TrainingLoop, 'evaluate'),
     'saving': (TrainingLoop, 'save'),
-    'the last save': (TrainingLoop, 'wait_for_saves'),
+    'the end of a save': (Saver, 'wait'),
     'closing': (TrainingLoop, 'close'),
   }
 
