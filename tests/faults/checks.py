@@ -7,7 +7,6 @@ import pathlib
 import re
 
 import numpy as np
-
 from faults.runs import CONFIG
 
 STEPS = 12  # of tiny.py
