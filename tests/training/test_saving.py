@@ -119,7 +119,7 @@ def test_a_failed_save_ends_the_run(saver, last, latest):
   run.folder.latest, run.folder.error = latest, 'no space left'
   with pytest.raises(UserError, match='no space left: free some and run the same command again'):
     run.save(20, last)
-    run.wait()
+    run.wait(last)
   assert not run.lines
 
 
