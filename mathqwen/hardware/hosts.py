@@ -334,14 +334,24 @@ def _print(line: str):
 
 def _report_crash(kind, error, trace):
   """sys.excepthook: prints the traceback of an error that nobody caught, and ends the other hosts too."""
-  from jax.errors import JaxRuntimeError
-
-  if issubclass(kind, JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
+  if _is_from_collective(kind, error):
     # A collective fails at once when another host dies. Wait until the service says which host that was: then
     # `_end_after_fatal_error` ends this process. If it does not, the error is one of ours.
     time.sleep(_seconds_from_environment(LOST) + 2 * GRACE)
   sys.__excepthook__(kind, error, trace)
   leave(1, f'{kind.__name__}, see its traceback there')
+
+
+def _is_from_collective(kind: type, error: BaseException) -> bool:
+  """Whether an error may be that of a collective whose other host is gone.
+
+  JAX raises it as a ValueError where it calls a compiled function the short way: its text begins with a status of XLA.
+  """
+  from jax.errors import JaxRuntimeError
+
+  if issubclass(kind, JaxRuntimeError):
+    return 'RESOURCE_EXHAUSTED' not in str(error)
+  return issubclass(kind, ValueError) and re.match(r'(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED): ', str(error)) is not None
 
 
 def _end_after_fatal_error(text: str):

@@ -278,3 +278,13 @@ def test_the_hosts_of_a_tpu_meet_at_a_port_that_google_opens(given, port):
   environment |= {'JAX_COORDINATOR_PORT': given} if given else {}
   done = subprocess.run([sys.executable, '-c', JOIN], capture_output=True, text=True, env=environment, timeout=100)
   assert done.stdout == f'127.0.0.1:{port}\n', done.stderr
+
+
+def test_which_errors_may_be_of_a_lost_host():
+  gloo = (
+    'Gloo AllGather failed: [external/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:19344'
+  )
+  may_be = lambda error: hosts._is_from_collective(type(error), error)
+  assert may_be(ValueError(f'UNKNOWN: {gloo}')) and may_be(jax.errors.JaxRuntimeError(f'INTERNAL: {gloo}'))
+  assert not may_be(jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of memory'))
+  assert not may_be(ValueError('unknown')) and not may_be(RuntimeError(f'UNKNOWN: {gloo}'))
