@@ -95,8 +95,9 @@ def write_model(
     (step / item / checksums.JSON_FILE).write_text(json.dumps(value))
   # Without this file Orbax assumes the same as with an empty object in it, but logs a warning.
   (step / _STEP_METADATA).write_text('{}')
-  # On an object store, a step without it is unfinished to Orbax. Written everywhere: a directory may be copied there.
-  (step / reading.COMMITTED).write_text('')
+  # On an object store, what is without it is unfinished to Orbax. Written everywhere: a directory may be copied there.
+  for written in (step / 'params', step):
+    (written / reading.COMMITTED).write_text('')
 
 
 def _write_weights(params: files.AnyPath, weights: hf.Weights) -> dict[str, dict]:
