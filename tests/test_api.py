@@ -18,6 +18,7 @@ from mathqwen.errors import UserError
 from mathqwen.evals import run
 from mathqwen.inference import chat
 from mathqwen.inference import model as models
+from mathqwen.storage import checksums
 from mathqwen.text import chatml
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -43,7 +44,15 @@ def briefed(trained, tmp_path):
   shutil.copytree(trained, workdir)
   file = workdir / 'experiment.json'
   experiment = config.from_json(file.read_text(), str(file))
-  file.write_text(config.to_json(config.override(experiment, [f'data.system_prompt={BRIEF}'])))
+  text = config.to_json(config.override(experiment, [f'data.system_prompt={BRIEF}']))
+  file.write_text(text)
+  # The config inside the checkpoint is the one that counts, and its checksum is compared.
+  step = workdir / 'checkpoints' / '20'
+  (step / 'config' / checksums.JSON_FILE).write_text(text)
+  record = checksums.read(step)
+  record['items']['config'] = checksums.of_json(json.loads(text))
+  written = json.dumps({'content': record, 'sha256': checksums.of_json(record)})
+  (step / checksums.ITEM / checksums.JSON_FILE).write_text(written)
   return workdir
 
 

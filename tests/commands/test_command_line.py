@@ -14,6 +14,7 @@ import pytest
 
 import mathqwen
 from mathqwen import cli
+from mathqwen.hardware import hosts
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -175,6 +176,7 @@ def test_interrupted(monkeypatch, capsys):
 def test_an_interrupted_program_ends_at_once(monkeypatch):
   """Once Python's own threads have ended, such as those that save, and before XLA's may crash."""
   ended = []
+  monkeypatch.setattr(hosts, '_is_program', False)  # put back afterwards: this process is the tests'
   monkeypatch.setattr(cli.atexit, 'register', lambda *call: ended.append(call))
   for status, exits in ((130, [(os._exit, 130)]), (2, []), (0, [])):
     ended.clear()

@@ -13,13 +13,13 @@ from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.observe import metrics
 from mathqwen.storage import workdir as workdirs
-from mathqwen.training import prepare
+from mathqwen.training import prepare, stops
 
 SHORT = ['--set', 'train.steps=3', '--set', 'optim.warmup_steps=1', '--set', 'train.log_every=1']
 
 
-def test_a_checkpoint_of_step_0_is_restored(tiny, trained, tmp_path, monkeypatch, capsys):
-  """Stopped while compiling: the weights of --init continue, not random ones."""
+def test_a_stop_before_the_first_step(tiny, trained, tmp_path, monkeypatch, capsys):
+  """While it compiles, and with a checkpoint of step 0: the weights of --init continue, not random ones."""
 
   def train(name, *more):
     return main(['train', tiny.config, '--workdir', str(tmp_path / name), '--init', str(trained), *SHORT, *more])
@@ -31,9 +31,13 @@ def test_a_checkpoint_of_step_0_is_restored(tiny, trained, tmp_path, monkeypatch
     if text == 'compiling':
       os.kill(os.getpid(), signal.SIGTERM)
 
-  monkeypatch.setattr(metrics.Progress, 'update', stopping)
-  assert train('stopped') == 75
-  monkeypatch.undo()
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Progress, 'update', stopping)
+    assert train('stopped') == 75
+  assert list((tmp_path / 'stopped' / 'checkpoints').iterdir()) == []
+  with monkeypatch.context() as patch:
+    patch.setattr(stops.Stops, 'asked', lambda self, step: True)
+    assert train('stopped') == 75
   assert [path.name for path in (tmp_path / 'stopped' / 'checkpoints').iterdir()] == ['0']
   assert train('stopped') == train('undisturbed') == 0
   assert f'continuing {tmp_path}/stopped at step 0' in capsys.readouterr().err
