@@ -159,7 +159,7 @@ def two_at_once(case: Case):
     place, nth, _ = moment(case, ('compiling', 'a step', 'saving'))
     case.what = f'again while the first is suspended at call {nth} of {place}'
     first = case.start(traps={0: [Trap(place, nth, 0, runs.send(signal.SIGSTOP))]})
-    first[0].poll(4)
+    first[0].wait_until_suspended()
     second = case.start()
     runs.wait(second)
     first[0].send(signal.SIGCONT)

@@ -243,6 +243,12 @@ class Run:
         break
     return self.status
 
+  def wait_until_suspended(self) -> None:
+    """Reads what it says until it is suspended or has ended."""
+    stat = pathlib.Path(f'/proc/{self.pid}/stat')
+    while self.poll(0.2) is None and stat.read_text().rpartition(')')[2].split()[0] != 'T':
+      pass
+
   def _finish(self):
     os.set_blocking(self._pipe, False)
     with contextlib.suppress(BlockingIOError):
