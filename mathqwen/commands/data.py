@@ -72,20 +72,19 @@ def run_verify(args: argparse.Namespace) -> dict:
   """
   import dataclasses
 
-  from mathqwen.config import from_json
   from mathqwen.data import sources
   from mathqwen.data.training_data import TrainingData
   from mathqwen.data.verify import verify
   from mathqwen.observe import ledger
-  from mathqwen.storage import provenance
-  from mathqwen.storage.workdir import EXPERIMENT
+  from mathqwen.storage import checkpoint, provenance
+  from mathqwen.storage import workdir as workdirs
   from mathqwen.text.loading import load_tokenizer
 
   workdir = files.path(args.workdir)
-  for name in (EXPERIMENT, ledger.NAME):
-    if not (workdir / name).exists():
-      raise UserError(f'{workdir} holds no {name}: give the --workdir of a run')
-  experiment = from_json((workdir / EXPERIMENT).read_text(), str(workdir / EXPERIMENT))
+  experiment = workdirs.config_of_run(workdir)
+  if experiment is None or not (workdir / ledger.NAME).exists():
+    missing = workdirs.EXPERIMENT if experiment is None else ledger.NAME
+    raise UserError(f'{workdir} holds no {missing}: give the --workdir of a run')
   data = experiment.data
   if args.data_dir is not None:
     data = dataclasses.replace(data, data_dir=args.data_dir)
@@ -98,15 +97,8 @@ def run_verify(args: argparse.Namespace) -> dict:
     TrainingData(data, load_tokenizer(str(workdir / 'tokenizer'))),
     lines.values,
     str(workdir / ledger.NAME),
-    recorded=sessions[-1].get('data') if sessions else None,
-    newest=_newest_step(workdir),
+    recorded=sessions[-1]['data'] if sessions else None,
+    newest=checkpoint.Checkpoints(str(workdir)).latest or 0,
   )
   print(f'{workdir}: {result["steps"]:,} steps had the batches that this data gives')
   return result
-
-
-def _newest_step(workdir: files.AnyPath) -> int:
-  """The step of the newest checkpoint; 0 where there is none."""
-  folder = workdir / 'checkpoints'
-  names = [step.name for step in folder.iterdir()] if folder.exists() else []
-  return max((int(name) for name in names if name.isdigit()), default=0)

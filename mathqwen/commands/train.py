@@ -11,7 +11,7 @@ from mathqwen.hardware import hosts
 from mathqwen.training import stops
 
 if TYPE_CHECKING:
-  from mathqwen.storage.provenance import Original
+  from mathqwen.training.reproduce import Original
 
 HELP = 'train a config, or continue the run in --workdir'
 
@@ -106,12 +106,12 @@ def _check_start(args: argparse.Namespace) -> None:
 
 def _find_original(args: argparse.Namespace) -> Original | None:
   """The run that --reproduce names; None for a CONFIG. UserError: when there is no such run, or it is in --workdir."""
-  from mathqwen import files
-  from mathqwen.storage import provenance
-
   if args.reproduce is None:
     return None
-  original = provenance.find_original(args.reproduce)
+  from mathqwen import files
+  from mathqwen.training import reproduce
+
+  original = reproduce.find_original(args.reproduce)
   if args.workdir is not None and files.absolute_text(args.workdir) == original.workdir:
     raise UserError(f'--workdir {args.workdir} is that of the run to make again: give another one')
   return original

@@ -84,6 +84,29 @@ def config_of(step: files.AnyPath) -> config_lib.Experiment:
     return config_lib.from_json(json.dumps(value), str(step / 'config'))
 
 
+def config_of_run(workdir: files.AnyPath) -> config_lib.Experiment | None:
+  """The config in the newest checkpoint that has a whole one, else experiment.json's; None where there is neither.
+
+  UserError: when experiment.json counts, and is damaged.
+  """
+  inside = _newest_config(workdir, reading.finished_steps(workdir / 'checkpoints'))
+  return _copied_config(workdir) if inside is None else inside
+
+
+def sessions_of(step: files.AnyPath) -> list[dict]:
+  """The sessions of a run up to a checkpoint, given its directory; [] where an earlier version wrote none.
+
+  UserError: when they are not what was written.
+  """
+  if not (step / 'sessions').exists():
+    return []
+  try:
+    with reading.explained(step):
+      return checksums.read_json(step, 'sessions', checksums.read(step))['sessions']
+  except reading.Damage as damage:
+    raise UserError(reading.damage_text(step, [], str(damage))) from damage
+
+
 def _copied_config(directory: files.AnyPath) -> config_lib.Experiment | None:
   """What experiment.json says; None where it is missing. UserError: when it is damaged."""
   file = directory / EXPERIMENT

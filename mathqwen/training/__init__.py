@@ -8,7 +8,8 @@ For other folders to use; nothing is imported here, so that each module costs on
   step                  `train_step`, `eval_step`, `gradients`, `loss_fn`; `compile_step`, `init_state`, abstract shapes
   loss                  masked cross-entropy as sums
   optim                 `optimizer` and `schedule`
+  reproduce.find_original   the run that is to be made again
   stops.watching        takes SIGTERM and Ctrl-C, before JAX is imported
 """
 
-__all__ = ['loop', 'loss', 'optim', 'prepare', 'step', 'stops']
+__all__ = ['loop', 'loss', 'optim', 'prepare', 'reproduce', 'step', 'stops']

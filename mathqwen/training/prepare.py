@@ -94,7 +94,7 @@ class TrainingRun:
     workdir: str,
     profile: int | None = None,
     strict: bool = False,
-    original: provenance.Original | None = None,
+    original: reproduce.Original | None = None,
   ) -> dict:
     """Trains in `workdir`, or continues the run there. Returns the summary of `loop.fit`, and raises what it raises.
 
@@ -107,7 +107,7 @@ class TrainingRun:
       guarded.watchdog.beat('reading the data', slow=True)
       return self._train(workdir, profile, strict, original)
 
-  def _train(self, workdir: str, profile: int | None, strict: bool, original: provenance.Original | None) -> dict:
+  def _train(self, workdir: str, profile: int | None, strict: bool, original: reproduce.Original | None) -> dict:
     workdirs.check_claim(workdir, self.experiment)
     latest = hosts.gather(checkpoint.Checkpoints(workdir).latest)[0]
     if profile is not None:
@@ -119,7 +119,7 @@ class TrainingRun:
     if original is not None:
       batch = dataclasses.asdict(self.batch)
       session = provenance.collect(self.experiment, self.mesh, batch, data.fingerprint, 0)
-      self._report(provenance.differences(original, session))
+      self._report(reproduce.differences(original, session))
 
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)

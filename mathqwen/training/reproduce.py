@@ -1,11 +1,77 @@
-"""`mathqwen train --reproduce`: whether a run that was made again took the same steps as the original."""
+"""`mathqwen train --reproduce`: a run is made again; what differs, before it starts and after it has ended."""
 
-from mathqwen import files
+import dataclasses
+import json
+
+from mathqwen import files, strict_json
+from mathqwen.config import Experiment
+from mathqwen.errors import UserError
 from mathqwen.observe import ledger
 from mathqwen.observe.metrics import read_lines
-from mathqwen.storage.provenance import Original
+from mathqwen.storage import workdir as workdirs
 
+_DEVICES = ('platform', 'device_kind', 'devices', 'hosts', 'mesh')
+_NAMED = 5  # changes in a line
 _LOSSES = ('loss', 'eval_loss')
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+  """A run to be made again, as one of its checkpoints describes it."""
+
+  workdir: str
+  step: int  # of the checkpoint
+  experiment: Experiment  # its `init` is what the run started from, whatever was given when it continued
+  sessions: list[dict]  # up to the checkpoint, oldest first; [] where an earlier version of mathqwen wrote none
+
+
+def find_original(path: str) -> Original:
+  """The run of a workdir, of its newest checkpoint, or of a checkpoint in it.
+
+  UserError: when there is no such checkpoint, or its config is damaged.
+  """
+  found = workdirs.find_checkpoint(path)
+  if found is None or workdirs.is_converted(found[0]):
+    raise UserError(f'{path} holds no checkpoint of a run: give the --workdir of a run, or one of its checkpoints')
+  workdir, experiment, step = found
+  sessions = workdirs.sessions_of(workdirs.step_path(workdir, step))
+  if sessions:
+    experiment = dataclasses.replace(experiment, init=sessions[0]['settings']['init'])
+  return Original(workdir, step, experiment, sessions)
+
+
+def differences(original: Original, now: dict) -> list[str]:
+  """A line for each kind of thing in which a session differs from the first one of a run.
+
+  now: the session, as `collect` returns it.
+  """
+  if not original.sessions:
+    return ['an earlier version of mathqwen made the original, and did not write down on what it ran']
+  first, *later = original.sessions
+  lines = [f'not as in the original: {line}' for line in _compare(first, now)]
+  for session in later:
+    changes = _compare(first, session)
+    if changes:
+      lines.append(f'the original itself was continued at step {session["from_step"]} with {"; ".join(changes)}')
+  if (first['commit'] or '').endswith('-dirty'):
+    lines.append(f'the original ran commit {first["commit"]}: its changes to that commit are not known')
+  return lines or ['code, versions, devices, settings and data are those of the original']
+
+
+def _compare(before: dict, now: dict) -> list[str]:
+  """'packages: jax 0.10.2 -> 0.12.0', ...: what differs between two sessions, by kind."""
+  before, now = (json.loads(strict_json.dumps(session)) for session in (before, now))
+  lines = []
+  for name in ('version', 'commit', 'python', 'system', *_DEVICES):
+    if before.get(name) != now.get(name):
+      lines.append(f'{name} {before.get(name)} -> {now.get(name)}')
+  for name in ('packages', 'environment', 'settings', 'batch', 'data'):
+    old, new = before.get(name, {}), now.get(name, {})
+    changes = [f'{key} {old.get(key)} -> {new.get(key)}' for key in old | new if old.get(key) != new.get(key)]
+    if changes:
+      more = f' and {len(changes) - _NAMED} more' if len(changes) > _NAMED else ''
+      lines.append(f'{name}: {", ".join(changes[:_NAMED])}{more}')
+  return lines
 
 
 def compare(original: Original, workdir: str) -> tuple[dict, list[str]]:

@@ -1,4 +1,4 @@
-"""Twelve steps of a model of 20,000 parameters, for tests/chaos.py. Every step has a line in the metrics."""
+"""Twelve steps of a model of 20,000 parameters, for chaos.py and measure_flat.py. Each has a line in the metrics."""
 
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
 from mathqwen.model.config import ModelConfig

@@ -9,6 +9,7 @@ import mathqwen
 from mathqwen import cli
 from mathqwen.errors import UserError
 from mathqwen.storage import provenance
+from mathqwen.training import reproduce
 
 
 def test_each_session_of_a_run_is_kept(trained, tiny, tmp_path):
@@ -71,11 +72,24 @@ def test_what_is_no_run_to_make_again(trained, tiny, fails, tmp_path):
     mathqwen.train(workdir=tmp_path)
 
 
+@pytest.mark.parametrize(
+  'item, old, new', [('config', '0.003', '0.002'), ('sessions', '"from_step": 0', '"from_step": 1')]
+)
+def test_a_changed_checkpoint_is_not_made_again(item, old, new, trained, fails, tmp_path):
+  step = tmp_path / 'run' / 'checkpoints' / '7'
+  shutil.copytree(trained / 'checkpoints' / '7', step)
+  file = step / item / 'metadata'
+  assert old in file.read_text()
+  file.write_text(file.read_text().replace(old, new, 1))
+  line = fails('train', '--reproduce', step, '--workdir', tmp_path / 'again')
+  assert f'{step} is damaged ({item} differs from what was written' in line and not (tmp_path / 'again').exists()
+
+
 def test_what_differs(trained):
-  original = provenance.find_original(str(trained / 'checkpoints'))
+  original = reproduce.find_original(str(trained / 'checkpoints'))
   assert original.step == 20 and original.workdir == str(trained)
   first = original.sessions[0]
-  assert provenance.differences(original, first)[-1:] in (
+  assert reproduce.differences(original, first)[-1:] in (
     ['code, versions, devices, settings and data are those of the original'],
     [f'the original ran commit {first["commit"]}: its changes to that commit are not known'],
   )
@@ -87,7 +101,7 @@ def test_what_differs(trained):
   }
   continued = first | {'from_step': 7, 'settings': first['settings'] | {'train.micro_batches': 2}, 'commit': 'x'}
   original.sessions[1:] = [continued]
-  lines = provenance.differences(original, now)
+  lines = reproduce.differences(original, now)
   assert lines[:4] == [
     f'not as in the original: commit {first["commit"]} -> 0123',
     'not as in the original: platform cpu -> tpu',

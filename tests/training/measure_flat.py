@@ -11,10 +11,11 @@ import sys
 import tempfile
 
 import mathqwen
-from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
-from mathqwen.model.config import ModelConfig
+from mathqwen import config
+from mathqwen.config import Experiment
 from mathqwen.training.loop import TrainingLoop
 
+TINY = pathlib.Path(__file__).parents[1] / 'faults' / 'tiny.py'
 STEPS = 2000
 EVERY = 50  # steps between evaluations, and between checkpoints
 # Memory, handles and threads that the last third may have more than the first: the allocator's ups and downs, and pools
@@ -23,31 +24,15 @@ ALLOWED = (8 * 2**20, 4, 6)
 
 
 def experiment(steps: int, train: pathlib.Path) -> Experiment:
-  """A model of 30,000 parameters on sums."""
-  return Experiment(
-    model=ModelConfig(
-      vocab_size=1024,
-      hidden_size=32,
-      intermediate_size=64,
-      num_hidden_layers=2,
-      num_attention_heads=2,
-      num_key_value_heads=1,
-      head_dim=16,
-      max_position_embeddings=96,
-      tie_word_embeddings=True,
-    ),
-    data=DataConfig(sources=(str(train),), seq_len=64, batch_size=4, eval_examples=16),
-    optim=OptimConfig(learning_rate=1e-3, warmup_steps=5),
-    train=TrainConfig(
-      steps=steps,
-      compute_dtype='float32',
-      remat='none',
-      log_every=1,
-      eval_every=EVERY,
-      checkpoint_every=EVERY,
-      spike_factor=1.5,  # so that spikes are written, too
-    ),
-  )
+  """The model of tests/faults/tiny.py, with everything that a run writes as often as can be."""
+  changes = {
+    'data.sources': (str(train),),
+    'train.steps': steps,
+    'train.eval_every': EVERY,
+    'train.checkpoint_every': EVERY,
+    'train.spike_factor': 1.5,  # so that spikes are written, too
+  }
+  return config.override(config.load(str(TINY)), changes)
 
 
 def sample() -> tuple[int, int, int]:
