@@ -36,6 +36,7 @@ setup(
     'tokenizers>=0.22',
     'tiktoken>=0.12',
     'safetensors>=0.6',
+    'jinja2>=3.1.6',  # chat templates; earlier ones let a template out of the sandbox
     'math-verify==0.9.0',  # the graders' verdicts are checked against this version
     'rich>=13',
     'etils[epath]>=1.12',
@@ -62,7 +63,6 @@ setup(
       # The independent truth of the tests. Only this wheel of torch is a CPU build: the others bring gigabytes of CUDA.
       "torch==2.13.0; python_version == '3.11'",
       'transformers>=5,<6',
-      'jinja2',  # chat templates of transformers; torch brings it where there is torch
       'sympy',
       'tensorboardX>=2.6',
       'nbclient',

@@ -5,8 +5,19 @@ For other folders to use; nothing is imported here, so that each module costs on
   loading.load_tokenizer     the tokenizer of a directory, or the small one in this package
   tokenizer.Tokenizer        what every tokenizer can do; subclasses in huggingface, rank_file, sentencepiece_model
   chatml.render, .prompt     conversation -> ids and loss mask; conversation -> the ids that ask for the next answer
+  templates.load             the same for any Jinja chat template
   bpe                        Qwen's special tokens, and conversions between vocabulary files
   testing                    a tiny tokenizer of Qwen2's kind, for tests
 """
 
-__all__ = ['bpe', 'chatml', 'huggingface', 'loading', 'rank_file', 'sentencepiece_model', 'testing', 'tokenizer']
+__all__ = [
+  'bpe',
+  'chatml',
+  'huggingface',
+  'loading',
+  'rank_file',
+  'sentencepiece_model',
+  'templates',
+  'testing',
+  'tokenizer',
+]
