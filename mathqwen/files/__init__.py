@@ -2,6 +2,7 @@
 
 path(text)                       a pathlib.Path, or a GcsPath with the same methods; refuses every other scheme
 write_atomically, replace_tree   readers find the old content or the new one, never a part of it
+read_bytes, read_json_object, parse_json    small files of a checkpoint: regular ones, of a size that is checked first
 open_ranges, open_new            large files, read by ranges of bytes and written piece by piece
 Journal, has_lines, read_journal            a file that grows by lines, each of which outlives a killed process
 locked                           one process at a time writes into a folder
@@ -25,6 +26,7 @@ from mathqwen.files.naming import (
   join,
   path,
 )
+from mathqwen.files.regular import is_there, parse_json, read_bytes, read_json_object
 from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree
 from mathqwen.files.writing import named, size_text, write_atomically
 
@@ -42,14 +44,18 @@ __all__ = [
   'free_bytes',
   'has_lines',
   'is_remote',
+  'is_there',
   'join',
   'locked',
   'make_folder',
   'named',
   'open_new',
   'open_ranges',
+  'parse_json',
   'path',
+  'read_bytes',
   'read_journal',
+  'read_json_object',
   'remove_tree',
   'replace_journal',
   'replace_tree',

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import io
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -9,6 +10,7 @@ from typing import BinaryIO
 from mathqwen.files import gcs_requests
 from mathqwen.files.gcs import GcsPath
 from mathqwen.files.naming import AnyPath
+from mathqwen.files.regular import open_regular
 
 _LOCAL_READ = 2**30  # bytes: Linux reads at most 2 GiB in one call
 # A large range is read by several requests at the same time. The product is the memory that they take in addition to
@@ -19,15 +21,15 @@ _WRITE = 2**26  # bytes: a buffer of gcsfs grows by as much
 
 
 class RangedFile:
-  """An open file, of which any range of bytes can be read. FileNotFoundError: when there is no such file."""
+  """An open file, of which any range of bytes can be read. Errors: as `open_regular`."""
 
   def __init__(self, path: AnyPath):
     self._path = path
-    self._file: BinaryIO | None = None
+    self._file: io.FileIO | None = None
     if isinstance(path, GcsPath):
       self.size = path.stat().st_size
     else:
-      self._file = path.open('rb', buffering=0)
+      self._file = open_regular(path)
       self.size = os.fstat(self._file.fileno()).st_size
 
   def read(self, offset: int, count: int) -> bytes:
@@ -69,7 +71,10 @@ class RangedFile:
 
 
 def open_ranges(path: AnyPath) -> RangedFile:
-  """The file, for reading ranges of it. FileNotFoundError: when there is none."""
+  """The file, for reading ranges of it.
+
+  FileNotFoundError: when there is none. UserError: when it is a directory, device, pipe or socket.
+  """
   return RangedFile(path)
 
 

@@ -3,7 +3,6 @@
 from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import layouts
-from mathqwen.hf.tensor_files import read_json_object
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -46,7 +45,7 @@ _INITIALIZER_RANGE = 0.02
 def read(directory: str) -> tuple[ModelConfig, str]:
   """(ModelConfig, name of the layout of the directory's files). UserError: see `parse`."""
   file = files.path(directory) / 'config.json'
-  return parse(read_json_object(file), str(file))
+  return parse(files.read_json_object(file), str(file))
 
 
 def read_config(directory: str) -> ModelConfig:
@@ -57,7 +56,7 @@ def read_config(directory: str) -> ModelConfig:
 def read_system_prompt(directory: str) -> str:
   """The system turn that an exported model was trained with; '' when there is none."""
   file = files.path(directory) / 'config.json'
-  prompt = read_json_object(file).get(SYSTEM_PROMPT, '')
+  prompt = files.read_json_object(file).get(SYSTEM_PROMPT, '')
   if not isinstance(prompt, str):
     raise UserError(f'{file}: {SYSTEM_PROMPT} is {type(prompt).__name__}: write text, or leave it out')
   return prompt

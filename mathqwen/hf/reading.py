@@ -14,7 +14,7 @@ import numpy as np
 from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import config_json, layouts
-from mathqwen.hf.tensor_files import CODES, DTYPES, SafetensorsReader, is_finite, read_json_object
+from mathqwen.hf.tensor_files import CODES, DTYPES, SafetensorsReader, is_finite
 from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 
 INDEX = 'model.safetensors.index.json'
@@ -38,11 +38,14 @@ class DirectoryWeights(Weights):
     self.config, self.layout = config_json.read(directory)
     self._file_of: dict[str, SafetensorsReader] = {}  # the file of each tensor
     self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
-    problems = self._open_files()
-    problems += self._compare_with_config(complete=not problems)
-    if problems:
+    try:
+      problems = self._open_files()
+      problems += self._compare_with_config(complete=not problems)
+      if problems:
+        raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
+    except BaseException:
       self.close()
-      raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
+      raise
 
   def _open_files(self) -> list[Problem]:
     """Opens every file and fills `_file_of`. Returns the files that cannot be read, and tensors in the wrong file."""
@@ -53,7 +56,7 @@ class DirectoryWeights(Weights):
         problems.append((file[:200], 'is not the name of a file in the directory of the index'))
         continue
       path = self.directory / file
-      if not path.exists():
+      if not files.is_there(path):
         remedy = 'the download is not complete, fetch it'
         if file == SINGLE and any(self.directory.glob('*.bin')):
           remedy = 'only safetensors are read, not pickled .bin files; fetch that version'
@@ -76,9 +79,9 @@ class DirectoryWeights(Weights):
 
   def _file_names(self) -> tuple[list[Problem], dict[str, list[str] | None]]:
     """(problems, {file: the tensors that the index lists in it}); without an index, the one file has None."""
-    if not (self.directory / INDEX).exists():
+    if not files.is_there(self.directory / INDEX):
       return [], {SINGLE: None}
-    weight_map = read_json_object(self.directory / INDEX).get('weight_map')
+    weight_map = files.read_json_object(self.directory / INDEX).get('weight_map')
     if not isinstance(weight_map, dict) or not weight_map:
       raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
     problems = []

@@ -15,7 +15,6 @@ import ml_dtypes
 import numpy as np
 
 from mathqwen import files
-from mathqwen.errors import UserError
 
 DTYPES = {'float32': np.dtype(np.float32), 'bfloat16': np.dtype(ml_dtypes.bfloat16), 'float16': np.dtype(np.float16)}
 CODES = {'F32': DTYPES['float32'], 'BF16': DTYPES['bfloat16'], 'F16': DTYPES['float16']}  # dtypes in the header
@@ -28,17 +27,6 @@ _NOT_FINITE = {
 }
 _HEADER_LIMIT = 100_000_000  # bytes, as in the library
 _CHECKED_AT_ONCE = 1 << 20  # elements: a piece stays in the CPU's cache between the two passes over it
-
-
-def read_json_object(file: files.AnyPath) -> dict:
-  """The JSON object in a file. UserError: when it holds anything else."""
-  try:
-    values = json.loads(file.read_text())
-  except (ValueError, RecursionError) as error:
-    raise UserError(f'{file} is not JSON ({error}): is it a half-written file?') from None
-  if not isinstance(values, dict):
-    raise UserError(f'{file} holds {type(values).__name__}, not one JSON object: is this a Hugging Face directory?')
-  return values
 
 
 def is_finite(array: np.ndarray) -> bool:
@@ -77,10 +65,7 @@ class SafetensorsReader:
     length = struct.unpack('<Q', head)[0] if len(head) == 8 else _HEADER_LIMIT
     if length >= _HEADER_LIMIT or 8 + length > file_size:
       raise ValueError(f'its {file_size:,} bytes do not begin with a safetensors header')
-    try:
-      entries = json.loads(self._file.read(8, length))
-    except RecursionError:
-      raise ValueError('its header is nested too deeply') from None
+    entries = files.parse_json(self._file.read(8, length))
     if not isinstance(entries, dict):
       raise ValueError('its header is not a JSON object')
 

@@ -51,7 +51,7 @@ def open_source(path: str) -> Source:
   name = files.HUB + hub_name if hub_name else path
   if not place.is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
-  if (place / 'config.json').is_file():
+  if files.is_there(place / 'config.json'):
     config, prompt = hf.read_config(path), hf.read_system_prompt(path)
     tokenizer = _tokenizer(path, path, config)
     return Source(name, config, tokenizer, prompt, hf.DirectoryWeights(path))

@@ -3,7 +3,6 @@
 import dataclasses
 import fnmatch
 import functools
-import json
 from collections.abc import Callable
 from importlib import resources
 
@@ -23,6 +22,7 @@ COMPANIONS = (
   'chat_template.jinja',
   'chat_template.json',
 )
+LARGEST = 48 * 2**20  # bytes of a file; the largest tokenizer.json of the families that are read here has 20 MB
 
 
 def load_tokenizer(path: str | files_lib.AnyPath | None = None) -> Tokenizer:
@@ -34,15 +34,15 @@ def load_tokenizer(path: str | files_lib.AnyPath | None = None) -> Tokenizer:
     return _packaged()
   path = files_lib.path(path)
   if path.is_file():
-    return _from_files({path.name: path.read_bytes()}, path)
+    return _from_files({path.name: files_lib.read_bytes(path, LARGEST)}, path)
 
   patterns = list(COMPANIONS)
   for file_format in FORMATS:
     patterns += file_format.files
   files = {}
   for file in sorted(path.iterdir()) if path.is_dir() else []:
-    if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns) and file.is_file():
-      files[file.name] = file.read_bytes()
+    if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns):
+      files[file.name] = files_lib.read_bytes(file, LARGEST)
   return _from_files(files, path)
 
 
@@ -54,9 +54,9 @@ def _packaged() -> SentencePiece:
 def _from_files(files: dict[str, bytes], path: files_lib.AnyPath) -> Tokenizer:
   """The tokenizer of the first format in FORMATS whose files are all there. path: for messages."""
   try:
-    if not isinstance(json.loads(files.get('tokenizer_config.json', b'{}')), dict):
+    if not isinstance(files_lib.parse_json(files.get('tokenizer_config.json', b'{}')), dict):
       raise ValueError('not a JSON object')
-  except (ValueError, RecursionError) as error:
+  except ValueError as error:
     raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
 
   for file_format in FORMATS:
@@ -96,7 +96,7 @@ class TokenizerFormat:
 
 # In order of preference: the first whose files are all there is read.
 FORMATS = (
-  TokenizerFormat(('tokenizer.json',), lambda files: HuggingFace(json.loads(files['tokenizer.json']), files)),
+  TokenizerFormat(('tokenizer.json',), lambda files: HuggingFace(files_lib.parse_json(files['tokenizer.json']), files)),
   TokenizerFormat(('vocab.json', 'merges.txt'), from_vocab_and_merges),
   TokenizerFormat(
     ('*.tiktoken',), lambda files: Tiktoken(bpe.read_ranks(files[_matching(files, '*.tiktoken')]), files)

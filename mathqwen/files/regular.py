@@ -1,0 +1,125 @@
+"""Opening what a user names: a regular file of a size that is looked at before anything is read.
+
+A checkpoint's folder comes from somebody else. A name in it may be a link to /dev/zero, a pipe that nobody writes to,
+or a file larger than memory; opened as they are, the first never ends and the second never answers. Links to regular
+files are followed: the hub's cache is made of them.
+"""
+
+import errno
+import io
+import json
+import os
+import stat
+from typing import Any
+
+from mathqwen.errors import UserError
+from mathqwen.files.gcs import GcsPath
+from mathqwen.files.naming import AnyPath
+from mathqwen.files.writing import size_text
+
+SMALL = 16 * 2**20  # bytes: configs, indices, adapters' descriptions; the largest index that is published has 9 MB
+# Objects and arrays in a JSON text. Each takes 60 bytes and more of memory, and as few as 3 in the file.
+_CONTAINERS = 2**21
+_KINDS = (
+  (stat.S_ISDIR, 'a directory'),
+  (stat.S_ISCHR, 'a device'),
+  (stat.S_ISBLK, 'a device'),
+  (stat.S_ISFIFO, 'a pipe'),
+  (stat.S_ISSOCK, 'a socket'),
+)
+
+
+def open_regular(path: os.PathLike) -> io.FileIO:
+  """A file on this machine, opened for reading without a buffer; never waits for another process.
+
+  UserError: when it is a directory, device, pipe or socket. OSError: when there is none, or it may not be read.
+  """
+  try:
+    _check_regular(os.stat(path).st_mode, path)
+  except FileNotFoundError:
+    if os.path.islink(path):
+      raise UserError(f'{path} is a link to a file that is not there: fetch the directory again') from None
+    raise
+  # O_NONBLOCK: somebody may have put a pipe there meanwhile. It changes nothing for regular files.
+  handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  try:
+    _check_regular(os.fstat(handle).st_mode, path)
+    return io.FileIO(handle)
+  except BaseException:
+    os.close(handle)
+    raise
+
+
+def _check_regular(mode: int, path: os.PathLike):
+  if not stat.S_ISREG(mode):
+    kind = next((name for is_kind, name in _KINDS if is_kind(mode)), 'something else')
+    raise UserError(f'{path} is {kind}, and a file is needed: remove it, or fetch the directory again')
+
+
+def is_there(path: AnyPath) -> bool:
+  """Whether there is anything of this name, readable or not: what is there and is no file must not be passed over."""
+  if isinstance(path, GcsPath):
+    return path.exists()
+  try:
+    os.lstat(path)
+  except OSError as error:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+      return False
+    raise
+  return True
+
+
+def read_bytes(path: AnyPath, most: int = SMALL) -> bytes:
+  """The content of a file of at most `most` bytes.
+
+  UserError: when it is larger, or not a regular file. OSError: when there is none, or it may not be read.
+  """
+  if isinstance(path, GcsPath):
+    _check_size(path.stat().st_size, most, path)
+    return path.read_bytes()
+  with open_regular(path) as file:
+    _check_size(os.fstat(file.fileno()).st_size, most, path)
+    # One byte more: a file of /proc says that it has none, and another may be growing.
+    content = io.BufferedReader(file).read(most + 1)
+  _check_size(len(content), most, path)
+  return content
+
+
+def _check_size(size: int, most: int, path: AnyPath):
+  if size > most:
+    raise UserError(f'{path} has more than {size_text(most)}, as no such file has: fetch it again')
+
+
+def parse_json(content: bytes) -> Any:
+  """The value of a JSON text in UTF-8, or in UTF-16 or UTF-32, with a byte order mark or without.
+
+  ValueError: when it is no JSON, nested too deeply, made of more parts than memory has room for, or names a key twice
+  with different values.
+  """
+  parts = content.count(b'{') + content.count(b'[')
+  if parts > _CONTAINERS:
+    raise ValueError(f'{parts:,} objects and arrays')
+  try:
+    return json.loads(content, object_pairs_hook=_object)
+  except RecursionError:
+    raise ValueError('nested too deeply') from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    twice = [key for key, value in pairs if found[key] != value]
+    if twice:
+      raise ValueError(f'{twice[0]!r} twice, with different values')
+  return found
+
+
+def read_json_object(path: AnyPath, most: int = SMALL) -> dict:
+  """The JSON object in a file. UserError: when it holds anything else; otherwise as `read_bytes`."""
+  try:
+    values = parse_json(read_bytes(path, most))
+  except ValueError as error:
+    raise UserError(f'{path} is not JSON ({error}): is it a half-written file?') from None
+  if not isinstance(values, dict):
+    raise UserError(f'{path} holds {type(values).__name__}, not one JSON object: is this a Hugging Face directory?')
+  return values
