@@ -38,11 +38,13 @@ class FakeCloud:
     for name, text in STUBS.items():
       (self.bin / name).write_text(text)
       (self.bin / name).chmod(0o755)
+    # Hosts call python3 often. That of pyenv is a shell script, which takes longer than what it starts.
+    (self.bin / 'python3').symlink_to(os.path.realpath(sys.executable))
 
   def environment(self, gcloud: bool) -> dict[str, str]:
     """The environment of the launcher, with the real gcloud or the stub."""
     if not gcloud:
-      (self.bin / 'gcloud').write_text(f'#!/bin/sh\nexec {sys.executable} {HERE / "stub_gcloud.py"} "$@"\n')
+      (self.bin / 'gcloud').write_text(f'#!/bin/sh\nexec {sys.executable} -S -E {HERE / "stub_gcloud.py"} "$@"\n')
       (self.bin / 'gcloud').chmod(0o755)
     home = self.folder / 'launcher'
     configurations = home / 'gcloud' / 'configurations'
