@@ -29,6 +29,6 @@ def interact(model: Model, options: dict) -> dict:
     except UserError as error:  # the conversation is too long for another answer: let the user start a new one
       report(f'{error} (an empty line starts a new conversation)')
       continue
-    messages = [*asked, {'role': 'assistant', 'content': model.tokenizer.decode(ids)}]
+    messages = [*asked, {'role': 'assistant', 'content': model.text(ids)}]
     turns += 1
     print(messages[-1]['content'], flush=True)

@@ -72,7 +72,13 @@ class Model:
       raise UserError('generate takes a list of questions: write generate([question])')
     prompts = [self.prompt([{'role': 'user', 'content': question}], system_prompt) for question in questions]
     answers = self.generate_ids(prompts, max_new_tokens, temperature, top_p, top_k, seed)
-    return [self.tokenizer.decode(ids) for ids in answers]
+    return [self.text(ids) for ids in answers]
+
+  def text(self, ids: list[int]) -> str:
+    """The text of an answer, without the stop id at its end."""
+    # A declared stop id need not be a special token, which `decode` would leave out.
+    stopped = len(ids) > 0 and ids[-1] in self.tokenizer.stop_ids
+    return self.tokenizer.decode(ids[:-1] if stopped else ids)
 
   def prompt(self, messages: Sequence[dict], system_prompt: str | None = None) -> list[int]:
     """Ids that ask for the next turn of a conversation, after the system prompt. UserError without a tokenizer."""

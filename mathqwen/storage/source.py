@@ -6,7 +6,7 @@ import jax
 
 from mathqwen import files, hf
 from mathqwen.config import Experiment, MeshConfig
-from mathqwen.errors import NoTokenizer, UserError
+from mathqwen.errors import NoTokenizer, UserError, report
 from mathqwen.files import hub
 from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
@@ -27,6 +27,11 @@ class Source:
   weights: hf.Weights  # for reading one at a time
   experiment: Experiment | None = None  # None: a Hugging Face directory
   step: int | None = None  # of the checkpoint; 0 for a converted model, None for a Hugging Face directory
+
+  @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Answers end at any of these: see `Tokenizer.stop_ids`; () without a tokenizer. UserError: when there is none."""
+    return () if self.tokenizer is None else self.tokenizer.stop_ids
 
   def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None) -> dict:
     """All weights, in `dtype` or in their own dtypes, on `mesh` or on one device; then closes the files.
@@ -71,14 +76,16 @@ def open_source(path: str) -> Source:
 
 
 def _tokenizer(path: str, directory: str, config: ModelConfig) -> Tokenizer | None:
-  """The tokenizer of `directory`. UserError: when it has more ids than the model of `path` has embeddings."""
+  """The tokenizer of `directory`, for the model of `path`. UserError: when the model has no rows for ids of text."""
   try:
     tokenizer = load_tokenizer(directory)
   except NoTokenizer:
     return None
-  if tokenizer.vocab_size > config.vocab_size:
-    raise UserError(
-      f"{path}: its tokenizer knows {tokenizer.vocab_size} tokens and its model's vocab_size is {config.vocab_size}: "
-      'these are files of different models, fetch them again'
-    )
-  return tokenizer
+  try:
+    fitted = tokenizer.fitted(config.vocab_size)
+  except UserError as error:
+    raise UserError(f'{path}: {error}') from None
+  for token_id in tokenizer.declared_stops:
+    if token_id not in fitted.declared_stops:
+      report(f'{path}: the stop id {token_id} is not below vocab_size {config.vocab_size}: it is ignored')
+  return fitted

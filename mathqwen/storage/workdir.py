@@ -212,7 +212,9 @@ def write_tokenizer(workdir: str, tokenizer: Tokenizer) -> None:
       target = folder / file.name
       whole = there.get(file.name) == written[file.name] if file.name in written else file.name in there
       if not whole or not target.stat().st_size:
-        report(f'{target} is damaged or missing, and is written again')
+        # An older version may have written fewer files.
+        if file.name in written or not written:
+          report(f'{target} is damaged or missing, and is written again')
         files.write_atomically(target, file.read_bytes())
 
 

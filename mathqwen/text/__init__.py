@@ -6,6 +6,7 @@ For other folders to use; nothing is imported here, so that each module costs on
   tokenizer.Tokenizer        what every tokenizer can do; subclasses in huggingface, rank_file, sentencepiece_model
   chatml.render, .prompt     conversation -> ids and loss mask; conversation -> the ids that ask for the next answer
   templates.load             the same for any Jinja chat template
+  declared_stops             the stop ids that generation_config.json and config.json declare
   bpe                        Qwen's special tokens, and conversions between vocabulary files
   testing                    a tiny tokenizer of Qwen2's kind, for tests
 """
@@ -13,6 +14,7 @@ For other folders to use; nothing is imported here, so that each module costs on
 __all__ = [
   'bpe',
   'chatml',
+  'declared_stops',
   'huggingface',
   'loading',
   'rank_file',

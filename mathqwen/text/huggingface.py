@@ -5,7 +5,7 @@ import json
 from mathqwen.errors import UserError
 from mathqwen.text import bpe
 from mathqwen.text.rank_file import Tiktoken
-from mathqwen.text.tokenizer import Tokenizer
+from mathqwen.text.tokenizer import Tokenizer, added_tokens
 
 
 class HuggingFace(Tokenizer):
@@ -27,6 +27,7 @@ class HuggingFace(Tokenizer):
       raise ValueError(str(error)) from None
     vocab = self._model.get_vocab(with_added_tokens=False)
     self.vocab_size = max(*vocab.values(), *self.special.values()) + 1
+    self.text_size = 1 + max((token_id for token, token_id in vocab.items() if token not in self.special), default=-1)
     self.files = files
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
@@ -34,6 +35,10 @@ class HuggingFace(Tokenizer):
 
   def _decode(self, ids: list[int]) -> str:
     return self._model.decode(ids, skip_special_tokens=False)
+
+  def _id_of(self, token: str) -> int | None:
+    found = super()._id_of(token)
+    return self._model.token_to_id(token) if found is None and token not in self.beyond else found
 
   def _files_for(self, layout: str | None) -> dict[str, bytes]:
     if layout != 'qwen1':
@@ -77,10 +82,8 @@ def from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
 
 def _special_tokens(files: dict[str, bytes], config: dict, ranks: int) -> dict[str, int]:
   """Token -> id from the first source that has ids; where the files only name tokens, the family's ids."""
-  if 'added_tokens_decoder' in config:
-    return {token['content']: int(token_id) for token_id, token in config['added_tokens_decoder'].items()}
-  if 'added_tokens.json' in files:
-    return json.loads(files['added_tokens.json'])
+  if with_ids := added_tokens(files):
+    return with_ids
 
   named = [config.get('eos_token'), config.get('pad_token'), *(config.get('additional_special_tokens') or ())]
   names = {token['content'] if isinstance(token, dict) else token for token in named if token}

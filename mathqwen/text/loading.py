@@ -8,7 +8,7 @@ from importlib import resources
 
 from mathqwen import files as files_lib
 from mathqwen.errors import NoTokenizer, UserError
-from mathqwen.text import bpe
+from mathqwen.text import bpe, declared_stops
 from mathqwen.text.huggingface import HuggingFace, from_vocab_and_merges
 from mathqwen.text.rank_file import Tiktoken
 from mathqwen.text.sentencepiece_model import SentencePiece
@@ -43,7 +43,9 @@ def load_tokenizer(path: str | files_lib.AnyPath | None = None) -> Tokenizer:
   for file in sorted(path.iterdir()) if path.is_dir() else []:
     if any(fnmatch.fnmatchcase(file.name, pattern) for pattern in patterns):
       files[file.name] = files_lib.read_bytes(file, LARGEST)
-  return _from_files(files, path)
+  tokenizer = _from_files(files, path)
+  tokenizer.declared_stops = declared_stops.read(path)
+  return tokenizer
 
 
 @functools.cache

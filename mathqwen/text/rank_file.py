@@ -26,6 +26,7 @@ class Tiktoken(Tokenizer):
 
     self.special = bpe.specials('qwen1', len(tokens))
     self.vocab_size = len(tokens) + len(self.special)
+    self.text_size = len(tokens)
     self._ranks = {token: rank for rank, token in enumerate(tokens)}
     self._model = tiktoken.Encoding('qwen', pat_str=bpe.SPLIT, mergeable_ranks=self._ranks, special_tokens=self.special)
     self.files = files

@@ -2,7 +2,7 @@
 
 from mathqwen.text import bpe
 from mathqwen.text.bpe import IM_START
-from mathqwen.text.tokenizer import Tokenizer, pretty_json
+from mathqwen.text.tokenizer import Tokenizer, added_tokens, pretty_json
 
 
 class SentencePiece(Tokenizer):
@@ -21,6 +21,11 @@ class SentencePiece(Tokenizer):
     self.special = {
       piece: i for i, piece in enumerate(pieces) if self._model.is_control(i) or self._model.is_unknown(i)
     }
+    self.text_size = 1 + max((i for i, piece in enumerate(pieces) if piece not in self.special), default=-1)
+    for token, token_id in added_tokens(files or {}).items():
+      if token_id >= len(pieces):
+        self.special[token] = token_id
+        self.vocab_size = max(self.vocab_size, token_id + 1)
 
     # Pieces that contain real spaces show that the model normalises nothing: a plain BPE with byte fallback, which a
     # tokenizer.json can express exactly. LLaMA's writes spaces as U+2581 and keeps its own file.

@@ -11,9 +11,10 @@ Text never becomes a special or added token: `encode('<|im_end|>')` gives the id
 `text.chatml` inserts special ids, so a question cannot end its own turn.
 """
 
+import copy
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen import files as files_lib
 from mathqwen.errors import UserError
@@ -26,7 +27,10 @@ class Tokenizer:
 
   special: dict[str, int]  # text of each special or added token -> its id
   vocab_size: int  # ids are 0 .. vocab_size - 1; the model's embedding may have more rows
+  text_size: int  # text encodes to ids below this; special and added tokens may have higher ones
   files: dict[str, bytes]  # file name -> content, as found; what `save` writes
+  declared_stops: tuple[int, ...] = ()  # what generation_config.json and config.json beside the files declare
+  beyond: Mapping[str, int] = {}  # special and added tokens whose ids the model has no rows for: see `fitted`
 
   def encode(self, text: str) -> list[int]:
     """Ids of one text. UserError: as `encode_batch`."""
@@ -35,7 +39,8 @@ class Tokenizer:
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text, without any special token.
 
-    UserError: when a text contains half of a surrogate pair, which has no UTF-8 encoding.
+    UserError: when a text contains half of a surrogate pair, which has no UTF-8 encoding, or encodes to an id that the
+    model has no row for (see `fitted`).
     """
     texts = list(texts)
     for text in texts:
@@ -47,7 +52,19 @@ class Tokenizer:
           f'cannot tokenise {around!r}: character {error.start} of the text is half of a surrogate pair; '
           'read the file it came from as UTF-8, or replace the character'
         ) from None
-    return self._encode(texts)
+    encoded = self._encode(texts)
+    if self.beyond:
+      self._check_rows(texts, encoded)
+    return encoded
+
+  def _check_rows(self, texts: list[str], encoded: list[list[int]]):
+    """UserError: when a text has an id that the model has no row for."""
+    for text, ids in zip(texts, encoded, strict=True):
+      if max(ids, default=0) >= self.vocab_size:
+        raise UserError(
+          f'{text[:40]!r} encodes to the id {max(ids)}, and the model has rows for the ids up to {self.vocab_size - 1} '
+          "only: use the tokenizer files that were published with the model, or enlarge the model's embedding"
+        )
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
     raise NotImplementedError
@@ -71,7 +88,38 @@ class Tokenizer:
   def _special_ids(self) -> frozenset[int]:
     return frozenset(self.special.values())
 
+  def fitted(self, rows: int) -> 'Tokenizer':
+    """This tokenizer for a model whose embedding has `rows` rows.
+
+    Checkpoints exist whose tokenizer has an added token beyond the model's vocabulary, usually [PAD] at id 32000 for a
+    vocab_size of 32000. The model was never trained with such a token. It stays in the files, and here it is in
+    `beyond`: no text encodes to it, and no answer stops at it.
+
+    UserError: when ordinary text encodes to ids that the model has no rows for.
+    """
+    if self.text_size > rows:
+      raise UserError(
+        f'its tokenizer encodes text to ids up to {self.text_size - 1} and vocab_size is {rows}: these are files of '
+        'different models, fetch them again'
+      )
+    beyond = {token: token_id for token, token_id in self.special.items() if token_id >= rows}
+    unreachable = [token_id for token_id in self.declared_stops if token_id >= rows]
+    if not beyond and not unreachable:
+      return self
+    fitted = copy.copy(self)
+    fitted.__dict__.pop('_special_ids', None)  # cached from `special`
+    fitted.special = {token: token_id for token, token_id in self.special.items() if token_id < rows}
+    fitted.vocab_size = min(self.vocab_size, rows)
+    fitted.beyond = beyond
+    fitted.declared_stops = tuple(token_id for token_id in self.declared_stops if token_id < rows)
+    return fitted
+
   def _chatml_id(self, token: str) -> int:
+    if token in self.beyond:
+      raise UserError(
+        f'{token} has the id {self.beyond[token]}, and the model has rows for ids up to {self.vocab_size - 1} only, '
+        "so it cannot write ChatML; enlarge the model's embedding, or use a prompt format without chat turns"
+      )
     if token not in self.special:
       raise UserError(
         f'the tokenizer has no {token}, so it cannot write ChatML; use a Qwen tokenizer, or a prompt '
@@ -96,17 +144,37 @@ class Tokenizer:
 
   @property
   def stop_ids(self) -> tuple[int, ...]:
-    """Generation stops at any of these: (<|im_end|>, <|endoftext|>), or </s> in the LLaMA family.
+    """Generation stops at any of these, the most trusted first.
 
-    UserError: when the tokenizer has none of them.
+    They are the eos_token_id of generation_config.json and of config.json, then the eos_token of tokenizer_config.json,
+    then <|im_end|>, <|endoftext|> and </s> where the tokenizer has them.
+
+    UserError: when there is none.
     """
-    stops = tuple(self.special[token] for token in (IM_END, ENDOFTEXT, '</s>') if token in self.special)
+    named = [self.special.get(token) for token in (IM_END, ENDOFTEXT, '</s>')]
+    own = [token_id for token_id in (self._eos_id(), *named) if token_id is not None]
+    stops = [*self.declared_stops, *own]
     if not stops:
       raise UserError(
-        f'the tokenizer has none of {IM_END}, {ENDOFTEXT}, </s>, so generation could not stop; use the tokenizer files '
-        'that were published with the model'
+        'neither generation_config.json nor config.json has an eos_token_id, tokenizer_config.json has no eos_token, '
+        f'and the tokenizer has none of {IM_END}, {ENDOFTEXT}, </s>, so generation could not stop; use the files that '
+        'were published with the model'
       )
-    return stops
+    return tuple(dict.fromkeys(stops))
+
+  def _eos_id(self) -> int | None:
+    """Id of the eos_token of tokenizer_config.json, or of special_tokens_map.json, where older files have it."""
+    for name in ('tokenizer_config.json', 'special_tokens_map.json'):
+      token = json.loads(self.files.get(name, b'{}')).get('eos_token')
+      if isinstance(token, dict):
+        token = token.get('content')
+      if isinstance(token, str) and token:
+        return self._id_of(token)
+    return None
+
+  def _id_of(self, token: str) -> int | None:
+    """Id of a token by its text; None when there is none, or the model has no row for it."""
+    return self.special.get(token)
 
   @property
   def bos(self) -> int | None:
@@ -130,7 +198,8 @@ class Tokenizer:
 
     That is 'original' or 'mathqwen': our template is added, as chat_template.jinja, only when the files have none.
 
-    layout  None      the files the tokenizer was loaded from, byte for byte
+    layout  None      the files the tokenizer was loaded from, byte for byte, and a generation_config.json with
+                      `declared_stops` if there are any
             'qwen1'   qwen.tiktoken, for Qwen-1's own code
             another   files for Hugging Face's `AutoTokenizer.from_pretrained(directory)`; a rank file is converted to
                       tokenizer.json, vocab.json and merges.txt, the other kinds already have theirs
@@ -138,6 +207,8 @@ class Tokenizer:
     UserError: when `layout` is 'qwen1' and the tokenizer cannot be written exactly as a rank file.
     """
     files = self._files_for(layout)
+    if layout is None and self.declared_stops:
+      files['generation_config.json'] = pretty_json({'eos_token_id': list(self.declared_stops)})
     directory = files_lib.path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if 'tokenizer_config.json' not in files:
@@ -174,6 +245,14 @@ class Tokenizer:
       'unk_token': None,
       'add_prefix_space': False,
     }
+
+
+def added_tokens(files: Mapping[str, bytes]) -> dict[str, int]:
+  """Token -> id of the tokens that were added to a vocabulary: of tokenizer_config.json, or of added_tokens.json."""
+  decoder = json.loads(files.get('tokenizer_config.json', b'{}')).get('added_tokens_decoder')
+  if decoder is not None:
+    return {token['content']: int(token_id) for token_id, token in decoder.items()}
+  return json.loads(files.get('added_tokens.json', b'{}'))
 
 
 def pretty_json(value: dict) -> bytes:
