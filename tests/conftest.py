@@ -162,6 +162,32 @@ def fails(capsys):
   return run
 
 
+@pytest.fixture(scope='session')
+def llama_model():
+  """A tokenizer.model of LLaMA's kind: prefix space, digits and white space kept, byte pieces, <s>, </s>, no ChatML."""
+  import io
+
+  import sentencepiece
+
+  from mathqwen.text.testing import CORPUS
+
+  out = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter((CORPUS + '\n小明有苹果').split('\n') * 20),
+    model_writer=out,
+    vocab_size=450,
+    model_type='bpe',
+    byte_fallback=True,
+    split_digits=True,
+    normalization_rule_name='identity',
+    remove_extra_whitespaces=False,
+    allow_whitespace_only_pieces=True,
+    hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return out.getvalue()
+
+
 QWEN_TIKTOKEN_SHA256 = 'b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186'
 
 

@@ -6,8 +6,10 @@ import re
 from mathqwen.errors import UserError, report
 from mathqwen.files.naming import HUB
 
-# Weights, configs and tokenizer files. No code and no pickles: neither is ever run.
+# Weights, configs and tokenizer files. No code: none is ever run.
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
+# Weights in the format of torch.save, where there are none in safetensors; not what trainers leave beside them.
+TORCH_FILES = ('pytorch_model*.bin', 'adapter_model.bin')
 
 
 def name_of(path: str) -> str | None:
@@ -68,7 +70,10 @@ def fetch(name: str) -> str:
   try:
     repository, _, revision = name.partition('@')
     chosen = {'revision': revision} if revision else {}
-    return huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), **chosen)
+    folder = huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), **chosen)
+    if not any(pathlib.Path(folder).glob('*.safetensors')):
+      folder = huggingface_hub.snapshot_download(repository, allow_patterns=[*FILES, *TORCH_FILES], **chosen)
+    return folder
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
     reason = ' '.join(str(error).split())[:200]
     raise UserError(

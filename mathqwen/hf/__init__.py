@@ -3,6 +3,9 @@
 layouts        names and shapes of weights in the files, one table per architecture
 config_json    config.json <-> ModelConfig
 tensor_files   safetensors files, one tensor at a time
+torch_files    pytorch_model.bin, likewise, without running what is in it
+tensor_pickle  the part of such a file that says which tensors there are
+tensor_directory    the tensors of a directory, whichever files they are in
 weights        the protocol of what can be read weight by weight
 reading        the weights of a directory, read into their sharding
 export_plan    what an export will write

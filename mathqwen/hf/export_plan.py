@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from mathqwen.hf import config_json, layouts
-from mathqwen.hf.reading import SINGLE
+from mathqwen.hf.tensor_directory import SINGLE
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import Weights, widest
 from mathqwen.model.config import ModelConfig

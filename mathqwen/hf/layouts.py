@@ -88,7 +88,7 @@ _QWEN1_LAYER = (
   TensorRule('transformer.h.{}.mlp.c_proj.weight', ('down',), 1),
 )
 
-_INV_FREQ = ('rotary_emb.inv_freq',)
+_CONSTANTS = ('rotary_emb.inv_freq', 'rotary_emb.cos_cached', 'rotary_emb.sin_cached', 'attn.masked_bias')
 LAYOUTS = {
   'qwen1': Layout(
     'QWenLMHeadModel',
@@ -97,7 +97,7 @@ LAYOUTS = {
     _QWEN1_LAYER,
     {'qkv_bias': True, 'qk_norm': False},
     remote_code=True,
-    ignored=_INV_FREQ,
+    ignored=_CONSTANTS,
   ),
   'qwen2': Layout(
     'Qwen2ForCausalLM',
@@ -105,7 +105,7 @@ LAYOUTS = {
     _LLAMA_TOP,
     _LLAMA_LAYER,
     {'qkv_bias': True, 'qk_norm': False},
-    ignored=_INV_FREQ,
+    ignored=_CONSTANTS,
   ),
   'qwen3': Layout(
     'Qwen3ForCausalLM',
@@ -122,7 +122,7 @@ LAYOUTS = {
     _LLAMA_LAYER,
     {'qkv_bias': False, 'qk_norm': False},
     rope_theta=10_000.0,
-    ignored=_INV_FREQ,
+    ignored=_CONSTANTS,
   ),
 }
 

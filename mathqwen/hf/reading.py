@@ -5,7 +5,6 @@ which tensors make up each of our weights.
 """
 
 import math
-import pathlib
 import re
 
 import jax
@@ -14,17 +13,15 @@ import numpy as np
 from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import config_json, layouts
-from mathqwen.hf.tensor_files import CODES, DTYPES, SafetensorsReader, is_finite
+from mathqwen.hf.tensor_directory import Problem, TensorDirectory
+from mathqwen.hf.tensor_files import CODES, DTYPES, is_finite
 from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 
-INDEX = 'model.safetensors.index.json'
-SINGLE = 'model.safetensors'
 HEAD = 'lm_head.weight'
 _ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, in addition to the embedding
 _ALIGNMENT = 64  # bytes
 
 Box = tuple[slice, ...]  # part of an array: a slice with a start and a stop for each axis
-Problem = tuple[str, str]  # (name of a file or tensor, what is wrong with it)
 
 
 class DirectoryWeights(Weights):
@@ -36,10 +33,11 @@ class DirectoryWeights(Weights):
   def __init__(self, directory: str):
     self.directory = files.path(directory)
     self.config, self.layout = config_json.read(directory)
-    self._file_of: dict[str, SafetensorsReader] = {}  # the file of each tensor
     self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
+    self._opened = TensorDirectory(self.directory)
+    self._tensors = self._opened.tensors
     try:
-      problems = self._open_files()
+      problems = self._opened.problems
       problems += self._compare_with_config(complete=not problems)
       if problems:
         raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
@@ -47,72 +45,26 @@ class DirectoryWeights(Weights):
       self.close()
       raise
 
-  def _open_files(self) -> list[Problem]:
-    """Opens every file and fills `_file_of`. Returns the files that cannot be read, and tensors in the wrong file."""
-    problems, tensors_of = self._file_names()
-    for file, indexed in sorted(tensors_of.items()):
-      # The index comes with the checkpoint, so it is not trusted: it must not name files outside of the directory.
-      if pathlib.PurePath(file).name != file or len(file) > 200:
-        problems.append((file[:200], 'is not the name of a file in the directory of the index'))
-        continue
-      path = self.directory / file
-      if not files.is_there(path):
-        remedy = 'the download is not complete, fetch it'
-        if file == SINGLE and any(self.directory.glob('*.bin')):
-          remedy = 'only safetensors are read, not pickled .bin files; fetch that version'
-        problems.append((file, f'is missing: {remedy}'))
-        continue
-      try:
-        reader = SafetensorsReader(path)
-      except ValueError as error:
-        problems.append((file, f'cannot be read as safetensors ({error}): is it half a file? Fetch it again'))
-        continue
-
-      problems += [(name, 'is in two files') for name in reader.tensors if name in self._file_of]
-      if indexed is not None:
-        lost = sorted(set(indexed) - set(reader.tensors))
-        unlisted = sorted(set(reader.tensors) - set(indexed))
-        problems += [(name, f'is not in {file}, where the index has it') for name in lost]
-        problems += [(name, f'is in {file}, and the index does not say so') for name in unlisted]
-      self._file_of |= dict.fromkeys(reader.tensors, reader)
-    return problems
-
-  def _file_names(self) -> tuple[list[Problem], dict[str, list[str] | None]]:
-    """(problems, {file: the tensors that the index lists in it}); without an index, the one file has None."""
-    if not files.is_there(self.directory / INDEX):
-      return [], {SINGLE: None}
-    weight_map = files.read_json_object(self.directory / INDEX).get('weight_map')
-    if not isinstance(weight_map, dict) or not weight_map:
-      raise UserError(f'{self.directory / INDEX} has no weight_map: fetch it again')
-    problems = []
-    if SINGLE not in weight_map.values() and (self.directory / SINGLE).exists():
-      problems.append((SINGLE, f'is there beside {INDEX}, which does not name it: remove the one that you do not want'))
-    tensors_of: dict[str, list[str] | None] = {str(file): [] for file in weight_map.values()}
-    for tensor, file in weight_map.items():
-      tensors_of[str(file)].append(tensor)
-    return problems, tensors_of
-
   def _compare_with_config(self, complete: bool) -> list[Problem]:
     """What does not match between the tensors of the files and the config.
 
     complete: whether all files could be read; if not, no tensor is reported as missing.
     """
     expected = {tensor.name: tensor.shape for tensor in layouts.file_tensors(self.config, self.layout)}
-    if self.config.tie_word_embeddings and HEAD in self._file_of:
+    if self.config.tie_word_embeddings and HEAD in self._tensors:
       # Some tied checkpoints store the head too. `_check_tied` compares it with the embedding.
       expected[HEAD] = (self.config.vocab_size, self.config.hidden_size)
     ignored = layouts.LAYOUTS[self.layout].ignored
     extra, misfit = [], []
-    for name, reader in self._file_of.items():
-      code, shape = reader.tensors[name]
+    for name, tensor in self._tensors.items():
       if name not in expected:
         if not name.endswith(ignored):
           extra.append((name, 'is not in a model of this config'))
-      elif code not in CODES:
-        misfit.append((name, f'is {code}: {", ".join(CODES)} are read'))
-      elif shape != expected[name]:
-        misfit.append((name, f'has shape {shape}, the config says {expected[name]}'))
-    missing = [(name, 'is missing') for name in expected if name not in self._file_of] if complete else []
+      elif tensor.code not in CODES:
+        misfit.append((name, f'is {tensor.code}: {", ".join(CODES)} are read'))
+      elif tensor.shape != expected[name]:
+        misfit.append((name, f'has shape {tensor.shape}, the config says {expected[name]}'))
+    missing = [(name, 'is missing') for name in expected if name not in self._tensors] if complete else []
     return missing + extra + misfit
 
   def paths(self) -> list[Path]:
@@ -121,7 +73,7 @@ class DirectoryWeights(Weights):
 
   def dtype(self, path: Path) -> np.dtype:
     """The dtype of the weight in the files; when its layers differ, float32, which holds them all."""
-    return widest(CODES[self._file_of[rows.name].tensors[rows.name][0]] for rows in self._places[path].ranges)
+    return widest(CODES[self._tensors[rows.name].code] for rows in self._places[path].ranges)
 
   def read(
     self, path: Path, sharding: jax.sharding.Sharding | None = None, dtype: str | None = None
@@ -178,18 +130,17 @@ class DirectoryWeights(Weights):
     high = max(box[0].stop for _, box in wanted)
     # A file may have several rows for one entry of our first axis: head_dim rows for each head of q.
     rows_per_entry = (rows.stop - rows.start) // place.shape[0]
-    reader = self._file_of[rows.name]
-    code, _ = reader.tensors[rows.name]
+    tensor = self._tensors[rows.name]
 
     # The usual case on one device needs no second buffer: the file is read into the array itself.
     target, _ = wanted[0]
-    direct = len(wanted) == 1 and target.shape == place.shape and target.dtype == CODES[code]
+    direct = len(wanted) == 1 and target.shape == place.shape and target.dtype == CODES[tensor.code]
     start, stop = rows.start + low * rows_per_entry, rows.start + high * rows_per_entry
     try:
-      array = reader.read(rows.name, start, stop, target if direct else None)
+      array = tensor.read(start, stop, target if direct else None)
     except ValueError as error:
       raise UserError(f'{self.directory}: {rows.name} cannot be read ({error}): fetch its file again') from None
-    if place.path == ('embed',) and self.config.tie_word_embeddings and HEAD in self._file_of:
+    if place.path == ('embed',) and self.config.tie_word_embeddings and HEAD in self._tensors:
       self._check_tied(array, low, high)
     if not is_finite(array):
       raise UserError(f'{self.directory}: {rows.name} holds NaN or infinity: fetch it again, or use another checkpoint')
@@ -204,7 +155,7 @@ class DirectoryWeights(Weights):
     """UserError: when a stored head is not the embedding. transformers would use it, whatever the config says."""
     for start in range(low, high, _ROWS_COMPARED):
       stop = min(start + _ROWS_COMPARED, high)
-      head = self._file_of[HEAD].read(HEAD, start, stop)
+      head = self._tensors[HEAD].read(start, stop)
       if not np.array_equal(head, embed_VD[start - low : stop - low]):
         raise UserError(
           f'{self.directory}: {HEAD} is not the embedding, and config.json has tie_word_embeddings: set that to false, '
@@ -213,8 +164,7 @@ class DirectoryWeights(Weights):
 
   def close(self) -> None:
     """Closes the files. Weights that were read stay valid."""
-    for reader in set(self._file_of.values()):
-      reader.close()
+    self._opened.close()
 
   def __enter__(self):
     return self

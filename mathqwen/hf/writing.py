@@ -14,7 +14,7 @@ from mathqwen import files
 from mathqwen.errors import UserError, report
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.new_directory import check_target, new_directory, together
-from mathqwen.hf.reading import INDEX
+from mathqwen.hf.tensor_directory import INDEX
 from mathqwen.hf.tensor_files import SafetensorsWriter, is_finite
 from mathqwen.hf.weights import ArrayWeights, Path, Weights
 from mathqwen.model.config import ModelConfig

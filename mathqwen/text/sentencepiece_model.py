@@ -40,7 +40,8 @@ class SentencePiece(Tokenizer):
     return self._model.encode(texts)
 
   def _decode(self, ids: list[int]) -> str:
-    return self._model.decode(ids)
+    # Tokens that were added to the files may leave a gap of ids that no piece has.
+    return self._model.decode([i for i in ids if i < self._model.vocab_size()])
 
   def _hf_config(self) -> dict:
     if 'tokenizer.json' in self.files:

@@ -1,6 +1,7 @@
 """Hugging Face directories that cannot be converted, and numbers that a dtype does not hold."""
 
 import json
+import os
 import shutil
 import struct
 
@@ -125,10 +126,19 @@ def test_damaged_directories(name, directory, tmp_path, fails):
     assert [path.name for path in tmp_path.iterdir()] == ['hf']  # no output, and nothing beside it
 
 
-def test_pickles_are_not_read(directory, tmp_path, fails):
-  (directory / 'model.safetensors').rename(directory / 'pytorch_model.bin')
+class Command:
+  def __reduce__(self):
+    return os.system, ('touch ran',)
+
+
+def test_pickles_are_not_run(directory, tmp_path, fails, monkeypatch):
+  torch = pytest.importorskip('torch')
+  monkeypatch.chdir(tmp_path)
+  (directory / 'model.safetensors').unlink()
+  torch.save({'model.norm.weight': torch.ones(48), 'x': Command()}, directory / 'pytorch_model.bin')
   message = fails('convert', 'from-hf', directory, tmp_path / 'out')
-  assert 'only safetensors are read, not pickled .bin files' in message
+  assert 'pytorch_model.bin holds more than tensors (its pickle asks for posix.system' in message
+  assert [path.name for path in tmp_path.iterdir()] == ['hf']
 
 
 @pytest.mark.parametrize('dtype', hf.DTYPES)

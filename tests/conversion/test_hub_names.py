@@ -1,5 +1,6 @@
 """Models named by their name on the Hugging Face hub."""
 
+import fnmatch
 import shutil
 import sys
 
@@ -30,6 +31,23 @@ def test_names_of_the_hub(exported, tmp_path, monkeypatch, fails):
   assert [name for name, _ in asked] == ['Qwen/Qwen2.5-0.5B'] * 2
   assert not any('.py' in pattern or '.bin' in pattern for pattern in asked[0][1])
   assert fails('generate', 'hf://Qwen', '1+1=').endswith('write hf://ORGANISATION/NAME')
+
+
+def test_files_of_torch_are_fetched_where_there_are_no_safetensors(exported, tmp_path, monkeypatch):
+  asked = []
+
+  def give(name, allow_patterns):
+    asked.append(allow_patterns)
+    return str(tmp_path if name.endswith('Old') else exported)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', give)
+  hub.fetch('Qwen/New')
+  assert len(asked) == 1
+  hub.fetch('Qwen/Old')
+  assert len(asked) == 3 and {'pytorch_model*.bin', *hub.FILES} <= set(asked[2])
+  assert not any(
+    fnmatch.fnmatch(file, pattern) for file in ('optimizer.bin', 'training_args.bin') for pattern in asked[2]
+  )
 
 
 def test_a_name_with_a_revision(exported, monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from mathqwen.text.bpe import CHATML_SPECIALS
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.rank_file import Tiktoken
 from mathqwen.text.sentencepiece_model import SentencePiece
-from mathqwen.text.testing import CORPUS, tiny_bpe_tokenizer
+from mathqwen.text.testing import tiny_bpe_tokenizer
 
 TEXTS = [
   '',
@@ -303,30 +303,6 @@ LLAMA_TEXTS = [
   'def f(x):\n    return x  # \x01',
   '$\\frac{1}{2}$',
 ]
-
-
-@pytest.fixture(scope='module')
-def llama_model():
-  """LLaMA's kind: prefix space, every digit and white space kept, byte pieces, <s> and </s>, no ChatML."""
-  import io
-
-  import sentencepiece
-
-  out = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter((CORPUS + '\n小明有苹果').split('\n') * 20),
-    model_writer=out,
-    vocab_size=450,
-    model_type='bpe',
-    byte_fallback=True,
-    split_digits=True,
-    normalization_rule_name='identity',
-    remove_extra_whitespaces=False,
-    allow_whitespace_only_pieces=True,
-    hard_vocab_limit=False,
-    minloglevel=2,
-  )
-  return out.getvalue()
 
 
 def test_llama_ids_are_those_of_transformers(llama_model, tmp_path):
