@@ -81,6 +81,8 @@ def evaluate(
   data_dir: str | os.PathLike | None = None,
   limit: int | None = None,
   prompt: str | None = None,
+  template: str | os.PathLike | None = None,
+  system: str | None = None,
   rule: str | None = None,
   out: str | os.PathLike | None = None,
   max_new_tokens: int | None = None,
@@ -104,6 +106,8 @@ def evaluate(
       run's workdir, or 'openai:URL#NAME' for a served model.
     benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'.
     out: the directory where records and scores go; the same call continues there.
+    template: how turns become text: 'chatml', 'own' or a Jinja file; None takes the model's.
+    system: the system turn before each question; None takes the model's.
     dtype: of weights and activations, for a path; a `Model` has its own.
     The others: as the flags of the command, see `mathqwen evaluate --help`; None takes the command's default.
 
@@ -117,7 +121,7 @@ def evaluate(
   # Every parameter has the name of its flag, so all of them together are the command's arguments.
   options = argparse.Namespace(**locals(), distributed=None, slice=None)
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
-  options.data_dir, options.out = _path_text(data_dir), _path_text(out)
+  options.data_dir, options.out, options.template = _path_text(data_dir), _path_text(out), _path_text(template)
   if isinstance(model, Model) and dtype is not None:
     raise UserError(f'dtype is {dtype!r}: a loaded model keeps its own, {model.dtype!r}; give dtype to mathqwen.load')
   with _as_user_errors():

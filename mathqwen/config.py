@@ -77,7 +77,16 @@ class DataConfig:
   )
   seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
   batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
-  system_prompt: str = setting('', help='system turn before each question; empty renders none')
+  template: str = setting(
+    'chatml',
+    help='how conversations become text: chatml, own (the chat template of init), or a Jinja file, local or gs://. Its '
+    'text is saved with the run, which does not read the file again',
+    path='path',
+  )
+  system_prompt: str = setting(
+    '',
+    help='system turn before each question; empty adds none. Not with a data.template that has one of its own',
+  )
   eval_examples: int = setting(
     256, help='examples held out of training, for the evaluation loss; 0 holds out none', at_least=0
   )

@@ -120,6 +120,20 @@ def add_model(parser: Parser, more: str = '') -> None:
   )
 
 
+def add_chat(parser: Parser) -> None:
+  """Adds --template and --system, as `ChatFormat.changed` takes them."""
+  parser.add_argument(
+    '--template',
+    type=path,
+    metavar='NAME',
+    help='how turns become text: chatml, own (the chat template of MODEL), or a Jinja file (default: what a run or its '
+    'export was trained with; own for a published chat model, chatml for a base model)',
+  )
+  parser.add_argument(
+    '--system', metavar='TEXT', help="the system turn before each question (default: the model's, if it has one)"
+  )
+
+
 def add_platform(parser: Parser) -> None:
   """Adds --platform, as `devices.choose` takes it. Every command that computes has it."""
   parser.add_argument(

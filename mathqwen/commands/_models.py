@@ -9,11 +9,13 @@ if TYPE_CHECKING:
   from mathqwen.inference.model import Model
 
 
-def open_on_this_host(path: str, dtype: str | None = None) -> tuple[Model, Callable[[], dict]]:
+def open_on_this_host(
+  path: str, dtype: str | None = None, template: str | None = None, system: str | None = None
+) -> tuple[Model, Callable[[], dict]]:
   """(model without weights, function that reads them): callers check their other arguments between the two.
 
   The weights are split over the devices of this host; each of several hosts holds a copy of the model.
-  dtype: None takes bfloat16, on a CPU float32.
+  dtype: None takes bfloat16, on a CPU float32. template, system: as --template and --system.
   """
   import jax
 
@@ -27,4 +29,4 @@ def open_on_this_host(path: str, dtype: str | None = None) -> tuple[Model, Calla
     mesh = sharding.make_mesh(sharding.fitting(source.config, jax.local_device_count()), jax.local_devices())
   if dtype is None:
     dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  return models.model_of(source, mesh, dtype)
+  return models.model_of(source, mesh, dtype, template, system)

@@ -78,6 +78,7 @@ def run_verify(args: argparse.Namespace) -> dict:
   from mathqwen.observe import ledger
   from mathqwen.storage import checkpoint, provenance
   from mathqwen.storage import workdir as workdirs
+  from mathqwen.text import chat_format
   from mathqwen.text.loading import load_tokenizer
 
   workdir = files.path(args.workdir)
@@ -93,8 +94,10 @@ def run_verify(args: argparse.Namespace) -> dict:
   lines = ledger.read(workdir / ledger.NAME)
   lines.report_damage(workdir / ledger.NAME)
   sessions = provenance.read_sessions(str(workdir))
+  tokenizer = load_tokenizer(str(workdir / workdirs.TOKENIZER))
+  chat = chat_format.trained(data.template, data.system_prompt, tokenizer)
   result = verify(
-    TrainingData(data, load_tokenizer(str(workdir / 'tokenizer'))),
+    TrainingData(data, tokenizer, chat=chat),
     lines.values,
     str(workdir / ledger.NAME),
     recorded=sessions[-1]['data'] if sessions else None,

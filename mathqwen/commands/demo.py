@@ -130,7 +130,7 @@ def _random_model(prepared: TrainingRun) -> Model:
     prepared.tokenizer,
     init(jax.random.key(experiment.train.seed)),
     dtype=experiment.train.compute_dtype,
-    system_prompt=experiment.data.system_prompt,
+    chat=prepared.chat,
   )
 
 

@@ -13,6 +13,7 @@ from mathqwen.hardware import hosts
 
 if TYPE_CHECKING:
   from mathqwen.evals.tasks import Benchmark
+  from mathqwen.inference.model import Model
 
 HELP = 'answer the problems of benchmarks, grade the answers and record each of them'
 
@@ -21,7 +22,8 @@ BATCH_SIZE = 64
 ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.ask.Ask
 DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
 SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals.endpoint.evaluate
-OURS = ('batch_size', 'dtype', 'platform', 'distributed', 'slice', *DECODING)  # flags that a served model does not take
+# Flags that a served model does not take.
+OURS = ('template', 'batch_size', 'dtype', 'platform', 'distributed', 'slice', *DECODING)
 
 
 def add_flags(parser: _flags.Parser) -> None:
@@ -45,6 +47,7 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument(
     '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
   )
+  _flags.add_chat(parser)
   _flags.add_distributed(parser, 'each host holds a copy of the model and answers its share of the problems')
   parser.add_argument(
     '--max-new-tokens', type=int, metavar='N', help="longest answer, in tokens (default: the prompt's or benchmark's)"
@@ -88,7 +91,7 @@ def evaluate(args: argparse.Namespace) -> dict:
 
   UserError for bad arguments, before a model is opened, and for bad data, before anything is generated.
   """
-  from mathqwen.evals import ask, prompts
+  from mathqwen.evals import ask, asked, prompts
   from mathqwen.grading import grade
 
   files.check(args.out)  # a misspelt bucket, or no gcsfs, before a model is opened
@@ -97,6 +100,8 @@ def evaluate(args: argparse.Namespace) -> dict:
     prompts.get(args.prompt)
   if args.rule:
     grade.get(args.rule)
+  for name in dict.fromkeys(args.prompt or benchmark.prompt for benchmark in chosen):
+    asked.check(name, args.template, args.system)
   is_served = isinstance(args.model, str) and args.model.startswith('openai:')
   for name in _given(args, OURS if is_served else SERVED):
     why = 'decided by the server; leave it out' if is_served else 'for openai:URL#MODEL only'
@@ -114,7 +119,8 @@ def _ask_endpoint(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   from mathqwen.evals import endpoint
   from mathqwen.evals.ask import Ask
 
-  return endpoint.evaluate(args.model, chosen, Ask(**_given(args, ASK)), out=args.out, **_given(args, SERVED))
+  options = _given(args, SERVED) | {'system_prompt': args.system or ''}
+  return endpoint.evaluate(args.model, chosen, Ask(**_given(args, ASK)), out=args.out, **options)
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
@@ -126,11 +132,23 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   ask = Ask(**_given(args, ASK), decoding=Decoding(**_given(args, DECODING)))
   _start_devices(args)
   if not isinstance(args.model, str):
-    return run.evaluate(args.model, chosen, ask, out=args.out, batch_size=batch_size)
-  model, read = _models.open_on_this_host(args.model, args.dtype)
+    model = args.model.asked_with(args.template, args.system)
+    _report_asked(model, args, chosen)
+    return run.evaluate(model, chosen, ask, out=args.out, batch_size=batch_size)
+  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
+  _report_asked(model, args, chosen)
   with run.prepare(model, chosen, ask, args.out, batch_size) as opened:
     model.params = read()
     return run.run(model, opened, batch_size)
+
+
+def _report_asked(model: 'Model', args: argparse.Namespace, chosen: 'list[Benchmark]') -> None:
+  """Says which prompt, template and system turn the model is asked with."""
+  from mathqwen.evals import asked
+
+  if hosts.share()[0] == 0 and model.tokenizer is not None:
+    for prompt in dict.fromkeys(args.prompt or benchmark.prompt for benchmark in chosen):
+      report(asked.describe(model, prompt))
 
 
 def _start_devices(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import argparse
 
 from mathqwen.commands import _devices, _flags, _models
+from mathqwen.errors import report
 
 HELP = 'answer questions; without a question, chat'
 
@@ -33,15 +34,20 @@ def add_flags(parser: _flags.Parser) -> None:
     '--top-k', type=int, default=0, metavar='N', help='draw from the N likeliest tokens (default: 0, all)'
   )
   parser.add_argument('--seed', type=int, default=0, metavar='N', help='of the random draws (default: 0)')
+  _flags.add_chat(parser)
   _flags.add_dtype(parser)
   _flags.add_platform(parser)
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Answers the questions, or chats when there are none. The JSON: `answers`."""
+  """Answers the questions, or chats when there are none. The JSON: `answers`, `template` and `system_prompt`."""
   options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
   _devices.start(args)
-  model, read = _models.open_on_this_host(args.model, args.dtype)
+  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
+  asked = {}
+  if model.tokenizer is not None:
+    report(model.chat.describe(model.tokenizer))
+    asked = {'template': model.chat.template.name, 'system_prompt': model.chat.system_turn(model.tokenizer)}
   prompts = [model.prompt([{'role': 'user', 'content': question}]) for question in args.questions]
   model.check(prompts, **options)  # before the weights are read, which takes a while
   model.params = read()
@@ -49,8 +55,8 @@ def run(args: argparse.Namespace) -> dict:
   if not args.questions:
     from mathqwen.inference import chat
 
-    return chat.interact(model, options)
+    return chat.interact(model, options) | asked
   answers = model.generate(args.questions, **options)
   for answer in answers:
     print(answer)
-  return {'answers': answers}
+  return {'answers': answers} | asked

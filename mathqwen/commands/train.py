@@ -87,7 +87,7 @@ def _train(args: argparse.Namespace) -> dict:
   _devices.start(args, 'training continues from its newest checkpoint')
   from mathqwen.training.prepare import TrainingRun, dry_run
 
-  prepared = TrainingRun.prepare(experiment, dry=args.dry_run, workdir=args.workdir)
+  prepared = TrainingRun.prepare(experiment, args.dry_run, args.workdir, original)
   flags = {name: getattr(args, name) for name in ('workdir', 'dry_run', 'profile', 'strict', 'reproduce')}
   hosts.agree('settings', to_flat(prepared.experiment) | flags)
   return dry_run(prepared) if args.dry_run else prepared.train(args.workdir, args.profile, args.strict, original)

@@ -1,20 +1,21 @@
 """The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
-from mathqwen import files
+from mathqwen import files, hf
 from mathqwen.evals.report import table
 from mathqwen.files import hub
 from mathqwen.settings import to_flat
 from mathqwen.storage import provenance
 from mathqwen.storage.source import Source
 from mathqwen.text.bpe import IM_START
+from mathqwen.text.chat_format import TEMPLATE_FILE
 
 SETTINGS = ('data', 'optim', 'train')  # sections of the config that the card lists
 
 
-def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]) -> str:
+def model_card(source: Source, plan: hf.ExportPlan, dtype: str | None, scores: list[str]) -> str:
   """Markdown with the front matter that the Hugging Face hub reads.
 
-  dtype: of the files; None: each weight's own. scores: directories that `mathqwen evaluate --out` wrote.
+  plan: of the export. dtype: of the files; None: each weight's own. scores: directories that `evaluate --out` wrote.
   UserError: when there are no scores in one of them.
   """
   hub_name = _hub_name(source)
@@ -25,18 +26,42 @@ def model_card(source: Source, layout: str, dtype: str | None, scores: list[str]
 
   made = provenance.code()
   commit = f', commit {made["commit"]}' if made['commit'] else ''
-  lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {layout}, {dtype or "dtypes as stored"}.')
-  if layout == 'qwen1':
+  lines.append(f'Written by mathqwen {made["version"]}{commit}; layout {plan.layout}, {dtype or "dtypes as stored"}.')
+  if plan.layout == 'qwen1':
     lines.append('Its tensors and config are those of `QWenLMHeadModel`, whose code is not part of transformers.')
-  if source.tokenizer is not None and IM_START in source.tokenizer.special:
-    lines += ['', '## Prompt', '', 'ChatML, as in the chat template; answers are decoded greedily.']
-  if source.system_prompt:
-    lines += ['', f'System turn: `{source.system_prompt}`']
-  if source.experiment is not None and source.step:  # step 0 is a converted model, which was not trained here
+  lines += _prompt(source, plan)
+  if source.is_run:
     lines += _training(source, hub_name)
   if scores:
     lines += ['', '## Scores', '', table.table(scores).strip()]
   return '\n'.join(lines) + '\n'
+
+
+def _prompt(source: Source, plan: hf.ExportPlan) -> list[str]:
+  """Lines of the section about the prompt: which template and system turn, and where answers end."""
+  tokenizer = source.tokenizer
+  if tokenizer is None:
+    return []
+  chat = plan.chat
+  if chat is None:
+    if tokenizer.has_template:
+      text = 'The chat template of its source, unchanged.'
+    elif IM_START in tokenizer.special:
+      text = f'ChatML, as in `{TEMPLATE_FILE}`; its source has no chat template.'
+    else:
+      return []
+    return ['', '## Prompt', '', f'{text} Answers are decoded greedily.']
+
+  template = 'ChatML' if chat.template.name == 'chatml' else 'The chat template that the model was trained with'
+  turn = chat.system_turn(tokenizer)
+  system = 'without a system turn.'
+  if turn:
+    system = 'which gives a conversation that has no system turn the one that the model was trained with:'
+  end = ', '.join(f'`{token}`' for token in chat.template.stop_tokens() if token in tokenizer.special)
+  lines = ['', '## Prompt', '', f'{template}, as in `{TEMPLATE_FILE}`, {system}']
+  if turn:
+    lines += ['', *(f'    {line}' for line in turn.split('\n'))]
+  return [*lines, '', f'{f"Answers end at {end} and" if end else "Answers"} are decoded greedily.']
 
 
 def _hub_name(source: Source) -> str | None:

@@ -32,8 +32,9 @@ def convert_to_hf(
   model = open_source(source)
   if dtype is None and model.step:
     dtype = 'bfloat16'
-  plan = hf.plan_export(model.weights, model.config, model.tokenizer, dtype, layout, model.system_prompt)
-  text = card.model_card(model, plan.layout, dtype, scores or [])
+  chat = model.trained_chat()
+  plan = hf.plan_export(model.weights, model.config, model.tokenizer, dtype, layout, chat, model.system_prompt)
+  text = card.model_card(model, plan, dtype, scores or [])
 
   several_hosts = jax.process_count() > 1
   differences = None

@@ -23,6 +23,8 @@ from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Example
 from mathqwen.data.training_data import TrainingData
+from mathqwen.text import chat_format
+from mathqwen.text.chat_format import ChatFormat, text_with_specials
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -62,29 +64,19 @@ def _marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: t
   before, after = marks
   text = ''
   for marked, run in itertools.groupby(zip(ids, has_loss, strict=True), key=lambda pair: pair[1]):
-    part = _with_specials([token_id for token_id, _ in run], tokenizer)
+    part = text_with_specials([token_id for token_id, _ in run], tokenizer)
     text += before + part + after if marked else part
   return text
 
 
-def _with_specials(ids: list[int], tokenizer: Tokenizer) -> str:
-  """`decode`, which leaves special tokens out, with their names where they are."""
-  names = {token_id: token for token, token_id in tokenizer.special.items()}
-  text = ''
-  for name, group in itertools.groupby(ids, key=names.get):
-    same = list(group)
-    text += name * len(same) if name else tokenizer.decode(same)
-  return text
-
-
-def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, system_prompt: str = '') -> dict:
+def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, chat: ChatFormat | None = None) -> dict:
   """Counts of the encoded examples, and rates measured on this machine.
 
   tokens: positions that enter the model. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.
   packing_efficiency: the share of a packed epoch's positions that hold a token.
   """
   encode_cpu, encode_clock = time.process_time(), time.perf_counter()
-  encoded, report = pipeline.encode(examples, tokenizer, seq_len, system_prompt)
+  encoded, report = pipeline.encode(examples, tokenizer, seq_len, chat)
   encode_cpu, encode_clock = time.process_time() - encode_cpu, time.perf_counter() - encode_clock
 
   pack_cpu, pack_clock = time.process_time(), time.perf_counter()
@@ -119,10 +111,11 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
   """
   cfg = experiment.data
   loaded = load_tokenizer(tokenizer)
+  chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
   numbers = {}
   for source in cfg.sources:
     examples, report = sources.load(source, 'train', cfg.data_dir)
-    found = statistics(examples, loaded, cfg.seq_len, cfg.system_prompt)
+    found = statistics(examples, loaded, cfg.seq_len, chat)
     found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
     numbers[source] = found
     print(

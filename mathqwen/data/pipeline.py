@@ -20,7 +20,7 @@ from mathqwen.data.encoded import Encoded, concatenate
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
@@ -31,20 +31,18 @@ ENCODE_CHUNK = 4096  # conversations tokenised in one call
 # --- encoding ---
 
 
-def messages_of(example: Example, system_prompt: str = '') -> list[dict]:
-  """The conversation of an example: its own messages, or a system turn if there is one, the question, the solution."""
+def messages_of(example: Example, chat: ChatFormat) -> list[dict]:
+  """The conversation of an example: its own messages, or the system turn if there is one, question and solution."""
   if example.messages is not None:
     return list(example.messages)
-  messages = [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': example.solution}]
-  if system_prompt:
-    messages.insert(0, {'role': 'system', 'content': system_prompt})
-  return messages
+  turns = [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': example.solution}]
+  return chat.conversation(turns)
 
 
 def encode(
-  examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, system_prompt: str = ''
+  examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, chat: ChatFormat | None = None
 ) -> tuple[Encoded, Report]:
-  """(every usable example, tokenised; what was left out, by line).
+  """(every usable example, tokenised; what was left out, by line). chat: None renders ChatML without a system turn.
 
   Left out are conversations that cannot be rendered, exact duplicates, those without a loss token, and those that need
   more than `seq_len` positions. The last are never cut, because the end holds the answer.
@@ -55,7 +53,7 @@ def encode(
   parts = []
   for start in range(0, len(examples), ENCODE_CHUNK):
     chunk = examples[start : start + ENCODE_CHUNK]
-    parts.append(_encode_chunk(chunk, tokenizer, seq_len, system_prompt, report, seen))
+    parts.append(_encode_chunk(chunk, tokenizer, seq_len, chat or ChatFormat(), report, seen))
   encoded = concatenate(parts)
   if not len(encoded):
     raise UserError(f'no example to train on: {"; ".join(report.lines()) or "the source is empty"}')
@@ -66,27 +64,14 @@ def _encode_chunk(
   examples: Sequence[Example],
   tokenizer: Tokenizer,
   seq_len: int,
-  system_prompt: str,
+  chat: ChatFormat,
   report: Report,
   seen: dict[bytes, str],
 ) -> Encoded:
   """The usable examples. Adds the others to `report`, and all that are kept to `seen`."""
-  usable = []
-  conversations = []
-  for example in examples:
-    messages = messages_of(example, system_prompt)
-    try:
-      chatml.check(messages)
-    except UserError as error:
-      report.add('malformed', example.where, str(error))
-    else:
-      usable.append(example)
-      conversations.append(messages)
-
   kept = []
   where = []
-  rendered = chatml.render_batch(conversations, tokenizer)
-  for example, (ids, mask) in zip(usable, rendered, strict=True):
+  for example, (ids, mask) in _rendered(examples, tokenizer, chat, report):
     positions = len(ids) - 1
     content = np.asarray([ids, mask], np.int32)
     digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
@@ -101,6 +86,24 @@ def _encode_chunk(
       kept.append((ids, mask))
       where.append(example.where)
   return Encoded.from_rendered(kept, where)
+
+
+def _rendered(
+  examples: Sequence[Example], tokenizer: Tokenizer, chat: ChatFormat, report: Report
+) -> list[tuple[Example, tuple[list[int], list[int]]]]:
+  """(example, (ids, mask)) of those that the template can render. Adds the others to `report`."""
+  conversations = [messages_of(example, chat) for example in examples]
+  try:
+    return list(zip(examples, chat.template.render_batch(conversations, tokenizer), strict=True))
+  except UserError:
+    pass  # at least one cannot be rendered: find out which, one at a time, and much slower
+  rendered = []
+  for example, messages in zip(examples, conversations, strict=True):
+    try:
+      rendered += [(example, pair) for pair in chat.template.render_batch([messages], tokenizer)]
+    except UserError as error:
+      report.add('malformed', example.where, str(error))
+  return rendered
 
 
 def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encoded], Encoded]:

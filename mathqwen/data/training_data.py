@@ -9,6 +9,8 @@ from mathqwen.config import DataConfig
 from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
+from mathqwen.text import chat_format
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -16,14 +18,20 @@ class TrainingData:
   """The sources of a `DataConfig`, read, tokenised and split. All of this happens here, once."""
 
   def __init__(
-    self, cfg: DataConfig, tokenizer: Tokenizer, shard: tuple[int, int] = (0, 1), filled_to: int | None = None
+    self,
+    cfg: DataConfig,
+    tokenizer: Tokenizer,
+    shard: tuple[int, int] = (0, 1),
+    filled_to: int | None = None,
+    chat: ChatFormat | None = None,
   ):
-    """shard: (this host, hosts). filled_to: as in `pipeline.train_batches`.
+    """shard: (this host, hosts). filled_to: as in `pipeline.train_batches`. chat: None takes what `cfg` asks for.
 
     UserError: when a source cannot be read, leaves nothing to train on, or loses more rows than `max_left_out` allows.
     """
     self.cfg = cfg
     self.tokenizer = tokenizer
+    self.chat = chat or chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
     self._shard = shard
     self._filled_to = filled_to
     self.reports: dict[str, Report] = {}  # source -> what was left out of it
@@ -34,7 +42,7 @@ class TrainingData:
       examples, report = sources.load(source, 'train', cfg.data_dir)
       if cfg.system_prompt:
         self._without_system += sum(_has_no_system_turn(example) for example in examples)
-      tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, cfg.system_prompt)
+      tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, self.chat)
       report.merge(left_out)
       report.check(source, len(tokens), cfg.max_left_out)
       self.reports[source] = report
@@ -66,6 +74,7 @@ class TrainingData:
         f'{self._without_system:,} conversations have no system turn and get none: data.system_prompt goes before '
         'single questions only, and a conversation is trained on as it is written'
       )
+    lines.append(f'trained with {self.chat.describe(self.tokenizer)}')
     if self.held_out is not None:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines

@@ -4,6 +4,7 @@ tasks/                    one file for each benchmark; its docstring says how to
 benchmarks.py             the benchmarks by name: BENCHMARKS, get
 prompts.py                how problems are asked: PROMPTS, get
 ask.py                    Ask and Decoding: what a model is asked, and how it answers
+asked.py                  how a model was asked, in words, in scores and in records
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
 endpoint.py               evaluate('openai:URL#MODEL', ...)
 records.py folder.py      what a run leaves on disk
@@ -15,6 +16,7 @@ The other modules serve these. `run.evaluate` needs a model; everything else run
 
 __all__ = [
   'ask',
+  'asked',
   'benchmarks',
   'compare',
   'endpoint',

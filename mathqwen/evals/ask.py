@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from mathqwen.errors import UserError, report
-from mathqwen.evals import benchmarks, prompts, samples
+from mathqwen.evals import asked, benchmarks, prompts, samples
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
 from mathqwen.grading import values
 from mathqwen.inference.sampling import Sampling, check_seed
+from mathqwen.text.chat_format import ChatFormat
 
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model
@@ -29,6 +30,7 @@ class AskedModel(Protocol):
 
   name: str
   dtype: str | None
+  chat: ChatFormat | None  # None: the server's own template applies
   system_prompt: str
 
   def generate_ids(
@@ -126,6 +128,8 @@ class PreparedBenchmark:
       'tokens': tokens,
       'truncated': truncated,
       'prompt_name': self.settings['prompt'],
+      'template': self.settings['template'],
+      'system_prompt': self.settings['system_prompt'],
       'extra': example.extra,
       **more,
     }
@@ -156,7 +160,7 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
     'dtype': model.dtype,
     'benchmark': benchmark.name,
     'prompt': prompt_name,
-    'system_prompt': model.system_prompt if prompt_name == 'chatml' else None,  # the other prompts have their own
+    **asked.of(model, prompt_name),
     'rule': rule,
     'max_new_tokens': ask.max_new_tokens or special.max_new_tokens or benchmark.max_new_tokens,
     'limit': ask.limit,
@@ -186,7 +190,7 @@ def prepare_for_model(model: 'Model', benchmark: Benchmark, ask: Ask) -> Prepare
     raise UserError(f'{model.name} has no tokenizer files: copy those of its model there')
 
   def make_prompts(prompt, examples):
-    return prompts.ids(prompt, examples, model.tokenizer, model.system_prompt)
+    return prompts.ids(prompt, examples, model.tokenizer, model.chat)
 
   prepared = prepare_benchmark(model, benchmark, ask, make_prompts)
   lengths = [len(ids) for ids in prepared.prompts]

@@ -10,7 +10,7 @@ import os
 
 from mathqwen import files
 from mathqwen.errors import UserError
-from mathqwen.evals import records, samples
+from mathqwen.evals import asked, records, samples
 from mathqwen.evals.folder import is_unfinished, known_about
 from mathqwen.evals.report.intervals import Z
 
@@ -131,6 +131,7 @@ def _compare_files(name: str, file_a: files.AnyPath, file_b: files.AnyPath) -> d
     'p_value': mcnemar(lost, gained),
     'other_texts': sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items()),
     'rules': [_rule(file_a, rows_a), _rule(file_b, rows_b)],
+    'asked': [_asked(file_a), _asked(file_b)],
   }
 
 
@@ -168,6 +169,12 @@ def _rule(file: files.AnyPath, rows: dict[str, dict]) -> str | None:
   return ' and '.join(sorted(named)) or known_about(file).get('rule')
 
 
+def _asked(file: files.AnyPath) -> dict | None:
+  """How the model was asked: `asked.FIELDS`; None where an older version or another program did not say it."""
+  known = known_about(file)
+  return {key: known[key] for key in asked.FIELDS} if known.keys() >= set(asked.FIELDS) else None
+
+
 def describe(result: dict, shown: int = 10) -> str:
   """What `compare` found, for people; with at most `shown` ids of each kind of flip."""
   lines = []
@@ -199,4 +206,7 @@ def _describe_pair(name: str, pair: dict, shown: int) -> list[str]:
   if rule_a != rule_b:
     names = [rule or 'one that is not recorded' for rule in (rule_a, rule_b)]
     lines.append(f'  graded by different rules, {" and ".join(names)}, which may explain flips')
+  asked_a, asked_b = pair['asked']
+  if asked_a and asked_b and asked.differ(asked_a, asked_b):
+    lines.append(f'  asked differently ({asked.text(asked_a)}; {asked.text(asked_b)}), which may explain flips')
   return lines

@@ -97,19 +97,21 @@ class Endpoint:
   """A served model. It takes the place of a model of ours in `run.run`."""
 
   dtype = None  # only the server knows
-  system_prompt = ''  # the server's chat template may have one
+  chat = None  # the server has its own template, which may have a system turn
 
   def __init__(
     self,
     name: str,
     timeout: float = 600,
     requests_per_minute: float | None = None,
+    system_prompt: str = '',
     tries: int = 6,
     patience: float = 900,
     backoff: float = 1.0,
   ):
     """name: openai:URL#MODEL. timeout: seconds for one request. tries: requests for a problem until it has failed.
 
+    system_prompt: the system turn before each question; '' sends none.
     patience: seconds to wait, for one problem, for a server that is only busy (429, 503); that uses up no tries.
     backoff: seconds before the second try, doubled for each further one. UserError: for a bad name, key or number.
     """
@@ -121,6 +123,7 @@ class Endpoint:
       if value is not None and not least < value < most:
         raise UserError(f'{what} is {value}; it must be above {least:.3g} and below {most:.3g}')
     self.name = name
+    self.system_prompt = system_prompt
     self._client = Client(name, timeout)
     self._tries = tries
     self._patience = patience

@@ -55,6 +55,8 @@ class Folder:
       raise UserError(f'{part} is there without settings.json, so it cannot be continued; give another --out')
     before = records.read_json(file, 'what is there cannot be continued; give another --out')
     now = self._settings
+    if 'template' not in before and now.get('template') in (None, 'chatml'):  # older versions had no other
+      before |= {key: now.get(key) for key in ('template', 'template_sha256')}
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
       what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in changed)

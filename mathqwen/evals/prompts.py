@@ -1,7 +1,7 @@
 r"""How problems are asked: one named prompt for each published system, in that system's form.
 
-A chat prompt makes turns, which `mathqwen.text.chatml` turns into ids as in training. Any other prompt makes plain
-text, for base models and for systems with a format of their own.
+A chat prompt makes turns, which the model's template turns into ids as in training (`mathqwen.text.chat_format`). Any
+other prompt makes plain text, for base models and for systems with a format of their own.
 
     ids(get('abel'), examples, tokenizer)                       token ids of each, <s> before text for a LLaMA
     cut('It is 4.\n\nQuestion: next', get('qwen-base').stop)    ('It is 4.', True)
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
-from mathqwen.text import chatml
+from mathqwen.text.chat_format import ChatFormat
 
 if TYPE_CHECKING:
   from mathqwen.text.tokenizer import Tokenizer
@@ -40,6 +40,10 @@ def _chatml(example, system_prompt: str) -> list[dict]:
 
 def _qwen_chat(example, system_prompt: str) -> list[dict]:
   return _chatml(example, 'You are a helpful assistant.')
+
+
+def _qwen_math(example, system_prompt: str) -> list[dict]:
+  return _chatml(example, 'Please reason step by step, and put your final answer within \\boxed{}.')
 
 
 def _step_by_step(number: int) -> str:
@@ -93,6 +97,10 @@ def _harness(example) -> str:
 
 PROMPTS: dict[str, Prompt] = {
   'chatml': Prompt("the question as the user's turn, after the model's own system prompt if it has one", _chatml),
+  'qwen2.5-math': Prompt(
+    'Qwen2.5-Math-Instruct, zero-shot CoT: the question after a system turn that asks for steps and a boxed answer',
+    messages=_qwen_math,
+  ),
   'qwen-chat': Prompt(
     "Qwen-Chat, zero-shot: the question as the user's turn after Qwen's system prompt", messages=_qwen_chat
   ),
@@ -127,10 +135,14 @@ def get(name: str) -> Prompt:
   return look_up('prompt', name, PROMPTS)
 
 
-def ids(prompt: Prompt, examples: Sequence, tokenizer: 'Tokenizer', system_prompt: str = '') -> list[list[int]]:
-  """Token ids of each example as `prompt` asks it. A text has no special tokens, apart from a LLaMA's <s> before it."""
+def ids(prompt: Prompt, examples: Sequence, tokenizer: 'Tokenizer', chat: ChatFormat | None = None) -> list[list[int]]:
+  """Token ids of each example as `prompt` asks it. chat: of the turns; None renders ChatML.
+
+  A text has no special tokens, apart from a LLaMA's <s> before it.
+  """
   if prompt.messages:
-    return [chatml.prompt(prompt.messages(example, system_prompt), tokenizer) for example in examples]
+    chat = chat or ChatFormat()
+    return [chat.prompt(prompt.messages(example, chat.system_prompt), tokenizer) for example in examples]
   begin = [] if tokenizer.bos is None else [tokenizer.bos]
   texts = [prompt.text(example) for example in examples]
   return [begin + encoded for encoded in tokenizer.encode_batch(texts)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mathqwen import files
 from mathqwen.errors import UserError, report
-from mathqwen.evals import benchmarks, records, samples
+from mathqwen.evals import asked, benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals.ask import (
@@ -35,6 +35,7 @@ from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading import grade as graders
 from mathqwen.hardware import hosts
 from mathqwen.storage import provenance
+from mathqwen.text.chat_format import text_with_specials
 
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model
@@ -201,7 +202,7 @@ def _run_benchmark(
 def _scores_of(prepared: PreparedBenchmark, ordered: list[dict], batch_size: int) -> dict:
   settings = prepared.settings
   scores = records.summarise(ordered, prepared.benchmark, settings['rule'], settings['samples'])
-  scores.update({key: settings[key] for key in ('prompt', 'model', 'dtype', 'limit')})
+  scores.update({key: settings[key] for key in (*asked.FIELDS, 'model', 'dtype', 'limit')})
   scores['decoding'] = {name: settings[name] for name in (*DRAWN, 'max_new_tokens')} | {'batch_size': batch_size}
   counts = [record['tokens'] for record in ordered]
   scores['tokens'] = None if None in counts else sum(counts)  # a server need not count
@@ -295,28 +296,16 @@ def _answer(
 
 def _record_of_ids(model: 'Model', prepared: PreparedBenchmark, index: int, ids: list[int]) -> dict:
   """The record of an answer that is token ids of the model."""
-  stopped = len(ids) > 0 and ids[-1] in model.tokenizer.stop_ids
+  stopped = len(ids) > 0 and ids[-1] in model.chat.stop_ids(model.tokenizer)
   text = model.tokenizer.decode(list(ids[:-1] if stopped else ids))
   response, at_stop_text = prompts_lib.cut(text, prepared.stop)
   return prepared.record(
     index,
-    prompt=_text_of_prompt(prepared.prompts[index], model.tokenizer),
+    prompt=text_with_specials(prepared.prompts[index], model.tokenizer),
     response=response,
     tokens=len(ids),
     truncated=not (stopped or at_stop_text),
   )
-
-
-def _text_of_prompt(ids: list[int], tokenizer) -> str:
-  """The text of a prompt with its special tokens, which `decode` leaves out."""
-  names = {number: name for name, number in tokenizer.special.items()}
-  parts = []
-  start = 0
-  for end, number in enumerate([*ids, None]):  # None: the end of the last part
-    if number is None or number in names:
-      parts += [tokenizer.decode(ids[start:end]), names.get(number, '')]
-      start = end + 1
-  return ''.join(parts)
 
 
 # --- grade ---
@@ -364,7 +353,7 @@ def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[
   scores = records.summarise(graded, benchmark, rule, count)
   pairs = zip(stored.records, graded, strict=True)
   scores['verdicts_changed'] = sum(old['correct'] != new['correct'] for old, new in pairs if 'correct' in old)
-  for key in ('prompt', 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
+  for key in (*asked.FIELDS, 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
     scores[key] = before.get(key)
   tokens = [record.get('tokens') for record in graded]
   scores['tokens'] = sum(tokens) if all(isinstance(count, int) for count in tokens) else None

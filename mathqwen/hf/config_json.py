@@ -183,15 +183,25 @@ def _rope_theta(values: dict, problems: list[str], layout: str) -> float:
   return theta
 
 
-def make(cfg: ModelConfig, tokenizer: Tokenizer | None, dtype: str, layout: str, system_prompt: str = '') -> dict:
-  """The config.json that transformers and vLLM read, for files of `dtype` in this layout."""
+def make(
+  cfg: ModelConfig,
+  tokenizer: Tokenizer | None,
+  dtype: str,
+  layout: str,
+  system_prompt: str = '',
+  stop_ids: tuple[int, ...] | None = None,
+) -> dict:
+  """The config.json that transformers and vLLM read, for files of `dtype` in this layout.
+
+  stop_ids: at which answers end, first the one that ends turns; None takes the tokenizer's.
+  """
   values = {'architectures': [layouts.LAYOUTS[layout].architecture], 'model_type': layouts.LAYOUTS[layout].model_type}
   values |= _qwen1_values(cfg, dtype) if layout == 'qwen1' else _llama_values(cfg)
   values |= {'use_cache': True, 'torch_dtype': dtype}
   if tokenizer is not None:
     values |= {
       'bos_token_id': bos(tokenizer),
-      'eos_token_id': tokenizer.stop_ids[0],
+      'eos_token_id': (stop_ids or tokenizer.stop_ids)[0],
       'pad_token_id': tokenizer.pad,
     }
   if system_prompt:
@@ -233,11 +243,14 @@ def _llama_values(cfg: ModelConfig) -> dict:
   }
 
 
-def make_generation_config(tokenizer: Tokenizer) -> dict:
-  """The generation_config.json with which transformers and vLLM stop where we do, and decode greedily."""
+def make_generation_config(tokenizer: Tokenizer, stop_ids: tuple[int, ...] | None = None) -> dict:
+  """The generation_config.json with which transformers and vLLM stop where we do, and decode greedily.
+
+  stop_ids: as in `make`.
+  """
   return {
     'bos_token_id': bos(tokenizer),
-    'eos_token_id': list(tokenizer.stop_ids),
+    'eos_token_id': list(stop_ids or tokenizer.stop_ids),
     'pad_token_id': tokenizer.pad,
     'do_sample': False,
   }

@@ -12,6 +12,7 @@ from mathqwen.hf.tensor_directory import SINGLE
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import Weights, widest
 from mathqwen.model.config import ModelConfig
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.sentencepiece_model import SentencePiece
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -48,6 +49,7 @@ class ExportPlan:
   config: dict  # config.json
   tokenizer: Tokenizer | None
   generation: dict | None  # generation_config.json
+  chat: ChatFormat | None  # what a run was trained with; None keeps what the tokenizer's files say
   notes: tuple[str, ...]  # what the user should know about the result
 
   @property
@@ -72,14 +74,19 @@ def plan_export(
   tokenizer: Tokenizer | None,
   dtype: str | None = None,
   layout: str | None = None,
+  chat: ChatFormat | None = None,
   system_prompt: str = '',
 ) -> ExportPlan:
   """The export of these weights; none of them is read.
 
   dtype: of all tensors; None keeps each weight's own. layout: a name in LAYOUTS; None takes what `layouts.choose` says.
+  chat: what a run was trained with. system_prompt: without `chat`, the system turn that config.json is to keep.
   UserError: when the layout cannot hold the model.
   """
   layout = layouts.choose(cfg, layout)
+  if chat is None and system_prompt and tokenizer is not None and not tokenizer.has_template:
+    chat = ChatFormat(system_prompt=system_prompt)
+  stops = None if tokenizer is None or chat is None else chat.stop_ids(tokenizer)
   tensors = []
   for tensor in layouts.file_tensors(cfg, layout):
     stored = widest(weights.dtype(part.path) for part in tensor.parts)
@@ -91,9 +98,10 @@ def plan_export(
   return ExportPlan(
     layout,
     _shards(tensors, hosts=jax.process_count()),
-    config_json.make(cfg, tokenizer, main_dtype, layout, system_prompt),
+    config_json.make(cfg, tokenizer, main_dtype, layout, chat.system_prompt if chat else system_prompt, stops),
     tokenizer,
-    None if tokenizer is None else config_json.make_generation_config(tokenizer),
+    None if tokenizer is None else config_json.make_generation_config(tokenizer, stops),
+    chat,
     _notes(cfg, tokenizer, layout),
   )
 

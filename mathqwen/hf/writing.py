@@ -18,6 +18,7 @@ from mathqwen.hf.tensor_directory import INDEX
 from mathqwen.hf.tensor_files import SafetensorsWriter, is_finite
 from mathqwen.hf.weights import ArrayWeights, Path, Weights
 from mathqwen.model.config import ModelConfig
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -29,19 +30,22 @@ def save(
   dtype: str | None = None,
   layout: str | None = None,
   card: str = '',
+  chat: ChatFormat | None = None,
   system_prompt: str = '',
 ) -> None:
   """Writes `weights`, or a tree of arrays, as a new Hugging Face directory.
 
   dtype: of the files, a name in DTYPES; None keeps each weight's own. layout: a name in LAYOUTS; None: the one that
-  transformers loads. card: text of README.md. With several hosts, all must call this, on a disk that they share.
+  transformers loads. card: text of README.md. chat: what a run was trained with, from which template, stop ids and
+  configs are made; None keeps what the tokenizer's files say, and `system_prompt` in config.json. With several hosts,
+  all must call this, on a disk that they share.
   UserError: when the directory is not new, the layout cannot hold the model, the disk is full, or a weight is not
   finite. Then nothing is left behind.
   """
   check_target(directory)
   if isinstance(weights, dict):
     weights = ArrayWeights(weights)
-  plan = plan_export(weights, cfg, tokenizer, dtype, layout, system_prompt)
+  plan = plan_export(weights, cfg, tokenizer, dtype, layout, chat, system_prompt)
   with new_directory(directory, plan.size) as folder:
     write_export(plan, weights, folder, card)
   print_notes(directory, plan)
@@ -57,7 +61,7 @@ def write_export(plan: ExportPlan, weights: Weights, folder: files.AnyPath, card
   def write_other_files():
     if plan.tokenizer is not None:
       (folder / 'generation_config.json').write_text(_json(plan.generation))
-      plan.tokenizer.save(folder, plan.layout)
+      plan.tokenizer.save(folder, plan.layout, plan.chat)
     if card:
       (folder / 'README.md').write_text(card)
     if plan.index is not None:

@@ -19,7 +19,7 @@ from mathqwen.model import qwen
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage.source import Source, open_source
-from mathqwen.text import chatml
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 512
@@ -27,7 +27,7 @@ MAX_NEW_TOKENS = 512
 
 @dataclasses.dataclass
 class Model:
-  """Weights with what is needed to use them: config, tokenizer, system prompt, and where to compute."""
+  """Weights with what is needed to use them: config, tokenizer, chat format, and where to compute."""
 
   name: str  # which weights: the Hugging Face directory, or 'WORKDIR/checkpoints/STEP'
   config: ModelConfig
@@ -35,7 +35,23 @@ class Model:
   params: dict | None  # None until read, in what `open_model` returns
   dtype: str = 'bfloat16'  # of weights and activations
   mesh: jax.sharding.Mesh | None = None
-  system_prompt: str = ''  # the system turn it was trained with; '' means none
+  chat: ChatFormat = ChatFormat()  # what prompts are made with
+  saved_as: tuple[ChatFormat | None, str] = (None, '')  # the `chat` and `system_prompt` of `hf.save`
+
+  @property
+  def system_prompt(self) -> str:
+    """The system turn that is put before questions; '' means none but the template's own."""
+    return self.chat.system_prompt
+
+  def asked_with(self, template: str | None = None, system: str | None = None) -> 'Model':
+    """The same model, asked with another template ('chatml', 'own' or a Jinja file) or system turn; None keeps its own.
+
+    UserError: when the template cannot be loaded, or renders no system turn and is to.
+    """
+    if template is None and system is None:
+      return self
+    self._check_tokenizer()
+    return dataclasses.replace(self, chat=self.chat.changed(self.tokenizer, template, system))
 
   def logits(
     self, tokens_BT: ArrayLike, segment_ids: ArrayLike | None = None, positions: ArrayLike | None = None
@@ -62,7 +78,7 @@ class Model:
     seed: int = 0,
     system_prompt: str | None = None,
   ) -> list[str]:
-    """The assistant's answer to each question, asked in ChatML as in training.
+    """The assistant's answer to each question, asked as in training, and a published chat model in its own template.
 
     system_prompt: None takes the model's own, '' none.
     max_new_tokens: by default 512, or what the model's positions leave. temperature, top_p, top_k: as in `Sampling`.
@@ -77,16 +93,18 @@ class Model:
   def text(self, ids: list[int]) -> str:
     """The text of an answer, without the stop id at its end."""
     # A declared stop id need not be a special token, which `decode` would leave out.
-    stopped = len(ids) > 0 and ids[-1] in self.tokenizer.stop_ids
+    stopped = len(ids) > 0 and ids[-1] in self.chat.stop_ids(self.tokenizer)
     return self.tokenizer.decode(ids[:-1] if stopped else ids)
 
   def prompt(self, messages: Sequence[dict], system_prompt: str | None = None) -> list[int]:
     """Ids that ask for the next turn of a conversation, after the system prompt. UserError without a tokenizer."""
+    self._check_tokenizer()
+    chat = self.chat if system_prompt is None else dataclasses.replace(self.chat, system_prompt=system_prompt)
+    return chat.prompt(messages, self.tokenizer)
+
+  def _check_tokenizer(self):
     if self.tokenizer is None:
       raise UserError(f'{self.name} has no tokenizer files: copy those of its model there, or use logits(ids)')
-    system = self.system_prompt if system_prompt is None else system_prompt
-    system_turn = [{'role': 'system', 'content': system}] if system else []
-    return chatml.prompt([*system_turn, *messages], self.tokenizer)
 
   def new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that an answer may have by default: 512, or what the longest prompt leaves of the model's positions."""
@@ -155,7 +173,7 @@ class Model:
     return AnswerRequest(
       max_new_tokens=self.new_tokens(prompts) if max_new_tokens is None else max_new_tokens,
       vocab_size=self.config.vocab_size if self.tokenizer is None else self.tokenizer.vocab_size,
-      stop_ids=() if self.tokenizer is None else self.tokenizer.stop_ids,
+      stop_ids=() if self.tokenizer is None else self.chat.stop_ids(self.tokenizer),
       sampling=sampling,
       seed=seed,
       streams=streams,
@@ -163,7 +181,7 @@ class Model:
 
   def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
     """Writes a Hugging Face directory. dtype: of the files, by default that of the weights. layout: as in `hf.save`."""
-    hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, system_prompt=self.system_prompt)
+    hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, *self.saved_as)
 
 
 def _up_to(holds: Callable[[list[int]], bool], ids: list[int]) -> list[int]:
@@ -206,9 +224,15 @@ def open_model(
   return model_of(open_source(path), mesh, dtype)
 
 
-def model_of(source: Source, mesh: jax.sharding.Mesh | None, dtype: str) -> tuple[Model, Callable[[], dict]]:
-  """`open_model` of a source that is open already."""
+def model_of(
+  source: Source, mesh: jax.sharding.Mesh | None, dtype: str, template: str | None = None, system: str | None = None
+) -> tuple[Model, Callable[[], dict]]:
+  """`open_model` of a source that is open already. template, system: as `Model.asked_with` takes them."""
   if mesh is not None:
     sharding.check(dict(mesh.shape), source.config)
-  model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, source.system_prompt)
+  chat = ChatFormat()
+  if source.tokenizer is not None or template is not None or system is not None:
+    chat = source.chat(template, system)
+  saved_as = (source.trained_chat(), source.system_prompt)
+  model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, chat, saved_as)
   return model, functools.partial(source.read, mesh, dtype)

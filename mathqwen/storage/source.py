@@ -12,6 +12,8 @@ from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
+from mathqwen.text import chat_format
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -32,6 +34,30 @@ class Source:
   def stop_ids(self) -> tuple[int, ...]:
     """Answers end at any of these: see `Tokenizer.stop_ids`; () without a tokenizer. UserError: when there is none."""
     return () if self.tokenizer is None else self.tokenizer.stop_ids
+
+  @property
+  def is_run(self) -> bool:
+    """Whether a run of ours made these weights: a converted model, which was not trained here, is at step 0."""
+    return bool(self.step)
+
+  def chat(self, template: str | None = None, system: str | None = None) -> ChatFormat:
+    """What it was trained with; for a published model see `chat_format.published`. Or another template, system turn.
+
+    UserError: when there is no tokenizer, or the chat template cannot be used.
+    """
+    if self.tokenizer is None:
+      raise UserError(f'{self.name} has no tokenizer files: copy those of its model there')
+    if template is not None:  # the default may be what cannot be used
+      default = ChatFormat(system_prompt=self.system_prompt)
+    elif self.is_run:
+      default = chat_format.trained(self.experiment.data.template, self.system_prompt, self.tokenizer)
+    else:
+      default = chat_format.published(self.system_prompt, self.tokenizer)
+    return default.changed(self.tokenizer, template, system)
+
+  def trained_chat(self) -> ChatFormat | None:
+    """What a run of ours trained it with; None for a model that was not trained here, which keeps its own files."""
+    return self.chat() if self.is_run and self.tokenizer is not None else None
 
   def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None) -> dict:
     """All weights, in `dtype` or in their own dtypes, on `mesh` or on one device; then closes the files.

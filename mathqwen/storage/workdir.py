@@ -6,6 +6,7 @@ that has not saved yet.
 
 import contextlib
 import errno
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from mathqwen import config as config_lib
 from mathqwen import files
 from mathqwen.errors import UserError, report
 from mathqwen.storage import checksums, reading, resume
+from mathqwen.text.chat_format import TEMPLATE_FILE, ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
@@ -196,18 +198,21 @@ def _config_for_reading(
 # --- its tokenizer ---
 
 
-def write_tokenizer(workdir: str, tokenizer: Tokenizer) -> None:
-  """Writes a run's tokenizer into its workdir, or again those of its files that are missing, empty or damaged."""
+def write_tokenizer(workdir: str, tokenizer: Tokenizer, chat: ChatFormat) -> None:
+  """Writes a run's tokenizer into its workdir, or again those of its files that are missing, empty or damaged.
+
+  chat: what the run is trained with; its template is one of the files.
+  """
   directory = files.path(workdir)
   folder = directory / TOKENIZER
   steps = reading.finished_steps(directory / 'checkpoints')
   if not steps or not folder.exists():
-    tokenizer.save(folder)
+    tokenizer.save(folder, chat=chat)
     return
   written = _written_tokenizer(directory, steps)
   there = checksums.of_files(folder)
   with tempfile.TemporaryDirectory() as temporary:
-    tokenizer.save(temporary)
+    tokenizer.save(temporary, chat=chat)
     for file in sorted(files.path(temporary).iterdir()):
       target = folder / file.name
       whole = there.get(file.name) == written[file.name] if file.name in written else file.name in there
@@ -216,6 +221,27 @@ def write_tokenizer(workdir: str, tokenizer: Tokenizer) -> None:
         if file.name in written or not written:
           report(f'{target} is damaged or missing, and is written again')
         files.write_atomically(target, file.read_bytes())
+
+
+def template_file(workdir: str) -> files.AnyPath:
+  """Where a run keeps the Jinja text that it is trained with."""
+  return files.path(workdir) / TOKENIZER / TEMPLATE_FILE
+
+
+def saved_template(workdir: str) -> tuple[str | None, str | None]:
+  """(the Jinja text that the run of a workdir is trained with, its SHA-256 as the newest checkpoint has it).
+
+  (None, None) without a checkpoint; None for a text that is missing or damaged.
+  """
+  directory = files.path(workdir)
+  steps = reading.finished_steps(directory / 'checkpoints')
+  file = template_file(workdir)
+  digest = _written_tokenizer(directory, steps).get(file.name)
+  if not steps or not file.exists():
+    return None, digest
+  content = file.read_bytes()
+  whole = digest in (None, hashlib.sha256(content).hexdigest())
+  return content.decode() if whole else None, digest
 
 
 def check_tokenizer(workdir: str, step: int) -> None:

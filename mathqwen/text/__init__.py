@@ -7,12 +7,14 @@ For other folders to use; nothing is imported here, so that each module costs on
   chatml.render, .prompt     conversation -> ids and loss mask; conversation -> the ids that ask for the next answer
   templates.load             the same for any Jinja chat template
   declared_stops             the stop ids that generation_config.json and config.json declare
+  chat_format.ChatFormat     what every prompt of a model is made with: its template and system turn
   bpe                        Qwen's special tokens, and conversions between vocabulary files
   testing                    a tiny tokenizer of Qwen2's kind, for tests
 """
 
 __all__ = [
   'bpe',
+  'chat_format',
   'chatml',
   'declared_stops',
   'huggingface',

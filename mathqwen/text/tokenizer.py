@@ -15,11 +15,15 @@ import copy
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mathqwen import files as files_lib
 from mathqwen.errors import UserError
 from mathqwen.text.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
 from mathqwen.text.chatml import CHAT_TEMPLATE
+
+if TYPE_CHECKING:  # chat_format.py imports this
+  from mathqwen.text.chat_format import ChatFormat
 
 
 class Tokenizer:
@@ -151,9 +155,8 @@ class Tokenizer:
 
     UserError: when there is none.
     """
-    named = [self.special.get(token) for token in (IM_END, ENDOFTEXT, '</s>')]
-    own = [token_id for token_id in (self._eos_id(), *named) if token_id is not None]
-    stops = [*self.declared_stops, *own]
+    named = [self.special[token] for token in (IM_END, ENDOFTEXT, '</s>') if token in self.special]
+    stops = [*self.published_stops, *named]
     if not stops:
       raise UserError(
         'neither generation_config.json nor config.json has an eos_token_id, tokenizer_config.json has no eos_token, '
@@ -161,6 +164,12 @@ class Tokenizer:
         'were published with the model'
       )
     return tuple(dict.fromkeys(stops))
+
+  @property
+  def published_stops(self) -> tuple[int, ...]:
+    """The first part of `stop_ids`: where the files of the model say that it stops."""
+    eos = self._eos_id()
+    return self.declared_stops if eos is None else tuple(dict.fromkeys([*self.declared_stops, eos]))
 
   def _eos_id(self) -> int | None:
     """Id of the eos_token of tokenizer_config.json, or of special_tokens_map.json, where older files have it."""
@@ -189,14 +198,23 @@ class Tokenizer:
     return None
 
   @property
+  def has_template(self) -> bool:
+    """Whether there is a chat template among its files."""
+    config = json.loads(self.files.get('tokenizer_config.json', b'{}'))
+    return bool(config.get('chat_template')) or any(name.startswith('chat_template') for name in self.files)
+
+  @property
   def pad(self) -> int:
     """Id to fill rows with: <|endoftext|>. Padding is masked by position, so its value never matters."""
     return self.special.get(ENDOFTEXT, self.stop_ids[-1])
 
-  def save(self, directory: str | files_lib.AnyPath, layout: str | None = None) -> str:
+  def save(
+    self, directory: str | files_lib.AnyPath, layout: str | None = None, chat: 'ChatFormat | None' = None
+  ) -> str:
     """Writes files that `load_tokenizer(directory)` reads. Returns whose chat template they have.
 
-    That is 'original' or 'mathqwen': our template is added, as chat_template.jinja, only when the files have none.
+    That is 'trained' with `chat`, what a run was trained with, whose template then replaces every other. Otherwise it
+    is 'original' or 'mathqwen': our template is added, as chat_template.jinja, only when the files have none.
 
     layout  None      the files the tokenizer was loaded from, byte for byte, and a generation_config.json with
                       `declared_stops` if there are any
@@ -214,15 +232,17 @@ class Tokenizer:
     if 'tokenizer_config.json' not in files:
       files['tokenizer_config.json'] = pretty_json(self._hf_config())
 
-    config = json.loads(files['tokenizer_config.json'])
-    has_template_file = any(name.startswith('chat_template') for name in files)
-    original = bool(config.get('chat_template')) or has_template_file
-    if not original and IM_START in self.special:
-      files['chat_template.jinja'] = CHAT_TEMPLATE.encode()
+    if chat is not None:
+      files = chat.in_files(files, self)
+      whose = 'trained'
+    else:
+      if not self.has_template and IM_START in self.special:
+        files['chat_template.jinja'] = CHAT_TEMPLATE.encode()
+      whose = 'original' if self.has_template else 'mathqwen'
 
     for name, content in files.items():
       (directory / name).write_bytes(content)
-    return 'original' if original else 'mathqwen'
+    return whose
 
   def _files_for(self, layout: str | None) -> dict[str, bytes]:
     """The files of this layout, as a dict that the caller may change."""

@@ -10,7 +10,7 @@ import jax
 
 from mathqwen import config as config_lib
 from mathqwen import files
-from mathqwen.config import Experiment
+from mathqwen.config import DataConfig, Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError, report
@@ -21,6 +21,8 @@ from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint, provenance
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
+from mathqwen.text import chat_format
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 from mathqwen.training import elastic, guard, loop, optim, reproduce, step
@@ -34,15 +36,23 @@ class TrainingRun:
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   batch: elastic.Batch
+  chat: ChatFormat
   read: Callable[[], dict] | None = None  # reads the initial weights, float32 on the mesh; None: draw random ones
 
   @classmethod
-  def prepare(cls, experiment: Experiment, dry: bool = False, workdir: str | None = None) -> 'TrainingRun':
+  def prepare(
+    cls,
+    experiment: Experiment,
+    dry: bool = False,
+    workdir: str | None = None,
+    original: reproduce.Original | None = None,
+  ) -> 'TrainingRun':
     """Opens `init`, and checks that model, tokenizer, batch and devices fit together.
 
     dry: fetch nothing from the Hugging Face hub; where its cache has no `init`, use the config's sizes and this
       package's tokenizer instead.
     workdir: where the run may be continued; its batch and mesh then adapt to other devices (`elastic`).
+    original: a run that this one makes again, with its template.
     UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
     """
     sharding.mesh_shape(experiment.mesh, jax.device_count())  # for its error, before anything is fetched
@@ -67,6 +77,7 @@ class TrainingRun:
         f'set model.vocab_size={tokenizer.vocab_size} or more'
       )
     experiment.check_model(experiment.model)
+    chat = _chat(experiment.data, tokenizer, original.workdir if original is not None else workdir)
     before = _last_session(workdir)
     mesh_config = experiment.mesh
     if before is not None:
@@ -81,13 +92,12 @@ class TrainingRun:
       if note and jax.process_index() == 0:
         report(note)
     read = None if source is None else functools.partial(source.read, mesh, 'float32')
-    return cls(experiment, tokenizer, mesh, batch, read)
+    return cls(experiment, tokenizer, mesh, batch, chat, read)
 
   def data(self) -> TrainingData:
     """Reads and tokenizes this host's share of the data."""
-    return TrainingData(
-      self.experiment.data, self.tokenizer, (jax.process_index(), jax.process_count()), self.batch.rows
-    )
+    shard = jax.process_index(), jax.process_count()
+    return TrainingData(self.experiment.data, self.tokenizer, shard, self.batch.rows, self.chat)
 
   def train(
     self,
@@ -124,7 +134,7 @@ class TrainingRun:
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)
     if jax.process_index() == 0:
-      workdirs.write_tokenizer(workdir, self.tokenizer)
+      workdirs.write_tokenizer(workdir, self.tokenizer, self.chat)
     params = None
     if self.read is not None and latest is None:
       params = self.read()
@@ -167,6 +177,24 @@ def _last_session(workdir: str | None) -> dict | None:
   """The last session of the run in `workdir`, as host 0 finds it; None for a new run."""
   sessions = provenance.read_sessions(workdir) if workdir is not None and hosts.share()[0] == 0 else []
   return hosts.gather(sessions[-1] if sessions else None)[0]
+
+
+def _chat(data: DataConfig, tokenizer: Tokenizer, workdir: str | None) -> ChatFormat:
+  """What a run is trained with; the run in `workdir`, if it has checkpoints, keeps its template.
+
+  UserError: when there is no such template, or it is not that of the run.
+  """
+  reads = workdir is not None and hosts.share()[0] == 0
+  saved, digest = hosts.gather(workdirs.saved_template(workdir) if reads else (None, None))[0]
+  if data.template == 'chatml':
+    saved = digest = None
+  chat = chat_format.for_training(data.template, data.system_prompt, tokenizer, saved)
+  if saved is None and digest not in (None, chat.record()['template_sha256']):
+    raise UserError(
+      f'{workdirs.template_file(workdir)} is damaged or missing, and data.template={data.template} is another text '
+      'now: copy the file again'
+    )
+  return chat
 
 
 def _open_init(experiment: Experiment) -> tuple[Experiment, Tokenizer, Source]:

@@ -7,6 +7,7 @@ from encoded_sums import T, encode, example, sums
 from mathqwen.data import pipeline
 from mathqwen.errors import UserError
 from mathqwen.text import chatml
+from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
@@ -27,7 +28,7 @@ def test_encoded_rows_are_rendered_rows(tokenizer):
       ),
     ),
   ]
-  encoded, report = pipeline.encode(examples, tokenizer, 128, system_prompt='Be brief.')
+  encoded, report = pipeline.encode(examples, tokenizer, 128, ChatFormat(system_prompt='Be brief.'))
   assert len(encoded) == 6
   assert not report.counts
   for index in range(6):

@@ -57,6 +57,7 @@ def test_few_lost_rows_and_any_duplicates_are_told(tmp_path):
     + ', ...',
     '  left out: 1 no_loss_token: a.jsonl:62 (no assistant turn, or each has weight 0)',
     'fields that training does not read: level',
+    'trained with template chatml, no system turn',
   ]
   with pytest.raises(UserError, match='2 of 62 rows .* data.max_left_out is 0.032: 1 malformed: .*; 1 no_loss_token: '):
     data(tmp_path / 'a.jsonl', *good, *good, 'not JSON', chat(1, 0), max_left_out=0.032)
@@ -85,4 +86,7 @@ def test_a_system_prompt_that_conversations_do_not_get_is_told(tmp_path):
   with_system = {'messages': [{'role': 'system', 'content': 'Be brief.'}, *chat(1, 1)['messages']]}
   found = data(tmp_path / 'a.jsonl', with_system, chat(1, 1), chat(2, 1), system_prompt='Be brief.')
   assert found.describe()[1].startswith('2 conversations have no system turn and get none: data.system_prompt goes')
-  assert len(data(tmp_path / 'a.jsonl', with_system, system_prompt='Be brief.').describe()) == 1
+  # The other line says what is trained with.
+  assert data(tmp_path / 'a.jsonl', with_system, system_prompt='Be brief.').describe()[1:] == [
+    'trained with template chatml, system turn "Be brief."'
+  ]

@@ -4,6 +4,7 @@ import json
 import types
 
 from mathqwen.evals import run
+from mathqwen.text.chat_format import ChatFormat
 
 QUESTIONS = [('1+1=', '2', 'add'), ('2*3=', '6', 'multiply'), ('1-5=', '-4', 'add'), ('7/2=', '3.5', 'divide')]
 
@@ -34,6 +35,7 @@ class RecitingModel:
     self.tokenizer = ByteTokenizer()
     self.config = types.SimpleNamespace(max_position_embeddings=positions)
     self.name, self.dtype, self.system_prompt = name, 'float32', system_prompt
+    self.chat = ChatFormat(system_prompt=system_prompt)
     self.answers, self.stops_after, self.asked, self.given = answers, stops_after, [], 0
 
   def generate_ids(self, prompts, max_new_tokens, batch_size=32, on_done=None, stop_texts=(), **settings):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from mathqwen import files
 from mathqwen.errors import report
-from mathqwen.evals import benchmarks
+from mathqwen.evals import asked, benchmarks
 from mathqwen.evals.report import page
 from mathqwen.evals.report.formats import ReportTable, to_latex, to_markdown
 from mathqwen.evals.report.intervals import interval
@@ -153,7 +153,7 @@ def _run_cells(label: str, name: str, scores: dict) -> dict[str, str]:
     '95% interval': f'{_percent(low)} to {_percent(high)}',
     'no answer': scores.get('unextractable'),
     'truncated': scores.get('truncated'),
-    'prompt': scores.get('prompt'),
+    'prompt': asked.text(scores),
     'rule': scores.get('rule'),
     'dtype': scores.get('dtype'),
     'decoding': _decoding_text(decoding),
