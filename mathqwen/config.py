@@ -277,10 +277,9 @@ class Experiment:
 
   def check_model(self, model: ModelConfig) -> None:
     """UserError when rows are longer than `model` is made for; called before anything is allocated."""
-    if self.data.seq_len > model.max_position_embeddings:
+    if self.data.seq_len > model.longest:
       raise UserError(
-        f"data.seq_len {self.data.seq_len} is above the model's max_position_embeddings "
-        f'{model.max_position_embeddings}: set data.seq_len={model.max_position_embeddings} or less'
+        f"data.seq_len {self.data.seq_len} is above the model's {model.limit}: set data.seq_len={model.longest} or less"
       )
 
 

@@ -116,8 +116,12 @@ def torch_model():
   def make(family='qwen2', seed=0, **changes):
     kinds = {'qwen2': 'Qwen2', 'qwen3': 'Qwen3', 'llama': 'Llama'}
     config = getattr(transformers, f'{kinds[family]}Config')(
-      **{**SIZES, 'head_dim': FAMILIES[family]['head_dim'], **changes},
-      rope_parameters={'rope_type': 'default', 'rope_theta': ROPE_THETA},
+      **{
+        **SIZES,
+        'head_dim': FAMILIES[family]['head_dim'],
+        'rope_parameters': {'rope_type': 'default', 'rope_theta': ROPE_THETA},
+        **changes,
+      },
       attn_implementation='eager',
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

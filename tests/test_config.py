@@ -175,7 +175,8 @@ def test_choices_are_what_the_code_knows():
   from mathqwen.training import optim
 
   choices = {name: setting.choices for name, setting in config.SETTINGS.items() if setting.choices}
-  assert set(choices) == {'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
+  rope_type = 'model.rope_scaling.rope_type'  # each of them is computed in tests/model/test_rotary.py
+  assert set(choices) == {rope_type, 'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
   assert choices['train.remat'] == tuple(stack.REMAT) == ('none', *search.POLICIES)
   assert set(choices['train.attention']) == {'auto', *attention.IMPLEMENTATIONS}
   for schedule in choices['optim.schedule']:

@@ -28,7 +28,7 @@ def torch_model(cfg: ModelConfig, device: str):
   sizes = {
     field.name: getattr(cfg, field.name)
     for field in dataclasses.fields(cfg)
-    if field.name not in ('qkv_bias', 'qk_norm', 'rope_theta')
+    if field.name not in ('qkv_bias', 'qk_norm', 'rope_theta', 'rope_scaling')
   }
   hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta)
   torch.manual_seed(0)

@@ -73,7 +73,7 @@ def compare_sources(a: Source, b: Source, dtype: str | None = None) -> dict:
     logit_std              standard deviation of the logits of `a`, to compare the difference with
   """
   vocab = min(a.config.vocab_size, b.config.vocab_size)
-  positions = min(POSITIONS, a.config.max_position_embeddings, b.config.max_position_embeddings)
+  positions = min(POSITIONS, a.config.longest, b.config.longest)
   tokens_BT, segments_BT = _sample(a, vocab, positions)
   is_text = segments_BT > 0
   a_logits = _sample_logits(a, tokens_BT, segments_BT, dtype)[is_text][:, :vocab]  # [positions, vocab]

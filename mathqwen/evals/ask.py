@@ -195,7 +195,7 @@ def prepare_for_model(model: 'Model', benchmark: Benchmark, ask: Ask) -> Prepare
   prepared = prepare_benchmark(model, benchmark, ask, make_prompts)
   lengths = [len(ids) for ids in prepared.prompts]
   longest = lengths.index(max(lengths))
-  positions = model.config.max_position_embeddings
+  positions = model.config.longest
   room = positions - lengths[longest]
   wanted = prepared.settings['max_new_tokens']
 

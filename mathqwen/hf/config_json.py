@@ -1,8 +1,12 @@
 """config.json of a Hugging Face directory <-> ModelConfig."""
 
+from collections.abc import Collection
+
 from mathqwen import files
 from mathqwen.errors import UserError
-from mathqwen.hf import layouts
+from mathqwen.hf import config_keys, families, layouts, rope_json
+from mathqwen.hf.families import Family
+from mathqwen.hf.tensor_files import tensor_names
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -17,7 +21,6 @@ SHARED = (
   'num_key_value_heads',
   'head_dim',
   'max_position_embeddings',
-  'rope_theta',
   'rms_norm_eps',
   'tie_word_embeddings',
   'initializer_range',
@@ -35,17 +38,21 @@ QWEN1 = {
   'head_dim': ('kv_channels',),
   'seq_length': ('seq_length',),
 }
-# The only values of these keys of Qwen-1 that our decoder computes.
-_QWEN1_FIXED = {'no_bias': True, 'rotary_pct': 1.0, 'scale_attn_weights': True}
-# transformers' defaults for keys that a config.json leaves out (Qwen2Config, Qwen3Config, LlamaConfig, QWenConfig).
-_TIED = False
-_INITIALIZER_RANGE = 0.02
+# Keys of both kinds that are read here or in `rope_json`; all others are looked up in `config_keys`.
+_WINDOW = ('sliding_window', 'use_sliding_window', 'max_window_layers', 'layer_types')
+_COMPUTED = frozenset([SYSTEM_PROMPT, *SHARED, *_WINDOW, *rope_json.KEYS])
+_COMPUTED_QWEN1 = frozenset([SYSTEM_PROMPT, 'tie_word_embeddings', 'use_dynamic_ntk', 'use_logn_attn'])
+_COMPUTED_QWEN1 |= {name for names in QWEN1.values() for name in names if name != 'rotary_emb_base'}
+# A null means here what a missing key means, as transformers 4 wrote unset keys. Elsewhere transformers refuses it.
+_MAY_BE_NULL = ('tie_word_embeddings', 'initializer_range')
 
 
 def read(directory: str) -> tuple[ModelConfig, str]:
   """(ModelConfig, name of the layout of the directory's files). UserError: see `parse`."""
   file = files.path(directory) / 'config.json'
-  return parse(files.read_json_object(file), str(file))
+  values = files.read_json_object(file)
+  is_named = values.get('architectures') or values.get('model_type')
+  return parse(values, str(file), () if is_named else tensor_names(files.path(directory)))
 
 
 def read_config(directory: str) -> ModelConfig:
@@ -62,18 +69,23 @@ def read_system_prompt(directory: str) -> str:
   return prompt
 
 
-def parse(values: dict, where: str) -> tuple[ModelConfig, str]:
-  """(ModelConfig, name of the layout) of the values of a config.json.
+def parse(values: dict, where: str, tensors: Collection[str] = ()) -> tuple[ModelConfig, str]:
+  """(ModelConfig, name of the layout) of the values of a config.json. Lists keys that nobody knows.
 
+  tensors: names in the files, which decide where `architectures` and `model_type` are missing.
   UserError: lists everything in it that this decoder does not compute, starting with `where`.
   """
   problems: list[str] = []
-  layout = _layout(values, problems)
-  if values.get('quantization_config'):
-    problems.append('quantization_config (give the unquantised checkpoint)')
+  family = _family(values, tensors, problems)
   try:
-    fields = _qwen1_fields(values, problems) if layout == 'qwen1' else _llama_fields(values, problems, layout)
-  except (TypeError, ValueError, AttributeError) as error:  # text instead of a number, for example
+    if family.layout == 'qwen1':
+      fields, unknown = _qwen1_fields(values, family, problems), []
+    else:
+      fields, unknown = _llama_fields(values, family, problems)
+    unknown += _check_keys(values, family, fields, problems)
+  except UserError as error:
+    raise UserError(f'{where}: {error}') from None
+  except (TypeError, ValueError, AttributeError, ArithmeticError) as error:  # text instead of a number, for example
     raise UserError(f'{where} has a value of the wrong kind ({error}): fetch it again') from None
   missing = [name for name, value in fields.items() if value is None and name != 'seq_length']
   if missing:
@@ -81,39 +93,68 @@ def parse(values: dict, where: str) -> tuple[ModelConfig, str]:
   if problems:
     raise UserError(f'{where} does not fit this decoder: {"; ".join(problems)}')
   try:
-    return ModelConfig(**fields), layout
+    cfg = ModelConfig(**fields)
   except UserError as error:
     raise UserError(f'{where}: {error}') from None
+  if window := _window(values, family, cfg):
+    raise UserError(f'{where} does not fit this decoder: {window}')
+  if unknown:
+    config_keys.report_unknown(where, tuple(unknown))
+  return cfg, family.layout
 
 
-def _layout(values: dict, problems: list[str]) -> str:
-  """The layout's name, from `architectures`; after a problem Qwen2's, so that the other problems are found too."""
-  names = {layout.architecture: name for name, layout in layouts.LAYOUTS.items()}
-  architectures = values.get('architectures')
-  layout = names.get(architectures[0]) if isinstance(architectures, list) and len(architectures) == 1 else None
-  if layout is None:
-    problems.append(f'architectures {architectures!r} (known are {", ".join(names)})')
-    return 'qwen2'
-  if values.get('model_type') not in (None, layouts.LAYOUTS[layout].model_type):
-    problems.append(f'model_type {values["model_type"]!r} with architecture {architectures[0]}')
-  return layout
+def _family(values: dict, tensors: Collection[str], problems: list[str]) -> Family:
+  """The family by `architectures`, else by `model_type`, else by the tensors.
+
+  After a problem Qwen2's, so that the other problems are found too.
+  """
+  architectures, model_type = values.get('architectures'), values.get('model_type')
+  if architectures:
+    found = {families.of_architecture(name) for name in architectures} if isinstance(architectures, list) else {None}
+    family = found.pop() if len(found) == 1 else None
+  elif isinstance(model_type, str):
+    family = families.FAMILIES.get(model_type)
+  else:
+    family = families.of_tensors(set(tensors))
+
+  if family is None:
+    known = ', '.join(family.architecture for family in families.FAMILIES.values())
+    named = f'architectures {architectures!r}' + ('' if architectures else f', model_type {model_type!r}')
+    problems.append(f'{named} (known are {known})')
+    return families.FAMILIES['qwen2']
+  if model_type not in (None, family.model_type):
+    problems.append(f'model_type {model_type!r} with architecture {family.architecture}')
+  return family
 
 
-def _value(values: dict, name: str, default):
-  """values[name]; the default where the key is missing or null, as transformers 4 wrote unset keys."""
-  return default if values.get(name) is None else values[name]
+def _value(values: dict, family: Family, name: str):
+  """values[name], or what transformers takes where the key is missing; None where there is no default."""
+  value = values.get(name, family.defaults.get(name))
+  return family.defaults.get(name) if value is None and name in _MAY_BE_NULL else value
 
 
-def _qwen1_fields(values: dict, problems: list[str]) -> dict:
+def _check_keys(values: dict, family: Family, fields: dict, problems: list[str]) -> list[str]:
+  """Adds the keys that change what is not computed here to `problems`; returns those that nobody knows."""
+  sizes = config_keys.Sizes(
+    hidden_size=fields['hidden_size'],
+    head_dim=fields['head_dim'],
+    layers=fields['num_hidden_layers'],
+    rope_theta=fields['rope_theta'],
+    qk_norm=fields['qk_norm'],
+    qkv_bias=fields['qkv_bias'],
+  )
+  computed = _COMPUTED_QWEN1 if family.layout == 'qwen1' else _COMPUTED
+  found, unknown = config_keys.check(values, computed, sizes)
+  problems += found
+  return unknown
+
+
+def _qwen1_fields(values: dict, family: Family, problems: list[str]) -> dict:
   fields = {}
   for field, names in QWEN1.items():
-    fields[field] = next((values[name] for name in names if values.get(name) is not None), None)
-
-  for name, only in _QWEN1_FIXED.items():
-    if values.get(name, only) != only:
-      problems.append(f'{name} {values[name]!r}')
-  if values.get('activation', 'swiglu') != 'swiglu':
-    problems.append(f'activation {values["activation"]!r}')
+    given = [values[name] for name in names if name in values]
+    default = next((family.defaults[name] for name in names if name in family.defaults), None)
+    fields[field] = next((value for value in given if value is not None), None if given else default)
 
   width = fields['intermediate_size']
   if isinstance(width, int):
@@ -128,59 +169,55 @@ def _qwen1_fields(values: dict, problems: list[str]) -> dict:
     fields['head_dim'] = hidden // heads
   return fields | {
     'num_key_value_heads': heads,
-    'tie_word_embeddings': _value(values, 'tie_word_embeddings', _TIED),
-    'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
+    'tie_word_embeddings': _value(values, family, 'tie_word_embeddings'),
+    'initializer_range': _value(values, family, 'initializer_range'),
     **layouts.LAYOUTS['qwen1'].features,
-    'use_dynamic_ntk': _value(values, 'use_dynamic_ntk', scaled),
-    'use_logn_attn': _value(values, 'use_logn_attn', scaled),
+    'use_dynamic_ntk': scaled if values.get('use_dynamic_ntk') is None else values['use_dynamic_ntk'],
+    'use_logn_attn': scaled if values.get('use_logn_attn') is None else values['use_logn_attn'],
   }
 
 
-def _llama_fields(values: dict, problems: list[str], layout: str) -> dict:
-  theta = _rope_theta(values, problems, layout)
-  if (values.get('partial_rotary_factor') or 1.0) != 1.0:
-    problems.append(f'partial_rotary_factor {values["partial_rotary_factor"]}')
-  if values.get('hidden_act', 'silu') != 'silu':
-    problems.append(f'hidden_act {values["hidden_act"]!r}')
-  if values.get('use_sliding_window') or set(values.get('layer_types') or ()) - {'full_attention'}:
-    problems.append('use_sliding_window')
-  if values.get('attention_bias') or values.get('mlp_bias'):
-    problems.append('attention_bias or mlp_bias')
+def _llama_fields(values: dict, family: Family, problems: list[str]) -> tuple[dict, list[str]]:
+  """(fields of ModelConfig, keys of the rotary embeddings that nobody knows)."""
+  fields = {name: _value(values, family, name) for name in SHARED}
+  heads, hidden = fields['num_attention_heads'], fields['hidden_size']
+  if fields['num_key_value_heads'] is None:
+    fields['num_key_value_heads'] = heads
+  if fields['head_dim'] is None:
+    fields['head_dim'] = family.defaults.get('head_dim')
+  if fields['head_dim'] is None and heads and hidden:
+    fields['head_dim'] = hidden // heads
 
-  heads, hidden = values.get('num_attention_heads'), values.get('hidden_size')
-  fields = {name: values.get(name) for name in SHARED}
-  return fields | {
-    'num_key_value_heads': _value(values, 'num_key_value_heads', heads),
-    'head_dim': _value(values, 'head_dim', hidden // heads if heads and hidden else None),
-    'rope_theta': theta,
-    'tie_word_embeddings': _value(values, 'tie_word_embeddings', _TIED),
-    'initializer_range': _value(values, 'initializer_range', _INITIALIZER_RANGE),
-    **layouts.LAYOUTS[layout].features,
-  }
+  positions = fields['max_position_embeddings']
+  theta, scaling, found, unknown = rope_json.read(values, family.defaults['rope_theta'], positions)
+  problems += found
+  return fields | {'rope_theta': theta, 'rope_scaling': scaling, **layouts.LAYOUTS[family.layout].features}, unknown
 
 
-def _rope_theta(values: dict, problems: list[str], layout: str) -> float:
-  """The rotary base, from the keys of transformers 4 (rope_theta, rope_scaling) and 5 (rope_parameters).
-
-  Adds a problem where they disagree or ask for scaled positions.
-  """
-  parameters = values.get('rope_parameters') or {}
-  scaling = values.get('rope_scaling') or {}
-  default = layouts.LAYOUTS[layout].rope_theta
-  theta = _value(values, 'rope_theta', _value(parameters, 'rope_theta', default))
-  if theta is None:
-    problems.append('neither rope_theta nor rope_parameters.rope_theta')
-    theta = 0.0  # never used: `parse` refuses a config with problems
-  elif _value(parameters, 'rope_theta', theta) != theta:
-    problems.append(f'rope_theta {theta} but rope_parameters.rope_theta {parameters["rope_theta"]}')
-
-  unnamed = 'unknown' if scaling else 'default'  # a rope_scaling without a type still scales
-  kinds = {
-    _value(parameters, 'rope_type', 'default'),
-    _value(scaling, 'rope_type', _value(scaling, 'type', unnamed)),
-  }
-  problems += [f'rope scaling {kind!r}' for kind in sorted(map(str, kinds - {'default'}))]
-  return theta
+def _window(values: dict, family: Family, cfg: ModelConfig) -> str:
+  """What is wrong when some layer sees only the last tokens of a sequence that the model takes; '' when none does."""
+  kinds = values.get('layer_types')
+  if kinds is not None and (not isinstance(kinds, list) or len(kinds) != cfg.num_hidden_layers):
+    return f'layer_types that are not one of each of {cfg.num_hidden_layers} layers'
+  for kind in kinds or ():
+    if kind not in ('full_attention', 'attention', 'sliding_attention'):
+      return f'layer_types {kind!r}'
+  # Families without the two keys, like Mistral, have a window in all layers.
+  is_used = values.get('use_sliding_window', family.defaults.get('use_sliding_window', True))
+  first = values.get('max_window_layers', family.defaults.get('max_window_layers', 0))
+  window = _value(values, family, 'sliding_window') if is_used else None
+  if kinds is None:
+    has_window = window is not None and not (isinstance(first, int) and first >= cfg.num_hidden_layers)
+  else:
+    has_window = 'sliding_attention' in kinds
+  if not has_window or (isinstance(window, int) and window >= cfg.longest):
+    return ''
+  if not isinstance(window, int):
+    return f'layer_types with sliding_attention, and sliding_window {window!r}'
+  return (
+    f'sliding_window {window} (use_sliding_window, layer_types), which acts in a sequence of {cfg.longest} tokens; '
+    f'where {window} are enough, set max_position_embeddings to {window} in config.json'
+  )
 
 
 def make(
@@ -219,7 +256,9 @@ def _qwen1_values(cfg: ModelConfig, dtype: str) -> dict:
     'use_logn_attn': cfg.use_logn_attn,
     'tie_word_embeddings': False,
     'initializer_range': cfg.initializer_range,
-    **_QWEN1_FIXED,
+    'no_bias': True,
+    'rotary_pct': 1.0,
+    'scale_attn_weights': True,
     'attn_dropout_prob': 0.0,
     'emb_dropout_prob': 0.0,
     'tokenizer_class': 'QWenTokenizer',
@@ -230,13 +269,11 @@ def _qwen1_values(cfg: ModelConfig, dtype: str) -> dict:
 
 
 def _llama_values(cfg: ModelConfig) -> dict:
-  values = {name: getattr(cfg, name) for name in SHARED}
+  values = {name: getattr(cfg, name) for name in SHARED} | rope_json.make(cfg)
   if cfg.use_dynamic_ntk or cfg.use_logn_attn:
     # Past seq_length these two change Qwen-1's attention, and a Qwen2 has neither: its positions end there.
     values['max_position_embeddings'] = min(cfg.seq_length, cfg.max_position_embeddings)
   return values | {
-    # rope_theta as well (in SHARED): version 4 of transformers reads that, version 5 reads this.
-    'rope_parameters': {'rope_type': 'default', 'rope_theta': cfg.rope_theta},
     'hidden_act': 'silu',
     'attention_bias': False,
     'attention_dropout': 0.0,

@@ -46,7 +46,6 @@ class Layout:
   layer: tuple[TensorRule, ...]  # the same for every layer
   features: Mapping[str, bool]  # what its layers have: fields of ModelConfig
   remote_code: bool = False  # whether transformers needs code of the checkpoint to load it
-  rope_theta: float | None = None  # what a config.json without the key means; None: it must have the key
   ignored: tuple[str, ...] = ()  # names with these endings are skipped: constants that old files hold
 
 
@@ -114,14 +113,12 @@ LAYOUTS = {
     _LLAMA_LAYER,
     {'qkv_bias': False, 'qk_norm': True},
   ),
-  # Llama 2's own config.json has no rope_theta: it is older than the key.
   'llama': Layout(
     'LlamaForCausalLM',
     'llama',
     _LLAMA_TOP,
     _LLAMA_LAYER,
     {'qkv_bias': False, 'qk_norm': False},
-    rope_theta=10_000.0,
     ignored=_CONSTANTS,
   ),
 }

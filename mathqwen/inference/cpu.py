@@ -267,7 +267,7 @@ def prefill(
   P, T = tokens_PT.shape
   positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
   segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
-  rotation = _computed_once(layers.rotation(cfg, positions_PT, lengths_P[:, None]), tokens_PT)
+  rotation = _computed_once(layers.rotation(cfg, positions_PT, lengths_P[:, None], lengths_P[:, None]), tokens_PT)
   attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
 
   x_PTD = qwen.embed(params, tokens_PT, compute)
@@ -284,7 +284,8 @@ def decode_step(
   """`qwen.decode_step` with weights of `pack`."""
   T = tokens_BT.shape[1]
   positions_BT = cache.lengths[:, None] + jnp.arange(T)
-  rotation = _computed_once(layers.rotation(cfg, positions_BT, cache.prompt_lengths[:, None]), tokens_BT)
+  rotation = layers.rotation(cfg, positions_BT, positions_BT[:, -1:] + 1, cache.prompt_lengths[:, None])
+  rotation = _computed_once(rotation, tokens_BT)
 
   def attend(index, cache, q, k, v):
     cache = cache.write(index, k, v)

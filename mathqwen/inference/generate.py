@@ -229,7 +229,7 @@ def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], request: AnswerReq
     raise UserError(f'batch_size is {batch_size}: it must be at least 1')
   check_seed(request.seed)
   for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-    room = cfg.max_position_embeddings - len(prompt)
+    room = cfg.longest - len(prompt)
     if not prompt:
       raise UserError(f'prompt {index} is empty: give at least one token')
     if not 0 <= min(prompt) <= max(prompt) < cfg.vocab_size:
@@ -238,7 +238,7 @@ def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], request: AnswerReq
       remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
       raise UserError(
         f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {limit} is above the model's "
-        f'max_position_embeddings {cfg.max_position_embeddings}: {remedy}'
+        f'{cfg.limit}: {remedy}'
       )
 
 

@@ -109,7 +109,7 @@ class Model:
   def new_tokens(self, prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that an answer may have by default: 512, or what the longest prompt leaves of the model's positions."""
     longest = max(map(len, prompts), default=0)
-    return max(1, min(MAX_NEW_TOKENS, self.config.max_position_embeddings - longest))
+    return max(1, min(MAX_NEW_TOKENS, self.config.longest - longest))
 
   def check(
     self,

@@ -1,11 +1,97 @@
 """The sizes and switches that make one decoder a Qwen-1, Qwen1.5/2/2.5, Qwen3 or LLaMA."""
 
 import dataclasses
+import math
 
 from mathqwen.errors import UserError
 from mathqwen.settings import check_fields, setting
 
-_SIZE = {'at_least': 1, 'at_most': 2**31 - 1}  # a dimension of an array, or a number of layers
+_SIZE = {'at_least': 1, 'at_most': 2**31 - 1}  # a dimension of an array, or a number of tokens
+_NUMBER = {'at_least': 1e-6, 'at_most': 1e6}  # of rotary scaling: what float32 can compute with
+_LAYERS = {'at_least': 1, 'at_most': 10_000}  # there are lists of this length before any weight is looked at
+
+# What each kind of rotary scaling reads, named as in transformers; all have a factor. The first ones must be given.
+ROPE_FIELDS = {
+  'default': (),
+  'linear': ('factor',),
+  'dynamic': ('factor',),
+  'llama3': ('factor', 'original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'),
+  'yarn': (
+    'factor',
+    'original_max_position_embeddings',
+    'attention_factor',
+    'mscale',
+    'mscale_all_dim',
+    'beta_fast',
+    'beta_slow',
+    'truncate',
+  ),
+  'longrope': ('factor', 'original_max_position_embeddings', 'short_factor', 'long_factor', 'attention_factor'),
+}
+_REQUIRED = {
+  'llama3': ('original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'),
+  'yarn': ('original_max_position_embeddings',),
+  'longrope': ('original_max_position_embeddings', 'short_factor', 'long_factor'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """How rotary embeddings reach past the length of pretraining: the keys of `rope_scaling` in config.json."""
+
+  rope_type: str = setting('default', help='kind of rotary scaling; default scales nothing', choices=tuple(ROPE_FIELDS))
+  factor: float = setting(1.0, help='how many times longer than in pretraining sequences may be', **_NUMBER)
+  original_max_position_embeddings: int | None = setting(
+    None, help='llama3, yarn, longrope: longest sequence of pretraining, in tokens', at_least=2, at_most=2**31 - 1
+  )
+  low_freq_factor: float | None = setting(
+    None, help='llama3: waves of which fewer fit into the original length are slowed down by the factor', **_NUMBER
+  )
+  high_freq_factor: float | None = setting(
+    None, help='llama3: waves of which more fit into the original length stay as they are', **_NUMBER
+  )
+  attention_factor: float | None = setting(
+    None, help='yarn, longrope: scales rotated queries and keys; None computes it from the factor', **_NUMBER
+  )
+  mscale: float | None = setting(None, help='yarn: with the next, another way to compute attention_factor', **_NUMBER)
+  mscale_all_dim: float | None = setting(None, help='yarn: see mscale', **_NUMBER)
+  beta_fast: float = setting(32.0, help='yarn: waves that turn more often in the original length stay', **_NUMBER)
+  beta_slow: float = setting(1.0, help='yarn: waves that turn less often are slowed down by the factor', **_NUMBER)
+  truncate: bool = setting(True, help='yarn: round the dimensions at which these two begin and end')
+  short_factor: tuple[float, ...] = setting(
+    (), help='longrope: divides each frequency, in sequences up to the original length', **_NUMBER
+  )
+  long_factor: tuple[float, ...] = setting(
+    (), help='longrope: divides each frequency, in sequences past the original length', **_NUMBER
+  )
+
+  def __post_init__(self):
+    check_fields(self, 'model.rope_scaling.')
+    for name, default in ((field.name, field.default) for field in dataclasses.fields(self)):
+      is_set = getattr(self, name) != default
+      if is_set and name not in ('rope_type', *ROPE_FIELDS[self.rope_type]):
+        raise UserError(f'model.rope_scaling.{name} is set, and rope_type {self.rope_type} does not read it')
+      if not is_set and name in _REQUIRED.get(self.rope_type, ()):
+        raise UserError(f'model.rope_scaling.rope_type {self.rope_type} needs model.rope_scaling.{name}: set it')
+    if self.rope_type == 'llama3' and self.low_freq_factor >= self.high_freq_factor:
+      raise UserError(
+        f'model.rope_scaling.low_freq_factor {self.low_freq_factor} is not below '
+        f'model.rope_scaling.high_freq_factor {self.high_freq_factor}'
+      )
+
+  @property
+  def follows_length(self) -> bool:
+    """Whether frequencies depend on how long a sequence is."""
+    return self.rope_type in ('dynamic', 'longrope')
+
+  def __str__(self) -> str:
+    """'yarn, factor 4.0, original_max_position_embeddings 32768'."""
+    fields = ((name, getattr(self, name)) for name in ROPE_FIELDS[self.rope_type])
+    defaults = {field.name: field.default for field in dataclasses.fields(self)}
+    return ', '.join([self.rope_type, *(f'{name} {value}' for name, value in fields if value != defaults[name])])
+
+
+NO_ROPE_SCALING = RopeScaling()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +101,13 @@ class ModelConfig:
   vocab_size: int = setting(help='rows of the embedding (V), padding included; not resized to the tokenizer', **_SIZE)
   hidden_size: int = setting(help='width of the residual stream (D)', **_SIZE)
   intermediate_size: int = setting(help='width of the MLP (F): of its gate and of its up-projection', **_SIZE)
-  num_hidden_layers: int = setting(help='layers (L)', **_SIZE)
+  num_hidden_layers: int = setting(help='layers (L)', **_LAYERS)
   num_attention_heads: int = setting(help='query heads (N)', **_SIZE)
   num_key_value_heads: int = setting(help='key and value heads (K); each serves N / K query heads', **_SIZE)
   head_dim: int = setting(help='width of a head (H); N * H need not be D (Qwen3)', **_SIZE)
   max_position_embeddings: int = setting(help='longest sequence that the model is made for, in tokens', **_SIZE)
   rope_theta: float = setting(10_000.0, help='base of the rotary embeddings', above=0)
+  rope_scaling: RopeScaling = NO_ROPE_SCALING
   rms_norm_eps: float = setting(1e-6, help='added to the mean square in RMSNorm', above=0)
   tie_word_embeddings: bool = setting(False, help='use the embedding as output head')
   qkv_bias: bool = setting(True, help='biases on queries, keys and values: Qwen-1, 1.5, 2 and 2.5')
@@ -43,6 +130,41 @@ class ModelConfig:
       raise UserError('model.use_dynamic_ntk and model.use_logn_attn act past model.seq_length: set it')
     if self.head_dim % 2:
       raise UserError(f'model.head_dim {self.head_dim} is odd: rotary embeddings rotate pairs; set an even one')
+    if self.head_dim == 2 and (self.use_dynamic_ntk or self.rope_scaling.rope_type == 'dynamic'):
+      raise UserError('model.head_dim 2 has a single frequency, which dynamic NTK cannot scale: set 4 or more')
+    if self.rope_theta <= 1 and self.rope_scaling.rope_type == 'yarn':
+      raise UserError(f'model.rope_theta {self.rope_theta} leaves YaRN nothing to scale: set more than 1')
+    for name in ('short_factor', 'long_factor'):
+      factors = getattr(self.rope_scaling, name)
+      if factors and len(factors) != self.head_dim // 2:
+        raise UserError(
+          f'model.rope_scaling.{name} has {len(factors)} numbers, and model.head_dim {self.head_dim} '
+          f'has {self.head_dim // 2} frequencies: give one for each'
+        )
+
+  @property
+  def longest(self) -> int:
+    """Tokens that a sequence may have: `max_position_embeddings`, or what rotary scaling makes of it.
+
+    As in vLLM: linear and dynamic count from max_position_embeddings, yarn from its original length; llama3 and
+    longrope are published with a max_position_embeddings that is scaled already.
+    """
+    scaling = self.rope_scaling
+    if scaling.rope_type in ('linear', 'dynamic'):
+      scaled = self.max_position_embeddings * scaling.factor
+    elif scaling.rope_type == 'yarn':
+      scaled = scaling.original_max_position_embeddings * scaling.factor
+    else:
+      scaled = 0
+    return max(self.max_position_embeddings, min(math.floor(scaled), 2**31 - 1))
+
+  @property
+  def limit(self) -> str:
+    """`longest` for a message, with where it comes from."""
+    limit = f'max_position_embeddings {self.max_position_embeddings}'
+    if self.longest == self.max_position_embeddings:
+      return limit
+    return f'{limit}, with rotary scaling {self.longest}'
 
 
 def _family(names, fields, rows, **common) -> dict[str, ModelConfig]:

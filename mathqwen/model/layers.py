@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
+from mathqwen.model import rotary
 from mathqwen.model.config import ModelConfig
 
 
@@ -85,30 +86,28 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
   return x32.astype(x.dtype) * scale
 
 
-def rope_angles(positions_BT: jax.Array, head_dim: int, theta: float | jax.Array) -> tuple[jax.Array, jax.Array]:
-  """(cos, sin), float32 [B, T, 1, H/2], for a rotary base theta: a number, or [B, T].
+def rope_angles(positions_BT: jax.Array, inv_freq: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """(cos, sin), float32 [B, T, 1, H/2], for inverse frequencies [H/2], or [B, T or 1, H/2].
 
   In float32, because bfloat16 cannot tell positions apart: it rounds 257 to 256.
   """
-  theta = jnp.asarray(theta, jnp.float32)[..., None, None]
-  inv_freq = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  angles = positions_BT[..., None, None].astype(jnp.float32) * inv_freq
+  angles = (positions_BT[..., None].astype(jnp.float32) * inv_freq)[..., None, :]
   return jnp.cos(angles), jnp.sin(angles)
 
 
 def segment_lengths(segment_ids_BT: jax.Array) -> jax.Array:
   """int32 [B, T]: the number of tokens in the segment of each token."""
-  same_BTT = segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
-  return jnp.sum(same_BTT, axis=-1, dtype=jnp.int32)
+  return jnp.sum(_same_segment(segment_ids_BT), axis=-1, dtype=jnp.int32)
 
 
-def ntk_theta(theta: float, lengths_BT: jax.Array, seq_length: int, head_dim: int) -> jax.Array:
-  """Qwen-1's dynamic NTK: the rotary base [B, T], which grows with each doubling of the lengths past `seq_length`."""
-  # ceil(log2(length / seq_length)) in integers: a float32 logarithm may miss an exact power of two. The `min` keeps the
-  # thresholds within int32.
-  doublings = sum((lengths_BT > min(seq_length << n, 2**31 - 1)).astype(jnp.int32) for n in range(10))
-  alpha = (jnp.left_shift(2, doublings) - 1).astype(jnp.float32)
-  return theta * alpha ** (head_dim / (head_dim - 2))
+def segment_ends(segment_ids_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
+  """int32 [B, T]: one more than the last position in the segment of each token, which transformers calls its length."""
+  return jnp.max(jnp.where(_same_segment(segment_ids_BT), positions_BT[:, None, :], 0), axis=-1) + 1
+
+
+def _same_segment(segment_ids_BT: jax.Array) -> jax.Array:
+  """bool [B, T, T]."""
+  return segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :]
 
 
 def logn_scale(positions_BT: jax.Array, seq_length: int) -> jax.Array:
@@ -127,18 +126,27 @@ class Rotation:
   query_scale: jax.Array | None  # float32 [B, T, 1, 1]: Qwen-1's logn attention; None: queries are not scaled
 
 
-def rotation(cfg: ModelConfig, positions_BT: jax.Array, lengths_BT: jax.Array | None = None) -> Rotation:
-  """The rotation for tokens at these positions of sequences of these lengths, int32 [B, T] or [B, 1].
+def rotation(
+  cfg: ModelConfig,
+  positions_BT: jax.Array,
+  lengths_BT: jax.Array | None = None,
+  prompt_lengths_BT: jax.Array | None = None,
+) -> Rotation:
+  """The rotation for tokens at these positions.
 
-  Without lengths, Qwen-1's dynamic NTK and logn attention are off, as they are when Qwen-1 is trained.
+  Lengths are int32 [B, T], or [B, 1] for whole rows. lengths_BT: of the sequences so far, for rotary scaling that
+  follows it. prompt_lengths_BT: lengths that stay as an answer grows, for Qwen-1; without them its dynamic NTK and logn
+  attention are off, as they are when Qwen-1 is trained.
   """
-  theta = cfg.rope_theta
   query_scale = None
-  if cfg.use_dynamic_ntk and lengths_BT is not None:
-    theta = ntk_theta(theta, lengths_BT, cfg.seq_length, cfg.head_dim)
-  if cfg.use_logn_attn and lengths_BT is not None:
+  ntk_lengths_BT = prompt_lengths_BT if cfg.use_dynamic_ntk else None
+  if cfg.use_logn_attn and prompt_lengths_BT is not None:
     query_scale = logn_scale(positions_BT, cfg.seq_length)[..., None, None]
-  return Rotation(*rope_angles(positions_BT, cfg.head_dim, theta), query_scale)
+  inv_freq, attention_factor = rotary.frequencies(cfg, lengths_BT, ntk_lengths_BT)
+  cos, sin = rope_angles(positions_BT, inv_freq)
+  if attention_factor != 1:  # both queries and keys get it, so that scores get its square
+    cos, sin = cos * attention_factor, sin * attention_factor
+  return Rotation(cos, sin, query_scale)
 
 
 def rope(x_BTNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

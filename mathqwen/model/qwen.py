@@ -173,8 +173,9 @@ def forward(
     segment_ids_BT = jnp.ones((B, T), jnp.int32)
   if positions_BT is None:
     positions_BT = jnp.broadcast_to(jnp.arange(T), (B, T))
-  lengths_BT = None if compute.training else layers.segment_lengths(segment_ids_BT)
-  rotation = layers.rotation(cfg, positions_BT, lengths_BT)
+  lengths_BT = layers.segment_ends(segment_ids_BT, positions_BT) if cfg.rope_scaling.follows_length else None
+  prompt_lengths_BT = None if compute.training else layers.segment_lengths(segment_ids_BT)
+  rotation = layers.rotation(cfg, positions_BT, lengths_BT, prompt_lengths_BT)
   one = opaque_one(segment_ids_BT)
 
   def layer(x_BTD, index, weights):
@@ -198,7 +199,7 @@ def prefill(
   P, T = tokens_PT.shape
   positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
   segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
-  rotation = layers.rotation(cfg, positions_PT, lengths_P[:, None])
+  rotation = layers.rotation(cfg, positions_PT, lengths_P[:, None], lengths_P[:, None])
   attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
 
   def layer(x_PTD, weights):
@@ -214,7 +215,8 @@ def decode_step(
   """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row."""
   T = tokens_BT.shape[1]
   positions_BT = cache.lengths[:, None] + jnp.arange(T)
-  rotation = layers.rotation(cfg, positions_BT, cache.prompt_lengths[:, None])
+  # Keys of earlier tokens keep the rotation that they were written with, as in transformers.
+  rotation = layers.rotation(cfg, positions_BT, positions_BT[:, -1:] + 1, cache.prompt_lengths[:, None])
 
   # The cache travels through the scan whole, as carry: XLA then writes into it in place. As scanned input and output,
   # each step would write a second cache.

@@ -61,7 +61,7 @@ def test_scaling_of_a_qwen1_that_does_not_name_it(changes, scaled):
 def test_other_keys_that_are_left_out(family, tiny_config, tmp_path):
   """`head_dim` is hidden_size / heads, `initializer_range` that of transformers."""
   transformers = pytest.importorskip('transformers')
-  values = values_of(family, tiny_config)
+  values = values_of(family, tiny_config) | {'num_attention_heads': 32, 'hidden_size': 256}
   del values['initializer_range'], values['num_key_value_heads']
   if family != 'qwen3':  # its default of head_dim is 128 in transformers, and its files always have the key
     del values['head_dim']
@@ -70,8 +70,7 @@ def test_other_keys_that_are_left_out(family, tiny_config, tmp_path):
   assert ours.initializer_range == theirs.initializer_range
   if family != 'qwen3':
     assert ours.head_dim == values['hidden_size'] // values['num_attention_heads']
-  if family == 'llama':  # the other two default to a fixed number of heads there, and their files have the key
-    assert ours.num_key_value_heads == theirs.num_key_value_heads == values['num_attention_heads']
+  assert ours.num_key_value_heads == theirs.num_key_value_heads == 32  # in LLaMA as many as heads, else a fixed number
 
 
 @pytest.mark.parametrize('tied', ['left out', None])
@@ -85,7 +84,7 @@ def test_qwen1_is_untied_by_default(tied, tmp_path):
   assert hf.read_config(str(tmp_path)).tie_word_embeddings is False
 
 
-@pytest.mark.parametrize('name', ['tie_word_embeddings', 'initializer_range', 'num_key_value_heads', 'head_dim'])
+@pytest.mark.parametrize('name', ['tie_word_embeddings', 'initializer_range', 'head_dim'])
 def test_null_means_that_a_key_is_left_out(name, tiny_config):
   values = values_of('qwen2', tiny_config)
   del values[name]
@@ -97,11 +96,14 @@ def test_null_means_that_a_key_is_left_out(name, tiny_config):
   'changes, message',
   [
     ({'partial_rotary_factor': 0.5}, 'partial_rotary_factor 0.5'),
-    ({'layer_types': ['full_attention', 'sliding_attention', 'full_attention']}, 'use_sliding_window'),
-    ({'mlp_bias': True}, 'attention_bias or mlp_bias'),
+    (
+      {'layer_types': ['full_attention', 'sliding_attention', 'full_attention']},
+      'layer_types with sliding_attention, and sliding_window None',
+    ),
+    ({'mlp_bias': True}, 'mlp_bias True'),
     ({'rope_theta': 7.0}, 'rope_theta 7.0 but rope_parameters.rope_theta 3000.0'),
     ({'rope_theta': None, 'rope_parameters': None}, 'neither rope_theta nor rope_parameters.rope_theta'),
-    ({'rope_scaling': {'rope_type': 'linear', 'factor': 2.0}}, "rope scaling 'linear'"),
+    ({'rope_scaling': {'rope_type': 'mrope', 'factor': 2.0}}, "rope scaling 'mrope'"),
     ({'quantization_config': {'bits': 4}}, 'quantization_config (give the unquantised checkpoint)'),
   ],
 )

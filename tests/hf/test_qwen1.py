@@ -18,7 +18,7 @@ from mathqwen.hf import layouts
 from mathqwen.model import qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import Compute
-from mathqwen.model.layers import ntk_theta
+from mathqwen.model.rotary import ntk_theta
 from mathqwen.training import loss
 
 FIXTURE = pathlib.Path(__file__).parents[1] / 'testdata' / 'qwen1'

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen.model import layers, parameters, qwen
+from mathqwen.model import layers, parameters, qwen, rotary
 from mathqwen.model.config import ModelConfig
 
 EQUATIONS = ['BTD,NHD->BTNH', 'BTD,KHD->BTKH', 'BTNH,DNH->BTD', 'BTD,FD->BTF', 'BTF,DF->BTD']
@@ -70,7 +70,7 @@ def test_rms_norm_is_that_of_transformers():
 
 def test_rope_turns_complex_numbers():
   x, positions = normal((2, 3, 4, 6)), np.array([[0, 1, 2], [7, 300, 32_000]], np.int32)
-  got = layers.rope(x, *layers.rope_angles(positions, 6, 10_000.0))
+  got = layers.rope(x, *layers.rope_angles(positions, rotary.inverse(6, 10_000.0)))
   for b, t, n, i in np.ndindex(2, 3, 4, 3):
     turned = complex(x[b, t, n, i], x[b, t, n, i + 3]) * np.exp(1j * positions[b, t] * 10_000.0 ** (-2 * i / 6))
     # float32 knows the angle 32,000 to 0.002.
@@ -80,7 +80,7 @@ def test_rope_turns_complex_numbers():
 
 
 def test_rope_tells_positions_apart_in_bfloat16():
-  cos, sin = layers.rope_angles(np.array([[256, 257]], np.int32), 8, 1e6)
+  cos, sin = layers.rope_angles(np.array([[256, 257]], np.int32), rotary.inverse(8, 1e6))
   assert cos.dtype == sin.dtype == jnp.float32
   x = jnp.broadcast_to(jnp.asarray(normal(8), jnp.bfloat16), (1, 2, 1, 8))
   got = layers.rope(x, cos, sin)

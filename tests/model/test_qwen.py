@@ -12,7 +12,7 @@ from mathqwen.model import attention as attention_lib
 from mathqwen.model import layers, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import PRESETS
-from mathqwen.model.layers import Rotation, attention, causal_mask, rms_norm, rope_angles
+from mathqwen.model.layers import attention, causal_mask, rms_norm
 
 PUBLISHED = pathlib.Path(__file__).parents[1] / 'testdata' / 'model_configs.json'
 
@@ -193,7 +193,7 @@ def test_scan_is_a_loop_over_layers(tiny_config, random_params):
   cfg = tiny_config('qwen3')
   params, tokens = random_params(cfg), tokens_of((2, 11))
   segment_ids = np.ones((2, 11), np.int32)
-  turn = Rotation(*rope_angles(jnp.broadcast_to(jnp.arange(11), (2, 11)), cfg.head_dim, cfg.rope_theta), None)
+  turn = layers.rotation(cfg, jnp.broadcast_to(jnp.arange(11), (2, 11)))
   mask = causal_mask(segment_ids, segment_ids)
 
   @jax.jit
