@@ -60,8 +60,9 @@ class DataConfig:
 
   sources: tuple[str, ...] = setting(
     ('gsm8k',),
-    help='names of data sets, whose training split is read, or paths of JSON Lines files, local or gs://',
-    path='path',
+    help='names of data sets, whose training split is read; files, folders or patterns (JSON Lines, JSON, CSV, '
+    'Parquet, Arrow), local or gs://; or hf://ORGANISATION/NAME, a data set on the Hugging Face hub',
+    path='data',
   )
   weights: tuple[float, ...] = setting(
     (),
@@ -75,6 +76,11 @@ class DataConfig:
     path='path',
     changes_weights=False,
   )
+  columns: tuple[str, ...] = setting(
+    (),
+    help='names of the columns of files and hub data sets, FIELD=COLUMN each (question, solution, answer, messages, '
+    'system, id); empty recognises the usual names',
+  )
   seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
   batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
   template: str = setting(
@@ -87,8 +93,11 @@ class DataConfig:
     '',
     help='system turn before each question; empty adds none. Not with a data.template that has one of its own',
   )
-  eval_examples: int = setting(
-    256, help='examples held out of training, for the evaluation loss; 0 holds out none', at_least=0
+  eval_examples: int | None = setting(
+    None,
+    help='examples held out of training, for the evaluation loss; 0 holds out none, None 256 or a tenth of the '
+    'different prompts, whichever is fewer',
+    at_least=0,
   )
   max_left_out: float = setting(
     0.05,

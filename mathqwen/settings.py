@@ -41,7 +41,8 @@ class Setting:
   at_most: float | None = None
   above: float | None = None
   below: float | None = None
-  path: str = ''  # 'path' for what names a file or folder, 'model' for a MODEL, which may also be on the hub
+  # 'path' for what names a file or folder; 'model' and 'data' for what may also be on the hub
+  path: str = ''
   finite: bool = True  # whether a number must be finite
   remedy: str = ''  # what to do about a value out of bounds, where the bounds do not say it
   on_resume: str | Conditional = FIXED  # whether a run may continue with another value: FIXED, FREE or Conditional
@@ -69,7 +70,7 @@ class Setting:
   def _check_paths(self, name: str, values: tuple) -> None:
     for value in values:
       try:
-        files.check_scheme(value or '', may_be_on_hub=self.path == 'model')
+        files.check_scheme(value or '', may_be_on_hub=self.path != 'path')
       except UserError as error:
         raise UserError(f'{name}: {error}') from None
 

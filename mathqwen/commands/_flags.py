@@ -97,6 +97,21 @@ def add_setting(parser: Parser, flag: str, name: str, metavar: str) -> None:
   parser.add_argument(flag, type=kind, metavar=metavar, help=f'setting {name}: {declaration.help}')
 
 
+def add_map(parser: Parser) -> None:
+  """Adds --map, a short form of --set data.columns=..."""
+  from mathqwen.config import SETTINGS
+
+  parser.add_argument(
+    '--map',
+    action='append',
+    default=[],
+    dest='settings',
+    type='data.columns={}'.format,
+    metavar='FIELD=COLUMN,...',
+    help=f'setting data.columns: {SETTINGS["data.columns"].help}',
+  )
+
+
 def add_settings(parser: Parser, more: str = '') -> None:
   """Adds --set. more: what else its help says."""
   parser.add_argument(

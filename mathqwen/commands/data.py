@@ -35,6 +35,7 @@ def add_flags(parser: _flags.Parser) -> None:
     help="a directory with tokenizer files (default: this package's small tokenizer)",
   )
   _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
+  _flags.add_map(inspect)
   _flags.add_settings(inspect)
 
   text = "make the batches of a run again, and compare each with the run's ledger"

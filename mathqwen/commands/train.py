@@ -24,6 +24,7 @@ def add_flags(parser: _flags.Parser) -> None:
   )
   _flags.add_setting(parser, '--init', 'init', 'MODEL|random')
   _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
+  _flags.add_map(parser)
   _flags.add_settings(parser)
   _flags.add_platform(parser)
   _flags.add_distributed(parser, 'one run over several hosts')

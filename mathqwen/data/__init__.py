@@ -5,7 +5,9 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   catalog                      the data sets that have a name: files, downloads, row formats
   datasets.prepare             downloads a data set and stores it for random access
   sources.load                 the examples of a data set, or of a JSON Lines file
-  examples                     `Example`, and readers of records
+  examples                     `Example`, from the records of a data set's file or of a user's
+  formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
+  shapes                       the forms that records of users' files have
   left_out.Report              which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
   training_data.TrainingData   a config's data: read, tokenised, split, batched
@@ -21,10 +23,12 @@ __all__ = [
   'datasets',
   'examples',
   'expressions',
+  'formats',
   'inspect',
   'left_out',
   'packing',
   'pipeline',
+  'shapes',
   'sources',
   'training_data',
   'verify',

@@ -51,7 +51,7 @@ class DataSet:
   about: str
   licence: str
   splits: Mapping[str, Split]
-  parse: Callable[[dict], dict]  # a JSON object -> fields of examples.Example; raises examples.Malformed
+  parse: Callable[[dict], dict]  # a JSON object -> fields of examples.Example; raises formats.Malformed
   fields: tuple[str, ...]  # what a row has, for error messages
   homepage: str = ''
   downloads: Mapping[str, Download] = dataclasses.field(default_factory=dict)  # path below the data directory -> source

@@ -24,7 +24,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from mathqwen import files
-from mathqwen.data import arithmetic, catalog, examples, expressions
+from mathqwen.data import arithmetic, catalog, examples, expressions, formats, shapes
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import Unreachable, UserError, report
@@ -247,7 +247,7 @@ def _digest(name: str, split: str, path: files.AnyPath) -> str:
   digest = hashlib.sha256(repr((name, split, path.name, tfds.__version__)).encode())
   data = catalog.get(name)
   task_file = inspect.getsourcefile(data.parse)
-  code = (task_file, examples.__file__, arithmetic.__file__, expressions.__file__, __file__)
+  code = (task_file, *(module.__file__ for module in (arithmetic, examples, expressions, formats, shapes)), __file__)
   for file in (path, examples.companion(path, data), *map(Path, code)):
     try:
       digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b'-')

@@ -21,6 +21,7 @@ class Report:
     self.counts: collections.Counter[str] = collections.Counter()
     self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
     self.unread: dict[str, str] = {}  # field -> where it was first
+    self.shapes: collections.Counter[str] = collections.Counter()  # of the rows of a user's file: '{query, response}'
 
   def add(self, kind: str, where: str, detail: str = '') -> None:
     """Counts one row. detail: what is wrong with it."""
@@ -47,6 +48,7 @@ class Report:
       self.counts[kind] += count
       self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
     self.unread = other.unread | self.unread
+    self.shapes += other.shapes
 
   def check(self, source: str, kept: int, limit: float) -> None:
     """UserError: when more than the share `limit` of the source's rows are lost. kept: rows that are trained on."""

@@ -26,6 +26,7 @@ from mathqwen.text.tokenizer import Tokenizer
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
 WINDOW_ROWS = (16, 256)
 ENCODE_CHUNK = 4096  # conversations tokenised in one call
+_HELD_OUT = 256  # examples, where a config does not say how many
 
 
 # --- encoding ---
@@ -106,8 +107,10 @@ def _rendered(
   return rendered
 
 
-def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encoded], Encoded]:
+def hold_out(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:
   """(training part of each source, held-out part): n examples with different prompts, drawn by `seed` from all sources.
+
+  n: None is _HELD_OUT, or a tenth of the different prompts where that is fewer: at least one, unless there is just one.
 
   Every example that shares a held-out prompt is removed from training, in every source. So when a held-out question has
   several answers, one is held out and the others are in neither part.
@@ -118,6 +121,8 @@ def hold_out(sources: Sequence[Encoded], n: int, seed: int) -> tuple[list[Encode
     for index in range(len(source)):
       places.setdefault(source.prompt(index), []).append((which, index))
   groups = list(places.values())
+  if n is None:
+    n = min(_HELD_OUT, max(len(groups) // 10, int(len(groups) > 1)))
   drawn = sorted(np.random.default_rng(seed).permutation(len(groups))[:n].tolist())
 
   removed = set()

@@ -1,35 +1,60 @@
-"""`load`: the examples of a data set by its name, or of a file by its path."""
+"""`load`: the examples of a data set by its name, of files by their path, or of a data set on the hub."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples
+from mathqwen.data import catalog, examples, formats, hub_sets, shapes
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
+from mathqwen.settings import did_you_mean
 
 _NAMED = 5  # bad records that an error names
 
 
 def load(
-  source: str, split: str = 'train', data_dir: str | None = None, strict: bool = False
+  source: str,
+  split: str = 'train',
+  data_dir: str | None = None,
+  strict: bool = False,
+  columns: Sequence[str] = (),
 ) -> tuple[list[Example], Report]:
-  """(examples of a data set, or of a .jsonl[.gz] file; what was left out, by line).
+  """(examples of a data set, of a file, folder or pattern of files, or of hf://ORGANISATION/NAME; what was left out).
 
-  split: of a data set; ignored for a file. data_dir: a local copy; None takes what `mathqwen data prepare` made.
+  split: of a data set or a folder; ignored for a file. data_dir: a local copy; None takes what `mathqwen data prepare`
+  made. columns: `data.columns`, FIELD=COLUMN each; named data sets have their own.
 
   Malformed records and duplicates are left out, and a repeated id is renamed; all of these are reported. With `strict`,
   for evaluation, nothing may be missing: duplicates stay (Math401 asks eight queries twice), and a malformed record, a
   record without an answer or a repeated id is a UserError.
   UserError: also when there is no such data.
   """
-  found, report, folder = _read_examples(source, split, data_dir)
+  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns))
   if strict:
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
+
+
+def parse_columns(columns: Sequence[str]) -> dict[str, str]:
+  """{'question': 'prob'} of ('question=prob',). UserError: when one is no FIELD=COLUMN, or they make no example."""
+  found = {}
+  for text in columns:
+    field, _, column = text.partition('=')
+    if not column:
+      raise UserError(f'data.columns: {text!r} is not FIELD=COLUMN, as question=problem')
+    if field not in shapes.COLUMNS:
+      hint = did_you_mean(field, shapes.COLUMNS) or f': use {", ".join(shapes.COLUMNS)}'
+      raise UserError(f'data.columns: there is no field {field!r}{hint}')
+    if field in found:
+      raise UserError(f'data.columns names {field} twice: leave one of them')
+    found[field] = column
+  is_example = 'messages' in found or ('question' in found and ('solution' in found or 'answer' in found))
+  if found and not is_example:
+    raise UserError('data.columns needs question and solution (or answer), or messages, to make examples')
+  return found
 
 
 def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str]) -> None:
@@ -45,7 +70,9 @@ def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str
     )
 
 
-def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[Example], Report, files.AnyPath]:
+def _read_examples(
+  source: str, split: str, data_dir: str | None, columns: Mapping[str, str]
+) -> tuple[list[Example], Report, files.AnyPath]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
   if data is not None and data.downloads:
@@ -54,14 +81,23 @@ def _read_examples(source: str, split: str, data_dir: str | None) -> tuple[list[
     return datasets.read(source, split, data_dir)
 
   if data is not None:
-    path = _find_local(data, source, split, data_dir)
+    paths = [_find_local(data, source, split, data_dir)]
+  elif source.startswith(files.HUB):
+    paths = hub_sets.data_files(source, split)
   else:
-    path = files.path(source)
-    if not path.exists() and '.json' not in path.name:
-      names = ', '.join(catalog.names())
-      raise UserError(f'unknown data set {source!r}: the names are {names}, or give the path of a .jsonl file')
-  found, report = examples.parse_file(path, source, split)
-  return found, report, path.parent
+    paths = _paths_of_user(source, split)
+  found, report = examples.parse_files(paths, source, split, columns)
+  return found, report, paths[0].parent
+
+
+def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
+  path = files.path(source)
+  if not path.exists() and '/' not in source and '.' not in path.name and not set('*?[') & set(source):
+    names = ', '.join(catalog.names())
+    raise UserError(
+      f'unknown data set {source!r}: the names are {names}, or give a file, a folder, or {files.HUB}ORGANISATION/NAME'
+    )
+  return formats.data_files(path, split)
 
 
 def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> files.AnyPath:

@@ -39,7 +39,7 @@ class TrainingData:
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
     encoded = []
     for source in cfg.sources:
-      examples, report = sources.load(source, 'train', cfg.data_dir)
+      examples, report = sources.load(source, 'train', cfg.data_dir, columns=cfg.columns)
       if cfg.system_prompt:
         self._without_system += sum(_has_no_system_turn(example) for example in examples)
       tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, self.chat)
@@ -49,8 +49,9 @@ class TrainingData:
       encoded.append(tokens)
 
     self.held_out: pipeline.Encoded | None = None
-    if cfg.eval_examples:
-      encoded, self.held_out = pipeline.hold_out(encoded, cfg.eval_examples, cfg.seed)
+    if cfg.eval_examples != 0:
+      encoded, held_out = pipeline.hold_out(encoded, cfg.eval_examples, cfg.seed)
+      self.held_out = held_out if len(held_out) else None
     self.sources: list[pipeline.Encoded] = encoded
 
   @property
@@ -65,6 +66,9 @@ class TrainingData:
       lines.append(
         f'{name}: {len(source):,} examples, {source.positions:,} tokens, {source.loss_tokens:,} of them with loss'
       )
+      shapes = self.reports[name].shapes
+      if shapes:  # of a user's file
+        lines.append(f'  read as {", ".join(f"{shape} ({count:,})" for shape, count in shapes.items())}')
       lines += [f'  left out: {line}' for line in self.reports[name].lines()]
     unread = sorted({name for report in self.reports.values() for name in report.unread})
     if unread:

@@ -10,6 +10,8 @@ from mathqwen.files.naming import HUB
 FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*.jinja')
 # Weights in the format of torch.save, where there are none in safetensors; not what trainers leave beside them.
 TORCH_FILES = ('pytorch_model*.bin', 'adapter_model.bin')
+# Of a data set: records, and the README that says which of them belong together.
+DATA_FILES = ('*.parquet', '*.arrow', '*.json*', '*.ndjson*', '*.csv*', '*.tsv*', 'README.md')
 
 
 def name_of(path: str) -> str | None:
@@ -29,6 +31,15 @@ def name_of(path: str) -> str | None:
     return name
   local = pathlib.Path(without_revision(path))
   return None if local.exists() or local.parent.exists() else name
+
+
+def fetch_data(name: str, revision: str | None) -> str:
+  """Downloads the files of a data set that are not in the hub's cache yet. Returns the directory with the files.
+
+  UserError: as `fetch`.
+  """
+  report(f'{name}: from the Hugging Face hub, or its cache on this disk')
+  return _snapshot(name, revision, DATA_FILES, repo_type='dataset')
 
 
 def without_revision(name: str) -> str:
@@ -59,6 +70,16 @@ def fetch(name: str) -> str:
   name: as `name_of` returns it; without a revision, the newest.
   UserError: when huggingface_hub is not installed, or the hub does not give the files.
   """
+  repository, _, revision = name.partition('@')
+  report(f'{name}: from the Hugging Face hub, or its cache on this disk')
+  folder = _snapshot(repository, revision or None, FILES)
+  if not any(pathlib.Path(folder).glob('*.safetensors')):
+    folder = _snapshot(repository, revision or None, (*FILES, *TORCH_FILES))
+  return folder
+
+
+def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], **options: str) -> str:
+  """The directory with the files of a repository that match. options: further ones of `snapshot_download`."""
   try:
     import huggingface_hub
     from huggingface_hub import errors
@@ -66,14 +87,10 @@ def fetch(name: str) -> str:
     raise UserError(
       f"no directory {name}; to fetch it from the Hugging Face hub, pip install 'mathqwen[hf]' first"
     ) from None
-  report(f'{name}: from the Hugging Face hub, or its cache on this disk')
+  if revision is not None:
+    options['revision'] = revision
   try:
-    repository, _, revision = name.partition('@')
-    chosen = {'revision': revision} if revision else {}
-    folder = huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES), **chosen)
-    if not any(pathlib.Path(folder).glob('*.safetensors')):
-      folder = huggingface_hub.snapshot_download(repository, allow_patterns=[*FILES, *TORCH_FILES], **chosen)
-    return folder
+    return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **options)
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
     reason = ' '.join(str(error).split())[:200]
     raise UserError(

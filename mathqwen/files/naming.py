@@ -21,7 +21,7 @@ from mathqwen.files.gcs import GcsPath
 AnyPath = pathlib.Path | GcsPath
 
 GCS = 'gs://'
-HUB = 'hf://'  # a name on the Hugging Face hub, for models alone
+HUB = 'hf://'  # a name on the Hugging Face hub, of a model or a data set
 # Schemes that people write, with or without both slashes. A local folder may be called `run:1`, but not like these,
 # nor may its name end with a colon: that is a URL of another scheme, or one that pathlib has taken a slash from.
 _SCHEMES = ('abfs', 'abfss', 'az', 'dbfs', 'file', 'ftp', 'gcs', 'gs', 'hdfs', 'hf', 'http', 'https', 's3', 's3a')

@@ -59,7 +59,10 @@ def test_last_line_without_its_end(tmp_path):
     (gzip.compress(b'{"query": "1=", "response": "1"}\n' * 99, mtime=0)[:-9], 'half-written'),
     (gzip.compress(b'{}\n', mtime=0)[:4], 'half-written'),
     (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
-    (b'{"text": "t", "label": 1}\n' * 3, 'no usable record among 3: fields found: text, label; expected: {question'),
+    (
+      b'{"text": "t", "label": 1}\n' * 3,
+      'no usable record among 3: fields found: text, label; expected: {messages}, {conv',
+    ),
   ],
 )
 def test_files_without_usable_records(content, words, strict, tmp_path):
@@ -74,7 +77,7 @@ def test_missing_files_and_names(tmp_path):
     load('gms8k', 'train', str(tmp_path))
   with pytest.raises(UserError, match='cannot read .*none.jsonl: No such file'):
     load(str(tmp_path / 'none.jsonl'))
-  with pytest.raises(UserError, match='Is a directory'):
+  with pytest.raises(UserError, match='no file of records in this folder'):
     load(str(tmp_path))
   with pytest.raises(UserError, match='tried gsm8k/train.jsonl, gsm8k/train.jsonl.gz'):
     examples.find('gsm8k', 'train', tmp_path)

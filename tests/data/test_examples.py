@@ -9,7 +9,8 @@ import pytest
 from json_lines import write_lines
 
 from mathqwen.data.arithmetic import GROUPS
-from mathqwen.data.examples import last_boxed, parse_file
+from mathqwen.data.examples import parse_file
+from mathqwen.data.shapes import last_boxed
 from mathqwen.data.sources import load
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks.math23k import plain_number
@@ -277,7 +278,7 @@ def test_weights_of_turns(tmp_path):
     ({'weight': 0}, {}, 'field "weight" of a row is not read'),
     ({'loss_mask': [0, 1]}, {}, 'field "loss_mask" is not read'),
     ({'tools': [{}]}, {}, 'field "tools" is not read'),
-    ({'system': 'Be brief.'}, {}, 'field "system" is not read'),
+    ({'history': [['a', 'b']]}, {}, 'field "history" is not read'),
   ],
 )
 def test_fields_that_would_change_what_is_trained_are_refused(row, turn, words, tmp_path):

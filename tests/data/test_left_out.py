@@ -51,6 +51,7 @@ def test_few_lost_rows_and_any_duplicates_are_told(tmp_path):
   good = [{'query': f'{n}+1=', 'response': f'{n + 1}', 'level': n} for n in range(30)]
   found = data(tmp_path / 'a.jsonl', *good, *good, 'not JSON', chat(1, 0), max_left_out=2 / 62)
   assert found.describe()[1:] == [
+    '  read as {query, response} (60), {messages} (1)',
     '  left out: 1 malformed: a.jsonl:61 (not JSON: Expecting value: line 1 column 1 (char 0))',
     '  left out: 30 duplicate: '
     + ', '.join(f'a.jsonl:{n} (same as a.jsonl:{n - 30})' for n in range(31, 36))
@@ -85,8 +86,9 @@ def test_rows_that_differ_in_what_they_train_on_are_no_duplicates(tmp_path):
 def test_a_system_prompt_that_conversations_do_not_get_is_told(tmp_path):
   with_system = {'messages': [{'role': 'system', 'content': 'Be brief.'}, *chat(1, 1)['messages']]}
   found = data(tmp_path / 'a.jsonl', with_system, chat(1, 1), chat(2, 1), system_prompt='Be brief.')
-  assert found.describe()[1].startswith('2 conversations have no system turn and get none: data.system_prompt goes')
+  assert found.describe()[2].startswith('2 conversations have no system turn and get none: data.system_prompt goes')
   # The other line says what is trained with.
   assert data(tmp_path / 'a.jsonl', with_system, system_prompt='Be brief.').describe()[1:] == [
-    'trained with template chatml, system turn "Be brief."'
+    '  read as {messages} (1)',
+    'trained with template chatml, system turn "Be brief."',
   ]

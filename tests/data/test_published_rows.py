@@ -9,7 +9,8 @@ import pytest
 
 from mathqwen.data import catalog, examples, sources
 from mathqwen.data.arithmetic import GROUPS
-from mathqwen.data.examples import last_boxed, parse_file
+from mathqwen.data.examples import parse_file
+from mathqwen.data.shapes import last_boxed
 
 pytestmark = pytest.mark.usefixtures('cache')
 

@@ -8,7 +8,8 @@ The gold answer is the integer after '#### '. <<...>> are calculator annotations
 import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.examples import Malformed, text_field
+from mathqwen.data.formats import Malformed
+from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 
 ORDER = 1

@@ -14,7 +14,8 @@ import re
 import tarfile
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.examples import Malformed, last_boxed, text_field
+from mathqwen.data.formats import Malformed
+from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.files import write_atomically

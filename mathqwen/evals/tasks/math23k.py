@@ -9,8 +9,9 @@ import pathlib
 import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.examples import records, text_field
 from mathqwen.data.expressions import evaluate
+from mathqwen.data.formats import records
+from mathqwen.data.shapes import text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.files import write_atomically

@@ -1,0 +1,298 @@
+r"""From files to records: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not, alone or in a folder.
+
+train.jsonl.gz            (1, {'question': ...}), (2, {...}), ...     the number of the line
+train-00000.parquet       (1, {'question': ...}), ...                 the number of the row
+
+The first bytes of a file say what it is; the name only tells CSV, and JSON that is spread over lines, from JSON Lines.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+
+from mathqwen import files
+from mathqwen.errors import UserError
+
+Record = tuple[int, object]  # (line or row, counted from 1; the value, or a `Malformed`)
+
+
+class Malformed(ValueError):
+  """A record that cannot be read; the message says why."""
+
+
+# --- which files ---
+
+# What the name of a file with records ends in, in a folder.
+_SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)(\.(gz|bz2|xz|zst))?$')
+# Files that describe a data set, in folders that other programs wrote.
+_ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json')
+_SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
+
+
+def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
+  """The files with records that a path means: itself, those of a folder, or those that match a pattern ('*', '?').
+
+  split: of a folder, as far as names of files and folders tell splits apart.
+  UserError: when a folder has no such file, or nothing matches.
+  """
+  if re.search(r'[*?\[]', path.name) and not path.exists():
+    found = sorted(file for file in path.parent.glob(path.name) if file.is_file())
+    if not found:
+      raise UserError(f'{path}: no file matches; look at the folder {path.parent}')
+    return found
+  if not path.is_dir():
+    return [path]
+  if (path / 'dataset_dict.json').is_file():  # of the `datasets` library: a folder for each split
+    path = path / split
+  everything = [file for file in sorted(path.rglob('*')) if file.is_file()]
+  found = [
+    file for file in everything if _SUFFIX.search(file.name) and file.name not in _ABOUT and not _hidden(file, path)
+  ]
+  if not found:
+    names = ', '.join(file.name for file in everything[:5]) or 'nothing'
+    raise UserError(
+      f'{path}: no file of records in this folder (.jsonl, .json, .csv, .tsv, .parquet, .arrow); it has {names}'
+    )
+  return _of_split(found, path, split)
+
+
+def _hidden(file: files.AnyPath, folder: files.AnyPath) -> bool:
+  return any(part.startswith('.') for part in file.relative_to(folder).parts)
+
+
+def _of_split(found: list[files.AnyPath], folder: files.AnyPath, split: str) -> list[files.AnyPath]:
+  """Those of a split: files whose name or folder says so; where none does, those that name no other split."""
+  named = {name: [] for name in _SPLITS}
+  unnamed = []
+  for file in found:
+    words = set(re.split(r'[^a-z]+', str(file.relative_to(folder)).lower()))
+    names = [name for name, spellings in _SPLITS.items() if words & set(spellings)]
+    for name in names:
+      named[name].append(file)
+    if not names:
+      unnamed.append(file)
+  chosen = named.get(split) or unnamed
+  if not chosen:
+    others = ', '.join(name for name, of_it in named.items() if of_it)
+    raise UserError(
+      f'{folder}: its files are of the splits {others}, none of {split}: name the files, as {folder}/*.jsonl'
+    )
+  return chosen
+
+
+# --- what is in a file ---
+
+
+def read_text(path: files.AnyPath) -> str:
+  """The text of a UTF-8 file, compressed or not: its first bytes decide, not its name.
+
+  UserError: when it cannot be read, is damaged, or is not UTF-8.
+  """
+  return _decode(path, _read(path))
+
+
+def records(path: files.AnyPath) -> Iterator[Record]:
+  """(line, value) of each record; the value is a `Malformed` where one cannot be read.
+
+  UserError: when the file is empty, ends in the middle of a record, or has another format.
+  """
+  content = _read(path)
+  for magic, read in _BINARY.items():
+    if content.startswith(magic):
+      yield from read(path, content)
+      return
+  for magic, what in _NO_RECORDS.items():
+    if content[: len(magic)].lower() == magic.lower():
+      raise UserError(f'{path} is {what}')
+  text = _decode(path, content)
+  if not text.strip():
+    raise UserError(f'{path} is empty; fetch or write it again')
+  yield from _reader_of(path, text)(path, text)
+
+
+def _reader_of(path: files.AnyPath, text: str) -> Callable[[files.AnyPath, str], Iterator[Record]]:
+  name = re.sub(r'\.(gz|bz2|xz|zst)$', '', path.name.lower())
+  if name.endswith(('.csv', '.tsv')):
+    return _table
+  if text.lstrip().startswith('['):
+    return _array
+  return _objects if name.endswith('.json') else _lines
+
+
+def _read(path: files.AnyPath) -> bytes:
+  try:
+    content = path.read_bytes()
+  except OSError as error:
+    raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
+  for magic, decompress in _COMPRESSED.items():
+    if content.startswith(magic):
+      try:
+        return decompress(content)
+      except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise UserError(f'{path} is half-written or damaged ({error}); fetch it again') from error
+  return content
+
+
+def _decode(path: files.AnyPath, content: bytes) -> str:
+  try:
+    return content.removeprefix(codecs.BOM_UTF8).decode('utf-8')
+  except UnicodeDecodeError as error:
+    line = content.count(b'\n', 0, error.start) + 1
+    raise UserError(f'{path}:{line}: not UTF-8; save it as UTF-8') from error
+
+
+def _lines(path: files.AnyPath, text: str) -> Iterator[Record]:
+  """JSON Lines: an object on each line."""
+  lines = text.split('\n')  # splitlines() would also split at U+2028, which JSON allows inside a string
+  for number, line in enumerate(lines, 1):
+    if not line.strip():
+      continue
+    try:
+      yield number, json.loads(line)
+    except (ValueError, RecursionError) as error:
+      if number == len(lines):
+        raise UserError(
+          f'{path}:{number}: the last line is half-written (no line end, not JSON); write the file again'
+        ) from error
+      yield number, Malformed(f'not JSON: {error}')
+
+
+def _objects(path: files.AnyPath, text: str) -> Iterator[Record]:
+  """JSON objects one after another, each on one line (Math401) or spread over several (Math23K's test file).
+
+  A single object with one list of objects in it is that list: {"data": [...]}.
+  """
+  decoder = json.JSONDecoder()
+  blanks = re.compile(r'\s*')
+  at = blanks.match(text).end()
+  line = 1 + text.count('\n', 0, at)
+  first = True
+  while at < len(text):
+    try:
+      value, end = decoder.raw_decode(text, at)
+    except (ValueError, RecursionError) as error:
+      raise UserError(
+        f'{path}:{line}: half-written or not JSON objects one after another; write the file again'
+      ) from error
+    after = blanks.match(text, end).end()
+    inner = _only_list(value) if first and after == len(text) else None
+    if inner is not None:
+      yield from enumerate(inner, 1)
+      return
+    yield line, value
+    line += text.count('\n', at, after)
+    at = after
+    first = False
+
+
+def _only_list(value: object) -> list | None:
+  """The list of objects in an object that has exactly one, and no other list; None where there is none."""
+  if not isinstance(value, dict):
+    return None
+  lists = [inner for inner in value.values() if isinstance(inner, list)]
+  of_objects = len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0])
+  # A conversation is a list of objects as well.
+  return lists[0] if of_objects and not {'role', 'from'} & set(lists[0][0]) else None
+
+
+def _array(path: files.AnyPath, text: str) -> Iterator[Record]:
+  """One JSON array of objects. A list on each of several lines is JSON Lines, whose rows are no objects."""
+  try:
+    values = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    if text.rstrip().endswith(']') and '\n' in text.strip():
+      yield from _lines(path, text)
+      return
+    raise UserError(f'{path}: half-written or not a JSON array ({error}); write the file again') from error
+  yield from enumerate(values, 1)
+
+
+def _table(path: files.AnyPath, text: str) -> Iterator[Record]:
+  """CSV, with the names of its columns in the first line, whatever separates them. Every cell is text."""
+  csv.field_size_limit(sys.maxsize)
+  header = text.partition('\n')[0]
+  separator = max('\t,;|', key=header.count)
+  rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
+  try:
+    for row in rows:
+      if None in row:
+        yield rows.line_num, Malformed('more cells than the first line names columns')
+      elif None in row.values():
+        yield rows.line_num, Malformed('fewer cells than the first line names columns')
+      else:
+        yield rows.line_num, row
+  except csv.Error as error:
+    raise UserError(f'{path}:{rows.line_num}: half-written or not CSV ({error}); write the file again') from error
+
+
+def _parquet(path: files.AnyPath, content: bytes) -> Iterator[Record]:
+  from pyarrow import parquet
+
+  yield from _batches(path, lambda source: parquet.ParquetFile(source).iter_batches(), content)
+
+
+def _arrow(path: files.AnyPath, content: bytes) -> Iterator[Record]:
+  """An Arrow file, or the stream that `datasets.save_to_disk` writes."""
+  from pyarrow import ipc
+
+  def batches(source):
+    if content.startswith(b'ARROW1'):
+      reader = ipc.open_file(source)
+      return (reader.get_batch(i) for i in range(reader.num_record_batches))
+    return ipc.open_stream(source)
+
+  yield from _batches(path, batches, content)
+
+
+def _batches(path: files.AnyPath, open_batches: Callable, content: bytes) -> Iterator[Record]:
+  import pyarrow
+
+  row = 0
+  try:
+    for batch in open_batches(pyarrow.BufferReader(content)):
+      for value in batch.to_pylist():
+        row += 1
+        yield row, value
+  except (pyarrow.ArrowException, OSError) as error:
+    raise UserError(
+      f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _zstd(content: bytes) -> bytes:
+  import pyarrow
+
+  return pyarrow.CompressedInputStream(pyarrow.BufferReader(content), 'zstd').read()
+
+
+_COMPRESSED = {
+  b'\x1f\x8b': gzip.decompress,
+  b'BZh': bz2.decompress,
+  b'\xfd7zXZ\x00': lzma.decompress,
+  b'\x28\xb5\x2f\xfd': _zstd,
+}
+_BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
+# What people take for a file of records, and what to do with it.
+_NO_RECORDS = {
+  b'version https://git-lfs': 'a pointer of Git LFS, not the file itself: run `git lfs pull`',
+  b'<!doctype html': 'a web page: fetch the file itself (on a hub, by its "raw" or "resolve" address)',
+  b'<html': 'a web page: fetch the file itself (on a hub, by its "raw" or "resolve" address)',
+  b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',
+  b'%PDF': 'a PDF: give JSON Lines, JSON, CSV or Parquet',
+  b'SQLite format 3': 'an SQLite database: export it as CSV',
+  b'\x89HDF': 'an HDF5 file: export it as Parquet or JSON Lines',
+  b'\x80\x04': 'a pickle, which may run code: save it as Parquet or JSON Lines',
+  b'\x80\x05': 'a pickle, which may run code: save it as Parquet or JSON Lines',
+}

@@ -1,0 +1,316 @@
+r"""From a record of anybody's file to the fields of an `Example`.
+
+{"query": "1+1=", "response": "2"}                                     question '1+1=', solution '2', answer '2'
+{"conversations": [{"from": "human", "value": "1+1="}, ...]}           the same, and messages
+
+A record has the first of SHAPES whose fields it has. A user's own names come in by `columns`: {'question': 'prob'}.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from mathqwen.data.formats import Malformed
+from mathqwen.text import chatml
+
+# Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
+# which one of them has a value is refused. Other fields that nothing reads are named in a line.
+_MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
+_PROMPTS_OF_ROWS = ('system', 'system_prompt', 'instruction', 'input', 'history', 'tools', 'functions', 'images')
+_PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
+# ShareGPT's names of the roles.
+_ROLES = {
+  'human': 'user',
+  'user': 'user',
+  'gpt': 'assistant',
+  'chatgpt': 'assistant',
+  'assistant': 'assistant',
+  'system': 'system',
+}
+# Fields that a row of any shape may have, and that are read.
+_COMMON = ('id', 'answer', 'weight')
+# What a user can say the columns of: `data.columns`.
+COLUMNS = ('question', 'solution', 'answer', 'messages', 'system', 'id')
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """A form that records have. `read` turns one into fields of `Example` without `id`, `where` and `extra`."""
+
+  fields: tuple[str, ...]  # that a record must have
+  read: Callable[[dict], dict]
+  optional: tuple[str, ...] = ()  # that are read as well
+
+  def __str__(self) -> str:
+    return f'{{{", ".join(self.fields)}}}'
+
+
+# --- texts ---
+
+
+def text_field(record: Mapping, field: str) -> str:
+  """The text of a field, without the white space around it; a number is text. Malformed: when there is none."""
+  value = record.get(field)
+  if value is None:
+    raise Malformed(f'no field "{field}"')
+  if isinstance(value, int | float) and not isinstance(value, bool):
+    return str(value)
+  if not isinstance(value, str) or not value.strip():
+    raise Malformed(f'field "{field}" is empty or not text')
+  return value.strip()
+
+
+def last_boxed(solution: str) -> str:
+  r"""Content of the last \boxed or \fbox: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2'; no box -> ''."""
+  start = max(solution.rfind('\\boxed'), solution.rfind('\\fbox'))
+  if start < 0:
+    return ''
+  rest = solution[start:].split('box', 1)[1].removeprefix('ed').lstrip()
+  if not rest.startswith('{'):
+    return re.match(r'[^\s$.]*', rest).group()
+  depth = 0
+  for at, char in enumerate(rest):
+    if char in '{}' and rest[at - 1 : at] != '\\':
+      depth += 1 if char == '{' else -1
+    if depth == 0:
+      return rest[1:at].strip()
+  return ''
+
+
+def gold_of(text: str) -> str:
+  """The answer that a solution ends with; '' where none is found.
+
+  It is what follows '####', or the content of the last box, or the whole text if that is a single word.
+  """
+  if '####' in text:
+    return text.rsplit('####', 1)[1].strip().replace(',', '')
+  if boxed := last_boxed(text):
+    return boxed
+  return '' if re.search(r'\s', text) else text
+
+
+def check_text(record: dict) -> None:
+  """Malformed: when any text of the record cannot be written as UTF-8."""
+  try:
+    json.dumps(record, ensure_ascii=False, default=str).encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise Malformed('holds half a surrogate pair') from error
+
+
+# --- records ---
+
+
+def read(record: dict, columns: Mapping[str, str]) -> tuple[dict, Shape]:
+  """(fields of `Example` without `where`, the record's shape). `id` is None where the record has none.
+
+  columns: the user's names, {'question': 'prob'}; empty takes the names of SHAPES. Malformed: when it has no shape.
+  """
+  if columns:
+    record = _renamed(record, columns)
+  shape = find(record)
+  if shape is None:
+    expected = f'the columns {", ".join(columns.values())}' if columns else EXPECTED
+    raise Malformed(f'fields {", ".join(map(str, record))}: expected {expected}')
+  if record.get('weight') not in (None, 1):
+    raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
+  _refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in (*shape.fields, *shape.optional)))
+  fields = {'messages': None} | shape.read(record)
+  fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
+  used = (*shape.fields, *shape.optional, 'id', 'answer')
+  fields['extra'] = {str(key): _plain(value) for key, value in record.items() if key not in used}
+  return fields, shape
+
+
+def find(record: Mapping) -> Shape | None:
+  """The first of SHAPES whose fields the record has; an empty field (null) counts as missing."""
+  return next((shape for shape in SHAPES if all(record.get(name) is not None for name in shape.fields)), None)
+
+
+def unread(record: Mapping, shape: Shape) -> list[str]:
+  """The fields of a readable record, and of its turns, that nothing reads."""
+  found = [str(name) for name in record if name not in (*shape.fields, *shape.optional, *_COMMON)]
+  turns = record.get('messages') if shape.fields == ('messages',) else ()
+  return found + [f'messages.{name}' for turn in turns for name in turn if name not in ('role', 'content', 'weight')]
+
+
+def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
+  """The record with our names for the user's columns. Its other fields keep theirs, unless it is one of ours."""
+  needed = {'question', 'solution', 'messages'} & columns.keys()
+  if not {'solution', 'messages'} & columns.keys():
+    needed.add('answer')
+  missing = [columns[name] for name in sorted(needed) if record.get(columns[name]) is None]
+  if missing:
+    raise Malformed(f'no column {", ".join(missing)}: it has {", ".join(map(str, record))}')
+  known = {name for shape in SHAPES for name in (*shape.fields, *shape.optional)}
+  rest = {name: value for name, value in record.items() if name not in columns.values() and name not in known}
+  return rest | {name: record[column] for name, column in columns.items() if column in record}
+
+
+def _plain(value: object) -> object:
+  """The value as JSON can hold it: a date or bytes of a Parquet file as text."""
+  return json.loads(json.dumps(value, default=str))
+
+
+def _pair(question_field: str, solution_field: str) -> Callable[[dict], dict]:
+  """A reader of records with a question and what the assistant should say."""
+
+  def read_pair(record: dict) -> dict:
+    question = text_field(record, question_field)
+    # Without GSM8K's calculator annotations.
+    solution = re.sub(r'<<[^<>]*>>', '', text_field(record, solution_field))
+    return {
+      'question': question,
+      'solution': solution,
+      'answer': _answer(record, solution, solution_field),
+      'messages': _with_system(record, question, solution),
+    }
+
+  return read_pair
+
+
+def _answer(record: dict, solution: str, solution_field: str) -> str:
+  """The gold answer: the record's own, or what the solution ends with."""
+  if solution_field != 'answer' and record.get('answer') is not None:
+    return str(record['answer']).strip()
+  answer = gold_of(solution)
+  if not answer and solution_field == 'answer' and '\n' not in solution:
+    return solution  # 'answer' on one line is the answer itself: 'x = 3'
+  return answer
+
+
+def _with_system(record: dict, question: str, solution: str, before: tuple[dict, ...] = ()) -> tuple[dict, ...] | None:
+  """The conversation of a record that has a system turn of its own, or turns before the question; otherwise None."""
+  system = record.get('system') or record.get('system_prompt')
+  if not system and not before:
+    return None
+  turns = [{'role': 'system', 'content': text_field({'system': system}, 'system')}] if system else []
+  last = [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': solution}]
+  return (*turns, *before, *last)
+
+
+def _alpaca(record: dict) -> dict:
+  """{instruction, input, output}: the question is the instruction, and the input below it where there is one.
+
+  `history` holds the turns before, [[question, answer], ...], as LLaMA-Factory writes them.
+  """
+  question = text_field(record, 'instruction')
+  if record.get('input'):
+    question += f'\n{text_field(record, "input")}'
+  solution = text_field(record, 'output')
+  before = []
+  for turn in record.get('history') or ():
+    if not isinstance(turn, list | tuple) or len(turn) != 2:
+      raise Malformed('field "history" is not a list of [question, answer]')
+    asked, answered = ({'turn': text} for text in turn)
+    before.append({'role': 'user', 'content': text_field(asked, 'turn')})
+    before.append({'role': 'assistant', 'content': text_field(answered, 'turn')})
+  return {
+    'question': question,
+    'solution': solution,
+    'answer': _answer(record, solution, 'output'),
+    'messages': _with_system(record, question, solution, tuple(before)),
+  }
+
+
+def _sharegpt(record: dict) -> dict:
+  turns = []
+  for number, turn in enumerate(_turns(record, 'conversations'), 1):
+    if 'role' in turn and 'from' not in turn:  # messages under ShareGPT's name
+      turns.append(turn)
+      continue
+    role = _ROLES.get(str(turn.get('from')).lower())
+    if role is None:
+      raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
+    rest = {name: value for name, value in turn.items() if name not in ('from', 'value')}
+    turns.append(rest | {'role': role, 'content': turn.get('value')})
+  return _conversation(record, turns)
+
+
+def _prompt_completion(record: dict) -> dict:
+  """{prompt, completion}: two texts, or two lists of messages, of which the second alone is trained on (as in TRL)."""
+  if not isinstance(record['prompt'], list):
+    return _pair('prompt', 'completion')(record)
+  before = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in _turns(record, 'prompt')]
+  return _conversation(record, before + _turns(record, 'completion'))
+
+
+def _turns(record: dict, field: str) -> list[dict]:
+  turns = record[field]
+  if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    raise Malformed(f'field "{field}" is not a list of turns')
+  return turns
+
+
+def _messages(record: dict) -> dict:
+  return _conversation(record, _turns(record, 'messages'))
+
+
+def _conversation(record: dict, turns: list[dict]) -> dict:
+  """Fields of `Example` from turns: the first question, the last answer, and all turns."""
+  messages = []
+  for number, turn in enumerate(turns, start=1):
+    if turn.get('role') not in chatml.ROLES:
+      raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
+    _refuse_unread(turn, _PROMPTS_OF_TURNS, f'turn {number}: ')
+    message = {'role': turn['role'], 'content': _content(turn)}
+    try:
+      has_loss = chatml.has_loss(turn)
+    except ValueError as error:
+      raise Malformed(f'turn {number}: {error}') from None
+    # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
+    messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
+  system = record.get('system') or record.get('system_prompt')
+  if system:
+    if messages and messages[0]['role'] == 'system':
+      raise Malformed('a field "system" beside a system turn: leave one of them')
+    messages.insert(0, {'role': 'system', 'content': text_field({'system': system}, 'system')})
+
+  questions = [message['content'] for message in messages if message['role'] == 'user']
+  answers = [message['content'] for message in messages if message['role'] == 'assistant']
+  if not questions or not answers:
+    raise Malformed('messages without a user turn or without an assistant turn')
+  gold = record.get('answer')
+  return {
+    'question': questions[0],
+    'solution': answers[-1],
+    'answer': gold_of(answers[-1]) if gold is None else str(gold).strip(),
+    'messages': tuple(messages),
+  }
+
+
+def _content(turn: dict) -> str:
+  """The text of a turn; parts of text, [{'type': 'text', 'text': ...}, ...], are put together."""
+  parts = turn.get('content')
+  if not isinstance(parts, list):
+    return text_field(turn, 'content')
+  texts = []
+  for part in parts:
+    if not isinstance(part, dict) or part.get('type', 'text') != 'text':
+      kind = part.get('type') if isinstance(part, dict) else type(part).__name__
+      raise Malformed(f'field "content" has a part that is no text ({kind})')
+    texts.append(part.get('text'))
+  return text_field({'content': ''.join(map(str, texts))}, 'content')
+
+
+def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:
+  """Malformed: when a row or a turn has a field that would change what is trained on, and that is not read."""
+  for name in (*_MASKS, *prompts):
+    if fields.get(name) not in (None, '', [], {}):
+      remedy = 'write it into the text' if name in prompts else 'use "weight": 0 on turns of `messages`'
+      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
+
+
+_SYSTEM = ('system', 'system_prompt')
+# In order of preference: a published row may have its problem and its solution beside the conversation made of them.
+SHAPES = (
+  Shape(('messages',), _messages, _SYSTEM),
+  Shape(('conversations',), _sharegpt, _SYSTEM),
+  Shape(('instruction', 'output'), _alpaca, ('input', 'history', *_SYSTEM)),
+  Shape(('prompt', 'completion'), _prompt_completion, _SYSTEM),
+  Shape(('question', 'solution'), _pair('question', 'solution'), _SYSTEM),
+  Shape(('question', 'answer'), _pair('question', 'answer'), _SYSTEM),
+  Shape(('query', 'response'), _pair('query', 'response'), _SYSTEM),
+  Shape(('problem', 'solution'), _pair('problem', 'solution'), _SYSTEM),
+)
+EXPECTED = f'{", ".join(map(str, SHAPES[:-1]))} or {SHAPES[-1]}, or data.columns to name others'

@@ -1,0 +1,286 @@
+"""Files of every format that people keep records in, and what is said about those that hold none."""
+
+import bz2
+import gzip
+import json
+import lzma
+
+import numpy as np
+import pytest
+from json_lines import write_lines
+
+from mathqwen.data.sources import load
+from mathqwen.errors import UserError
+
+pyarrow = pytest.importorskip('pyarrow')
+
+ROWS = [{'question': f'{n}+1=\n"x, y"', 'answer': f'{n} + 1 = {n + 1}\n#### {n + 1}'} for n in range(5)]
+EXPECTED = [(row['question'], row['answer']) for row in ROWS]
+
+
+def lines_of(rows):
+  return ''.join(json.dumps(row) + '\n' for row in rows).encode()
+
+
+def csv_of(rows, separator=','):
+  import csv
+  import io
+
+  text = io.StringIO()
+  writer = csv.DictWriter(text, list(rows[0]), delimiter=separator)
+  writer.writeheader()
+  writer.writerows(rows)
+  return b'\xef\xbb\xbf' + text.getvalue().encode()
+
+
+def parquet_of(rows):
+  from pyarrow import parquet
+
+  sink = pyarrow.BufferOutputStream()
+  parquet.write_table(pyarrow.Table.from_pylist(rows), sink, compression='zstd')
+  return sink.getvalue().to_pybytes()
+
+
+def arrow_of(rows, new=pyarrow.ipc.new_stream):
+  sink = pyarrow.BufferOutputStream()
+  table = pyarrow.Table.from_pylist(rows)
+  with new(sink, table.schema) as writer:
+    writer.write_table(table)
+  return sink.getvalue().to_pybytes()
+
+
+FILES = {
+  'a.jsonl': lines_of(ROWS),
+  'no_suffix': lines_of(ROWS),
+  'a.jsonl.bz2': bz2.compress(lines_of(ROWS)),
+  'a.jsonl.xz': lzma.compress(lines_of(ROWS)),
+  'a.jsonl.zst': pyarrow.compress(lines_of(ROWS), 'zstd').to_pybytes(),
+  'a.json': json.dumps(ROWS, indent=1).encode(),
+  'array.jsonl': json.dumps(ROWS).encode(),
+  'inner.json': json.dumps({'version': '1.0', 'data': ROWS}).encode(),
+  'objects.json': '\n'.join(json.dumps(row, indent=1) for row in ROWS).encode(),
+  'a.csv': csv_of(ROWS),
+  'a.tsv.gz': gzip.compress(csv_of(ROWS, '\t')),
+  'semicolons.csv': csv_of(ROWS, ';'),
+  'a.parquet': parquet_of(ROWS),
+  'named_wrongly.jsonl': parquet_of(ROWS),
+  'a.arrow': arrow_of(ROWS),
+  'file.arrow': arrow_of(ROWS, pyarrow.ipc.new_file),
+}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_the_same_records_in_every_format(name, tmp_path):
+  (tmp_path / name).write_bytes(FILES[name])
+  kept, report = load(str(tmp_path / name))
+  assert [(example.question, example.solution) for example in kept] == EXPECTED
+  assert report.lines() == [] and report.shapes == {'{question, answer}': len(ROWS)}
+  assert kept[2].answer == '3' and kept[2].where.startswith(f'{name}:')
+
+
+@pytest.mark.parametrize(
+  'content, words',
+  [
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n', 'a pointer of Git LFS.*git lfs pull'),
+    (b'<!DOCTYPE html>\n<html></html>', 'a web page'),
+    (b'PK\x03\x04rest', 'a zip archive'),
+    (b'\x80\x04\x95rest', 'a pickle, which may run code'),
+    (parquet_of(ROWS)[:-9], 'a.jsonl: half-written or damaged after row 0'),
+    (arrow_of(ROWS)[:-400], 'half-written or damaged'),
+    (b'[{"question": "1=", "ans', 'half-written or not a JSON array'),
+    (bz2.compress(lines_of(ROWS))[:-5], 'half-written or damaged'),
+  ],
+)
+def test_what_holds_no_records_is_named(content, words, tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(content)
+  with pytest.raises(UserError, match=words) as caught:
+    load(str(tmp_path / 'a.jsonl'))
+  assert '\n' not in str(caught.value)
+
+
+def test_rows_of_a_table_with_other_numbers_of_cells_are_malformed(tmp_path):
+  (tmp_path / 'a.csv').write_text('question,answer\n1+1=,2\n2+2=\n3+3=,6,7\n4+4=,8\n')
+  kept, report = load(str(tmp_path / 'a.csv'))
+  assert [example.answer for example in kept] == ['2', '8']
+  assert report.lines() == [
+    '2 malformed: a.csv:3 (fewer cells than the first line names columns), '
+    'a.csv:4 (more cells than the first line names columns)'
+  ]
+
+
+def test_a_folder_is_its_files_of_the_split(tmp_path):
+  (tmp_path / 'data').mkdir()
+  (tmp_path / '.cache').mkdir()
+  parts = {
+    'data/train-00000-of-00002.parquet': ROWS[:2],
+    'data/train-00001-of-00002.parquet': ROWS[2:],
+    'data/test-00000-of-00001.parquet': [{'question': 'never', 'answer': '1'}],
+    '.cache/train.parquet': [{'question': 'never', 'answer': '1'}],
+  }
+  for name, rows in parts.items():
+    (tmp_path / name).write_bytes(parquet_of(rows))
+  (tmp_path / 'README.md').write_text('# Rows\n')
+  (tmp_path / 'dataset_infos.json').write_text('{}')
+  kept, _ = load(str(tmp_path))
+  assert [(example.question, example.solution) for example in kept] == EXPECTED
+  assert len({example.id for example in kept}) == len(kept)
+  kept, _ = load(str(tmp_path / 'data' / '*-0000[01]-of-00002.parquet'))
+  assert [example.question for example in kept] == [row['question'] for row in ROWS]
+  with pytest.raises(UserError, match='no file matches'):
+    load(str(tmp_path / '*.csv'))
+  with pytest.raises(UserError, match='of the splits train, test, none of validation'):
+    load(str(tmp_path), 'validation')
+
+
+def test_a_folder_that_datasets_saved(tmp_path):
+  """The layout of `DatasetDict.save_to_disk`."""
+  for split, rows in {'train': ROWS, 'test': ROWS[:1]}.items():
+    (tmp_path / split).mkdir()
+    (tmp_path / split / 'data-00000-of-00001.arrow').write_bytes(arrow_of(rows))
+    (tmp_path / split / 'state.json').write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    (tmp_path / split / 'dataset_info.json').write_text('{}')
+  (tmp_path / 'dataset_dict.json').write_text('{"splits": ["train", "test"]}')
+  assert len(load(str(tmp_path))[0]) == len(ROWS) and len(load(str(tmp_path), 'test')[0]) == 1
+  assert len(load(str(tmp_path / 'train'))[0]) == len(ROWS)
+
+
+def turns(*contents, keys=('role', 'content'), roles=('user', 'assistant')):
+  role, content = keys
+  return [{role: roles[i % 2], content: text} for i, text in enumerate(contents)]
+
+
+CHAT = [('user', 'q'), ('assistant', 'a #### 1')]
+SYSTEM = ('system', 'Be brief.')
+PARTS = [{'role': 'user', 'content': [{'type': 'text', 'text': 'q'}]}, {'role': 'assistant', 'content': 'a #### 1'}]
+
+
+@pytest.mark.parametrize(
+  'row, expected',
+  [
+    ({'conversations': turns('q', 'a #### 1', keys=('from', 'value'), roles=('human', 'gpt'))}, CHAT),
+    ({'conversations': turns('q', 'a #### 1')}, CHAT),
+    ({'messages': PARTS, 'problem': 'p', 'solution': 's'}, CHAT),
+    ({'messages': turns('q', 'a #### 1'), 'system': 'Be brief.'}, [SYSTEM, *CHAT]),
+    ({'instruction': 'q', 'input': '', 'output': 'a #### 1'}, None),
+    (
+      {'instruction': 'q', 'input': 'x', 'output': 'a', 'system': 'Be brief.'},
+      [SYSTEM, ('user', 'q\nx'), ('assistant', 'a')],
+    ),
+    (
+      {'instruction': 'q2', 'output': 'a2', 'history': [['q', 'a #### 1']]},
+      [*CHAT, ('user', 'q2'), ('assistant', 'a2')],
+    ),
+    ({'prompt': 'q', 'completion': 'a #### 1'}, None),
+    ({'prompt': turns('q'), 'completion': [{'role': 'assistant', 'content': 'a #### 1'}]}, CHAT),
+    ({'query': 'q', 'response': 'a #### 1', 'system_prompt': 'Be brief.'}, [SYSTEM, *CHAT]),
+  ],
+)
+def test_shapes(row, expected, tmp_path):
+  ((example,), _) = load(str(write_lines(tmp_path / 'a.jsonl', row)))
+  if expected is None:
+    assert (example.question, example.solution, example.answer, example.messages) == ('q', 'a #### 1', '1', None)
+  else:
+    assert [(turn['role'], turn['content']) for turn in example.messages] == expected
+
+
+def test_only_the_completion_of_a_conversation_is_trained_on(tmp_path):
+  row = {'prompt': turns('q', 'a', 'q2'), 'completion': [{'role': 'assistant', 'content': 'a2'}]}
+  ((example,), _) = load(str(write_lines(tmp_path / 'a.jsonl', row)))
+  assert [turn.get('weight') for turn in example.messages] == [None, 0, None, None]
+
+
+@pytest.mark.parametrize(
+  'row, words',
+  [
+    ({'conversations': [{'from': 'tool', 'value': 'x'}]}, 'turn 1: "from" is \'tool\', none of human'),
+    ({'messages': [{'role': 'user', 'content': [{'type': 'image'}]}]}, 'a part that is no text (image)'),
+    (
+      {'messages': turns('q', 'a') and [{'role': 'system', 'content': 's'}, *turns('q', 'a')], 'system': 't'},
+      'beside a system turn',
+    ),
+    ({'instruction': 'q', 'output': 'a', 'history': ['q']}, '"history" is not a list of [question, answer]'),
+    ({'conversations': 'q'}, 'field "conversations" is not a list of turns'),
+  ],
+)
+def test_rows_of_a_shape_that_cannot_be_read(row, words, tmp_path):
+  good = {'query': '1=', 'response': '1'}
+  _, report = load(str(write_lines(tmp_path / 'a.jsonl', row, good)))
+  assert words in report.lines()[0] and report.counts == {'malformed': 1}
+
+
+def test_numbers_are_text(tmp_path):
+  rows = [{'question': '1+1=', 'answer': 2}, {'question': 3, 'answer': 0.5}, {'question': True, 'answer': 1}]
+  kept, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
+  assert [(e.question, e.solution, e.answer) for e in kept] == [('1+1=', '2', '2'), ('3', '0.5', '0.5')]
+  assert report.counts == {'malformed': 1}
+
+
+def test_columns_of_the_user(tmp_path):
+  rows = [{'prob': f'{n}+1=', 'sol': f'It is {n + 1}.', 'gold': n + 1, 'question': 'another'} for n in range(2)]
+  path = str(write_lines(tmp_path / 'a.jsonl', *rows))
+  kept, report = load(path, columns=('question=prob', 'solution=sol', 'answer=gold'))
+  assert [(e.question, e.solution, e.answer) for e in kept] == [('0+1=', 'It is 1.', '1'), ('1+1=', 'It is 2.', '2')]
+  with pytest.raises(UserError, match='no column other: it has prob, sol, gold'):
+    load(path, columns=('question=prob', 'answer=other'))
+  for columns, words in {
+    ('question',): 'is not FIELD=COLUMN',
+    ('questoin=prob', 'answer=gold'): "no field 'questoin'.*question",
+    ('question=prob',): 'needs question and solution',
+    ('question=prob', 'question=sol', 'answer=gold'): 'names question twice',
+  }.items():
+    with pytest.raises(UserError, match=words):
+      load(path, columns=columns)
+
+
+@pytest.fixture
+def hub_folder(tmp_path, monkeypatch):
+  """A data set as the hub has it; the names that were asked for."""
+  huggingface_hub = pytest.importorskip('huggingface_hub')
+  asked = []
+
+  def snapshot(name, allow_patterns, **options):
+    asked.append((name, options))
+    return str(tmp_path)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
+  for configuration in ('main', 'socratic'):
+    (tmp_path / configuration).mkdir()
+    for split in ('train', 'test'):
+      rows = [{'question': f'{configuration} {split}', 'answer': '#### 1'}]
+      (tmp_path / configuration / f'{split}-00000-of-00001.parquet').write_bytes(parquet_of(rows))
+  return tmp_path, asked
+
+
+def test_a_data_set_on_the_hub(hub_folder):
+  folder, asked = hub_folder
+  configs = [
+    {'config_name': name, 'data_files': [{'split': part, 'path': f'{name}/{part}-*'} for part in ('train', 'test')]}
+    for name in ('main', 'socratic')
+  ]
+  (folder / 'README.md').write_text(f'---\n{json.dumps({"license": "mit", "configs": configs})}\n---\n# Rows\n')
+  ((example,), _) = load('hf://openai/rows/socratic@v1', 'test')
+  assert example.question == 'socratic test'
+  assert asked == [('openai/rows', {'repo_type': 'dataset', 'revision': 'v1'})]
+  with pytest.raises(UserError, match='has the configurations main, socratic: name one, as hf://openai/rows/main'):
+    load('hf://openai/rows')
+  with pytest.raises(UserError, match='write hf://ORGANISATION/NAME'):
+    load('hf://rows')
+
+
+def test_a_data_set_on_the_hub_without_a_readme(hub_folder):
+  ((example,), _) = load('hf://openai/rows/main', 'train')
+  assert example.question == 'main train'
+
+
+def test_a_small_file_trains_as_it_is(tmp_path):
+  from mathqwen.config import DataConfig
+  from mathqwen.data.training_data import TrainingData
+  from mathqwen.text.loading import load_tokenizer
+
+  held_out = {}
+  for rows in (1, 2, 200):
+    path = write_lines(tmp_path / f'{rows}.jsonl', *({'query': f'{n}+1=', 'response': str(n + 1)} for n in range(rows)))
+    data = TrainingData(DataConfig(sources=(str(path),), seq_len=64, batch_size=2), load_tokenizer())
+    held_out[rows] = (len(data.sources[0]), data.held_out and len(data.held_out))
+    assert np.count_nonzero(next(data.train())['loss_weights'])
+  assert held_out == {1: (1, None), 2: (1, 1), 200: (180, 20)}
