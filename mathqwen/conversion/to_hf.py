@@ -19,7 +19,8 @@ def convert_to_hf(
   """Writes `target`, a new Hugging Face directory, from the MODEL `source`.
 
   layout: a name in `hf.LAYOUTS`; None: the one that transformers loads.
-  dtype: a name in `hf.DTYPES`; None: bfloat16 for a run, whose masters are float32, and otherwise that of the files.
+  dtype: a name in `hf.DTYPES`; None: bfloat16 for a run, whose masters are float32, and otherwise that of the
+    files; with an adapter, that of its base's.
   scores: directories that `evaluate --out` wrote, for the model card.
   compare: refuse a result whose logits differ from those of the source in any bit.
 
@@ -30,8 +31,7 @@ def convert_to_hf(
   # 1. Plan: what will be written. What can be refused without reading weights is refused here.
   hf.check_target(target)
   model = open_source(source)
-  if dtype is None and model.step:
-    dtype = 'bfloat16'
+  dtype = dtype or model.export_dtype
   chat = model.trained_chat()
   plan = hf.plan_export(model.weights, model.config, model.tokenizer, dtype, layout, chat, model.system_prompt)
   text = card.model_card(model, plan, dtype, scores or [])

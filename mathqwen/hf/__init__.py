@@ -6,6 +6,7 @@ tensor_files   safetensors files, one tensor at a time
 torch_files    pytorch_model.bin, likewise, without running what is in it
 tensor_pickle  the part of such a file that says which tensors there are
 tensor_directory    the tensors of a directory, whichever files they are in
+adapters       LoRA adapters, merged into the weights as they are read
 weights        the protocol of what can be read weight by weight
 reading        the weights of a directory, read into their sharding
 export_plan    what an export will write
@@ -13,6 +14,7 @@ writing        writes it
 new_directory  a directory that appears complete or not at all
 """
 
+from mathqwen.hf.adapters import ADAPTER_CONFIG, Adapter, read_adapter
 from mathqwen.hf.config_json import read_config, read_system_prompt
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.layouts import LAYOUTS
@@ -23,8 +25,10 @@ from mathqwen.hf.weights import ArrayWeights, Path, Weights, set_weight, weight_
 from mathqwen.hf.writing import print_notes, save, write_export
 
 __all__ = [
+  'ADAPTER_CONFIG',
   'DTYPES',
   'LAYOUTS',
+  'Adapter',
   'ArrayWeights',
   'DirectoryWeights',
   'ExportPlan',
@@ -35,6 +39,7 @@ __all__ = [
   'new_directory',
   'plan_export',
   'print_notes',
+  'read_adapter',
   'read_config',
   'read_system_prompt',
   'save',

@@ -5,7 +5,6 @@ which tensors make up each of our weights.
 """
 
 import math
-import re
 
 import jax
 import numpy as np
@@ -13,11 +12,11 @@ import numpy as np
 from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import config_json, layouts
-from mathqwen.hf.tensor_directory import Problem, TensorDirectory
+from mathqwen.hf.adapters import HEAD, Adapter
+from mathqwen.hf.tensor_directory import Problem, TensorDirectory, merge_layers
 from mathqwen.hf.tensor_files import CODES, DTYPES, is_finite
 from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
 
-HEAD = 'lm_head.weight'
 _ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, in addition to the embedding
 _ALIGNMENT = 64  # bytes
 
@@ -27,20 +26,27 @@ Box = tuple[slice, ...]  # part of an array: a slice with a start and a stop for
 class DirectoryWeights(Weights):
   """A Hugging Face directory, opened and checked: it has every weight of its config, in the right shape.
 
-  UserError: lists all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
+  config: that of its config.json; an adapter may change it (see `Adapter.merge`).
   """
 
-  def __init__(self, directory: str):
+  def __init__(self, directory: str, adapter: Adapter | None = None):
+    """adapter: merged into the weights as they are read; closed with them.
+
+    UserError: lists all files and tensors that are missing, damaged, extra, misshapen or of an unknown dtype.
+    """
     self.directory = files.path(directory)
+    self._adapter = adapter
     self.config, self.layout = config_json.read(directory)
-    self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
     self._opened = TensorDirectory(self.directory)
     self._tensors = self._opened.tensors
     try:
       problems = self._opened.problems
+      if adapter is not None and not problems:
+        self._tensors, self.config = adapter.merge(self._tensors, self.config, str(directory))
+      self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
       problems += self._compare_with_config(complete=not problems)
       if problems:
-        raise UserError(f'{directory} does not fit its config.json: {"; ".join(_merge_layers(problems))}')
+        raise UserError(f'{directory} does not fit its config.json: {"; ".join(merge_layers(problems))}')
     except BaseException:
       self.close()
       raise
@@ -165,6 +171,19 @@ class DirectoryWeights(Weights):
   def close(self) -> None:
     """Closes the files. Weights that were read stay valid."""
     self._opened.close()
+    if self._adapter is not None:
+      self._adapter.close()
+
+  @property
+  def export_dtype(self) -> str | None:
+    """The dtype of an export that need not be wider than these files; None: as stored.
+
+    Merged weights are float32. Their base is most often bfloat16, and so is what people expect of the merged model.
+    """
+    if self._adapter is None:
+      return None
+    stored = [CODES[tensor.code].name for tensor in self._opened.tensors.values() if tensor.code in CODES]
+    return max(set(stored), key=stored.count)
 
   def __enter__(self):
     return self
@@ -190,28 +209,3 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   buffer = np.empty(size + _ALIGNMENT, np.uint8)
   start = -buffer.ctypes.data % _ALIGNMENT
   return buffer[start : start + size].view(dtype).reshape(shape)
-
-
-def _merge_layers(problems: list[Problem]) -> list[str]:
-  """One text for each problem, or for the same one in several layers.
-
-  'model.layers.0-31.mlp.up_proj.weight is missing'
-  """
-  layers_of: dict[tuple[str, str], list[int]] = {}
-  for name, problem in problems:
-    match = re.search(r'\.(\d+)\.', name)
-    pattern = name if match is None else f'{name[: match.start()]}.{{}}.{name[match.end() :]}'
-    layer = 0 if match is None else int(match.group(1))
-    layers_of.setdefault((pattern, problem), []).append(layer)
-  return [f'{pattern.replace("{}", _ranges(layers))} {problem}' for (pattern, problem), layers in layers_of.items()]
-
-
-def _ranges(numbers: list[int]) -> str:
-  """'0-2,5' for [0, 1, 2, 5]."""
-  runs: list[list[int]] = []  # [first, last] of consecutive numbers
-  for number in sorted(numbers):
-    if runs and number == runs[-1][1] + 1:
-      runs[-1][1] = number
-    else:
-      runs.append([number, number])
-  return ','.join(str(first) if first == last else f'{first}-{last}' for first, last in runs)

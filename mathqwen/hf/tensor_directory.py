@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 
@@ -136,3 +137,28 @@ def _without_wrappers(name: str) -> str:
   while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), None):
     name = name.removeprefix(wrapper)
   return name
+
+
+def merge_layers(problems: list[Problem]) -> list[str]:
+  """One text for each problem, or for the same one in several layers.
+
+  'model.layers.0-31.mlp.up_proj.weight is missing'
+  """
+  layers_of: dict[tuple[str, str], list[int]] = {}
+  for name, problem in problems:
+    match = re.search(r'\.(\d+)\.', name)
+    pattern = name if match is None else f'{name[: match.start()]}.{{}}.{name[match.end() :]}'
+    layer = 0 if match is None else int(match.group(1))
+    layers_of.setdefault((pattern, problem), []).append(layer)
+  return [f'{pattern.replace("{}", _ranges(layers))} {problem}' for (pattern, problem), layers in layers_of.items()]
+
+
+def _ranges(numbers: list[int]) -> str:
+  """'0-2,5' for [0, 1, 2, 5]."""
+  runs: list[list[int]] = []  # [first, last] of consecutive numbers
+  for number in sorted(numbers):
+    if runs and number == runs[-1][1] + 1:
+      runs[-1][1] = number
+    else:
+      runs.append([number, number])
+  return ','.join(str(first) if first == last else f'{first}-{last}' for first, last in runs)

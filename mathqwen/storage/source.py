@@ -36,6 +36,16 @@ class Source:
     return () if self.tokenizer is None else self.tokenizer.stop_ids
 
   @property
+  def export_dtype(self) -> str | None:
+    """The dtype of an export's files when none is asked for; None: each weight's own.
+
+    The masters of a run and merged adapters are float32; the models that they came from have half as many bytes.
+    """
+    if isinstance(self.weights, hf.DirectoryWeights):
+      return self.weights.export_dtype
+    return 'bfloat16' if self.is_run else None
+
+  @property
   def is_run(self) -> bool:
     """Whether a run of ours made these weights: a converted model, which was not trained here, is at step 0."""
     return bool(self.step)
@@ -82,10 +92,9 @@ def open_source(path: str) -> Source:
   name = files.HUB + hub_name if hub_name else path
   if not place.is_dir():
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
-  if files.is_there(place / 'config.json'):
-    config, prompt = hf.read_config(path), hf.read_system_prompt(path)
-    tokenizer = _tokenizer(path, path, config)
-    return Source(name, config, tokenizer, prompt, hf.DirectoryWeights(path))
+  adapter = hf.read_adapter(place)
+  if adapter is not None or files.is_there(place / 'config.json'):
+    return _hugging_face(name, place, adapter)
 
   if found := workdirs.find_checkpoint(path):
     workdir, experiment, step = found
@@ -99,6 +108,38 @@ def open_source(path: str) -> Source:
     f'{path} holds neither config.json (Hugging Face) nor {workdirs.EXPERIMENT} (a run of ours): '
     'give a Hugging Face directory, or the --workdir of a run'
   )
+
+
+def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -> Source:
+  """The model in a Hugging Face directory. adapter: that in the directory, beside its base or alone."""
+  base = place if files.is_there(place / 'config.json') else _base_of(adapter)
+  weights = hf.DirectoryWeights(str(base), adapter)
+  if adapter is not None and jax.process_index() == 0:
+    report(adapter.describe(str(base)))
+  tokenizer = _tokenizer(str(place), str(place), weights.config)
+  if base != place:  # an adapter's directory may have a tokenizer of its own, but seldom a generation_config.json
+    of_base = _tokenizer(str(base), str(base), weights.config)
+    if tokenizer is None:
+      tokenizer = of_base
+    elif of_base is not None and not tokenizer.declared_stops:
+      tokenizer.declared_stops = of_base.declared_stops
+  return Source(name, weights.config, tokenizer, hf.read_system_prompt(str(base)), weights)
+
+
+def _base_of(adapter: hf.Adapter) -> files.AnyPath:
+  """The directory of an adapter's base, which is fetched where it is on the hub. UserError: when it is not found."""
+  base = adapter.base
+  places = [adapter.directory / base] if '://' not in base and not base.startswith('/') and '..' not in base else []
+  if not base.startswith(files.HUB):
+    places.append(files.path(base))
+  for place in places:
+    if files.is_there(place / hf.ADAPTER_CONFIG) and place != adapter.directory:
+      raise UserError(f'{place}, the base of {adapter.directory}, is an adapter itself: merge that first')
+    if files.is_there(place / 'config.json'):
+      return place
+  if hub_name := hub.name_of(base):
+    return files.path(hub.fetch(hub_name))
+  raise UserError(f'{adapter.directory}: its base {base} is not there: {adapter.remedy}')
 
 
 def _tokenizer(path: str, directory: str, config: ModelConfig) -> Tokenizer | None:
