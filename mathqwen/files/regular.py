@@ -77,10 +77,10 @@ def read_bytes(path: AnyPath, most: int = SMALL) -> bytes:
   if isinstance(path, GcsPath):
     _check_size(path.stat().st_size, most, path)
     return path.read_bytes()
-  with open_regular(path) as file:
+  with io.BufferedReader(open_regular(path)) as file:
     _check_size(os.fstat(file.fileno()).st_size, most, path)
     # One byte more: a file of /proc says that it has none, and another may be growing.
-    content = io.BufferedReader(file).read(most + 1)
+    content = file.read(most + 1)
   _check_size(len(content), most, path)
   return content
 
