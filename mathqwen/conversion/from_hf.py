@@ -4,7 +4,7 @@ import dataclasses
 
 from mathqwen import hf
 from mathqwen.config import Experiment
-from mathqwen.conversion import check
+from mathqwen.conversion import check, check_template
 from mathqwen.errors import UserError
 from mathqwen.model import parameters
 from mathqwen.observe.metrics import peak_rss_bytes
@@ -36,6 +36,7 @@ def convert_from_hf(source: str, target: str, compare: bool = True) -> dict:
   with hf.new_directory(target, size) as folder:
     # 2. Write: into a temporary directory next to the target.
     converted.write_model(folder, model.weights, experiment, model.tokenizer)
+    check_template.check_written(model, folder / 'tokenizer')
 
     # 3. Check: read what was written. After an error the temporary directory is removed.
     if compare:

@@ -3,7 +3,7 @@
 import jax
 
 from mathqwen import hf
-from mathqwen.conversion import card, check
+from mathqwen.conversion import card, check, check_template
 from mathqwen.observe.metrics import peak_rss_bytes
 from mathqwen.storage.source import open_source
 
@@ -26,7 +26,7 @@ def convert_to_hf(
 
   Returns {out, layout, dtype, check, peak_rss_bytes}; check: see `check.compare_sources`, or None when not compared.
   UserError: when the target exists, the layout cannot hold the model, a file is damaged, the disk is full, a weight is
-  not finite in this dtype, or the result differs. Then nothing is left behind.
+  not finite in this dtype, or the result or its prompts differ. Then nothing is left behind.
   """
   # 1. Plan: what will be written. What can be refused without reading weights is refused here.
   hf.check_target(target)
@@ -41,6 +41,7 @@ def convert_to_hf(
   with hf.new_directory(target, plan.size) as folder:
     # 2. Write: into a temporary directory next to the target.
     hf.write_export(plan, model.weights, folder, text)
+    hf.together((lambda: check_template.check_written(model, folder)) if jax.process_index() == 0 else None)
 
     # 3. Check: read what was written. After an error the temporary directory is removed.
     if compare and not several_hosts:  # a model that several hosts export may not fit on one

@@ -18,7 +18,7 @@ from mathqwen.hf.adapters import ADAPTER_CONFIG, Adapter, read_adapter
 from mathqwen.hf.config_json import read_config, read_system_prompt
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.layouts import LAYOUTS
-from mathqwen.hf.new_directory import check_target, new_directory
+from mathqwen.hf.new_directory import check_target, new_directory, together
 from mathqwen.hf.reading import DirectoryWeights, load_params
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import ArrayWeights, Path, Weights, set_weight, weight_at
@@ -44,6 +44,7 @@ __all__ = [
   'read_system_prompt',
   'save',
   'set_weight',
+  'together',
   'weight_at',
   'write_export',
 ]

@@ -24,4 +24,6 @@ __all__ = [
   'templates',
   'testing',
   'tokenizer',
+  'traced',
+  'whole',
 ]

@@ -8,12 +8,13 @@ served is the prompt that was trained.
   published(...)   of a Hugging Face directory: our export's, a chat model's own template, or ChatML for a base model
 """
 
-import copy
 import dataclasses
+import datetime
 import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen.errors import UserError, report
@@ -23,6 +24,7 @@ from mathqwen.text.tokenizer import Tokenizer, pretty_json
 
 TEMPLATE_FILE = 'chat_template.jinja'  # where a run and an export keep the template, and transformers looks first
 _PROBE = ('qSYSTEMq', 'qQUESTIONq')  # texts that no template has
+_NOW = re.compile(r"""strftime_now\(\s*(["'])((?:(?!\1)[^\\])*)\1\s*\)""")
 _SHOWN = 200  # characters of a system turn that a line shows
 
 
@@ -152,9 +154,9 @@ def for_training(name: str, system_prompt: str, tokenizer: Tokenizer, saved: str
   UserError: when there is no such template, or both the template and the setting would decide the system turn.
   """
   if saved is None:
-    template = templates.load(name, tokenizer)
+    template = _with_its_date(templates.load(name, tokenizer), tokenizer)
   else:
-    template = _from_text(name, saved.removeprefix(_system_block(system_prompt)), tokenizer)
+    template = templates.from_source(saved.removeprefix(_system_block(system_prompt)), tokenizer, name)
     _report_changed(template, tokenizer)
   template.prompt([{'role': 'user', 'content': _PROBE[1]}], tokenizer)  # for its error, before any data is read
   if system_prompt:
@@ -172,11 +174,11 @@ def for_training(name: str, system_prompt: str, tokenizer: Tokenizer, saved: str
   return ChatFormat(template, system_prompt)
 
 
-def _from_text(name: str, text: str, tokenizer: Tokenizer) -> Template:
-  """The template of this Jinja text."""
-  holder = copy.copy(tokenizer)
-  holder.files = tokenizer.files | {TEMPLATE_FILE: text.encode()}
-  return dataclasses.replace(templates.load('own', holder), name=name)
+def _with_its_date(template: Template, tokenizer: Tokenizer) -> Template:
+  """The template with the day of today in place of `strftime_now('...')`: a server would write another day."""
+  midnight = datetime.datetime.combine(datetime.date.fromisoformat(template.date or '2000-01-01'), datetime.time())
+  source = _NOW.sub(lambda call: json.dumps(midnight.strftime(call[2]), ensure_ascii=False), template.source)
+  return template if source == template.source else templates.from_source(source, tokenizer, template.name)
 
 
 def _report_changed(kept: Template, tokenizer: Tokenizer) -> None:
@@ -185,7 +187,7 @@ def _report_changed(kept: Template, tokenizer: Tokenizer) -> None:
     now = templates.load(kept.name, tokenizer)
   except UserError:  # it is gone, and is not needed
     return
-  if now.source != kept.source:
+  if now.source != kept.source and not _NOW.search(now.source):
     report(f'data.template={kept.name} is another text now: the run keeps the one that it began with')
 
 
@@ -221,13 +223,13 @@ def _turn_ends(template: Template, tokenizer: Tokenizer) -> list[int]:
 
 def renders_system(template: Template, tokenizer: Tokenizer) -> bool:
   """Whether the text of a system turn comes out of a template."""
-  return template is CHATML or _PROBE[0] in (_probe(template, tokenizer, True) or '')
+  return template.source == CHATML.source or _PROBE[0] in (_probe(template, tokenizer, True) or '')
 
 
 @functools.lru_cache(maxsize=32)
 def default_system(template: Template, tokenizer: Tokenizer) -> str:
   """The system turn that a template adds to a conversation without one; '' for none."""
-  if template is CHATML:
+  if template.source == CHATML.source:
     return ''
   given, default = (_probe(template, tokenizer, with_system) for with_system in (True, False))
   if given is None or default is None or _PROBE[0] not in given:
