@@ -31,7 +31,7 @@ def test_data_files(train, tiny, tmp_path):
   files = {
     'cut.jsonl.gz': gzip.compress(content)[:-20],
     'cut.jsonl': content[:-20],
-    'schema.jsonl': b'{"prompt": "1+1=", "completion": "2"}\n',
+    'schema.jsonl': b'{"text": "1+1=", "label": "2"}\n',
     'empty.jsonl': b'',
     'latin.jsonl': '{"query": "é", "response": "1"}\n'.encode('latin-1'),
   }
@@ -42,7 +42,7 @@ def test_data_files(train, tiny, tmp_path):
   assert message('cut.jsonl.gz').startswith(f'{tmp_path}/cut.jsonl.gz is half-written or damaged')
   assert message('cut.jsonl').startswith(f'{tmp_path}/cut.jsonl:168: the last line is half-written')
   error = message('schema.jsonl')
-  assert 'fields found: prompt, completion; expected: {question, answer|solution}' in error
+  assert 'fields found: text, label; expected: {messages}, {conversations}, ' in error
   assert message('empty.jsonl').startswith(f'{tmp_path}/empty.jsonl is empty; fetch or write it again')
   assert message('latin.jsonl').startswith(f'{tmp_path}/latin.jsonl:1: not UTF-8; save it as UTF-8')
   (tmp_path / 'folder').mkdir()
