@@ -18,6 +18,8 @@ from mathqwen.commands import _flags, _malloc
 from mathqwen.errors import Preempted, UserError, explain_os_error, report
 from mathqwen.hardware import hosts
 
+_LONGEST = 10_000  # characters of an error
+
 
 def build_parser() -> _flags.Parser:
   """The parser of the whole command line, with every command in `mathqwen/commands`."""
@@ -101,5 +103,7 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 def _print_error(message: str, status: int) -> int:
-  report(f'mathqwen: {" ".join(message.split())}')
+  line = ' '.join(message.split())[:_LONGEST]
+  # A name from a damaged file may hold anything, such as sequences that clear a terminal.
+  report('mathqwen: ' + ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line))
   return status

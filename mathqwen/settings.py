@@ -54,8 +54,9 @@ class Setting:
 
   def check(self, name: str, value: object) -> None:
     """UserError when `value` has another type or is out of bounds. name: of the setting, for the message."""
+    shown = repr(value) if len(repr(value)) <= 200 else f'{repr(value)[:197]}...'
     if not _has_type(value, self.kind):
-      raise UserError(f'{name} is {value!r}: it must be {type_name(self.kind)}')
+      raise UserError(f'{name} is {shown}: it must be {type_name(self.kind)}')
     values = value if isinstance(value, tuple) else (value,)
     if self.path:
       self._check_paths(name, values)
@@ -65,7 +66,7 @@ class Setting:
     hint = f'; {self.remedy}' if self.remedy else ''
     if self.choices:
       hint = did_you_mean(str(value), self.choices) or hint
-    raise UserError(f'{name} is {value!r}: {each}must be {self.allowed()}{hint}')
+    raise UserError(f'{name} is {shown}: {each}must be {self.allowed()}{hint}')
 
   def _check_paths(self, name: str, values: tuple) -> None:
     for value in values:
@@ -81,6 +82,10 @@ class Setting:
       return value in self.choices
     if isinstance(value, bool | str):
       return True
+    try:
+      value = float(value)
+    except OverflowError:  # a whole number from JSON may be larger than any float
+      return False
     # Written so that NaN, for which every comparison is false, is refused.
     return (
       not math.isnan(value)

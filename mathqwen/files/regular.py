@@ -66,6 +66,8 @@ def is_there(path: AnyPath) -> bool:
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
       return False
     raise
+  except ValueError:  # a NUL in the name, which no file can have
+    return False
   return True
 
 

@@ -6,7 +6,7 @@ from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf import config_keys, families, layouts, rope_json
 from mathqwen.hf.families import Family
-from mathqwen.hf.tensor_files import tensor_names
+from mathqwen.hf.tensor_directory import TensorDirectory
 from mathqwen.model.config import ModelConfig
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -51,8 +51,11 @@ def read(directory: str) -> tuple[ModelConfig, str]:
   """(ModelConfig, name of the layout of the directory's files). UserError: see `parse`."""
   file = files.path(directory) / 'config.json'
   values = files.read_json_object(file)
-  is_named = values.get('architectures') or values.get('model_type')
-  return parse(values, str(file), () if is_named else tensor_names(files.path(directory)))
+  if values.get('architectures') or values.get('model_type'):
+    return parse(values, str(file))
+  opened = TensorDirectory(files.path(directory))
+  opened.close()
+  return parse(values, str(file), opened.tensors)
 
 
 def read_config(directory: str) -> ModelConfig:

@@ -43,6 +43,11 @@ class DirectoryWeights(Weights):
       problems = self._opened.problems
       if adapter is not None and not problems:
         self._tensors, self.config = adapter.merge(self._tensors, self.config, str(directory))
+      if self.config.num_hidden_layers > len(self._tensors) and not problems:
+        raise UserError(
+          f'{directory} does not fit its config.json: it says {self.config.num_hidden_layers} layers, and there are '
+          f'{len(self._tensors)} tensors'
+        )
       self._places = {place.path: place for place in layouts.weight_places(self.config, self.layout)}
       problems += self._compare_with_config(complete=not problems)
       if problems:

@@ -73,7 +73,7 @@ def _theta(values: Mapping, parameters: dict, scaling: dict, default: float, pro
   if not found and 'rope_theta' in values:
     problems.append('neither rope_theta nor rope_parameters.rope_theta')
   elif any(theta != found[0] for theta in found):
-    problems.append(f'rope_theta {found[0]} but rope_parameters.rope_theta {found[-1]}')
+    problems.append(f'{shown("rope_theta", found[0])} but rope_parameters.{shown("rope_theta", found[-1])}')
   return found[0] if found else default
 
 
@@ -88,10 +88,10 @@ def _chosen(parameters: dict, scaling: dict, problems: list[str]) -> tuple[str, 
 
 
 def _kind(place: dict) -> str:
-  kind = place.get('rope_type') or place.get('type')
+  kind = place.get('type') if place.get('rope_type') is None else place['rope_type']
   if kind is None and set(place) - {*_NAMES, *_CHANGES}:
     return 'unknown'  # numbers without a type still scale
-  return str(kind or 'default')
+  return 'default' if kind is None else str(kind)
 
 
 def _agree(scaling: dict, parameters: dict) -> bool:

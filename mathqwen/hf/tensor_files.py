@@ -105,21 +105,6 @@ class SafetensorsReader:
     self._file.close()
 
 
-def tensor_names(directory: files.AnyPath) -> list[str]:
-  """Names of the tensors in a directory, or of those in its first file; [] when no file says them."""
-  for index in sorted(directory.glob('*.index.json')):
-    weight_map = files.read_json_object(index).get('weight_map')
-    return list(weight_map) if isinstance(weight_map, dict) else []
-  for path in sorted(directory.glob('*.safetensors')):
-    try:
-      reader = SafetensorsReader(path)
-    except ValueError:  # reported when the weights are opened
-      return []
-    reader.close()
-    return list(reader.tensors)
-  return []
-
-
 def _is_valid(entry) -> bool:
   """Whether an entry of a header has a dtype, a shape, and a byte range of the size that they need."""
   if not isinstance(entry, dict) or not isinstance(entry.get('dtype'), str):

@@ -8,7 +8,7 @@ from mathqwen.settings import check_fields, setting
 
 _SIZE = {'at_least': 1, 'at_most': 2**31 - 1}  # a dimension of an array, or a number of tokens
 _NUMBER = {'at_least': 1e-6, 'at_most': 1e6}  # of rotary scaling: what float32 can compute with
-_LAYERS = {'at_least': 1, 'at_most': 10_000}  # there are lists of this length before any weight is looked at
+_LAYERS = {'at_least': 1, 'at_most': 1000}  # there are lists of this length before any weight is looked at
 
 # What each kind of rotary scaling reads, named as in transformers; all have a factor. The first ones must be given.
 ROPE_FIELDS = {

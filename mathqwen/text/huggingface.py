@@ -1,11 +1,19 @@
 """`HuggingFace`: tokenizer.json, or the vocab.json and merges.txt that Qwen2's slow tokenizer reads."""
 
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
 
+from mathqwen import files as files_lib
 from mathqwen.errors import UserError
 from mathqwen.text import bpe
 from mathqwen.text.rank_file import Tiktoken
 from mathqwen.text.tokenizer import Tokenizer, added_tokens
+
+_SECONDS = 5  # most that a tokenizer may take for the text below
+# Words, numbers, signs and long runs: what regular expressions that backtrack without end have trouble with.
+_TRIED_OUT = [' '.join(['What is 12 + 30? x_1, aab', *(letter * 40 for letter in 'aA1 \n!\u00e9\u4e2d')])]
 
 
 class HuggingFace(Tokenizer):
@@ -16,6 +24,9 @@ class HuggingFace(Tokenizer):
     import tokenizers
 
     self.special = {token['content']: token['id'] for token in definition.get('added_tokens', [])}
+    for token, token_id in self.special.items():
+      if not isinstance(token, str) or type(token_id) is not int or not 0 <= token_id < 2**31:
+        raise ValueError(f'the added token {token!r} has the id {token_id!r}')
     # Without added tokens and post-processing the library can only produce ids of the text itself.
     text_only = definition | {'added_tokens': [], 'post_processor': None, 'truncation': None, 'padding': None}
     try:
@@ -29,12 +40,34 @@ class HuggingFace(Tokenizer):
     self.vocab_size = max(*vocab.values(), *self.special.values()) + 1
     self.text_size = 1 + max((token_id for token, token_id in vocab.items() if token not in self.special), default=-1)
     self.files = files
+    self._try_out()
+
+  def _try_out(self):
+    """ValueError: when a short text already takes too long, as with some regular expressions."""
+    failures: list[str] = []
+
+    def encode():
+      try:
+        self._encode(_TRIED_OUT)
+      except UserError as error:
+        failures.append(str(error))
+
+    # The library cannot be interrupted. A thread that it keeps ends with the process.
+    thread = threading.Thread(target=encode, daemon=True)
+    thread.start()
+    thread.join(_SECONDS)
+    if thread.is_alive():
+      raise ValueError(f'a text of {len(_TRIED_OUT[0])} characters takes it more than {_SECONDS} seconds')
+    if failures:
+      raise ValueError(failures[0])
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=False)]
+    with _panics('encode'):
+      return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
   def _decode(self, ids: list[int]) -> str:
-    return self._model.decode(ids, skip_special_tokens=False)
+    with _panics('decode'):
+      return self._model.decode(ids, skip_special_tokens=False)
 
   def _id_of(self, token: str) -> int | None:
     found = super()._id_of(token)
@@ -56,6 +89,17 @@ class HuggingFace(Tokenizer):
     return Tiktoken(tokens, self.files)._files_for(layout)
 
 
+@contextlib.contextmanager
+def _panics(verb: str) -> Iterator[None]:
+  """UserError for a panic of the library, which is written in Rust: a regular expression that gives up, for example."""
+  try:
+    yield
+  except BaseException as error:
+    if type(error).__name__ != 'PanicException':  # of pyo3_runtime, which cannot be imported
+      raise
+    raise UserError(f'the tokenizer cannot {verb} a text ({error}); use the files that were published') from None
+
+
 def from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
   """The tokenizer of vocab.json, merges.txt and tokenizer_config.json.
 
@@ -66,14 +110,15 @@ def from_vocab_and_merges(files: dict[str, bytes]) -> HuggingFace:
   """
   config = json.loads(files.get('tokenizer_config.json', b'{}'))
   class_name = config.get('tokenizer_class', '')
-  if not class_name.startswith('Qwen2Tokenizer'):
+  if not isinstance(class_name, str) or not class_name.startswith('Qwen2Tokenizer'):
     raise UserError(
       f'vocab.json + merges.txt of tokenizer_class {class_name!r}: how it splits text is known for '
       'Qwen2Tokenizer only; add the tokenizer.json, or a tokenizer_config.json that names the class'
     )
-  vocab = json.loads(files['vocab.json'])
+  vocab = files_lib.parse_json(files['vocab.json'])
   special = _special_tokens(files, config, len(vocab))
-  lines = files['merges.txt'].decode().split('\n')
+  # No merge has a carriage return in it: bytes are written as letters. Editors add them, and a byte order mark.
+  lines = [line.rstrip('\r') for line in files['merges.txt'].decode('utf-8-sig').split('\n')]
   merges = [line.split(' ') for line in lines if line and not line.startswith('#version')]
   definition = bpe.byte_level_json(vocab, merges)
   definition['added_tokens'] = [bpe.added_token(token, token_id) for token, token_id in special.items()]

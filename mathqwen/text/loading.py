@@ -22,6 +22,7 @@ COMPANIONS = (
   'chat_template.jinja',
   'chat_template.json',
 )
+OBJECTS = ('tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json')  # each holds one JSON object
 LARGEST = 48 * 2**20  # bytes of a file; the largest tokenizer.json of the families that are read here has 20 MB
 
 
@@ -55,11 +56,12 @@ def _packaged() -> SentencePiece:
 
 def _from_files(files: dict[str, bytes], path: files_lib.AnyPath) -> Tokenizer:
   """The tokenizer of the first format in FORMATS whose files are all there. path: for messages."""
-  try:
-    if not isinstance(files_lib.parse_json(files.get('tokenizer_config.json', b'{}')), dict):
-      raise ValueError('not a JSON object')
-  except ValueError as error:
-    raise UserError(f'{path}: tokenizer_config.json is not JSON ({error}); copy it again from its source') from None
+  for name in OBJECTS:
+    try:
+      if not isinstance(files_lib.parse_json(files.get(name, b'{}')), dict):
+        raise ValueError('not a JSON object')
+    except ValueError as error:
+      raise UserError(f'{path}: {name} is not JSON ({error}); copy it again from its source') from None
 
   for file_format in FORMATS:
     names = [_matching(files, pattern) for pattern in file_format.files]

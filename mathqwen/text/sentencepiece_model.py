@@ -17,6 +17,8 @@ class SentencePiece(Tokenizer):
 
     self._model = sentencepiece.SentencePieceProcessor(model_proto=model)
     self.vocab_size = self._model.vocab_size()
+    if self.vocab_size == 0:
+      raise ValueError('it has no pieces')
     pieces = [self._model.id_to_piece(i) for i in range(self.vocab_size)]
     self.special = {
       piece: i for i, piece in enumerate(pieces) if self._model.is_control(i) or self._model.is_unknown(i)

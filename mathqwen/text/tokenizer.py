@@ -191,10 +191,10 @@ class Tokenizer:
     config = json.loads(self.files.get('tokenizer_config.json', b'{}'))
     token = config.get('bos_token') or '<s>'
     if isinstance(token, dict):
-      token = token['content']
+      token = token.get('content')
     # A LLaMA tokenizer adds its bos by default; a tokenizer with ChatML tokens does so only when its config says it.
     if config.get('add_bos_token', IM_START not in self.special):
-      return self.special.get(token)
+      return self.special.get(token) if isinstance(token, str) else None
     return None
 
   @property
