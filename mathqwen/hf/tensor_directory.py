@@ -22,6 +22,7 @@ SINGLE = MODEL[0]
 INDEX = f'{SINGLE}.index.json'
 # What trainers put before every name: data parallelism, DeepSpeed, torch.compile.
 _WRAPPERS = ('module.', '_forward_module.', '_orig_mod.')
+_MOST_PROBLEMS = 40  # in one line
 _OTHER_FORMATS = ('.gguf', '.h5', '.msgpack', '.pth', '.pt', '.ot', '.npz')
 
 
@@ -150,7 +151,9 @@ def merge_layers(problems: list[Problem]) -> list[str]:
     pattern = name if match is None else f'{name[: match.start()]}.{{}}.{name[match.end() :]}'
     layer = 0 if match is None else int(match.group(1))
     layers_of.setdefault((pattern, problem), []).append(layer)
-  return [f'{pattern.replace("{}", _ranges(layers))} {problem}' for (pattern, problem), layers in layers_of.items()]
+  texts = [f'{pattern.replace("{}", _ranges(layers))} {problem}' for (pattern, problem), layers in layers_of.items()]
+  more = len(texts) - _MOST_PROBLEMS
+  return texts if more <= 0 else [*texts[:_MOST_PROBLEMS], f'and {more:,} more']
 
 
 def _ranges(numbers: list[int]) -> str:

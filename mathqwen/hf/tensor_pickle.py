@@ -10,7 +10,8 @@ import pickletools
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-_MOST_INSTRUCTIONS = 1_000_000  # 723 tensors, those of a 70B model, take 40,000
+_MOST_INSTRUCTIONS = 500_000  # 723 tensors, those of a 70B model, take 40,000
+_LONGEST_NAME = 500
 # Class of a storage in torch -> dtype as in a safetensors header, bytes of an element
 STORAGES = {
   'FloatStorage': ('F32', 4),
@@ -64,6 +65,8 @@ def table_of_tensors(found: Any) -> dict[str, TensorView]:
   """`found`, which `load` returned. ValueError: when it is not a table of tensors by their names."""
   if not isinstance(found, dict):
     raise ValueError(f'it holds {_kind(found)}, not a table of tensors')
+  if long := next((name for name in found if len(name) > _LONGEST_NAME), None):
+    raise ValueError(f'it has a name of {len(long):,} characters, as no tensor has')
   others = [name for name, value in found.items() if not isinstance(value, TensorView)]
   if others:
     raise ValueError(

@@ -68,10 +68,10 @@ class TorchReader:
     stream = io.BytesIO(self._file.read(0, _LARGEST_PICKLE))
     _, version, machine, found, keys = (tensor_pickle.load(stream) for _ in range(5))
     if version != 1001 or not isinstance(machine, dict) or machine.get('little_endian') is not True:
-      raise ValueError(f'it is of version {str(version)[:20]} of the format before zip files, or of another machine')
+      raise ValueError('it is of an unknown version of the format before zip files, or of another kind of machine')
     views = tensor_pickle.table_of_tensors(found)
     storages = {view.storage.key: view.storage for view in views.values()}
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
       raise ValueError('its list of storages is not that of its tensors')
 
     at = stream.tell()

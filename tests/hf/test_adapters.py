@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from mathqwen import hf
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
 from mathqwen.storage.source import open_source
 
@@ -166,8 +167,23 @@ def test_a_merged_bfloat16_base_is_exported_as_bfloat16(bases, tmp_path):
   source = open_source(str(write(tmp_path / 'adapter', base, pair(Q0))))
   assert source.export_dtype == 'bfloat16'
   assert source.weights.dtype(('layers', 'q')) == np.float32 and source.weights.dtype(('embed',)) == ml_dtypes.bfloat16
+  convert_to_hf(str(tmp_path / 'adapter'), str(tmp_path / 'out'))  # with its check, to the bit
+  written = safetensors.numpy.load_file(tmp_path / 'out' / 'model.safetensors')
+  assert {tensor.dtype for tensor in written.values()} == {np.dtype(ml_dtypes.bfloat16)}
   want = np.float32(tensors[f'{Q0}.weight'].astype(ml_dtypes.bfloat16)) + delta(pair(Q0), Q0, 1.5)
   assert np.abs(source.weights.read(('layers', 'q'))[0].reshape(want.shape) - want).max() < 1e-6
+
+
+def test_a_tensor_that_holds_several_of_our_weights(tiny_config, random_params, tmp_path):
+  """Qwen-1 has queries, keys and values in one tensor."""
+  cfg = tiny_config('qwen2', num_hidden_layers=1, num_key_value_heads=6, seq_length=64)
+  hf.save(str(tmp_path / 'base'), random_params(cfg), cfg, None, 'float32', layout='qwen1')
+  module = 'transformer.h.0.attn.c_attn'
+  lora = {f'{module}.lora_A.weight': draw(4, D), f'{module}.lora_B.weight': draw(3 * 48, 4)}
+  weights = open_source(str(write(tmp_path / 'adapter', tmp_path / 'base', lora))).weights
+  base = safetensors.numpy.load_file(tmp_path / 'base' / 'model.safetensors')[f'{module}.weight']
+  got = np.concatenate([weights.read(('layers', name))[0].reshape(48, D) for name in 'qkv'])
+  assert np.abs(got - base - delta(lora, module, 1.5)).max() < 1e-6
 
 
 HUGE = {f'{Q0}.lora_A.weight': np.zeros((4, D), np.int8), f'{Q0}.lora_B.weight': draw(48, 4)}

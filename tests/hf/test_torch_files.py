@@ -10,6 +10,7 @@ import pytest
 
 from mathqwen import hf
 from mathqwen.errors import UserError
+from mathqwen.hf import torch_files
 from mathqwen.hf.tensor_pickle import Unsafe
 from mathqwen.hf.torch_files import TorchReader
 
@@ -132,7 +133,7 @@ def global_name(module, name):
   return b'\x80\x02c' + f'{module}\n{name}\n'.encode()
 
 
-DEEP = b'\x80\x02)' + b'\x85' * 500_000 + b'.'
+DEEP = b'\x80\x02)' + b'\x85' * 200_000 + b'.'
 HOSTILE = {
   'half a file': (lambda path: (zipped(path), path.write_bytes(path.read_bytes()[:500])), 'do not end as a zip'),
   'nothing': (lambda path: path.write_bytes(b''), 'do not end as a zip'),
@@ -157,7 +158,7 @@ HOSTILE = {
   'text': (lambda path: zipped(path, b'hello'), 'its pickle is damaged'),
   'a deep tuple': (lambda path: zipped(path, DEEP), 'it holds tuple, not a table'),
   'without end': (lambda path: zipped(path, b'\x80\x02' + b')0' * 10**6), 'instruction POP'),
-  'many instructions': (lambda path: zipped(path, b'\x80\x02' + b')' * 1_100_000), 'too many instructions'),
+  'many instructions': (lambda path: zipped(path, b'\x80\x02' + b')' * 500_100), 'too many instructions'),
   'a large memo': (lambda path: zipped(path, b'\x80\x02}r\xff\xff\xff\x7f.'), None),
   'eval': (lambda path: zipped(path, global_name('builtins', 'eval') + b'.'), r'asks for builtins\.eval'),
   'nested names': (lambda path: zipped(path, global_name('torch', 'os.system') + b'.'), r'asks for torch\.os\.system'),
@@ -209,6 +210,27 @@ def test_a_file_of_before_zip_that_is_cut_off(tmp_path):
     (tmp_path / 'x.bin').write_bytes(whole[:size])
     with pytest.raises(ValueError):
       TorchReader(tmp_path / 'x.bin')
+
+
+LAUGHS = b''.join([b'K\1\x85', *[b'q\0h\0\x86'] * 60])  # ((x, x), (x, x)), ... 2**60 of them if written out
+FOUR = b'\x80\x02M\xe9\x03.' + b'\x80\x02}(X\r\0\0\0little_endian\x88u.' + b'\x80\x02}.'
+
+
+@pytest.mark.parametrize('content', [LAUGHS + b'.', FOUR + b'\x80\x02](' + LAUGHS + b'e.', FOUR + b'\x80\x02]a.'])
+def test_values_that_must_not_be_printed(content, tmp_path):
+  (tmp_path / 'x.bin').write_bytes(torch_files._BEFORE_ZIP + content + b'N.' * 4)
+  with pytest.raises(ValueError, match='unknown version|list of storages|damaged'):
+    TorchReader(tmp_path / 'x.bin')
+
+
+def test_names_of_any_length_and_number_are_one_line(directory):
+  _, folder = directory(lambda state, folder: in_one(state | {'x' * 1000: torch.ones(1)}, folder))
+  with pytest.raises(UserError, match='it has a name of 1,000 characters'):
+    hf.DirectoryWeights(str(folder))
+  in_one({f'{i:x}z' * 9: torch.ones(1) for i in range(500)}, folder)
+  with pytest.raises(UserError, match='; and 4.. more') as error:
+    hf.DirectoryWeights(str(folder))
+  assert len(str(error.value)) < 4000
 
 
 # --- directories ---
