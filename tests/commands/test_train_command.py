@@ -46,7 +46,7 @@ def test_data_files(train, tiny, tmp_path):
   assert message('empty.jsonl').startswith(f'{tmp_path}/empty.jsonl is empty; fetch or write it again')
   assert message('latin.jsonl').startswith(f'{tmp_path}/latin.jsonl:1: not UTF-8; save it as UTF-8')
   (tmp_path / 'folder').mkdir()
-  assert message('folder').startswith(f'cannot read {tmp_path}/folder: Is a directory')
+  assert message('folder').startswith(f'{tmp_path}/folder: no file of records in this folder')
 
 
 def test_missing_named_data(train, tmp_path):
