@@ -8,7 +8,7 @@ The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; al
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.data import catalog, formats, shapes
@@ -28,6 +28,7 @@ class Example:
   extra: dict  # further fields of the source, for grouping scores
   where: str  # file name and line, counted from 1: 'train.jsonl:18'
   messages: tuple[dict, ...] | None = None  # the conversation, where the source is one
+  tools: tuple[dict, ...] | None = None  # that the conversation may call
 
 
 # --- files ---
@@ -65,14 +66,18 @@ def companion(path: files.AnyPath, data: catalog.DataSet | None) -> files.AnyPat
 
 
 def parse_files(
-  paths: Sequence[files.AnyPath], source: str, split: str, columns: Mapping[str, str] | None = None
+  paths: Sequence[files.AnyPath],
+  source: str,
+  split: str,
+  columns: Mapping[str, str] | None = None,
+  any_turns: bool = False,
 ) -> tuple[list[Example], Report]:
-  """`parse_file` of several files, as if they were one."""
+  """`parse_file` of several files, as if they were one. columns, any_turns: as in `shapes.read`."""
   report = Report()
   ids = _UniqueIds(report)
   examples = []
   for path in paths:
-    examples += _parse(path, source, split, columns or {}, report, ids)
+    examples += _parse(path, source, split, lambda record: shapes.read(record, columns or {}, any_turns), report, ids)
   return examples, report
 
 
@@ -86,9 +91,9 @@ def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Examp
 
 
 def _parse(
-  path: files.AnyPath, source: str, split: str, columns: Mapping[str, str], report: Report, ids: '_UniqueIds'
+  path: files.AnyPath, source: str, split: str, read: Callable, report: Report, ids: '_UniqueIds'
 ) -> list[Example]:
-  """The readable records of one file. Adds the others to `report`."""
+  """The readable records of one file. Adds the others to `report`. read: of a user's file, as `shapes.read`."""
   data = catalog.of_source(source)
   rows = list(formats.records(path))
   file_ids = _ids_beside(path, data, len(rows))
@@ -103,7 +108,7 @@ def _parse(
       if data is not None:
         fields = data.parse(_object(record, more[row] if more else {}))
       else:
-        fields, shape = shapes.read(_object(record), columns)
+        fields, shape = read(_object(record))
         report.shapes[str(shape)] += 1
         for name in shapes.unread(record, shape):
           report.unread.setdefault(name, where)

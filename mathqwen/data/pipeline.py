@@ -21,6 +21,7 @@ from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
 from mathqwen.text.chat_format import ChatFormat
+from mathqwen.text.conversations import Conversation
 from mathqwen.text.tokenizer import Tokenizer
 
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
@@ -32,8 +33,10 @@ _HELD_OUT = 256  # examples, where a config does not say how many
 # --- encoding ---
 
 
-def messages_of(example: Example, chat: ChatFormat) -> list[dict]:
+def messages_of(example: Example, chat: ChatFormat) -> Conversation:
   """The conversation of an example: its own messages, or the system turn if there is one, question and solution."""
+  if example.tools:
+    return {'messages': list(example.messages), 'tools': list(example.tools)}
   if example.messages is not None:
     return list(example.messages)
   turns = [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': example.solution}]

@@ -19,6 +19,8 @@ from mathqwen.text import chatml
 _MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
 _PROMPTS_OF_ROWS = ('system', 'system_prompt', 'instruction', 'input', 'history', 'tools', 'functions', 'images')
 _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
+# Of these, what a chat template may take: see `text/conversations.py`.
+_KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
 # ShareGPT's names of the roles.
 _ROLES = {
   'human': 'user',
@@ -39,8 +41,9 @@ class Shape:
   """A form that records have. `read` turns one into fields of `Example` without `id`, `where` and `extra`."""
 
   fields: tuple[str, ...]  # that a record must have
-  read: Callable[[dict], dict]
+  read: Callable[..., dict]
   optional: tuple[str, ...] = ()  # that are read as well
+  of_turns: bool = False  # `read` also takes `any_turns`
 
   def __str__(self) -> str:
     return f'{{{", ".join(self.fields)}}}'
@@ -101,10 +104,11 @@ def check_text(record: dict) -> None:
 # --- records ---
 
 
-def read(record: dict, columns: Mapping[str, str]) -> tuple[dict, Shape]:
+def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> tuple[dict, Shape]:
   """(fields of `Example` without `where`, the record's shape). `id` is None where the record has none.
 
-  columns: the user's names, {'question': 'prob'}; empty takes the names of SHAPES. Malformed: when it has no shape.
+  columns: the user's names, {'question': 'prob'}; empty takes the names of SHAPES. any_turns: keep roles, fields of
+  turns and tools that ChatML does not have; a chat template takes or refuses them. Malformed: when it has no shape.
   """
   if columns:
     record = _renamed(record, columns)
@@ -114,10 +118,15 @@ def read(record: dict, columns: Mapping[str, str]) -> tuple[dict, Shape]:
     raise Malformed(f'fields {", ".join(map(str, record))}: expected {expected}')
   if record.get('weight') not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
-  _refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in (*shape.fields, *shape.optional)))
-  fields = {'messages': None} | shape.read(record)
-  fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
   used = (*shape.fields, *shape.optional, 'id', 'answer')
+  tools = record.get('tools') if any_turns and shape.of_turns else None
+  if tools:
+    used = (*used, 'tools')
+  _refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in used))
+  fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
+  if tools:
+    fields['tools'] = _tools(tools)
+  fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
   fields['extra'] = {str(key): _plain(value) for key, value in record.items() if key not in used}
   return fields, shape
 
@@ -129,9 +138,10 @@ def find(record: Mapping) -> Shape | None:
 
 def unread(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a readable record, and of its turns, that nothing reads."""
-  found = [str(name) for name in record if name not in (*shape.fields, *shape.optional, *_COMMON)]
+  known = ('role', 'content', 'weight', *_KEPT_OF_TURNS)
+  found = [str(name) for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
   turns = record.get('messages') if shape.fields == ('messages',) else ()
-  return found + [f'messages.{name}' for turn in turns for name in turn if name not in ('role', 'content', 'weight')]
+  return found + [f'messages.{name}' for turn in turns for name in turn if name not in known]
 
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
@@ -213,26 +223,38 @@ def _alpaca(record: dict) -> dict:
   }
 
 
-def _sharegpt(record: dict) -> dict:
+def _tools(tools: object) -> tuple[dict, ...]:
+  """The tools of a conversation; some files keep them as JSON in a text."""
+  if isinstance(tools, str):
+    try:
+      tools = json.loads(tools)
+    except ValueError as error:
+      raise Malformed(f'field "tools" is not JSON ({error})') from None
+  if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    raise Malformed('field "tools" is not a list of tools')
+  return tuple(tools)
+
+
+def _sharegpt(record: dict, any_turns: bool = False) -> dict:
   turns = []
   for number, turn in enumerate(_turns(record, 'conversations'), 1):
     if 'role' in turn and 'from' not in turn:  # messages under ShareGPT's name
       turns.append(turn)
       continue
-    role = _ROLES.get(str(turn.get('from')).lower())
+    role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
     if role is None:
       raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
     rest = {name: value for name, value in turn.items() if name not in ('from', 'value')}
     turns.append(rest | {'role': role, 'content': turn.get('value')})
-  return _conversation(record, turns)
+  return _conversation(record, turns, any_turns)
 
 
-def _prompt_completion(record: dict) -> dict:
+def _prompt_completion(record: dict, any_turns: bool = False) -> dict:
   """{prompt, completion}: two texts, or two lists of messages, of which the second alone is trained on (as in TRL)."""
   if not isinstance(record['prompt'], list):
     return _pair('prompt', 'completion')(record)
   before = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in _turns(record, 'prompt')]
-  return _conversation(record, before + _turns(record, 'completion'))
+  return _conversation(record, before + _turns(record, 'completion'), any_turns)
 
 
 def _turns(record: dict, field: str) -> list[dict]:
@@ -242,18 +264,21 @@ def _turns(record: dict, field: str) -> list[dict]:
   return turns
 
 
-def _messages(record: dict) -> dict:
-  return _conversation(record, _turns(record, 'messages'))
+def _messages(record: dict, any_turns: bool = False) -> dict:
+  return _conversation(record, _turns(record, 'messages'), any_turns)
 
 
-def _conversation(record: dict, turns: list[dict]) -> dict:
+def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   """Fields of `Example` from turns: the first question, the last answer, and all turns."""
   messages = []
   for number, turn in enumerate(turns, start=1):
-    if turn.get('role') not in chatml.ROLES:
+    if not any_turns and turn.get('role') not in chatml.ROLES:
       raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
-    _refuse_unread(turn, _PROMPTS_OF_TURNS, f'turn {number}: ')
-    message = {'role': turn['role'], 'content': _content(turn)}
+    kept = {name: turn[name] for name in _KEPT_OF_TURNS if turn.get(name)} if any_turns else {}
+    _refuse_unread(turn, tuple(name for name in _PROMPTS_OF_TURNS if name not in kept), f'turn {number}: ')
+    # A turn that thinks or calls a tool may say nothing else.
+    content = _content(turn) if turn.get('content') or not kept else ''
+    message = {'role': turn.get('role'), 'content': content, **kept}
     try:
       has_loss = chatml.has_loss(turn)
     except ValueError as error:
@@ -304,10 +329,10 @@ def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> N
 _SYSTEM = ('system', 'system_prompt')
 # In order of preference: a published row may have its problem and its solution beside the conversation made of them.
 SHAPES = (
-  Shape(('messages',), _messages, _SYSTEM),
-  Shape(('conversations',), _sharegpt, _SYSTEM),
+  Shape(('messages',), _messages, _SYSTEM, of_turns=True),
+  Shape(('conversations',), _sharegpt, _SYSTEM, of_turns=True),
   Shape(('instruction', 'output'), _alpaca, ('input', 'history', *_SYSTEM)),
-  Shape(('prompt', 'completion'), _prompt_completion, _SYSTEM),
+  Shape(('prompt', 'completion'), _prompt_completion, _SYSTEM, of_turns=True),
   Shape(('question', 'solution'), _pair('question', 'solution'), _SYSTEM),
   Shape(('question', 'answer'), _pair('question', 'answer'), _SYSTEM),
   Shape(('query', 'response'), _pair('query', 'response'), _SYSTEM),

@@ -20,18 +20,20 @@ def load(
   data_dir: str | None = None,
   strict: bool = False,
   columns: Sequence[str] = (),
+  any_turns: bool = False,
 ) -> tuple[list[Example], Report]:
   """(examples of a data set, of a file, folder or pattern of files, or of hf://ORGANISATION/NAME; what was left out).
 
   split: of a data set or a folder; ignored for a file. data_dir: a local copy; None takes what `mathqwen data prepare`
-  made. columns: `data.columns`, FIELD=COLUMN each; named data sets have their own.
+  made. columns: `data.columns`, FIELD=COLUMN each; named data sets have their own. any_turns: keep turns and tools that
+  ChatML does not have, for a chat template.
 
   Malformed records and duplicates are left out, and a repeated id is renamed; all of these are reported. With `strict`,
   for evaluation, nothing may be missing: duplicates stay (Math401 asks eight queries twice), and a malformed record, a
   record without an answer or a repeated id is a UserError.
   UserError: also when there is no such data.
   """
-  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns))
+  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns)
   if strict:
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
@@ -71,7 +73,7 @@ def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str
 
 
 def _read_examples(
-  source: str, split: str, data_dir: str | None, columns: Mapping[str, str]
+  source: str, split: str, data_dir: str | None, columns: Mapping[str, str], any_turns: bool
 ) -> tuple[list[Example], Report, files.AnyPath]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
@@ -86,7 +88,7 @@ def _read_examples(
     paths = hub_sets.data_files(source, split)
   else:
     paths = _paths_of_user(source, split)
-  found, report = examples.parse_files(paths, source, split, columns)
+  found, report = examples.parse_files(paths, source, split, columns, any_turns)
   return found, report, paths[0].parent
 
 
@@ -131,7 +133,7 @@ def _without_duplicates(found: list[Example], report: Report) -> list[Example]:
   kept = []
   seen: dict[tuple, str] = {}  # content -> where it was first
   for example in found:
-    key = (example.question, example.solution, json.dumps(example.messages))
+    key = (example.question, example.solution, json.dumps([example.messages, example.tools]))
     if key in seen:
       report.add('duplicate', example.where, f'same as {seen[key]}')
     else:

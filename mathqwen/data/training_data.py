@@ -39,7 +39,9 @@ class TrainingData:
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
     encoded = []
     for source in cfg.sources:
-      examples, report = sources.load(source, 'train', cfg.data_dir, columns=cfg.columns)
+      examples, report = sources.load(
+        source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=self.chat.has_own_turns
+      )
       if cfg.system_prompt:
         self._without_system += sum(_has_no_system_turn(example) for example in examples)
       tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, self.chat)

@@ -45,6 +45,11 @@ class ChatFormat:
     """Ids that ask for the next turn of a conversation. UserError: when the template or tokenizer cannot render it."""
     return self.template.prompt(self.conversation(messages), tokenizer)
 
+  @property
+  def has_own_turns(self) -> bool:
+    """Whether roles, tools and fields of turns that ChatML does not have are for the template to take or refuse."""
+    return self.template.source != CHATML.source
+
   def jinja(self) -> str:
     """The template as a server must have it: it renders the system turn in conversations that have none."""
     before = _system_block(self.system_prompt)

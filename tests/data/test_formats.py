@@ -284,3 +284,39 @@ def test_a_small_file_trains_as_it_is(tmp_path):
     held_out[rows] = (len(data.sources[0]), data.held_out and len(data.held_out))
     assert np.count_nonzero(next(data.train())['loss_weights'])
   assert held_out == {1: (1, None), 2: (1, 1), 200: (180, 20)}
+
+
+# Writes what ChatML has no place for.
+TEMPLATE = (
+  "{% for tool in tools or [] %}[{{ tool['name'] }}]{% endfor %}{% for message in messages %}"
+  "<|im_start|>{{ message['role'] }}:{{ message['reasoning_content'] or '' }}"
+  "{% for call in message['tool_calls'] or [] %}({{ call['name'] }}){% endfor %}{{ message['content'] }}<|im_end|>"
+  '{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}'
+)
+
+
+def test_turns_that_a_template_takes(tmp_path):
+  from mathqwen.config import DataConfig
+  from mathqwen.data.training_data import TrainingData
+  from mathqwen.text.chat_format import text_with_specials
+  from mathqwen.text.loading import load_tokenizer
+
+  (tmp_path / 'own.jinja').write_text(TEMPLATE)
+  called = [{'role': 'assistant', 'content': None, 'tool_calls': [{'name': 'add'}]}, {'role': 'tool', 'content': '2'}]
+  thought = {'role': 'assistant', 'reasoning_content': 'as asked', 'content': '2'}
+  row = {'messages': [{'role': 'developer', 'content': 'Add.'}, *turns('1+1='), *called, thought]}
+  path = write_lines(tmp_path / 'a.jsonl', row | {'tools': [{'name': 'add'}]}, row | {'tools': '[{"name": "sum"}]'})
+  tokenizer = load_tokenizer()
+  cfg = DataConfig(
+    sources=(str(path),), template=str(tmp_path / 'own.jinja'), seq_len=96, batch_size=2, eval_examples=0
+  )
+  data = TrainingData(cfg, tokenizer)
+  (rendered,) = {text_with_specials(data.sources[0][i][0], tokenizer)[5:] for i in range(2)}
+  assert rendered == (
+    '<|im_start|>developer:Add.<|im_end|><|im_start|>user:1+1=<|im_end|><|im_start|>assistant:(add)<|im_end|>'
+    '<|im_start|>tool:2<|im_end|><|im_start|>assistant:as asked2<|im_end|>'
+  )
+  assert data.reports[str(path)].lines() == []
+  # ChatML has no place for them.
+  with pytest.raises(UserError, match='no usable record.*field "tools" is not read'):
+    load(str(path))
