@@ -27,18 +27,18 @@ _HARMLESS = """
   early_stopping emb_dropout_prob embd_pdrop embedding_dropout encoder_no_repeat_ngram_size encoder_repetition_penalty
   eos_token eos_token_id epsilon_cutoff eta_cutoff exponential_decay_length_penalty ffn_dropout finetuning_task
   flash_attention forced_bos_token_id forced_eos_token_id fp16 fp32 full_determinism gradient_checkpointing
-  hidden_dropout hidden_dropout_prob id2label initializer_factor  is_decoder is_training
+  hidden_dropout hidden_dropout_prob id2label initializer_factor is_decoder is_llama_config is_training
   keys_to_ignore_at_inference label2id length_penalty mask_token_id max_length max_new_tokens max_sequence_length
   min_length model_max_length model_name model_type name_or_path neftune_alpha no_repeat_ngram_size
   num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams num_labels num_return_sequences
   onnx_safe output_attentions output_hidden_states output_past output_router_logits output_scores pad_token
   pad_token_id prefix pretraining_tp problem_type remove_invalid_values repetition_penalty rescale_prefix_std_base
   resid_dropout resid_pdrop residual_dropout return_dict return_dict_in_generate router_aux_loss_coef save_type
-  sep_token_id softmax_in_fp32 special_tokens_map suppress_tokens  target_lookbehind task_specific_params
-  temperature tf_legacy_loss tie_encoder_decoder tokenizer_class tokenizer_model_max_length top_k top_p torch_dtype
-  torchscript transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16 use_cache
-  use_cache_kernel use_cache_quantization use_flash_attention use_flash_attention_2 use_flash_attn use_fused_qkv
-  use_fused_rms_norm use_sdpa wandb_project
+  sep_token_id softmax_in_fp32 special_tokens_map suppress_tokens target_lookbehind task_specific_params temperature
+  tf_legacy_loss tie_encoder_decoder tokenizer_class tokenizer_model_max_length top_k top_p torch_dtype torchscript
+  transformers.js_config transformers_version typical_p unk_token_id unsloth_fixed unsloth_version use_bfloat16
+  use_cache use_cache_kernel use_cache_quantization use_flash_attention use_flash_attention_2 use_flash_attn
+  use_fused_qkv use_fused_rms_norm use_sdpa wandb_project
 
   attn_scale aux_loss_alpha decoder_sparse_step expert_interval first_k_dense_replace floor_scale mlp_only_layers
   moe_intermediate_size moe_layer_freq n_group norm_topk_prob num_experts_per_tok num_experts_per_token
@@ -95,6 +95,7 @@ _CHANGES: dict[str, tuple | Callable[[Sizes], tuple]] = {
     (
       'alibi', 'use_alibi', 'no_rope', 'use_nope', 'no_rope_layer_interval', 'nope_layer_interval', 'rope_interleaved',
       'interleaved_rope', 'rotary_interleaved', 'use_interleaved_rope', 'rope_traditional', 'mrope_section',
+      'use_mrope',
     ),
     OFF,
   ),

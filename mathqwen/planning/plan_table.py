@@ -1,5 +1,6 @@
 """A row for each slice: does the training step fit, how long does it take, and with which settings."""
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -7,6 +8,7 @@ from mathqwen import compat, config
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import model_flops
+from mathqwen.model.config import NO_ROPE_SCALING
 from mathqwen.planning import compiler, host_memory, roofline, search
 
 ASSUMPTIONS = (
@@ -49,6 +51,9 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
   if warning := compat.other_libtpu():
     report(warning)
 
+  scaling = experiment.model.rope_scaling
+  if scaling != NO_ROPE_SCALING:
+    report(f'rotary scaling: {scaling}; sequences of up to {experiment.model.longest} tokens')
   rows = []
   try:
     for where, settings in zip(slices, tries, strict=True):
@@ -60,7 +65,7 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
         if row['fits']:
           print(host_memory.line(row))
       print(ASSUMPTIONS)
-  return {'topologies': rows, 'assumptions': ASSUMPTIONS}
+  return {'topologies': rows, 'rope_scaling': dataclasses.asdict(scaling), 'assumptions': ASSUMPTIONS}
 
 
 def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dict[str, Any]]) -> dict[str, Any]:

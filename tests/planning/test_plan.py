@@ -33,6 +33,14 @@ def experiment(mesh=None, **train):
   return Experiment(PRESETS['Qwen2.5-7B'], data=DataConfig(batch_size=128), mesh=mesh, train=train)
 
 
+def test_rotary_scaling_is_shown(capsys):
+  scaled = config.override(experiment(), ['model.rope_scaling.rope_type=linear', 'model.rope_scaling.factor=2'])
+  assert plan_table.plan(scaled, [], set())['rope_scaling']['factor'] == 2
+  assert capsys.readouterr().err == 'rotary scaling: linear, factor 2.0; sequences of up to 262144 tokens\n'
+  plan_table.plan(experiment(), [], set())
+  assert capsys.readouterr().err == ''
+
+
 def test_candidates():
   large = search.candidates(experiment(), chips.slice_of('v5p-32'), set())
   assert large[0] == {
