@@ -165,7 +165,8 @@ _CHANGES: dict[str, tuple | Callable[[Sizes], tuple]] = {
   # another model around it, or other numbers in the files
   **dict.fromkeys(
     (
-      'vision_config', 'audio_config', 'text_config', 'language_config', 'llm_config', 'quantization_config',
+      'vision_config', 'visual', 'mm_vision_tower',
+      'audio_config', 'text_config', 'language_config', 'llm_config', 'quantization_config',
       'compression_config', 'quantization',
     ),
     OFF,
@@ -175,7 +176,7 @@ _REMEDIES = {'quantization_config': ' (give the unquantised checkpoint)'}
 # Names of keys that are not in the table and whose effect would be missed. With a value of `_PLAIN` they have none.
 _SUSPICIOUS = re.compile(
   r'multiplier|soft_?cap|_cap$|logits?_?scal|scal\w*_(logits?|emb|depth|residual)|(emb\w*|residual|depth)_scal|mup(_|$)'
-  r'|alibi|expert|moe|window|chunk|sparse|no_?rope|nope(_|$)|rope|rotary|ntk|yarn|qk_?(clip|norm)|linear_attn|mamba|ssm'
+  r'|alibi|expert|moe|(local|att\w*|sliding)_window|(chunk|sparse)\w*_att|att\w*_(chunk|sparse)|no_?rope|nope(_|$)|rope|rotary|ntk|yarn|qk_?(clip|norm)|linear_attn|mamba|ssm'
   r'|state_size|parallel_(attn|residual|block)|norm_(type|kind)|_bias$'
 )
 _PLAIN = (*OFF, 1, True)

@@ -7,8 +7,9 @@ reshaped, or, where Qwen-1 keeps q, k and v in one tensor, several of ours below
   ours    layers/q[0], layers/k[0], layers/v[0]  [heads, head_dim, hidden] each
 
 To add a family:
-1. Add one `Layout` to LAYOUTS, with a new table if its tensors have other names. Its config.json is then read like
-   those of Qwen2, Qwen3 and LLaMA; handle keys with other names or meanings in `config_json.py`.
+1. Add one `Layout` to LAYOUTS, with a new table if its tensors have other names, and one `Family` in `families.py`,
+   which names it and says what missing keys mean. Its config.json is then read like those of Qwen2, Qwen3 and LLaMA;
+   handle keys with other names or meanings in `config_json.py`.
 2. Where its layers compute something that no other family does, declare a switch in `model/config.py`, read it in
    `model/qwen.py`, and name it in the `features` of every layout. The name of a norm's weight ends in `norm`, or weight
    decay applies to it. Activation, RMSNorm and the scale of embeddings are fixed in `model/layers.py` and `qwen.embed`.
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from mathqwen.errors import UserError
 from mathqwen.hf.weights import Path
 from mathqwen.model import parameters
-from mathqwen.model.config import ModelConfig
+from mathqwen.model.config import NO_ROPE_SCALING, ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +152,8 @@ def _misfits(cfg: ModelConfig, name: str) -> list[str]:
       misfits.append('grouped-query attention')
     if cfg.tie_word_embeddings:
       misfits.append('a tied head')
+    if cfg.rope_scaling != NO_ROPE_SCALING:
+      misfits.append('rotary scaling')
   return misfits
 
 

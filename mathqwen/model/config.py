@@ -132,6 +132,8 @@ class ModelConfig:
       raise UserError(f'model.head_dim {self.head_dim} is odd: rotary embeddings rotate pairs; set an even one')
     if self.head_dim == 2 and (self.use_dynamic_ntk or self.rope_scaling.rope_type == 'dynamic'):
       raise UserError('model.head_dim 2 has a single frequency, which dynamic NTK cannot scale: set 4 or more')
+    if self.use_dynamic_ntk and self.rope_scaling != NO_ROPE_SCALING:
+      raise UserError('model.use_dynamic_ntk and model.rope_scaling both scale rotary embeddings: leave one out')
     if self.rope_theta <= 1 and self.rope_scaling.rope_type == 'yarn':
       raise UserError(f'model.rope_theta {self.rope_theta} leaves YaRN nothing to scale: set more than 1')
     for name in ('short_factor', 'long_factor'):

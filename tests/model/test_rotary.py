@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mathqwen import config
+from mathqwen import config, hf
+from mathqwen.conversion.from_hf import convert_from_hf
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
-from mathqwen.hf import config_json
+from mathqwen.hf import config_json, layouts
 from mathqwen.inference import generate
 from mathqwen.model import compute, qwen, rotary
 from mathqwen.model.config import NO_ROPE_SCALING, ROPE_FIELDS, RopeScaling
@@ -158,3 +160,22 @@ def test_scaling_is_part_of_an_experiment(tiny_config):
   assert str(changed.model.rope_scaling) == (
     'yarn, factor 2.0, original_max_position_embeddings 32, beta_fast 16.0, truncate False'
   )
+
+
+def test_a_checkpoint_of_ours_keeps_it(tiny_config, random_params, tmp_path):
+  scaling = RopeScaling('longrope', 4.0, 32, short_factor=(1.0, 1.5, 2.0, 2.5), long_factor=(1.0, 3.0, 4.0, 8.0))
+  cfg = tiny_config('llama', num_hidden_layers=1, rope_scaling=scaling)
+  params = random_params(cfg)
+  hf.save(str(tmp_path / 'hf'), params, cfg, None)
+  convert_from_hf(str(tmp_path / 'hf'), str(tmp_path / 'ours'), compare=False)
+  convert_to_hf(str(tmp_path / 'ours'), str(tmp_path / 'again'), compare=False)
+  for name in ('config.json', 'model.safetensors'):
+    assert (tmp_path / 'hf' / name).read_bytes() == (tmp_path / 'again' / name).read_bytes()
+  assert hf.read_config(str(tmp_path / 'again')) == cfg
+
+
+def test_layouts_without_it(tiny_config):
+  with pytest.raises(UserError, match='layout qwen1 cannot hold this model .rotary scaling.'):
+    layouts.choose(tiny_config('qwen2', num_key_value_heads=6, rope_scaling=RopeScaling('linear', 2.0)), 'qwen1')
+  with pytest.raises(UserError, match='both scale rotary embeddings'):
+    tiny_config(use_dynamic_ntk=True, seq_length=8, rope_scaling=RopeScaling('linear', 2.0))
