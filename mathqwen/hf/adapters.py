@@ -100,8 +100,13 @@ class Adapter:
     name = self._values.get('base_model_name_or_path')
     if not isinstance(name, str) or not name:
       raise UserError(f'{self.directory / ADAPTER_CONFIG} names no base_model_name_or_path: {self.remedy}')
+    return name
+
+  @property
+  def base_on_hub(self) -> str:
+    """`base`, with the revision that the config asks for, for the hub."""
     revision = self._values.get('revision')
-    return f'{name}@{revision}' if isinstance(revision, str) and revision and '@' not in name else name
+    return f'{self.base}@{revision}' if isinstance(revision, str) and revision and '@' not in self.base else self.base
 
   @property
   def remedy(self) -> str:

@@ -137,7 +137,7 @@ def _base_of(adapter: hf.Adapter) -> files.AnyPath:
       raise UserError(f'{place}, the base of {adapter.directory}, is an adapter itself: merge that first')
     if files.is_there(place / 'config.json'):
       return place
-  if hub_name := hub.name_of(base):
+  if hub_name := hub.name_of(adapter.base_on_hub):
     return files.path(hub.fetch(hub_name))
   raise UserError(f'{adapter.directory}: its base {base} is not there: {adapter.remedy}')
 

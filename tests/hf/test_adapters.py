@@ -11,6 +11,7 @@ import safetensors.numpy
 from mathqwen import hf
 from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
+from mathqwen.files import hub
 from mathqwen.storage.source import open_source
 
 D, F, V, L = 48, 80, 97, 2  # of the base; 6 heads of 8, 2 of keys and values
@@ -229,6 +230,22 @@ def test_what_is_not_merged_is_refused_by_name(case, bases, tmp_path):
   with pytest.raises(UserError, match=message) as error:
     open_source(str(folder))
   assert '\n' not in str(error.value)
+
+
+def test_where_a_base_is_looked_for(bases, tmp_path, monkeypatch):
+  """Beside the adapter, then from the working directory, then on the hub in the revision that the config asks for."""
+  asked = []
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(hub, 'fetch', lambda name: asked.append(name) or str(bases[False]))
+  (tmp_path / 'adapter').mkdir()
+  for place in ('adapter/base', 'base'):
+    (tmp_path / place).symlink_to(bases[False])
+    source = open_source(str(write(tmp_path / 'adapter', 'base', pair(Q0), revision='main')))
+    assert str(source.weights.directory).endswith(place)
+    (tmp_path / place).unlink()
+  open_source(str(write(tmp_path / 'adapter', 'Qwen/Qwen2.5-7B', pair(Q0), revision='v1')))
+  open_source(str(write(tmp_path / 'adapter', 'hf://Qwen/Qwen2.5-7B', pair(Q0))))
+  assert asked == ['Qwen/Qwen2.5-7B@v1', 'Qwen/Qwen2.5-7B']
 
 
 def test_damaged_adapters(bases, tmp_path):
