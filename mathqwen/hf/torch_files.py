@@ -20,6 +20,7 @@ from mathqwen.hf.tensor_pickle import TensorView
 
 _LARGEST_PICKLE = 2**24  # bytes; a 70B model's has less than 2**18
 _BEFORE_ZIP = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle: a number
+_WIDEST_SPREAD = 16  # elements in a storage for each of a tensor: queries cut out of fused matrices have 3
 _ITEM_SIZES = dict(tensor_pickle.STORAGES.values())
 
 
@@ -38,6 +39,8 @@ class TorchReader:
     try:
       is_zip = self._file.read(0, len(_BEFORE_ZIP)) != _BEFORE_ZIP
       self._views = self._open_zip() if is_zip else self._open_older()
+      for name, view in self._views.items():
+        _check_spread(name, view)
     except BaseException:
       self._file.close()
       raise
@@ -105,8 +108,7 @@ class TorchReader:
       self._read_elements(name, first, out.reshape(-1))
       return out
     # A transposed tensor, for example, as `tensor.T` is saved: what lies between its first and its last element.
-    count = 1 + sum((n - 1) * stride for n, stride in zip(shape, view.strides, strict=True))
-    elements = np.empty(count, dtype)
+    elements = np.empty(_span(shape, view.strides), dtype)
     self._read_elements(name, first, elements)
     strides = [stride * dtype.itemsize for stride in view.strides]
     out.reshape(shape)[...] = np.lib.stride_tricks.as_strided(elements, shape, strides)
@@ -123,6 +125,19 @@ class TorchReader:
   def close(self) -> None:
     """Closes the file. Arrays that were read stay valid."""
     self._file.close()
+
+
+def _check_spread(name: str, view: TensorView):
+  """ValueError: when the elements of a tensor lie so far apart that reading them would take memory without end."""
+  elements = math.prod(view.shape)
+  span = _span(view.shape, view.strides)
+  if elements and span > _WIDEST_SPREAD * elements:
+    raise ValueError(f'the {elements:,} elements of {name} are spread over {span:,}')
+
+
+def _span(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+  """Elements from the first of a tensor to its last."""
+  return 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
 
 
 def _is_contiguous(view: TensorView) -> bool:

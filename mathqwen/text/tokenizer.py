@@ -268,11 +268,19 @@ class Tokenizer:
 
 
 def added_tokens(files: Mapping[str, bytes]) -> dict[str, int]:
-  """Token -> id of the tokens that were added to a vocabulary: of tokenizer_config.json, or of added_tokens.json."""
+  """Token -> id of the tokens that were added to a vocabulary: of tokenizer_config.json, or of added_tokens.json.
+
+  ValueError, KeyError, TypeError: when the file has something else there.
+  """
   decoder = json.loads(files.get('tokenizer_config.json', b'{}')).get('added_tokens_decoder')
-  if decoder is not None:
-    return {token['content']: int(token_id) for token_id, token in decoder.items()}
-  return json.loads(files.get('added_tokens.json', b'{}'))
+  if decoder is None:
+    found = json.loads(files.get('added_tokens.json', b'{}'))
+  else:
+    found = {token['content']: int(token_id) for token_id, token in decoder.items()}
+  for token, token_id in found.items():
+    if not isinstance(token, str) or type(token_id) is not int or token_id < 0:
+      raise ValueError(f'the added token {str(token)[:40]!r} has the id {str(token_id)[:40]}')
+  return found
 
 
 def pretty_json(value: dict) -> bytes:

@@ -1,4 +1,7 @@
-"""LoRA adapters: merged as PEFT merges them (checked against PEFT 0.21 by hand), and what is not merged is refused."""
+"""LoRA adapters: merged as PEFT merges them, and what is not merged is refused.
+
+Where PEFT is installed (`pip install --no-deps peft accelerate psutil`; it is in no extra), its logits are compared too.
+"""
 
 import json
 import math
@@ -121,6 +124,54 @@ def test_merged_weights(case, bases, tmp_path, capsys):
       want[name.replace('.base_layer', '')] = tensor
   for name, tensor in want.items():
     assert np.abs(got[name] - tensor).max() < 1e-6, name
+
+
+PEFT = {
+  'all linear': (False, {'target_modules': 'all-linear'}),
+  'rsLoRA': (False, {'target_modules': ['q_proj', 'down_proj'], 'use_rslora': True}),
+  'DoRA': (False, {'target_modules': ['q_proj', 'o_proj'], 'use_dora': True}),
+  'patterns': (
+    False,
+    {
+      'target_modules': ['q_proj', 'v_proj'],
+      'rank_pattern': {'q_proj': 3, 'layers.1.self_attn.v_proj': 5},
+      'alpha_pattern': {'^model.layers.0.self_attn.q_proj': 7},
+    },
+  ),
+  'embedding and head': (False, {'target_modules': ['embed_tokens', 'q_proj', 'lm_head']}),
+  'whole modules': (False, {'target_modules': ['q_proj'], 'modules_to_save': ['embed_tokens', 'lm_head']}),
+  'biases': (False, {'target_modules': ['q_proj', 'k_proj'], 'bias': 'all'}),
+  'one layer': (False, {'target_modules': ['q_proj'], 'layers_to_transform': [1]}),
+  'fan_in_fan_out': (False, {'target_modules': ['q_proj'], 'fan_in_fan_out': True}),
+  'head of a tied base': (True, {'target_modules': ['lm_head', 'q_proj']}),
+  'embedding of a tied base': (True, {'target_modules': ['embed_tokens', 'q_proj']}),
+  'whole embedding of a tied base': (True, {'target_modules': ['q_proj'], 'modules_to_save': ['embed_tokens']}),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('case', PEFT)
+def test_logits_are_those_of_peft(case, torch_model, tmp_path):
+  """Of its model before merging: its merge of a tied embedding changes the head as well."""
+  peft = pytest.importorskip('peft', reason='PEFT, which is in no extra, is not installed')
+  torch = pytest.importorskip('torch')
+  from mathqwen.inference.model import load
+
+  tied, options = PEFT[case]
+  base = torch_model('qwen2', tie_word_embeddings=tied)
+  base.save_pretrained(tmp_path / 'base')
+  model = peft.get_peft_model(base, peft.LoraConfig(task_type='CAUSAL_LM', r=4, lora_alpha=6, **options))
+  torch.manual_seed(0)
+  with torch.no_grad():
+    for name, weight in model.named_parameters():
+      if weight.requires_grad:
+        weight.add_(torch.rand(weight.shape) if 'magnitude' in name else torch.randn(weight.shape) * 0.2)
+    want = model(torch.arange(20)[None]).logits.numpy()
+  model.save_pretrained(tmp_path / 'adapter')
+  file = tmp_path / 'adapter' / 'adapter_config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'base_model_name_or_path': str(tmp_path / 'base')}))
+  got = load(str(tmp_path / 'adapter'), dtype='float32').logits(np.arange(20)[None])
+  assert np.abs(got - want).max() < 1e-4 * want.std()
 
 
 @pytest.mark.parametrize('kind', ['safetensors', 'bin'])

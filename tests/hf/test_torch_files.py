@@ -190,6 +190,12 @@ def test_a_tensor_outside_of_its_storage(tmp_path):
       TorchReader(tmp_path / 'x.bin')
 
 
+def test_elements_that_are_spread_far(tmp_path):
+  torch.save({'a': torch.zeros(4, 2000)[:, :2]}, tmp_path / 'x.bin')
+  with pytest.raises(ValueError, match='the 8 elements of a are spread over 6,002'):
+    TorchReader(tmp_path / 'x.bin')
+
+
 def test_a_large_zip(tmp_path):
   """The fields of more than 4 GiB, on a sparse file."""
   torch.save({'a': torch.ones(4, 2)}, tmp_path / 'x.bin')

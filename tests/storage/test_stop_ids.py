@@ -147,3 +147,11 @@ def test_tokens_added_to_a_sentencepiece_model(file, tmp_path):
   assert opened(tmp_path, 1024).beyond == {'[PAD]': 1024}
   assert opened(tmp_path, 1025).special['[PAD]'] == 1024
   assert opened(tmp_path, 1025).vocab_size == 1025
+
+
+@pytest.mark.parametrize('added', ['{"a": "1024"}', '{"a": -1}', '{"a": 1.5}', '{"a": [1]}'])
+def test_odd_added_tokens_are_refused(added, tmp_path):
+  (tmp_path / 'tokenizer.model').write_bytes((resources.files('mathqwen') / 'assets/arithmetic.model').read_bytes())
+  (tmp_path / 'added_tokens.json').write_text(added)
+  with pytest.raises(UserError, match="tokenizer.model cannot be read as a tokenizer .the added token 'a' has the id"):
+    load_tokenizer(tmp_path)
