@@ -38,7 +38,7 @@ def spans(
   generation_prompt: Callable[[int], str],
   specials: Sequence[Span],
   tokens: Sequence[str],
-  marked: bool = False,
+  silent: frozenset[int] | None = None,
   calls: frozenset[int] = frozenset(),
 ) -> list[Span]:
   """The parts of `text` that carry loss, in order.
@@ -47,7 +47,7 @@ def spans(
   generation_prompt  index of a message -> what the template writes to ask for it
   specials           the places of special tokens in the text
   tokens             added tokens as text: a header does not end inside of one
-  marked             whether the template has {% generation %} marks, which then decide
+  silent             None; for a template with {% generation %} marks, which then decide, the answers without loss
   calls              indices of the messages that call tools
 
   OriginLost: when the template lost the origin of a character.
@@ -57,8 +57,8 @@ def spans(
     if piece.kind == UNKNOWN and piece.stop > piece.start:
       raise OriginLost(text[piece.start : piece.stop])
   found = []
-  if marked:
-    found = [(piece.start, piece.stop) for piece in pieces if piece.marked and piece.turn in turns]
+  if silent is not None:
+    found = [(piece.start, piece.stop) for piece in pieces if piece.marked and piece.turn not in silent]
   else:
     for turn in turns:
       span = _answer(text, pieces, turn, generation_prompt, specials, tokens, turn in calls)

@@ -110,6 +110,8 @@ class Session:
   def spans(self, messages, tools, text: Text, encoded: whole.Encoded) -> list[answers.Span]:
     """The characters with loss. UserError: when they cannot be known."""
     trained = [turn for turn, message in enumerate(messages) if chatml.has_loss(message)]
+    answers_ = {turn for turn, message in enumerate(messages) if message['role'] == 'assistant'}
+    silent = frozenset(answers_ - set(trained)) if self.engine(tools).marked else None
     calls = frozenset(turn for turn in trained if messages[turn].get('tool_calls'))
     try:
       return answers.spans(
@@ -118,7 +120,7 @@ class Session:
         lambda turn: self.generation_prompt(messages, tools, turn),
         encoded.specials,
         self.encoder.tokens,
-        self.engine(tools).marked,
+        silent,
         calls,
       )
     except answers.OriginLost as lost:
