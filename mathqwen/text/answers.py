@@ -35,7 +35,7 @@ def _pieces(text: Text) -> list[_Piece]:
 def spans(
   text: Text,
   turns: Sequence[int],
-  generation_prompt: Callable[[int], str],
+  generation_prompt: Callable[[int, int], str | None],
   specials: Sequence[Span],
   tokens: Sequence[str],
   silent: frozenset[int] | None = None,
@@ -44,7 +44,8 @@ def spans(
   """The parts of `text` that carry loss, in order.
 
   turns              indices of the messages that are trained on
-  generation_prompt  index of a message -> what the template writes to ask for it
+  generation_prompt  (index of a message, where what it says begins) -> what the template writes to ask for it; None
+                     when that is, or may as well be, all that stands before
   specials           the places of special tokens in the text
   tokens             added tokens as text: a header does not end inside of one
   silent             None; for a template with {% generation %} marks, which then decide, the answers without loss
@@ -75,7 +76,8 @@ def _answer(text, pieces, turn, generation_prompt, specials, tokens, calls) -> S
   own = [piece for piece in mine if piece.kind == OWN and piece.turn == turn]
   first = own[0].start if own else mine[-1].stop
   before = max((p.stop for p in pieces if p.kind == OWN and p.turn != turn and p.stop <= first), default=0)
-  start = _header_end(text, before, first, generation_prompt(turn), tokens)
+  asked = generation_prompt(turn, first if own else 0)
+  start = first if asked is None else _header_end(text, before, first, asked, tokens)
   if own:
     start = own[0].start if start is None else start
     end = own[-1].stop

@@ -27,7 +27,7 @@ def check(conversation: Conversation, source: str, name: str) -> None:
     raise UserError("no messages; give a list such as [{'role': 'user', 'content': '1 + 1 ='}]")
   used = {'tools': None} if tools else {}
   for index, message in enumerate(messages):
-    if not isinstance(message, Mapping) or not isinstance(message.get('role'), str):
+    if not isinstance(message, dict | Mapping) or not isinstance(message.get('role'), str):
       raise UserError(f'message {index}: expected {{"role": ..., "content": ...}}, found {type(message).__name__}')
     where = f'message {index} ({message["role"]})'
     content = message.get('content')

@@ -7,8 +7,10 @@ A template is someone else's program. It runs in Jinja's sandbox, makes at most 
 macros, and no string, list or number beyond a limit.
 """
 
+import contextlib
 import datetime
 import threading
+import types
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -20,11 +22,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mathqwen.text import engine_functions as functions
 from mathqwen.text import traced, traced_values
 from mathqwen.text.traced import LimitError, Text
-from mathqwen.text.traced_values import Message
+from mathqwen.text.traced_values import GivenDict, Message
 
 MAX_SOURCE = 1_000_000  # characters of a template
 MAX_STEPS = 1_000_000  # turns of all loops and calls of macros in one rendering
 
+_DICT_METHODS = frozenset(dir(dict))
+# Methods of Text that need no more than being called: all but format, whose fields reach into what they are given.
+_TEXT_METHODS = frozenset(name for name in dir(str) if name[0] != '_' and not name.startswith('format'))
 # A rendering keeps its turn and its budget in the environment, and Python renders one at a time anyway.
 _one_at_a_time = threading.RLock()
 
@@ -238,7 +243,25 @@ class TracedEnvironment(_Environment):
 
   def call(self, context, obj, *args, **kwargs):
     self.count()
+    if type(obj) is types.MethodType and type(obj.__self__) is Text:
+      kwargs.pop('_loop_vars', None)  # Jinja's own
+      kwargs.pop('_block_vars', None)
+      return obj(*args, **kwargs)
     return super().call(context, obj, *args, **kwargs)
+
+  def getattr(self, obj, attribute):
+    # The same as Jinja's, without its checks where they cannot fail: these are most of the time of a rendering.
+    kind = type(obj)
+    if kind is Message or kind is GivenDict:
+      if attribute not in _DICT_METHODS:
+        return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+    elif kind is Text:
+      if attribute in _TEXT_METHODS:
+        return getattr(obj, attribute)
+    elif kind is functions.TemplateNamespace and attribute[0] != '_':
+      with contextlib.suppress(AttributeError):
+        return getattr(obj, attribute)
+    return super().getattr(obj, attribute)
 
   def wrap_str_format(self, value):
     owner = getattr(value, '__self__', None)

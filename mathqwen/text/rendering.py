@@ -71,13 +71,19 @@ class Session:
     written = '\0'.join([*constants, *(v for v in self.variables.values() if isinstance(v, str))])
     return frozenset(token for token in self.encoder.tokens if token in written)
 
-  def generation_prompt(self, messages: Sequence[Mapping], tools: list | None, turn: int) -> str:
-    """What the template writes to ask for message `turn`."""
+  def generation_prompt(self, messages: Sequence[Mapping], tools: list | None, turn: int, head: str) -> str | None:
+    """What the template writes to ask for message `turn`.
+
+    head: the rendered conversation up to what the message says. None when the template, asked for the message, writes
+    just that: then its header ends there, whatever belongs to it.
+    """
     for before in (messages[:turn], [{'role': 'user', 'content': 'x'}]):
       if not before:
         continue
       try:
         asked = self.text(before, tools, generation_prompt=True)
+        if head and asked == head:
+          return None
         answered = self.text(before, tools)
       except UserError:
         continue  # a template may refuse a conversation that stops there
@@ -117,7 +123,7 @@ class Session:
       return answers.spans(
         text,
         trained,
-        lambda turn: self.generation_prompt(messages, tools, turn),
+        lambda turn, first: self.generation_prompt(messages, tools, turn, str.__str__(text)[:first]),
         encoded.specials,
         self.encoder.tokens,
         silent,

@@ -292,14 +292,16 @@ def known(text: str) -> Text:
 
 def joined(pieces: Iterable[str]) -> Text:
   """The pieces one behind the other."""
-  runs: list[tuple[int, int]] = []
   pieces = list(pieces)
+  runs: list[tuple[int, int]] = []
+  last = None  # the origin of the run before
   for piece in pieces:
     for run in piece._runs if type(piece) is Text else known(piece)._runs:
-      if runs and runs[-1][1] == run[1]:
-        runs[-1] = (runs[-1][0] + run[0], run[1])
+      if run[1] == last:
+        runs[-1] = (runs[-1][0] + run[0], last)
       else:
         runs.append(run)
+        last = run[1]
   text = ''.join(pieces)
   charge(len(text))
   return Text(text, tuple(runs))
