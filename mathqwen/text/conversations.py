@@ -1,5 +1,6 @@
 """What a conversation is where a chat template is in force."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from mathqwen.errors import UserError
@@ -8,6 +9,7 @@ from mathqwen.text import chatml
 # Messages, {'role': ..., 'content': ..., ...} each, or {'messages': [...], 'tools': [...]}.
 Conversation = Sequence[Mapping] | Mapping
 
+_ROLE = re.compile(r'[\w .-]{1,64}')
 REASONING = ('reasoning_content', 'thinking', 'reasoning')  # names of the same; the first is the usual one
 # Keys that change the prompt only where the template reads one of these names.
 _READ_AS = {'tool_calls': ('tool_calls',), 'tools': ('tools',)} | dict.fromkeys(REASONING, REASONING)
@@ -30,6 +32,8 @@ def check(conversation: Conversation, source: str, name: str) -> None:
     if not isinstance(message, dict | Mapping) or not isinstance(message.get('role'), str):
       raise UserError(f'message {index}: expected {{"role": ..., "content": ...}}, found {type(message).__name__}')
     where = f'message {index} ({message["role"]})'
+    if not _ROLE.fullmatch(message['role']):
+      raise UserError(f'message {index}: the role {message["role"][:40]!r} is not a word')
     content = message.get('content')
     if not isinstance(content, str | list | None.__class__):
       raise UserError(f'{where}: content is {type(content).__name__}, expected text')

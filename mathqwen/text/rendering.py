@@ -108,7 +108,7 @@ class Session:
         'a message contains the text of a special token, and this tokenizer treats a text behind a special token in '
         'another way than one at the beginning; remove it from the message'
       ) from None
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, TypeError):
       for text in texts:
         self.tokenizer.encode(str.__str__(text))  # its error says where
       raise

@@ -5,7 +5,7 @@ An origin is one number: 8 * (turn + 1) + kind, and 4 more inside {% generation 
 
   LITERAL  the template's own text; its turn is that of the message whose loop body wrote it
   OWN      what a message says: content, reasoning_content, tool_calls
-  GIVEN    anything else that the caller gave: roles, names, tools
+  GIVEN    anything else that the caller gave: names, tools
   UNKNOWN  made by an operation that mixed several of these and lost which is which
 
 Text is computed by str's own methods, so it is what plain Jinja gives; only the origins are ours. Strings are
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 LITERAL, OWN, GIVEN, UNKNOWN = range(4)
 MARKED = 4  # inside {% generation %}
 MAX_CHARACTERS = 10_000_000  # that one rendering may make, all intermediate strings together,
+PER_PART = 50  # counted as so many characters: each part of a text that is split is an object
 PER_CHARACTER = 1_000  # and as many more for each character of the conversation
 MAX_CONTAINER = 300_000  # elements of a list that a template makes, or parts of a value that it prints
 
@@ -128,6 +129,7 @@ class Text(str):
     return Text(character, cut(self._runs, at, at + 1))
 
   def __iter__(self):
+    charge(PER_PART * len(self))
     for character, where in zip(str.__iter__(self), each(self._runs), strict=True):
       yield Text(character, ((1, where),))
 
@@ -159,6 +161,7 @@ class Text(str):
   def split(self, sep=None, maxsplit=-1):
     parts = []
     at = 0
+    charge(PER_PART * (str.count(self, sep) if sep else len(self) // 2))
     for part in str.split(self, sep, maxsplit):
       start = str.index(self, part, at) if sep is None else at
       parts.append(self._part(start, start + len(part)))
@@ -168,6 +171,7 @@ class Text(str):
   def rsplit(self, sep=None, maxsplit=-1):
     # From the right, what is left over on the left may hold the separator, so parts are located from the right.
     parts = []
+    charge(PER_PART * (str.count(self, sep) if sep else len(self) // 2))
     end = len(self)
     for part in reversed(str.rsplit(self, sep, maxsplit)):
       start = str.rfind(self, part, 0, end) if sep is None else end - len(part)
@@ -178,6 +182,7 @@ class Text(str):
   def splitlines(self, keepends=False):
     parts = []
     at = 0
+    charge(PER_PART * str.count(self, '\n'))
     for line in str.splitlines(self, True):
       kept = line if keepends else str.splitlines(line)[0]
       parts.append(self._part(at, at + len(kept)))

@@ -34,7 +34,9 @@ def message(fields: Mapping, turn: int) -> Message:
   wrapped._turn = turn
   wrapped._origin = origin(OWN, turn)
   for key, value in fields.items():
-    wrapped[key] = given(value, origin(OWN if key in _SAID else GIVEN, turn))
+    # A role is a word (conversations.check), and templates build tokens of it: <|user|>.
+    kind = OWN if key in _SAID else LITERAL if key == 'role' else GIVEN
+    wrapped[key] = given(value, origin(kind, turn))
   return wrapped
 
 

@@ -37,6 +37,13 @@ class Encoded:
   specials: list[tuple[int, int]]  # the places of special tokens
 
 
+def _flags(token) -> dict[str, bool]:
+  """How an added token matches, of an entry in a file or of an AddedToken."""
+  if isinstance(token, dict):
+    return {flag: token[flag] for flag in _FLAGS if flag in token}
+  return {flag: getattr(token, flag) for flag in _FLAGS}
+
+
 def _content(token) -> str | None:
   return token.get('content') if isinstance(token, dict) else token
 
@@ -50,26 +57,42 @@ def _definition(tokenizer: Tokenizer) -> dict:
     definition = json.loads(tokenizer._files_for('qwen2')['tokenizer.json'])
   elif isinstance(tokenizer, SentencePiece):
     definition = bpe.sentencepiece_json(tokenizer._model)
+    definition['model']['vocab'] |= {token['content']: token['id'] for token in definition['added_tokens']}
     config = {'tokenizer_class': 'LlamaTokenizer'} | config
   else:
     definition = json.loads(tokenizer._model.to_str())
     definition['added_tokens'] = [bpe.added_token(token, i) for token, i in tokenizer.special.items()]
   definition |= {'post_processor': None, 'truncation': None, 'padding': None}
+  class_name = (config.get('tokenizer_class') or '').removesuffix('Fast')
+  if class_name in _REBUILT and not (class_name in _METASPACE and _byte_level(definition)):
+    _rebuild(definition, class_name, config)
+  return definition
 
-  class_name = config.get('tokenizer_class') or ''
+
+# Classes of transformers 5 that take the vocabulary of tokenizer.json, and the rest from their code and from
+# tokenizer_config.json. Two of them write spaces as U+2581; with a byte-level file they are not used.
+_METASPACE = ('LlamaTokenizer', 'CodeLlamaTokenizer')
+_REBUILT = (*_METASPACE, 'Qwen2Tokenizer')
+
+
+def _rebuild(definition: dict, class_name: str, config: dict) -> None:
+  """Changes a tokenizer.json as this class does."""
+  decoder = {entry['content']: entry for entry in (config.get('added_tokens_decoder') or {}).values()}
+  if decoder:
+    flags = {token: _flags(entry) for token, entry in decoder.items()}
+    added = definition.get('added_tokens') or []
+    definition['added_tokens'] = [token | flags[token['content']] for token in added if token['content'] in flags]
   model = definition.get('model') or {}
-  if class_name.removesuffix('Fast') == 'LlamaTokenizer' and model.get('type') == 'BPE' and not _byte_level(definition):
-    # LlamaTokenizer of transformers 5 takes the vocabulary of the file and its own treatment of spaces.
-    scheme = 'never' if config.get('add_prefix_space') is False else 'always' if config.get('legacy') else 'first'
+  if class_name in _METASPACE and model.get('type') == 'BPE':
+    scheme = 'always' if config.get('legacy') and class_name == 'LlamaTokenizer' else 'first'
     definition['normalizer'] = None
     definition['pre_tokenizer'] = {
       'type': 'Metaspace',
       'replacement': '\u2581',
-      'prepend_scheme': scheme,
+      'prepend_scheme': 'never' if config.get('add_prefix_space') is False else scheme,
       'split': False,
     }
     definition['model'] = model | {'fuse_unk': True, 'byte_fallback': True, 'dropout': None, 'unk_token': None}
-  return definition
 
 
 def _steps(definition: dict) -> list[dict]:
@@ -114,13 +137,18 @@ class WholeText:
 
     decoder = config.get('added_tokens_decoder') or {}
     for _, entry in sorted(decoder.items(), key=lambda item: int(item[0])):
-      flags = {flag: entry[flag] for flag in _FLAGS if flag in entry}
-      self._model.add_tokens([tokenizers.AddedToken(entry['content'], **flags)])
+      self._model.add_tokens([tokenizers.AddedToken(entry['content'], **_flags(entry))])
     self.named = named_tokens(tokenizer)
     more = config.get('additional_special_tokens') or config.get('extra_special_tokens') or []
     more = list(more.values()) if isinstance(more, dict) else more
-    for token in (*self.named.values(), *filter(None, map(_content, more))):
-      self._model.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False)])
+    # A token that is added again takes the new flags, as in transformers: those of the files for bos_token and
+    # the like, none for other special tokens.
+    flags = {token.content: _flags(token) for token in self._model.get_added_tokens_decoder().values()}
+    plain = {'normalized': False}
+    for token, kept in [(token, flags.get(token, plain)) for token in self.named.values()] + [
+      (_content(token), _flags(token) if isinstance(token, dict) else plain) for token in more if token
+    ]:
+      self._model.add_special_tokens([tokenizers.AddedToken(token, **kept | {'special': True})])
 
     added = self._model.get_added_tokens_decoder()
     special = {*self.named.values(), *map(_content, more)}
@@ -224,8 +252,10 @@ def named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
   class_name = (config.get('tokenizer_class') or '').removesuffix('Fast')
   named = {}
   for name in NAMED:
-    default = _DEFAULTS.get(class_name, {}).get(name) if name not in config else None
-    token = _content(config.get(name, older.get(name))) or default
+    default = _DEFAULTS.get(class_name, {}).get(name) if name not in {**config, **older} else None
+    # transformers reads the older file only where tokenizer_config.json has no added_tokens_decoder; then it wins.
+    token = config.get(name) if 'added_tokens_decoder' in config else older.get(name, config.get(name))
+    token = _content(token) or default
     if token:
       named[name] = token
   return named

@@ -1,7 +1,5 @@
 """Chat templates against transformers' own renderer, and the mask against an oracle that only changes characters."""
 
-import dataclasses
-import functools
 import json
 import re
 import subprocess
@@ -13,10 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mathqwen.errors import UserError
-from mathqwen.text import chatml, rendering, templates
+from mathqwen.text import chatml, templates
 from mathqwen.text.bpe import added_token
 from mathqwen.text.huggingface import HuggingFace
-from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
 transformers = pytest.importorskip('transformers')
@@ -138,7 +135,7 @@ def test_ids_are_those_of_transformers(published, both):
   rendered = 0
   refused = set()
 
-  @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+  @settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
   @given(st.data())
   def compare(data):
     nonlocal rendered
@@ -168,9 +165,9 @@ def test_ids_are_those_of_transformers(published, both):
       )
       assert mask == made['assistant_masks']
 
-  for name, source in published.items():
+  for name, source in published.items():  # noqa: B007
     compare()
-  assert rendered > 250
+  assert rendered > 150
   assert len(refused) < 20, refused
 
 
@@ -252,7 +249,180 @@ def test_the_mask_is_that_of_the_oracle(published, both):
     assert mask == wanted, (name, messages, oracle.text, spans)
     compared[name] = compared.get(name, 0) + 1
 
-  for name, source in published.items():
+  for name, source in published.items():  # noqa: B007
     if 'endgeneration' not in source:
       compare()
   assert len(compared) > 25, compared
+
+
+def shown(tokenizer, ids, mask):
+  """The text, with what has loss between brackets."""
+  names = {i: token for token, i in tokenizer.special.items()}
+  text = ''
+  run, before = [], 0
+  for i, loss in [*zip(ids, mask, strict=True), (None, 0)]:
+    if i is None or i in names or loss != before:
+      text += tokenizer.decode(run)
+      run = []
+    if loss != before:
+      text += '[' if loss else ']'
+      before = loss
+    if i in names:
+      text += names[i]
+    elif i is not None:
+      run.append(i)
+  return text
+
+
+TWO = [
+  {'role': 'user', 'content': '1 + 1 ='},
+  {'role': 'assistant', 'content': '<think>\nx\n</think>\n\n2'},
+  {'role': 'user', 'content': '2 + 2 ='},
+  {'role': 'assistant', 'content': '4'},
+]
+
+
+@pytest.mark.parametrize(
+  ('name', 'wanted'),
+  {
+    'qwen3': '<|im_start|>user\n1 + 1 =<|im_end|>\n<|im_start|>assistant\n[2<|im_end|>]\n'
+    '<|im_start|>user\n2 + 2 =<|im_end|>\n<|im_start|>assistant\n[<think>\n\n</think>\n\n4<|im_end|>]\n',
+    'deepseek_r1_distill': '<s><｜User｜>1 + 1 =<｜Assistant｜>[\n\n2<｜end▁of▁sentence｜>]'
+    '<｜User｜>2 + 2 =<｜Assistant｜>[4<｜end▁of▁sentence｜>]',
+  }.items(),
+)
+def test_the_examples_of_the_definition(name, wanted, published, both):
+  assert shown(both[0], *jinja(published[name]).render_batch([TWO], both[0])[0]) == wanted
+
+
+# Chat templates of the shapes that are met: without a generation prompt, with the header written by the question, with
+# messages taken by index, with messages put together anew, with an answer that is not written when empty.
+SHAPES = {
+  'plain': '{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}',
+  'question writes the header': "{% for m in messages %}{% if m.role == 'user' %}Q {{ m.content }} A:"
+  "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
+  'by index': '{% for i in range(messages|length) %}{% set m = messages[i] %}<|{{ m.role }}|>{{ m.content }}'
+  '{% endfor %}'
+  '{% if add_generation_prompt %}<|assistant|>{% endif %}',
+  'next turn ends it': '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}'
+  '{% if add_generation_prompt %}<|assistant|>{% endif %}',
+  'anew': "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [{'r': m.role, "
+  "'c': m.content|trim}] %}{% endfor %}{% for m in ns.all %}<|{{ m.r }}|>{{ m.c }}</s>{% endfor %}"
+  '{% if add_generation_prompt %}<|assistant|>{% endif %}',
+  'pairs': "{% for m in messages %}{% if m.role == 'user' %}U {{ m.content }} A {{ messages[loop.index].content }}</s>"
+  '{% endif %}{% endfor %}',
+  'another end when asked': '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}'
+  '{% if add_generation_prompt %}<|assistant|>{% else %}</s>{% endif %}',
+  'marked': "{% for m in messages %}{% if m.role == 'assistant' %}A{% generation %}{{ m.content }}</s>"
+  '{% endgeneration %}{% else %}Q{{ m.content }}{% endif %}{% endfor %}',
+  'macro': "{% macro turn(m) %}{% set text = m.content.split('</think>')[-1] %}{{ '%s|' % m.role ~ text }}"
+  '{% endmacro %}'
+  "{% for m in messages %}{{ turn(m) + eos_token }}{% endfor %}{{ 'assistant|' if add_generation_prompt }}",
+}
+
+
+@pytest.mark.parametrize(
+  ('shape', 'answers', 'wanted'),
+  [
+    ('plain', ['b'], 'user: a</s>assistant: [b</s>]'),
+    ('plain', [' b', ''], 'user: a</s>assistant: [ b</s>]user: a</s>assistant: [</s>]'),
+    ('question writes the header', ['b', 'c'], 'Q a A: [b</s>]Q a A: [c</s>]'),
+    ('by index', ['b', 'c'], '<|user|>a<|assistant|>[b]<|user|>a<|assistant|>[c]'),
+    ('next turn ends it', ['b', ''], '<|user|>a<|assistant|>[b]<|user|>a<|assistant|>'),
+    ('anew', [' b ', 'c'], '<|user|>a</s><|assistant|>[b</s>]<|user|>a</s><|assistant|>[c</s>]'),
+    ('pairs', ['b', 'c'], 'U a A [b</s>]U a A [c</s>]'),
+    ('another end when asked', ['b'], '<|user|>a<|end|><|assistant|>[b<|end|>]</s>'),
+    ('marked', ['b', ''], 'QaA[b</s>]QaA[</s>]'),
+    ('macro', ['x</think>b'], 'user|a</s>assistant|[b</s>]'),
+  ],
+)
+def test_shapes(shape, answers, wanted, tmp_path):
+  ours, theirs = with_tokens(['<|user|>', '<|assistant|>', '<|end|>'], tmp_path)
+  messages = []
+  for answer in answers:
+    messages += [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': answer}]
+  template = jinja(SHAPES[shape])
+  ((ids, mask),) = template.render_batch([messages], ours)
+  assert shown(ours, ids, mask) == wanted
+  truth = Theirs(theirs, template.source)
+  assert ids == truth.ids(messages)
+  if shape != 'pairs':
+    assert template.prompt(messages[:-1], ours) == truth.ids(messages[:-1], add_generation_prompt=True)
+
+
+# What a message says is Greek, its role is Cyrillic, what a template writes is ASCII. So the origin of a character can
+# be seen, after anything that is done to it.
+# They are separated by ' | '; filters have no spaces around the bar.
+EXPRESSIONS = """m.content + 'a' | 'a' + m.content | 'a' ~ m.content ~ 3 | '%s-%s' % (m.content, 'b') | '%d%%' % 3
+'{} {x} {{b}}'.format(m.content, x=m.role) | 'a{0:>9}'.format('b') | '{:>3}'.format(m.content) | m.content[1:4]
+m.content[-1] | m.content[::-1] | m.content * 2 | m.content | m.content|trim | m.content.strip('β ')
+m.content.lstrip() + m.content.rstrip() | m.content.split()|join('-') | m.content.split(' ')[0]
+m.content.split(' ', 1)[-1] | m.content.rsplit(' ', 1)|join | m.content.rsplit(None, 1)|join
+(m.content + 'a\\nb').splitlines()|join('+') | m.content.partition(' ')|join('|')
+m.content.rpartition(' ')|join('_') | m.content.replace('β', 'b') | m.content|replace('β', m.role)
+m.content.replace('', '-') | m.content.replace('β', '', 1) | m.content|upper | m.content|lower
+m.content|capitalize | m.content|title | m.content.title() ~ m.content.swapcase()
+m.content.removeprefix('α') ~ m.content.removesuffix('δ') | m.content|tojson | m.tool|tojson
+{'a': m.content, 'b': m.role}|tojson | [m.content, 'é\\n"', 1.5, true, none]|tojson(indent=2)
+{'b': 1, 'a': [m.content]}|tojson(sort_keys=true, separators=(',', ':')) | m.content|tojson(ensure_ascii=true)
+m.tool | [1, 'a'] | m.content|list|join(', ') | m.content|reverse | m.content|first ~ m.content|last
+m.content|length | m.content|center(30) | m.content.ljust(20) ~ 'a'.zfill(4)
+(m.content ~ '\\n' ~ m.role)|indent(2, true) | (m.role ~ '\\n\\n' ~ m.content)|indent('> ', blank=true)
+m.content|string|default('a') | m.missing|default(m.content) | 'α' in m.content | m.content.find('γ')
+m.content.startswith('α') | m.tool.args.items()|list|first|join | m.tool.args|dictsort|first|join('=')
+m.tool['name'] | [m.role, m.content]|map('upper')|join | [m.content, 'z']|sort|join
+[m]|map(attribute='content')|join | [m]|selectattr('role')|map(attribute='role')|first
+[m.content, m.content]|unique|join('a') | dict(a=m.content).a | namespace(a=m.content).a
+m.content|truncate(6, true) | m.content|wordwrap(4) | m.content|e | m.content|safe | m.content.encode()|length
+(m.content, 'a')|first | m.content if m.role else 'b' | m.content|batch(2)|first|join | m.content|format
+'%5.2f' % 3.14159 | 'a%sb' % m.content | m.content.center(25, '*') | m.role.casefold() ~ m.content.expandtabs()
+m.content|urlencode | [m.content, m.content] * 2"""
+
+
+def test_every_operation_keeps_origins():
+  import datetime
+  import unicodedata
+
+  from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+  from mathqwen.text import traced
+  from mathqwen.text.engine import Engine
+
+  message = {
+    'role': 'user',
+    'name': 'Жук',
+    'content': ' αβ β\tγδ ',
+    'tool_calls': [{'name': 'λ"', 'args': {'μν': ['ξ', 1, None, True], 'ο': 2.5}}],
+  }
+  kinds = {'GREEK': traced.OWN, 'CYRILLIC': traced.GIVEN}
+  setup = '{% set m = dict(role=m0.name, content=m0.content, tool=m0.tool_calls[0]) %}'
+
+  def expected(character, own):
+    name = unicodedata.name(character, '').split(' ')[0]
+    return kinds.get(name, traced.LITERAL if character in 'abxz' and not own else None)
+
+  for expression in EXPRESSIONS.replace('\n', ' | ').split(' | '):
+    own = 'm.tool' in expression or 'ensure_ascii' in expression  # what the message says is written in ASCII
+    source = f'{{% set m0 = messages[0] %}}{setup}{{{{ {expression} }}}}'
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters['tojson'] = lambda value, **options: json.dumps(value, **{'ensure_ascii': False, **options})
+    wanted = environment.from_string(source).render(messages=[message])
+    text = Engine(source, datetime.date(2026, 3, 1)).render([message], {})
+    assert text == wanted, expression
+    origins = traced.each(text._runs)
+    assert len(origins) == len(text), expression
+    for character, origin in zip(text, origins, strict=True):
+      assert origin & 3 != traced.UNKNOWN, (expression, text, text._runs)
+      if expected(str(character), own) is not None and 'urlencode' not in expression:
+        assert origin & 3 == expected(str(character), own), (expression, text, text._runs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(conversations(thinking=False))
+def test_chatml_through_the_engine_is_the_short_path(messages):
+  ours = tiny_bpe_tokenizer()
+  # One more character, so that it is not taken for ChatML.
+  through = jinja(chatml.CHAT_TEMPLATE + '{#-#}').render_batch([messages], ours)
+  starts_with_line = any('\n' in m['content'][: len(m['content']) - len(m['content'].lstrip())] for m in messages)
+  if not starts_with_line:  # two newlines may be one token: see chatml.py
+    assert through == [chatml.render(messages, ours)]
