@@ -7,7 +7,7 @@ import sys
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mathqwen.errors import UserError
@@ -130,18 +130,27 @@ def one_day():
     yield
 
 
+# One conversation for all templates: compiling them takes most of the time.
+EXAMPLES = {
+  'deadline': None,
+  'derandomize': True,
+  'phases': [Phase.generate],
+  'suppress_health_check': list(HealthCheck),
+}
+
+
+def takes(source, messages, tools):
+  """Whether this template writes all that the messages have."""
+  keys = {key for message in messages for key in message} | ({'tools'} if tools else set())
+  return all(key in source for key in keys & {'reasoning_content', 'tool_calls', 'tools'})
+
+
 def test_ids_are_those_of_transformers(published, both):
   ours, theirs = both
-  rendered = 0
-  refused = set()
+  rendered = {}
+  refused = {}
 
-  @settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-  @given(st.data())
-  def compare(data):
-    nonlocal rendered
-    reasoning = 'reasoning_content' in source or 'message.thinking' in source
-    tools = [TOOL] if 'tools' in source and 'tool_calls' in source and data.draw(st.booleans()) else None
-    messages = data.draw(conversations(reasoning=reasoning, tools=bool(tools)))
+  def compare(name, source, messages, tools):
     truth = Theirs(theirs, source, tools)
     conversation = {'messages': messages, 'tools': tools} if tools else messages
     template = jinja(source)
@@ -150,24 +159,32 @@ def test_ids_are_those_of_transformers(published, both):
     except Exception as error:
       with pytest.raises(UserError, match=re.escape(' '.join(str(error).split())[:30])):
         template.render_batch([conversation], ours)
-      refused.add(name)
+      refused[name] = str(error)
       return
     ((ids, mask),) = template.render_batch([conversation], ours)
     assert ids == wanted
     assert len(mask) == len(ids)
+    rendered[name] = rendered.get(name, 0) + 1
     question = messages[:-1]
     asked = {'messages': question, 'tools': tools} if tools else question
     assert template.prompt(asked, ours) == truth.ids(question, add_generation_prompt=True)
-    rendered += 1
     if 'endgeneration' in source and not any(message.get('weight') == 0 for message in messages):
       made = theirs.apply_chat_template(
         messages, return_dict=True, return_assistant_tokens_mask=True, **truth.arguments
       )
       assert mask == made['assistant_masks']
 
-  for name, source in published.items():  # noqa: B007
-    compare()
-  assert rendered > 150
+  @settings(max_examples=4, **EXAMPLES)
+  @given(st.data())
+  def all_of_them(data):
+    reasoning, tools = data.draw(st.booleans()), data.draw(st.sampled_from([None, [TOOL]]))
+    messages = data.draw(conversations(reasoning=reasoning, tools=bool(tools)))
+    for name, source in published.items():
+      if takes(source, messages, tools):
+        compare(name, source, messages, tools)
+
+  all_of_them()
+  assert len(rendered) > 55 and sum(rendered.values()) > 100, rendered
   assert len(refused) < 20, refused
 
 
@@ -204,25 +221,34 @@ class Oracle:
   def span(self, turn):
     """From the end of the header to the end of the turn; None where the oracle cannot tell."""
     own = self.own[turn]
-    others = set().union(*(self.own[i] for i in range(len(self.messages)) if i != turn))
-    if not own:
-      return None
-    before = max((i + 1 for i in others if i < min(own)), default=0)
-    after = min((i for i in others if i > max(own)), default=len(self.text))
+    earlier = [at for places in self.own[:turn] for at in places]
+    later = [at for places in self.own[turn + 1 :] for at in places]
+    before = max((at + 1 for at in earlier), default=0)
+    after = min(later, default=len(self.text))
+    first = min(own, default=after)
     question = self.messages[:turn]
     asked, answered = self.theirs.text(question, add_generation_prompt=True), self.theirs.text(question)
-    if not asked.startswith(answered):
+    if not asked.startswith(answered) or after < before:
       return None
     header = asked[len(answered) :]
-    start = min(own)
+    start = min(own, default=None)
     for length in range(len(header), 0, -1):
       inside = [match for match in MARKER.finditer(header) if match.start() < length < match.end()]
-      at = self.text.rfind(header[:length], before, min(own))
+      find = self.text.rfind if own else self.text.find
+      at = find(header[:length], before, first)
       if at >= 0 and not inside and header[:length].strip():
         start = at + length
         break
-    ends = [stop for first, stop in self.specials if first > max(own) and stop <= after]
-    return start, ends[0] if ends else max(own) + 1
+    if start is None:
+      return None
+    last = max(own, default=start - 1)
+    # The turn has an end of its own if a conversation that ends with it ends with a special token.
+    alone = self.theirs.text(self.messages[: turn + 1]).rstrip()
+    ended = any(alone.endswith(self.text[begin:stop]) for begin, stop in self.specials)
+    ends = [stop for begin, stop in self.specials if ended and begin > last and stop <= after]
+    if not own and not any(a == start and alone.endswith(self.text[a:b]) for a, b in self.specials):
+      return None  # more stands between the header and an empty answer
+    return start, ends[0] if ends else last + 1
 
 
 def test_the_mask_is_that_of_the_oracle(published, both):
@@ -230,11 +256,7 @@ def test_the_mask_is_that_of_the_oracle(published, both):
   specials = [token for token, i in ours.special.items() if 'think' not in token and 'tool' not in token]
   compared = {}
 
-  @settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-  @given(st.data())
-  def compare(data):
-    reasoning = 'reasoning_content' in source
-    messages = data.draw(conversations(thinking=False, system='not supported' not in source, reasoning=reasoning))
+  def compare(name, source, messages):
     try:
       oracle = Oracle(Theirs(theirs, source), messages, specials)
     except Exception:
@@ -247,12 +269,19 @@ def test_the_mask_is_that_of_the_oracle(published, both):
       return
     wanted = [int(any(a < stop and start < b for start, stop in spans)) for a, b in encoding['offset_mapping']]
     assert mask == wanted, (name, messages, oracle.text, spans)
-    compared[name] = compared.get(name, 0) + 1
+    compared[name] = compared.get(name, 0) + len(spans)
 
-  for name, source in published.items():  # noqa: B007
-    if 'endgeneration' not in source:
-      compare()
-  assert len(compared) > 25, compared
+  @settings(max_examples=3, **EXAMPLES)
+  @given(st.data())
+  def all_of_them(data):
+    reasoning = data.draw(st.booleans())
+    messages = data.draw(conversations(thinking=False, system=data.draw(st.booleans()), reasoning=reasoning))
+    for name, source in published.items():
+      if 'endgeneration' not in source and takes(source, messages, None):
+        compare(name, source, messages)
+
+  all_of_them()
+  assert len(compared) > 30 and sum(compared.values()) > 60, compared
 
 
 def shown(tokenizer, ids, mask):
@@ -304,7 +333,8 @@ SHAPES = {
   'by index': '{% for i in range(messages|length) %}{% set m = messages[i] %}<|{{ m.role }}|>{{ m.content }}'
   '{% endfor %}'
   '{% if add_generation_prompt %}<|assistant|>{% endif %}',
-  'next turn ends it': '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}'
+  'next turn ends it': "{% for m in messages %}{% if m.role == 'user' %}<|user|>{% else %}<|assistant|>{% endif %}"
+  '{{ m.content }}{% endfor %}'
   '{% if add_generation_prompt %}<|assistant|>{% endif %}',
   'anew': "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [{'r': m.role, "
   "'c': m.content|trim}] %}{% endfor %}{% for m in ns.all %}<|{{ m.r }}|>{{ m.c }}</s>{% endfor %}"
