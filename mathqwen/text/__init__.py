@@ -16,6 +16,7 @@ __all__ = [
   'bpe',
   'chat_format',
   'chatml',
+  'conversations',
   'declared_stops',
   'huggingface',
   'loading',

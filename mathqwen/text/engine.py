@@ -133,6 +133,7 @@ class GenerationMarks(Extension):
   tags = {'generation'}
 
   def parse(self, parser) -> nodes.CallBlock:
+    self.environment.has_marks = True
     line = next(parser.stream).lineno
     body = parser.parse_statements(['name:endgeneration'], drop_needle=True)
     return nodes.CallBlock(self.call_method('_marked'), [], [], body).set_lineno(line)
@@ -142,20 +143,14 @@ class GenerationMarks(Extension):
     return Text(text, tuple((length, where | traced.MARKED) for length, where in text._runs))
 
 
-class PlainMarks(GenerationMarks):
-  """The same tag, where origins are not asked for."""
+class TracedEnvironment(ImmutableSandboxedEnvironment):
+  """The environment of one template: what transformers gives it, with origins and limits."""
 
-  def _marked(self, caller) -> str:
-    return caller()
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-  """What transformers gives a template, with the limits."""
-
+  code_generator_class = TracedGenerator
   intercepted_binops = frozenset(functions.OPERATORS)
 
-  def __init__(self, marks: type[Extension], date: datetime.date):
-    super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[marks, loopcontrols])
+  def __init__(self, date: datetime.date):
+    super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationMarks, loopcontrols])
     midnight = datetime.datetime.combine(date, datetime.time())
     self.globals |= {
       'raise_exception': functions.raise_exception,
@@ -164,23 +159,17 @@ class _Environment(ImmutableSandboxedEnvironment):
       'namespace': functions.TemplateNamespace,
     }
     del self.globals['lipsum']  # random text
-
-  def call_binop(self, context, name, left, right):
-    return functions.checked(name, left, right)
-
-
-class TracedEnvironment(_Environment):
-  """The environment of one template."""
-
-  code_generator_class = TracedGenerator
-
-  def __init__(self, date: datetime.date):
-    super().__init__(GenerationMarks, date)
     for name, function in self.filters.items():
       self.filters[name] = functions.traced_filter(name, function)
     self.filters |= functions.FILTERS
+    self.has_marks = False
     self._constants: dict[str, int] = {}  # text -> its place in `literals`; filled by the compiler
     self._tables: dict[int, list[Text]] = {}  # turn -> `literals`
+
+  def call_binop(self, context, name, left, right):
+    if name == '+' and type(left) is Text:  # most of them
+      return left + right
+    return functions.checked(name, left, right)
 
   # While compiling.
   def constant(self, text: str) -> int:
@@ -282,7 +271,7 @@ class Engine:
       raise LimitError(f'it has {len(source):,} characters, more than {MAX_SOURCE:,}')
     self._traced = TracedEnvironment(date)
     self._traced_template = self._traced.from_string(source)
-    self.marked = 'endgeneration' in source
+    self.marked = self._traced.has_marks
 
   @property
   def constants(self) -> list[str]:

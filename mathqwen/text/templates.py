@@ -128,6 +128,9 @@ def from_source(
   **options,
 ) -> Template:
   """The template with this Jinja text. UserError: as `load`."""
+  for key, value in options.items():
+    if not isinstance(value, str | int | float | None.__class__):
+      raise UserError(f'template option {key}: {type(value).__name__}, expected a text, a number, true, false or null')
   template = Template(
     name, source, tool_source, date or datetime.date.today().isoformat(), tuple(sorted(options.items()))
   )
