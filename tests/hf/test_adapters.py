@@ -1,6 +1,6 @@
 """LoRA adapters: merged as PEFT merges them, and what is not merged is refused.
 
-Where PEFT is installed (`pip install --no-deps peft accelerate psutil`; it is in no extra), its logits are compared too.
+Where PEFT is installed (pip install --no-deps peft accelerate psutil; it is in no extra), its logits are compared.
 """
 
 import json
