@@ -71,7 +71,9 @@ class HuggingFace(Tokenizer):
 
   def _id_of(self, token: str) -> int | None:
     found = super()._id_of(token)
-    return self._model.token_to_id(token) if found is None and token not in self.beyond else found
+    if found is None:
+      found = self._model.token_to_id(token)
+    return found if found is not None and found < self.vocab_size else None
 
   def _files_for(self, layout: str | None) -> dict[str, bytes]:
     if layout != 'qwen1':

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # chat_format.py imports this
   from mathqwen.text.chat_format import ChatFormat
 
 
+_FEW = 64  # tokens of the text's vocabulary that a model may lack
+
+
 class Tokenizer:
   """Text to ids and back. Subclasses provide `_encode`, `_decode`, and their own files."""
 
@@ -34,7 +37,8 @@ class Tokenizer:
   text_size: int  # text encodes to ids below this; special and added tokens may have higher ones
   files: dict[str, bytes]  # file name -> content, as found; what `save` writes
   declared_stops: tuple[int, ...] = ()  # what generation_config.json and config.json beside the files declare
-  beyond: Mapping[str, int] = {}  # special and added tokens whose ids the model has no rows for: see `fitted`
+  is_cut: bool = False  # whether the files have tokens that the model has no rows for: see `fitted`
+  beyond: Mapping[str, int] = {}  # those of them that are special or added
 
   def encode(self, text: str) -> list[int]:
     """Ids of one text. UserError: as `encode_batch`."""
@@ -57,7 +61,7 @@ class Tokenizer:
           'read the file it came from as UTF-8, or replace the character'
         ) from None
     encoded = self._encode(texts)
-    if self.beyond:
+    if self.is_cut:
       self._check_rows(texts, encoded)
     return encoded
 
@@ -95,26 +99,25 @@ class Tokenizer:
   def fitted(self, rows: int) -> 'Tokenizer':
     """This tokenizer for a model whose embedding has `rows` rows.
 
-    Checkpoints exist whose tokenizer has an added token beyond the model's vocabulary, usually [PAD] at id 32000 for a
-    vocab_size of 32000. The model was never trained with such a token. It stays in the files, and here it is in
-    `beyond`: no text encodes to it, and no answer stops at it.
+    Checkpoints exist whose tokenizer has a few tokens beyond the model's vocabulary: [PAD] at id 32000 for a vocab_size
+    of 32000, or CodeLlama's marks for infilling in its Python models. The model was never trained with them. They stay
+    in the files, and here they are left out: no answer stops at one, and a text that encodes to one is refused.
 
-    UserError: when ordinary text encodes to ids that the model has no rows for.
+    UserError: when there are more than a few in the text's vocabulary.
     """
-    if self.text_size > rows:
+    if self.text_size - rows > _FEW:
       raise UserError(
         f'its tokenizer encodes text to ids up to {self.text_size - 1} and vocab_size is {rows}: these are files of '
         'different models, fetch them again'
       )
-    beyond = {token: token_id for token, token_id in self.special.items() if token_id >= rows}
-    unreachable = [token_id for token_id in self.declared_stops if token_id >= rows]
-    if not beyond and not unreachable:
+    if rows >= max(self.vocab_size, 1 + max(self.declared_stops, default=0)):
       return self
     fitted = copy.copy(self)
     fitted.__dict__.pop('_special_ids', None)  # cached from `special`
+    fitted.is_cut = True
     fitted.special = {token: token_id for token, token_id in self.special.items() if token_id < rows}
     fitted.vocab_size = min(self.vocab_size, rows)
-    fitted.beyond = beyond
+    fitted.beyond = {token: token_id for token, token_id in self.special.items() if token_id >= rows}
     fitted.declared_stops = tuple(token_id for token_id in self.declared_stops if token_id < rows)
     return fitted
 

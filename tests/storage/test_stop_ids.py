@@ -125,6 +125,16 @@ def test_what_is_beyond_the_vocabulary_and_in_use_is_refused(directory):
     _ = tokenizer.im_end
 
 
+def test_a_few_tokens_of_the_text_beyond_the_vocabulary(directory):
+  """CodeLlama's Python models have no rows for the marks of infilling, which its tokenizer.model has as pieces."""
+  tokenizer = opened(directory({'</s>': 100}, {'eos_token': tiny_bpe_tokenizer().decode([399])}), rows=390)
+  assert tokenizer.vocab_size == 390 and tokenizer.stop_ids == (100,)
+  text = tiny_bpe_tokenizer().decode([395])
+  assert tokenizer.encode('5! = 120')
+  with pytest.raises(UserError, match=f'{text!r} encodes to the id 395, and the model has rows for the ids up to 389'):
+    tokenizer.encode(text)
+
+
 def test_text_that_encodes_to_an_id_without_a_row_is_refused(directory):
   found = directory({'</s>': 400, '!!': ROWS})
   definition = json.loads((found / 'tokenizer.json').read_text())
