@@ -1,19 +1,23 @@
 """`mathqwen data`"""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mathqwen import files
 from mathqwen.commands import _flags
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 
-HELP = 'prepare and inspect data sets, and verify what a run was trained on'
+if TYPE_CHECKING:
+  from mathqwen.text.tokenizer import Tokenizer
+
+HELP = 'prepare, inspect and audit data sets, and verify what a run was trained on'
 
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the verbs, each with a function of its own below."""
   from mathqwen.data import catalog
 
-  verbs = _flags.add_verbs(parser, 'prepare|inspect|verify')
+  verbs = _flags.add_verbs(parser, 'prepare|inspect|audit|verify')
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
@@ -37,6 +41,27 @@ def add_flags(parser: _flags.Parser) -> None:
   _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
   _flags.add_map(inspect)
   _flags.add_settings(inspect)
+
+  text = 'which tokens carry loss, beside what other trainers would mask'
+  audit = _flags.add_command(verbs, 'audit', text, run_audit)
+  _flags.add_config(audit)
+  audit.add_argument(
+    '--against',
+    type=_flags.path,
+    metavar='FILE',
+    help='JSON Lines that another trainer made of the same conversations, in their order: ids and mask, or ids and '
+    'labels with -100',
+  )
+  audit.add_argument(
+    '--tokenizer',
+    type=_flags.path,
+    metavar='DIR',
+    help="a directory with tokenizer files (default: that of the config's init, else this package's small tokenizer)",
+  )
+  audit.add_argument('--limit', type=int, metavar='N', help='the first N conversations only')
+  _flags.add_setting(audit, '--init', 'init', 'MODEL')
+  _flags.add_setting(audit, '--data-dir', 'data.data_dir', 'DIR')
+  _flags.add_settings(audit)
 
   text = "make the batches of a run again, and compare each with the run's ledger"
   verify = _flags.add_command(verbs, 'verify', text, run_verify)
@@ -64,6 +89,39 @@ def run_inspect(args: argparse.Namespace) -> dict:
   experiment = config.resolve(args.config, args.settings, data_dir=args.data_dir)
   sources.check_data_dir(experiment.data, args.data_dir, args.settings)
   return inspect_data(experiment, args.tokenizer)
+
+
+def run_audit(args: argparse.Namespace) -> dict:
+  """Prints which tokens carry loss, and what other trainers would mask. The JSON: `conversations`, `others` by name."""
+  import sys
+
+  from mathqwen import config
+  from mathqwen.data import sources
+  from mathqwen.data.audit import audit
+
+  if args.limit is not None and args.limit < 1:
+    raise UserError(f'--limit is {args.limit}; it must be 1 or more')
+  experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
+  sources.check_data_dir(experiment.data, args.data_dir, args.settings)
+  tokenizer = _tokenizer_for_audit(experiment.init, args.tokenizer)
+  return audit(experiment.data, tokenizer, args.against, args.limit, sys.stdout.isatty())
+
+
+def _tokenizer_for_audit(init: str | None, given: str | None) -> 'Tokenizer':
+  """The tokenizer of a directory, of the model that a run would start from, or of this package."""
+  from mathqwen.files import hub
+  from mathqwen.storage.source import open_source
+  from mathqwen.text.loading import load_tokenizer
+
+  if given is not None or init is None:
+    return load_tokenizer(given)
+  if (name := hub.name_of(init)) and not hub.cached(name):
+    report(f'{init} is not on this machine: the small tokenizer of this package is used; --tokenizer names another')
+    return load_tokenizer()
+  tokenizer = open_source(init).tokenizer
+  if tokenizer is None:
+    raise UserError(f'{init} has no tokenizer files: copy those of its model there, or give --tokenizer')
+  return tokenizer
 
 
 def run_verify(args: argparse.Namespace) -> dict:

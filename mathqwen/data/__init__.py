@@ -13,12 +13,14 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   pipeline                     tokenised examples to batches, in an order that can be resumed
   packing                      the only place where targets are shifted and rows are made
+  audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
   inspect                      counts of a config's data, and a packed row as text
   verify                       whether the data gives the batches that a run's ledger names
 """
 
 __all__ = [
   'arithmetic',
+  'audit',
   'catalog',
   'datasets',
   'examples',

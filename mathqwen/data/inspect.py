@@ -53,14 +53,14 @@ def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = 
     has_loss = row['loss_weights'][here] > 0
     # The targets are the ids shifted by one, so the first token and the targets are all the ids.
     ids = [int(row['tokens'][here][0]), *targets.tolist()]
-    text = _marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
+    text = marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
     lines.append(f'segment {segment}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
     lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
   return '\n'.join(lines)
 
 
-def _marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: tuple[str, str]) -> str:
-  """The text of the ids, special tokens included, with `marks` around each run of ids that has loss."""
+def marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: tuple[str, str]) -> str:
+  """The text of the ids, special tokens included, with `marks` (BRACKETS, GREEN) around each run that has loss."""
   before, after = marks
   text = ''
   for marked, run in itertools.groupby(zip(ids, has_loss, strict=True), key=lambda pair: pair[1]):

@@ -21,6 +21,7 @@ __all__ = [
   'huggingface',
   'loading',
   'rank_file',
+  'rendering',
   'sentencepiece_model',
   'templates',
   'testing',

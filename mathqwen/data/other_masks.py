@@ -1,0 +1,114 @@
+"""The loss masks that other trainers make of a conversation, as their published code does it.
+
+All of them render with the same template as we do, and let text that looks like a special token become one.
+
+  prefix  the conversation up to each turn is rendered, and the turn is what that adds to the text rendered before it
+          (verl's multi-turn data set; much code does the same with ids). The text up to a turn must not change when
+          turns follow: templates that drop <think> blocks, or treat the last turn in another way, break that
+  marks   what the template's {% generation %} marks enclose (`return_assistant_tokens_mask` of transformers, TRL): no
+          loss at all without marks
+  turns   each question and its answer are rendered on their own, one behind the other (MaxText): a template with a
+          system turn of its own writes it again in each
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from mathqwen.errors import UserError
+from mathqwen.text import chatml, rendering, whole
+from mathqwen.text.templates import Template
+from mathqwen.text.tokenizer import Tokenizer
+from mathqwen.text.traced import literal
+
+Masked = tuple[list[int], list[int]]  # ids, and 1 where a token has loss
+_MARKS = re.compile(r'\{%[-+]?\s*generation\b')
+
+
+class Renderer:
+  """Renders conversations, whole or in part, as other programs do."""
+
+  def __init__(self, template: Template, tokenizer: Tokenizer):
+    # ChatML has no date, which Jinja's templates need.
+    self.session = rendering.session(dataclasses.replace(template, date=template.date or '2000-01-01'), tokenizer)
+    self.has_marks = _MARKS.search(template.source) is not None
+    self._encoder = whole.encoder(tokenizer)
+
+  def text(self, messages: Sequence[dict], ask: bool = False) -> str:
+    """The text of the messages, with the header of the next answer where asked for."""
+    return str.__str__(self.session.text(messages, None, ask)) if messages else ''
+
+  def ids(self, text: str) -> list[int]:
+    """Ids of a text, its special tokens included."""
+    return self._encoder.encode([literal(text)], [lambda turn: True], frozenset())[0].ids
+
+
+def _prefix(messages: Sequence[dict], renderer: Renderer) -> Masked:
+  ids: list[int] = []
+  mask: list[int] = []
+
+  def add(text: str, loss: bool):
+    part = renderer.ids(text)
+    ids.extend(part)
+    mask.extend([int(loss)] * len(part))
+
+  for turn, message in enumerate(messages):
+    before = renderer.text(messages[:turn])
+    now = renderer.text(messages[: turn + 1])
+    if message['role'] != 'assistant':
+      add(now[len(before) :], False)
+      continue
+    asked = renderer.text(messages[:turn], ask=True)
+    add(asked[len(before) :], False)
+    add(now[len(asked) :], chatml.has_loss(message))
+  return ids, mask
+
+
+def _marks(messages: Sequence[dict], renderer: Renderer) -> Masked:
+  if not renderer.has_marks:
+    ids = renderer.ids(renderer.text(messages))
+    return ids, [0] * len(ids)
+  session = renderer.session
+  text = session.text(messages, None)
+  (encoded,) = session.encode([(messages, None)], [text])
+  return encoded.ids, whole.loss_mask(encoded, session.spans(messages, None, text, encoded))
+
+
+def _turns(messages: Sequence[dict], renderer: Renderer) -> Masked:
+  ids: list[int] = []
+  mask: list[int] = []
+  part: list[dict] = []  # the turns since the last answer
+  for message in messages:
+    part.append(message)
+    if message['role'] != 'assistant':
+      continue
+    prompt = renderer.ids(renderer.text(part[:-1], ask=True))
+    answered = renderer.ids(renderer.text(part))
+    ids += answered
+    loss = int(chatml.has_loss(message))
+    mask += [0] * min(len(prompt), len(answered)) + [loss] * max(len(answered) - len(prompt), 0)
+    part = []
+  return ids, mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour:
+  """What another trainer does with a conversation."""
+
+  about: str
+  render: Callable[[Sequence[dict], Renderer], Masked]
+
+
+BEHAVIOURS = {
+  'prefix': Behaviour('prefix difference (verl)', _prefix),
+  'marks': Behaviour('{% generation %} marks (transformers, TRL)', _marks),
+  'turns': Behaviour('each question and answer on its own (MaxText)', _turns),
+}
+
+
+def render(name: str, messages: Sequence[dict], renderer: Renderer) -> Masked | None:
+  """What a behaviour makes of a conversation; None where the template refuses a part of it."""
+  try:
+    return BEHAVIOURS[name].render(messages, renderer)
+  except UserError:
+    return None
