@@ -44,6 +44,7 @@ def audit(
   UserError: when the data, the template or the file cannot be read, or there are other conversations in the file.
   """
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
+  rows = None if against is None else _read(against)[:limit]
   examples = []
   for source in cfg.sources:
     examples += sources.load(source, 'train', cfg.data_dir, columns=cfg.columns)[0]
@@ -57,7 +58,11 @@ def audit(
       refused += 1
   if not conversations:
     raise UserError(f'{", ".join(cfg.sources)}: the template renders none of its {refused} conversations')
-  rows = None if against is None else _read(against, len(conversations), limit)
+  if rows is not None and len(rows) != len(conversations):
+    raise UserError(
+      f'{against} has {len(rows):,} rows and the config {len(conversations):,} conversations: give it a row for each '
+      'conversation, in their order, without those that are left out here'
+    )
 
   left_out = f' ({refused} more cannot be rendered)' if refused else ''
   print(f'{len(conversations):,} conversations{left_out}, {chat.describe(tokenizer)}')
@@ -147,17 +152,10 @@ def _print_table(found: dict, titles: dict[str, str]) -> None:
 # --- what another trainer wrote ---
 
 
-def _read(against: str, count: int, limit: int | None) -> list[Masked]:
-  """The rows of --against. UserError: when one is not ids and a mask, or there are not `count` of them."""
+def _read(against: str) -> list[Masked]:
+  """The rows of --against. UserError: when one is not ids and a mask."""
   path = files.path(against)
-  rows = [_row(value, f'{path}:{line}') for line, value in formats.records(path)]
-  rows = rows[:limit]
-  if len(rows) != count:
-    raise UserError(
-      f'{path} has {len(rows):,} rows and the config {count:,} conversations: give it a row for each conversation, in '
-      'their order, without those that are left out here'
-    )
-  return rows
+  return [_row(value, f'{path}:{line}') for line, value in formats.records(path)]
 
 
 def _row(value: object, where: str) -> Masked:

@@ -96,9 +96,9 @@ def _harness(example) -> str:
 
 
 PROMPTS: dict[str, Prompt] = {
-  'chatml': Prompt("the question as the user's turn, after the model's own system prompt if it has one", _chatml),
+  'chatml': Prompt("the question as the user's turn in the model's template, after its system turn if any", _chatml),
   'qwen2.5-math': Prompt(
-    'Qwen2.5-Math-Instruct, zero-shot CoT: the question after a system turn that asks for steps and a boxed answer',
+    'Qwen2.5-Math-Instruct, zero-shot CoT: its system turn asks for steps and a boxed answer',
     messages=_qwen_math,
   ),
   'qwen-chat': Prompt(

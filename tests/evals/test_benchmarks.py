@@ -36,6 +36,9 @@ def test_how_published_systems_were_measured():
     ('qwen-chat', 'gsm8k'): ('qwen-chat', None),
     ('qwen-chat-few-shot', 'gsm8k'): ('qwen-chat', None),
     ('qwen-base', 'gsm8k'): ('qwen-base', None),
+    ('qwen2.5-math', 'gsm8k'): ('number', 2048),
+    ('qwen2.5-math', 'math'): ('math', 2048),
+    ('qwen2.5-math', 'math500'): ('math', 2048),
     ('alpaca', 'gsm8k'): ('rft', 256),
     ('wizardmath', 'gsm8k'): ('wizardmath-gsm8k', 1024),
     ('wizardmath', 'math'): ('wizardmath-math', 2048),
@@ -65,6 +68,11 @@ def test_prompts():
   assert prompts.get('chatml').messages(example, '') == [{'role': 'user', 'content': '1+1='}]
   assert prompts.get('chatml').messages(example, 'Be brief.') == [
     {'role': 'system', 'content': 'Be brief.'},
+    {'role': 'user', 'content': '1+1='},
+  ]
+  boxed = 'Please reason step by step, and put your final answer within \\boxed{}.'
+  assert prompts.get('qwen2.5-math').messages(example, 'Be brief.') == [
+    {'role': 'system', 'content': boxed},
     {'role': 'user', 'content': '1+1='},
   ]
   assert prompts.get('qwen-chat').messages(example, 'Be brief.') == [

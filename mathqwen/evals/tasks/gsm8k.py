@@ -62,7 +62,7 @@ BENCHMARK = Benchmark(
   by_prompt={
     'qwen-chat': PromptSettings('qwen-chat'),
     'qwen-chat-few-shot': PromptSettings('qwen-chat'),
-    'qwen2.5-math': PromptSettings(max_new_tokens=2048),
+    'qwen2.5-math': PromptSettings('number', max_new_tokens=2048),
     'qwen-base': PromptSettings('qwen-base'),
     'alpaca': PromptSettings('rft', max_new_tokens=256),
     'wizardmath': PromptSettings('wizardmath-gsm8k', max_new_tokens=1024),

@@ -101,7 +101,7 @@ BENCHMARK = Benchmark(
   max_new_tokens=1024,
   size=5000,
   by_prompt={
-    'qwen2.5-math': PromptSettings(max_new_tokens=2048),
+    'qwen2.5-math': PromptSettings('math', max_new_tokens=2048),
     'wizardmath': PromptSettings('wizardmath-math', max_new_tokens=2048),
     'abel': PromptSettings('abel', max_new_tokens=2048),
     'minerva': PromptSettings('minerva'),
