@@ -47,7 +47,7 @@ def audit(
   rows = None if against is None else _read(against)[:limit]
   examples = []
   for source in cfg.sources:
-    examples += sources.load(source, 'train', cfg.data_dir, columns=cfg.columns)[0]
+    examples += sources.load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)[0]
   conversations = []  # (where, messages, (ids, mask))
   refused = 0
   for example in examples[:limit]:

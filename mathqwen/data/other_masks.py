@@ -11,12 +11,14 @@ All of them render with the same template as we do, and let text that looks like
           system turn of its own writes it again in each
 """
 
+import copy
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
 from mathqwen.errors import UserError
 from mathqwen.text import chatml, rendering, whole
+from mathqwen.text.conversations import Conversation, split
 from mathqwen.text.templates import Template
 from mathqwen.text.tokenizer import Tokenizer
 from mathqwen.text.traced import literal
@@ -26,7 +28,9 @@ _MARKS = re.compile(r'\{%[-+]?\s*generation\b')
 
 
 class Renderer:
-  """Renders conversations, whole or in part, as other programs do."""
+  """Renders the messages of one conversation, whole or in part, as other programs do."""
+
+  tools: list | None = None  # of the conversation
 
   def __init__(self, template: Template, tokenizer: Tokenizer):
     # ChatML has no date, which Jinja's templates need.
@@ -34,9 +38,15 @@ class Renderer:
     self.has_marks = _MARKS.search(template.source) is not None
     self._encoder = whole.encoder(tokenizer)
 
+  def with_tools(self, tools: list | None) -> 'Renderer':
+    """The same for a conversation with these tools."""
+    renderer = copy.copy(self)
+    renderer.tools = tools
+    return renderer
+
   def text(self, messages: Sequence[dict], ask: bool = False) -> str:
     """The text of the messages, with the header of the next answer where asked for."""
-    return str.__str__(self.session.text(messages, None, ask)) if messages else ''
+    return str.__str__(self.session.text(messages, self.tools, ask)) if messages else ''
 
   def ids(self, text: str) -> list[int]:
     """Ids of a text, its special tokens included."""
@@ -69,9 +79,9 @@ def _marks(messages: Sequence[dict], renderer: Renderer) -> Masked:
     ids = renderer.ids(renderer.text(messages))
     return ids, [0] * len(ids)
   session = renderer.session
-  text = session.text(messages, None)
-  (encoded,) = session.encode([(messages, None)], [text])
-  return encoded.ids, whole.loss_mask(encoded, session.spans(messages, None, text, encoded))
+  text = session.text(messages, renderer.tools)
+  (encoded,) = session.encode([(messages, renderer.tools)], [text])
+  return encoded.ids, whole.loss_mask(encoded, session.spans(messages, renderer.tools, text, encoded))
 
 
 def _turns(messages: Sequence[dict], renderer: Renderer) -> Masked:
@@ -106,9 +116,10 @@ BEHAVIOURS = {
 }
 
 
-def render(name: str, messages: Sequence[dict], renderer: Renderer) -> Masked | None:
+def render(name: str, conversation: Conversation, renderer: Renderer) -> Masked | None:
   """What a behaviour makes of a conversation; None where the template refuses a part of it."""
+  messages, tools = split(conversation)
   try:
-    return BEHAVIOURS[name].render(messages, renderer)
+    return BEHAVIOURS[name].render(messages, renderer.with_tools(tools))
   except UserError:
     return None

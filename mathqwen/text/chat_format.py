@@ -159,7 +159,9 @@ def for_training(name: str, system_prompt: str, tokenizer: Tokenizer, saved: str
   UserError: when there is no such template, or both the template and the setting would decide the system turn.
   """
   if saved is None:
-    template = _with_its_date(templates.load(name, tokenizer), tokenizer)
+    # A server has one template, so a checkpoint's other one for conversations with tools is not trained with.
+    template = dataclasses.replace(templates.load(name, tokenizer), tool_source=None)
+    template = _with_its_date(template, tokenizer)
   else:
     template = templates.from_source(saved.removeprefix(_system_block(system_prompt)), tokenizer, name)
     _report_changed(template, tokenizer)
