@@ -96,8 +96,11 @@ def _table(*pairs) -> dict:
   return {}
 
 
-def _tensor(storage, offset, shape, strides, *_) -> TensorView:
-  """torch._utils._rebuild_tensor_v2(storage, storage_offset, size, stride, requires_grad, backward_hooks, ...)."""
+def _tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None) -> TensorView:
+  """torch._utils._rebuild_tensor_v2, with its arguments. metadata: a view that changes signs, for example."""
+  del requires_grad, hooks  # for training
+  if metadata:
+    raise ValueError('its pickle has a tensor with metadata, which says that its values are others')
   numbers = (offset, *shape, *strides)
   if not isinstance(storage, Storage) or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
     raise ValueError('its pickle has a tensor that is damaged')

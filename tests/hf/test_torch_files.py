@@ -76,6 +76,7 @@ class Command:
     ({'a': {1, 2}}, r'asks for builtins\.set|asks for __builtin__\.set'),
     ({'a': torch.ones(2), 'step': 3}, "it holds int under 'step', not a table of tensors: save the state_dict alone"),
     ({'state_dict': {'a': torch.ones(2)}}, "it holds a table under 'state_dict'"),
+    ({'a': torch.ones(2, dtype=torch.complex64).conj().imag}, 'a tensor with metadata|asks for'),
     ([torch.ones(2)], 'it holds list, not a table'),
     ({1: torch.ones(2)}, 'a table whose keys are no names'),
   ],
@@ -83,7 +84,7 @@ class Command:
 def test_only_tensors_are_read_and_nothing_is_run(saved, message, is_zip, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   torch.save(saved, 'x.bin', _use_new_zipfile_serialization=is_zip)
-  with pytest.raises(Unsafe if 'asks' in message else ValueError, match=message):
+  with pytest.raises(Unsafe if message.startswith('asks') else ValueError, match=message):
     TorchReader(tmp_path / 'x.bin')
   assert not (tmp_path / 'ran').exists()
 
