@@ -20,7 +20,7 @@ from mathqwen.files.writing import size_text
 SMALL = 16 * 2**20  # bytes: configs, indices, adapters' descriptions; the largest index that is published has 9 MB
 # Values in a JSON text. One that has 3 bytes in the file may take 250 in memory. The largest tokenizer.json that is
 # published has 1.8 million.
-_VALUES = 2_500_000
+_VALUES = 2_000_000
 _KINDS = (
   (stat.S_ISDIR, 'a directory'),
   (stat.S_ISCHR, 'a device'),

@@ -1,7 +1,10 @@
 """Hugging Face directories in and out.
 
 layouts        names and shapes of weights in the files, one table per architecture
+families       which layout a config.json means, and what its missing keys mean
 config_json    config.json <-> ModelConfig
+config_keys    all other keys: without effect, or refused by name
+rope_json      the keys of rotary embeddings, in the forms of transformers 4 and 5
 tensor_files   safetensors files, one tensor at a time
 torch_files    pytorch_model.bin, likewise, without running what is in it
 tensor_pickle  the part of such a file that says which tensors there are

@@ -13,7 +13,7 @@ For other folders to use; nothing is imported here, because most of it imports J
   placement    `Placement`, the null form of `hardware.sharding.MeshPlacement`
   stack        the loop over layers; `REMAT`, `group_size`
 
-Only for `attention`: `splash`, the kernel for TPUs.
+Only for `attention`: `splash`, the kernel for TPUs. Only for `layers`: `rotary`, frequencies and their scaling.
 """
 
 __all__ = ['attention', 'cache', 'compute', 'config', 'layers', 'parameters', 'placement', 'qwen', 'stack']
