@@ -96,6 +96,9 @@ def _answer(text, pieces, turn, generation_prompt, specials, tokens, calls) -> S
       if not calls or span[0] != end:
         break
       end = span[1]
+  elif calls and mine[-1].stop > end:
+    # The template closes a call with tags that are plain text. They are generated; white space behind them is not.
+    end += len(text[end : mine[-1].stop].rstrip())
   return (start, end) if end > start else None
 
 

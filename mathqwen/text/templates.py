@@ -14,8 +14,9 @@ The loss mask. What the model has to generate has loss. Of each assistant messag
          prompt that the template wrote before the answer. Where it wrote none: from the first character of what the
          message says (content, reasoning_content, tool_calls)
   to     the last character of what the message says, and on to the first special token that follows inside of the
-         turn, that token included: the end of the turn. Where none follows, the last character is the end. Behind tool
-         calls, special tokens that touch each other count as one: a call may end with one, and the turn with the next
+         turn, that token included: the end of the turn. Where none follows, the last character is the end.
+         Tool calls end with what the template writes behind them: special tokens that touch each other count as one,
+         since a call may end with one and the turn with the next, and where none follows, closing tags are included
 
 A message with 'weight': 0 has no loss. Where a template has {% generation %} marks, they decide instead. A token has
 loss when any of its characters has.

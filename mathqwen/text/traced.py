@@ -385,4 +385,4 @@ def printed(value, turn: int = -1) -> Text:
     return blend(str(value), value)
   text = str(value)
   charge(len(text))
-  return Text(text, ((len(text), origin(LITERAL, turn)),))
+  return Text(text, ((len(text), getattr(value, '_origin', origin(LITERAL, turn))),))

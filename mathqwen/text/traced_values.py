@@ -19,6 +19,17 @@ class GivenList(list):
   __slots__ = ('_origin',)
 
 
+class GivenInt(int):
+  """A number of the caller's."""
+
+
+class GivenFloat(float):
+  """A number of the caller's."""
+
+
+_NUMBERS = {int: GivenInt, float: GivenFloat}
+
+
 class Message(GivenDict):
   """A message: loops over messages set the turn that the template writes."""
 
@@ -57,6 +68,8 @@ def given(value, where: int = GIVEN):
     wrapped = GivenDict((given(key, where), given(item, where)) for key, item in value.items())
   elif isinstance(value, list | tuple):
     wrapped = GivenList(given(item, where) for item in value)
+  elif type(value) in _NUMBERS:  # not of bool, which Python cannot subclass
+    wrapped = _NUMBERS[type(value)](value)
   else:
     return value
   wrapped._origin = where
@@ -93,7 +106,7 @@ def to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=F
     elif isinstance(item, list | tuple):
       brackets('[', ']', [(None, child) for child in item], getattr(item, '_origin', where), level)
     else:
-      write(encode(item), where)
+      write(encode(item), getattr(item, '_origin', where))
 
   def brackets(left: str, right: str, entries: list, where: int, level: int) -> None:
     write(left, where)

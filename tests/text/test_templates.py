@@ -44,7 +44,7 @@ def with_tokens(tokens, folder, **config):
   definition = json.loads(tiny_bpe_tokenizer().files['tokenizer.json'])
   added = definition['added_tokens']
   known = {token['content'] for token in added}
-  for token in ['<s>', '</s>', *sorted(set(tokens) - known)]:
+  for token in ['<s>', '</s>', *sorted(set(tokens) - known - {'<s>', '</s>'})]:
     special = 'think' not in token and 'tool' not in token
     added.append({**added_token(token, added[-1]['id'] + 1), 'special': special})
   config = {'tokenizer_class': 'PreTrainedTokenizerFast', 'bos_token': '<s>', 'eos_token': '</s>', **config}
@@ -345,6 +345,9 @@ SHAPES = {
   '{% if add_generation_prompt %}<|assistant|>{% else %}</s>{% endif %}',
   'marked': "{% for m in messages %}{% if m.role == 'assistant' %}A{% generation %}{{ m.content }}</s>"
   '{% endgeneration %}{% else %}Q{{ m.content }}{% endif %}{% endfor %}',
+  'calls': '{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.name }}'
+  ' {% for k, v in c.arguments.items() %}{{ k }}={{ v }};{% endfor %}</call>{% endfor %}END'
+  "{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}",
   'macro': "{% macro turn(m) %}{% set text = m.content.split('</think>')[-1] %}{{ '%s|' % m.role ~ text }}"
   '{% endmacro %}'
   "{% for m in messages %}{{ turn(m) + eos_token }}{% endfor %}{{ 'assistant|' if add_generation_prompt }}",
@@ -378,6 +381,21 @@ def test_shapes(shape, answers, wanted, tmp_path):
   assert ids == truth.ids(messages)
   if shape != 'pairs':
     assert template.prompt(messages[:-1], ours) == truth.ids(messages[:-1], add_generation_prompt=True)
+
+
+def test_tool_calls_are_generated_to_their_end(tmp_path):
+  ours, theirs = with_tokens(['<|user|>', '<|assistant|>', '<|end|>', '<|close|>'], tmp_path)
+  call = {'name': 'add', 'arguments': {'a': 1, 'b': 2.5, 'c': True}}
+  messages = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': '', 'tool_calls': [call]}]
+  messages += [{'role': 'tool', 'content': '3'}, {'role': 'assistant', 'content': 'b'}]
+  for end, said in (('', ''), ('<|close|><|end|>', '<|close|>')):
+    source = SHAPES['calls'].replace('END', end + "{{ '\\n' }}")
+    ((ids, mask),) = jinja(source).render_batch([messages], ours)
+    assert ids == Theirs(theirs, source).ids(messages)
+    assert shown(ours, ids, mask) == (
+      f'<|user|>q{end}\n<|assistant|>[<call>add a=1;b=2.5;c=True;</call>{end}]\n<|tool|>3{end}\n'
+      f'<|assistant|>[b{said}]{end.removeprefix(said)}\n'
+    )
 
 
 # What a message says is Greek, its role is Cyrillic, what a template writes is ASCII. So the origin of a character can
