@@ -23,6 +23,7 @@ from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.layouts import LAYOUTS
 from mathqwen.hf.new_directory import check_target, new_directory, together
 from mathqwen.hf.reading import DirectoryWeights, load_params
+from mathqwen.hf.tensor_directory import has_weights
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import ArrayWeights, Path, Weights, set_weight, weight_at
 from mathqwen.hf.writing import print_notes, save, write_export
@@ -38,6 +39,7 @@ __all__ = [
   'Path',
   'Weights',
   'check_target',
+  'has_weights',
   'load_params',
   'new_directory',
   'plan_export',

@@ -134,6 +134,11 @@ class TensorDirectory:
       reader.close()
 
 
+def has_weights(directory: files.AnyPath) -> bool:
+  """Whether a directory has the weights of a model: those of an adapter alone are none."""
+  return any(files.is_there(directory / name) for single in MODEL for name in (single, f'{single}.index.json'))
+
+
 def _without_wrappers(name: str) -> str:
   while wrapper := next((wrapper for wrapper in _WRAPPERS if name.startswith(wrapper)), None):
     name = name.removeprefix(wrapper)

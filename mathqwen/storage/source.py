@@ -112,7 +112,8 @@ def open_source(path: str) -> Source:
 
 def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -> Source:
   """The model in a Hugging Face directory. adapter: that in the directory, beside its base or alone."""
-  base = place if files.is_there(place / 'config.json') else _base_of(adapter)
+  # Some trainers copy the base's config.json beside the adapter, without its weights.
+  base = place if adapter is None or hf.has_weights(place) else _base_of(adapter)
   weights = hf.DirectoryWeights(str(base), adapter)
   if adapter is not None and jax.process_index() == 0:
     report(adapter.describe(str(base)))

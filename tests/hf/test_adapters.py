@@ -294,6 +294,8 @@ def test_where_a_base_is_looked_for(bases, tmp_path, monkeypatch):
     source = open_source(str(write(tmp_path / 'adapter', 'base', pair(Q0), revision='main')))
     assert str(source.weights.directory).endswith(place)
     (tmp_path / place).unlink()
+  # A config.json without weights beside it is a copy of the base's.
+  (tmp_path / 'adapter' / 'config.json').write_bytes((bases[False] / 'config.json').read_bytes())
   open_source(str(write(tmp_path / 'adapter', 'Qwen/Qwen2.5-7B', pair(Q0), revision='v1')))
   open_source(str(write(tmp_path / 'adapter', 'hf://Qwen/Qwen2.5-7B', pair(Q0))))
   assert asked == ['Qwen/Qwen2.5-7B@v1', 'Qwen/Qwen2.5-7B']
