@@ -82,6 +82,7 @@ def test_a_tokenizer_that_transformers_would_misread_is_said(tiny_config, random
 
 
 def test_shards(tiny_config, random_params, tmp_path, monkeypatch):
+  pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   cfg = tiny_config('qwen3', vocab_size=VOCAB)
   params = random_params(cfg)
