@@ -62,11 +62,11 @@ class HuggingFace(Tokenizer):
       raise ValueError(failures[0])
 
   def _encode(self, texts: list[str]) -> list[list[int]]:
-    with _panics('encode'):
+    with panics('encode'):
       return [encoding.ids for encoding in self._model.encode_batch_fast(texts, add_special_tokens=False)]
 
   def _decode(self, ids: list[int]) -> str:
-    with _panics('decode'):
+    with panics('decode'):
       return self._model.decode(ids, skip_special_tokens=False)
 
   def _id_of(self, token: str) -> int | None:
@@ -92,7 +92,7 @@ class HuggingFace(Tokenizer):
 
 
 @contextlib.contextmanager
-def _panics(verb: str) -> Iterator[None]:
+def panics(verb: str) -> Iterator[None]:
   """UserError for a panic of the library, which is written in Rust: a regular expression that gives up, for example."""
   try:
     yield

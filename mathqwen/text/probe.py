@@ -6,6 +6,7 @@
 takes too long there takes only the process of the probe with it.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -53,9 +54,10 @@ def _limit() -> None:
     import resource
   except ImportError:  # not on Windows
     return
-  resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-  resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  for kind, limit in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, BYTES), (resource.RLIMIT_CORE, 0)):
+    # macOS takes no limit on memory, and where a lower limit is in force, that one stays.
+    with contextlib.suppress(ValueError, OSError):
+      resource.setrlimit(kind, (limit, limit))
 
 
 def main() -> int:

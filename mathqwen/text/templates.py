@@ -96,6 +96,7 @@ class Template:
     return self.source == chatml.CHAT_TEMPLATE
 
 
+MAX_BYTES = 4 * 2**20  # of a template's file
 CHATML = Template('chatml', chatml.CHAT_TEMPLATE)
 
 
@@ -178,9 +179,9 @@ def _own(tokenizer: Tokenizer) -> tuple[str, str | None]:
 
 def _from_file(name: str) -> str:
   path = files_lib.path(name)
-  if not path.is_file():
+  if not files_lib.is_there(path):
     raise UserError(f"{name}: no such file; a template is 'chatml', 'own' (the checkpoint's) or a Jinja file")
-  return _text(path.read_bytes(), name)
+  return _text(files_lib.read_bytes(path, MAX_BYTES), name)
 
 
 def _text(content: bytes, name: str) -> str:

@@ -15,7 +15,10 @@ import json
 import weakref
 from collections.abc import Callable, Sequence
 
+from mathqwen.errors import UserError
+from mathqwen.files import parse_json
 from mathqwen.text import bpe
+from mathqwen.text.huggingface import panics
 from mathqwen.text.rank_file import Tiktoken
 from mathqwen.text.sentencepiece_model import SentencePiece
 from mathqwen.text.tokenizer import Tokenizer
@@ -50,11 +53,11 @@ def _content(token) -> str | None:
 
 def _definition(tokenizer: Tokenizer) -> dict:
   """The tokenizer.json that transformers would use."""
-  config = json.loads(tokenizer.files.get('tokenizer_config.json', b'{}'))
+  config = parse_json(tokenizer.files.get('tokenizer_config.json', b'{}'))
   if 'tokenizer.json' in tokenizer.files:
-    definition = json.loads(tokenizer.files['tokenizer.json'])
+    definition = parse_json(tokenizer.files['tokenizer.json'])
   elif isinstance(tokenizer, Tiktoken):
-    definition = json.loads(tokenizer._files_for('qwen2')['tokenizer.json'])
+    definition = parse_json(tokenizer._files_for('qwen2')['tokenizer.json'])
   elif isinstance(tokenizer, SentencePiece):
     definition = bpe.sentencepiece_json(tokenizer._model)
     definition['model']['vocab'] |= {token['content']: token['id'] for token in definition['added_tokens']}
@@ -128,7 +131,7 @@ class WholeText:
   def __init__(self, tokenizer: Tokenizer):
     import tokenizers
 
-    config = json.loads(tokenizer.files.get('tokenizer_config.json', b'{}'))
+    config = parse_json(tokenizer.files.get('tokenizer_config.json', b'{}'))
     definition = _definition(tokenizer)
     self._in_pieces = not _depends_on_place(definition)
     self._model = tokenizers.Tokenizer.from_str(json.dumps(definition))
@@ -166,7 +169,8 @@ class WholeText:
 
     NotExact: when a message contains what looks like a special token and the tokenizer cannot encode it as text.
     """
-    encodings = self._model.encode_batch([str.__str__(text) for text in texts], add_special_tokens=False)
+    with panics('encode'):
+      encodings = self._model.encode_batch([str.__str__(text) for text in texts], add_special_tokens=False)
     encoded = []
     for text, own, encoding in zip(texts, says, encodings, strict=True):
       ids, offsets = encoding.ids, encoding.offsets
@@ -247,8 +251,8 @@ class WholeText:
 
 def named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
   """bos_token, eos_token and so on: the variables that transformers gives to a template."""
-  config = json.loads(tokenizer.files.get('tokenizer_config.json', b'{}'))
-  older = json.loads(tokenizer.files.get('special_tokens_map.json', b'{}'))
+  config = parse_json(tokenizer.files.get('tokenizer_config.json', b'{}'))
+  older = parse_json(tokenizer.files.get('special_tokens_map.json', b'{}'))
   class_name = (config.get('tokenizer_class') or '').removesuffix('Fast')
   named = {}
   for name in NAMED:
@@ -271,9 +275,17 @@ _ENCODERS: 'weakref.WeakKeyDictionary[Tokenizer, WholeText]' = weakref.WeakKeyDi
 
 
 def encoder(tokenizer: Tokenizer) -> WholeText:
-  """The WholeText of a tokenizer, made once."""
+  """The WholeText of a tokenizer, made once. UserError: when the files of the tokenizer contradict each other."""
   if tokenizer not in _ENCODERS:
-    _ENCODERS[tokenizer] = WholeText(tokenizer)
+    try:
+      _ENCODERS[tokenizer] = WholeText(tokenizer)
+    except UserError:
+      raise
+    except Exception as error:  # the library raises a bare Exception, and no subclass of it
+      raise UserError(
+        f'the tokenizer files do not fit together ({type(error).__name__}: {" ".join(str(error).split())[:300]}); copy '
+        'tokenizer.json and tokenizer_config.json again from their source'
+      ) from None
   return _ENCODERS[tokenizer]
 
 

@@ -327,3 +327,10 @@ def test_sentencepiece_vocabularies(spaces, config, llama, tmp_path):
     turns[0]['content'] = 'a </s> b'
     with pytest.raises(UserError, match='text of a special token'):
       templates.Template('own', LLAMA2, date='2026-03-01').render_batch([turns], ours)
+
+
+def test_tokenizer_files_that_do_not_fit():
+  config = {'tokenizer_class': 'Qwen2Tokenizer', 'added_tokens_decoder': {'x': 7}}
+  tokenizer = tokenizer_with(tokenizer_config_DOT_json=json.dumps(config).encode())
+  with pytest.raises(UserError, match='do not fit together'):
+    templates.Template('own', TURNS, date='2026-03-01').prompt(QUESTION, tokenizer)
