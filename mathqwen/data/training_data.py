@@ -1,6 +1,7 @@
 """`TrainingData`: what a run trains on, from the names in its config to batches."""
 
 import functools
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -36,12 +37,15 @@ class TrainingData:
     self._filled_to = filled_to
     self.reports: dict[str, Report] = {}  # source -> what was left out of it
 
+    self._only_asked = ''  # see `ChatFormat.only_asked`; of the first example
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
     encoded = []
     for source in cfg.sources:
       examples, report = sources.load(
         source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=self.chat.has_own_turns
       )
+      if self.chat.has_own_turns and examples and not encoded:
+        self._only_asked = self.chat.only_asked(pipeline.messages_of(examples[0], self.chat), tokenizer)
       if cfg.system_prompt:
         self._without_system += sum(_has_no_system_turn(example) for example in examples)
       tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, self.chat)
@@ -81,6 +85,12 @@ class TrainingData:
         'single questions only, and a conversation is trained on as it is written'
       )
     lines.append(f'trained with {self.chat.describe(self.tokenizer)}')
+    if self._only_asked:
+      end = json.dumps(self._only_asked, ensure_ascii=False)
+      lines.append(
+        f'the template ends each prompt with {end}, and the answers trained on do not begin with it: the model '
+        'would be asked in another way than it is trained; put it before the answers, or take another data.template'
+      )
     if self.held_out is not None:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines

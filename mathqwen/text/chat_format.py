@@ -14,11 +14,13 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen.errors import UserError, report
 from mathqwen.text import templates
+from mathqwen.text.conversations import Conversation, split
 from mathqwen.text.templates import CHATML, Template
 from mathqwen.text.tokenizer import Tokenizer, pretty_json
 
@@ -49,6 +51,21 @@ class ChatFormat:
   def has_own_turns(self) -> bool:
     """Whether roles, tools and fields of turns that ChatML does not have are for the template to take or refuse."""
     return self.template.source != CHATML.source
+
+  def only_asked(self, conversation: Conversation, tokenizer: Tokenizer) -> str:
+    """What a prompt ends with and the template does not write before the last answer of a conversation; '' for nothing.
+
+    Templates of reasoning models end a prompt with <think>, and so must the answers begin that they are trained on.
+    """
+    messages, tools = split(conversation)
+    last = max((turn for turn, message in enumerate(messages) if message['role'] == 'assistant'), default=0)
+    asked, answered = ({'messages': messages[:stop], 'tools': tools} for stop in (last, last + 1))
+    try:
+      prompt = text_with_specials(self.template.prompt(asked, tokenizer), tokenizer)
+      ids, _ = self.template.render_batch([answered], tokenizer)[0]
+    except UserError:
+      return ''
+    return prompt[len(os.path.commonprefix([prompt, text_with_specials(ids, tokenizer)])) :]
 
   def jinja(self) -> str:
     """The template as a server must have it: it renders the system turn in conversations that have none."""

@@ -11,6 +11,7 @@ import pytest
 from mathqwen import config as config_lib
 from mathqwen import hf
 from mathqwen.cli import main
+from mathqwen.config import DataConfig
 from mathqwen.conversion import check_template
 from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.data.training_data import TrainingData
@@ -269,6 +270,18 @@ def test_what_is_inherent_passes_and_nothing_else():
   assert compare(tokenizer, own, tokenizer, PLAIN, spaced, ask=False)
   with pytest.raises(UserError, match='a server would read'):
     compare(tokenizer, chat, tokenizer, chat.jinja().replace("+ '<", "+ ' <"), spaced, ask=False)
+
+
+def test_a_prompt_that_ends_unlike_the_training_is_told(tmp_path):
+  """As in DeepSeek-R1's template: prompts end with <think>, and a solution has none."""
+  (tmp_path / 'think.jinja').write_text(PLAIN.replace("'<|assistant|>' }}", "'<|assistant|> <think>' }}"))
+  for answer, told in (('2', True), ('<think>one</think>2', False)):
+    (tmp_path / 'a.jsonl').write_text(json.dumps({'question': '1+1=', 'answer': answer}) + '\n')
+    cfg = DataConfig(
+      sources=(f'{tmp_path}/a.jsonl',), template=f'{tmp_path}/think.jinja', seq_len=96, eval_examples=0, batch_size=1
+    )
+    lines = TrainingData(cfg, tiny_bpe_tokenizer()).describe()
+    assert any(line.startswith('the template ends each prompt with "<think>", and') for line in lines) == told
 
 
 def test_default_system_turns():

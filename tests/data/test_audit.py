@@ -56,7 +56,7 @@ def test_chatml(audit):
   # The newline behind the end of a turn is not generated, and others train on it.
   assert counts(found, 'prefix') == counts(found, 'turns') == {'more': 2, 'first': 'rows.jsonl:1'}
   assert counts(found, 'marks') == {} and found['conversations'] == 2
-  assert lines.count('  ]]') == 2
+  assert lines.count('  ]]') == lines.count('  [[4<|im_end|>') == 2
   found, lines = audit('--limit', 1)
   assert found['conversations'] == 1 and lines[0].startswith('1 conversations')
 
