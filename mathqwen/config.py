@@ -85,14 +85,10 @@ class DataConfig:
   batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
   template: str = setting(
     'chatml',
-    help='how conversations become text: chatml, own (the chat template of init), or a Jinja file, local or gs://. Its '
-    'text is saved with the run, which does not read the file again',
+    help='how conversations become text: chatml, own (the chat template of init), or a Jinja file; the run keeps it',
     path='path',
   )
-  system_prompt: str = setting(
-    '',
-    help='system turn before each question; empty adds none. Not with a data.template that has one of its own',
-  )
+  system_prompt: str = setting('', help='system turn before each question, unless data.template has its own')
   eval_examples: int | None = setting(
     None,
     help='examples held out of training, for the evaluation loss; 0 holds out none, None 256 or a tenth of the '
