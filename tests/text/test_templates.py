@@ -118,25 +118,17 @@ class Theirs:
 @pytest.fixture(autouse=True, scope='module')
 def one_day():
   """strftime_now of transformers on the day that our templates are given."""
-  from transformers.utils import chat_template_utils
+  import datetime
+  from types import SimpleNamespace
 
-  class Clock(chat_template_utils.datetime):
-    @classmethod
-    def now(cls, tz=None):
-      return cls.fromisoformat(DATE)
-
+  clock = SimpleNamespace(now=lambda: datetime.datetime.fromisoformat(DATE))
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(chat_template_utils, 'datetime', Clock)
+    patch.setattr('transformers.utils.chat_template_utils.datetime', clock)
     yield
 
 
 # One conversation for all templates: compiling them takes most of the time.
-EXAMPLES = {
-  'deadline': None,
-  'derandomize': True,
-  'phases': [Phase.generate],
-  'suppress_health_check': list(HealthCheck),
-}
+EXAMPLES = dict(deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 def takes(source, messages, tools):
@@ -402,8 +394,7 @@ def test_tool_calls_are_generated_to_their_end(tmp_path):
 @given(conversations(thinking=False))
 def test_chatml_through_the_engine_is_the_short_path(messages):
   ours = tiny_bpe_tokenizer()
-  # One more character, so that it is not taken for ChatML.
-  through = jinja(chatml.CHAT_TEMPLATE + '{#-#}').render_batch([messages], ours)
+  through = jinja(chatml.CHAT_TEMPLATE + '{#-#}').render_batch([messages], ours)  # so it is not taken for ChatML
   starts_with_line = any('\n' in m['content'][: len(m['content']) - len(m['content'].lstrip())] for m in messages)
   if not starts_with_line:  # two newlines may be one token: see chatml.py
     assert through == [chatml.render(messages, ours)]
