@@ -88,7 +88,7 @@ class DataConfig:
     help='how conversations become text: chatml, own (the chat template of init), or a Jinja file; the run keeps it',
     path='path',
   )
-  system_prompt: str = setting('', help='system turn before each question, unless data.template has its own')
+  system_prompt: str = setting('', help='system turn before each question; not with a data.template that has its own')
   eval_examples: int | None = setting(
     None,
     help='examples held out of training, for the evaluation loss; 0 holds out none, None 256 or a tenth of the '

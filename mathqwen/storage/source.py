@@ -114,6 +114,7 @@ def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -
   """The model in a Hugging Face directory. adapter: that in the directory, beside its base or alone."""
   # Some trainers copy the base's config.json beside the adapter, without its weights.
   base = place if adapter is None or hf.has_weights(place) else _base_of(adapter)
+  system_prompt = hf.read_system_prompt(str(base))
   weights = hf.DirectoryWeights(str(base), adapter)
   if adapter is not None and jax.process_index() == 0:
     report(adapter.describe(str(base)))
@@ -124,7 +125,7 @@ def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -
       tokenizer = of_base
     elif of_base is not None and not tokenizer.declared_stops:
       tokenizer.declared_stops = of_base.declared_stops
-  return Source(name, weights.config, tokenizer, hf.read_system_prompt(str(base)), weights)
+  return Source(name, weights.config, tokenizer, system_prompt, weights)
 
 
 def _base_of(adapter: hf.Adapter) -> files.AnyPath:
