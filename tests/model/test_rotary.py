@@ -179,3 +179,29 @@ def test_layouts_without_it(tiny_config):
     layouts.choose(tiny_config('qwen2', num_key_value_heads=6, rope_scaling=RopeScaling('linear', 2.0)), 'qwen1')
   with pytest.raises(UserError, match='both scale rotary embeddings'):
     tiny_config(use_dynamic_ntk=True, seq_length=8, rope_scaling=RopeScaling('linear', 2.0))
+
+
+def test_packed_gradients_are_those_of_each_example(tiny_config, random_params):
+  """Also where frequencies follow the length: that of the example, not of the row."""
+  cfg = tiny_config(
+    'llama', num_hidden_layers=1, max_position_embeddings=ORIGINAL, rope_scaling=RopeScaling('dynamic', 3.0)
+  )
+
+  @jax.jit
+  def gradient(params, tokens, segment_ids, positions):
+    def loss(p):
+      hidden = qwen.forward(p, cfg, tokens, segment_ids, positions, compute.Compute(training=True))
+      return jnp.sum(jnp.where(segment_ids[..., None] > 0, hidden, 0) ** 3)
+
+    return jax.grad(loss)(params)
+
+  params = random_params(cfg)
+  tokens = np.random.default_rng(1).integers(0, 97, (1, LONG)).astype(np.int32)
+  of_40, of_8 = np.arange(LONG) < 40, np.arange(LONG) >= 40
+  positions = np.where(of_40, np.arange(LONG), np.arange(LONG) - 40)[None].astype(np.int32)
+  row, first, second = (
+    gradient(params, tokens, segments[None].astype(np.int32), positions * (segments > 0))
+    for segments in (of_40 + 2 * of_8, 1 * of_40, 1 * of_8)
+  )
+  for whole, a, b in zip(*map(jax.tree.leaves, (row, first, second)), strict=True):
+    np.testing.assert_allclose(whole, a + b, rtol=0, atol=1e-5 * np.abs(whole).max())
