@@ -22,7 +22,7 @@ NOT_PATHS = {
   '--benchmark', '--benchmarks', '--distributed', '--layout', '--prompt', '--rule', '--set', '--slice', '--system',
   '--topology', 'names', 'questions',
 }  # fmt: skip
-SETTINGS_NOT_PATHS = {'data.system_prompt'}
+SETTINGS_NOT_PATHS = {'data.columns', 'data.system_prompt'}
 # What the other arguments of a command are while one of its paths is tried: nothing that exists.
 OTHERS = {'--benchmarks': 'arithmetic', '--benchmark': 'arithmetic', '--topology': 'v5e-1', 'names': 'gsm8k'}
 # A path that pathlib would turn into a folder here, whatever it is given to.
