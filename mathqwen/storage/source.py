@@ -131,7 +131,8 @@ def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -
 def _base_of(adapter: hf.Adapter) -> files.AnyPath:
   """The directory of an adapter's base, which is fetched where it is on the hub. UserError: when it is not found."""
   base = adapter.base
-  places = [adapter.directory / base] if '://' not in base and not base.startswith('/') and '..' not in base else []
+  beside = not base.startswith(('/', files.GCS, files.HUB)) and '..' not in base
+  places = [adapter.directory / base] if beside else []
   if not base.startswith(files.HUB):
     places.append(files.path(base))
   for place in places:
