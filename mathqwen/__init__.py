@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from mathqwen.api import evaluate, load, train
+  from mathqwen.chat.chatml import render
   from mathqwen.errors import UserError
-  from mathqwen.text.chatml import render
   from mathqwen.text.loading import load_tokenizer
 
 __version__ = '0.1.0'
@@ -28,7 +28,7 @@ _MODULES = {
   'evaluate': 'mathqwen.api',
   'load': 'mathqwen.api',
   'load_tokenizer': 'mathqwen.text.loading',
-  'render': 'mathqwen.text.chatml',
+  'render': 'mathqwen.chat.chatml',
   'train': 'mathqwen.api',
 }
 

@@ -13,13 +13,13 @@ import pytest
 
 import mathqwen
 from mathqwen import api, cli, config
+from mathqwen.chat import chatml
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.evals import run
 from mathqwen.inference import chat
 from mathqwen.inference import model as models
 from mathqwen.storage import checksums
-from mathqwen.text import chatml
 
 ROOT = pathlib.Path(__file__).parent.parent
 BRIEF = 'Answer with a number.'

@@ -131,13 +131,13 @@ def run_verify(args: argparse.Namespace) -> dict:
   """
   import dataclasses
 
+  from mathqwen.chat import chat_format
   from mathqwen.data import sources
   from mathqwen.data.training_data import TrainingData
   from mathqwen.data.verify import verify
   from mathqwen.observe import ledger
   from mathqwen.storage import checkpoint, provenance
   from mathqwen.storage import workdir as workdirs
-  from mathqwen.text import chat_format
   from mathqwen.text.loading import load_tokenizer
 
   workdir = files.path(args.workdir)

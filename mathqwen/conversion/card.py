@@ -1,13 +1,13 @@
 """The model card of an export: what it is, how it was trained, how it scored. Every figure is read from a file."""
 
 from mathqwen import files, hf
+from mathqwen.chat.chat_format import TEMPLATE_FILE
 from mathqwen.evals.report import table
 from mathqwen.files import hub
 from mathqwen.settings import to_flat
 from mathqwen.storage import provenance
 from mathqwen.storage.source import Source
 from mathqwen.text.bpe import IM_START
-from mathqwen.text.chat_format import TEMPLATE_FILE
 
 SETTINGS = ('data', 'optim', 'train')  # sections of the config that the card lists
 

@@ -1,6 +1,6 @@
 """The check that ends an export: what a server makes of the written chat template is what we ask and train with.
 
-The template is rendered by Jinja set up as transformers does it, which shares nothing with `text.engine`; the text is
+The template is rendered by Jinja set up as transformers does it, which shares nothing with `chat.engine`; the text is
 encoded as a whole, special tokens included. Compared are the ids of the prompt and of the whole conversation.
 
 Two differences are inherent, and no sample has the first:
@@ -20,15 +20,15 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mathqwen import files
+from mathqwen.chat import templates, whole
+from mathqwen.chat.chat_format import ChatFormat, text_with_specials
+from mathqwen.chat.templates import CHATML
+from mathqwen.chat.traced import literal
 from mathqwen.errors import UserError, report
 from mathqwen.storage.source import Source
-from mathqwen.text import templates, whole
 from mathqwen.text.bpe import IM_START
-from mathqwen.text.chat_format import ChatFormat, text_with_specials
 from mathqwen.text.loading import load_tokenizer
-from mathqwen.text.templates import CHATML
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.text.traced import literal
 
 
 def _turns(*contents: str, system: str | None = None) -> list[dict]:

@@ -20,11 +20,11 @@ refused    those that the template refuses to render in parts
 from collections.abc import Sequence
 
 from mathqwen import files
+from mathqwen.chat import chat_format
 from mathqwen.config import DataConfig
 from mathqwen.data import formats, inspect, other_masks, pipeline, sources
 from mathqwen.data.other_masks import BEHAVIOURS, Masked
 from mathqwen.errors import UserError
-from mathqwen.text import chat_format
 from mathqwen.text.tokenizer import Tokenizer
 
 COUNTS = ('differ', 'more', 'less', 'other_ids', 'refused')

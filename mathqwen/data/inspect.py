@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mathqwen.chat import chat_format
+from mathqwen.chat.chat_format import ChatFormat, text_with_specials
 from mathqwen.config import Experiment
 from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Example
 from mathqwen.data.training_data import TrainingData
-from mathqwen.text import chat_format
-from mathqwen.text.chat_format import ChatFormat, text_with_specials
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 

@@ -16,12 +16,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
+from mathqwen.chat import chatml, rendering, whole
+from mathqwen.chat.conversations import Conversation, split
+from mathqwen.chat.templates import Template
+from mathqwen.chat.traced import literal
 from mathqwen.errors import UserError
-from mathqwen.text import chatml, rendering, whole
-from mathqwen.text.conversations import Conversation, split
-from mathqwen.text.templates import Template
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.text.traced import literal
 
 Masked = tuple[list[int], list[int]]  # ids, and 1 where a token has loss
 _MARKS = re.compile(r'\{%[-+]?\s*generation\b')

@@ -15,13 +15,13 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
+from mathqwen.chat.chat_format import ChatFormat
+from mathqwen.chat.conversations import Conversation
 from mathqwen.data import packing
 from mathqwen.data.encoded import Encoded, concatenate
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
-from mathqwen.text.chat_format import ChatFormat
-from mathqwen.text.conversations import Conversation
 from mathqwen.text.tokenizer import Tokenizer
 
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.

@@ -11,15 +11,15 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
+from mathqwen.chat import chatml
 from mathqwen.data.formats import Malformed
-from mathqwen.text import chatml
 
 # Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
 # which one of them has a value is refused. Other fields that nothing reads are named in a line.
 _MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
 _PROMPTS_OF_ROWS = ('system', 'system_prompt', 'instruction', 'input', 'history', 'tools', 'functions', 'images')
 _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
-# Of these, what a chat template may take: see `text/conversations.py`.
+# Of these, what a chat template may take: see `chat/conversations.py`.
 _KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
 # ShareGPT's names of the roles.
 _ROLES = {

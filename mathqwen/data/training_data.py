@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mathqwen.chat import chat_format
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
 from mathqwen.data import pipeline, sources
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
-from mathqwen.text import chat_format
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 

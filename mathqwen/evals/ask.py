@@ -7,15 +7,15 @@ prepare_benchmark(...)             one benchmark: its problems are read, its pro
 import dataclasses
 import os
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError, report
 from mathqwen.evals import asked, benchmarks, prompts, samples
+from mathqwen.evals.asked import AskedModel
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
 from mathqwen.grading import values
 from mathqwen.inference.sampling import Sampling, check_seed
-from mathqwen.text.chat_format import ChatFormat
 
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model
@@ -23,20 +23,6 @@ if TYPE_CHECKING:
 # The fields of Decoding that the model's `generate_ids` takes.
 DRAWN = ('temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')
 _MAX_SAMPLES = 10_000  # the prompts of all samples are listed before the first answer is generated
-
-
-class AskedModel(Protocol):
-  """What an evaluation needs from a model: `inference.model.Model` has it, and so has `endpoint.Endpoint`."""
-
-  name: str
-  dtype: str | None
-  chat: ChatFormat | None  # None: the server's own template applies
-  system_prompt: str
-
-  def generate_ids(
-    self, prompts: list, *, max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **more
-  ) -> object:
-    """Calls `on_done(position, answer)` once for each prompt. more: `numbers` of the prompts, and the fields DRAWN."""
 
 
 def check_positive(**counts: int | None) -> None:

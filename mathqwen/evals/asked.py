@@ -1,14 +1,14 @@
 """How a model was asked, as settings, scores and records say it: the prompt, the template and the system turn."""
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.errors import UserError
 from mathqwen.evals import prompts
 
 if TYPE_CHECKING:
-  from mathqwen.evals.ask import AskedModel
   from mathqwen.inference.model import Model
 
 FIELDS = ('prompt', 'template', 'template_sha256', 'system_prompt')
@@ -16,7 +16,21 @@ DEFAULT = 'chatml'  # the prompt that asks with the model's own template and sys
 _SHOWN = 60  # characters of a system turn
 
 
-def of(model: 'AskedModel', prompt_name: str) -> dict:
+class AskedModel(Protocol):
+  """What an evaluation needs from a model: `inference.model.Model` has it, and so has `endpoint.Endpoint`."""
+
+  name: str
+  dtype: str | None
+  chat: ChatFormat | None  # None: the server's own template applies
+  system_prompt: str
+
+  def generate_ids(
+    self, prompts: list, *, max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **more
+  ) -> object:
+    """Calls `on_done(position, answer)` once for each prompt. more: `numbers` of the prompts, and the fields DRAWN."""
+
+
+def of(model: AskedModel, prompt_name: str) -> dict:
   """FIELDS of what a model is asked. None where the prompt is a text, or the server's own template decides."""
   record = {'template': None, 'template_sha256': None}
   if model.chat is not None and prompts.get(prompt_name).messages is not None:

@@ -1,6 +1,6 @@
 r"""How problems are asked: one named prompt for each published system, in that system's form.
 
-A chat prompt makes turns, which the model's template turns into ids as in training (`mathqwen.text.chat_format`). Any
+A chat prompt makes turns, which the model's template turns into ids as in training (`mathqwen.chat.chat_format`). Any
 other prompt makes plain text, for base models and for systems with a format of their own.
 
     ids(get('abel'), examples, tokenizer)                       token ids of each, <s> before text for a LLaMA
@@ -11,9 +11,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.errors import look_up
 from mathqwen.evals.worked_examples import MATHEMATICS, WORD_PROBLEMS
-from mathqwen.text.chat_format import ChatFormat
 
 if TYPE_CHECKING:
   from mathqwen.text.tokenizer import Tokenizer

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from mathqwen import files
+from mathqwen.chat.chat_format import text_with_specials
 from mathqwen.errors import UserError, report
 from mathqwen.evals import asked, benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
@@ -22,20 +23,19 @@ from mathqwen.evals.ask import (
   DRAWN,
   GREEDY,
   Ask,
-  AskedModel,
   Decoding,
   PreparedBenchmark,
   check_positive,
   choose,
   prepare_for_model,
 )
+from mathqwen.evals.asked import AskedModel
 from mathqwen.evals.folder import Folder
 from mathqwen.evals.progress import Bar
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading import grade as graders
 from mathqwen.hardware import hosts
 from mathqwen.storage import provenance
-from mathqwen.text.chat_format import text_with_specials
 
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.hf import config_json, layouts
 from mathqwen.hf.tensor_directory import SINGLE
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import Weights, widest
 from mathqwen.model.config import ModelConfig
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.sentencepiece_model import SentencePiece
 from mathqwen.text.tokenizer import Tokenizer
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from mathqwen import files
+from mathqwen.chat.chat_format import ChatFormat, save_tokenizer
 from mathqwen.errors import UserError, report
 from mathqwen.hf.export_plan import ExportPlan, plan_export
 from mathqwen.hf.new_directory import check_target, new_directory, together
@@ -18,7 +19,6 @@ from mathqwen.hf.tensor_directory import INDEX
 from mathqwen.hf.tensor_files import SafetensorsWriter, is_finite
 from mathqwen.hf.weights import ArrayWeights, Path, Weights
 from mathqwen.model.config import ModelConfig
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -61,7 +61,7 @@ def write_export(plan: ExportPlan, weights: Weights, folder: files.AnyPath, card
   def write_other_files():
     if plan.tokenizer is not None:
       (folder / 'generation_config.json').write_text(_json(plan.generation))
-      plan.tokenizer.save(folder, plan.layout, plan.chat)
+      save_tokenizer(plan.tokenizer, folder, plan.layout, plan.chat)
     if card:
       (folder / 'README.md').write_text(card)
     if plan.index is not None:

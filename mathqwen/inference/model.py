@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mathqwen import hf
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.errors import UserError
 from mathqwen.hardware import devices, sharding
 from mathqwen.inference import generate
@@ -19,7 +20,6 @@ from mathqwen.model import qwen
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage.source import Source, open_source
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 MAX_NEW_TOKENS = 512

@@ -8,6 +8,7 @@ from etils import epath
 
 from mathqwen import config as config_lib
 from mathqwen import files, hf
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import checksums, reading
@@ -84,7 +85,7 @@ def write_model(
   """
   (folder / EXPERIMENT).write_text(config_lib.to_json(experiment))
   if tokenizer is not None:
-    tokenizer.save(folder / 'tokenizer')
+    save_tokenizer(tokenizer, folder / 'tokenizer')
   step = folder / 'checkpoints' / '0'
   with explain_failed_save(folder):
     arrays = _write_weights(step / 'params', weights)

@@ -5,6 +5,8 @@ import dataclasses
 import jax
 
 from mathqwen import files, hf
+from mathqwen.chat import chat_format
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import Experiment, MeshConfig
 from mathqwen.errors import NoTokenizer, UserError, report
 from mathqwen.files import hub
@@ -12,8 +14,6 @@ from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
-from mathqwen.text import chat_format
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 

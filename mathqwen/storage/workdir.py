@@ -15,9 +15,9 @@ import jax
 
 from mathqwen import config as config_lib
 from mathqwen import files
+from mathqwen.chat.chat_format import TEMPLATE_FILE, ChatFormat, save_tokenizer
 from mathqwen.errors import UserError, report
 from mathqwen.storage import checksums, reading, resume
-from mathqwen.text.chat_format import TEMPLATE_FILE, ChatFormat
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
@@ -207,12 +207,12 @@ def write_tokenizer(workdir: str, tokenizer: Tokenizer, chat: ChatFormat) -> Non
   folder = directory / TOKENIZER
   steps = reading.finished_steps(directory / 'checkpoints')
   if not steps or not folder.exists():
-    tokenizer.save(folder, chat=chat)
+    save_tokenizer(tokenizer, folder, chat=chat)
     return
   written = _written_tokenizer(directory, steps)
   there = checksums.of_files(folder)
   with tempfile.TemporaryDirectory() as temporary:
-    tokenizer.save(temporary, chat=chat)
+    save_tokenizer(tokenizer, temporary, chat=chat)
     for file in sorted(files.path(temporary).iterdir()):
       target = folder / file.name
       whole = there.get(file.name) == written[file.name] if file.name in written else file.name in there

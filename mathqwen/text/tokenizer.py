@@ -8,23 +8,16 @@
 `loading.load_tokenizer` picks the class from the files it finds.
 
 Text never becomes a special or added token: `encode('<|im_end|>')` gives the ids of those ten characters. Only
-`text.chatml` inserts special ids, so a question cannot end its own turn.
+`chat.chatml` inserts special ids, so a question cannot end its own turn.
 """
 
 import copy
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from mathqwen import files as files_lib
 from mathqwen.errors import UserError
 from mathqwen.text.bpe import CHATML_SPECIALS, ENDOFTEXT, IM_END, IM_START
-from mathqwen.text.chatml import CHAT_TEMPLATE
-
-if TYPE_CHECKING:  # chat_format.py imports this
-  from mathqwen.text.chat_format import ChatFormat
-
 
 _FEW = 64  # tokens of the text's vocabulary that a model may lack
 
@@ -35,7 +28,7 @@ class Tokenizer:
   special: dict[str, int]  # text of each special or added token -> its id
   vocab_size: int  # ids are 0 .. vocab_size - 1; the model's embedding may have more rows
   text_size: int  # text encodes to ids below this; special and added tokens may have higher ones
-  files: dict[str, bytes]  # file name -> content, as found; what `save` writes
+  files: dict[str, bytes]  # file name -> content, as found; what `files_in` gives
   declared_stops: tuple[int, ...] = ()  # what generation_config.json and config.json beside the files declare
   is_cut: bool = False  # whether the files have tokens that the model has no rows for: see `fitted`
   beyond: Mapping[str, int] = {}  # those of them that are special or added
@@ -211,18 +204,13 @@ class Tokenizer:
     """Id to fill rows with: <|endoftext|>. Padding is masked by position, so its value never matters."""
     return self.special.get(ENDOFTEXT, self.stop_ids[-1])
 
-  def save(
-    self, directory: str | files_lib.AnyPath, layout: str | None = None, chat: 'ChatFormat | None' = None
-  ) -> str:
-    """Writes files that `load_tokenizer(directory)` reads. Returns whose chat template they have.
-
-    That is 'trained' with `chat`, what a run was trained with, whose template then replaces every other. Otherwise it
-    is 'original' or 'mathqwen': our template is added, as chat_template.jinja, only when the files have none.
+  def files_in(self, layout: str | None = None) -> dict[str, bytes]:
+    """File name -> content of files that `load_tokenizer` reads, apart from a chat template that the source lacks.
 
     layout  None      the files the tokenizer was loaded from, byte for byte, and a generation_config.json with
                       `declared_stops` if there are any
             'qwen1'   qwen.tiktoken, for Qwen-1's own code
-            another   files for Hugging Face's `AutoTokenizer.from_pretrained(directory)`; a rank file is converted to
+            another   files for Hugging Face's `AutoTokenizer.from_pretrained`; a rank file is converted to
                       tokenizer.json, vocab.json and merges.txt, the other kinds already have theirs
 
     UserError: when `layout` is 'qwen1' and the tokenizer cannot be written exactly as a rank file.
@@ -230,22 +218,9 @@ class Tokenizer:
     files = self._files_for(layout)
     if layout is None and self.declared_stops:
       files['generation_config.json'] = pretty_json({'eos_token_id': list(self.declared_stops)})
-    directory = files_lib.path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     if 'tokenizer_config.json' not in files:
       files['tokenizer_config.json'] = pretty_json(self._hf_config())
-
-    if chat is not None:
-      files = chat.in_files(files, self)
-      whose = 'trained'
-    else:
-      if not self.has_template and IM_START in self.special:
-        files['chat_template.jinja'] = CHAT_TEMPLATE.encode()
-      whose = 'original' if self.has_template else 'mathqwen'
-
-    for name, content in files.items():
-      (directory / name).write_bytes(content)
-    return whose
+    return files
 
   def _files_for(self, layout: str | None) -> dict[str, bytes]:
     """The files of this layout, as a dict that the caller may change."""

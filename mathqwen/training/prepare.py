@@ -10,6 +10,8 @@ import jax
 
 from mathqwen import config as config_lib
 from mathqwen import files
+from mathqwen.chat import chat_format
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig, Experiment
 from mathqwen.data.inspect import describe
 from mathqwen.data.training_data import TrainingData
@@ -21,8 +23,6 @@ from mathqwen.observe import profiling
 from mathqwen.storage import checkpoint, provenance
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
-from mathqwen.text import chat_format
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 from mathqwen.training import elastic, guard, loop, optim, reproduce, step

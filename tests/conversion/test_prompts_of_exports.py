@@ -10,6 +10,8 @@ import pytest
 
 from mathqwen import config as config_lib
 from mathqwen import hf
+from mathqwen.chat import chat_format, chatml, templates
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.cli import main
 from mathqwen.config import DataConfig
 from mathqwen.conversion import check_template
@@ -19,8 +21,6 @@ from mathqwen.errors import UserError
 from mathqwen.inference.model import open_model
 from mathqwen.storage import converted, workdir
 from mathqwen.storage.source import open_source
-from mathqwen.text import chat_format, chatml, templates
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.testing import tiny_bpe_tokenizer
 from mathqwen.training.prepare import TrainingRun
 

@@ -5,8 +5,8 @@ import json
 import pytest
 from json_lines import write_lines
 
+from mathqwen.chat import chatml
 from mathqwen.cli import main
-from mathqwen.text import chatml
 from mathqwen.text.loading import load_tokenizer
 
 TWO_TURNS = {

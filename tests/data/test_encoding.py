@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from encoded_sums import T, encode, example, sums
 
+from mathqwen.chat import chatml
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.data import pipeline
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
-from mathqwen.text.chat_format import ChatFormat
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 

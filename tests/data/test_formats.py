@@ -296,9 +296,9 @@ TEMPLATE = (
 
 
 def test_turns_that_a_template_takes(tmp_path):
+  from mathqwen.chat.chat_format import text_with_specials
   from mathqwen.config import DataConfig
   from mathqwen.data.training_data import TrainingData
-  from mathqwen.text.chat_format import text_with_specials
   from mathqwen.text.loading import load_tokenizer
 
   (tmp_path / 'own.jinja').write_text(TEMPLATE)

@@ -3,8 +3,8 @@
 import json
 import types
 
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.evals import run
-from mathqwen.text.chat_format import ChatFormat
 
 QUESTIONS = [('1+1=', '2', 'add'), ('2*3=', '6', 'multiply'), ('1-5=', '-4', 'add'), ('7/2=', '3.5', 'divide')]
 

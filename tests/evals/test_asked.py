@@ -6,11 +6,11 @@ import json
 import pytest
 from reciting import evaluate, lines
 
+from mathqwen.chat.chat_format import ChatFormat
+from mathqwen.chat.templates import CHATML, Template
 from mathqwen.errors import UserError
 from mathqwen.evals import asked, compare, records
 from mathqwen.evals.report import table
-from mathqwen.text.chat_format import ChatFormat
-from mathqwen.text.templates import CHATML, Template
 
 OTHER = Template('own', "{% for m in messages %}{{ m.content }}{% endfor %}", date='2026-01-01', stops=())  # fmt: skip
 

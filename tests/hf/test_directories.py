@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mathqwen import hf
+from mathqwen.chat import chatml
 from mathqwen.errors import UserError
 from mathqwen.hf import export_plan, tensor_files
-from mathqwen.text import chatml
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 

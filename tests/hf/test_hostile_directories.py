@@ -11,6 +11,7 @@ import time
 import pytest
 
 from mathqwen import hf
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.errors import UserError
 from mathqwen.storage.source import open_source
 from mathqwen.text.loading import load_tokenizer
@@ -165,7 +166,7 @@ def test_odd_types_in_tokenizer_config_that_nothing_reads(key, directory, tmp_pa
     opened_tokenizer = load_tokenizer(directory)
     assert opened_tokenizer.encode('a 12') == want.encode('a 12')
     assert opened_tokenizer.stop_ids == want.stop_ids and opened_tokenizer.bos is None
-  opened_tokenizer.save(tmp_path / 'saved')
+  save_tokenizer(opened_tokenizer, tmp_path / 'saved')
 
 
 def test_vocab_and_merges_with_the_ends_of_lines_of_windows(directory):

@@ -5,6 +5,7 @@ from importlib import resources
 
 import pytest
 
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.errors import UserError
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import source
@@ -69,7 +70,7 @@ def test_older_files_name_the_eos_token_in_special_tokens_map(directory):
 
 def test_a_run_keeps_the_declared_stop_ids(directory, tmp_path):
   tokenizer = load_tokenizer(directory(LLAMA3, generation_config=[401, 402]))
-  tokenizer.save(tmp_path / 'run')
+  save_tokenizer(tokenizer, tmp_path / 'run')
   assert load_tokenizer(tmp_path / 'run').stop_ids == (401, 402)
 
 
@@ -111,7 +112,7 @@ def test_a_padding_token_beyond_the_vocabulary_is_accepted(directory, tmp_path):
   assert tokenizer.stop_ids == (402, 400) and tokenizer.pad == 400
   assert max(tokenizer.encode('[PAD] 5! = 120')) < 400
   assert tokenizer.decode([402, ROWS, *tokenizer.encode('5!')]) == '5!'
-  tokenizer.save(tmp_path / 'saved')  # the files stay as published
+  save_tokenizer(tokenizer, tmp_path / 'saved')  # the files stay as published
   assert opened(tmp_path / 'saved').beyond == {'[PAD]': ROWS}
   assert opened(found, ROWS + 1).special['[PAD]'] == ROWS  # 32,001 rows
   assert opened(found, 512).special['[PAD]'] == ROWS  # rows to a multiple of 128

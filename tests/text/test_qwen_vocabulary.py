@@ -6,7 +6,8 @@ import unicodedata
 
 import pytest
 
-from mathqwen.text import chatml
+from mathqwen.chat import chatml
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.text.huggingface import HuggingFace
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.rank_file import Tiktoken
@@ -90,7 +91,7 @@ def varied_texts(count: int, words: list[str], seed: int = 0) -> list[str]:
 @pytest.fixture(scope='module')
 def exported(qwen_tiktoken, tmp_path_factory):
   folder = tmp_path_factory.mktemp('exported')
-  assert load_tokenizer(qwen_tiktoken).save(folder, 'qwen2') == 'mathqwen'
+  assert save_tokenizer(load_tokenizer(qwen_tiktoken), folder, 'qwen2') == 'mathqwen'
   return folder
 
 
@@ -162,7 +163,7 @@ def test_special_looking_text_stays_text(ours, theirs):
 
 
 def test_the_rank_file_comes_back_from_tokenizer_json(qwen_tiktoken, ours, tmp_path):
-  ours[1].save(tmp_path, 'qwen1')
+  save_tokenizer(ours[1], tmp_path, 'qwen1')
   assert (tmp_path / 'qwen.tiktoken').read_bytes() == (qwen_tiktoken / 'qwen.tiktoken').read_bytes()
 
 

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mathqwen.chat import chatml
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.errors import UserError
-from mathqwen.text import chatml, train_tokenizer
+from mathqwen.text import train_tokenizer
 from mathqwen.text.bpe import CHATML_SPECIALS
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.rank_file import Tiktoken
@@ -40,7 +42,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=['Cs'], exclude_characters='
 def ranks(tmp_path_factory):
   """A directory with the rank file of tiny_bpe_tokenizer."""
   folder = tmp_path_factory.mktemp('ranks')
-  tiny_bpe_tokenizer().save(folder, 'qwen1')
+  save_tokenizer(tiny_bpe_tokenizer(), folder, 'qwen1')
   (folder / 'chat_template.jinja').unlink()
   return folder
 
@@ -109,7 +111,7 @@ def test_batch_is_one_by_one(tokenizer):
 
 def test_saved_files_load_here_and_in_transformers_to_the_same_ids(tokenizer, tmp_path):
   transformers = pytest.importorskip('transformers')
-  assert tokenizer.save(tmp_path, 'qwen2') == 'mathqwen'
+  assert save_tokenizer(tokenizer, tmp_path, 'qwen2') == 'mathqwen'
   ours, theirs = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
   assert ours.special == tokenizer.special
   assert ours.vocab_size == tokenizer.vocab_size == len(theirs)
@@ -127,7 +129,7 @@ def test_saved_files_load_here_and_in_transformers_to_the_same_ids(tokenizer, tm
 @pytest.fixture(scope='module')
 def converted(tmp_path_factory):
   folder = tmp_path_factory.mktemp('converted')
-  load_tokenizer().save(folder)
+  save_tokenizer(load_tokenizer(), folder)
   return load_tokenizer(folder)
 
 
@@ -139,11 +141,11 @@ def test_converted_json_gives_the_ids_of_sentencepiece(text, converted):
 
 def test_files_of_a_checkpoint_are_kept_byte_for_byte(tmp_path):
   source, copy = tmp_path / 'source', tmp_path / 'copy'
-  tiny_bpe_tokenizer().save(source)
+  save_tokenizer(tiny_bpe_tokenizer(), source)
   config = json.loads((source / 'tokenizer_config.json').read_text()) | {'chat_template': 'theirs', 'odd': [1, 2]}
   (source / 'tokenizer_config.json').write_text(json.dumps(config, indent=7))
   (source / 'chat_template.jinja').unlink()
-  assert load_tokenizer(source).save(copy) == 'original'
+  assert save_tokenizer(load_tokenizer(source), copy) == 'original'
   assert {p.name: p.read_bytes() for p in source.iterdir()} == {p.name: p.read_bytes() for p in copy.iterdir()}
 
 
@@ -177,7 +179,7 @@ def test_vocab_and_merges_give_the_ids_of_tokenizer_json(tmp_path):
   ],
 )
 def test_specials_without_ids_come_from_the_family_that_has_them(config, length, tmp_path, ranks):
-  load_tokenizer(ranks).save(tmp_path, 'qwen2')
+  save_tokenizer(load_tokenizer(ranks), tmp_path, 'qwen2')
   (tmp_path / 'tokenizer.json').unlink()
   (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'tokenizer_class': 'Qwen2Tokenizer'} | config))
   if length is None:
@@ -196,7 +198,7 @@ def test_rank_file_and_tokenizer_json_are_made_of_each_other(ranks, tmp_path):
   assert (tokenizer.vocab_size, tokenizer.stop_ids, tokenizer.pad) == (400 + 208, (402, 400), 400)
   assert tokenizer.special['<|extra_204|>'] == 607
   assert tokenizer.encode_batch(TEXTS) == bpe.encode_batch(TEXTS)
-  assert tokenizer.save(tmp_path, 'qwen3') == 'mathqwen'
+  assert save_tokenizer(tokenizer, tmp_path, 'qwen3') == 'mathqwen'
   model = json.loads((tmp_path / 'tokenizer.json').read_text())['model']
   assert model == json.loads(bpe.files['tokenizer.json'])['model']
   config = json.loads((tmp_path / 'tokenizer_config.json').read_text())
@@ -206,7 +208,7 @@ def test_rank_file_and_tokenizer_json_are_made_of_each_other(ranks, tmp_path):
   again = load_tokenizer(tmp_path)
   assert again.special == tokenizer.special
   assert again.encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
-  again.save(tmp_path / 'back', 'qwen1')
+  save_tokenizer(again, tmp_path / 'back', 'qwen1')
   assert (tmp_path / 'back' / 'qwen.tiktoken').read_bytes() == (ranks / 'qwen.tiktoken').read_bytes()
 
 
@@ -217,13 +219,13 @@ def test_rank_file_layouts_drop_code(ranks, tmp_path):
   found = {'auto_map': {'AutoTokenizer': ['tokenization_qwen.QWenTokenizer', None]}, 'model_max_length': 77}
   (source / 'tokenizer_config.json').write_text(json.dumps(found | {'chat_template': 'theirs'}))
   tokenizer = load_tokenizer(source)
-  assert tokenizer.save(tmp_path / 'as_found') == 'original'
+  assert save_tokenizer(tokenizer, tmp_path / 'as_found') == 'original'
   assert {p.name: p.read_bytes() for p in (tmp_path / 'as_found').iterdir()} == tokenizer.files
   for layout, files in (
     ('qwen1', {'qwen.tiktoken'}),
     ('llama', {'tokenizer.json', 'vocab.json', 'merges.txt'}),
   ):
-    assert tokenizer.save(tmp_path / layout, layout) == 'original'
+    assert save_tokenizer(tokenizer, tmp_path / layout, layout) == 'original'
     assert {p.name for p in (tmp_path / layout).iterdir()} == files | {'tokenizer_config.json'}
     config = json.loads((tmp_path / layout / 'tokenizer_config.json').read_text())
     assert (config['model_max_length'], config['chat_template'], 'auto_map' in config) == (77, 'theirs', False)
@@ -240,7 +242,7 @@ def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
   (tmp_path / 'tokenizer.model').write_bytes(llama_model)
   for other in (load_tokenizer(), load_tokenizer(tmp_path)):
     with pytest.raises(UserError, match='rank file'):
-      other.save(tmp_path / 'out', 'qwen1')
+      save_tokenizer(other, tmp_path / 'out', 'qwen1')
   (tmp_path / 'tokenizer.model').unlink()
   tiny = json.loads(tiny_bpe_tokenizer().files['tokenizer.json'])
   merges = tiny['model']['merges']
@@ -253,7 +255,7 @@ def test_only_qwens_byte_level_bpe_becomes_a_rank_file(tmp_path, llama_model):
   ):
     (tmp_path / 'tokenizer.json').write_text(json.dumps(tiny | change))
     with pytest.raises(UserError, match=f'rank file: .*{message}'):
-      load_tokenizer(tmp_path).save(tmp_path / 'out', 'qwen1')
+      save_tokenizer(load_tokenizer(tmp_path), tmp_path / 'out', 'qwen1')
   assert not (tmp_path / 'out').exists()
 
 
@@ -309,7 +311,7 @@ def test_llama_ids_are_those_of_transformers(llama_model, tmp_path):
   transformers = pytest.importorskip('transformers')
   (tmp_path / 'tokenizer.model').write_bytes(llama_model)
   ours = load_tokenizer(tmp_path)
-  ours.save(tmp_path / 'saved')
+  save_tokenizer(ours, tmp_path / 'saved')
   read = (
     transformers.LlamaTokenizer.from_pretrained(tmp_path),
     transformers.AutoTokenizer.from_pretrained(tmp_path / 'saved'),
@@ -337,7 +339,7 @@ def test_a_llama_tokenizer_loads_and_lacks_only_chatml(llama_model, tmp_path):
   assert tokenizer.stop_ids == (2,)
   with pytest.raises(UserError, match='ChatML'):
     chatml.prompt([{'role': 'user', 'content': '1 + 1 ='}], tokenizer)
-  tokenizer.save(tmp_path / 'copy')
+  save_tokenizer(tokenizer, tmp_path / 'copy')
   assert (tmp_path / 'copy' / 'tokenizer.model').read_bytes() == llama_model
   assert not (tmp_path / 'copy' / 'chat_template.jinja').exists()
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from mathqwen.chat import chatml
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
 
 # Messages, {'role': ..., 'content': ..., ...} each, or {'messages': [...], 'tools': [...]}.
 Conversation = Sequence[Mapping] | Mapping

@@ -19,10 +19,10 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mathqwen.text import engine_functions as functions
-from mathqwen.text import traced, traced_values
-from mathqwen.text.traced import LimitError, Text
-from mathqwen.text.traced_values import GivenDict, Message
+from mathqwen.chat import engine_functions as functions
+from mathqwen.chat import traced, traced_values
+from mathqwen.chat.traced import LimitError, Text
+from mathqwen.chat.traced_values import GivenDict, Message
 
 MAX_SOURCE = 1_000_000  # characters of a template
 MAX_STEPS = 1_000_000  # turns of all loops and calls of macros in one rendering

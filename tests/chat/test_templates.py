@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from mathqwen.chat import chatml, templates
 from mathqwen.errors import UserError
-from mathqwen.text import chatml, templates
 from mathqwen.text.bpe import added_token
 from mathqwen.text.huggingface import HuggingFace
 from mathqwen.text.testing import tiny_bpe_tokenizer

@@ -6,8 +6,8 @@ import unicodedata
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from mathqwen.text import traced
-from mathqwen.text.engine import Engine
+from mathqwen.chat import traced
+from mathqwen.chat.engine import Engine
 
 # What a message says is Greek, its role is Cyrillic, what a template writes is ASCII. So the origin of a character can
 # be seen, after anything that is done to it.

@@ -1,6 +1,6 @@
 r"""Chat templates: which prompt format a run uses, and the ids and loss mask that it gives.
 
-  'chatml'   text/chatml.py: the format of this library, without Jinja
+  'chatml'   chat/chatml.py: the format of this library, without Jinja
   'own'      the checkpoint's: chat_template.jinja, chat_template.json, or `chat_template` in tokenizer_config.json
   a path     a Jinja file
 
@@ -48,10 +48,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mathqwen import files as files_lib
+from mathqwen.chat import chatml
+from mathqwen.chat.conversations import Conversation, split
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
 from mathqwen.text.bpe import IM_END
-from mathqwen.text.conversations import Conversation, split
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -76,7 +76,7 @@ class Template:
     """
     if self._is_chatml():
       return chatml.render_batch(list(map(_only_messages, conversations)), tokenizer)
-    from mathqwen.text import rendering
+    from mathqwen.chat import rendering
 
     return rendering.render_batch(self, conversations, tokenizer)
 
@@ -84,7 +84,7 @@ class Template:
     """Ids up to where the answer begins. UserError: as `render_batch`."""
     if self._is_chatml():
       return chatml.prompt(_only_messages(messages), tokenizer)
-    from mathqwen.text import rendering
+    from mathqwen.chat import rendering
 
     return rendering.prompt(self, messages, tokenizer)
 
@@ -138,7 +138,7 @@ def from_source(
   )
   if template._is_chatml():
     return template
-  from mathqwen.text import probe, rendering
+  from mathqwen.chat import probe, rendering
 
   for text in filter(None, (source, tool_source)):
     probe.try_out(text, name)

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mathqwen.chat import chatml
+from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.errors import UserError
-from mathqwen.text import chatml
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
@@ -103,7 +104,7 @@ def both(request, tmp_path_factory):
   """(our tokenizer, the one transformers makes of its saved files)."""
   transformers = pytest.importorskip('transformers')
   tokenizer, folder = TOKENIZERS[request.param](), tmp_path_factory.mktemp(request.param)
-  tokenizer.save(folder)
+  save_tokenizer(tokenizer, folder)
   return tokenizer, transformers.AutoTokenizer.from_pretrained(folder)
 
 
@@ -179,7 +180,7 @@ def test_wrong_messages_are_explained(messages, message, tokenizer):
 
 def test_starts_without_heavy_libraries():
   code = (
-    'import sys, mathqwen.text.chatml, mathqwen.text.loading; '
+    'import sys, mathqwen.chat.chatml, mathqwen.text.loading; '
     'print({"jax", "grain", "tensorflow_datasets", "transformers", "torch"} & set(sys.modules))'
   )
   run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -5,16 +5,16 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mathqwen.chat import answers, chatml, whole
+from mathqwen.chat.conversations import Conversation, check, plain, split
+from mathqwen.chat.engine import Engine
+from mathqwen.chat.engine_functions import Refusal
+from mathqwen.chat.traced import LimitError, Text
 from mathqwen.errors import UserError
-from mathqwen.text import answers, chatml, whole
-from mathqwen.text.conversations import Conversation, check, plain, split
-from mathqwen.text.engine import Engine
-from mathqwen.text.engine_functions import Refusal
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.text.traced import LimitError, Text
 
 if TYPE_CHECKING:  # templates.py imports this module once it has a Jinja template
-  from mathqwen.text.templates import Template
+  from mathqwen.chat.templates import Template
 
 
 @functools.lru_cache(maxsize=32)
@@ -23,12 +23,12 @@ def compiled(source: str, date: str) -> Engine:
   try:
     return Engine(source, datetime.date.fromisoformat(date))
   except Exception as error:
-    raise UserError(f'{_words(error)}') from None
+    raise UserError(f'{words(error)}') from None
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
   """What went wrong, in one line."""
-  text = ' '.join(str(error).split()).replace('mathqwen.text.traced.Text object', 'str object')
+  text = ' '.join(str(error).split()).replace('mathqwen.chat.traced.Text object', 'str object')
   line = getattr(error, 'lineno', None)
   if isinstance(error, RecursionError | MemoryError):
     text = 'it goes too deep' if isinstance(error, RecursionError) else 'it needs too much memory'
@@ -58,10 +58,10 @@ class Session:
       place = f'message {turn} ({messages[turn]["role"]}): ' if 0 <= turn < len(messages) else ''
       name = self.template.name
       if isinstance(error, Refusal):
-        raise UserError(f'{place}the template {name} refuses the conversation: {_words(error)}') from None
+        raise UserError(f'{place}the template {name} refuses the conversation: {words(error)}') from None
       if isinstance(error, LimitError):
-        raise UserError(f'{place}the template {name} is stopped: {_words(error)}; use another template') from None
-      raise UserError(f'{place}the template {name} fails: {_words(error)} ({type(error).__name__})') from None
+        raise UserError(f'{place}the template {name} is stopped: {words(error)}; use another template') from None
+      raise UserError(f'{place}the template {name} fails: {words(error)} ({type(error).__name__})') from None
 
   @functools.cached_property
   def control(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ import json
 import weakref
 from collections.abc import Callable, Sequence
 
+from mathqwen.chat.traced import LITERAL, Text
 from mathqwen.errors import UserError
 from mathqwen.files import parse_json
 from mathqwen.text import bpe
@@ -22,7 +23,6 @@ from mathqwen.text.huggingface import panics
 from mathqwen.text.rank_file import Tiktoken
 from mathqwen.text.sentencepiece_model import SentencePiece
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.text.traced import LITERAL, Text
 
 NAMED = ('bos_token', 'eos_token', 'unk_token', 'sep_token', 'pad_token', 'cls_token', 'mask_token')
 _FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')

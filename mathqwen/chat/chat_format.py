@@ -18,10 +18,12 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from mathqwen import files as files_lib
+from mathqwen.chat import templates
+from mathqwen.chat.conversations import Conversation, split
+from mathqwen.chat.templates import CHATML, Template
 from mathqwen.errors import UserError, report
-from mathqwen.text import templates
-from mathqwen.text.conversations import Conversation, split
-from mathqwen.text.templates import CHATML, Template
+from mathqwen.text.bpe import IM_START
 from mathqwen.text.tokenizer import Tokenizer, pretty_json
 
 TEMPLATE_FILE = 'chat_template.jinja'  # where a run and an export keep the template, and transformers looks first
@@ -139,6 +141,33 @@ class ChatFormat:
     if 'eos_token' in self.template.source:  # another eos_token would change what the template renders
       return None
     return next((token for token in self.template.stop_tokens() if token in tokenizer.special), None)
+
+
+def save_tokenizer(
+  tokenizer: Tokenizer, directory: str | files_lib.AnyPath, layout: str | None = None, chat: ChatFormat | None = None
+) -> str:
+  """Writes files that `load_tokenizer(directory)` reads, with a chat template. Returns whose template it is.
+
+  That is 'trained' with `chat`, what a run was trained with, whose template then replaces every other. Otherwise it is
+  'original' or 'mathqwen': ChatML is added, as chat_template.jinja, only when the tokenizer's files have none.
+  layout: as in `Tokenizer.files_in`, with its errors.
+  """
+  found = tokenizer.files_in(layout)
+  if chat is not None:
+    found = chat.in_files(found, tokenizer)
+    whose = 'trained'
+  elif tokenizer.has_template:
+    whose = 'original'
+  else:
+    if IM_START in tokenizer.special:
+      found[TEMPLATE_FILE] = CHATML.source.encode()
+    whose = 'mathqwen'
+
+  directory = files_lib.path(directory)
+  directory.mkdir(parents=True, exist_ok=True)
+  for name, content in found.items():
+    (directory / name).write_bytes(content)
+  return whose
 
 
 def _system_block(system_prompt: str) -> str:

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Mapping
 
-from mathqwen.text import traced
-from mathqwen.text.traced import GIVEN, LITERAL, MAX_CONTAINER, OWN, LimitError, Text, origin
+from mathqwen.chat import traced
+from mathqwen.chat.traced import GIVEN, LITERAL, MAX_CONTAINER, OWN, LimitError, Text, origin
 
 
 class GivenDict(dict):

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from mathqwen.chat import probe, templates
 from mathqwen.errors import UserError
-from mathqwen.text import probe, templates
 from mathqwen.text.bpe import added_token, sentencepiece_json
 from mathqwen.text.huggingface import HuggingFace
 from mathqwen.text.loading import load_tokenizer

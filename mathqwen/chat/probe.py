@@ -1,6 +1,6 @@
 """Tries a chat template in a process of its own, with limits on time and memory, before it runs in this one.
 
-  python -m mathqwen.text.probe < TEMPLATE
+  python -m mathqwen.chat.probe < TEMPLATE
 
 `engine.py` limits steps and sizes, and the compiler of Jinja and Python's own functions have no limits: a template that
 takes too long there takes only the process of the probe with it.
@@ -34,7 +34,7 @@ def try_out(source: str, name: str) -> None:
   package = str(pathlib.Path(__file__).parents[2])
   environment = os.environ | {'PYTHONPATH': os.pathsep.join([package, os.environ.get('PYTHONPATH', '')])}
   done = subprocess.run(
-    [sys.executable, '-m', 'mathqwen.text.probe'],
+    [sys.executable, '-m', 'mathqwen.chat.probe'],
     input=source.encode(errors='replace'),
     capture_output=True,
     env=environment,
@@ -64,8 +64,8 @@ def main() -> int:
   """0 when the template on standard input can be used; otherwise standard output says why not, if that is known."""
   _limit()
   source = sys.stdin.buffer.read(10_000_000).decode(errors='replace')
-  from mathqwen.text import rendering
-  from mathqwen.text.traced import LimitError
+  from mathqwen.chat import rendering
+  from mathqwen.chat.traced import LimitError
 
   try:
     engine = rendering.compiled(source, '2000-01-01')
@@ -74,7 +74,7 @@ def main() -> int:
         try:
           engine.render(messages, {'bos_token': '<s>', 'eos_token': '</s>'}, asked)
         except (MemoryError, LimitError) as error:
-          print(rendering._words(error))
+          print(rendering.words(error))
           return 1
         except Exception:
           pass  # it refuses this one

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from mathqwen.text.traced import LITERAL, MARKED, OWN, UNKNOWN, Text
+from mathqwen.chat.traced import LITERAL, MARKED, OWN, UNKNOWN, Text
 
 Span = tuple[int, int]  # first character, one past the last
 

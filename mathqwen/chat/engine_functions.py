@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import jinja2
 from jinja2.sandbox import SandboxedFormatter
 
-from mathqwen.text import traced
-from mathqwen.text.traced import LimitError, Text
-from mathqwen.text.traced_values import to_json
+from mathqwen.chat import traced
+from mathqwen.chat.traced import LimitError, Text
+from mathqwen.chat.traced_values import to_json
 
 MAX_BITS = 4_096  # of a number that a template computes
 
