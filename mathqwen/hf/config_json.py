@@ -41,7 +41,9 @@ QWEN1 = {
 # Keys of both kinds that are read here or in `rope_json`; all others are looked up in `config_keys`.
 _WINDOW = ('sliding_window', 'use_sliding_window', 'max_window_layers', 'layer_types')
 _COMPUTED = frozenset([SYSTEM_PROMPT, *SHARED, *_WINDOW, *rope_json.KEYS])
-_COMPUTED_QWEN1 = frozenset([SYSTEM_PROMPT, 'tie_word_embeddings', 'use_dynamic_ntk', 'use_logn_attn'])
+_COMPUTED_QWEN1 = frozenset(
+  [SYSTEM_PROMPT, 'tie_word_embeddings', 'initializer_range', 'use_dynamic_ntk', 'use_logn_attn']
+)
 _COMPUTED_QWEN1 |= {name for names in QWEN1.values() for name in names if name != 'rotary_emb_base'}
 # A null means here what a missing key means, as transformers 4 wrote unset keys. Elsewhere transformers refuses it.
 _MAY_BE_NULL = ('tie_word_embeddings', 'initializer_range')

@@ -6,7 +6,8 @@ import pytest
 
 from mathqwen import hf
 from mathqwen.errors import UserError
-from mathqwen.hf import config_json, config_keys, families
+from mathqwen.hf import config_json, config_keys, families, layouts
+from mathqwen.text.testing import tiny_bpe_tokenizer
 
 SIZES = {
   'vocab_size': 100,
@@ -188,6 +189,17 @@ def test_what_changes_nothing_is_accepted(model_type, changes):
   values = config_of(model_type, **changes)
   plain = config_of(model_type, max_position_embeddings=read(values).max_position_embeddings)
   assert read(values) == read(plain)
+
+
+@pytest.mark.parametrize('layout', ['qwen1', 'qwen2', 'qwen3', 'llama'])
+def test_nothing_that_an_export_writes_is_unknown(layout, tiny_config, capsys):
+  features = {
+    name: value for name, value in layouts.LAYOUTS[layout].features.items() if name in ('qkv_bias', 'qk_norm')
+  }
+  cfg = tiny_config('llama', **features, **({'num_key_value_heads': 6} if layout == 'qwen1' else {}))
+  written = config_json.make(cfg, tiny_bpe_tokenizer(), 'bfloat16', layout)
+  config_json.parse(written, 'config.json')
+  assert capsys.readouterr().err == ''
 
 
 def test_unknown_keys_are_listed_once(capsys):
