@@ -7,6 +7,7 @@ Records are appended and flushed as answers end, so a killed run loses no finish
 atomically.
 """
 
+import collections
 import dataclasses
 import gzip
 import json
@@ -21,6 +22,7 @@ from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading.grade import relative_error
+from mathqwen.grading.rule import VERDICTS
 
 FIELDS = (
   'id', 'benchmark', 'question', 'prompt', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated',
@@ -185,6 +187,7 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
   """
   n = len(records)
   correct = sum(record['correct'] for record in records)
+  found = collections.Counter(map(_verdict, records))
   truncated = [record.get('truncated') for record in records]
   scores = {
     'benchmark': benchmark.name,
@@ -193,6 +196,7 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
     **_accuracy(n, correct),
     'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
     'unextractable': sum(record['extracted'] is None for record in records),
+    'verdicts': {name: found[name] for name in VERDICTS},
     'truncated': None if None in truncated else sum(truncated),
     'rule': rule,
   }
@@ -208,6 +212,13 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
   if groups:
     scores['by_group'] = {name: _group(groups[name], samples) for name in sorted(groups, key=_natural_order)}
   return scores | (samples_lib.summarise(records, samples) if samples > 1 else {})
+
+
+def _verdict(record: dict) -> str:
+  """The verdict of a record; of one that an earlier version graded, what its other fields say."""
+  if record['correct']:
+    return 'right'
+  return record.get('verdict') or ('no answer' if record['extracted'] is None else 'wrong')
 
 
 def _group(records: list[dict], samples: int) -> dict:

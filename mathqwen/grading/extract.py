@@ -11,8 +11,10 @@ and cannot backtrack over a long text.
 
 import re
 
-from mathqwen.grading import values
+from mathqwen.grading import chinese, context, units, values
+from mathqwen.grading.cleaning import clean, words
 
+_HASHES = re.compile(r'####(?: |(?=[-+$€£¥\d]))')
 _BOX = re.compile(
   r'\\(?:boxed|fbox)\s{0,3}'  # \boxed or \fbox, then
   r'(?:\{|([^\s{}$.,\\]{1,64}))'  # ... the brace that opens its content, or a bare content: \boxed 2
@@ -37,23 +39,38 @@ _SENTENCE_END = re.compile(
   r'|\.?$'  # the end of the text, with or without a period
   r'|[。．；;]'  # Chinese periods (。 and ．) and semicolons
 )
+_EMPTY = re.compile(
+  r'(?:\s|\.\.\.|…|[?_~]|\\(?:[lc]?dots|quad|qquad|[ ,;:!_])(?![a-zA-Z])|\\(?:text|phantom|mathrm)\{[\s_.…?]*+\})*+'
+)
+_NOT = re.compile(r"[\s:：*$]*+(?:not\b|n't\b|never\b|不是|不为|并非)", re.IGNORECASE)  # the answer is not 45
+_EQUALS = re.compile(r'(?<![<>!\\])=|≈|\\approx(?![a-zA-Z])')
+_OPENS = ('\\[', '$$', '\\(', '$')
+_STATED = 4000  # characters behind `The answer is` that are read
 _MINERVA_CLOSING = 'I hope it is correct'  # the few-shot examples of Minerva end with this sentence
 
 
 def hashes(text: str) -> str | None:
-  """The rest of the line after the last `#### `, the mark of GSM8K's own solutions."""
-  _, mark, rest = text.rpartition('#### ')
-  if not mark:
+  """The rest of the line after the last `#### ` or `####18`, the mark of GSM8K's own solutions."""
+  match = _last_match(_HASHES, text)
+  if match is None:
     return None
-  return rest.split('\n', 1)[0].strip() or None
+  return text[match.end() :].split('\n', 1)[0].strip() or None
 
 
 def boxed(text: str) -> str | None:
   r"""The content of the last `\boxed{...}` that is closed, or of a `\boxed 2`. Escaped braces do not count.
 
-  "Last" is the one that opens last: of `\boxed{a \boxed{b} c}` it is `b`. An empty box gives ''.
+  "Last" is the one that opens last: of `\boxed{a \boxed{b} c}` it is `b`. A box with nothing in it (`\boxed{}`,
+  `\boxed{...}`), as prompts and reminders have it, does not count beside others; alone it gives ''.
   """
-  last_start, content = -1, None
+  found = boxes(text)
+  filled = [box for box in found if not _EMPTY.fullmatch(box)]
+  return (filled or [''])[-1] if found else None
+
+
+def boxes(text: str) -> list[str]:
+  r"""The contents of all boxes that are closed, in the order in which they open."""
+  found: list[tuple[int, str]] = []
   open_braces = []  # for each open brace, where the content of its box starts; -1 for a brace that opens no box
   for match in _BOX.finditer(text):
     token = match.group()
@@ -61,24 +78,32 @@ def boxed(text: str) -> str | None:
       if match.group(1) is None:
         open_braces.append(match.end())
       else:
-        last_start = match.start()
-        content = match.group(1)
+        found.append((match.start(), match.group(1)))
     elif token == '{':
       open_braces.append(-1)
     elif token == '}' and open_braces:
       box_start = open_braces.pop()
-      if box_start > last_start:
-        last_start = box_start
-        content = text[box_start : match.start()]
-  return None if content is None else content.strip()
+      if box_start >= 0:
+        found.append((box_start, text[box_start : match.start()].strip()))
+  return [content for _, content in sorted(found, key=lambda box: box[0])]
 
 
 def answer_is(text: str) -> str | None:
-  """The rest of the line after the last `The answer is` (or `Answer:`, `A:`, `答案是`, `答：`)."""
-  match = _last_match(_ANSWER_IS, text)
-  if match is None:
-    return None
-  return text[match.end() :].split('\n', 1)[0].strip() or None
+  """What stands behind the last `The answer is` (`Answer:`, `答案是`): the rest of its line, or the next line.
+
+  Where the last one says what the answer is not, the one before counts.
+  """
+  denied = None
+  for match in reversed(list(_ANSWER_IS.finditer(text))):
+    lines = text[match.end() : match.end() + _STATED].lstrip(' \t*_:：').split('\n')
+    first = next((index for index, line in enumerate(lines[:4]) if line.strip(' \t*_#-')), 0)
+    stated = lines[first].strip()
+    if stated in _OPENS:  # a formula of several lines
+      stated = ' '.join(lines[first : first + 8])
+    if stated and not _NOT.match(stated):
+      return stated
+    denied = denied or stated  # the answer is not 45
+  return denied or None
 
 
 def number(text: str) -> str | None:
@@ -98,28 +123,50 @@ def chinese_number(text: str) -> str | None:
 
 def _stated_number(text: str, leading_counts: bool) -> str | None:
   """With `leading_counts`, a number that the stated answer begins with is the answer."""
+  text = words(clean(text))
   marked = hashes(text)
   # The line after `#### ` must begin with a number: `#### Step 2` is a Markdown heading, not an answer.
-  if marked and (answer := values.starts(marked)):
-    return answer
+  if marked and values.starts(marked):
+    opening = values.opening(marked)
+    return context.whole(opening, values.matches(opening)[0])
 
-  for stated in (boxed(text), answer_is(text)):
+  for place, stated in (('box', boxed(text)), ('sentence', answer_is(text))):
     if not stated:
       continue
-    _, equals, result = stated.rpartition('=')
-    numbers = values.find(result)
+    if place == 'box' and (quantity := units.quantity(stated)):
+      return quantity.number
+    stated = _with_digits(stated)
+    *_, result = _EQUALS.split(stated)
+    numbers = values.matches(result)
     if not numbers:
       continue
-    if equals or (leading_counts and values.starts(result)):
-      return numbers[0]
-    in_sentence = values.find(result[: _SENTENCE_END.search(result).start()])
-    return in_sentence[-1] if in_sentence else numbers[0]
-  return values.last(text)
+    if place == 'box' or result is not stated and result != stated or (leading_counts and values.starts(result)):
+      return context.one(result, numbers, place == 'box')
+    sentence = result[: _SENTENCE_END.search(result).start()]
+    in_sentence = values.matches(sentence)
+    return context.whole(sentence, in_sentence[-1]) if in_sentence else context.whole(result, numbers[0])
+  text = _with_digits(text)
+  last = values.last_match(text)
+  return None if last is None else context.whole(text, last)
+
+
+def _with_digits(text: str) -> str:
+  """The text with digits for Chinese numerals, which may be parts of words, where it has no digits."""
+  if text.isascii() or any(sign in '0123456789' for sign in text):
+    return text
+  return chinese.digits(text)
 
 
 def last_number(text: str) -> str | None:
   """The last number of the text, whatever stands around it."""
-  return values.last(text)
+  return values.last(words(clean(text)))
+
+
+def last_whole_number(text: str) -> str | None:
+  """The last number of the text; where it is a part of an expression (`9!`, `2^{36}`), that expression."""
+  text = _with_digits(words(clean(text)))
+  last = values.last_match(text)
+  return None if last is None else context.whole(text, last)
 
 
 def last_math(text: str) -> str | None:

@@ -1,7 +1,7 @@
 r"""The graders, by name in RULES, each a pure function `(response, gold) -> Verdict`.
 
     grade('She pays $18.\n#### 18', '18', 'number')           Verdict(True, '18', 'equal text')
-    grade('Thus \\boxed{\\dfrac12}.', '\\frac{1}{2}', 'math')  Verdict(True, '\\dfrac12', 'equal after normalisation')
+    grade('Thus \\boxed{\\dfrac12}.', '\\frac{1}{2}', 'math')  Verdict(True, '\\dfrac12', 'equal text')
 
 A rule belongs to a benchmark, not to a model: `number` reads GSM8K and is unfit for MATH, and a symbolic grader alone
 misreads endings of GSM8K such as `... $129,200. #### 129200`. Every rule of ours compares strings first, so that gold
@@ -9,39 +9,32 @@ against gold is 100%.
 """
 
 import concurrent.futures
-import dataclasses
 import os
 import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from mathqwen.errors import look_up
-from mathqwen.grading import extract, latex, symbolic, values
+from mathqwen.errors import UserError, look_up
+from mathqwen.grading import extract, mathematics, symbolic, thinking, values
+from mathqwen.grading.cleaning import clean, words
 from mathqwen.grading.published import PUBLISHED, close
 from mathqwen.grading.rule import MAX_ANSWER, Rule, Verdict
 
 _within_1e4 = close('1e-4')
-
-# Parts of an answer that math-verify ignores: it takes 2112_5 for 2112_6, and 9 a.m. for 9 p.m.
-# Where answer and gold both have such a part (group 1), the parts must agree.
-_MUST_AGREE = {
-  # 2112_5, 2112_{5}, \text{2AB}_{\text{16}}: the digits of the base
-  'number base': re.compile(r'[0-9A-Z]\}?_\{?(?:\\text\{)?(\d+)'),
-  # 9 a.m., 9:30 PM, 9\text{ p.m.}: the a or the p
-  'half of the day': re.compile(r'\d[^\da-zA-Z]*(?:\\(?:text|mbox|mathrm|textrm)\s?\{\s*)?([apAP])\.?\s?[mM]\b'),
-  # 5 million, 5\text{ billion}, three hundred: the word
-  'scale': re.compile(r'(?<![a-zA-Z])((?:m|b|tr)illion|thousand|hundred)', re.IGNORECASE),
-}
+_SHOWN = 5  # gold answers that an error names
+_GSM8K_GOLD = re.compile(r'(?:^|\n)#### *([^\n]+)')  # the data set's own answer field ends with it
+_ANSWER_MARK = re.compile(r'####|\\(?:boxed|fbox)|answer|答', re.IGNORECASE)
+_PARAGRAPH = re.compile(r'\n\s*\n')
 
 
 def _compare_number(answer: str, gold: str) -> tuple[bool, str]:
-  """By value, so that 25% is 0.25. Where the gold answer has no percent sign, 25% is also 25, as GSM8K writes it."""
+  """By value, so that 25% is 0.25. 25% and 25 are the same where one of the two has no percent sign, as in GSM8K."""
   if answer == gold:
     return True, 'equal text'
-  equal, reason = _within_1e4(answer, gold)
-  if not equal and values.is_percent(answer) and not values.is_percent(gold):
-    equal_without_sign, _ = _within_1e4(values.without_percent(answer), gold)
-    if equal_without_sign:
+  equal, reason = _compare_value(answer, gold)
+  if not equal and values.is_percent(answer) != values.is_percent(gold):
+    without, _ = _compare_value(values.without_percent(answer), values.without_percent(gold))
+    if without:
       return True, 'difference < 1e-4 without the percent sign'
   return equal, reason
 
@@ -58,59 +51,79 @@ def _compare_value(answer: str, gold: str) -> tuple[bool, str]:
   return equal, reason
 
 
-class _MathRule(Rule):
-  """MATH. A response that is nothing but the gold answer is right, whatever an extractor would cut out of it."""
+class _OurRule(Rule):
+  """A rule of ours reads the answer behind the thinking. A response that is nothing but the gold answer is right."""
 
   def __call__(self, response: str, gold: str) -> Verdict:
-    if len(response) <= MAX_ANSWER and latex.normalise(response) == latex.normalise(gold):
-      return Verdict(True, response.strip(), 'equal after normalisation')
-    return super().__call__(response, gold)
+    """As `Rule`; 'cut off' when the response ends inside its thinking."""
+    reading = thinking.apart(response)
+    if reading.cut_off:
+      return Verdict(False, None, 'no answer found: cut off inside the thinking', 'cut off')
+    text = reading.text
+    if text.strip() == gold.strip() and text.strip():
+      return Verdict(True, text.strip(), 'equal text')
+    if reading.tagged and not _ANSWER_MARK.search(text):
+      text = f'The answer is: {text}'
+    return self.judge(text, gold)
+
+  def judge(self, text: str, gold: str) -> Verdict:
+    """The verdict on the answer's part of a response."""
+    return super().__call__(text, gold)
+
+
+class _MathRule(_OurRule):
+  """MATH. Where the gold answer has several parts, they may stand in as many boxes of the last paragraph."""
+
+  def judge(self, text: str, gold: str) -> Verdict:
+    """As `_OurRule.judge`."""
+    bare = text.strip()
+    if len(bare) <= MAX_ANSWER and len(gold) <= MAX_ANSWER and mathematics.same_text(bare, gold):
+      return Verdict(True, bare, 'equal after normalisation')
+    verdict = super().judge(text, gold)
+    if verdict.correct or '\\boxed' not in text:
+      return verdict
+    together = extract.boxes(_PARAGRAPH.split(text.strip())[-1])
+    if 2 <= len(together) <= 20:
+      joined = super().judge(f'\\boxed{{{", ".join(together)}}}', gold)
+      if joined.correct:
+        return joined
+    return verdict
 
 
 def _extract_mathematics(response: str) -> str | None:
+  response = clean(response)
   answer = extract.final_answer(response)
   if answer is None:
-    answer = extract.last_math(response) or extract.last_number(response)
+    answer = extract.last_math(response) or extract.last_whole_number(response)
   return answer
 
 
-def _compare_mathematics(answer: str, gold: str) -> tuple[bool, str]:
-  if latex.normalise(answer) == latex.normalise(gold):
-    return True, 'equal after normalisation'
-  for part, pattern in _MUST_AGREE.items():
-    in_answer = pattern.search(answer)
-    in_gold = pattern.search(gold)
-    if in_answer and in_gold and in_answer.group(1).lower() != in_gold.group(1).lower():
-      return False, f'different {part}'
-  return symbolic.equal(gold, answer)
-
-
 RULES: dict[str, Rule] = {
-  'number': Rule(
+  'number': _OurRule(
     'GSM8K: the number after `#### `, in \\boxed{}, after `The answer is`, else the last one; '
     '|difference| < 1e-4; a percent sign that the gold answer lacks may be dropped',
     extract.number,
     _compare_number,
     numeric=True,
   ),
-  'math23k': Rule(
+  'math23k': _OurRule(
     'Math23K: as GSM8K, but the last number of the sentence, by its value (percent, fraction, mixed number); '
     '|difference| < 1e-4, and at most a hundredth of the gold answer',
     extract.chinese_number,
     _compare_value,
     numeric=True,
   ),
-  'math401': Rule(
+  'math401': _OurRule(
     'Math401 (arXiv 2304.02015): the last number; |decoded - target| < 1e-3',
-    extract.last_number,
+    extract.last_whole_number,
     close('1e-3'),
     numeric=True,
   ),
   'math': _MathRule(
     'MATH: the last \\boxed{}, else the stated answer, else the last formula, else the last number; '
-    'equal strings after normalisation, else equal by math-verify',
+    'equal as texts, as numbers with units, part by part, or by their values at several points',
     _extract_mathematics,
-    _compare_mathematics,
+    mathematics.equal,
   ),
   **PUBLISHED,
 }
@@ -122,14 +135,44 @@ def get(rule: str) -> Rule:
 
 
 def grade(response: str, gold: str, rule: str) -> Verdict:
-  """The verdict of the rule of that name. UserError when there is none."""
-  return get(rule)(response, gold)
+  """The verdict of the rule of that name. An undecided comparison is asked again, alone and with more time.
+
+  UserError: when there is no such rule, or when the gold answer is not one that it can read.
+  """
+  grader = get(rule)
+  gold = readable(gold, grader)
+  if gold is None:
+    raise UserError(f'the gold answer is not a number, which rule {rule!r} compares; correct it or give another --rule')
+  verdict = grader(response, gold)
+  if verdict.state == 'undecided':
+    with symbolic.asking_again():
+      verdict = grader(response, gold)
+  return verdict
+
+
+def readable(gold: str, rule: Rule) -> str | None:
+  """The gold answer as the rule compares it: of GSM8K's answer field, the number behind its last `#### `.
+
+  A numeric rule gets a number; None when the gold answer is none.
+  """
+  marks = _GSM8K_GOLD.findall(gold)
+  if marks:
+    gold = marks[-1].strip()
+  if rule.numeric and values.value(gold) is None:
+    numbers = [values.as_written(found) for found in values.matches(words(clean(gold)))]
+    is_clear = len(numbers) == 1 and extract.number(gold) == numbers[0] and values.value(numbers[0]) is not None
+    return numbers[0] if is_clear else None
+  return gold
 
 
 def judged(record: dict, rule: str) -> dict:
-  """A copy of the record with its verdict: `extracted`, `correct`, `reason` and the name of the `rule`."""
+  """A copy of the record with its verdict: `extracted`, `correct`, `reason`, `verdict` and the name of the `rule`."""
   verdict = grade(record['response'], record['gold'], rule)
-  return {**record, **dataclasses.asdict(verdict), 'rule': rule}
+  state = verdict.verdict
+  if state == 'no answer' and record.get('truncated'):
+    state = 'cut off'
+  fields = {'extracted': verdict.extracted, 'correct': verdict.correct, 'reason': verdict.reason}
+  return {**record, **fields, 'verdict': state, 'rule': rule}
 
 
 def judge(records: Sequence[dict], rule: str, workers: int | None = None) -> list[dict]:
@@ -138,8 +181,25 @@ def judge(records: Sequence[dict], rule: str, workers: int | None = None) -> lis
   workers: how many answers are compared symbolically at a time, each in a process of its own; None: one for each CPU,
   at most 8. Verdicts do not depend on it.
   """
+  _refuse_unreadable(records, rule)
   with concurrent.futures.ThreadPoolExecutor(workers or min(os.cpu_count() or 1, 8)) as pool:
     return list(pool.map(lambda record: judged(record, rule), records))
+
+
+def _refuse_unreadable(records: Sequence[dict], rule: str) -> None:
+  """UserError: names the records whose gold answer the rule cannot read. None of their answers could be right."""
+  grader = get(rule)
+  bad = [
+    record.get('id', f'line {number}')
+    for number, record in enumerate(records, 1)
+    if readable(record['gold'], grader) is None
+  ]
+  if bad:
+    names = ', '.join(map(str, bad[:_SHOWN])) + (', ...' if len(bad) > _SHOWN else '')
+    raise UserError(
+      f'{len(bad)} of {len(records)} gold answers are not numbers, which rule {rule!r} compares ({names}); '
+      'correct them or give another --rule'
+    )
 
 
 def relative_error(extracted: str | None, gold: str) -> float:

@@ -30,6 +30,7 @@ _SHORT_ROOT = re.compile(r'\\sqrt\s?(\w)')  # \sqrt3
 _NAME = re.compile(r'^[a-zA-Z](?:\([a-z]\))?\s?=(?!=)')  # x = and f(x) = at the start
 _POINT = re.compile(r'(?<![\d])\.(?=\d)')  # .5, to be 0.5
 _TRAILING_ZEROS = re.compile(r'(?<=\d)\.0++(?!\d)')  # 7.00, to be 7; not 10.05
+_BLANKS = re.compile(r'(?<!\d)\s+|\s+(?![\d\s])')  # all but one between digits: `1 2` is not 12
 _PLAIN_FRACTION = re.compile(r'(-?)(\d++)/(\d++)')  # 3/4 and -3/4
 
 
@@ -38,10 +39,7 @@ def normalise(text: str) -> str:
   text = text.strip().rstrip('.').replace('\n', ' ').replace('−', '-')
   text = text.replace('{,}', ',').replace('\\%', '').replace('%', '').replace('\\$', '')
 
-  # Several commands for the same thing.
-  text = _SPACING.sub('', text).replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac')
-  text = text.replace('\\lbrace', '\\{').replace('\\rbrace', '\\}').replace('\\cdotp', '\\cdot')
-  text = text.replace('\\geq', '\\ge').replace('\\leq', '\\le').replace('\\neq', '\\ne')
+  text = spelled(text)
 
   # Units go before words: both are \text{...}.
   text = _WORDS.sub(r'\1', _UNITS.sub('', text.strip()))
@@ -51,13 +49,20 @@ def normalise(text: str) -> str:
   text = whole_fractions(text)
   text = _SHORT_ROOT.sub(r'\\sqrt{\1}', text)
   text = _TRAILING_ZEROS.sub('', _POINT.sub('0.', text))
-  text = ''.join(text.split())
+  text = _BLANKS.sub('', text)
   if _THOUSANDS.fullmatch(text.lstrip('-')):
     text = text.replace(',', '')
   if fraction := _PLAIN_FRACTION.fullmatch(text):
     sign, numerator, denominator = fraction.groups()
     text = f'{sign}\\frac{{{numerator}}}{{{denominator}}}'
   return text
+
+
+def spelled(text: str) -> str:
+  r"""The text without spacing commands and `$`, with one command where LaTeX has several for the same thing."""
+  text = _SPACING.sub('', text).replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('\\cfrac', '\\frac')
+  text = text.replace('\\lbrace', '\\{').replace('\\rbrace', '\\}').replace('\\cdotp', '\\cdot')
+  return text.replace('\\geq', '\\ge').replace('\\leq', '\\le').replace('\\neq', '\\ne')
 
 
 def whole_fractions(text: str) -> str:

@@ -4,9 +4,12 @@ import dataclasses
 from collections.abc import Callable
 
 Extractor = Callable[[str], str | None]  # response -> answer
-Comparison = Callable[[str, str], tuple[bool, str]]  # (answer, gold) -> (equal, reason)
+Comparison = Callable[[str, str], tuple[bool | None, str]]  # (answer, gold) -> (equal, reason); None: undecided
 
 MAX_ANSWER = 2000  # characters; the longest gold answer of MATH has 159
+
+
+VERDICTS = ('right', 'wrong', 'undecided', 'no answer', 'cut off')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +19,14 @@ class Verdict:
   correct: bool
   extracted: str | None  # the answer as the response gives it; None: no answer was found
   reason: str  # a few words for whoever reads the records: 'equal text', 'no answer found'
+  state: str | None = None  # 'undecided' or 'cut off', where the answer is not wrong by comparison
+
+  @property
+  def verdict(self) -> str:
+    """One of VERDICTS."""
+    if self.correct:
+      return 'right'
+    return self.state or ('no answer' if self.extracted is None else 'wrong')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,5 +45,9 @@ class Rule:
       return Verdict(False, None, 'no answer found')
     if len(extracted) > MAX_ANSWER:
       return Verdict(False, extracted[:MAX_ANSWER], f'answer of {len(extracted)} characters is too long to compare')
-    correct, reason = self.compare(extracted, gold)
-    return Verdict(correct, extracted, reason)
+    return verdict_of(*self.compare(extracted, gold), extracted)
+
+
+def verdict_of(equal: bool | None, reason: str, extracted: str) -> Verdict:
+  """The verdict of a comparison."""
+  return Verdict(bool(equal), extracted, reason, 'undecided' if equal is None else None)

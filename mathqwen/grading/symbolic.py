@@ -1,61 +1,84 @@
-r"""Symbolic comparison with a time limit: math-verify runs in a process of its own, which is killed when it is late.
+r"""Symbolic comparison with a limit of CPU time: math-verify runs in a process of its own, which ends at the limit.
 
-It has to be a process. A signal does not stop a parser that is inside one long integer operation (`9^{9^9}`), and a
-thread cannot be killed. The process serves many comparisons; after a kill the next one starts another, which takes
-about a second.
+It has to be a process. A signal handler does not stop a parser that is inside one long integer operation (`9^{9^9}`),
+and a thread cannot be killed. The process serves many comparisons; when it has ended the next one starts another, which
+takes about a second. CPU time does not depend on what else the machine does, as the time of the clock would; and a
+comparison that reaches a limit is undecided, which is not "different".
 """
 
 import atexit
 import contextlib
+import contextvars
 import json
 import pathlib
 import queue
+import signal
 import subprocess
 import sys
 import threading
-import time
 from typing import TextIO
 
 from mathqwen.errors import UserError
 
-TIME_LIMIT = 5.0  # seconds for one comparison
+TIME_LIMIT = 5.0  # CPU seconds for one comparison
+AGAIN = 3  # times as long for an undecided one that is asked again
+HANGING = 600.0  # seconds of the clock after which a process that uses no CPU time is given up, as undecided
 START_LIMIT = 120.0  # seconds for the process to import SymPy on a busy machine
+_PROF = getattr(signal, 'SIGPROF', signal.SIGTERM)  # what ends a process at its limit of CPU time
 _WORKER = pathlib.Path(__file__).with_name('symbolic_worker.py')
 
 
+_patience = contextvars.ContextVar('patience', default=1)  # what limits are multiplied by
+_alone = threading.Lock()
+
+
+@contextlib.contextmanager
+def asking_again():
+  """Comparisons inside have AGAIN times the limit, and one thread at a time asks them."""
+  with _alone:
+    token = _patience.set(AGAIN)
+    try:
+      yield
+    finally:
+      _patience.reset(token)
+
+
 class Comparer:
-  """Asks one worker process; restarts it after a time-out or a crash. Safe to use from several threads."""
+  """Asks one worker process; restarts it after it ended. Safe to use from several threads."""
 
   def __init__(self, time_limit: float = TIME_LIMIT):
-    """time_limit: seconds for one comparison, not counting the start of the process."""
+    """time_limit: CPU seconds for one comparison, not counting the start of the process."""
     self.time_limit = time_limit
     self.starts = 0  # how many processes were started so far
     self._process: subprocess.Popen | None = None
     self._answers: queue.Queue | None = None  # replies of the process; None when it has ended
     self._lock = threading.Lock()
 
-  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
-    """Whether `answer` equals `gold`, and how that was found. Takes at most the time limit once the process runs.
+  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool | None, str]:
+    """Whether `answer` equals `gold`, and how that was found; None when a limit was reached: undecided.
 
-    test: 'math-verify', or 'difference' (SymPy finds that the difference is zero). UserError when math-verify is not
-    installed.
+    test: 'math-verify'; 'mathematics' (equal values at several points, else math-verify); or 'difference' (SymPy finds
+    that the difference is zero). UserError when math-verify is not installed.
     """
-    question = json.dumps({'gold': gold, 'answer': answer, 'test': test}) + '\n'
-    seconds_left = self.time_limit
+    limit = self.time_limit * _patience.get()
+    question = json.dumps({'gold': gold, 'answer': answer, 'test': test, 'seconds': limit}) + '\n'
     with self._lock:
       # If the process was killed from outside, that says nothing about this answer, so ask a second process.
       for _ in range(2):
         if self._process is None or self._process.poll() is not None:
           self._start()
-        start = time.monotonic()
+        process = self._process
         try:
-          reply = self._ask(question, seconds_left)
+          reply = self._ask(question, limit + HANGING)
         except queue.Empty:
-          return False, f'not decided in {self.time_limit:g} s'
+          return None, f'undecided: no reply in {limit + HANGING:g} s'
         if reply is not None:
-          return (True, f'equal by {test}') if reply['equal'] else (False, f'different by {test}')
-        seconds_left = max(seconds_left - (time.monotonic() - start), 0)
-      return False, f'{test} could not read the answer'
+          if reply['equal'] is None:
+            return None, 'undecided: out of memory'
+          return reply['equal'], f'{"equal" if reply["equal"] else "different"} by {test}'
+        if process.returncode == -_PROF:
+          return None, f'undecided in {limit:g} CPU seconds'
+      return None, f'undecided: the process of {test} ended twice'
 
   def close(self) -> None:
     """Ends the process. The next comparison starts another."""
@@ -69,6 +92,9 @@ class Comparer:
       self._process.stdin.write(question)
       self._process.stdin.flush()
       reply = self._answers.get(timeout=seconds)
+      if reply is None:  # its output is closed: it ends by itself, and its status says why
+        with contextlib.suppress(subprocess.TimeoutExpired):
+          self._process.wait(timeout=HANGING)
     except BrokenPipeError:
       pass
     finally:
@@ -125,11 +151,11 @@ class ComparerPool:
   """A `Comparer` for each thread that asks at the same time. Each comparison has its own time limit."""
 
   def __init__(self, time_limit: float = TIME_LIMIT):
-    """time_limit: seconds for one comparison."""
+    """time_limit: CPU seconds for one comparison."""
     self.time_limit = time_limit
     self._idle: list[Comparer] = []  # append and pop are atomic, so threads share the list without a lock
 
-  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+  def equal(self, gold: str, answer: str, test: str = 'math-verify') -> tuple[bool | None, str]:
     """As `Comparer.equal`."""
     try:
       comparer = self._idle.pop()
@@ -150,6 +176,6 @@ _shared = ComparerPool()
 atexit.register(_shared.close)
 
 
-def equal(gold: str, answer: str, test: str = 'math-verify') -> tuple[bool, str]:
+def equal(gold: str, answer: str, test: str = 'math-verify') -> tuple[bool | None, str]:
   """As `Comparer.equal`, by the processes that this interpreter shares. They end with it."""
   return _shared.equal(gold, answer, test)

@@ -1,12 +1,17 @@
 """The process in which answers are parsed as mathematics. It is run by path and never imported, and is free of JAX.
 
-It reads and writes one JSON object a line: in {"gold", "answer", "test"}, out {"equal"}. `test` is 'math-verify' or
-'difference'. Its first line is {"ready": true}, or {"missing": why} when math-verify cannot be imported.
-It has no time limit of its own: the process that started it kills it, and it ends soon after that process does.
+It reads and writes one JSON object a line: in {"gold", "answer", "test", "seconds"}, out {"equal"}. `test` is
+'mathematics', 'math-verify' or 'difference'. `equal` is null where memory ran out. Its first line is
+{"ready": true}, or {"missing": why} when math-verify cannot be imported.
+After `seconds` of CPU time (not of the clock: a busy machine decides nothing) the system ends it by SIGPROF. It ends
+soon after the process that started it does.
 """
 
+import functools
 import json
 import os
+import pathlib
+import signal
 import sys
 import threading
 import time
@@ -22,6 +27,15 @@ def limit_memory() -> None:
   except ImportError:  # not a POSIX system
     return
   resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def limit_cpu(seconds: float) -> None:
+  """Ends this process by SIGPROF after so many seconds of its CPU time from now; 0: no more.
+
+  No handler runs, so one long operation on integers ends as well. Does nothing where there is no such timer.
+  """
+  if hasattr(signal, 'setitimer'):
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def end_with(parent: int) -> None:
@@ -46,7 +60,12 @@ def main() -> None:
   for line in sys.stdin:
     question = json.loads(line)
     compare = tests[question['test']]
-    equal = bool(compare(question['gold'], question['answer']))
+    limit_cpu(question['seconds'])
+    try:
+      equal = bool(compare(question['gold'], question['answer']))
+    except MemoryError:
+      equal = None
+    limit_cpu(0)
     print(json.dumps({'equal': equal}), file=out, flush=True)
 
 
@@ -81,7 +100,29 @@ def comparisons() -> dict[str, Callable[[str, str], bool]]:
       return False
     return sympy.simplify(gold_expression - answer_expression) == 0
 
-  return {'math-verify': equal_by_math_verify, 'difference': no_difference}
+  @functools.lru_cache(maxsize=4096)
+  def parsed_once(text):
+    return parse(text)
+
+  sys.path.insert(0, str(pathlib.Path(__file__).parent))
+  try:
+    import symbolic_sampling  # beside this file; it needs SymPy alone
+  finally:
+    del sys.path[0]
+
+  def equal_mathematics(gold, answer):
+    candidates = [parsed_once(text) for text in (gold, answer)]
+    forms = [
+      next((form for form in parsed if isinstance(form, (sympy.Basic, sympy.MatrixBase))), None)
+      for parsed in candidates
+    ]
+    if None not in forms:
+      decided = symbolic_sampling.equal(*forms, answer)
+      if decided is not None:
+        return decided
+    return math_verify.verify(*candidates, timeout_seconds=None)
+
+  return {'mathematics': equal_mathematics, 'math-verify': equal_by_math_verify, 'difference': no_difference}
 
 
 if __name__ == '__main__':

@@ -12,19 +12,23 @@ recognised by its form, and a text of more than `MAX_LENGTH` characters has no v
 import re
 from fractions import Fraction
 
-MAX_LENGTH = 400  # characters of one number: longer than any answer, and far below Python's limit of 4,300 digits
+from mathqwen.grading.cleaning import clean
 
-# Full-width characters of Chinese texts, one to one.
-_FULL_WIDTH = str.maketrans('０１２３４５６７８９％／（）＋－−＝＄￥', '0123456789%/()+--=$¥')
-_FULL_WIDTH_POINT = re.compile(r'(?<=\d)．(?=\d)')  # ３．５; elsewhere `．` ends a sentence
+MAX_LENGTH = 400  # characters of one number: longer than any answer, and far below Python's limit of 4,300 digits
 
 # 12, 1,234.5, .5. A comma belongs to the number only before exactly three digits.
 _DECIMAL = r'(?:\d++(?:,\d{3}(?!\d))*+(?:\.\d++)?+|\.\d++)'
+# 万 and 亿, but 5千克 is 5 kg and 3百分点 are points.
+_WAN = r'万亿|[百千]万|[万亿](?![能一])|[百千](?![米克瓦卡帕伏升赫焦分])'
+_MAGNITUDES = {
+  'hundred': 10**2, 'thousand': 10**3, 'k': 10**3, 'm': 10**6, 'million': 10**6, 'billion': 10**9, 'trillion': 10**12,
+  'dozen': 12, '百': 100, '千': 1000, '万': 10**4, '亿': 10**8, '千万': 10**7, '百万': 10**6, '万亿': 10**12,
+}  # fmt: skip
 # The groups n0 to n9 and d0 to d9 are numerators and denominators, one pair for each way of writing a fraction.
 _NUMBER = re.compile(
   rf"""
   (?P<sign> (?<![\w)\]}}]) [-+] )?+                 # -5, but 16-3 and (a)-3 are differences
-  (?: \\?[$€£¥] (?P<inner_sign> - )?+ )?+           # $5, \$5, $-5
+  (?: \\?[$€£¥₹₩¢]\ ? (?P<inner_sign> - )?+ )?+    # $5, \$5, $-5
   (?:
     (?P<scale> {_DECIMAL}) \ ?(?:\\times|\\cdot|[*×x·])\ ? 10\^\{{?+(?P<ten>[-+]?\d{{1,3}}+)\}}?+  # 2 \times 10^{{-3}}
   | 10\^\{{?+(?P<power>[-+]?\d{{1,3}}+)\}}?+        # 10^12
@@ -43,36 +47,49 @@ _NUMBER = re.compile(
   | (?P<plain>{_DECIMAL}(?:[eE][-+]?\d{{1,3}}+(?!\d))?+)      # 7, 1,234.5, 1.9e12
   )
   (?P<percent> \ ?\\?% )?+                          # 25%, 25 \%
+  (?: (?<=[\d}})])\ {{0,3}}(?P<magnitude>
+      {_WAN} | [kKM](?![\w^]) | (?i:hundred|thousand|million|billion|trillion|dozen)s?(?![a-zA-Z]))
+  )?+                                               # 240万, 2k, 2 million
   """,
   re.VERBOSE | re.ASCII,  # ASCII: in '结果是-5' the minus is a sign, because \w does not match the letter before it
 )
-_CURRENCY = re.compile(r'\\?[$€£¥]')  # $, \$, €
+_CURRENCY = re.compile(r'\\?[$€£¥₹₩¢]')  # $, \$, €
 _OPENING = re.compile(r'^[ \t*$]*+(?:\\[(\[])?[ \t]*+')  # what may stand before a leading number: '**$', '\( '
 
 
-def clean(text: str) -> str:
-  """The same text with ASCII digits, signs and percent, and without LaTeX's spacing inside numbers."""
-  text = text.translate(_FULL_WIDTH)
-  return _FULL_WIDTH_POINT.sub('.', text).replace('\\!', '').replace('{,}', ',')
+def matches(text: str) -> list[re.Match]:
+  """Every number of `text`, in order. `text` is clean: see `cleaning.clean`."""
+  return list(_NUMBER.finditer(text))
 
 
 def find(text: str) -> list[str]:
   """Every number of `text`, in order, as written (after `clean`), without its currency sign."""
-  return [_as_written(match) for match in _NUMBER.finditer(clean(text))]
+  return [as_written(match) for match in _NUMBER.finditer(clean(text))]
+
+
+def opening(text: str) -> str:
+  """The text, clean, from where a leading number would begin: behind white space, bold and math marks."""
+  return _OPENING.sub('', clean(text))
 
 
 def starts(text: str) -> str | None:
   """The number that `text` begins with, after white space, bold and math marks, or None."""
-  match = _NUMBER.match(_OPENING.sub('', clean(text)))
-  return _as_written(match) if match else None
+  match = _NUMBER.match(opening(text))
+  return as_written(match) if match else None
+
+
+def last_match(text: str) -> re.Match | None:
+  """The last number of a text that is clean."""
+  match = None
+  for match in _NUMBER.finditer(text):  # noqa: B007 - only the last one is wanted
+    pass
+  return match
 
 
 def last(text: str) -> str | None:
   """The last number of `text`, or None."""
-  match = None
-  for match in _NUMBER.finditer(clean(text)):  # noqa: B007 - only the last one is wanted
-    pass
-  return _as_written(match) if match else None
+  match = last_match(clean(text))
+  return as_written(match) if match else None
 
 
 def value(text: str | None) -> Fraction | None:
@@ -91,6 +108,8 @@ def value(text: str | None) -> Fraction | None:
     return None
   if 'percent' in parts:
     number /= 100
+  if magnitude := parts.get('magnitude'):
+    number *= _MAGNITUDES.get(magnitude) or _MAGNITUDES[magnitude.lower().removesuffix('s')]
   negative = (parts.get('sign') == '-') != ('inner_sign' in parts)  # -$-5 is 5
   return -number if negative else number
 
@@ -105,7 +124,8 @@ def without_percent(text: str) -> str:
   return text.rstrip().removesuffix('%').rstrip(' \\')
 
 
-def _as_written(match: re.Match) -> str:
+def as_written(match: re.Match) -> str:
+  """The number of a match without its currency sign."""
   return _CURRENCY.sub('', match.group()).strip()
 
 

@@ -29,7 +29,7 @@ def test_grade_again(tmp_path):
   assert stored[0]['mine'] == [1] and stored[0]['correct'] and 'id' not in stored[0]
   assert stored[1] == {
     'id': 7, 'benchmark': 'gsm8k', 'response': 'nothing', 'extracted': None, 'gold': '1', 'correct': False,
-    'reason': 'no answer found', 'rule': 'number',
+    'reason': 'no answer found', 'verdict': 'no answer', 'rule': 'number',
   }  # fmt: skip
   assert run.grade_records(path, 'gsm8k', rule='abel')['benchmarks']['gsm8k']['rule'] == 'abel'
 

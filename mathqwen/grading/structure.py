@@ -1,0 +1,222 @@
+r"""What an answer consists of: a tuple, an interval, a set, a list, or one thing. Standard library only.
+
+parse('(3, 4)')            tuple of 3 and 4              parse('3,4')       list of 3 and 4
+parse('x > 3')             intervals: (3, \\infty)        parse('\\{1,2\\}')  set of 1 and 2
+parse('2\\pm\\sqrt3')       list of 2+\\sqrt3 and 2-\\sqrt3  parse('1,000')     one thing
+"""
+
+import dataclasses
+import re
+
+from mathqwen.grading import latex, units, values
+from mathqwen.grading.cleaning import clean
+
+_MAX_PARTS = 60  # of one answer
+
+_EMPTY = re.compile(
+  r'\\(?:emptyset|varnothing)|\\\{\\\}|\{\}|'
+  r'(?:\\text\{)?\s*(?:there (?:is|are) )?(?:no (?:real |such |integer )?(?:solutions?|roots?|values?)|none|无解|空集)\s*\}?',
+  re.IGNORECASE,
+)
+_REALS = re.compile(r'\\(?:mathbb|Bbb|mathbf)\s?\{?R\}?|\\R|(?:\\text\{)?all real(?: numbers?|s)?\}?', re.IGNORECASE)
+_MEMBER = re.compile(r'^[a-zA-Z]\s?\\in(?![a-zA-Z])')
+_BUILDER = re.compile(r'^\\\{\s?[a-zA-Z]\s?(?:\\mid|\||:)(.*)\\\}$')
+_PARTING = re.compile(
+  r'\s*(?:\\text\s?\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])|\\(?:lor|vee|land|wedge)(?![a-zA-Z])|或|和)\s*'
+)
+_RELATION = re.compile(r'\\(?:leqslant|geqslant|leq|geq|le|ge|lt|gt|neq|ne)(?![a-zA-Z])|[<>]=?')
+_SIGN = {'<': '<', '>': '>', 'lt': '<', 'gt': '>', 'ne': '!', '<=': '<=', '>=': '>=', 'le': '<=', 'ge': '>='}
+_MIRROR = {'<': '>', '>': '<', '<=': '>=', '>=': '<=', '!': '!'}
+_BRACKETS = {'(': ')', '[': ']', '{': '}'}
+_BEGIN = re.compile(r'\\begin\{|\\end\{')
+_WITH_ZEROS = re.compile(r'\d{1,3}(?:,\d{3})*,0\d\d(?:,\d{3})*')
+_VARIABLE = re.compile(r'[a-zA-Z]|\\(?:theta|alpha|lambda)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A piece of an answer. `kind`: atom, tuple, list, set, interval, union; `ends`: the brackets of an interval."""
+
+  kind: str
+  text: str
+  parts: tuple['Part', ...] = ()
+  ends: str = ''
+
+
+def parse(text: str) -> Part:
+  """The structure of an answer. What it does not know is an atom."""
+  text = tidy(text)
+  if _EMPTY.fullmatch(text):
+    return Part('set', text)
+  text = _MEMBER.sub('', text).strip()
+  if builder := _BUILDER.match(text):
+    text = builder[1].strip()
+  if _REALS.fullmatch(text):
+    return _interval('(', '-\\infty', '\\infty', ')')
+  if len(text) > values.MAX_LENGTH * 5 or units.quantity(text) is not None or _BEGIN.search(text):
+    return Part('atom', text)
+  return (
+    _union(text) or _inequalities(text) or _bracketed(text) or _list(text) or _plus_minus(text) or Part('atom', text)
+  )
+
+
+def tidy(text: str) -> str:
+  r"""The text, clean, in one way of writing: no `\left`, no `\,`, `\ge` for `\geq`, no `$`."""
+  text = latex.spelled(clean(text).replace('\\$', '¤')).replace('¤', '\\$')  # \$ is money, $ is a mark
+  return text.strip().rstrip('.').strip()
+
+
+def _interval(opening: str, low: str, high: str, closing: str) -> Part:
+  ends = ('(' if 'infty' in low else opening) + (')' if 'infty' in high else closing)
+  low, high = (text.strip().replace('+\\infty', '\\infty') for text in (low, high))
+  kind = 'tuple' if ends == '()' else 'interval'
+  return Part(kind, f'{ends[0]}{low},{high}{ends[1]}', (Part('atom', low), Part('atom', high)), ends)
+
+
+def split(text: str, sign: re.Pattern) -> list[str]:
+  """The pieces of the text between signs that stand outside of all brackets."""
+  pieces, start, depth = [], 0, []
+  position = 0
+  while position < len(text):
+    char = text[position]
+    if char == '\\' and text[position + 1 : position + 2] in ('{', '}'):
+      position += 1
+      char = text[position]
+    if char in '([{':
+      depth.append(char)
+    elif char in ')]}':
+      if depth:
+        depth.pop()
+    elif not depth and (match := sign.match(text, position)):
+      pieces.append(text[start:position])
+      start = position = match.end()
+      continue
+    position += 1
+  return [*pieces, text[start:]]
+
+
+def _union(text: str) -> Part | None:
+  pieces = split(text, re.compile(r'\\cup(?![a-zA-Z])'))
+  if len(pieces) < 2 or len(pieces) > _MAX_PARTS:
+    return None
+  parts = tuple(parse(piece) for piece in pieces)
+  if all(part.kind in ('interval', 'tuple', 'set') for part in parts):
+    return Part('union', text, parts)
+  return None
+
+
+def _bracketed(text: str) -> Part | None:
+  is_set = text.startswith('\\{') and text.endswith('\\}')
+  inner = text[2:-2] if is_set else text[1:-1]
+  if not is_set and (text[:1] not in ('(', '[') or text[-1:] not in (')', ']')):
+    return None
+  if split(text, re.compile(',')) != [text]:
+    return None  # (1,2),(3,4): the first bracket is not closed by the last
+  pieces = split(inner, re.compile('[,;，]'))
+  if not _closes_itself(inner) or len(pieces) > _MAX_PARTS:
+    return None
+  if is_set:
+    return Part('set', text, tuple(parse(piece) for piece in pieces))
+  if len(pieces) < 2:
+    return None
+  if _WITH_ZEROS.fullmatch(inner):
+    return Part('atom', inner)  # (1,000) is a thousand
+  if len(pieces) == 2 and (text[0] + text[-1] != '()'):
+    return _interval(text[0], *pieces, text[-1])
+  return Part('tuple', text, tuple(parse(piece) for piece in pieces), '()')
+
+
+def _closes_itself(text: str) -> bool:
+  depth = 0
+  for char in text.replace('\\{', '{').replace('\\}', '}'):
+    depth += (char in '([{') - (char in ')]}')
+    if depth < 0:
+      return False
+  return depth == 0
+
+
+def _list(text: str) -> Part | None:
+  pieces = [piece for comma in split(text, re.compile('[,;，；、]')) for piece in split(comma, _PARTING)]
+  pieces = [piece.strip() for piece in pieces]
+  pieces = [piece for piece in pieces if piece]
+  if not 2 <= len(pieces) <= _MAX_PARTS:
+    return None
+  return Part('list', text, tuple(parse(piece) for piece in pieces))
+
+
+def _plus_minus(text: str) -> Part | None:
+  if text.count('\\pm') != 1:
+    return None
+  plus, minus = (re.sub(r'\\pm(?![a-zA-Z])', sign, text) for sign in '+-')
+  parts = (Part('atom', plus.strip().removeprefix('+').strip()), Part('atom', minus.strip()))
+  return Part('list', text, parts)
+
+
+def _inequalities(text: str) -> Part | None:
+  r"""`x>3`, `-1\le x<1`, `x<1 or x>2`, `x>1 and x<2` in one variable as intervals."""
+  if not _RELATION.search(text):
+    return None
+  is_and = bool(re.search(r'(?<![a-zA-Z])and(?![a-zA-Z])|\\(?:land|wedge)|,', text))
+  pieces = [piece for comma in split(text, re.compile(',')) for piece in split(comma, _PARTING)]
+  chains = [_chain(piece) for piece in pieces if piece.strip()]
+  if None in chains or len({chain[0] for chain in chains}) != 1:
+    return None
+  sets = [chain[1] for chain in chains]
+  if len(sets) == 1:
+    return sets[0] if not isinstance(sets[0], tuple) else Part('union', text, sets[0])
+  if not is_and:
+    flat = [part for found in sets for part in (found if isinstance(found, tuple) else (found,))]
+    return Part('union', text, tuple(flat))
+  return _intersection(text, sets)
+
+
+def _intersection(text: str, sets: list) -> Part | None:
+  """Of two half-lines, the interval between; Part('set') when they do not meet; None when that is not clear."""
+  if len(sets) != 2 or any(isinstance(found, tuple) for found in sets):
+    return None
+  upper = next((found for found in sets if found.parts[0].text == '-\\infty'), None)
+  lower = next((found for found in sets if found.parts[1].text == '\\infty'), None)
+  if upper is None or lower is None or upper is lower:
+    return None
+  low, high = lower.parts[0].text, upper.parts[1].text
+  numbers = values.value(low), values.value(high)
+  if None not in numbers and numbers[0] >= numbers[1]:
+    return Part('set', text)
+  return _interval(lower.ends[0], low, high, upper.ends[1])
+
+
+def _chain(text: str) -> tuple[str, Part | tuple[Part, ...]] | None:
+  """The variable and the interval (for `\\ne`, the two intervals) of one inequality."""
+  signs = [_SIGN.get(sign.strip('\\').replace('slant', '').removesuffix('q')) for sign in _RELATION.findall(text)]
+  sides = [side.strip() for side in _RELATION.split(text)]
+  if None in signs or not 2 <= len(sides) <= 3 or not all(sides):
+    return None
+  if len(sides) == 2:
+    (left, right), [sign] = sides, signs
+    if _VARIABLE.fullmatch(right) and not _VARIABLE.fullmatch(left):
+      left, right, sign = right, left, _MIRROR[sign]
+    if not _VARIABLE.fullmatch(left) or _letters(right):
+      return None
+    return left, _half_line(sign, right)
+  low, name, high = sides
+  if not _VARIABLE.fullmatch(name) or _letters(low) or _letters(high):
+    return None
+  kinds = {sign[0] for sign in signs}
+  if kinds == {'>'}:
+    low, high, signs = high, low, [_MIRROR[signs[1]], _MIRROR[signs[0]]]
+  elif kinds != {'<'}:
+    return None
+  return name, _interval('[' if '=' in signs[0] else '(', low, high, ']' if '=' in signs[1] else ')')
+
+
+def _half_line(sign: str, bound: str) -> Part | tuple[Part, ...]:
+  if sign == '!':
+    return _interval('(', '-\\infty', bound, ')'), _interval('(', bound, '\\infty', ')')
+  if sign[0] == '<':
+    return _interval('(', '-\\infty', bound, ']' if '=' in sign else ')')
+  return _interval('[' if '=' in sign else '(', bound, '\\infty', ')')
+
+
+def _letters(text: str) -> bool:
+  """Whether the text has letters other than those of commands, e and pi."""
+  return bool(re.search(r'[a-df-zA-Z]', re.sub(r'\\[a-zA-Z]+', '', text)))
