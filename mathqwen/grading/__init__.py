@@ -3,10 +3,16 @@
     rule.py             Rule and Verdict: what a grader is
     grade.py            RULES, the graders by name; `grade` and `judge` apply them
     published.py        rules of published systems, mistakes included
+    thinking.py         the answer's part of a response
+    cleaning.py         signs of other scripts, spaces and groups of digits in one form; chinese.py: numerals
     extract.py          finds the answer in a response
-    values.py           numbers and their exact values
+    context.py          whether a number stands alone or belongs to an expression
+    values.py           numbers and their exact values; units.py: with their units
     latex.py            LaTeX in one form, so that equal answers become equal strings
-    symbolic.py         math-verify in a process with a time limit (symbolic_worker.py is that process)
+    structure.py        tuples, lists, sets and intervals
+    mathematics.py      whether two answers of MATH are equal
+    symbolic.py         math-verify in a process with a limit of CPU time (symbolic_worker.py is that process,
+                        symbolic_sampling.py compares values at fixed points there)
 
 Others use these. They are modules, imported when first named:
 

@@ -15,7 +15,8 @@ _MAX_PARTS = 60  # of one answer
 
 _EMPTY = re.compile(
   r'\\(?:emptyset|varnothing)|\\\{\\\}|\{\}|'
-  r'(?:\\text\{)?\s*(?:there (?:is|are) )?(?:no (?:real |such |integer )?(?:solutions?|roots?|values?)|none|无解|空集)\s*\}?',
+  r'(?:\\text\{)?\s*(?:there (?:is|are) )?'
+  r'(?:no (?:real |such |integer )?(?:solutions?|roots?|values?)|none|无解|空集)\s*\}?',
   re.IGNORECASE,
 )
 _REALS = re.compile(r'\\(?:mathbb|Bbb|mathbf)\s?\{?R\}?|\\R|(?:\\text\{)?all real(?: numbers?|s)?\}?', re.IGNORECASE)
