@@ -1,9 +1,10 @@
 """Verdicts on answers, from the standard library and math-verify alone: this folder imports without JAX.
 
-Rules of ours read the answer behind the thinking (`<think>` and its like; `<answer>` holds the answer), put signs of other
-scripts and Chinese numerals into one form, and let count what tells two answers apart: units, magnitudes, order, brackets.
-A comparison that reaches its limit of CPU time is asked again with three times as much, and is undecided, not wrong, when
-that is not enough. GSM8K's own answer field may be the gold answer; one that is no number is refused by numeric rules.
+Rules of ours read the answer behind the thinking (`<think>` and its like; `<answer>` holds the answer), put signs of
+other scripts and Chinese numerals into one form, and let count what tells two answers apart: units, magnitudes, order,
+brackets. A comparison that reaches its limit of CPU time is asked again with three times as much, and is undecided, not
+wrong, when that is not enough. GSM8K's own answer field may be the gold answer; one that is no number is refused by
+numeric rules.
 
     rule.py             Rule and Verdict: what a grader is
     grade.py            RULES, the graders by name; `grade` and `judge` apply them
