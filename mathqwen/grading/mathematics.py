@@ -62,6 +62,7 @@ _ORDER = re.compile(
   r'^\\(overrightarrow|overline|angle|triangle|vec|widehat|overleftrightarrow)\s?\{?\s?([A-Za-z]+)\s?\}?$'
 )
 
+_CLOCK_TIME = re.compile(r'(\d{1,2})(?::(\d\d))?[\s\\,;]*([ap])\.?\s?m\.?')  # 2:30 p.m., 2 PM
 _CLOCK = {
   # 9 a.m., 9:30 PM, 9\text{ p.m.}: the a or the p
   'half of the day': re.compile(r'\d[^\da-zA-Z]*(?:\\(?:text|mbox|mathrm|textrm)\s?\{\s*)?([apAP])\.?\s?[mM]\b'),
@@ -295,6 +296,10 @@ def _named(text: str) -> tuple[str | None, str]:
 
 def _by_clock(answer: str, gold: str) -> Equal | None:
   """9 a.m. is not 9 p.m., and 12:30 is not 12:45."""
+  got, want = (_CLOCK_TIME.fullmatch(words(text).strip().lower()) for text in (answer, gold))
+  if got and want:
+    same = (got[1], got[2] or '00', got[3]) == (want[1], want[2] or '00', want[3])
+    return same, 'equal time' if same else 'different time'
   return _disagreement(answer, gold, _CLOCK)
 
 

@@ -21,7 +21,8 @@ OURS = [
     ('6', '6\\text{ cm}^2'),
     ('(-\\infty,5]', 'x \\leq 5'), ('(2,5)', 'x>2 \\text{ and } x<5'), ('\\{1,2\\}', '2,1'), ('(5,2)', 'x=5,y=2'),
     ('\\text{(C)}', '\\text{(C) } 5'), ('\\$5', '500\\text{ cents}'), ('y=-\\frac12x+\\frac34', '2x+4y-3=0'),
-    ('\\sin 30^\\circ', '0.5'), ('5((7)/(10))', '5\\frac{7}{10}'), ('\\sqrt{x}\\sqrt{y}', '\\sqrt{xy}'),
+    ('\\sin 30^\\circ', '0.5'),
+    ('2:30\\text{ p.m.}', '2:30 PM'), ('5((7)/(10))', '5\\frac{7}{10}'), ('\\sqrt{x}\\sqrt{y}', '\\sqrt{xy}'),
   ]],
   *[('math', gold, f'\\boxed{{{answer}}}', False) for gold, answer in [
     ('x<5 \\text{ or } x>7', 'x<5 \\text{ and } x>7'), ('(1,000)', '(1,0)'), ('AB', 'BA'), ('x=5', 'y=5'),
