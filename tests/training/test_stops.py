@@ -38,6 +38,14 @@ LATER = {
 PLACES = BEFORE_THE_FIRST_STEP | LATER
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Ctrl-C as it is at a terminal: it is ignored in what a shell starts in the background, and these tests may be."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 def stop_in(monkeypatch, place, number):
   """Sends this process the signal, once, in the function of a place."""
   function = getattr(*place)
