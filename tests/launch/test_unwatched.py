@@ -16,7 +16,7 @@ def tell(folder, **changes):
   told = []
   for path in folder.glob('cloud/homes/1.*/mathqwen-runs/facts.json'):
     told.append(json.loads(path.read_text()))
-    (folder / 'part').write_text(json.dumps(told[-1] | {'stagger': 30} | changes))
+    (folder / 'part').write_text(json.dumps(told[-1] | {'stagger': 120} | changes))
     (folder / 'part').rename(path)
   assert len(told) == 4
   return told
