@@ -227,7 +227,7 @@ def test_a_tokenizer_larger_than_the_model(exported, tmp_path):
   tensors = safetensors.numpy.load_file(broken / 'model.safetensors')
   cut = {name: tensor[:900] if tensor.shape[0] == 1024 else tensor for name, tensor in tensors.items()}
   safetensors.numpy.save_file(cut, broken / 'model.safetensors', {'format': 'pt'})
-  with pytest.raises(UserError, match="its tokenizer encodes text to ids up to 1019 and vocab_size is 900"):
+  with pytest.raises(UserError, match='its tokenizer encodes text to ids up to 1019 and vocab_size is 900'):
     mathqwen.load(broken)
 
 

@@ -4,14 +4,14 @@ import functools
 import json
 import pathlib
 import shutil
-import types
+from unittest import mock
 
 import pytest
 
 from mathqwen import config as config_lib
 from mathqwen import hf
 from mathqwen.chat import chat_format, chatml, templates
-from mathqwen.chat.chat_format import ChatFormat
+from mathqwen.chat.chat_format import ChatFormat, save_tokenizer
 from mathqwen.cli import main
 from mathqwen.config import DataConfig
 from mathqwen.conversion import check_template
@@ -86,8 +86,9 @@ def trained_from(base, tiny, tmp_path_factory):
       init = str(base(template))
       run = TrainingRun.prepare(config_lib.override(config_lib.load(tiny.config), [f'init={init}', *settings]))
       made[key].mkdir()
-      saves = types.SimpleNamespace(save=functools.partial(run.tokenizer.save, chat=run.chat))
-      converted.write_model(made[key], open_source(init).weights, run.experiment, saves)
+      # As a run keeps it, with the template that it is trained with.
+      with mock.patch.object(converted, 'save_tokenizer', functools.partial(save_tokenizer, chat=run.chat)):
+        converted.write_model(made[key], open_source(init).weights, run.experiment, run.tokenizer)
       (made[key] / 'checkpoints' / '0').rename(made[key] / 'checkpoints' / '1')
     return made[key]
 
