@@ -8,7 +8,7 @@ import pytest
 from mathqwen import hf
 from mathqwen.chat import chatml
 from mathqwen.errors import UserError
-from mathqwen.hf import export_plan, tensor_files
+from mathqwen.hf import export_plan, tensor_files, writing
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 
@@ -199,7 +199,7 @@ def test_a_broken_export_leaves_nothing(when, error, tiny_config, random_params,
   def fail(*_, **__):
     raise error
 
-  target, name = {'weights': (tensor_files.SafetensorsWriter, 'write'), 'tokenizer': (type(tokenizer), 'save')}[when]
+  target, name = {'weights': (tensor_files.SafetensorsWriter, 'write'), 'tokenizer': (writing, 'save_tokenizer')}[when]
   monkeypatch.setattr(target, name, fail)
   with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
     hf.save(str(tmp_path / 'export'), random_params(cfg), cfg, tokenizer)
