@@ -8,7 +8,7 @@ its generation_config.json <|eot_id|> too, with which its turns end.
 from mathqwen import files as files_lib
 from mathqwen.errors import UserError, report
 
-# In the order of trust. The first also stands in the tokenizer folder of a run: see `Tokenizer.save`.
+# In the order of trust. The first also stands in the tokenizer folder of a run: see `Tokenizer.files_in`.
 FILES = ('generation_config.json', 'config.json')
 _MOST = 256  # ids in one file: decoding compares every token with each of them
 
