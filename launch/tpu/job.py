@@ -8,7 +8,7 @@ import tomllib
 import types
 import typing
 
-from mathqwen.data import catalog
+from mathqwen.data import catalog, formats
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 
@@ -101,7 +101,9 @@ class TpuJob:
     for name in self.data:
       if name not in catalog.downloadable() and name not in self.files:
         known = ', '.join(catalog.downloadable())
-        raise UserError(f'data has {name!r}: known are {known}, or name a .jsonl or .jsonl.gz file of yours')
+        raise UserError(
+          f'data has {name!r}: known are {known}, or name a file of yours, such as mine.jsonl, .json, .csv or .parquet'
+        )
     if self.name in RESERVED:
       raise UserError(f'name = {self.name!r}: BUCKET/{self.name} is for all jobs; choose another name')
     if self.provisioning not in PROVISIONING:
@@ -253,7 +255,7 @@ class TpuJob:
   @property
   def files(self) -> list[str]:
     """The user's own files in `data`, on the launcher's machine."""
-    return [name for name in self.data if re.fullmatch(r'[\w./ ~-]+\.jsonl(\.gz)?', name)]
+    return [name for name in self.data if re.fullmatch(r'[\w./ ~-]+', name) and formats.SUFFIX.search(name)]
 
   def train(self, settings: dict | None = None) -> list[str]:
     """The words of the training command, the same on every host. settings: chosen by `plan`."""

@@ -77,7 +77,7 @@ def main() -> int:
           print(rendering.words(error))
           return 1
         except Exception:
-          pass  # it refuses this one
+          pass  # it refuses this one, which `Session.text` tells when it comes up
   except UserError as error:
     print(error)
     return 1

@@ -22,7 +22,7 @@ def compiled(source: str, date: str) -> Engine:
   """UserError: when the text is not a template."""
   try:
     return Engine(source, datetime.date.fromisoformat(date))
-  except Exception as error:
+  except Exception as error:  # Jinja's compiler raises many kinds for a text that is no template
     raise UserError(f'{words(error)}') from None
 
 
@@ -53,7 +53,7 @@ class Session:
     engine = self.engine(tools)
     try:
       return engine.render(plain(messages), {**self.variables, 'tools': tools}, generation_prompt)
-    except Exception as error:
+    except Exception as error:  # a template is a program, and may raise anything; the line names the kind
       turn = engine.turn
       place = f'message {turn} ({messages[turn]["role"]}): ' if 0 <= turn < len(messages) else ''
       name = self.template.name

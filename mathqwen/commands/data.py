@@ -31,20 +31,11 @@ def add_flags(parser: _flags.Parser) -> None:
 
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)
-  _flags.add_config(inspect)
-  inspect.add_argument(
-    '--tokenizer',
-    type=_flags.path,
-    metavar='DIR',
-    help="a directory with tokenizer files (default: this package's small tokenizer)",
-  )
-  _flags.add_setting(inspect, '--data-dir', 'data.data_dir', 'DIR')
-  _flags.add_map(inspect)
-  _flags.add_settings(inspect)
+  _add_config_and_tokenizer(inspect, "this package's small tokenizer")
 
   text = 'which tokens carry loss, beside what other trainers would mask'
   audit = _flags.add_command(verbs, 'audit', text, run_audit)
-  _flags.add_config(audit)
+  _add_config_and_tokenizer(audit, "that of the config's init, else this package's small tokenizer")
   audit.add_argument(
     '--against',
     type=_flags.path,
@@ -52,21 +43,27 @@ def add_flags(parser: _flags.Parser) -> None:
     help='JSON Lines that another trainer made of the same conversations, in their order: ids and mask, or ids and '
     'labels with -100',
   )
-  audit.add_argument(
-    '--tokenizer',
-    type=_flags.path,
-    metavar='DIR',
-    help="a directory with tokenizer files (default: that of the config's init, else this package's small tokenizer)",
-  )
   audit.add_argument('--limit', type=int, metavar='N', help='the first N conversations only')
   _flags.add_setting(audit, '--init', 'init', 'MODEL')
-  _flags.add_setting(audit, '--data-dir', 'data.data_dir', 'DIR')
-  _flags.add_settings(audit)
 
   text = "make the batches of a run again, and compare each with the run's ledger"
   verify = _flags.add_command(verbs, 'verify', text, run_verify)
   verify.add_argument('workdir', type=_flags.path, metavar='WORKDIR', help='the --workdir of a run')
   _flags.add_setting(verify, '--data-dir', 'data.data_dir', 'DIR')
+
+
+def _add_config_and_tokenizer(parser: _flags.Parser, default_tokenizer: str) -> None:
+  """Adds CONFIG, the settings of its data, and the tokenizer that they are shown with."""
+  _flags.add_config(parser)
+  parser.add_argument(
+    '--tokenizer',
+    type=_flags.path,
+    metavar='DIR',
+    help=f'a directory with tokenizer files (default: {default_tokenizer})',
+  )
+  _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
+  _flags.add_map(parser)
+  _flags.add_settings(parser)
 
 
 def run_prepare(args: argparse.Namespace) -> dict:

@@ -46,8 +46,8 @@ def audit(
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
   rows = None if against is None else _read(against)[:limit]
   examples = []
-  for source in cfg.sources:
-    examples += sources.load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)[0]
+  for _, found, _ in sources.load_training(cfg, chat):
+    examples += found
   conversations = []  # (where, messages, (ids, mask))
   refused = 0
   for example in examples[:limit]:

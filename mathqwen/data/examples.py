@@ -108,9 +108,9 @@ def _parse(
       if data is not None:
         fields = data.parse(_object(record, more[row] if more else {}))
       else:
-        fields, shape = read(_object(record))
+        fields, shape, unread = read(_object(record))
         report.shapes[str(shape)] += 1
-        for name in shapes.unread(record, shape):
+        for name in unread:
           report.unread.setdefault(name, where)
     except Malformed as error:
       report.add('malformed', where, str(error))

@@ -8,6 +8,7 @@ The first bytes of a file say what it is; the name only tells CSV, and JSON that
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from mathqwen import files
 from mathqwen.errors import UserError
 
-Record = tuple[int, object]  # (line or row, counted from 1; the value, or a `Malformed`)
+Record = tuple[int, object]  # (line or row, counted from 1; the value, as JSON has it, or a `Malformed`)
 
 
 class Malformed(ValueError):
@@ -30,8 +31,9 @@ class Malformed(ValueError):
 
 # --- which files ---
 
-# What the name of a file with records ends in, in a folder.
-_SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)(\.(gz|bz2|xz|zst))?$')
+# What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.
+_COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'
+SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + _COMPRESSION)
 # Files that describe a data set, in folders that other programs wrote.
 _ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json')
 _SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
@@ -54,7 +56,7 @@ def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
     path = path / split
   everything = [file for file in sorted(path.rglob('*')) if file.is_file()]
   found = [
-    file for file in everything if _SUFFIX.search(file.name) and file.name not in _ABOUT and not _hidden(file, path)
+    file for file in everything if SUFFIX.search(file.name) and file.name not in _ABOUT and not _hidden(file, path)
   ]
   if not found:
     names = ', '.join(file.name for file in everything[:5]) or 'nothing'
@@ -119,7 +121,7 @@ def records(path: files.AnyPath) -> Iterator[Record]:
 
 
 def _reader_of(path: files.AnyPath, text: str) -> Callable[[files.AnyPath, str], Iterator[Record]]:
-  name = re.sub(r'\.(gz|bz2|xz|zst)$', '', path.name.lower())
+  name = re.sub(_COMPRESSION, '', path.name.lower())
   if name.endswith(('.csv', '.tsv')):
     return _table
   if text.lstrip().startswith('['):
@@ -129,7 +131,8 @@ def _reader_of(path: files.AnyPath, text: str) -> Callable[[files.AnyPath, str],
 
 def _read(path: files.AnyPath) -> bytes:
   try:
-    content = path.read_bytes()
+    with contextlib.closing(files.open_ranges(path)) as file:
+      content = file.read(0, file.size)
   except OSError as error:
     raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
   for magic, decompress in _COMPRESSED.items():
@@ -260,7 +263,7 @@ def _batches(path: files.AnyPath, open_batches: Callable, content: bytes) -> Ite
     for batch in open_batches(pyarrow.BufferReader(content)):
       for value in batch.to_pylist():
         row += 1
-        yield row, value
+        yield row, json.loads(json.dumps(value, default=str))  # dates and bytes become text
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(
       f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'

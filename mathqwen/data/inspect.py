@@ -113,8 +113,7 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
   loaded = load_tokenizer(tokenizer)
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
   numbers = {}
-  for source in cfg.sources:
-    examples, report = sources.load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
+  for source, examples, report in sources.load_training(cfg, chat):
     found = statistics(examples, loaded, cfg.seq_len, chat)
     found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
     numbers[source] = found

@@ -99,15 +99,13 @@ def _rendered(
   conversations = [messages_of(example, chat) for example in examples]
   try:
     return list(zip(examples, chat.template.render_batch(conversations, tokenizer), strict=True))
-  except UserError:
-    pass  # at least one cannot be rendered: find out which, one at a time, and much slower
-  rendered = []
-  for example, messages in zip(examples, conversations, strict=True):
-    try:
-      rendered += [(example, pair) for pair in chat.template.render_batch([messages], tokenizer)]
-    except UserError as error:
-      report.add('malformed', example.where, str(error))
-  return rendered
+  except UserError as error:
+    if len(examples) == 1:
+      report.add('malformed', examples[0].where, str(error))
+      return []
+  middle = len(examples) // 2  # by halves, because few are refused, and large batches are tokenised many times faster
+  halves = (examples[:middle], examples[middle:])
+  return [pair for half in halves for pair in _rendered(half, tokenizer, chat, report)]
 
 
 def hold_out(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:

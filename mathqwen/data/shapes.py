@@ -7,6 +7,7 @@ A record has the first of SHAPES whose fields it has. A user's own names come in
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -96,7 +97,7 @@ def gold_of(text: str) -> str:
 def check_text(record: dict) -> None:
   """Malformed: when any text of the record cannot be written as UTF-8."""
   try:
-    json.dumps(record, ensure_ascii=False, default=str).encode('utf-8')
+    json.dumps(record, ensure_ascii=False).encode('utf-8')
   except UnicodeEncodeError as error:
     raise Malformed('holds half a surrogate pair') from error
 
@@ -104,18 +105,18 @@ def check_text(record: dict) -> None:
 # --- records ---
 
 
-def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> tuple[dict, Shape]:
-  """(fields of `Example` without `where`, the record's shape). `id` is None where the record has none.
+def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> tuple[dict, Shape, list[str]]:
+  """(fields of `Example` without `where`, the record's shape, its fields that nothing reads).
 
   columns: the user's names, {'question': 'prob'}; empty takes the names of SHAPES. any_turns: keep roles, fields of
-  turns and tools that ChatML does not have; a chat template takes or refuses them. Malformed: when it has no shape.
+  turns and tools that ChatML does not have; a chat template takes or refuses them. `id` is None where the record has
+  none. Malformed: when it has no shape.
   """
   if columns:
     record = _renamed(record, columns)
   shape = find(record)
   if shape is None:
-    expected = f'the columns {", ".join(columns.values())}' if columns else EXPECTED
-    raise Malformed(f'fields {", ".join(map(str, record))}: expected {expected}')
+    raise Malformed(f'fields {", ".join(record)}: expected a question and its answer, or messages')
   if record.get('weight') not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
   used = (*shape.fields, *shape.optional, 'id', 'answer')
@@ -127,8 +128,8 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
   if tools:
     fields['tools'] = _tools(tools)
   fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
-  fields['extra'] = {str(key): _plain(value) for key, value in record.items() if key not in used}
-  return fields, shape
+  fields['extra'] = {key: value for key, value in record.items() if key not in used}
+  return fields, shape, _unread(record, shape)
 
 
 def find(record: Mapping) -> Shape | None:
@@ -136,10 +137,10 @@ def find(record: Mapping) -> Shape | None:
   return next((shape for shape in SHAPES if all(record.get(name) is not None for name in shape.fields)), None)
 
 
-def unread(record: Mapping, shape: Shape) -> list[str]:
+def _unread(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a readable record, and of its turns, that nothing reads."""
   known = ('role', 'content', 'weight', *_KEPT_OF_TURNS)
-  found = [str(name) for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
+  found = [name for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
   turns = record.get('messages') if shape.fields == ('messages',) else ()
   return found + [f'messages.{name}' for turn in turns for name in turn if name not in known]
 
@@ -151,15 +152,15 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
     needed.add('answer')
   missing = [columns[name] for name in sorted(needed) if record.get(columns[name]) is None]
   if missing:
-    raise Malformed(f'no column {", ".join(missing)}: it has {", ".join(map(str, record))}')
-  known = {name for shape in SHAPES for name in (*shape.fields, *shape.optional)}
-  rest = {name: value for name, value in record.items() if name not in columns.values() and name not in known}
+    raise Malformed(f'no column {", ".join(missing)}: it has {", ".join(record)}')
+  rest = {name: value for name, value in record.items() if name not in columns.values() and name not in _names()}
   return rest | {name: record[column] for name, column in columns.items() if column in record}
 
 
-def _plain(value: object) -> object:
-  """The value as JSON can hold it: a date or bytes of a Parquet file as text."""
-  return json.loads(json.dumps(value, default=str))
+@functools.cache
+def _names() -> frozenset[str]:
+  """The fields of all SHAPES."""
+  return frozenset(name for shape in SHAPES for name in (*shape.fields, *shape.optional))
 
 
 def _pair(question_field: str, solution_field: str) -> Callable[[dict], dict]:
@@ -338,4 +339,6 @@ SHAPES = (
   Shape(('query', 'response'), _pair('query', 'response'), _SYSTEM),
   Shape(('problem', 'solution'), _pair('problem', 'solution'), _SYSTEM),
 )
-EXPECTED = f'{", ".join(map(str, SHAPES[:-1]))} or {SHAPES[-1]}, or data.columns to name others'
+EXPECTED = (
+  f'{", ".join(map(str, SHAPES[:-1]))} or {SHAPES[-1]}; in training, --map question=COLUMN,answer=COLUMN names others'
+)

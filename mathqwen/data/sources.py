@@ -1,9 +1,10 @@
 """`load`: the examples of a data set by its name, of files by their path, or of a data set on the hub."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
 from mathqwen.data import catalog, examples, formats, hub_sets, shapes
 from mathqwen.data.examples import Example
@@ -38,6 +39,12 @@ def load(
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
+
+
+def load_training(cfg: DataConfig, chat: ChatFormat) -> Iterator[tuple[str, list[Example], Report]]:
+  """(source, its examples, what was left out) of each source of a config, as `load` gives them."""
+  for source in cfg.sources:
+    yield source, *load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:

@@ -40,10 +40,7 @@ class TrainingData:
     self._only_asked = ''  # see `ChatFormat.only_asked`; of the first example
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
     encoded = []
-    for source in cfg.sources:
-      examples, report = sources.load(
-        source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=self.chat.has_own_turns
-      )
+    for source, examples, report in sources.load_training(cfg, self.chat):
       if self.chat.has_own_turns and examples and not encoded:
         self._only_asked = self.chat.only_asked(pipeline.messages_of(examples[0], self.chat), tokenizer)
       if cfg.system_prompt:

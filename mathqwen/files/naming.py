@@ -113,6 +113,8 @@ def _refuse_schemes(text: str) -> None:
     scheme = part.strip().partition(':')[0].lower()
     if scheme == 'file':
       remedy = 'write the path itself, without file:'
+    elif scheme == 'hf':
+      remedy = f'write {HUB}ORGANISATION/NAME, with two slashes, where a model or training data may be on the hub'
     elif scheme in ('gs', 'gcs'):
       remedy = 'write gs://BUCKET/FOLDER, at the beginning and with two slashes'
     else:

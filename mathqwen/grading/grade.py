@@ -135,7 +135,7 @@ def get(rule: str) -> Rule:
 
 
 def grade(response: str, gold: str, rule: str) -> Verdict:
-  """The verdict of the rule of that name. An undecided comparison is asked again, alone and with more time.
+  """The verdict of the rule of that name. An undecided comparison is asked again with more time, one at a time.
 
   UserError: when there is no such rule, or when the gold answer is not one that it can read.
   """

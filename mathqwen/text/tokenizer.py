@@ -7,8 +7,8 @@
 
 `loading.load_tokenizer` picks the class from the files it finds.
 
-Text never becomes a special or added token: `encode('<|im_end|>')` gives the ids of those ten characters. Only
-`chat.chatml` inserts special ids, so a question cannot end its own turn.
+Text never becomes a special or added token: `encode('<|im_end|>')` gives the ids of those ten characters. Only the
+room `chat` inserts special ids, so a question cannot end its own turn.
 """
 
 import copy

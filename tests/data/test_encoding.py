@@ -115,3 +115,18 @@ def test_prompts_held_out_of_one_source_leave_the_others_too():
   assert len(held) == len(prompts(held)) == 12
   assert len(training[0]) == 18
   assert [prompts(part) for part in training] == [prompts(part) - prompts(held) for part in answers]
+
+
+def test_one_bad_row_does_not_render_all_others_alone(monkeypatch):
+  render, batches = chatml.render_batch, []
+
+  def counting(conversations, tokenizer):
+    batches.append(len(conversations))
+    return render(conversations, tokenizer)
+
+  monkeypatch.setattr(chatml, 'render_batch', counting)
+  examples = sums(64)
+  examples[40] = example(40, 'half a pair \ud800', '1')
+  encoded, report = pipeline.encode(examples, load_tokenizer(), T)
+  assert len(encoded) == 63 and report.lines()[0].startswith('1 malformed: ')
+  assert len(batches) == 1 + 2 * 6  # both halves of 64, 32, ..., 2

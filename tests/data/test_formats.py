@@ -1,9 +1,11 @@
 """Files of every format that people keep records in, and what is said about those that hold none."""
 
 import bz2
+import datetime
 import gzip
 import json
 import lzma
+import os
 
 import numpy as np
 import pytest
@@ -96,6 +98,19 @@ def test_what_holds_no_records_is_named(content, words, tmp_path):
   with pytest.raises(UserError, match=words) as caught:
     load(str(tmp_path / 'a.jsonl'))
   assert '\n' not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / 'a.jsonl')
+  with pytest.raises(UserError, match='a.jsonl is a pipe'):
+    load(str(tmp_path / 'a.jsonl'))
+
+
+def test_values_that_json_lacks_are_text(tmp_path):
+  row = {'question': '1+1=', 'answer': '2', 'made': datetime.date(2024, 5, 6), 'raw': b'x'}
+  (tmp_path / 'a.parquet').write_bytes(parquet_of([row]))
+  ((example,), _) = load(str(tmp_path / 'a.parquet'))
+  assert example.extra == {'made': '2024-05-06', 'raw': "b'x'"}
 
 
 def test_rows_of_a_table_with_other_numbers_of_cells_are_malformed(tmp_path):
@@ -220,6 +235,7 @@ def test_columns_of_the_user(tmp_path):
   path = str(write_lines(tmp_path / 'a.jsonl', *rows))
   kept, report = load(path, columns=('question=prob', 'solution=sol', 'answer=gold'))
   assert [(e.question, e.solution, e.answer) for e in kept] == [('0+1=', 'It is 1.', '1'), ('1+1=', 'It is 2.', '2')]
+  assert report.unread == {}  # the columns are read, and no other `question` is left
   with pytest.raises(UserError, match='no column other: it has prob, sol, gold'):
     load(path, columns=('question=prob', 'answer=other'))
   for columns, words in {

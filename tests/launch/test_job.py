@@ -139,7 +139,7 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('name = ', 'Invalid value'),
     ('name = "data"', 'BUCKET/data is for all jobs'),
     ('grace = "soon"', "grace = 'soon': a time, such as 30m is expected"),
-    ('data = ["mine.csv"]', 'or name a .jsonl or .jsonl.gz file of yours'),
+    ('data = ["mine.xlsx"]', 'or name a file of yours, such as mine.jsonl'),
     ('env = ["A=1"]', 'env must be a table of strings, such as {NAME = "value"}'),
     ('env = {A = 1}', 'env must be a table of strings'),
     ('env = {"A-B" = "1"}', "env has 'A-B': it must be a name of letters, digits and _"),
