@@ -108,6 +108,26 @@ def equations():
 
 
 @pytest.fixture(scope='session')
+def save_in_shards():
+  """save_in_shards(state, folder) writes a state_dict as two pytorch_model files with their index."""
+  import json
+
+  torch = pytest.importorskip('torch')
+
+  def save(state, folder):
+    names = sorted(state)
+    weight_map = {}
+    for number in (1, 2):
+      file = f'pytorch_model-{number:05}-of-00002.bin'
+      part = {name: state[name] for name in names[number - 1 :: 2]}
+      torch.save(part, folder / file)
+      weight_map |= dict.fromkeys(part, file)
+    (folder / 'pytorch_model.bin.index.json').write_text(json.dumps({'weight_map': weight_map}))
+
+  return save
+
+
+@pytest.fixture(scope='session')
 def torch_model():
   """torch_model('qwen3', vocab_size=101) -> float32 model of transformers in evaluation mode."""
   torch = pytest.importorskip('torch')

@@ -14,7 +14,9 @@ SIZES = {'hidden_size': 16, 'intermediate_size': 16, 'num_attention_heads': 2, '
 
 
 @pytest.mark.parametrize('rows, prompt', [(32_000, 'alpaca'), (32_001, 'wizardmath'), (32_008, 'abel')])
-def test_from_bin_to_grades_and_to_hugging_face(rows, prompt, torch_model, llama_model, tiny, tmp_path, capsys):
+def test_from_bin_to_grades_and_to_hugging_face(
+  rows, prompt, torch_model, save_in_shards, llama_model, tiny, tmp_path, capsys
+):
   """With [PAD] at id 32,000, as they have it: beyond the vocabulary of the first."""
   transformers = pytest.importorskip('transformers')
   model = torch_model('llama', vocab_size=rows, num_hidden_layers=1, max_position_embeddings=512, **SIZES).half()
@@ -22,14 +24,7 @@ def test_from_bin_to_grades_and_to_hugging_face(rows, prompt, torch_model, llama
   folder = tmp_path / 'bin'
   model.config.save_pretrained(folder)
   state = model.state_dict() | {'model.layers.0.self_attn.rotary_emb.inv_freq': torch.ones(4)}
-  names = list(state)
-  weight_map = {}
-  for number in (1, 2):
-    file = f'pytorch_model-{number:05}-of-00002.bin'
-    part = {name: state[name] for name in names[number - 1 :: 2]}
-    torch.save(part, folder / file)
-    weight_map |= dict.fromkeys(part, file)
-  (folder / 'pytorch_model.bin.index.json').write_text(json.dumps({'weight_map': weight_map}))
+  save_in_shards(state, folder)
   (folder / 'tokenizer.model').write_bytes(llama_model)
   (folder / 'added_tokens.json').write_text('{"[PAD]": 32000}')
   (folder / 'generation_config.json').write_text('{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}')

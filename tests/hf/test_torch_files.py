@@ -1,7 +1,6 @@
 """pytorch_model.bin: every tensor as torch reads it, nothing run, and what is damaged refused."""
 
 import collections
-import json
 import os
 import zipfile
 
@@ -257,17 +256,6 @@ def directory(torch_model, tmp_path):
   return make
 
 
-def in_shards(state, folder):
-  names = sorted(state)
-  weight_map = {}
-  for number in (1, 2):
-    file = f'pytorch_model-{number:05}-of-00002.bin'
-    part = {name: state[name] for name in names[number - 1 :: 2]}
-    torch.save(part, folder / file)
-    weight_map |= dict.fromkeys(part, file)
-  (folder / 'pytorch_model.bin.index.json').write_text(json.dumps({'weight_map': weight_map}))
-
-
 def in_one(state, folder):
   torch.save(state, folder / 'pytorch_model.bin')
 
@@ -278,9 +266,10 @@ def wrapped(state, folder):
   torch.save(state, folder / 'pytorch_model.bin')
 
 
-@pytest.mark.parametrize('save', [in_one, in_shards, wrapped])
+@pytest.mark.parametrize('how', ['in one', 'in shards', 'wrapped'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
-def test_the_weights_of_a_directory(save, dtype, directory, tmp_path):
+def test_the_weights_of_a_directory(how, dtype, directory, save_in_shards, tmp_path):
+  save = {'in one': in_one, 'in shards': save_in_shards, 'wrapped': wrapped}[how]
   model, folder = directory(lambda state, folder: save({n: t.to(dtype) for n, t in state.items()}, folder))
   model.to(dtype).save_pretrained(tmp_path / 'safe')
   ours, theirs = hf.DirectoryWeights(str(folder)), hf.DirectoryWeights(str(tmp_path / 'safe'))
