@@ -13,7 +13,6 @@ All of them render with the same template as we do, and let text that looks like
 
 import copy
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 
 from mathqwen.chat import chatml, rendering, whole
@@ -24,7 +23,6 @@ from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
 Masked = tuple[list[int], list[int]]  # ids, and 1 where a token has loss
-_MARKS = re.compile(r'\{%[-+]?\s*generation\b')
 
 
 class Renderer:
@@ -35,7 +33,6 @@ class Renderer:
   def __init__(self, template: Template, tokenizer: Tokenizer):
     # ChatML has no date, which Jinja's templates need.
     self.session = rendering.session(dataclasses.replace(template, date=template.date or '2000-01-01'), tokenizer)
-    self.has_marks = _MARKS.search(template.source) is not None
     self._encoder = whole.encoder(tokenizer)
 
   def with_tools(self, tools: list | None) -> 'Renderer':
@@ -43,6 +40,11 @@ class Renderer:
     renderer = copy.copy(self)
     renderer.tools = tools
     return renderer
+
+  @property
+  def has_marks(self) -> bool:
+    """Whether the template has {% generation %} marks."""
+    return self.session.engine(self.tools).marked
 
   def text(self, messages: Sequence[dict], ask: bool = False) -> str:
     """The text of the messages, with the header of the next answer where asked for."""
