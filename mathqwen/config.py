@@ -4,10 +4,10 @@
 it configures: a name that does not exist, or that nothing reads given the other settings, is an error that names the
 nearest one.
 
-To add a setting, declare it here with `setting(...)` (see `settings.py`) and read it where it acts. Its checks,
-`--set`, the help, and what a resumed run may change (`storage/resume.py`) follow from the declaration; write its page
-again with `python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
-`Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
+To add a setting, declare it here, or for data.* in `data_config.py`, with `setting(...)` (see `settings.py`) and read
+it where it acts. Its checks, `--set`, the help, and what a resumed run may change (`storage/resume.py`) follow from the
+declaration; write its page again with `python -m mathqwen.commands.configs > configs/README.md`. Checks of several
+settings at once stand in `Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen import config_files
+from mathqwen.data_config import SEED, DataConfig
 from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
 from mathqwen.settings import (
@@ -29,9 +30,6 @@ from mathqwen.settings import (
   replace_fields,
   setting,
 )
-
-# Bounds of a seed: what NumPy and JAX both take.
-SEED = {'at_least': 0, 'at_most': 2**32 - 1}
 
 
 def _why_not_other_steps(before: 'Experiment', now: 'Experiment', step: int) -> str:
@@ -52,58 +50,6 @@ def _why_not_other_steps(before: 'Experiment', now: 'Experiment', step: int) -> 
 
 
 STEPS_ON_RESUME = Conditional('optim.schedule is constant and no checkpoint is beyond it', _why_not_other_steps)
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """Which examples are trained on, and how they become batches."""
-
-  sources: tuple[str, ...] = setting(
-    ('gsm8k',),
-    help='names of data sets, whose training split is read; files, folders or patterns (JSON Lines, JSON, CSV, '
-    'Parquet, Arrow), local or gs://; or hf://ORGANISATION/NAME, a data set on the Hugging Face hub',
-    path='data',
-  )
-  weights: tuple[float, ...] = setting(
-    (),
-    help='share of the examples drawn from each source; empty takes every example once an epoch',
-    above=0,
-    remedy='leave a source out of data.sources instead',
-  )
-  data_dir: str | None = setting(
-    None,
-    help='a copy of the named data sets, local or gs://; None reads what `mathqwen data prepare` made',
-    path='path',
-    changes_weights=False,
-  )
-  columns: tuple[str, ...] = setting(
-    (),
-    help='names of the columns of files and hub data sets, FIELD=COLUMN each (question, solution, answer, messages, '
-    'system, id); empty recognises the usual names',
-  )
-  seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
-  batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
-  template: str = setting(
-    'chatml',
-    help='how conversations become text: chatml, own (the chat template of init), or a Jinja file; the run keeps it',
-    path='path',
-  )
-  system_prompt: str = setting('', help='system turn before each question; not with a data.template that has its own')
-  eval_examples: int | None = setting(
-    None,
-    help='examples held out of training, for the evaluation loss; 0 holds out none, None 256 or a tenth of the '
-    'different prompts, whichever is fewer',
-    at_least=0,
-  )
-  max_left_out: float = setting(
-    0.05,
-    help='share of the rows of a source that may be left out because they are malformed, too long or without loss; '
-    'more of them end the run before it starts',
-    at_least=0,
-    at_most=1,
-    changes_weights=False,
-  )
-  seed: int = setting(0, help='of the order of the data and of the choice of held-out examples', **SEED)
 
 
 @dataclasses.dataclass(frozen=True)
