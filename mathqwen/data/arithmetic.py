@@ -7,11 +7,12 @@
 Integer arithmetic has integer answers; all other answers are rounded to four decimals, ties to even, as in Math401.
 """
 
+import hashlib
 import json
 import math
 import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from mathqwen import files as files_lib
@@ -206,11 +207,77 @@ def problem(group: str, rng: random.Random) -> dict[str, str]:
   return {'query': f'{query}=', 'response': response, 'group': group}
 
 
+def is_test(query: str) -> bool:
+  """Whether an expression is a test problem, in whatever spelling. A tenth of all expressions are, by their hash.
+
+  So no training row of any seed and count is a test row of any other.
+  """
+  digest = hashlib.blake2b(canonical(query).encode(), digest_size=4).digest()
+  return int.from_bytes(digest) % 10 == 0
+
+
+class _Draws:
+  """New problems of each group: no expression comes twice, in whatever spelling and group."""
+
+  def __init__(self, seed: int):
+    self._seed = seed
+    self._rngs: dict[str, random.Random] = {}
+    self._seen: set[str] = set()
+
+  def next(self, group: str, test: bool) -> dict[str, str] | None:
+    """A problem of the test part, or of the other; None when the group has no more."""
+    rng = self._rngs.setdefault(group, random.Random(f'{self._seed}/{group}'))
+    for _ in range(_MISSES):
+      row = problem(group, rng)
+      key = canonical(row['query'])
+      if key not in self._seen and is_test(row['query']) == test:
+        self._seen.add(key)
+        return row
+    return None
+
+
+def _solved(row: dict[str, str]) -> dict[str, str]:
+  """A training row: the worked solution as `response`, where there is one, and the answer alone as `answer`."""
+  return row | {'response': worked(row['query']) or row['response'], 'answer': row['response']}
+
+
+def rows(count: int, seed: int, groups: Sequence[str] = ()) -> Iterator[dict[str, str]]:
+  """`count` training rows with worked solutions, one after another, in random order; a smaller count gives the first.
+
+  groups: in equal shares, until a group has no further expression; empty takes GROUPS.
+  UserError: when a group is unknown; from the iterator, when all groups have no further expression.
+  """
+  _check_groups(groups)
+  return _rows(count, seed, list(groups or GROUPS))
+
+
+def _rows(count: int, seed: int, groups: list[str]) -> Iterator[dict[str, str]]:
+  draws = _Draws(seed)
+  order = random.Random(f'{seed}/order')
+  made = 0
+  while made < count:
+    if not groups:
+      raise UserError(
+        f'arithmetic?count={count}: there are only {made:,} different expressions; ask for fewer or more groups'
+      )
+    group = order.choice(groups)
+    row = draws.next(group, test=False)
+    if row is None:
+      groups.remove(group)
+      continue
+    made += 1
+    yield _solved(row)
+
+
+def _check_groups(groups: Iterable[str]) -> None:
+  if unknown := sorted(set(groups) - set(GROUPS)):
+    raise UserError(f'unknown arithmetic group {", ".join(unknown)}: the groups are {", ".join(GROUPS)}')
+
+
 def _train_counts(train_examples: int, test_per_group: int, weights: Mapping[str, float] | None) -> dict[str, int]:
   """Group -> training examples to make. UserError: when the arguments of `generate` make no sense."""
   weights = WEIGHTS if weights is None else weights
-  if unknown := sorted(set(weights) - set(GROUPS)):
-    raise UserError(f'unknown arithmetic group {", ".join(unknown)}: the groups are {", ".join(GROUPS)}')
+  _check_groups(weights)
   total = sum(weights.values())
   if min(weights.values(), default=0) < 0 or not total > 0:
     raise UserError('arithmetic weights must not be negative and one must be positive')
@@ -225,33 +292,22 @@ def generate(
   seed: int,
   weights: Mapping[str, float] | None = None,
 ) -> tuple[list[dict], list[dict]]:
-  """(training rows in random order, test rows by group). No expression occurs twice, in whatever spelling.
+  """(training rows in random order, test rows by group), as `problem` gives them; no expression occurs twice.
 
   weights: share of each group in the training rows; None takes WEIGHTS. A group with too few distinct expressions gives
-  all that it has, at most a tenth of them to the test rows.
+  all that it has, about a tenth of them to the test rows.
   UserError: when a group is unknown, or the numbers are negative or all zero.
   """
-  seen: set[str] = set()
+  draws = _Draws(seed)
   train = []
   test = []
   for group, wanted in _train_counts(train_examples, test_per_group, weights).items():
-    rng = random.Random(f'{seed}/{group}')
-    pool = []
-    misses = 0
-    while len(pool) < wanted + test_per_group and misses < _MISSES:
-      row = problem(group, rng)
-      key = canonical(row['query'])
-      if key in seen:
-        misses += 1
-      else:
-        misses = 0
-        seen.add(key)
-        pool.append(row)
-
-    exhausted = len(pool) < wanted + test_per_group
-    held_out = min(test_per_group, len(pool) // 10) if exhausted else test_per_group
-    test += pool[:held_out]
-    train += pool[held_out:]
+    for part, count, is_test_part in ((test, test_per_group, True), (train, wanted, False)):
+      for _ in range(count):
+        row = draws.next(group, is_test_part)
+        if row is None:
+          break
+        part.append(row)
   random.Random(f'{seed}/order').shuffle(train)
   return train, test
 
@@ -273,9 +329,7 @@ def write(
   UserError: as `generate`, and when the directory cannot be written.
   """
   train, test = generate(train_examples, test_per_group, seed, weights)
-  for row in train:
-    row['answer'] = row['response']
-    row['response'] = worked(row['query']) or row['response']
+  train = [_solved(row) for row in train]
 
   files = {}
   groups = {}

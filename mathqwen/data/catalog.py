@@ -6,6 +6,8 @@ folders that $MATHQWEN_TASKS names (separated by ':') are found in the same way.
 
     get('gsm8k').downloads              {'gsm8k/train.jsonl': Download('https://...', '17f347dc...'), ...}
     find_split('math500', 'test')       (the data set `math`, 'test500')
+
+Users call a data set by its name, with options where it declares some: 'gsm8k', 'gsm8k?marks=keep', 'math500'.
 """
 
 import dataclasses
@@ -15,10 +17,12 @@ import importlib.util
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
+from typing import Any
 
 from mathqwen.errors import UserError, line_of
+from mathqwen.settings import check_fields, declared, did_you_mean, type_name
 
 TASKS = pathlib.Path(__file__).parents[1] / 'evals' / 'tasks'
 FOLDERS = 'MATHQWEN_TASKS'
@@ -38,9 +42,11 @@ class Split:
   """Where the rows of one split are."""
 
   # Paths below the data directory. The first one that exists is read; each may also end in .gz.
-  files: tuple[str, ...]
+  files: tuple[str, ...] = ()
   # The (data set, split) that users know this split by, if it is not this data set's name and this split's own.
   known_as: tuple[str, str] | None = None
+  # Makes the rows of a split without files: a value of `DataSet.options` -> JSON objects
+  generate: Callable[[Any], Iterable[dict]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +57,12 @@ class DataSet:
   about: str
   licence: str
   splits: Mapping[str, Split]
-  parse: Callable[[dict], dict]  # a JSON object -> fields of examples.Example; raises formats.Malformed
+  # A JSON object -> fields of examples.Example; raises formats.Malformed. With `options` and files, it takes a value of
+  # `options` as second argument, and `of_source` and `find_split` give it only the first to be called with.
+  parse: Callable[..., dict]
   fields: tuple[str, ...]  # what a row has, for error messages
   homepage: str = ''
+  options: type | None = None  # a dataclass of `settings.setting` fields, each with a default: NAME?FIELD=VALUE&...
   downloads: Mapping[str, Download] = dataclasses.field(default_factory=dict)  # path below the data directory -> source
   unpack: Callable[[pathlib.Path], None] | None = None  # makes the files of `splits` from the downloads in that folder
   ids_beside: str = ''  # name of a file with one id per row: '{stem}_paths.txt' beside train.jsonl is train_paths.txt
@@ -86,23 +95,86 @@ def get(name: str) -> DataSet:
 
 
 def find_split(source: str, split: str) -> tuple[DataSet, str]:
-  """The data set and its split that users call `source` and `split`. UserError: when it has no such split."""
+  """The data set and its split that users call `source` and `split`, with the options of `source`.
+
+  UserError: when it has no such split, or `source` has an option that it cannot have.
+  """
+  name = name_of(source)
   known = {}
   for data in _data_sets().values():
     for own, found in data.splits.items():
       known[found.known_as or (data.name, own)] = (data, own)
-  if (source, split) not in known:
-    splits = [name for other, name in known if other == source]
-    raise UserError(f'{source} has no split {split!r}: it has {", ".join(splits)}')
-  return known[source, split]
+  if (name, split) not in known:
+    splits = [known_split for other, known_split in known if other == name]
+    raise UserError(f'{name} has no split {split!r}: it has {", ".join(splits)}')
+  data, own = known[name, split]
+  return _with_options(data, source), own
 
 
 def of_source(source: str) -> DataSet | None:
-  """The data set that holds the splits of `source`; None when no data set has that name."""
+  """The data set that holds the splits of `source`, with its options; None when no data set has that name.
+
+  UserError: when it cannot have one of the options.
+  """
+  name = name_of(source)
   for data in _data_sets().values():
-    if source == data.name or any(split.known_as and split.known_as[0] == source for split in data.splits.values()):
-      return data
+    if name == data.name or any(split.known_as and split.known_as[0] == name for split in data.splits.values()):
+      return _with_options(data, source)
   return None
+
+
+def name_of(source: str) -> str:
+  """The part before the options: 'gsm8k' of 'gsm8k?marks=keep'."""
+  return source.partition('?')[0]
+
+
+def options_of(source: str) -> str:
+  """The options of a source that differ from their defaults, in one spelling: 'marks=keep', or ''."""
+  data = _data_sets().get(name_of(source))
+  options = _parse_options(data, source) if data and data.options else None
+  if options is None:
+    return ''
+  changed = [name for name, option in declared(data.options).items() if getattr(options, name) != option.default]
+  return '&'.join(f'{name}={getattr(options, name)}' for name in changed)
+
+
+def _with_options(data: DataSet, source: str) -> DataSet:
+  """The data set whose functions have the options of `source`."""
+  options = _parse_options(data, source)
+  if options is None:
+    return data
+  splits = {}
+  for name, split in data.splits.items():
+    make = split.generate and functools.partial(split.generate, options)
+    splits[name] = dataclasses.replace(split, generate=make)
+  generated = any(split.generate for split in splits.values())
+  parse = data.parse if generated else functools.partial(data.parse, options=options)
+  return dataclasses.replace(data, splits=splits, parse=parse)
+
+
+def _parse_options(data: DataSet, source: str) -> Any:
+  """The value of `data.options` that the text after '?' describes; None when the data set has no options."""
+  name, mark, text = source.partition('?')
+  known = declared(data.options) if data.options else {}
+  found = {}
+  for part in text.split('&') if mark else ():
+    field, separator, value = part.partition('=')
+    if not separator:
+      raise UserError(f'{source}: {part!r} is not OPTION=VALUE; a pattern of file names begins with ./')
+    if field not in known:
+      hint = did_you_mean(field, known) if known else '; it has none'
+      raise UserError(f'{source}: {name} has no option {field!r}{hint}')
+    if field in found:
+      raise UserError(f'{source} names the option {field} twice: leave one of them')
+    try:
+      found[field] = known[field].parse(field, value)
+    except UserError:
+      raise UserError(f'{source}: {field} must be {type_name(known[field].kind)}') from None
+  if data.options is None:
+    return None
+  options = data.options(**found)
+  check_fields(options, f'{name}?')
+  return options
 
 
 def known_name(data: DataSet, split: str) -> tuple[str, str]:

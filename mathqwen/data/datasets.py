@@ -44,9 +44,10 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version('1.0.0')
 
-  def __init__(self, *, source: str | None = None, splits: tuple[str, ...] | None = None, **kwargs):
+  def __init__(self, *, source: str | None = None, splits: tuple[str, ...] | None = None, options: str = '', **kwargs):
     self.source = source
     self.wanted = splits  # None: all splits whose files are there
+    self.options = options  # as `catalog.options_of` spells them
     super().__init__(file_format='array_record', **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -63,8 +64,10 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
     source = self.source or fetch(self.name)
     result = {}
     for split in self.wanted or _present(self.name, source):
-      public = catalog.known_name(catalog.get(self.name), split)
-      parsed, report = examples.parse_file(_split_file(self.name, split, source), *public)
+      name, public_split = catalog.known_name(catalog.get(self.name), split)
+      parsed, report = examples.parse_file(
+        _split_file(self.name, split, source), f'{name}?{self.options}' if self.options else name, public_split
+      )
       self.info.metadata['report'][split] = report.to_dict()
       result[split] = self._generate_examples(parsed)
     return result
@@ -96,21 +99,25 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   UserError: when there is no such data, or a file is damaged.
   """
   data, own_split = catalog.find_split(source, split)
-  root, path = _locate(data.name, own_split, data_dir)
+  root, path = _locate(data.name, own_split, data_dir, catalog.options_of(source))
   found, report = _rows(data.name, own_split, root)
   return found, report, path.parent
 
 
-def _locate(name: str, split: str, data_dir: str | None) -> tuple[Path, files.AnyPath]:
+def _locate(name: str, split: str, data_dir: str | None, options: str = '') -> tuple[Path, files.AnyPath]:
   """(prepared directory, source file)."""
   if data_dir is not None:
     path = _split_file(name, split, data_dir)
-    return _build(name, split, path), path
+    return _build(name, split, path, options), path
   if chosen := _chosen(name).get(split):
     root = chosen['root']
     path = chosen['file']
     if path.is_file():
-      return _build(name, split, path), path
+      return _build(name, split, path, options), path
+    if options:
+      raise UserError(
+        f'{name}?{options}: {path} is gone, and its copy has other options: run `mathqwen data prepare {name}` again'
+      )
     if _is_complete(name, root):
       return root, path
   raise UserError(
@@ -221,15 +228,16 @@ def _is_complete(name: str, root: Path) -> bool:
   return (root / name / str(_Problems.VERSION) / 'dataset_info.json').is_file()
 
 
-def _build(name: str, split: str, path: files.AnyPath) -> Path:
+def _build(name: str, split: str, path: files.AnyPath, options: str = '') -> Path:
   """The prepared directory of a split, CACHE/prepared/gsm8k-train-DIGEST; prepares it if it is not there yet."""
-  root = cache_dir() / 'prepared' / f'{name}-{split}-{_digest(name, split, path)}'
+  root = cache_dir() / 'prepared' / f'{name}-{split}-{_digest(name, split, path, options)}'
   if _is_complete(name, root):
     return root
   _write(root / 'source.json', json.dumps({'file': str(path)}).encode())
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads a data set of unknown size
-    builder = builder_class(name)(source=str(path.parent.parent), splits=(split,), data_dir=str(root))
+    source = str(path.parent.parent)
+    builder = builder_class(name)(source=source, splits=(split,), options=options, data_dir=str(root))
     try:
       builder.download_and_prepare()
     except (OSError, RuntimeError) as error:  # RuntimeError: from Riegeli, which writes the records
@@ -242,9 +250,9 @@ def _build(name: str, split: str, path: files.AnyPath) -> Path:
   return root
 
 
-def _digest(name: str, split: str, path: files.AnyPath) -> str:
+def _digest(name: str, split: str, path: files.AnyPath, options: str) -> str:
   """Changes with the content of everything the prepared rows depend on. Modification times are not enough for that."""
-  digest = hashlib.sha256(repr((name, split, path.name, tfds.__version__)).encode())
+  digest = hashlib.sha256(repr((name, split, path.name, options, tfds.__version__)).encode())
   data = catalog.get(name)
   task_file = inspect.getsourcefile(data.parse)
   code = (task_file, *(module.__file__ for module in (arithmetic, examples, expressions, formats, shapes)), __file__)

@@ -8,7 +8,7 @@ The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; al
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.data import catalog, formats, shapes
@@ -98,7 +98,7 @@ def _parse(
   rows = list(formats.records(path))
   file_ids = _ids_beside(path, data, len(rows))
   more = data.more_fields(rows, report) if data and data.more_fields else None
-  prefix = f'{source}/{split}' if data else re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
+  prefix = f'{catalog.name_of(source)}/{split}' if data else re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
 
   examples = []
   first_trouble = None
@@ -134,6 +134,21 @@ def _parse(
       f'{first_trouble}'
     )
   return examples
+
+
+def generated(source: str, split: str) -> Iterator[Example] | None:
+  """The examples of a split that is made rather than read, one after another; None when it has files.
+
+  UserError: when its options make no sense; from the iterator, when there are not as many examples as it asks for.
+  """
+  data, own_split = catalog.find_split(source, split)
+  make = data.splits[own_split].generate
+  if make is None:
+    return None
+  rows = enumerate(make())
+  return (
+    Example(id=f'{data.name}/{split}/{row}', where=f'{source}:{row + 1}', **data.parse(record)) for row, record in rows
+  )
 
 
 class _UniqueIds:

@@ -34,6 +34,8 @@ def load(
   record without an answer or a repeated id is a UserError.
   UserError: also when there is no such data.
   """
+  if catalog.of_source(source) and (made := examples.generated(source, split)):
+    return list(made), Report()
   found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns)
   if strict:
     _refuse_bad(found, report, folder)

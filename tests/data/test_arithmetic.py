@@ -12,7 +12,7 @@ import pytest
 import sympy
 from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, standard_transformations
 
-from mathqwen.data import arithmetic, expressions
+from mathqwen.data import arithmetic, expressions, sources
 from mathqwen.errors import UserError
 
 FORMS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'math401_forms.json'
@@ -140,12 +140,14 @@ def test_the_seed_decides(tmp_path):
 
 
 def test_a_small_group_gives_what_it_has_and_says_so(tmp_path):
-  summary = arithmetic.write(str(tmp_path), 1000, 10, seed=0, weights={'pow_int': 1, 'add_sub_10': 1})
+  summary = arithmetic.write(str(tmp_path), 1000, 30, seed=0, weights={'pow_int': 1, 'add_sub_10': 1})
   # 10 bases, exponents 2, 3, 4; and 11 * 11 sums and as many differences
-  assert sum(summary['groups']['pow_int'].values()) == 30 and summary['short']['pow_int'] == 510 - 30
-  assert sum(summary['groups']['add_sub_10'].values()) == 242 and summary['short']['add_sub_10'] == 510 - 242
-  assert summary['groups']['pow_int']['test'] == 30 // 10
-  assert summary['groups']['add_sub_100'] == {'train': 0, 'test': 10}
+  assert sum(summary['groups']['pow_int'].values()) == 30 and summary['short']['pow_int'] == 530 - 30
+  assert sum(summary['groups']['add_sub_10'].values()) == 242 and summary['short']['add_sub_10'] == 530 - 242
+  assert 0 < summary['groups']['pow_int']['test'] < 10
+  assert summary['groups']['add_sub_100'] == {'train': 0, 'test': 30}
+  train, _ = arithmetic.generate(1000, 10, seed=0, weights={'add_sub_10': 1})
+  assert {row['query'] for row in train} == {row['query'] for row in rows(tmp_path / 'train' / 'add_sub_10.jsonl')}
 
 
 def test_about_half_of_the_default_train_rows_are_sums_and_differences_within_100():
@@ -201,3 +203,40 @@ def test_stored_forms_are_those_of_the_published_file(published):
   for number, group in enumerate(arithmetic.GROUPS):
     found[group] = collections.Counter(map(form, queries[1 + 25 * number : 26 + 25 * number]))
   assert json.loads(FORMS.read_text('utf-8')) == found
+
+
+def test_training_rows_of_any_seed_are_test_rows_of_none():
+  _, test = arithmetic.generate(0, 20, seed=5)
+  held_out = {spelled(row['query']) for row in test}
+  train = [spelled(row['query']) for row in arithmetic.rows(3000, seed=6)]
+  assert len(set(train)) == 3000 and not held_out & set(train)
+  assert all(arithmetic.is_test(query) for query in held_out) and not any(map(arithmetic.is_test, train))
+  assert arithmetic.is_test('2×3=') == arithmetic.is_test(' 2 * 3')
+
+
+def test_arithmetic_as_a_source():
+  examples, report = sources.load('arithmetic?count=300&seed=3&groups=div+add_sub_100')
+  assert [example.extra['group'] for example in examples].count('div') in range(110, 190)
+  assert not report.counts and len({example.id for example in examples}) == 300
+  more, _ = sources.load('arithmetic?count=301&groups=div+add_sub_100&seed=3')
+  assert [example.question for example in more[:300]] == [example.question for example in examples]
+  for example in examples:
+    assert example.solution.split('\n')[-1] == example.answer
+
+
+@pytest.mark.parametrize(
+  'source, message',
+  [
+    ('arithmetic?cout=3', "arithmetic has no option 'cout'; did you mean 'count'?"),
+    ('arithmetic?count=x', 'count must be a whole number'),
+    ('arithmetic?count=0', 'it must be at least 1'),
+    ('arithmetic?groups=dov', 'unknown arithmetic group dov: the groups are add_sub_10, '),
+    ('arithmetic?groups=pow_int&count=31', 'there are only 2. different expressions'),
+    ('arithmetic?count', "'count' is not OPTION=VALUE"),
+    ('arithmetic?seed=1&seed=1', 'names the option seed twice'),
+    ('math401?seed=1', "math401 has no option 'seed'; it has none"),
+  ],
+)
+def test_options_that_make_no_sense(source, message):
+  with pytest.raises(UserError, match=message.replace('?', r'\?')):
+    sources.load(source)
