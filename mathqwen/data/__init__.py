@@ -4,7 +4,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
 
   catalog                      the data sets that have a name: files, downloads, row formats
   datasets.prepare             downloads a data set and stores it for random access
-  sources.load                 the examples of a data set, of files, or of a data set on the hub
+  sources.load, .stream        the examples of a data set, of files, or of a data set on the hub: all, or one by one
   examples                     `Example`, from the records of a data set's file or of a user's
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
   shapes                       the forms that records of users' files have

@@ -8,7 +8,7 @@ The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; al
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.data import catalog, formats, shapes
@@ -74,11 +74,7 @@ def parse_files(
 ) -> tuple[list[Example], Report]:
   """`parse_file` of several files, as if they were one. columns, any_turns: as in `shapes.read`."""
   report = Report()
-  ids = _UniqueIds(report)
-  examples = []
-  for path in paths:
-    examples += _parse(path, source, split, lambda record: shapes.read(record, columns or {}, any_turns), report, ids)
-  return examples, report
+  return list(_with_unique_ids(stream_files(paths, source, split, report, columns, any_turns), report)), report
 
 
 def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Example], Report]:
@@ -90,50 +86,92 @@ def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Examp
   return parse_files([path], source, split)
 
 
-def _parse(
-  path: files.AnyPath, source: str, split: str, read: Callable, report: Report, ids: '_UniqueIds'
-) -> list[Example]:
-  """The readable records of one file. Adds the others to `report`. read: of a user's file, as `shapes.read`."""
+def stream_files(
+  paths: Sequence[files.AnyPath],
+  source: str,
+  split: str,
+  report: Report,
+  columns: Mapping[str, str] | None = None,
+  any_turns: bool = False,
+) -> Iterator[Example]:
+  """The readable records of files, one after another; the others are added to `report`. Ids may repeat.
+
+  Arguments: as `parse_files`. A user's file is read as a stream, that of a named data set as a whole.
+  UserError: when a file has no readable record.
+  """
   data = catalog.of_source(source)
+  for path in paths:
+    if data is not None:
+      yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
+    else:
+      yield from _rows_of_user(path, columns or {}, any_turns, report)
+
+
+def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report) -> Iterator[Example]:
   rows = list(formats.records(path))
   file_ids = _ids_beside(path, data, len(rows))
-  more = data.more_fields(rows, report) if data and data.more_fields else None
-  prefix = f'{catalog.name_of(source)}/{split}' if data else re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
+  more = data.more_fields(rows, report) if data.more_fields else None
 
-  examples = []
-  first_trouble = None
+  def fields_of(row: int, record: object, where: str) -> dict:
+    fields = data.parse(_object(record, more[row] if more else {}))
+    if file_ids:
+      fields['id'] = file_ids[row]
+    elif data.numbered and fields.get('id') is not None:
+      fields['id'] = f'{prefix}/{fields["id"]}'
+    return fields
+
+  yield from _read_rows(path, rows, fields_of, prefix, ', '.join(data.fields), report)
+
+
+def _rows_of_user(
+  path: files.AnyPath, columns: Mapping[str, str], any_turns: bool, report: Report
+) -> Iterator[Example]:
+  def fields_of(row: int, record: object, where: str) -> dict:
+    fields, shape, unread = shapes.read(_object(record), columns, any_turns)
+    report.shapes[str(shape)] += 1
+    for name in unread:
+      report.unread.setdefault(name, where)
+    return fields
+
+  prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
+  yield from _read_rows(path, formats.records(path), fields_of, prefix, shapes.EXPECTED, report)
+
+
+def _read_rows(
+  path: files.AnyPath, rows: Iterable[formats.Record], fields_of: Callable, prefix: str, expected: str, report: Report
+) -> Iterator[Example]:
+  """An example of each readable row. fields_of: (row, record, where) -> fields, or raises Malformed."""
+  row = -1
+  readable = False
+  first_object = first_trouble = None
   for row, (line, record) in enumerate(rows):
     where = f'{path.name}:{line}'
+    if first_object is None and isinstance(record, dict):
+      first_object = record
     try:
-      if data is not None:
-        fields = data.parse(_object(record, more[row] if more else {}))
-      else:
-        fields, shape, unread = read(_object(record))
-        report.shapes[str(shape)] += 1
-        for name in unread:
-          report.unread.setdefault(name, where)
+      fields = fields_of(row, record, where)
     except Malformed as error:
       report.add('malformed', where, str(error))
       first_trouble = first_trouble or f'{where} ({error})'
       continue
+    readable = True
     example_id = fields.pop('id', None)
-    if file_ids:
-      example_id = file_ids[row]
-    if example_id is None:
-      example_id = f'{prefix}/{row}'
-    elif data and data.numbered:
-      example_id = f'{prefix}/{example_id}'
-    examples.append(Example(id=ids.add(example_id, where), where=where, **fields))
+    yield Example(id=f'{prefix}/{row}' if example_id is None else example_id, where=where, **fields)
 
-  if not examples:
-    first = next((record for _, record in rows if isinstance(record, dict)), None)
-    found = 'no object' if first is None else ', '.join(map(str, first))
-    expected = ', '.join(data.fields) if data else shapes.EXPECTED
+  if not readable:
+    found = 'no object' if first_object is None else ', '.join(map(str, first_object))
     raise UserError(
-      f'{path}: no usable record among {len(rows)}: fields found: {found}; expected: {expected}; first error: '
+      f'{path}: no usable record among {row + 1}: fields found: {found}; expected: {expected}; first error: '
       f'{first_trouble}'
     )
-  return examples
+
+
+def _with_unique_ids(examples: Iterable[Example], report: Report) -> Iterator[Example]:
+  """The examples; a repeated id gets a new name and is reported."""
+  ids = _UniqueIds(report)
+  for example in examples:
+    unique = ids.add(example.id, example.where)
+    yield example if unique == example.id else dataclasses.replace(example, id=unique)
 
 
 def generated(source: str, split: str) -> Iterator[Example] | None:
@@ -175,7 +213,7 @@ class _UniqueIds:
     return name
 
 
-def _ids_beside(path: files.AnyPath, data: catalog.DataSet | None, count: int) -> list[str] | None:
+def _ids_beside(path: files.AnyPath, data: catalog.DataSet, count: int) -> list[str] | None:
   """The ids in the file's companion; None when there is none, or it does not fit `count` rows."""
   beside = companion(path, data)
   if beside is None:

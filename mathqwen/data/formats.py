@@ -12,6 +12,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import re
@@ -21,6 +22,11 @@ from collections.abc import Callable, Iterator
 
 from mathqwen import files
 from mathqwen.errors import UserError
+
+_CHUNK = 2**20  # bytes read at once
+_BATCH = 1024  # rows of a table that are made objects at once
+# What comes before an element of a JSON array, or before its end.
+_BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
 
 Record = tuple[int, object]  # (line or row, counted from 1; the value, as JSON has it, or a `Malformed`)
 
@@ -98,81 +104,128 @@ def read_text(path: files.AnyPath) -> str:
 
   UserError: when it cannot be read, is damaged, or is not UTF-8.
   """
-  return _decode(path, _read(path))
+  with _opened(path) as file:
+    return _decode(path, file.read())
 
 
 def records(path: files.AnyPath) -> Iterator[Record]:
   """(line, value) of each record; the value is a `Malformed` where one cannot be read.
 
+  The file is read as a stream. Only a record, a group of Parquet's rows, or a `.json` file that is not an array has to
+  fit into memory.
   UserError: when the file is empty, ends in the middle of a record, or has another format.
   """
-  content = _read(path)
-  for magic, read in _BINARY.items():
-    if content.startswith(magic):
-      yield from read(path, content)
-      return
-  for magic, what in _NO_RECORDS.items():
-    if content[: len(magic)].lower() == magic.lower():
-      raise UserError(f'{path} is {what}')
-  text = _decode(path, content)
-  if not text.strip():
-    raise UserError(f'{path} is empty; fetch or write it again')
-  yield from _reader_of(path, text)(path, text)
+  with _opened(path) as file:
+    head = file.peek(_CHUNK)
+    for magic, read in _BINARY.items():
+      if head.startswith(magic):
+        yield from read(path, file)
+        return
+    for magic, what in _NO_RECORDS.items():
+      if head[: len(magic)].lower() == magic.lower():
+        raise UserError(f'{path} is {what}')
+    if head.startswith(codecs.BOM_UTF8):
+      file.read(len(codecs.BOM_UTF8))
+    yield from _reader_of(path, file)(path, file)
 
 
-def _reader_of(path: files.AnyPath, text: str) -> Callable[[files.AnyPath, str], Iterator[Record]]:
+def _reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
+  """The reader of a text file. UserError: when there is nothing but white space."""
   name = re.sub(_COMPRESSION, '', path.name.lower())
+  head = file.peek(_CHUNK)
+  if not head.strip():
+    raise UserError(f'{path} is empty; fetch or write it again')
   if name.endswith(('.csv', '.tsv')):
     return _table
-  if text.lstrip().startswith('['):
-    return _array
+  if head.lstrip().startswith(b'['):
+    return _lines if _is_list_on_a_line(head) else _array
   return _objects if name.endswith('.json') else _lines
 
 
-def _read(path: files.AnyPath) -> bytes:
+def _is_list_on_a_line(head: bytes) -> bool:
+  """Whether the first line is a whole list and another line follows: JSON Lines, whose rows are no objects."""
+  first, _, rest = head.lstrip().partition(b'\n')
   try:
-    with contextlib.closing(files.open_ranges(path)) as file:
-      content = file.read(0, file.size)
-  except OSError as error:
-    raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
-  for magic, decompress in _COMPRESSED.items():
-    if content.startswith(magic):
-      try:
-        return decompress(content)
-      except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-        raise UserError(f'{path} is half-written or damaged ({error}); fetch it again') from error
-  return content
+    return bool(rest.strip()) and isinstance(json.loads(first), list)
+  except (ValueError, RecursionError):
+    return False
 
 
-def _decode(path: files.AnyPath, content: bytes) -> str:
+class _Ranges(io.RawIOBase):
+  """A file, local or remote, as what decompressors and pyarrow read from."""
+
+  def __init__(self, path: files.AnyPath):
+    self._file = files.open_ranges(path)
+    self._at = 0
+
+  def readable(self) -> bool:
+    return True
+
+  def seekable(self) -> bool:
+    return True
+
+  def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    self._at = offset + (0, self._at, self._file.size)[whence]
+    return self._at
+
+  def readinto(self, buffer) -> int:
+    count = self._file.read_into(self._at, memoryview(buffer)[: max(0, self._file.size - self._at)])
+    self._at += count
+    return count
+
+  def close(self) -> None:
+    if not self.closed:
+      self._file.close()
+    super().close()
+
+
+@contextlib.contextmanager
+def _opened(path: files.AnyPath) -> Iterator[io.BufferedReader]:
+  """The bytes of a file, decompressed. Errors while they are read become a UserError."""
+  with contextlib.ExitStack() as stack:
+    try:
+      raw = stack.enter_context(io.BufferedReader(_Ranges(path), _CHUNK))
+      head = raw.peek(_CHUNK)
+    except OSError as error:
+      raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
+    decompress = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
+    try:
+      file = io.BufferedReader(stack.enter_context(decompress(raw)), _CHUNK) if decompress else raw
+      yield file
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+      raise UserError(f'{path} is half-written or damaged ({error}); fetch it again') from error
+
+
+def _decode(path: files.AnyPath, content: bytes, first_line: int = 1) -> str:
   try:
     return content.removeprefix(codecs.BOM_UTF8).decode('utf-8')
   except UnicodeDecodeError as error:
-    line = content.count(b'\n', 0, error.start) + 1
+    line = first_line + content.count(b'\n', 0, error.start)
     raise UserError(f'{path}:{line}: not UTF-8; save it as UTF-8') from error
 
 
-def _lines(path: files.AnyPath, text: str) -> Iterator[Record]:
-  """JSON Lines: an object on each line."""
-  lines = text.split('\n')  # splitlines() would also split at U+2028, which JSON allows inside a string
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
+def _lines(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
+  """JSON Lines: an object on each line. Not U+2028, which JSON allows inside a string, but the byte ends a line."""
+  for number, content in enumerate(file, 1):
+    if content.isspace():
       continue
+    line = _decode(path, content, number)
     try:
       yield number, json.loads(line)
     except (ValueError, RecursionError) as error:
-      if number == len(lines):
+      if not content.endswith(b'\n'):
         raise UserError(
           f'{path}:{number}: the last line is half-written (no line end, not JSON); write the file again'
         ) from error
       yield number, Malformed(f'not JSON: {error}')
 
 
-def _objects(path: files.AnyPath, text: str) -> Iterator[Record]:
+def _objects(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   """JSON objects one after another, each on one line (Math401) or spread over several (Math23K's test file).
 
   A single object with one list of objects in it is that list: {"data": [...]}.
   """
+  text = _decode(path, file.read())
   decoder = json.JSONDecoder()
   blanks = re.compile(r'\s*')
   at = blanks.match(text).end()
@@ -206,25 +259,57 @@ def _only_list(value: object) -> list | None:
   return lists[0] if of_objects and not {'role', 'from'} & set(lists[0][0]) else None
 
 
-def _array(path: files.AnyPath, text: str) -> Iterator[Record]:
-  """One JSON array of objects. A list on each of several lines is JSON Lines, whose rows are no objects."""
-  try:
-    values = json.loads(text)
-  except (ValueError, RecursionError) as error:
-    if text.rstrip().endswith(']') and '\n' in text.strip():
-      yield from _lines(path, text)
-      return
-    raise UserError(f'{path}: half-written or not a JSON array ({error}); write the file again') from error
-  yield from enumerate(values, 1)
+def _array(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
+  """One JSON array of objects. Only an element has to fit into memory."""
+  decoder = json.JSONDecoder()
+  decode = codecs.getincrementaldecoder('utf-8')().decode
+  text = ''
+  at = row = 0
+  opening = '['
+  more = True
+  while more:
+    # As much as is left over: a large or damaged element is tried again a few times only.
+    content = file.read(max(_CHUNK, len(text) - at))
+    more = bool(content)
+    try:
+      text = text[at:] + decode(content, final=not more)
+      at = text.index(opening) + len(opening)
+      opening = ''  # once
+      while True:
+        before = _BEFORE.match(text, at)
+        start = before.end()
+        if start == len(text):
+          break
+        if text[start] == ']' and not before['comma']:
+          if text[start + 1 :].strip() or file.read().strip():
+            raise UserError(f'{path}: more follows the array of {row:,} rows; write the file again')
+          return
+        if bool(before['comma']) != bool(row):
+          raise UserError(f'{path}: half-written or not a JSON array (after row {row:,}); write the file again')
+        value, end = decoder.raw_decode(text, start)
+        if end == len(text):  # 12 may go on as 123
+          break
+        row += 1
+        yield row, value
+        at = end
+    except UnicodeDecodeError as error:
+      raise UserError(f'{path}: not UTF-8 after row {row:,}; save it as UTF-8') from error
+    except (ValueError, RecursionError) as error:
+      if not more:
+        raise UserError(
+          f'{path}: half-written or not a JSON array (after row {row:,}: {error}); write the file again'
+        ) from error
+  raise UserError(f'{path}: half-written or not a JSON array (after row {row:,}, it ends); write the file again')
 
 
-def _table(path: files.AnyPath, text: str) -> Iterator[Record]:
+def _table(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   """CSV, with the names of its columns in the first line, whatever separates them. Every cell is text."""
   csv.field_size_limit(sys.maxsize)
-  header = text.partition('\n')[0]
-  separator = max('\t,;|', key=header.count)
-  rows = csv.DictReader(io.StringIO(text, newline=''), delimiter=separator, strict=True)
+  text = io.TextIOWrapper(file, 'utf-8', newline='')
   try:
+    header = text.readline()
+    separator = max('\t,;|', key=header.count)
+    rows = csv.DictReader(itertools.chain([header], text), delimiter=separator, strict=True)
     for row in rows:
       if None in row:
         yield rows.line_num, Malformed('more cells than the first line names columns')
@@ -232,35 +317,41 @@ def _table(path: files.AnyPath, text: str) -> Iterator[Record]:
         yield rows.line_num, Malformed('fewer cells than the first line names columns')
       else:
         yield rows.line_num, row
+  except UnicodeDecodeError as error:
+    raise UserError(f'{path}:{rows.line_num + 1}: not UTF-8, there or below; save it as UTF-8') from error
   except csv.Error as error:
     raise UserError(f'{path}:{rows.line_num}: half-written or not CSV ({error}); write the file again') from error
+  finally:
+    text.detach()
 
 
-def _parquet(path: files.AnyPath, content: bytes) -> Iterator[Record]:
+def _parquet(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   from pyarrow import parquet
 
-  yield from _batches(path, lambda source: parquet.ParquetFile(source).iter_batches(), content)
+  # Its table of contents is at the end, which a decompressor cannot seek.
+  source = file if isinstance(file.raw, _Ranges) else io.BytesIO(file.read())
+  yield from _batches(path, lambda: parquet.ParquetFile(source).iter_batches(_BATCH))
 
 
-def _arrow(path: files.AnyPath, content: bytes) -> Iterator[Record]:
+def _arrow(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   """An Arrow file, or the stream that `datasets.save_to_disk` writes."""
   from pyarrow import ipc
 
-  def batches(source):
-    if content.startswith(b'ARROW1'):
-      reader = ipc.open_file(source)
-      return (reader.get_batch(i) for i in range(reader.num_record_batches))
-    return ipc.open_stream(source)
+  def batches():
+    if not file.peek(6).startswith(b'ARROW1'):
+      return ipc.open_stream(file)
+    reader = ipc.open_file(file if isinstance(file.raw, _Ranges) else io.BytesIO(file.read()))
+    return (reader.get_batch(i) for i in range(reader.num_record_batches))
 
-  yield from _batches(path, batches, content)
+  yield from _batches(path, batches)
 
 
-def _batches(path: files.AnyPath, open_batches: Callable, content: bytes) -> Iterator[Record]:
+def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
   import pyarrow
 
   row = 0
   try:
-    for batch in open_batches(pyarrow.BufferReader(content)):
+    for batch in open_batches():
       for value in batch.to_pylist():
         row += 1
         yield row, json.loads(json.dumps(value, default=str))  # dates and bytes become text
@@ -274,16 +365,17 @@ def _first_line(error: Exception) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _zstd(content: bytes) -> bytes:
+def _zstd(raw: io.BufferedReader):
   import pyarrow
 
-  return pyarrow.CompressedInputStream(pyarrow.BufferReader(content), 'zstd').read()
+  return pyarrow.CompressedInputStream(raw, 'zstd')
 
 
+# First bytes of a compressed file -> what opens it.
 _COMPRESSED = {
-  b'\x1f\x8b': gzip.decompress,
-  b'BZh': bz2.decompress,
-  b'\xfd7zXZ\x00': lzma.decompress,
+  b'\x1f\x8b': lambda raw: gzip.GzipFile(fileobj=raw),
+  b'BZh': bz2.BZ2File,
+  b'\xfd7zXZ\x00': lzma.LZMAFile,
   b'\x28\xb5\x2f\xfd': _zstd,
 }
 _BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}

@@ -43,6 +43,32 @@ def load(
   return found if strict else kept, report
 
 
+def stream(
+  source: str,
+  report: Report,
+  split: str = 'train',
+  data_dir: str | None = None,
+  columns: Sequence[str] = (),
+  any_turns: bool = False,
+) -> Iterator[Example]:
+  """The examples of a source, duplicates too, one after another: files of any size, in bounded memory.
+
+  report: what cannot be read is added to it. Other arguments: as `load`. An id may repeat; `where` never does, within a
+  file.
+  UserError: when there is no such data, or a file is damaged, also after its first examples.
+  """
+  data = catalog.of_source(source)
+  if data is not None and (made := examples.generated(source, split)):
+    yield from made
+  elif data is not None and data.downloads:
+    found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns)
+    report.merge(read_report)
+    yield from found
+  else:
+    paths = find_files(source, split, data_dir)
+    yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns)
+
+
 def load_training(cfg: DataConfig, chat: ChatFormat) -> Iterator[tuple[str, list[Example], Report]]:
   """(source, its examples, what was left out) of each source of a config, as `load` gives them."""
   for source in cfg.sources:
@@ -91,14 +117,22 @@ def _read_examples(
 
     return datasets.read(source, split, data_dir)
 
-  if data is not None:
-    paths = [_find_local(data, source, split, data_dir)]
-  elif source.startswith(files.HUB):
-    paths = hub_sets.data_files(source, split)
-  else:
-    paths = _paths_of_user(source, split)
+  paths = find_files(source, split, data_dir)
   found, report = examples.parse_files(paths, source, split, columns, any_turns)
   return found, report, paths[0].parent
+
+
+def find_files(source: str, split: str, data_dir: str | None = None) -> list[files.AnyPath]:
+  """The files that a source is read from, when it is not a data set that `mathqwen data prepare` keeps.
+
+  UserError: when there are none.
+  """
+  data = catalog.of_source(source)
+  if data is not None:
+    return [_find_local(data, source, split, data_dir)]
+  if source.startswith(files.HUB):
+    return hub_sets.data_files(source, split)
+  return _paths_of_user(source, split)
 
 
 def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from json_lines import write_lines
 
-from mathqwen.data.sources import load
+from mathqwen.data import formats
+from mathqwen.data.left_out import Report
+from mathqwen.data.sources import load, stream
 from mathqwen.errors import UserError
 
 pyarrow = pytest.importorskip('pyarrow')
@@ -336,3 +338,37 @@ def test_turns_that_a_template_takes(tmp_path):
   # ChatML has no place for them.
   with pytest.raises(UserError, match='no usable record.*field "tools" is not read'):
     load(str(path))
+
+
+@pytest.mark.parametrize('name', ['a.json', 'array.jsonl', 'a.jsonl', 'a.csv', 'a.parquet', 'a.jsonl.zst'])
+def test_files_are_read_as_a_stream(name, tmp_path, monkeypatch):
+  """In pieces that end inside of records and characters; what comes before the damage is there."""
+  monkeypatch.setattr(formats, '_CHUNK', 37)
+  monkeypatch.setattr(formats, '_BATCH', 2)
+  rows = [{'question': f'{n}+1= é 一', 'answer': str(n + 1)} for n in range(9)]
+  content = {
+    'a.json': json.dumps(rows, ensure_ascii=False, indent=1).encode(),
+    'array.jsonl': json.dumps(rows, ensure_ascii=False).encode(),
+    'a.csv': csv_of(rows),
+    'a.parquet': parquet_of(rows),
+    'a.jsonl.zst': pyarrow.compress(lines_of(rows), 'zstd').to_pybytes(),
+    'a.jsonl': lines_of(rows),
+  }[name]
+  (tmp_path / name).write_bytes(content)
+  report = Report()
+  found = [(example.question, example.answer) for example in stream(str(tmp_path / name), report)]
+  assert found == [(row['question'], row['answer']) for row in rows] and not report.counts
+  assert report.shapes == {'{question, answer}': 9}
+  if name in ('a.json', 'array.jsonl', 'a.jsonl'):
+    for damaged in (content[:-9], content + b'x'):
+      (tmp_path / name).write_bytes(damaged)
+      read = stream(str(tmp_path / name), Report())
+      assert [next(read).answer for _ in range(8)] == [row['answer'] for row in rows[:8]]
+      with pytest.raises(UserError, match='half-written|more follows the array'):
+        list(read)
+
+
+def test_lists_on_lines_are_rows_that_are_no_objects(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('["a"]\n["b"]\n{"query": "1=", "response": "1"}\n')
+  kept, report = load(str(tmp_path / 'a.jsonl'))
+  assert len(kept) == 1 and report.counts == {'malformed': 2}
