@@ -12,6 +12,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   pipeline                     tokenised examples to batches, in an order that can be resumed
+  shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
   packing                      the only place where targets are shifted and rows are made
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
   inspect                      counts of a config's data, and a packed row as text
@@ -23,14 +24,19 @@ __all__ = [
   'audit',
   'catalog',
   'datasets',
+  'encoded',
   'examples',
   'expressions',
   'formats',
+  'holding_out',
   'inspect',
   'left_out',
   'packing',
   'pipeline',
   'shapes',
+  'shard_card',
+  'shard_reader',
+  'shards',
   'sources',
   'training_data',
   'verify',

@@ -15,7 +15,6 @@ import http.client
 import inspect
 import io
 import json
-import os
 import tarfile
 import urllib.request
 import zlib
@@ -25,6 +24,7 @@ import tensorflow_datasets as tfds
 
 from mathqwen import files
 from mathqwen.data import arithmetic, catalog, examples, expressions, formats, shapes
+from mathqwen.data.cache import cache_dir
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import Unreachable, UserError, report
@@ -82,14 +82,6 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
 def builder_class(name: str) -> type[_Problems]:
   """The builder of a data set of the catalog. Cached, because TFDS refuses two classes of one name."""
   return type(f'{name.capitalize()}Problems', (_Problems,), {'name': catalog.get(name).name})
-
-
-def cache_dir() -> Path:
-  """Where downloads and prepared data sets are kept."""
-  folder = os.environ.get('MATHQWEN_CACHE') or Path.home() / '.cache' / 'mathqwen'
-  if files.is_remote(folder):
-    raise UserError(f'MATHQWEN_CACHE is {folder}: prepared data sets are read at random, set it to a local directory')
-  return Path(folder)
 
 
 def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Example], Report, files.AnyPath]:

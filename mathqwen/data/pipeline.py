@@ -8,7 +8,6 @@ batch, so a saved position means the same on every host and for any number of ho
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -18,7 +17,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.chat.conversations import Conversation
 from mathqwen.data import packing
-from mathqwen.data.encoded import Encoded, concatenate
+from mathqwen.data.encoded import Encoded, Examples, Joined, Masked, concatenate
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -27,7 +26,6 @@ from mathqwen.text.tokenizer import Tokenizer
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
 WINDOW_ROWS = (16, 256)
 ENCODE_CHUNK = 4096  # conversations tokenised in one call
-_HELD_OUT = 256  # examples, where a config does not say how many
 
 
 # --- encoding ---
@@ -108,81 +106,52 @@ def _rendered(
   return [pair for half in halves for pair in _rendered(half, tokenizer, chat, report)]
 
 
-def hold_out(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:
-  """(training part of each source, held-out part): n examples with different prompts, drawn by `seed` from all sources.
-
-  n: None is _HELD_OUT, or a tenth of the different prompts where that is fewer: at least one, unless there is just one.
-
-  Every example that shares a held-out prompt is removed from training, in every source. So when a held-out question has
-  several answers, one is held out and the others are in neither part.
-  UserError: when a source has no example left to train on.
-  """
-  places: dict[bytes, list[tuple[int, int]]] = {}  # prompt -> (source, index) of all examples with it
-  for which, source in enumerate(sources):
-    for index in range(len(source)):
-      places.setdefault(source.prompt(index), []).append((which, index))
-  groups = list(places.values())
-  if n is None:
-    n = min(_HELD_OUT, max(len(groups) // 10, int(len(groups) > 1)))
-  drawn = sorted(np.random.default_rng(seed).permutation(len(groups))[:n].tolist())
-
-  removed = set()
-  held_out = []
-  where = []
-  for group in drawn:
-    removed.update(groups[group])
-    which, index = groups[group][0]
-    held_out.append(sources[which][index])
-    where.append(sources[which].where[index])
-
-  training = []
-  for which, source in enumerate(sources):
-    training.append(source.take([i for i in range(len(source)) if (which, i) not in removed]))
-  if not all(map(len, training)):
-    raise UserError(
-      f'{n} held-out examples leave a source without any: the data has {len(groups)} different prompts; '
-      'lower data.eval_examples'
-    )
-  return training, Encoded.from_rendered(held_out, where)
-
-
 # --- training: the endless stream, its rows, its batches ---
 
 
-def _stream(sources: Sequence[Sequence], weights: Sequence[float], seed: int) -> grain.MapDataset:
-  """The endless stream of the sources' elements, with random access by index. Each epoch shuffles each source again."""
-  seeds = np.random.SeedSequence(seed).generate_state(len(sources)).tolist()
+def _order(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.MapDataset:
+  """The endless order of the numbers of examples, with random access by index. Each epoch shuffles each source again.
+
+  counts: examples of each source; those of the first source have the numbers from 0 on, then come the next one's.
+  """
+  seeds = np.random.SeedSequence(seed).generate_state(len(counts)).tolist()
   streams = []
-  for source, source_seed in zip(sources, seeds, strict=True):
-    streams.append(grain.MapDataset.source(source).shuffle(seed=source_seed).repeat())
+  first = 0
+  for count, source_seed in zip(counts, seeds, strict=True):
+    streams.append(grain.MapDataset.source(range(first, first + count)).shuffle(seed=source_seed).repeat())
+    first += count
   return grain.MapDataset.mix(streams, weights) if weights else streams[0]
 
 
 class PackedRows(grain.IterDataset):
   """Rows of the windows 0, 1, 2, ... of a stream. The iterator's state is {'window': w, 'row': r}."""
 
-  def __init__(self, stream: grain.MapDataset, names: grain.MapDataset, window: int, seq_len: int, seed: int):
-    """names: the stream of `Encoded.where`. window: examples packed together."""
+  def __init__(self, examples: Joined, order: grain.MapDataset, window: int, seq_len: int, seed: int):
+    """order: of the numbers of the examples. window: examples packed together."""
     super().__init__()
-    self.stream = stream
-    self.names = names
+    self.examples = examples
+    self.order = order
     self.window = window
     self.seq_len = seq_len
     self.seed = seed
 
   def pack(self, window: int) -> dict[str, np.ndarray]:
     """All rows of one window: features [rows, seq_len]."""
-    examples = [self.stream[i] for i in self._indices(window)]
-    return packing.pack(examples, self.seq_len, seed=self._window_seed(window))
+    return packing.pack(self.drawn(self._places(window)), self.seq_len, seed=self._window_seed(window))
+
+  def drawn(self, places: Sequence[int]) -> list[Masked]:
+    """The examples at these places of the endless order."""
+    return self.examples.read([self.order[place] for place in places])
 
   def names_by_row(self, window: int) -> list[list[str]]:
     """Which examples each row of `pack` holds, in the order of its segments."""
-    lengths = [len(self.stream[i][0]) - 1 for i in self._indices(window)]
-    names = [self.names[i] for i in self._indices(window)]
+    places = self._places(window)
+    lengths = [len(ids) - 1 for ids, _ in self.drawn(places)]
+    names = self.examples.names([self.order[place] for place in places])
     rows = packing.plan(lengths, self.seq_len, self._window_seed(window))
     return [[names[index] for index in row] for row in rows]
 
-  def _indices(self, window: int) -> range:
+  def _places(self, window: int) -> range:
     return range(window * self.window, (window + 1) * self.window)
 
   def _window_seed(self, window: int) -> int:
@@ -218,23 +187,21 @@ class _PackedRowsIterator(grain.DatasetIterator):
     self._rows = None
 
 
-def packed_rows(sources: Sequence[Encoded], weights: Sequence[float], seq_len: int, seed: int) -> PackedRows:
+def packed_rows(sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int) -> PackedRows:
   """The endless rows of the sources. A window is about an epoch, within the bounds of WINDOW_ROWS.
 
   UserError: when an example needs more than `seq_len` positions.
   """
-  longest = max(int(np.diff(source.offsets).max(initial=0)) - 1 for source in sources)
+  longest = max(source.longest for source in sources)
   if longest > seq_len:
     raise UserError(f'an example needs {longest} positions, seq_len is {seq_len}; encode with this seq_len')
-  examples = sum(map(len, sources))
+  joined = Joined(sources)
   positions = sum(source.positions for source in sources)
   fewest, most = WINDOW_ROWS
   rows = min(max(positions / seq_len, fewest), most)
-  window = round(rows * seq_len * examples / positions)
-  if not weights:
-    sources = [concatenate(sources)]
-  names = _stream([source.where for source in sources], weights, seed)
-  return PackedRows(_stream(sources, weights, seed), names, window, seq_len, seed)
+  window = round(rows * seq_len * len(joined) / positions)
+  counts = [len(source) for source in sources] if weights else [len(joined)]
+  return PackedRows(joined, _order(counts, weights, seed), window, seq_len, seed)
 
 
 class TrainBatches:
@@ -275,7 +242,11 @@ class TrainBatches:
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    features, self.digest = next(self._batches)
+    """UserError: when a shard turns out to be damaged."""
+    try:
+      features, self.digest = next(self._batches)
+    except UserError as error:
+      raise UserError(str(error).splitlines()[0]) from None  # Grain adds lines about its tracebacks
     return features
 
   def get_state(self) -> dict:
@@ -320,7 +291,7 @@ def _rows_of_host(batch_size: int, shard: tuple[int, int]) -> slice:
 
 
 def train_batches(
-  sources: Sequence[Encoded],
+  sources: Sequence[Examples],
   weights: Sequence[float],
   batch_size: int,
   seq_len: int,
@@ -341,11 +312,11 @@ def train_batches(
   return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed), filled_to)
 
 
-def fingerprint(sources: Sequence[Encoded], weights: Sequence[float], seq_len: int, seed: int) -> dict:
+def fingerprint(sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int) -> dict:
   """What decides the batches of a run, for JSON."""
   return {
     'examples': [len(source) for source in sources],
-    'crc32': [zlib.crc32(source.mask, zlib.crc32(source.ids)) for source in sources],
+    'crc32': [source.checksum for source in sources],
     'weights': [float(weight) for weight in weights],
     'seq_len': seq_len,
     'seed': seed,

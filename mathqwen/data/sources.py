@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples, formats, hub_sets, shapes
+from mathqwen.data import catalog, examples, formats, hub_sets, shapes, shard_card
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -72,7 +72,12 @@ def stream(
 def load_training(cfg: DataConfig, chat: ChatFormat) -> Iterator[tuple[str, list[Example], Report]]:
   """(source, its examples, what was left out) of each source of a config, as `load` gives them."""
   for source in cfg.sources:
-    yield source, *load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
+    yield source, *load_source(source, cfg, chat)
+
+
+def load_source(source: str, cfg: DataConfig, chat: ChatFormat) -> tuple[list[Example], Report]:
+  """(examples, what was left out) of one source of a config, as `load` gives them."""
+  return load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:
@@ -142,6 +147,8 @@ def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
     raise UserError(
       f'unknown data set {source!r}: the names are {names}, or give a file, a folder, or {files.HUB}ORGANISATION/NAME'
     )
+  if shard_card.is_shards(source):
+    raise UserError(f'{source} holds shards, examples without their text: give the sources that they were made of')
   return formats.data_files(path, split)
 
 

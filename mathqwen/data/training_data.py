@@ -9,9 +9,12 @@ import numpy as np
 from mathqwen.chat import chat_format
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import pipeline, sources
+from mathqwen.data import catalog, pipeline, shard_card, sources
+from mathqwen.data.encoded import Encoded, Examples
 from mathqwen.data.examples import Example
+from mathqwen.data.holding_out import hold_out
 from mathqwen.data.left_out import Report
+from mathqwen.data.shard_reader import Shards
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -39,23 +42,31 @@ class TrainingData:
 
     self._only_asked = ''  # see `ChatFormat.only_asked`; of the first example
     self._without_system = 0  # rows of messages that data.system_prompt is not part of
-    encoded = []
-    for source, examples, report in sources.load_training(cfg, self.chat):
-      if self.chat.has_own_turns and examples and not encoded:
-        self._only_asked = self.chat.only_asked(pipeline.messages_of(examples[0], self.chat), tokenizer)
-      if cfg.system_prompt:
-        self._without_system += sum(_has_no_system_turn(example) for example in examples)
-      tokens, left_out = pipeline.encode(examples, tokenizer, cfg.seq_len, self.chat)
-      report.merge(left_out)
-      report.check(source, len(tokens), cfg.max_left_out)
-      self.reports[source] = report
-      encoded.append(tokens)
-
-    self.held_out: pipeline.Encoded | None = None
+    self.sources: list[Examples] = [self._read(source) for source in cfg.sources]
+    self.held_out: Encoded | None = None
     if cfg.eval_examples != 0:
-      encoded, held_out = pipeline.hold_out(encoded, cfg.eval_examples, cfg.seed)
+      self.sources, held_out = hold_out(self.sources, cfg.eval_examples, cfg.seed)
       self.held_out = held_out if len(held_out) else None
-    self.sources: list[pipeline.Encoded] = encoded
+
+  def _read(self, source: str) -> Examples:
+    """The examples of one source, tokenised. Adds what was left out of it to `reports`."""
+    cfg = self.cfg
+    if catalog.of_source(source) is None and shard_card.is_shards(source):
+      shards = Shards(source)
+      shards.check(self.tokenizer, self.chat, cfg.seq_len)
+      self.reports[source] = shards.left_out
+      self.reports[source].check(source, len(shards), cfg.max_left_out)
+      return shards
+    examples, report = sources.load_source(source, cfg, self.chat)
+    if self.chat.has_own_turns and examples and not self.reports:
+      self._only_asked = self.chat.only_asked(pipeline.messages_of(examples[0], self.chat), self.tokenizer)
+    if cfg.system_prompt:
+      self._without_system += sum(_has_no_system_turn(example) for example in examples)
+    tokens, left_out = pipeline.encode(examples, self.tokenizer, cfg.seq_len, self.chat)
+    report.merge(left_out)
+    report.check(source, len(tokens), cfg.max_left_out)
+    self.reports[source] = report
+    return tokens
 
   @property
   def tokens(self) -> int:

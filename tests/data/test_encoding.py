@@ -7,6 +7,7 @@ from encoded_sums import T, encode, example, sums
 from mathqwen.chat import chatml
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.data import pipeline
+from mathqwen.data.holding_out import hold_out
 from mathqwen.errors import UserError
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
@@ -85,7 +86,7 @@ def test_the_longest_row_that_fits_is_kept():
 def test_held_out_prompts_are_not_in_training():
   examples = [example(10 * i + j, f'{i} + 1 =', f'way {j}: {i + 1}') for i in range(20) for j in range(3)]
   encoded = encode(examples)
-  (training,), held = pipeline.hold_out([encoded], 5, seed=1)
+  (training,), held = hold_out([encoded], 5, seed=1)
 
   def prompts(part):
     return [part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))]
@@ -94,12 +95,12 @@ def test_held_out_prompts_are_not_in_training():
   assert training.offsets.dtype == held.offsets.dtype == np.int64  # there may be more than 2**31 ids
   assert len(set(prompts(held))) == 5
   assert not set(prompts(held)) & set(prompts(training))
-  again, other = (prompts(pipeline.hold_out([encoded], 5, seed=seed)[1]) for seed in (1, 2))
+  again, other = (prompts(hold_out([encoded], 5, seed=seed)[1]) for seed in (1, 2))
   assert again == prompts(held) != other
   with pytest.raises(UserError, match='20 different prompts'):
-    pipeline.hold_out([encoded], 20, seed=0)
+    hold_out([encoded], 20, seed=0)
   with pytest.raises(UserError, match='leave a source without any'):  # the other source has more
-    pipeline.hold_out([encoded, encode(sums(1, start=90))], 20, seed=0)
+    hold_out([encoded, encode(sums(1, start=90))], 20, seed=0)
 
 
 def test_prompts_held_out_of_one_source_leave_the_others_too():
@@ -107,7 +108,7 @@ def test_prompts_held_out_of_one_source_leave_the_others_too():
     encode([example(i, f'{i} + 1 =', f'{way} {i + 1}') for i in range(start, 30)])
     for way, start in (('so', 0), ('thus', 10))
   ]
-  training, held = pipeline.hold_out(answers, 12, seed=0)
+  training, held = hold_out(answers, 12, seed=0)
 
   def prompts(part):
     return {part[i][0][: part[i][1].argmax()].tobytes() for i in range(len(part))}

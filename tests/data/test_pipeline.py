@@ -45,7 +45,7 @@ def segments(batches):
 def test_an_epoch_holds_each_example_and_each_loss_token_once():
   encoded = encode(sums(300))
   rows = pipeline.packed_rows([encoded], (), T, seed=0)
-  examples = [rows.stream[i] for i in range(600)]
+  examples = rows.drawn(range(600))
   order = [ids.tobytes() for ids, _ in examples]
   assert len(set(order[:300])) == len(set(order[300:])) == 300
   assert order[:300] != order[300:]
@@ -58,7 +58,7 @@ def test_without_weights_an_epoch_holds_every_source():
   sources = [encode(sums(30)), encode(sums(20, start=60))]
   rows = pipeline.packed_rows(sources, (), T, seed=0)
   for epoch in range(2):
-    drawn = sorted(rows.stream[i][0].tobytes() for i in range(epoch * 50, (epoch + 1) * 50))
+    drawn = sorted(ids.tobytes() for ids, _ in rows.drawn(range(epoch * 50, (epoch + 1) * 50)))
     assert drawn == sorted(source[i][0].tobytes() for source in sources for i in range(len(source)))
 
 
@@ -67,8 +67,8 @@ def test_the_seed_and_the_source_decide_the_order():
     """Indices in the order of the stream, for two sources of one length that take turns."""
     sources = [encode(sums(40)), encode(sums(40, start=100))]
     place = {source[i][0].tobytes(): (which, i) for which, source in enumerate(sources) for i in range(40)}
-    stream = pipeline.packed_rows(sources, (1, 1), T, seed).stream
-    drawn = [place[stream[i][0].tobytes()] for i in range(80)]
+    rows = pipeline.packed_rows(sources, (1, 1), T, seed)
+    drawn = [place[ids.tobytes()] for ids, _ in rows.drawn(range(80))]
     return [[i for which, i in drawn if which == source] for source in (0, 1)]
 
   first, second = order(0)
@@ -114,7 +114,7 @@ def test_windows_follow_each_other_without_loss():
   expected = {name: np.concatenate([window[name] for window in windows]) for name in packing.FEATURES}
   taken = take(batches, len(expected['tokens']))
   assert_equal([{name: np.concatenate([batch[name] for batch in taken]) for name in packing.FEATURES}], [expected])
-  assert sorted(segments(taken)) == sorted(tuple(rows.stream[i][0][:-1].tolist()) for i in range(3 * rows.window))
+  assert sorted(segments(taken)) == sorted(tuple(ids[:-1].tolist()) for ids, _ in rows.drawn(range(3 * rows.window)))
   batches.close()
 
 

@@ -129,7 +129,7 @@ def test_each_example_is_there_exactly_once_an_epoch(arguments, epochs):
   hosts.stop()
 
   drawn = [names_in(batch) for batch in batches]
-  stream = [rows.stream[i][0][:2].tolist() for i in range(windows * rows.window)]
+  stream = [ids[:2].tolist() for ids, _ in rows.drawn(range(windows * rows.window))]
   stream = [(which, number) for number, which in stream]
   assert collections.Counter(itertools.chain.from_iterable(drawn)) == collections.Counter(stream)
   for which, own in enumerate(sources):

@@ -15,6 +15,7 @@ from toy_batches import examples_of, train_config
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
 from mathqwen.data import pipeline
+from mathqwen.data.holding_out import hold_out
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
@@ -57,7 +58,7 @@ def small_run(tiny_config, tmp_path):
       optim=OptimConfig(learning_rate=1e-3, warmup_steps=2),
       train=train_config(**changes),
     )
-    (encoded,), held_out = pipeline.hold_out([pipeline.Encoded.from_rendered(examples_of(20))], 3, 0)
+    (encoded,), held_out = hold_out([pipeline.Encoded.from_rendered(examples_of(20))], 3, 0)
     data = types.SimpleNamespace(
       held_out=held_out,
       train=lambda: pipeline.train_batches([encoded], (), 2, 12, 0),

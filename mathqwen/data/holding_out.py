@@ -1,0 +1,95 @@
+"""Which examples are held out of training, for the evaluation loss."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mathqwen.data import prompts
+from mathqwen.data.encoded import Encoded, Examples, Without
+from mathqwen.errors import UserError
+
+_HELD_OUT = 256  # examples, where a config does not say how many
+
+
+def hold_out(sources: Sequence[Examples], n: int | None, seed: int) -> tuple[list[Examples], Encoded]:
+  """(training part of each source, held-out part): n examples with different prompts, drawn by `seed` from all sources.
+
+  n: None is _HELD_OUT, or a tenth of the different prompts where that is fewer: at least one, unless there is just one.
+
+  Every example that shares a held-out prompt is removed from training, in every source. So when a held-out question has
+  several answers, one is held out and the others are in neither part.
+
+  With shards among the sources, the prompts that come first in the order of the seed (`prompts`) are held out: finding
+  them does not read the others.
+  UserError: when a source has no example left to train on.
+  """
+  if all(isinstance(source, Encoded) for source in sources):
+    return _from_memory(sources, n, seed)
+  return by_order(sources, n, seed)
+
+
+def by_order(sources: Sequence[Examples], n: int | None, seed: int) -> tuple[list[Examples], Encoded]:
+  """`hold_out` by the order of the seed, wherever the examples are."""
+  indexes = [source.prompt_indexes() for source in sources]
+  together = [index for of_source in indexes for index in of_source]
+  if n is None:
+    n = _default(prompts.count(together, enough=10 * _HELD_OUT))
+  chosen = prompts.first_prompts(together, prompts.start_of(seed), n)
+
+  removed: list[list[int]] = [[] for _ in sources]
+  first = []  # (source, index) of the first example with each prompt
+  for prompt in chosen:
+    found = [(which, i) for which, of_source in enumerate(indexes) for i in _examples_of(of_source, prompt)]
+    first.append(found[0])
+    for which, index in found:
+      removed[which].append(index)
+  training: list[Examples] = [Without(source, gone) for source, gone in zip(sources, removed, strict=True)]
+  _check_left(training, n, lambda: prompts.count(together, enough=sum(map(len, sources))))
+  held_out = sorted(first)
+  rendered = [sources[which][index] for which, index in held_out]
+  return training, Encoded.from_rendered(rendered, [sources[which].where[index] for which, index in held_out])
+
+
+def _examples_of(indexes: Sequence[prompts.Index], prompt: int) -> list[int]:
+  return [example for index in indexes for example in prompts.examples_of(index, prompt)]
+
+
+def _default(different: int) -> int:
+  """How many of so many different prompts are held out, where a config does not say."""
+  return min(_HELD_OUT, max(different // 10, int(different > 1)))
+
+
+def _check_left(training: Sequence[Examples], n: int, different: Callable[[], int]) -> None:
+  """UserError: when a source has nothing left. different: how many different prompts there are."""
+  if not all(map(len, training)):
+    raise UserError(
+      f'{n} held-out examples leave a source without any: the data has {different()} different prompts; '
+      'lower data.eval_examples'
+    )
+
+
+def _from_memory(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:
+  """`hold_out` of sources in memory."""
+  places: dict[bytes, list[tuple[int, int]]] = {}  # prompt -> (source, index) of all examples with it
+  for which, source in enumerate(sources):
+    for index in range(len(source)):
+      places.setdefault(source.prompt(index), []).append((which, index))
+  groups = list(places.values())
+  if n is None:
+    n = _default(len(groups))
+  drawn = sorted(np.random.default_rng(seed).permutation(len(groups))[:n].tolist())
+
+  removed = set()
+  held_out = []
+  where = []
+  for group in drawn:
+    removed.update(groups[group])
+    which, index = groups[group][0]
+    held_out.append(sources[which][index])
+    where.append(sources[which].where[index])
+
+  training = []
+  for which, source in enumerate(sources):
+    training.append(source.take([i for i in range(len(source)) if (which, i) not in removed]))
+  _check_left(training, n, lambda: len(groups))
+  return training, Encoded.from_rendered(held_out, where)
