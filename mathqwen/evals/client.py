@@ -167,9 +167,9 @@ class Client:
     return host.hostname if self._key and host.scheme == 'http' and not local else None
 
   def ask(self, prompt: dict, max_new_tokens: int) -> Answer:
-    """The greedy answer to `{'messages': turns}` or `{'prompt': text}`, either with `stop`. Raises Failure."""
+    """The answer to `{'messages': turns}` or `{'prompt': text}`, with other fields of the request. Raises Failure."""
     chat = 'messages' in prompt
-    body = {'model': self._model, **prompt, 'temperature': 0, 'max_tokens': max_new_tokens}
+    body = {'model': self._model, **prompt, 'max_tokens': max_new_tokens}
     path = 'chat/completions' if chat else 'completions'
     request = urllib.request.Request(f'{self.url}/{path}', json.dumps(body).encode(), self._headers())
     return self._parse(self._exchange(request), chat)

@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
 from mathqwen.errors import Preempted, UserError, report
@@ -136,9 +136,17 @@ class Endpoint:
       self._report(f'{host} is asked over http: the key travels unencrypted')
 
   def generate_ids(
-    self, prompts: list[dict], max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **_
+    self,
+    prompts: list[dict],
+    max_new_tokens: int,
+    batch_size: int,
+    on_done: Callable,
+    stop_texts: tuple[str, ...],
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    **_,
   ) -> None:
-    """Greedy answers, by `batch_size` requests at a time. Calls `on_done(position, Answer)` in this thread.
+    """Asks for the answers, `batch_size` at a time. Calls `on_done(position, Answer)` in this thread.
 
     Unanswered: at the end, when problems have no answer. Once `_StopCriterion` gives up, no further problem is asked;
     requests under way are waited for.
@@ -146,7 +154,12 @@ class Endpoint:
     self._repeated.clear()
     why: dict[int, Failure] = {}
     answered = 0
-    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, stop_texts)) as results:
+    more: dict[str, object] = {'temperature': temperature}
+    if top_p < 1:
+      more['top_p'] = top_p
+    if stop_texts:
+      more['stop'] = list(stop_texts)
+    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, more)) as results:
       for position, result in results:
         if isinstance(result, Failure):
           why[position] = result
@@ -160,10 +173,11 @@ class Endpoint:
       raise run.Unanswered(why, len(prompts) - answered - len(why))
 
   def _ask_all(
-    self, prompts: list[dict], max_new_tokens: int, batch_size: int, stop_texts: tuple[str, ...]
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int, more: dict
   ) -> Iterator[tuple[int, Answer | Failure]]:
     """(position, result) of each prompt that was asked, as they end. When the generator is closed, no more are asked.
 
+    more: fields of every request.
     A thread puts None on the queue when it has ended, and an exception that is a defect of ours to be raised here.
     """
     self._stop.clear()
@@ -171,7 +185,6 @@ class Endpoint:
     taking = threading.Lock()
     results: queue.SimpleQueue = queue.SimpleQueue()
     criterion = _StopCriterion()
-    stop = {'stop': list(stop_texts)} if stop_texts else {}
 
     def work():
       while True:
@@ -181,7 +194,7 @@ class Endpoint:
           break
         started = time.monotonic()
         try:
-          result = self._answer(prompts[position] | stop, max_new_tokens)
+          result = self._answer(prompts[position] | more, max_new_tokens)
         except _Stopped:
           break
         except Failure as error:
@@ -295,21 +308,21 @@ def evaluate(
   model = Endpoint(name, **options)
 
   def make_prompts(prompt, examples):
-    return _requests(prompt, examples, model.system_prompt)
+    return requests(prompt, examples, model.system_prompt)
 
   prepared = [prepare_benchmark(model, benchmark, ask, make_prompts) for benchmark in choose(names)]
   try:
     with run.open_folders(prepared, out) as opened:
       return run.run(model, opened, concurrency, progress, record_of=_record_of_answer)
   except run.Unanswered as error:
-    message = f'{name}: {_explain(error)}'
+    why, may_help = explain(error)
+    message = f'{name}: {why}'
     if out is None:
       raise UserError(f'{message}; with --out DIR, the answers so far would have been kept') from None
     kept = _count_stored(prepared, out)
     wanted = sum(len(benchmark.examples) for benchmark in prepared)
     message += f'; {kept:,} of {wanted:,} answers are kept in {out}, beside unanswered.json'
     message += ', and the same command continues'
-    may_help = any(failure.retryable for failure in error.why.values()) and not _hopeless(error)
     raise (Preempted if may_help else UserError)(message) from None
 
 
@@ -321,8 +334,13 @@ def _hopeless(error: run.Unanswered) -> Failure | None:
   return None
 
 
+def explain(error: run.Unanswered) -> tuple[str, bool]:
+  """(why nothing is answered, or else which problems are not, and why; whether the same command may get them)"""
+  may_help = any(failure.retryable for failure in error.why.values()) and not _hopeless(error)
+  return _explain(error), may_help
+
+
 def _explain(error: run.Unanswered) -> str:
-  """Why nothing is answered, or else which problems are not, and why."""
   unasked = f'; {error.unasked:,} more were not asked' if error.unasked else ''
   failures = list(error.why.values())
   common = _hopeless(error)
@@ -344,7 +362,7 @@ def _explain(error: run.Unanswered) -> str:
   return f'{problems} no answer ({"; ".join(listed)}){unasked}'
 
 
-def _requests(prompt: prompts_lib.Prompt, examples: list, system_prompt: str) -> list[dict]:
+def requests(prompt: prompts_lib.Prompt, examples: list, system_prompt: str) -> list[dict]:
   """The part of each request that holds the problem: a text, or chat turns."""
   if prompt.text:
     return [{'prompt': prompt.text(example)} for example in examples]
@@ -360,12 +378,15 @@ def _record_of_answer(model: Endpoint, prepared: PreparedBenchmark, index: int, 
   request = prepared.prompts[index]
   # Of a chat, the turns: only the server knows the template that makes text of them.
   prompt = request.get('prompt') or json.dumps(request['messages'], ensure_ascii=False)
-  response, at_stop_text = prompts_lib.cut(answer.text, prepared.stop)  # not every server takes `stop`
-  return prepared.record(
-    index,
-    prompt=prompt,
-    response=response,
-    tokens=answer.tokens,
-    truncated=answer.truncated and not at_stop_text,
-    served_model=answer.served_model,
-  )
+  return prepared.record(index, prompt=prompt, **response_of_answer(answer, prepared.stop))
+
+
+def response_of_answer(answer: Answer, stop: Sequence[str]) -> dict:
+  """Fields of a record: `response`, `tokens`, `truncated` and `served_model`. stop: texts that end an answer."""
+  response, at_stop_text = prompts_lib.cut(answer.text, stop)  # not every server takes `stop`
+  return {
+    'response': response,
+    'tokens': answer.tokens,
+    'truncated': answer.truncated and not at_stop_text,
+    'served_model': answer.served_model,
+  }

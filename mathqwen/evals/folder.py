@@ -32,7 +32,7 @@ class Folder:
 
     parts = self._parts()
     if any(files.has_lines(part) for part in parts):  # without any answer, the settings may still be changed
-      self._check_settings(parts[0])
+      check_settings(path, self._settings, parts[0])
 
     notes = []
     own_size = 0
@@ -47,20 +47,6 @@ class Folder:
       if part == self._own():
         own_size = read.size
     self.stored = records.StoredRecords(list(found.values()), '; '.join(notes) or None, own_size)
-
-  def _check_settings(self, part: files.AnyPath) -> None:
-    """UserError: when the records in `part` are of a run with other settings."""
-    file = self.path / 'settings.json'
-    if not file.exists():
-      raise UserError(f'{part} is there without settings.json, so it cannot be continued; give another --out')
-    before = records.read_json(file, 'what is there cannot be continued; give another --out')
-    now = self._settings
-    if 'template' not in before and now.get('template') in (None, 'chatml'):  # older versions had no other
-      before |= {key: now.get(key) for key in ('template', 'template_sha256')}
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-      what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in changed)
-      raise UserError(f'{self.path} holds another run ({what}); give another --out, or delete it')
 
   def _own(self) -> files.AnyPath:
     """The records of this host."""
@@ -104,6 +90,20 @@ class Folder:
     self._lock.check()
     write(self.path, ordered, scores)
     (self.path / 'unanswered.json').unlink(missing_ok=True)
+
+
+def check_settings(folder: files.AnyPath, now: dict, part: files.AnyPath) -> None:
+  """UserError: when the records in `part`, a file of `folder`, are of a run with other settings."""
+  file = folder / 'settings.json'
+  if not file.exists():
+    raise UserError(f'{part} is there without settings.json, so it cannot be continued; give another --out')
+  before = records.read_json(file, 'what is there cannot be continued; give another --out')
+  if 'template' not in before and now.get('template') in (None, 'chatml'):  # older versions had no other
+    before |= {key: now.get(key) for key in ('template', 'template_sha256')}
+  changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+  if changed:
+    what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in changed)
+    raise UserError(f'{folder} holds another run ({what}); give another --out, or delete it')
 
 
 def _read_if_intact(path: files.AnyPath) -> dict | None:

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mathqwen import files
@@ -273,7 +273,7 @@ def _answer(
       new.append(record)
       if folder:
         writer.write(record)
-      bar.advance(record['correct'])
+      bar.count(record['correct'])
 
     try:
       model.generate_ids(
@@ -296,16 +296,16 @@ def _answer(
 
 def _record_of_ids(model: 'Model', prepared: PreparedBenchmark, index: int, ids: list[int]) -> dict:
   """The record of an answer that is token ids of the model."""
+  prompt = text_with_specials(prepared.prompts[index], model.tokenizer)
+  return prepared.record(index, prompt=prompt, **response_of_ids(model, ids, prepared.stop))
+
+
+def response_of_ids(model: 'Model', ids: list[int], stop: Sequence[str]) -> dict:
+  """Fields of a record: `response`, `tokens` and `truncated`. stop: texts that end an answer."""
   stopped = len(ids) > 0 and ids[-1] in model.chat.stop_ids(model.tokenizer)
   text = model.tokenizer.decode(list(ids[:-1] if stopped else ids))
-  response, at_stop_text = prompts_lib.cut(text, prepared.stop)
-  return prepared.record(
-    index,
-    prompt=text_with_specials(prepared.prompts[index], model.tokenizer),
-    response=response,
-    tokens=len(ids),
-    truncated=not (stopped or at_stop_text),
-  )
+  response, at_stop_text = prompts_lib.cut(text, stop)
+  return {'response': response, 'tokens': len(ids), 'truncated': not (stopped or at_stop_text)}
 
 
 # --- grade ---

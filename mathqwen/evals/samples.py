@@ -104,14 +104,14 @@ def clustered(records: list[dict], samples: int) -> dict:
 def _majority_is_correct(answers: list[dict]) -> bool:
   """Whether the most frequent answer is correct. The first of equally frequent ones counts; no answer has no vote."""
   voters = [record for record in answers if record['extracted'] is not None]
-  votes = collections.Counter(map(_vote, voters))
+  votes = collections.Counter(map(vote, voters))
   if not votes:
     return False
   [(chosen, _)] = votes.most_common(1)
-  return next(record['correct'] for record in voters if _vote(record) == chosen)
+  return next(record['correct'] for record in voters if vote(record) == chosen)
 
 
-def _vote(record: dict) -> bool | tuple:
+def vote(record: dict) -> bool | tuple:
   """A key that equal answers share: all correct ones; incorrect ones with one value, or with one normalised text."""
   if record['correct']:
     return True

@@ -12,7 +12,7 @@ speak to Google Cloud Storage. Importing this costs nothing: gcsfs and huggingfa
 """
 
 from mathqwen.files.journal import Journal, has_lines, read_journal, replace_journal
-from mathqwen.files.large import RangedFile, open_new, open_ranges
+from mathqwen.files.large import RangedFile, open_new, open_ranges, open_replacing
 from mathqwen.files.locks import Lock, locked
 from mathqwen.files.naming import (
   GCS,
@@ -51,6 +51,7 @@ __all__ = [
   'named',
   'open_new',
   'open_ranges',
+  'open_replacing',
   'parse_json',
   'path',
   'read_bytes',

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import io
 import os
+import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -84,6 +85,30 @@ def open_new(path: AnyPath) -> Iterator['PieceWriter']:
   opened = gcs_requests.writer(path.bucket, path.key) if isinstance(path, GcsPath) else path.open('wb')
   with opened as file:
     yield PieceWriter(file)
+
+
+@contextlib.contextmanager
+def open_replacing(path: AnyPath) -> Iterator['PieceWriter']:
+  """As `open_new`; a file that is there keeps its content until the block ends without an error.
+
+  OSError, naming `path`, when the disk is full.
+  """
+  if isinstance(path, GcsPath):
+    with open_new(path) as writer:
+      yield writer
+    return
+  part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
+  try:
+    with part.open('wb') as file:
+      yield PieceWriter(file)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(part, path)
+  except BaseException as error:
+    part.unlink(missing_ok=True)  # a full disk needs the space
+    if isinstance(error, OSError) and error.filename is None:
+      error.filename = str(path)
+    raise
 
 
 class PieceWriter:

@@ -1,0 +1,191 @@
+r"""The calculations in a solution, and whether they hold.
+
+    read('48/2 = <<48/2=24>>24 clips')     Equation('48/2=24', holds=True)
+    read('She has 5 + 3 = 9 apples.')      Equation('5+3=9', holds=False)
+    read('2x + 3 = 7')                     none: it is not a calculation of numbers
+
+GSM8K marks its calculations, <<LEFT=RIGHT>>. In a text without marks, an equation counts only where it can be read with
+certainty: numbers and operators alone, with nothing around them that could belong to them, such as a variable, a unit
+inside the calculation, or the `20% of` before one.
+"""
+
+import dataclasses
+import re
+from fractions import Fraction
+
+from mathqwen.data.expressions import canonical, evaluate
+from mathqwen.grading.cleaning import clean
+
+TOLERANCE = Fraction(1, 1000)  # of RFT
+
+_MARK = re.compile(r'<<([^<>]*)>>')
+_LATEX = (  # LaTeX as the signs that `expressions.evaluate` knows
+  (re.compile(r'\\[dt]?frac\s?\{([^{}]*)\}\s?\{([^{}]*)\}'), r'((\1)/(\2))'),
+  (re.compile(r'\\(?:times|cdot|ast)(?![a-zA-Z])'), '*'),
+  (re.compile(r'\\div(?![a-zA-Z])'), '/'),
+  (re.compile(r'\\(?:left|right|big)(?![a-zA-Z])|\\[,;!]'), ''),
+  (re.compile(r'\\([%$])'), r'\1'),
+  (re.compile(r'\\[()\[\]]|&'), ' '),
+  (re.compile(r'\^\{([^{}]*)\}'), r'^(\1)'),
+)
+_TIMES = re.compile(r'(?<=[\d)%])\s?[x×]\s?(?=[\d($.])')
+_RUN = re.compile(r'[0-9.,+\-*/×÷^()\[\]%$€£¥= ]*=[0-9.,+\-*/×÷^()\[\]%$€£¥= ]*')  # all that an equation may consist of
+_PUNCTUATION = re.compile(r'[.,]+(?=\s|$)')
+_CURRENCY = re.compile(r'[$€£¥]')
+_THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
+_BARE_POINT = re.compile(r'(?<!\d)\.(?=\d)')  # .5
+_UNARY_PLUS = re.compile(r'(?<![\d)%])\+')
+_OPERATOR = re.compile(r'(?<=[\d)%])[-+*/^]')
+_TWO_NUMBERS = re.compile(r'[\d.]\s+[$€£¥]?\s*[\d.]')  # 1 1/2, or `= 4 $5 bills`
+# A word behind which a number is a part of something larger: `20% of 30 + 20`.
+_PART_OF = re.compile(
+  r'\b(?:of|times|plus|minus|by|than|over|from|and|to|squared|percent|dozen|half|twice|double|x)\s*$', re.IGNORECASE
+)
+# With these, an equation that is wrong as it stands may be right as it is meant.
+_DOUBTFUL = re.compile(
+  r'%'  # 100 - 20% = 80
+  r'|/\s*[\d.]+\s*/'  # 25 / 1/3 = 75
+  r'|(?<![\d.,])0\d'  # 0900 - 0130 = 0730
+)
+_DOUBTFUL_AFTER = re.compile(
+  r'\s*(?:cents?\b|¢|and \(?\$?\d+/)'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
+  r'|.*\bremainder\b',  # 13/6 = 2 with a remainder of 1
+  re.IGNORECASE,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Equation:
+  """One calculation."""
+
+  text: str  # without spaces, signs of currencies and commas of thousands: '1000*2=2000'
+  holds: bool  # within TOLERANCE
+
+
+def read(text: str) -> list[Equation]:
+  """The calculations of a solution, in its order: the marked ones if there are any, else those that are plain.
+
+  A marked one that cannot be evaluated does not hold. A plain one that contradicts itself is listed in either case.
+  """
+  marked = [_marked(content) for content in _MARK.findall(text)]
+  plain = _plain(_MARK.sub('', text))
+  if not marked:
+    return plain
+  return marked + [equation for equation in plain if not equation.holds]
+
+
+def formulas(text: str) -> list[str]:
+  """What stands between the mathematical signs of LaTeX ($...$, \\(...\\), \\[...\\]) and has an `=`, without spaces."""
+  found = re.findall(r'\$\$?([^$]+)\$|\\\(((?:[^\\]|\\[^)])*)\\\)|\\\[((?:[^\\]|\\[^\]])*)\\\]', text)
+  texts = [re.sub(r'\s+', '', ''.join(parts)) for parts in found]
+  return [formula for formula in texts if '=' in formula]
+
+
+def _marked(content: str) -> Equation:
+  sides = [_side(side) for side in content.split('=')]
+  values = [_values(side) for side in sides]
+  holds = len(sides) > 1 and all(map(_agree, values, values[1:]))
+  return Equation('='.join(sides), holds)
+
+
+def _plain(text: str) -> list[Equation]:
+  """The equations of a text without marks that can be read with certainty."""
+  text = clean(text)
+  for pattern, sign in _LATEX:
+    text = pattern.sub(sign, text)
+  text = _TIMES.sub('*', text)
+  found = []
+  for line in text.split('\n'):
+    for run in _RUN.finditer(line):
+      found += _of_run(line, run)
+  return found
+
+
+def _of_run(line: str, run: re.Match) -> list[Equation]:
+  """The equations of a run of digits and signs: 'and 5+3 = 8, 8*2 = 16 apples' has two."""
+  found = []
+  start = run.start()
+  ends = [match.start() for match in _PUNCTUATION.finditer(run[0])]
+  for end in [*ends, len(run[0])]:
+    piece = line[start : run.start() + end]
+    if '=' in piece:
+      found += _of_chain(line[:start], piece, line[start + len(piece) :])
+    start = run.start() + end + 1
+  return found
+
+
+def _of_chain(before: str, chain: str, after: str) -> list[Equation]:
+  """The equations of 'A = B = C', each side with the next. before, after: the rest of the line."""
+  sides = _balanced(chain).split('=')
+  values = [[] if _TWO_NUMBERS.search(side) else _values(_side(side)) for side in sides]
+  if not _begins(before, sides[0]) or not _has_operator(sides[0]):
+    values[0] = []
+  if not _ends(sides[-1], after):
+    values[-1] = []
+
+  found = []
+  for i in range(len(sides) - 1):
+    left, right = values[i], values[i + 1]
+    if not left or not right or not (_has_operator(sides[i]) or _has_operator(sides[i + 1])):
+      continue
+    holds = _agree(left, right)
+    follows = after if i == len(sides) - 2 else ''
+    if not holds and (_DOUBTFUL.search(f'{sides[i]}={sides[i + 1]}') or _DOUBTFUL_AFTER.match(follows)):
+      continue
+    found.append(Equation(f'{_side(sides[i])}={_side(sides[i + 1])}', holds))
+  return found
+
+
+def _begins(before: str, side: str) -> bool:
+  """Whether the first side of a chain begins where its calculation does, as far as the text before it shows."""
+  text = side.lstrip()
+  if not text or text[0] in '+*/^÷×)' or (text[0] == '-' and before.strip(' \t:,;(')):
+    return False
+  attached = before[-1:] if text == side else ''  # '2x' before '+3': a letter that the number belongs to
+  if attached.isalnum() or attached in ('_', '\\', '}', '{', '.', ':', '^', '|'):
+    return False
+  return not _PART_OF.search(before) and not before.rstrip().endswith(('*', '/', '^', '×', '÷', '<', '>', '!'))
+
+
+def _ends(side: str, after: str) -> bool:
+  """Whether the last side of a chain ends where its calculation does: not in `20x`, `20^{...`, `6 \\sqrt`, `20!`."""
+  if not side.strip() or side.rstrip()[-1] in '+-*/^÷×(':
+    return False
+  if re.match(r'\s*[\\{!:<>|]', after):
+    return False
+  return side != side.rstrip() or not re.match(r'[A-Za-z_](?![a-z])', after)
+
+
+def _balanced(chain: str) -> str:
+  """The chain without a bracket that opens before it or closes behind it: '(she has 5+3 = 8)'."""
+  chain = re.sub(r'[(\[]\s*$', '', chain)
+  while chain.count(')') > chain.count('(') and re.search(r'\)\s*$', chain):
+    chain = re.sub(r'\)\s*$', '', chain)
+  while chain.count('(') > chain.count(')') and re.match(r'\s*\(', chain):
+    chain = re.sub(r'^\s*\(', '', chain)
+  return chain
+
+
+def _side(text: str) -> str:
+  """A side in one spelling: ' $1,000 × .5' is '1000*0.5'."""
+  text = canonical(_THOUSANDS.sub('', _CURRENCY.sub('', text))).replace('//', '/')
+  return _UNARY_PLUS.sub('', _BARE_POINT.sub('0.', text)).rstrip('.,')
+
+
+def _has_operator(side: str) -> bool:
+  return _OPERATOR.search(_side(side)) is not None
+
+
+def _values(side: str) -> list[Fraction]:
+  """The values that a side may mean: with and without the percent sign at its end; none when it is no calculation."""
+  found = []
+  for text in {side, side.removesuffix('%')}:
+    try:
+      found.append(evaluate(text))
+    except (ValueError, RecursionError):
+      continue
+  return found
+
+
+def _agree(left: list[Fraction], right: list[Fraction]) -> bool:
+  return any(abs(a - b) < TOLERANCE for a in left for b in right)
