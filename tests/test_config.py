@@ -169,7 +169,7 @@ def test_json_with_a_wrong_type(base):
 
 def test_choices_are_what_the_code_knows():
   """config.py imports neither JAX nor the code that these names choose from."""
-  from mathqwen.commands import evaluate
+  from mathqwen.commands import _asking
   from mathqwen.model import attention, cache, stack
   from mathqwen.planning import search
   from mathqwen.training import optim
@@ -181,7 +181,7 @@ def test_choices_are_what_the_code_knows():
   assert set(choices['train.attention']) == {'auto', *attention.IMPLEMENTATIONS}
   for schedule in choices['optim.schedule']:
     assert float(optim.schedule(OptimConfig(schedule=schedule, warmup_steps=2), 10)(2)) == pytest.approx(2e-5)
-  assert evaluate.CACHE_DTYPES == cache.DTYPES
+  assert _asking.CACHE_DTYPES == cache.DTYPES
 
 
 def test_a_setting_that_changes_no_weight_may_change_on_resume():

@@ -27,6 +27,7 @@ class Asked(Protocol):
   chat: ChatFormat | None
   system_prompt: str
   at_a_time: int
+  drawn: tuple[str, ...]  # the fields of Decoding that its answers depend on, apart from their number
 
   def requests(self, prompt: prompts.Prompt, questions: Sequence[Example]) -> list:
     """What each question is asked with."""
@@ -42,6 +43,8 @@ class Asked(Protocol):
 
 class OurModel:
   """A model of ours, over the devices of this host."""
+
+  drawn = DRAWN
 
   def __init__(self, model: Model, read: Callable[[], dict] | None, batch_size: int):
     """read: reads its weights, once something is to be asked; None: it has them."""
@@ -78,7 +81,7 @@ class OurModel:
       on_done=lambda position, ids: done(position, run.response_of_ids(self._model, ids, stop)),
       stop_texts=tuple(stop),
       numbers=streams,
-      **{name: getattr(decoding, name) for name in DRAWN},
+      **{name: getattr(decoding, name) for name in self.drawn},
     )
 
 
@@ -87,6 +90,7 @@ class ServedModel:
 
   dtype = None
   chat = None
+  drawn = ('temperature', 'top_p')
 
   def __init__(self, model: endpoint.Endpoint, concurrency: int):
     self._model = model
@@ -111,8 +115,7 @@ class ServedModel:
       batch_size=self.at_a_time,
       on_done=lambda position, answer: done(position, endpoint.response_of_answer(answer, stop)),
       stop_texts=tuple(stop),
-      temperature=decoding.temperature,
-      top_p=decoding.top_p,
+      **{name: getattr(decoding, name) for name in self.drawn},
     )
 
 

@@ -39,7 +39,8 @@ _OPERATOR = re.compile(r'(?<=[\d)%])[-+*/^]')
 _TWO_NUMBERS = re.compile(r'[\d.]\s+[$€£¥]?\s*[\d.]')  # 1 1/2, or `= 4 $5 bills`
 # A word behind which a number is a part of something larger: `20% of 30 + 20`.
 _PART_OF = re.compile(
-  r'\b(?:of|times|plus|minus|by|than|over|from|and|to|squared|percent|dozen|half|twice|double|x)\s*$', re.IGNORECASE
+  r'\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and)\s*$',
+  re.IGNORECASE,
 )
 # With these, an equation that is wrong as it stands may be right as it is meant.
 _DOUBTFUL = re.compile(
@@ -75,7 +76,7 @@ def read(text: str) -> list[Equation]:
 
 
 def formulas(text: str) -> list[str]:
-  """What stands between the mathematical signs of LaTeX ($...$, \\(...\\), \\[...\\]) and has an `=`, without spaces."""
+  r"""What stands between signs of LaTeX ($...$, \(...\), \[...\]) and has an `=`, without spaces."""
   found = re.findall(r'\$\$?([^$]+)\$|\\\(((?:[^\\]|\\[^)])*)\\\)|\\\[((?:[^\\]|\\[^\]])*)\\\]', text)
   texts = [re.sub(r'\s+', '', ''.join(parts)) for parts in found]
   return [formula for formula in texts if '=' in formula]

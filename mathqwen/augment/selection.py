@@ -1,4 +1,4 @@
-"""Which samples of a question are kept: the rule of RFT (arXiv 2308.01825), as its authors' published script applies it.
+"""Which samples of a question are kept: the rule of RFT (arXiv 2308.01825), as its authors' script applies it.
 
 Of the right answers whose calculations all hold, one for each list of equations: of two with the same list, the one
 whose wording is farther, in the sum of edit distances, from those kept for the other lists. Samples are taken in the
@@ -26,15 +26,14 @@ def select(records: Sequence[dict], gold: str | None) -> list[dict]:
   verdicts = [_verdict(record) for record in records]
   kept: list[int] = []  # positions of records, one for each list of equations
   place: dict[tuple, int] = {}  # list of equations -> index in `kept`
-  words = {_words(gold): 'the gold answer'} if gold else {}
+  gold_words = _words(gold) if gold else None
   for i, record in enumerate(records):
     if verdicts[i]:
       continue
     text = record['response']
-    if (same := words.get(_words(text))) is not None:
-      verdicts[i] = ('same text', f'as {same}')
+    if _words(text) == gold_words:
+      verdicts[i] = ('same text', 'as the gold answer')
       continue
-    words[_words(text)] = record['id']
     key = _key(text)
     if key not in place:
       place[key] = len(kept)
@@ -86,8 +85,8 @@ def _distance(text: str, others: list[str]) -> int:
 def edit_distance(a: str, b: str) -> int:
   """Levenshtein's distance: the fewest insertions, deletions and replacements of characters that make `b` of `a`.
 
-  A column of the table is two integers, whose bits say where it rises and falls (Hyyrö 2003, after Myers 1999): one pass
-  over `b`.
+  A column of the table is two integers, whose bits say where it rises and falls (Hyyrö 2003, after Myers 1999): one
+  pass over `b`.
   """
   if not a or not b:
     return len(a) + len(b)

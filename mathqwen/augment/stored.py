@@ -55,7 +55,7 @@ class StoredAnswers:
   def _scan(self, path: files.AnyPath) -> None:
     file = self._open(path)
     size = 0
-    line = b''
+    is_ended = True
     for number, line in enumerate(file, 1):
       try:
         question, sample = self._key_of(json.loads(line))
@@ -66,8 +66,9 @@ class StoredAnswers:
         raise UserError(f'{path}:{number}: not an answer of this run ({error}); delete the line') from None
       self._places.setdefault(question, {}).setdefault(sample, (file, size))
       size += len(line)
+      is_ended = line.endswith(b'\n')
     if path == self._path:
-      self._own, self._size, self._lacks_newline = file, size, bool(size) and not line.endswith(b'\n')
+      self._own, self._size, self._lacks_newline = file, size, not is_ended
 
   def _key_of(self, record: object) -> tuple[int, int]:
     """(question, number of the answer). ValueError: when it is no record of such an answer."""

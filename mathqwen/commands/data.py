@@ -4,20 +4,20 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mathqwen import files
-from mathqwen.commands import _flags
+from mathqwen.commands import _augment, _flags
 from mathqwen.errors import UserError, report
 
 if TYPE_CHECKING:
   from mathqwen.text.tokenizer import Tokenizer
 
-HELP = 'prepare, inspect and audit data sets, and verify what a run was trained on'
+HELP = 'prepare, augment, inspect and audit data sets, and verify what a run was trained on'
 
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the verbs, each with a function of its own below."""
   from mathqwen.data import catalog
 
-  verbs = _flags.add_verbs(parser, 'prepare|inspect|audit|verify')
+  verbs = _flags.add_verbs(parser, 'prepare|augment|inspect|audit|verify')
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
@@ -28,6 +28,8 @@ def add_flags(parser: _flags.Parser) -> None:
     metavar='DIR',
     help='a copy, local or gs://; without it, they are downloaded from their public addresses',
   )
+
+  _augment.add_flags(_flags.add_command(verbs, 'augment', _augment.HELP, _augment.run))
 
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)

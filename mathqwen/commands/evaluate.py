@@ -1,14 +1,11 @@
 """`mathqwen evaluate`"""
 
 import argparse
-import os
-import signal
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mathqwen import files
-from mathqwen.commands import _devices, _flags, _models, _scores
-from mathqwen.errors import UserError, report
+from mathqwen.commands import _asking, _flags, _models, _scores
+from mathqwen.errors import report
 from mathqwen.hardware import hosts
 
 if TYPE_CHECKING:
@@ -17,61 +14,26 @@ if TYPE_CHECKING:
 
 HELP = 'answer the problems of benchmarks, grade the answers and record each of them'
 
-CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
-BATCH_SIZE = 64
-ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.ask.Ask
-DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
-SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # arguments of evals.endpoint.evaluate
 # Flags that a served model does not take.
-OURS = ('template', 'batch_size', 'dtype', 'platform', 'distributed', 'slice', *DECODING)
+OURS = (*_asking.OURS, *_asking.DECODING)
 
 
 def add_flags(parser: _flags.Parser) -> None:
-  """Adds flags for all models, then those for models of ours and for served ones."""
+  """Adds the flags."""
   from mathqwen.evals import benchmarks
 
   _flags.add_model(parser, ', or openai:URL#NAME, a model that is served')
   parser.add_argument(
     '--benchmarks', required=True, metavar='A,B', help=f'which, with commas between: {", ".join(benchmarks.BENCHMARKS)}'
   )
-  parser.add_argument('--data-dir', type=_flags.path, metavar='DIR', help='a copy of the data sets, local or gs://')
-  parser.add_argument('--limit', type=int, metavar='N', help='the first N problems of each benchmark only')
-  parser.add_argument(
-    '--prompt',
-    metavar='NAME',
-    help='how problems are asked: chatml (default), alpaca, abel, ... (mathqwen/evals/README.md)',
-  )
-  parser.add_argument(
-    '--rule', metavar='NAME', help="how answers are graded (default: the prompt's rule, else the benchmark's)"
-  )
   parser.add_argument(
     '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
   )
-  _flags.add_chat(parser)
-  _flags.add_distributed(parser, 'each host holds a copy of the model and answers its share of the problems')
-  parser.add_argument(
-    '--max-new-tokens', type=int, metavar='N', help="longest answer, in tokens (default: the prompt's or benchmark's)"
+  _asking.add_flags(
+    parser,
+    'the first N problems of each benchmark only',
+    'sampling, for a model of ours; several samples give pass@k and maj@k',
   )
-  parser.add_argument(
-    '--batch-size', type=int, metavar='N', help=f'problems decoded at the same time (default: {BATCH_SIZE})'
-  )
-  _flags.add_dtype(parser)
-  _flags.add_platform(parser)
-  drawn = parser.add_argument_group('sampling, for a model of ours (default: one greedy answer)')
-  drawn.add_argument('--samples', type=int, metavar='N', help='answers to each problem, for pass@k and maj@k')
-  drawn.add_argument('--temperature', type=float, metavar='X', help='divides the logits; 0 is greedy (default)')
-  drawn.add_argument(
-    '--top-p', type=float, metavar='X', help='draw from the likeliest tokens that together have probability X'
-  )
-  drawn.add_argument('--top-k', type=int, metavar='N', help='draw from the N likeliest tokens (default: 0, from all)')
-  drawn.add_argument('--seed', type=int, metavar='N', help='of the random draws (default: 0)')
-  drawn.add_argument(
-    '--cache-dtype', choices=CACHE_DTYPES, help="of the KV cache's keys and values (default: the model's dtype)"
-  )
-  served = parser.add_argument_group('for openai:URL#NAME; the environment variable OPENAI_API_KEY holds its key')
-  served.add_argument('--concurrency', type=int, metavar='N', help='requests in flight at the same time (default: 16)')
-  served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
-  served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
 
 
 def run(args: argparse.Namespace) -> dict:
@@ -102,16 +64,9 @@ def evaluate(args: argparse.Namespace) -> dict:
     grade.get(args.rule)
   for name in dict.fromkeys(args.prompt or benchmark.prompt for benchmark in chosen):
     asked.check(name, args.template, args.system)
-  is_served = isinstance(args.model, str) and args.model.startswith('openai:')
-  for name in _given(args, OURS if is_served else SERVED):
-    why = 'decided by the server; leave it out' if is_served else 'for openai:URL#MODEL only'
-    raise UserError(f'--{name.replace("_", "-")} is {why}')
+  is_served = _asking.is_served(args.model)
+  _asking.refuse(args, is_served, OURS)
   return _ask_endpoint(args, chosen) if is_served else _ask_model(args, chosen)
-
-
-def _given(args: argparse.Namespace, names: Iterable[str]) -> dict:
-  """The flags among `names` that have a value; the others keep the defaults of the function that takes them."""
-  return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def _ask_endpoint(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
@@ -119,8 +74,8 @@ def _ask_endpoint(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   from mathqwen.evals import endpoint
   from mathqwen.evals.ask import Ask
 
-  options = _given(args, SERVED) | {'system_prompt': args.system or ''}
-  return endpoint.evaluate(args.model, chosen, Ask(**_given(args, ASK)), out=args.out, **options)
+  options = _asking.given(args, _asking.SERVED) | {'system_prompt': args.system or ''}
+  return endpoint.evaluate(args.model, chosen, Ask(**_asking.given(args, _asking.ASK)), out=args.out, **options)
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
@@ -128,9 +83,10 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   from mathqwen.evals import run
   from mathqwen.evals.ask import Ask, Decoding
 
-  batch_size = BATCH_SIZE if args.batch_size is None else args.batch_size
-  ask = Ask(**_given(args, ASK), decoding=Decoding(**_given(args, DECODING)))
-  _start_devices(args)
+  batch_size = _asking.BATCH_SIZE if args.batch_size is None else args.batch_size
+  ask = Ask(**_asking.given(args, _asking.ASK), decoding=Decoding(**_asking.given(args, _asking.DECODING)))
+  kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
+  _asking.start_devices(args, kept)
   if not isinstance(args.model, str):
     model = args.model.asked_with(args.template, args.system)
     _report_asked(model, args, chosen)
@@ -149,21 +105,3 @@ def _report_asked(model: 'Model', args: argparse.Namespace, chosen: 'list[Benchm
   if hosts.share()[0] == 0 and model.tokenizer is not None:
     for prompt in dict.fromkeys(args.prompt or benchmark.prompt for benchmark in chosen):
       report(asked.describe(model, prompt))
-
-
-def _start_devices(args: argparse.Namespace) -> None:
-  """Joins the other hosts, if there are any, and has SIGTERM end this one: each answer so far is recorded already."""
-  kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
-  _devices.start(args, kept)
-  if not args.distributed:
-    return
-  hosts.agree('arguments', {name: value for name, value in vars(args).items() if name not in ('run', 'distributed')})
-  stopped = f'stopped by SIGTERM; {kept}, and the same command on every host continues'
-
-  def stop(*_):
-    report(f'mathqwen: {stopped}')
-    hosts.leave(os.EX_TEMPFAIL, stopped)
-
-  # JAX's preemption service has taken the signal and waits until a program asks for it, as training does. Here each
-  # answer is recorded as soon as it is complete, so the process can end at once.
-  signal.signal(signal.SIGTERM, stop)

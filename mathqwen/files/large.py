@@ -12,6 +12,7 @@ from mathqwen.files import gcs_requests
 from mathqwen.files.gcs import GcsPath
 from mathqwen.files.naming import AnyPath
 from mathqwen.files.regular import open_regular
+from mathqwen.files.writing import named
 
 _LOCAL_READ = 2**30  # bytes: Linux reads at most 2 GiB in one call
 # A large range is read by several requests at the same time. The product is the memory that they take in addition to
@@ -84,7 +85,7 @@ def open_new(path: AnyPath) -> Iterator['PieceWriter']:
   """A new file to write piece by piece. On an object store it appears when the block ends without an error."""
   opened = gcs_requests.writer(path.bucket, path.key) if isinstance(path, GcsPath) else path.open('wb')
   with opened as file:
-    yield PieceWriter(file)
+    yield PieceWriter(file, path)
 
 
 @contextlib.contextmanager
@@ -100,24 +101,25 @@ def open_replacing(path: AnyPath) -> Iterator['PieceWriter']:
   part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
   try:
     with part.open('wb') as file:
-      yield PieceWriter(file)
-      file.flush()
-      os.fsync(file.fileno())
+      yield PieceWriter(file, path)
+      with named(path):
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
-  except BaseException as error:
+  except BaseException:
     part.unlink(missing_ok=True)  # a full disk needs the space
-    if isinstance(error, OSError) and error.filename is None:
-      error.filename = str(path)
     raise
 
 
 class PieceWriter:
   """A file that is being written."""
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: BinaryIO, path: AnyPath):
     self._file = file
+    self._path = path
 
   def write(self, data: bytes | memoryview) -> None:
-    """Appends `data`, of any size."""
-    for start in range(0, len(data), _WRITE):
-      self._file.write(data[start : start + _WRITE])
+    """Appends `data`, of any size. OSError: names the file, when the disk is full."""
+    with named(self._path):
+      for start in range(0, len(data), _WRITE):
+        self._file.write(data[start : start + _WRITE])

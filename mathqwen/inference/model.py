@@ -127,7 +127,7 @@ class Model:
   def generate_ids(
     self,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int | None = None,
+    max_new_tokens: int | Sequence[int] | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
@@ -140,7 +140,7 @@ class Model:
   ) -> list[list[int]]:
     """The ids of each answer, up to a stop id, or up to the first id with which its text holds one of `stop_texts`.
 
-    max_new_tokens and the four after it: as in `generate`.
+    max_new_tokens and the four after it: as in `generate`; max_new_tokens may be one limit for each prompt.
     numbers: which of the seed's random streams each answer draws from, by default its index. batch_size, cache_dtype:
     as in `generate.Execution`. on_done(index, ids): called as answers end. UserError as in `generate.generate`.
     """
@@ -164,7 +164,7 @@ class Model:
   def _request(
     self,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int | None,
+    max_new_tokens: int | Sequence[int] | None,
     sampling: Sampling,
     seed: int,
     streams: Sequence[int] | None = None,

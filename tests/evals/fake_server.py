@@ -19,7 +19,7 @@ def answer(question, **change):
 
 
 class Server(http.server.ThreadingHTTPServer):
-  """`script`: functions of the handler, one for each of the first requests; then every question is answered."""
+  """`script`: functions of the handler, one for each of the first requests; then `respond` answers every question."""
 
   daemon_threads = True
   request_queue_size = 128
@@ -30,6 +30,7 @@ class Server(http.server.ThreadingHTTPServer):
     self.url = f'http://127.0.0.1:{self.server_address[1]}/v1'
     self.model = f'openai:{self.url}#Qwen/Q'
     self.delay = 0
+    self.respond = lambda handler: handler.say(answer(handler.question))
 
   def handle_error(self, request, client_address):
     pass  # the client left
@@ -48,7 +49,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     with server.lock:
       server.under_way -= 1  # before the answer: the client that has it may ask again at once
     self.question = body['messages'][-1]['content'] if 'messages' in body else body['prompt']
-    act(self) if act else self.say(answer(self.question))
+    (act or server.respond)(self)
 
   def say(self, body, status=200, **headers):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
