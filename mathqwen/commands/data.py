@@ -10,14 +10,14 @@ from mathqwen.errors import UserError, report
 if TYPE_CHECKING:
   from mathqwen.text.tokenizer import Tokenizer
 
-HELP = 'prepare, augment, inspect and audit data sets, and verify what a run was trained on'
+HELP = 'prepare, inspect, augment and audit data sets, and verify what a run was trained on'
 
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the verbs, each with a function of its own below."""
   from mathqwen.data import catalog
 
-  verbs = _flags.add_verbs(parser, 'prepare|augment|inspect|audit|verify')
+  verbs = _flags.add_verbs(parser, 'prepare|inspect|augment|audit|verify')
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
@@ -29,11 +29,11 @@ def add_flags(parser: _flags.Parser) -> None:
     help='a copy, local or gs://; without it, they are downloaded from their public addresses',
   )
 
-  _augment.add_flags(_flags.add_command(verbs, 'augment', _augment.HELP, _augment.run))
-
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)
   _add_config_and_tokenizer(inspect, "this package's small tokenizer")
+
+  _augment.add_flags(_flags.add_command(verbs, 'augment', _augment.HELP, _augment.run))
 
   text = 'which tokens carry loss, beside what other trainers would mask'
   audit = _flags.add_command(verbs, 'audit', text, run_audit)

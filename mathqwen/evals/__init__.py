@@ -8,6 +8,7 @@ asked.py                  how a model was asked, in words, in scores and in reco
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
 endpoint.py               evaluate('openai:URL#MODEL', ...)
 records.py folder.py      what a run leaves on disk
+progress.py               the line on standard error
 compare.py                compare(a, b): which verdicts flipped between two runs
 report/                   the table and the page
 
@@ -21,6 +22,7 @@ __all__ = [
   'compare',
   'endpoint',
   'folder',
+  'progress',
   'prompts',
   'records',
   'report',

@@ -13,8 +13,7 @@ from mathqwen.evals.ask import Ask, Decoding
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'evals'))
 import fake_server  # noqa: E402
-
-QUESTIONS = {'What is 40 + 2?': '42', 'What is 10 * 5?': '50', 'What is 9 - 4?': '5', 'What is 8 / 2?': '4'}
+from four_questions import QUESTIONS  # noqa: E402
 
 
 @pytest.fixture

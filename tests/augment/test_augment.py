@@ -4,8 +4,8 @@ import json
 import pathlib
 
 import pytest
-from conftest import QUESTIONS
 from fake_server import FAILURES, echo_key
+from four_questions import QUESTIONS
 
 from mathqwen import cli, files
 from mathqwen.data import sources

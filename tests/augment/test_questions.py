@@ -1,7 +1,7 @@
 """New questions: what a teacher's reply says, masked numbers, and the majority that confirms an answer."""
 
 import pytest
-from conftest import QUESTIONS
+from four_questions import QUESTIONS
 
 from mathqwen.augment import questions
 from mathqwen.data.examples import Example
