@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 HELP = "a model's own verified answers to the questions of a source, or new questions with theirs, as training data"
 
-KINDS = ('rephrase', 'numbers', 'backward')
 SAMPLES = 100  # of RFT
 SAMPLES_OF_NEW = 10
 TEMPERATURE = 0.7  # of RFT
@@ -25,6 +24,8 @@ OURS = (*_asking.OURS, 'top_k', 'seed', 'cache_dtype')
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the flags; most are those of `evaluate`."""
+  from mathqwen.augment import questions
+
   parser.add_argument(
     'source',
     type=_flags.model_path,
@@ -49,7 +50,7 @@ def add_flags(parser: _flags.Parser) -> None:
   model.add_argument('--endpoint', metavar='URL#NAME', help='the same as --model openai:URL#NAME')
   parser.add_argument(
     '--questions',
-    choices=KINDS,
+    choices=questions.KINDS,
     help="ask new questions, made of the source's: rephrase (in other words), numbers (with other numbers), backward "
     '(a number is asked for, and the answer told). Default: ask those of the source',
   )

@@ -8,7 +8,7 @@ asked.py                  how a model was asked, in words, in scores and in reco
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
 endpoint.py               evaluate('openai:URL#MODEL', ...)
 records.py folder.py      what a run leaves on disk
-progress.py               the line on standard error
+samples.py progress.py    votes of several answers; the line on standard error
 compare.py                compare(a, b): which verdicts flipped between two runs
 report/                   the table and the page
 
@@ -27,5 +27,6 @@ __all__ = [
   'records',
   'report',
   'run',
+  'samples',
   'tasks',
 ]
