@@ -21,16 +21,16 @@ def torch_model(cfg: ModelConfig, device: str):
     import transformers
   except ImportError as error:
     raise UserError(f"--torch needs {error.name}: install it with pip install -e '.[dev]'") from None
-  if not cfg.qk_norm and not cfg.qkv_bias:
-    name = 'Llama'
+  if cfg.qk_norm:
+    name = 'Qwen3'
   else:
-    name = 'Qwen3' if cfg.qk_norm else 'Qwen2'
+    name = 'Qwen2' if cfg.qkv_bias and not cfg.o_bias else 'Llama'
   sizes = {
     field.name: getattr(cfg, field.name)
     for field in dataclasses.fields(cfg)
-    if field.name not in ('qkv_bias', 'qk_norm', 'rope_theta', 'rope_scaling')
+    if field.name not in ('qkv_bias', 'o_bias', 'qk_norm', 'rope_theta', 'rope_scaling')
   }
-  hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta)
+  hf = getattr(transformers, f'{name}Config')(**sizes, rope_theta=cfg.rope_theta, attention_bias=cfg.o_bias)
   torch.manual_seed(0)
   model = getattr(transformers, f'{name}ForCausalLM')._from_config(hf, attn_implementation='sdpa')
   if device == 'cuda' and not torch.cuda.is_available():

@@ -147,8 +147,11 @@ def _check_keys(values: dict, family: Family, fields: dict, problems: list[str])
     rope_theta=fields['rope_theta'],
     qk_norm=fields['qk_norm'],
     qkv_bias=fields['qkv_bias'],
+    o_bias=fields['o_bias'],
   )
   computed = _COMPUTED_QWEN1 if family.layout == 'qwen1' else _COMPUTED
+  if _reads_attention_bias(family):
+    computed |= {'attention_bias'}
   found, unknown = config_keys.check(values, computed, sizes)
   problems += found
   return unknown
@@ -176,7 +179,7 @@ def _qwen1_fields(values: dict, family: Family, problems: list[str]) -> dict:
     'num_key_value_heads': heads,
     'tie_word_embeddings': _value(values, family, 'tie_word_embeddings'),
     'initializer_range': _value(values, family, 'initializer_range'),
-    **layouts.LAYOUTS['qwen1'].features,
+    **layouts.features('qwen1', attention_bias=False),
     'use_dynamic_ntk': scaled if values.get('use_dynamic_ntk') is None else values['use_dynamic_ntk'],
     'use_logn_attn': scaled if values.get('use_logn_attn') is None else values['use_logn_attn'],
   }
@@ -196,7 +199,17 @@ def _llama_fields(values: dict, family: Family, problems: list[str]) -> tuple[di
   positions = fields['max_position_embeddings']
   theta, scaling, found, unknown = rope_json.read(values, family.defaults['rope_theta'], positions)
   problems += found
-  return fields | {'rope_theta': theta, 'rope_scaling': scaling, **layouts.LAYOUTS[family.layout].features}, unknown
+  has_biases = _reads_attention_bias(family) and values.get('attention_bias')
+  if not isinstance(has_biases, bool | None):
+    problems.append(f'{config_keys.shown("attention_bias", has_biases)}, which is neither true nor false')
+  features = layouts.features(family.layout, bool(has_biases))
+  return fields | {'rope_theta': theta, 'rope_scaling': scaling, **features}, unknown
+
+
+def _reads_attention_bias(family: Family) -> bool:
+  """Whether the key gives this family biases. A Mistral, read as a LLaMA, has none in transformers whatever it says."""
+  layout = layouts.LAYOUTS[family.layout]
+  return layout.attention_bias and layout.model_type == family.model_type
 
 
 def _window(values: dict, family: Family, cfg: ModelConfig) -> str:
@@ -280,7 +293,7 @@ def _llama_values(cfg: ModelConfig) -> dict:
     values['max_position_embeddings'] = min(cfg.seq_length, cfg.max_position_embeddings)
   return values | {
     'hidden_act': 'silu',
-    'attention_bias': False,
+    'attention_bias': cfg.o_bias,
     'attention_dropout': 0.0,
   }
 

@@ -58,6 +58,7 @@ class Sizes:
   rope_theta: float
   qk_norm: bool
   qkv_bias: bool
+  o_bias: bool
 
 
 OFF = (None, False, 0, '', (), [], {})
@@ -153,10 +154,16 @@ _CHANGES: dict[str, tuple | Callable[[Sizes], tuple]] = {
   # biases
   **dict.fromkeys(
     (
-      'mlp_bias', 'use_bias', 'bias', 'add_bias_linear', 'attention_out_bias', 'attn_out_bias', 'o_proj_bias', 'o_bias',
-      'lm_head_bias', 'head_bias', 'use_mlp_bias', 'ffn_bias', 'attention_bias', 'use_attention_bias', 'attn_bias',
+      'mlp_bias', 'use_bias', 'add_bias_linear', 'lm_head_bias', 'head_bias', 'use_mlp_bias', 'ffn_bias',
     ),
     OFF,
+  ),
+  **dict.fromkeys(
+    (
+      'bias', 'attention_bias', 'use_attention_bias', 'attn_bias', 'attention_out_bias', 'attn_out_bias', 'o_proj_bias',
+      'o_bias',
+    ),
+    lambda sizes: (*OFF, True) if sizes.o_bias else OFF,
   ),
   **dict.fromkeys(
     ('qkv_bias', 'add_qkv_bias', 'use_qkv_bias'), lambda sizes: (None, True) if sizes.qkv_bias else OFF

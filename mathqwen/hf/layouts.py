@@ -46,6 +46,7 @@ class Layout:
   top: tuple[TensorRule, ...]
   layer: tuple[TensorRule, ...]  # the same for every layer
   features: Mapping[str, bool]  # what its layers have: fields of ModelConfig
+  attention_bias: bool = False  # whether that key of config.json gives q, k, v and o biases
   remote_code: bool = False  # whether transformers needs code of the checkpoint to load it
   ignored: tuple[str, ...] = ()  # names with these endings are skipped: constants that old files hold
 
@@ -66,6 +67,7 @@ _LLAMA_LAYER = (
   TensorRule('model.layers.{}.self_attn.q_norm.weight', ('q_norm',)),
   TensorRule('model.layers.{}.self_attn.k_norm.weight', ('k_norm',)),
   TensorRule('model.layers.{}.self_attn.o_proj.weight', ('o',), 1),
+  TensorRule('model.layers.{}.self_attn.o_proj.bias', ('o_bias',)),
   TensorRule('model.layers.{}.post_attention_layernorm.weight', ('post_norm',)),
   TensorRule('model.layers.{}.mlp.gate_proj.weight', ('gate',), 1),
   TensorRule('model.layers.{}.mlp.up_proj.weight', ('up',), 1),
@@ -95,7 +97,7 @@ LAYOUTS = {
     'qwen',
     _QWEN1_TOP,
     _QWEN1_LAYER,
-    {'qkv_bias': True, 'qk_norm': False},
+    {'qkv_bias': True, 'o_bias': False, 'qk_norm': False},
     remote_code=True,
     ignored=_CONSTANTS,
   ),
@@ -104,7 +106,7 @@ LAYOUTS = {
     'qwen2',
     _LLAMA_TOP,
     _LLAMA_LAYER,
-    {'qkv_bias': True, 'qk_norm': False},
+    {'qkv_bias': True, 'o_bias': False, 'qk_norm': False},
     ignored=_CONSTANTS,
   ),
   'qwen3': Layout(
@@ -112,17 +114,26 @@ LAYOUTS = {
     'qwen3',
     _LLAMA_TOP,
     _LLAMA_LAYER,
-    {'qkv_bias': False, 'qk_norm': True},
+    {'qkv_bias': False, 'o_bias': False, 'qk_norm': True},
+    attention_bias=True,
   ),
   'llama': Layout(
     'LlamaForCausalLM',
     'llama',
     _LLAMA_TOP,
     _LLAMA_LAYER,
-    {'qkv_bias': False, 'qk_norm': False},
+    {'qkv_bias': False, 'o_bias': False, 'qk_norm': False},
+    attention_bias=True,
     ignored=_CONSTANTS,
   ),
 }
+
+
+def features(name: str, attention_bias: bool) -> dict[str, bool]:
+  """What the layers of the layout `name` have. attention_bias: the key of its config.json, where it has the key."""
+  layout = LAYOUTS[name]
+  biases = {'qkv_bias': True, 'o_bias': True} if attention_bias and layout.attention_bias else {}
+  return {**layout.features, **biases}
 
 
 def choose(cfg: ModelConfig, name: str | None = None) -> str:
@@ -133,8 +144,7 @@ def choose(cfg: ModelConfig, name: str | None = None) -> str:
   default = next((n for n, layout in LAYOUTS.items() if not layout.remote_code and not _feature_misfits(cfg, n)), None)
   if name is None or name == default:
     if default is None:
-      features = next(iter(LAYOUTS.values())).features
-      ours = ' with '.join(f'{feature}={getattr(cfg, feature)}' for feature in features)
+      ours = ' with '.join(f'{feature}={getattr(cfg, feature)}' for feature in next(iter(LAYOUTS.values())).features)
       raise UserError(f'no Hugging Face architecture has {ours}')
     return default
   if name not in LAYOUTS:
@@ -159,8 +169,8 @@ def _misfits(cfg: ModelConfig, name: str) -> list[str]:
 
 def _feature_misfits(cfg: ModelConfig, name: str) -> list[str]:
   """The features of a model's layers that differ from those of the layout `name`."""
-  features = LAYOUTS[name].features
-  return [f'{feature}={getattr(cfg, feature)}' for feature in features if getattr(cfg, feature) != features[feature]]
+  found = features(name, attention_bias=cfg.qkv_bias and cfg.o_bias)
+  return [f'{feature}={getattr(cfg, feature)}' for feature in found if getattr(cfg, feature) != found[feature]]
 
 
 class WeightPart(NamedTuple):

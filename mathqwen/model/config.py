@@ -111,6 +111,7 @@ class ModelConfig:
   rms_norm_eps: float = setting(1e-6, help='added to the mean square in RMSNorm', above=0)
   tie_word_embeddings: bool = setting(False, help='use the embedding as output head')
   qkv_bias: bool = setting(True, help='biases on queries, keys and values: Qwen-1, 1.5, 2 and 2.5')
+  o_bias: bool = setting(False, help='a bias on the output of attention: LLaMA and Qwen3 with `attention_bias`')
   qk_norm: bool = setting(False, help='RMSNorm over each head of queries and keys: Qwen3')
   seq_length: int | None = setting(
     None, help='Qwen-1: length it was trained at, beyond which the next two act (not in training)', **_SIZE

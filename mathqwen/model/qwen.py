@@ -66,6 +66,8 @@ class Block(nnx.Module):
       self.q_norm = param(ones, rngs, (H,), 'norm')
       self.k_norm = param(ones, rngs, (H,), 'norm')
     self.o = param(normal, rngs, (D, N, H), 'embed', 'heads', 'head_dim')
+    if cfg.o_bias:
+      self.o_bias = param(zeros, rngs, (D,), 'norm')
     self.post_norm = param(ones, rngs, (D,), 'norm')
     self.gate = param(normal, rngs, (F, D), 'mlp', 'embed')
     self.up = param(normal, rngs, (F, D), 'mlp', 'embed')
@@ -114,7 +116,10 @@ class Block(nnx.Module):
     if rotation.query_scale is not None:
       q_BTNH = q_BTNH * rotation.query_scale.astype(q_BTNH.dtype)
     o_BTNH, kept = attend(q_BTNH, k_BTKH, v_BTKH)
-    return checkpoint_name(x_BTD + drop(linear('BTNH,DNH->BTD', o_BTNH, self.o[...]), 0), 'mid'), kept
+    o_BTD = linear('BTNH,DNH->BTD', o_BTNH, self.o[...])
+    if self.cfg.o_bias:
+      o_BTD += self.o_bias[...]
+    return checkpoint_name(x_BTD + drop(o_BTD, 0), 'mid'), kept
 
   def mlp(self, x_BTD: jax.Array) -> jax.Array:
     """The MLP branch [B, T, D], not yet added to x."""

@@ -21,6 +21,7 @@ SPECS = {
   'layers/q_bias': P(None, 'tensor', None),
   'layers/k_bias': P(None, 'tensor', None),
   'layers/v_bias': P(None, 'tensor', None),
+  'layers/o_bias': P(None, None),
   'layers/q_norm': P(None, None),
   'layers/k_norm': P(None, None),
   'layers/gate': P(None, 'tensor', ('context', 'fsdp')),
@@ -32,8 +33,7 @@ SPECS = {
 def test_every_weight_lies_where_the_table_says(tiny_config):
   mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
   got = {}
-  for family in ('qwen2', 'qwen3'):
-    cfg = tiny_config(family)
+  for cfg in (tiny_config('qwen2'), tiny_config('qwen3', qkv_bias=True, o_bias=True)):
     shardings = jax.tree_util.tree_leaves_with_path(sharding.params_shardings(mesh, cfg))
     got |= {'/'.join(key.key for key in path): where.spec for path, where in shardings}
     ranks = [len(x.shape) for x in jax.tree.leaves(parameters.abstract(cfg))]

@@ -177,7 +177,7 @@ def test_constants_of_old_files_are_ignored(layout, tiny_config, random_params, 
 
 def test_layouts_that_cannot_hold_a_model(tiny_config):
   both = tiny_config('qwen2', qk_norm=True)
-  with pytest.raises(UserError, match='no Hugging Face architecture has qkv_bias=True with qk_norm=True'):
+  with pytest.raises(UserError, match='architecture has qkv_bias=True with o_bias=False with qk_norm=True'):
     layouts.choose(both)
   for family, name, reasons in (
     ('qwen2', 'qwen3', 'qkv_bias=True, qk_norm=False'),

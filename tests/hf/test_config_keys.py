@@ -88,8 +88,13 @@ IN_EFFECT = {
     {'layer_types': ['full_attention', 'chunked_attention']},
     {'vision_config': {'depth': 32}},
   ),
-  'qwen3': ({'qk_norm': False}, {'attention_bias': True}, {'layer_types': ['full_attention']}),
-  'mistral': ({'sliding_window': 4096}, {'sliding_window': 131_071}, {'llama_scaling_multiplier': 0.5}),
+  'qwen3': ({'qk_norm': False}, {'mlp_bias': True}, {'layer_types': ['full_attention']}),
+  'mistral': (
+    {'attention_bias': True},
+    {'sliding_window': 4096},
+    {'sliding_window': 131_071},
+    {'llama_scaling_multiplier': 0.5},
+  ),
   'llama': (
     {'final_logit_softcapping': 30.0},
     {'attn_logit_softcapping': 50.0},
@@ -118,6 +123,7 @@ IN_EFFECT = {
     {'norm_head': True},
     {'qk_layernorm': True},
     {'mlp_bias': True},
+    {'attention_bias': 'no'},
     {'clip_qkv': 8.0},
     {'hidden_act': 'gelu'},
     {'hidden_activation': 'gelu_pytorch_tanh'},

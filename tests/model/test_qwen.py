@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mathqwen.hf import config_json, layouts
 from mathqwen.model import attention as attention_lib
 from mathqwen.model import layers, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
@@ -47,6 +48,8 @@ def tokens_of(shape, vocab_size=97, seed=0):
     ('qwen3', {'tie_word_embeddings': True, 'num_key_value_heads': 1}),
     ('llama', {}),
     ('llama', {'tie_word_embeddings': True, 'num_key_value_heads': 6, 'vocab_size': 101}),
+    ('llama', {'attention_bias': True}),
+    ('qwen3', {'attention_bias': True}),
   ],
 )
 def test_logits_of_transformers(family, changes, torch_model, from_torch, tiny_config):
@@ -54,7 +57,12 @@ def test_logits_of_transformers(family, changes, torch_model, from_torch, tiny_c
 
   reference = torch_model(family, **changes)
   cfg, params = from_torch(reference)
+  if changes.pop('attention_bias', False):
+    changes |= {'qkv_bias': True, 'o_bias': True}
   assert cfg == tiny_config(family, **changes)
+  # An export is of the same architecture, and says the same.
+  assert layouts.choose(cfg) == family
+  assert config_json.parse(config_json.make(cfg, None, 'float32', family), 'config.json') == (cfg, family)
   tokens = tokens_of((2, 21))
   with torch.no_grad():
     want = reference(torch.tensor(tokens)).logits.numpy()
