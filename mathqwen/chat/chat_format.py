@@ -101,6 +101,7 @@ class ChatFormat:
     if template is not None:
       now = dataclasses.replace(now, template=templates.load(template, tokenizer))
     if system is not None:
+      now.template.check()
       now = dataclasses.replace(now, system_prompt=system)
       if system and not renders_system(now.template, tokenizer):
         raise UserError(f'template {now.template.name} renders no system turn: leave --system out, or take another')
@@ -253,7 +254,17 @@ def published(system_prompt: str, tokenizer: Tokenizer) -> ChatFormat:
   if not tokenizer.has_template or tokenizer.files.get(TEMPLATE_FILE) == ours.jinja().encode():
     return ours
   own = templates.load('own', tokenizer)
-  return ChatFormat(own, system_prompt) if _ends_where_it_stops(own, tokenizer) else ours
+  # A model without the tokens of ChatML can only be asked in its own template, whatever it stops at.
+  is_for_chat = _ends_where_it_stops(own, tokenizer) or IM_START not in tokenizer.special
+  return ChatFormat(own, system_prompt) if is_for_chat else ours
+
+
+def published_or_unusable(system_prompt: str, tokenizer: Tokenizer) -> ChatFormat:
+  """As `published`; where the model's template cannot be used, a format whose first use says so."""
+  try:
+    return published(system_prompt, tokenizer)
+  except UserError as error:
+    return ChatFormat(Template('own', '', stops=(), problem=str(error)), system_prompt)
 
 
 def _ends_where_it_stops(template: Template, tokenizer: Tokenizer) -> bool:

@@ -46,7 +46,7 @@ def try_out(source: str, name: str) -> None:
     raise RuntimeError(f'the probe of a chat template failed: {done.stderr.decode(errors="replace")[-2000:]}')
   # Killed by a signal: one of the limits.
   limits = f'it takes more than {SECONDS} seconds or {BYTES / 1e9:.0f} GB for a few short conversations'
-  raise UserError(f'{name}: not a chat template that can be used: {told or limits}')
+  raise UserError(f'{name}: not a chat template that can be used: {told or limits}; take another, such as chatml')
 
 
 def _limit() -> None:

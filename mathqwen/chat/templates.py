@@ -65,6 +65,7 @@ class Template:
   date: str = ''  # ISO date that strftime_now gives
   options: tuple[tuple[str, Any], ...] = ()  # more variables, such as ('enable_thinking', False)
   stops: tuple[str, ...] = (IM_END,)
+  problem: str = ''  # why it cannot be used, where that is said once it is
 
   def render_batch(
     self, conversations: Sequence[Conversation], tokenizer: Tokenizer
@@ -74,6 +75,7 @@ class Template:
     UserError: when a message is not one, when the template refuses a conversation or fails, or when the tokenizer
     cannot keep special tokens out of a text.
     """
+    self.check()
     if self._is_chatml():
       return chatml.render_batch(list(map(_only_messages, conversations)), tokenizer)
     from mathqwen.chat import rendering
@@ -82,6 +84,7 @@ class Template:
 
   def prompt(self, messages: Conversation, tokenizer: Tokenizer) -> list[int]:
     """Ids up to where the answer begins. UserError: as `render_batch`."""
+    self.check()
     if self._is_chatml():
       return chatml.prompt(_only_messages(messages), tokenizer)
     from mathqwen.chat import rendering
@@ -91,6 +94,11 @@ class Template:
   def stop_tokens(self) -> tuple[str, ...]:
     """The special tokens with which this template ends the assistant's turns; none if it ends them without one."""
     return self.stops
+
+  def check(self) -> None:
+    """UserError: when this template cannot be used."""
+    if self.problem:
+      raise UserError(self.problem)
 
   def _is_chatml(self) -> bool:
     return self.source == chatml.CHAT_TEMPLATE

@@ -26,7 +26,7 @@ from mathqwen.files.naming import (
   join,
   path,
 )
-from mathqwen.files.regular import is_there, parse_json, read_bytes, read_json_object
+from mathqwen.files.regular import is_there, not_the_file, parse_json, read_bytes, read_json_object
 from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree
 from mathqwen.files.writing import named, size_text, write_atomically
 
@@ -49,6 +49,7 @@ __all__ = [
   'locked',
   'make_folder',
   'named',
+  'not_the_file',
   'open_new',
   'open_ranges',
   'open_replacing',

@@ -93,6 +93,18 @@ def _check_size(size: int, most: int, path: AnyPath):
     raise UserError(f'{path} has more than {size_text(most)}, as no such file has: fetch it again')
 
 
+def not_the_file(content: bytes) -> str | None:
+  """What a file holds that a download has put in place of another, for a message; None when it is none of these."""
+  start = content[:200].lstrip().lower()
+  if start.startswith(b'version https://git-lfs.github.com'):
+    return 'is a pointer of Git LFS, not the file itself: run git lfs pull in its directory'
+  if start.startswith((b'<!doctype html', b'<html')):
+    return 'is a web page, not the file itself: fetch it with the hf tool or git'
+  if start in (b'entry not found', b'repository not found') or start.startswith(b'invalid username or password'):
+    return f'holds the answer of the hub {start.decode()!r}, not the file itself: fetch it again'
+  return None
+
+
 def parse_json(content: bytes) -> Any:
   """The value of a JSON text in UTF-8, or in UTF-16 or UTF-32, with a byte order mark or without.
 
@@ -119,9 +131,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict:
 
 def read_json_object(path: AnyPath, most: int = SMALL) -> dict:
   """The JSON object in a file. UserError: when it holds anything else; otherwise as `read_bytes`."""
+  content = read_bytes(path, most)
   try:
-    values = parse_json(read_bytes(path, most))
+    values = parse_json(content)
   except ValueError as error:
+    if instead := not_the_file(content):
+      raise UserError(f'{path} {instead}') from None
     raise UserError(f'{path} is not JSON ({error}): is it a half-written file?') from None
   if not isinstance(values, dict):
     raise UserError(f'{path} holds {type(values).__name__}, not one JSON object: is this a Hugging Face directory?')

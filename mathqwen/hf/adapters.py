@@ -78,6 +78,8 @@ class Adapter:
     """UserError: names each key that would change the merged weights in a way that is not computed here."""
     values = self._values
     where = self.directory / ADAPTER_CONFIG
+    if 'fine_tune_type' in values:
+      raise UserError(f'{where} is of mlx-lm, whose adapters are not merged here: merge it with mlx_lm.fuse first')
     if values.get('peft_type') != 'LORA':
       raise UserError(f'{where}: peft_type {str(values.get("peft_type"))[:40]!r} is not merged here, only LORA')
     for name in ('r', 'lora_alpha'):

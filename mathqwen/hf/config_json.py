@@ -312,5 +312,7 @@ def make_generation_config(tokenizer: Tokenizer, stop_ids: tuple[int, ...] | Non
 
 
 def bos(tokenizer: Tokenizer) -> int | None:
-  """The id of <|endoftext|>, which Qwen's own files give as bos_token_id, or of LLaMA's <s>."""
+  """The id of the bos_token; without one that of <|endoftext|>, as in Qwen's own files, or of LLaMA's <s>."""
+  if tokenizer.named_bos is not None:
+    return tokenizer.named_bos
   return tokenizer.special.get('<|endoftext|>', tokenizer.special.get('<s>'))

@@ -9,7 +9,7 @@ import numpy as np
 from mathqwen import files
 from mathqwen.errors import UserError
 from mathqwen.hf.tensor_files import SafetensorsReader
-from mathqwen.hf.tensor_pickle import Unsafe
+from mathqwen.hf.tensor_pickle import NoTable, Unsafe
 from mathqwen.hf.torch_files import TorchReader
 
 Reader = SafetensorsReader | TorchReader
@@ -23,6 +23,11 @@ INDEX = f'{SINGLE}.index.json'
 # What trainers put before every name: data parallelism, DeepSpeed, torch.compile.
 _WRAPPERS = ('module.', '_forward_module.', '_orig_mod.')
 _MOST_PROBLEMS = 40  # in one line
+# How names begin of what trainers leave whose checkpoint is not put together yet, and what puts it together.
+_UNFINISHED = {
+  'pytorch_model_fsdp': 'FSDP has saved in parts: put them together with accelerate merge-weights',
+  'global_step': 'DeepSpeed has saved in parts: put them together with zero_to_fp32.py, which it has put beside them',
+}
 _OTHER_FORMATS = ('.gguf', '.h5', '.msgpack', '.pth', '.pt', '.ot', '.npz')
 
 
@@ -80,7 +85,12 @@ class TensorDirectory:
     return {}
 
   def _remedy(self, singles: tuple[str, ...]) -> str:
-    others = [path.name for path in self._directory.iterdir() if path.suffix in _OTHER_FORMATS]
+    names = sorted(path.name for path in self._directory.iterdir())
+    for name in names:
+      for begin, remedy in _UNFINISHED.items():
+        if name.startswith(begin):
+          return f'{name} is what {remedy}'
+    others = [name for name in names if name.endswith(_OTHER_FORMATS)]
     if others:
       return f'{" or ".join(singles)} can be read, and {min(others)[:80]} is of another format; fetch one of them'
     return 'the download is not complete, fetch it'
@@ -112,8 +122,12 @@ class TensorDirectory:
     except Unsafe as error:
       self.problems.append((file, f'holds more than tensors ({error}): give a checkpoint in safetensors'))
       return
+    except NoTable as error:
+      self.problems.append((file, str(error)))
+      return
     except ValueError as error:
-      self.problems.append((file, f'cannot be read as {form} ({error}): is it half a file? Fetch it again'))
+      instead = files.not_the_file(_beginning(self._directory / file))
+      self.problems.append((file, instead or f'cannot be read as {form} ({error}): is it half a file? Fetch it again'))
       return
     self._readers.append(reader)
 
@@ -132,6 +146,15 @@ class TensorDirectory:
     """Closes the files. Arrays that were read stay valid."""
     for reader in self._readers:
       reader.close()
+
+
+def _beginning(path: files.AnyPath) -> bytes:
+  """The first bytes of a file."""
+  file = files.open_ranges(path)
+  try:
+    return file.read(0, 200)
+  finally:
+    file.close()
 
 
 def has_weights(directory: files.AnyPath) -> bool:

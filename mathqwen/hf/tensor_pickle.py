@@ -31,6 +31,10 @@ class Unsafe(ValueError):
   """The pickle asks for a function that could do anything. The text names it."""
 
 
+class NoTable(ValueError):
+  """The file is whole, and holds something else than tensors by their names. The text names it, and the remedy."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Storage:
   """A run of elements, which several tensors may share. key: the name of its member in the zip file."""
@@ -62,15 +66,16 @@ def load(stream: BinaryIO) -> Any:
 
 
 def table_of_tensors(found: Any) -> dict[str, TensorView]:
-  """`found`, which `load` returned. ValueError: when it is not a table of tensors by their names."""
+  """`found`, which `load` returned. NoTable: when it is not a table of tensors by their names."""
   if not isinstance(found, dict):
-    raise ValueError(f'it holds {_kind(found)}, not a table of tensors')
+    raise NoTable(f'holds {_kind(found)}, not a table of tensors: save the state_dict of the model alone')
   if long := next((name for name in found if len(name) > _LONGEST_NAME), None):
     raise ValueError(f'it has a name of {len(long):,} characters, as no tensor has')
   others = [name for name, value in found.items() if not isinstance(value, TensorView)]
   if others:
-    raise ValueError(
-      f'it holds {_kind(found[others[0]])} under {others[0][:60]!r}, not a table of tensors: save the state_dict alone'
+    raise NoTable(
+      f'holds {_kind(found[others[0]])} under {others[0][:60]!r}, not a table of tensors alone: save the state_dict of '
+      'the model alone'
     )
   return found
 

@@ -221,18 +221,27 @@ def open_model(
   """
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
-  return model_of(open_source(path), mesh, dtype)
+  # Logits need no chat template, so one that cannot be used is an error of the first prompt that is made with it.
+  return model_of(open_source(path), mesh, dtype, at_once=False)
 
 
 def model_of(
-  source: Source, mesh: jax.sharding.Mesh | None, dtype: str, template: str | None = None, system: str | None = None
+  source: Source,
+  mesh: jax.sharding.Mesh | None,
+  dtype: str,
+  template: str | None = None,
+  system: str | None = None,
+  at_once: bool = True,
 ) -> tuple[Model, Callable[[], dict]]:
-  """`open_model` of a source that is open already. template, system: as `Model.asked_with` takes them."""
+  """`open_model` of a source that is open already. template, system: as `Model.asked_with` takes them.
+
+  at_once: as `Source.chat` takes it.
+  """
   if mesh is not None:
     sharding.check(dict(mesh.shape), source.config)
   chat = ChatFormat()
   if source.tokenizer is not None or template is not None or system is not None:
-    chat = source.chat(template, system)
+    chat = source.chat(template, system, at_once)
   saved_as = (source.trained_chat(), source.system_prompt)
   model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, chat, saved_as)
   return model, functools.partial(source.read, mesh, dtype)

@@ -50,9 +50,10 @@ class Source:
     """Whether a run of ours made these weights: a converted model, which was not trained here, is at step 0."""
     return bool(self.step)
 
-  def chat(self, template: str | None = None, system: str | None = None) -> ChatFormat:
+  def chat(self, template: str | None = None, system: str | None = None, at_once: bool = True) -> ChatFormat:
     """What it was trained with; for a published model see `chat_format.published`. Or another template, system turn.
 
+    at_once: whether a published template that cannot be used is refused now, and not when a prompt is made of it.
     UserError: when there is no tokenizer, or the chat template cannot be used.
     """
     if self.tokenizer is None:
@@ -62,7 +63,8 @@ class Source:
     elif self.is_run:
       default = chat_format.trained(self.experiment.data.template, self.system_prompt, self.tokenizer)
     else:
-      default = chat_format.published(self.system_prompt, self.tokenizer)
+      of_files = chat_format.published if at_once else chat_format.published_or_unusable
+      default = of_files(self.system_prompt, self.tokenizer)
     return default.changed(self.tokenizer, template, system)
 
   def trained_chat(self) -> ChatFormat | None:

@@ -70,6 +70,9 @@ def _from_files(files: dict[str, bytes], path: files_lib.AnyPath) -> Tokenizer:
     try:
       return file_format.read(files)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+      for name in names:
+        if instead := files_lib.not_the_file(files[name]):
+          raise UserError(f'{path}: {name} {instead}') from None
       raise UserError(
         f'{path}: {" + ".join(names)} cannot be read as a tokenizer ({error}); copy the file again from its source'
       ) from None

@@ -164,13 +164,18 @@ class Tokenizer:
   @property
   def published_stops(self) -> tuple[int, ...]:
     """The first part of `stop_ids`: where the files of the model say that it stops."""
-    eos = self._eos_id()
+    eos = self._id_named('eos_token')
     return self.declared_stops if eos is None else tuple(dict.fromkeys([*self.declared_stops, eos]))
 
-  def _eos_id(self) -> int | None:
-    """Id of the eos_token of tokenizer_config.json, or of special_tokens_map.json, where older files have it."""
+  @property
+  def named_bos(self) -> int | None:
+    """Id of the bos_token that the files name, whether or not a text begins with it; see `bos`."""
+    return self._id_named('bos_token')
+
+  def _id_named(self, key: str) -> int | None:
+    """Id of a token of tokenizer_config.json, or of special_tokens_map.json, where older files have it."""
     for name in ('tokenizer_config.json', 'special_tokens_map.json'):
-      token = json.loads(self.files.get(name, b'{}')).get('eos_token')
+      token = json.loads(self.files.get(name, b'{}')).get(key)
       if isinstance(token, dict):
         token = token.get('content')
       if isinstance(token, str) and token:

@@ -21,6 +21,7 @@ from mathqwen.errors import UserError
 from mathqwen.inference.model import open_model
 from mathqwen.storage import converted, workdir
 from mathqwen.storage.source import open_source
+from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.testing import tiny_bpe_tokenizer
 from mathqwen.training.prepare import TrainingRun
 
@@ -201,6 +202,30 @@ def test_who_is_asked_in_which_template(base, trained_from, tmp_path, capsys):
   assert line in printed.err.splitlines()
   answer = json.loads(printed.out.splitlines()[-1])
   assert (answer['template'], answer['system_prompt']) == (mine, 'x')
+
+
+def test_a_template_that_cannot_be_used(base, fails):
+  """It is no obstacle to logits: `load` takes the model, and what makes a prompt of it names the template."""
+  path = base('{% if %}', '<|im_end|>')
+  refused = fails('generate', path, '1')
+  assert refused.startswith('own: not a chat template that can be used')
+  model, _ = open_model(str(path))
+  with pytest.raises(UserError) as error:
+    model.chat.prompt(QUESTION, model.tokenizer)
+  assert str(error.value) == refused
+  with pytest.raises(UserError, match='not a chat template that can be used'):
+    model.asked_with(system='Be brief.')
+  assert model.asked_with('chatml').chat.prompt(QUESTION, model.tokenizer) == chatml.prompt(QUESTION, model.tokenizer)
+
+
+def test_a_base_model_without_the_tokens_of_chatml(tmp_path):
+  """Llama 3's stops at <|end_of_text|>, its template ends turns with another token, and it cannot be asked in ChatML."""
+  tokenizer = tiny_bpe_tokenizer()
+  for file, content in tokenizer.files_in().items():
+    (tmp_path / file).write_bytes(content.replace(b'<|im_start|>', b'<|begin|>').replace(b'<|im_end|>', b'<|eot|>'))
+  template = "{% for m in messages %}{{ '<|begin|>' + m.role + m.content + '<|eot|>' }}{% endfor %}{{ '<|begin|>' }}"
+  change(tmp_path / 'tokenizer_config.json', chat_template=template, eos_token='<|endoftext|>')
+  assert chat_format.published('', load_tokenizer(tmp_path)).template.source == template
 
 
 def test_only_one_may_decide_the_system_turn(base, tiny, tmp_path, fails):

@@ -241,6 +241,7 @@ def test_a_tensor_that_holds_several_of_our_weights(tiny_config, random_params, 
 HUGE = {f'{Q0}.lora_A.weight': np.zeros((4, D), np.int8), f'{Q0}.lora_B.weight': draw(48, 4)}
 REFUSED = {
   'another method': (pair(Q0), {'peft_type': 'IA3'}, "peft_type 'IA3' is not merged here, only LORA"),
+  'mlx-lm': (pair(Q0), {'peft_type': None, 'fine_tune_type': 'lora'}, 'is of mlx-lm, .* merge it with mlx_lm.fuse'),
   'unknown keys': (
     pair(Q0),
     {'use_qalora': True, 'new': 'x'},

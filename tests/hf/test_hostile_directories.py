@@ -144,6 +144,11 @@ def test_tokenizers(values, message, directory):
   assert message in opened(directory)
 
 
+def test_a_pointer_in_place_of_the_tokenizer(directory):
+  (directory / 'tokenizer.json').write_bytes(b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n')
+  assert 'tokenizer.json is a pointer of Git LFS, not the file itself' in opened(directory)
+
+
 def test_a_text_that_takes_too_long(directory, monkeypatch):
   from mathqwen.text import huggingface
 

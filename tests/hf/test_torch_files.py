@@ -73,10 +73,10 @@ class Command:
     ({'a': torch.ones(2).to(torch.float8_e4m3fn)}, r'asks for torch\._utils\._rebuild_tensor_v3'),
     ({'a': torch.eye(2).to_sparse()}, r'asks for torch\._utils\._rebuild_sparse_tensor'),
     ({'a': {1, 2}}, r'asks for builtins\.set|asks for __builtin__\.set'),
-    ({'a': torch.ones(2), 'step': 3}, "it holds int under 'step', not a table of tensors: save the state_dict alone"),
-    ({'state_dict': {'a': torch.ones(2)}}, "it holds a table under 'state_dict'"),
+    ({'a': torch.ones(2), 'step': 3}, "holds int under 'step', not a table of tensors alone: save the state_dict"),
+    ({'state_dict': {'a': torch.ones(2)}}, "holds a table under 'state_dict'"),
     ({'a': torch.ones(2, dtype=torch.complex64).conj().imag}, 'a tensor with metadata|asks for'),
-    ([torch.ones(2)], 'it holds list, not a table'),
+    ([torch.ones(2)], 'holds list, not a table of tensors: save the state_dict'),
     ({1: torch.ones(2)}, 'a table whose keys are no names'),
   ],
 )
@@ -156,7 +156,7 @@ HOSTILE = {
   'an empty stack': (lambda path: zipped(path, b'\x80\x02R.'), 'its pickle is damaged'),
   'no marks': (lambda path: zipped(path, b'\x80\x02u.'), 'its pickle is damaged'),
   'text': (lambda path: zipped(path, b'hello'), 'its pickle is damaged'),
-  'a deep tuple': (lambda path: zipped(path, DEEP), 'it holds tuple, not a table'),
+  'a deep tuple': (lambda path: zipped(path, DEEP), 'holds tuple, not a table'),
   'without end': (lambda path: zipped(path, b'\x80\x02' + b')0' * 10**6), 'instruction POP'),
   'many instructions': (lambda path: zipped(path, b'\x80\x02' + b')' * 500_100), 'too many instructions'),
   'a large memo': (lambda path: zipped(path, b'\x80\x02}r\xff\xff\xff\x7f.'), None),
@@ -305,6 +305,34 @@ def test_a_directory_of_another_format(directory):
   _, folder = directory(lambda state, folder: (folder / 'model.gguf').write_bytes(b'GGUF'))
   with pytest.raises(UserError, match=r'model.safetensors or pytorch_model.bin can be read, and model.gguf is of ano'):
     hf.DirectoryWeights(str(folder))
+
+
+LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n'
+# What is there instead of a model that could be read -> what the message says of it.
+INSTEAD = {
+  'model.safetensors': (LFS, 'model.safetensors is a pointer of Git LFS, not the file itself: run git lfs pull'),
+  'pytorch_model.bin': (b'<!DOCTYPE html><html>...', 'pytorch_model.bin is a web page, not the file itself'),
+  'config.json': (b'Entry not found', "config.json holds the answer of the hub 'entry not found', not the file itself"),
+  'global_step100': (b'', 'global_step100 is what DeepSpeed has saved in parts: .* zero_to_fp32.py'),
+  'pytorch_model_fsdp_0': (b'', 'pytorch_model_fsdp_0 is what FSDP has saved in parts: .* accelerate merge-weights'),
+}
+
+
+@pytest.mark.parametrize('file', INSTEAD)
+def test_what_is_there_instead_of_a_model_is_named(file, directory):
+  content, message = INSTEAD[file]
+  _, folder = directory(lambda state, folder: (folder / file).write_bytes(content))
+  with pytest.raises(UserError, match=message) as error:
+    hf.DirectoryWeights(str(folder))
+  assert 'half' not in str(error.value)
+
+
+def test_a_checkpoint_with_more_than_its_weights(directory):
+  """Its remedy is not to fetch it again."""
+  _, folder = directory(lambda state, folder: torch.save({'model': state, 'step': 3}, folder / 'pytorch_model.bin'))
+  with pytest.raises(UserError, match=r"pytorch_model.bin holds a table under 'model', .*: save the state_dict") as error:
+    hf.DirectoryWeights(str(folder))
+  assert 'etch it' not in str(error.value)
 
 
 def test_a_dtype_that_is_not_read(directory):
