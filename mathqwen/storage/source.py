@@ -1,6 +1,7 @@
 """A MODEL where it is stored: a Hugging Face directory, a name on the hub, or a checkpoint directory of ours."""
 
 import dataclasses
+import itertools
 
 import jax
 
@@ -106,10 +107,18 @@ def open_source(path: str) -> Source:
     tokenizer = _tokenizer(path, files.join(workdir, workdirs.TOKENIZER), experiment.model)
     weights = converted.StepWeights(workdir, step, experiment.model)
     return Source(name, experiment.model, tokenizer, experiment.data.system_prompt, weights, experiment, step)
+  # Trainers write theirs into folders: checkpoint-500, checkpoint-1000.
+  inside = [child.name for child in itertools.islice(place.iterdir(), 100) if _is_published(child)]
+  more = f'; inside of it are {", ".join(sorted(inside)[:5])}' if inside else ''
   raise UserError(
     f'{path} holds neither config.json (Hugging Face) nor {workdirs.EXPERIMENT} (a run of ours): '
-    'give a Hugging Face directory, or the --workdir of a run'
+    f'give a Hugging Face directory, or the --workdir of a run{more}'
   )
+
+
+def _is_published(place: files.AnyPath) -> bool:
+  """Whether a directory has a Hugging Face model or adapter."""
+  return any(files.is_there(place / name) for name in (hf.ADAPTER_CONFIG, 'config.json'))
 
 
 def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -> Source:

@@ -124,13 +124,18 @@ def test_paths_without_a_model(fails, tiny, tmp_path, monkeypatch, command):
   (tmp_path / 'file').write_text('x')
   (tmp_path / 'empty').mkdir()
   workdir.claim('started', config.load(tiny.config))
+  (tmp_path / 'trainer' / 'checkpoint-500').mkdir(parents=True)
+  (tmp_path / 'trainer' / 'checkpoint-500' / 'adapter_config.json').write_text('{}')
   for path, message in [
     ('none', 'no model at none: give a Hugging Face directory, or the --workdir of a run'),
     ('file', 'no model at file: give a Hugging Face directory, or the --workdir of a run'),
     ('empty', 'empty holds neither config.json (Hugging Face) nor experiment.json (a run of ours): give a'),
     ('started', 'started holds no finished checkpoint yet: let `mathqwen train` save one first'),
+    ('trainer', 'trainer holds neither config.json (Hugging Face) nor experiment.json (a run of ours): give a'),
   ]:
-    assert fails(*(path if word == 'MODEL' else word for word in command)).startswith(message)
+    error = fails(*(path if word == 'MODEL' else word for word in command))
+    assert error.startswith(message)
+  assert error.endswith('; inside of it are checkpoint-500')
 
 
 @pytest.mark.parametrize('code', [errno.ENOSPC, errno.EDQUOT])

@@ -219,7 +219,7 @@ def test_a_template_that_cannot_be_used(base, fails):
 
 
 def test_a_base_model_without_the_tokens_of_chatml(tmp_path):
-  """Llama 3's stops at <|end_of_text|>, its template ends turns with another token, and it cannot be asked in ChatML."""
+  """Llama 3's stops at <|end_of_text|>, its template ends turns with another token, and ChatML cannot ask it."""
   tokenizer = tiny_bpe_tokenizer()
   for file, content in tokenizer.files_in().items():
     (tmp_path / file).write_bytes(content.replace(b'<|im_start|>', b'<|begin|>').replace(b'<|im_end|>', b'<|eot|>'))
