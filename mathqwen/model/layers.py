@@ -166,6 +166,12 @@ def causal_mask(query_segments_BT: jax.Array, key_segments_BS: jax.Array, first_
   return causal_TS & (query_segments_BT[:, :, None] == key_segments_BS[:, None, :])
 
 
+def answer_mask(query_answers_BT: jax.Array, key_answers_BS: jax.Array) -> jax.Array:
+  """bool [B, T, S]: within a segment, a query sees the keys of the question, answer 0, and of its own answer."""
+  key_answers_B1S = key_answers_BS[:, None, :]
+  return (key_answers_B1S == 0) | (key_answers_B1S == query_answers_BT[:, :, None])
+
+
 def attention_probs(scores_BKGTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
   """Softmax over the keys that the mask lets through, in the dtype of the scores."""
   # The fill is finite, so that a padding query that sees no key averages over all of them instead of giving NaN.

@@ -46,11 +46,14 @@ def loss_fn(
   [B]; None: 0, 1, ...
   """
   placement = sharding.placement(mesh, cfg.vocab_size)
+  attend = attention.select(train.attention, mesh, train.compute_dtype)
+  if 'answer_ids' in rows:
+    attend = functools.partial(attend, answer_ids_BT=rows['answer_ids'])
   compute = Compute(
     dtype=train.compute_dtype,
     remat=train.remat,
     dropout=Dropout(train.dropout, key, numbers),
-    attention=attention.select(train.attention, mesh, train.compute_dtype),
+    attention=attend,
     placement=placement,
     training=True,
   )
