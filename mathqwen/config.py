@@ -227,11 +227,20 @@ class Experiment:
       )
 
   def check_model(self, model: ModelConfig) -> None:
-    """UserError when rows are longer than `model` is made for; called before anything is allocated."""
+    """UserError when `model` cannot be trained on such rows; called before anything is allocated."""
     if self.data.seq_len > model.longest:
       raise UserError(
         f"data.seq_len {self.data.seq_len} is above the model's {model.limit}: set data.seq_len={model.longest} or less"
       )
+    scaling = model.rope_scaling
+    if self.data.share_prompts and scaling.follows_length:
+      unscaled = scaling.original_max_position_embeddings or model.max_position_embeddings
+      if self.data.seq_len > unscaled:
+        raise UserError(
+          f'data.share_prompts: beyond {unscaled} tokens, rotary scaling {scaling.rope_type} turns a question by the '
+          f'length of its answer, so that answers cannot share one: set data.seq_len={unscaled}, or '
+          'data.share_prompts=false'
+        )
 
 
 def _nearest_divisor(n: int, near: int) -> int:

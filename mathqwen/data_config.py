@@ -37,6 +37,11 @@ class DataConfig:
   )
   seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
   batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)
+  share_prompts: bool = setting(
+    False,
+    help='pack several answers to one question into one segment, which holds the question once: the same loss in '
+    'fewer tokens, where questions have several answers (data/README.md)',
+  )
   template: str = setting(
     'chatml',
     help='how conversations become text: chatml, own (the chat template of init), or a Jinja file; the run keeps it',

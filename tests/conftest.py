@@ -77,6 +77,26 @@ def random_params():
 
 
 @pytest.fixture(scope='session')
+def questions_and_answers():
+  """questions_and_answers([2, 1]) -> (ids, mask) of two answers to one question and one to another, at random places."""
+  import numpy as np
+
+  def make(counts, vocab_size=97, longest=8, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number, count in enumerate(counts):
+      question = np.array([number, *rng.integers(0, vocab_size, rng.integers(2, longest))], np.int32)
+      for answer in range(count):
+        tokens = np.array([answer, *rng.integers(0, vocab_size, rng.integers(1, longest))], np.int32)
+        mask = np.repeat(np.array([0, 1], np.uint8), [len(question), len(tokens)])
+        mask[len(question) + 1 :] &= rng.random(len(tokens) - 1) < 0.8  # later turns of a user
+        found.append((np.concatenate([question, tokens]), mask))
+    return [found[i] for i in rng.permutation(len(found))]
+
+  return make
+
+
+@pytest.fixture(scope='session')
 def abstract_mesh():
   """abstract_mesh(fsdp=2, tensor=4) -> a mesh without devices, whose arrays XLA places (JAX 0.11: not the default)."""
   import jax

@@ -9,7 +9,7 @@ import pytest
 from mathqwen import config
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig, load, override
 from mathqwen.errors import UserError
-from mathqwen.model.config import PRESETS, ModelConfig
+from mathqwen.model.config import PRESETS, ModelConfig, RopeScaling
 
 PACKAGE = pathlib.Path(config.__file__).parent
 CONFIGS = PACKAGE.parent / 'configs'
@@ -131,6 +131,20 @@ def test_sequences_longer_than_the_model(base):
   longer = override(base, ['data.seq_len=257'])
   with pytest.raises(UserError, match="above the model's max_position_embeddings 256: set data.seq_len=256 or less"):
     longer.check_model(longer.model)
+
+
+def test_questions_whose_rotation_follows_their_answers_are_not_shared(base):
+  shared = override(base, ['data.share_prompts=true'])
+  for scaling, longest in (
+    (RopeScaling('dynamic', 2.0), 100),
+    (RopeScaling('longrope', 1.0, 100, short_factor=(1.0,) * 16, long_factor=(2.0,) * 16), 256),
+  ):
+    model = dataclasses.replace(base.model, rope_scaling=scaling, max_position_embeddings=longest)
+    base.check_model(model)
+    override(shared, ['data.seq_len=100']).check_model(model)
+    with pytest.raises(UserError, match=f'beyond 100 tokens, rotary scaling {scaling.rope_type} turns a question'):
+      shared.check_model(model)
+  shared.check_model(dataclasses.replace(base.model, rope_scaling=RopeScaling('linear', 2.0)))
 
 
 @pytest.mark.parametrize('cls', [ModelConfig, DataConfig, OptimConfig, MeshConfig, TrainConfig, Experiment])

@@ -182,7 +182,7 @@ class Without:
   def __init__(self, source: Examples, removed: Sequence[int]):
     """removed: different indices into `source`."""
     self._source = source
-    removed = np.sort(np.asarray(removed, np.int64))
+    self._removed = removed = np.sort(np.asarray(removed, np.int64))
     self._count = len(source) - len(removed)
     self._before = removed - np.arange(len(removed))  # how many examples that are kept stand before each
     self.where: Sequence[str] = Names(self._count, self._names)
@@ -207,6 +207,13 @@ class Without:
   def read(self, indices: Sequence[int]) -> list[Masked]:
     """These examples, in this order."""
     return self._source.read(self._places(indices))
+
+  def prompt_indexes(self) -> list[prompts.Index]:
+    """Which of them share a prompt. Reads the indexes of the source whole."""
+    entries = prompts.all_entries(self._source.prompt_indexes())
+    entries = entries[~np.isin(entries['example'], self._removed)]
+    entries['example'] -= np.searchsorted(self._removed, entries['example'])
+    return [prompts.InMemory(entries.astype(prompts.ENTRY))]
 
   def _names(self, indices: Sequence[int]) -> list[str]:
     return [self._source.where[place] for place in self._places(indices)]

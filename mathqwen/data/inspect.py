@@ -47,15 +47,21 @@ def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = 
     f'row of {positions:,} positions: {segments:,} segments, {tokens:,} tokens ({tokens / positions:.1%}), '
     f'{with_loss:,} with loss, {positions - tokens:,} padding'
   ]
+  answer_ids = row.get('answer_ids', np.zeros_like(segment_ids))
   for segment in range(1, segments + 1):
-    here = segment_ids == segment
-    targets = row['targets'][here]
-    has_loss = row['loss_weights'][here] > 0
-    # The targets are the ids shifted by one, so the first token and the targets are all the ids.
-    ids = [int(row['tokens'][here][0]), *targets.tolist()]
-    text = marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
-    lines.append(f'segment {segment}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
-    lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
+    for answer in range(answer_ids[segment_ids == segment].max() + 1):
+      here = (segment_ids == segment) & (answer_ids == answer)
+      if not here.any():  # a question of one token, which each answer repeats
+        continue
+      targets = row['targets'][here]
+      has_loss = row['loss_weights'][here] > 0
+      # The targets are the ids shifted by one, so the first token and the targets are all the ids. The answers to a
+      # shared question begin with a copy of its last token.
+      ids = [int(row['tokens'][here][0]), *targets.tolist()]
+      text = marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
+      part = f', answer {answer}' if answer else ''
+      lines.append(f'segment {segment}{part}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
+      lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
   return '\n'.join(lines)
 
 
@@ -69,10 +75,17 @@ def marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: tu
   return text
 
 
-def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, chat: ChatFormat | None = None) -> dict:
+def statistics(
+  examples: Sequence[Example],
+  tokenizer: Tokenizer,
+  seq_len: int,
+  chat: ChatFormat | None = None,
+  share_prompts: bool = False,
+) -> dict:
   """Counts of the encoded examples, and rates measured on this machine.
 
-  tokens: positions that enter the model. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.
+  tokens: positions that examples take in rows of their own. positions_per_example: positions of an epoch's packed rows,
+  padding too, for each example. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.
   packing_efficiency: the share of a packed epoch's positions that hold a token.
   """
   encode_cpu, encode_clock = time.process_time(), time.perf_counter()
@@ -80,10 +93,11 @@ def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, 
   encode_cpu, encode_clock = time.process_time() - encode_cpu, time.perf_counter() - encode_clock
 
   pack_cpu, pack_clock = time.process_time(), time.perf_counter()
-  rows = pipeline.packed_rows([encoded], (), seq_len, seed=0)
+  rows = pipeline.packed_rows([encoded], (), seq_len, seed=0, share_prompts=share_prompts)
   packed = 0
   filled = 0
-  for window in range(max(1, len(encoded) // rows.window)):
+  windows = range(max(1, rows.epoch // rows.window))
+  for window in windows:
     segment_ids = rows.pack(window)['segment_ids']
     packed += segment_ids.size
     filled += int(np.count_nonzero(segment_ids))
@@ -96,6 +110,7 @@ def statistics(examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, 
     'loss_tokens': encoded.loss_tokens,
     'left_out': dict(report.counts),
     'packing_efficiency': filled / packed,
+    'positions_per_example': packed / sum(map(rows.examples_in, windows)),
     'encode_tokens_per_cpu_second': tokens / encode_cpu,
     'encode_tokens_per_second': tokens / encode_clock,
     'pack_tokens_per_cpu_second': filled / pack_cpu,
@@ -114,12 +129,13 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
   numbers = {}
   for source, examples, report in sources.load_training(cfg, chat):
-    found = statistics(examples, loaded, cfg.seq_len, chat)
+    found = statistics(examples, loaded, cfg.seq_len, chat, cfg.share_prompts)
     found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
     numbers[source] = found
     print(
       f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
-      f'  packed to {cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token\n'
+      f'  packed to {cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token, '
+      f'{found["positions_per_example"]:,.1f} positions for each example\n'
       f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
     )
 

@@ -16,7 +16,7 @@ and MATH at T = 1,024. Here all examples of a window are known before the first 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -52,14 +52,16 @@ def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     longest = next(iter(left))
     room = capacity - longest
     row = [take(longest)]
-    for length in _best_lengths(left, room):
+    for length in best_lengths(left, room):
       row.append(take(length))
     rows.append(row)
   return rows
 
 
-def _best_lengths(left: dict[int, list[int]], room: int) -> list[int]:
+def best_lengths(left: Mapping[int, Sequence], room: int) -> list[int]:
   """The lengths, of those in `left`, whose sum comes closest to `room` without exceeding it.
+
+  left: {length: everything of this length}, in the order of preference among equally good choices.
 
   A subset-sum search in which one integer holds a set of sums, bit s for the sum s. With 3 and 4 in hand it is
   0b10011001: the sums 0, 3, 4 and 7. Adding a length to all sums at once is one shift.
@@ -121,11 +123,11 @@ def digest(rows: Sequence[dict[str, np.ndarray]]) -> str:
   """16 hexadecimal digits that stand for the examples, masks and packing of these rows, in this order."""
   hashed = hashlib.blake2b(digest_size=8)
   for row in rows:
-    for name, dtype in FEATURES.items():
-      hashed.update(np.ascontiguousarray(row[name], np.dtype(dtype).newbyteorder('<')))
+    for name in (*FEATURES, *sorted(row.keys() - FEATURES.keys())):
+      hashed.update(np.ascontiguousarray(row[name], row[name].dtype.newbyteorder('<')))
   return hashed.hexdigest()
 
 
-def empty_rows(count: int, seq_len: int) -> dict[str, np.ndarray]:
-  """Rows of padding alone, [count, seq_len], for a batch that is not full."""
-  return {name: np.zeros((count, seq_len), dtype) for name, dtype in FEATURES.items()}
+def empty_rows(count: int, seq_len: int, features: Mapping[str, type] = FEATURES) -> dict[str, np.ndarray]:
+  """Rows of padding alone, [count, seq_len], for a batch that is not full. features: their names and dtypes."""
+  return {name: np.zeros((count, seq_len), dtype) for name, dtype in features.items()}

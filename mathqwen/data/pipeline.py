@@ -16,7 +16,7 @@ from grain.experimental import ThreadPrefetchIterDataset
 
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.chat.conversations import Conversation
-from mathqwen.data import packing
+from mathqwen.data import packing, shared_prompts
 from mathqwen.data.encoded import Encoded, Examples, Joined, Masked, concatenate
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
@@ -126,10 +126,22 @@ def _order(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.
 class PackedRows(grain.IterDataset):
   """Rows of the windows 0, 1, 2, ... of a stream. The iterator's state is {'window': w, 'row': r}."""
 
-  def __init__(self, examples: Joined, order: grain.MapDataset, window: int, seq_len: int, seed: int):
-    """order: of the numbers of the examples. window: examples packed together."""
+  def __init__(
+    self,
+    examples: Joined,
+    order: grain.MapDataset,
+    window: int,
+    seq_len: int,
+    seed: int,
+    questions: shared_prompts.Questions | None = None,
+  ):
+    """order: of the numbers of the examples, or of `questions` where answers share them. window: how many are packed
+    together.
+    """
     super().__init__()
     self.examples = examples
+    self.questions = questions
+    self.features = packing.FEATURES if questions is None else shared_prompts.FEATURES
     self.order = order
     self.window = window
     self.seq_len = seq_len
@@ -137,18 +149,42 @@ class PackedRows(grain.IterDataset):
 
   def pack(self, window: int) -> dict[str, np.ndarray]:
     """All rows of one window: features [rows, seq_len]."""
-    return packing.pack(self.drawn(self._places(window)), self.seq_len, seed=self._window_seed(window))
+    pack = packing.pack if self.questions is None else shared_prompts.pack
+    return pack(self.drawn(self._places(window)), self.seq_len, seed=self._window_seed(window))
 
   def drawn(self, places: Sequence[int]) -> list[Masked]:
     """The examples at these places of the endless order."""
-    return self.examples.read([self.order[place] for place in places])
+    return self.examples.read(self._numbers(places))
+
+  def examples_in(self, window: int) -> int:
+    """How many examples a window holds."""
+    return len(self._numbers(self._places(window)))
+
+  @property
+  def epoch(self) -> int:
+    """How many elements the order has before it begins again."""
+    return len(self.examples) if self.questions is None else len(self.questions)
+
+  def _numbers(self, places: Sequence[int]) -> list[int]:
+    """Those of the examples at these places."""
+    drawn = [self.order[place] for place in places]
+    return drawn if self.questions is None else [number for which in drawn for number in self.questions[which]]
+
+  def tokens_kept(self) -> float:
+    """Positions without padding that the first window takes, by those that its examples take in rows of their own."""
+    alone = sum(len(ids) - 1 for ids, _ in self.drawn(self._places(0)))
+    return int(np.count_nonzero(self.pack(0)['segment_ids'])) / alone
 
   def names_by_row(self, window: int) -> list[list[str]]:
     """Which examples each row of `pack` holds, in the order of its segments."""
     places = self._places(window)
-    lengths = [len(ids) - 1 for ids, _ in self.drawn(places)]
-    names = self.examples.names([self.order[place] for place in places])
-    rows = packing.plan(lengths, self.seq_len, self._window_seed(window))
+    drawn = self.drawn(places)
+    names = self.examples.names(self._numbers(places))
+    if self.questions is None:
+      rows = packing.plan([len(ids) - 1 for ids, _ in drawn], self.seq_len, self._window_seed(window))
+    else:
+      rows = shared_prompts.plan(drawn, self.seq_len, self._window_seed(window))
+      rows = [[index for segment in row for index in segment] for row in rows]
     return [[names[index] for index in row] for row in rows]
 
   def _places(self, window: int) -> range:
@@ -187,9 +223,13 @@ class _PackedRowsIterator(grain.DatasetIterator):
     self._rows = None
 
 
-def packed_rows(sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int) -> PackedRows:
+def packed_rows(
+  sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int, share_prompts: bool = False
+) -> PackedRows:
   """The endless rows of the sources. A window is about an epoch, within the bounds of WINDOW_ROWS.
 
+  share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights,
+  only answers in the same source are drawn together.
   UserError: when an example needs more than `seq_len` positions.
   """
   longest = max(source.longest for source in sources)
@@ -199,9 +239,15 @@ def packed_rows(sources: Sequence[Examples], weights: Sequence[float], seq_len: 
   positions = sum(source.positions for source in sources)
   fewest, most = WINDOW_ROWS
   rows = min(max(positions / seq_len, fewest), most)
-  window = round(rows * seq_len * len(joined) / positions)
   counts = [len(source) for source in sources] if weights else [len(joined)]
-  return PackedRows(joined, _order(counts, weights, seed), window, seq_len, seed)
+  questions = None
+  if share_prompts:
+    questions = shared_prompts.Questions(sources, apart=bool(weights))
+    if weights:  # they are shares of examples
+      weights = [weight * own / count for weight, own, count in zip(weights, questions.counts, counts, strict=True)]
+    counts = questions.counts
+  window = round(rows * seq_len * sum(counts) / positions)  # a question with several answers takes fewer rows than this
+  return PackedRows(joined, _order(counts, weights, seed), window, seq_len, seed, questions)
 
 
 class TrainBatches:
@@ -225,11 +271,11 @@ class TrainBatches:
     """
     filled_to = filled_to or batch_size
     mine = _rows_of_host(filled_to, shard)
-    empty = {name: values[0] for name, values in packing.empty_rows(1, rows.seq_len).items()}
+    empty = {name: values[0] for name, values in packing.empty_rows(1, rows.seq_len, rows.features).items()}
 
     def stack(batch: Sequence[dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], str]:
       filled = [*batch, *[empty] * (filled_to - batch_size)]
-      features = {name: np.stack([row[name] for row in filled[mine]]) for name in packing.FEATURES}
+      features = {name: np.stack([row[name] for row in filled[mine]]) for name in rows.features}
       return features, packing.digest(batch)
 
     self.fingerprint = fingerprint
@@ -298,29 +344,33 @@ def train_batches(
   seed: int,
   shard: tuple[int, int] = (0, 1),
   filled_to: int | None = None,
+  share_prompts: bool = False,
 ) -> TrainBatches:
   """Batches without end.
 
   weights: the share of examples drawn from each source; (): each example once an epoch.
   batch_size: rows of a global batch. shard: (this host, hosts). filled_to: with empty rows at its end, as many as make
-  it so many rows; None: none.
+  it so many rows; None: none. share_prompts: as in `packed_rows`.
   UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
   """
   if weights and (len(weights) != len(sources) or min(weights) <= 0):
     raise UserError(f'data.weights {list(weights)}: give one number above 0 for each of the {len(sources)} sources')
-  rows = packed_rows(sources, weights, seq_len, seed)
-  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed), filled_to)
+  rows = packed_rows(sources, weights, seq_len, seed, share_prompts)
+  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed, share_prompts), filled_to)
 
 
-def fingerprint(sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int) -> dict:
+def fingerprint(
+  sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int, share_prompts: bool = False
+) -> dict:
   """What decides the batches of a run, for JSON."""
-  return {
+  found = {
     'examples': [len(source) for source in sources],
     'crc32': [source.checksum for source in sources],
     'weights': [float(weight) for weight in weights],
     'seq_len': seq_len,
     'seed': seed,
   }
+  return found | {'share_prompts': True} if share_prompts else found  # as it was before there was this setting
 
 
 # --- evaluation ---

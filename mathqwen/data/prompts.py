@@ -13,6 +13,8 @@ import numpy as np
 BLOCK = 4096  # entries of an index that are read together
 ENTRY = np.dtype([('prompt', '<u8'), ('example', '<u4')])  # the hash of a prompt, and an example that has it
 
+WIDE = np.dtype([('prompt', '<u8'), ('example', '<i8')])  # the same for the examples of several indexes
+
 
 def hash_of(prompt: bytes) -> int:
   """64 bits that stand for a prompt: two of five million collide once in a million data sets."""
@@ -55,6 +57,18 @@ class InMemory:
   def block(self, number: int) -> np.ndarray:
     """As `Index.block`."""
     return self._entries[number * BLOCK : (number + 1) * BLOCK]
+
+
+def all_entries(indexes: Sequence[Index], first: int = 0) -> np.ndarray:
+  """All entries of a source, sorted by hash and example. The numbers of its examples are int64 and begin at `first`."""
+  blocks = [np.empty(0, WIDE)]
+  for index in indexes:
+    for number in range(-(-len(index) // BLOCK)):
+      block = index.block(number).astype(WIDE)
+      block['example'] += index.first + first
+      blocks.append(block)
+  entries = np.concatenate(blocks)
+  return entries if len(indexes) == 1 else entries[np.argsort(entries['prompt'], kind='stable')]
 
 
 def start_of(seed: int) -> int:

@@ -68,10 +68,16 @@ class TrainingData:
     self.reports[source] = report
     return tokens
 
-  @property
+  @functools.cached_property
   def tokens(self) -> int:
-    """Positions of one epoch, without padding."""
-    return sum(source.positions for source in self.sources)
+    """Positions of one epoch, without padding; where answers share questions, as the first window has it."""
+    alone = sum(source.positions for source in self.sources)
+    return round(alone * self._shared_rows.tokens_kept()) if self.cfg.share_prompts else alone
+
+  @functools.cached_property
+  def _shared_rows(self) -> pipeline.PackedRows:
+    cfg = self.cfg
+    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, share_prompts=True)
 
   def describe(self) -> list[str]:
     """Lines to print: what was read, held out and left out."""
@@ -99,6 +105,12 @@ class TrainingData:
         f'the template ends each prompt with {end}, and the answers trained on do not begin with it: the model '
         'would be asked in another way than it is trained; put it before the answers, or take another data.template'
       )
+    if self.cfg.share_prompts:
+      rows = self._shared_rows
+      lines.append(
+        f'{sum(map(len, self.sources)):,} answers share {len(rows.questions):,} questions: in the first window they '
+        f'take {rows.tokens_kept():.1%} of the positions that they take alone'
+      )
     if self.held_out is not None:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines
@@ -106,13 +118,21 @@ class TrainingData:
   @functools.cached_property
   def fingerprint(self) -> dict:
     """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part."""
-    return pipeline.fingerprint(self.sources, self.cfg.weights, self.cfg.seq_len, self.cfg.seed)
+    cfg = self.cfg
+    return pipeline.fingerprint(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts)
 
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
     cfg = self.cfg
     return pipeline.train_batches(
-      self.sources, cfg.weights, cfg.batch_size, cfg.seq_len, cfg.seed, self._shard, self._filled_to
+      self.sources,
+      cfg.weights,
+      cfg.batch_size,
+      cfg.seq_len,
+      cfg.seed,
+      self._shard,
+      self._filled_to,
+      cfg.share_prompts,
     )
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:

@@ -1,9 +1,9 @@
 """Attention without a cache, for training and prefill: `select(name, mesh)` returns the implementation for a mesh.
 
 Every implementation is a function (q_BTNH, k_BTKH, v_BTKH, segment_ids_BT, answer_ids_BT=None) -> o_BTNH: a query sees
-the keys of its own segment up to itself. With answer ids (`data/shared_prompts.py` draws them) it sees of these only the
-question's, id 0, and those of its own answer. To add one, write a function here, add a line to `IMPLEMENTATIONS`, and
-if it is the best on its platform a line to `AUTO`.
+the keys of its own segment up to itself. With answer ids (`data/shared_prompts.py` draws them) it sees only those of
+the question, whose id is 0, and of its own answer. To add one, write a function here, add a line to `IMPLEMENTATIONS`,
+and if it is the best on its platform a line to `AUTO`.
 """
 
 import functools
@@ -186,10 +186,13 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[jax.sharding.Mesh | None], Attention]
 AUTO = {'cpu': 'blocks', 'tpu': 'splash', 'gpu': 'cudnn'}  # platform -> name; elsewhere `reference`
 
 
-def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32') -> Attention:
+def select(
+  name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float32', answered: int | None = None
+) -> Attention:
   """The implementation `name`. 'auto' chooses by the platform of the mesh's devices and by the dtype of activations.
 
-  UserError: when the implementation does not run on these devices.
+  answered: the length of rows that will have answer ids; None checks no length.
+  UserError: when the implementation does not run on these devices, or does not take such rows.
   """
   platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
   if name == 'auto':
@@ -202,4 +205,6 @@ def select(name: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'float
       f'train.attention {name!r} runs on {" and ".join(platforms)} only, and the devices here are {platform}: '
       f"set train.attention='auto'"
     )
+  if name == 'splash' and answered is not None:
+    splash.check_answered(answered)
   return make(mesh)

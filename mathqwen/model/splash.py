@@ -91,7 +91,7 @@ def _attend(kernel, q_BTNH, k_BSKH, v_BSKH, query_segments_BT, key_segments_BS, 
   )
 
 
-def _check_shared(length: int) -> None:
+def check_answered(length: int) -> None:
   """UserError: when the mask of a row of `length` with answer ids does not fit into numbers of 32 bits."""
   if length > MOST_SLOTS:
     raise UserError(
@@ -113,7 +113,7 @@ def make(mesh: Mesh | None, interpret: bool = False) -> Callable:
     T, N = q_BTNH.shape[1:3]
     ids = [segment_ids_BT, segment_ids_BT]
     if answer_ids_BT is not None:
-      _check_shared(T)
+      check_answered(T)
       ids.append(_numbers(segment_ids_BT, answer_ids_BT))
     if mesh is None:
       return _attend(_kernel(N, T, 1, interpret), q_BTNH, k_BTKH, v_BTKH, *ids)

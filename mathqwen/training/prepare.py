@@ -85,7 +85,8 @@ class TrainingRun:
     mesh = sharding.make_mesh(mesh_config)
     shape = dict(mesh.shape)
     # Called for its error: it refuses an attention that these devices cannot run.
-    attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype)
+    answered = experiment.data.seq_len if experiment.data.share_prompts else None
+    attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype, answered)
     batch = elastic.batch_of(experiment, shape, jax.process_count(), before)
     sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len)
     for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):

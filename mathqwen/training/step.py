@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from mathqwen.config import Experiment, TrainConfig
-from mathqwen.data import packing
+from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.model import attention, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
@@ -200,7 +200,8 @@ def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) 
   """A step's packed rows [B, T] as ShapeDtypeStructs with shardings. rows: B; None: data.batch_size."""
   shape = (rows or experiment.data.batch_size, experiment.data.seq_len)
   where = sharding.batch_sharding(mesh)
-  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in packing.FEATURES.items()}
+  features = shared_prompts.FEATURES if experiment.data.share_prompts else packing.FEATURES
+  return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in features.items()}
 
 
 def abstract_inputs(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> tuple:

@@ -99,6 +99,9 @@ def test_auto_goes_by_the_devices_of_the_mesh(monkeypatch):
   monkeypatch.setitem(attention.AUTO, 'tpu', 'kernel')
   mesh = FakeMesh('tpu')
   assert attention.select('auto', mesh) is attention.select('kernel', mesh) is mesh
+  assert attention.select('splash', FakeMesh('tpu'), answered=4096) is attention.select('splash', FakeMesh('tpu'))
+  with pytest.raises(UserError, match="'splash' takes rows of at most 4096, and data.seq_len is 4097: set"):
+    attention.select('splash', FakeMesh('tpu'), answered=4097)
   with pytest.raises(UserError, match="train.attention 'kernel' runs on tpu only, and the devices here are cpu"):
     attention.select('kernel', FakeMesh('cpu'))
 
@@ -118,6 +121,49 @@ def test_cudnn_asks_for_what_the_reference_computes(monkeypatch):
     )
   with pytest.raises(UserError, match="'cudnn' takes bfloat16"):
     attention.cudnn(*(x.astype(jnp.float32) for x in qkvg[:3]), segments)
+
+
+def answers_in_segments():
+  """(segment ids, answer ids) [2, 300]: two questions with several answers, one with its only answer, and padding."""
+  parts = [[(1, 0, 60), (1, 1, 70), (1, 2, 1), (1, 3, 40), (2, 0, 30), (3, 0, 5), (3, 1, 20), (3, 2, 60), (0, 0, 14)]]
+  parts.append([(1, 1, 90), (1, 2, 100), (2, 0, 100), (2, 1, 10)])  # a question of one token, then one of a split one
+  rows = [np.concatenate([np.tile([[segment], [answer]], size) for segment, answer, size in row], 1) for row in parts]
+  return np.stack(rows, 1).astype(np.int32)
+
+
+def literal(q_BTNH, k_BTKH, v_BTKH, segments, answers):
+  """Each token alone: softmax over the tokens up to it, in its segment, of the question or of its own answer."""
+  B, T, N, H = q_BTNH.shape
+  rows = []
+  for b in range(B):
+    for t in range(T):
+      sees = (segments[b, : t + 1] == segments[b, t]) & np.isin(answers[b, : t + 1], [0, answers[b, t]])
+      k, v = (np.repeat(x[b, : t + 1][sees], N // x.shape[2], axis=1) for x in (k_BTKH, v_BTKH))
+      scores = np.einsum('NH,SNH->NS', q_BTNH[b, t], k) * H**-0.5
+      probs = np.exp(scores - scores.max(1, keepdims=True))
+      rows.append(np.einsum('NS,SNH->NH', probs / probs.sum(1, keepdims=True), v))
+  return np.reshape(rows, q_BTNH.shape)
+
+
+def test_answers_see_their_question_and_not_each_other(monkeypatch):
+  qkvg, _ = inputs(300, 4, 2)
+  segments, answers = answers_in_segments()
+  with_answers = lambda attend: lambda *qkv_segments: attend(*qkv_segments, answers)
+  want = value_and_gradients(with_answers(attention.reference), qkvg, segments)
+  np.testing.assert_allclose(want[0], literal(*qkvg[:3], segments, answers), rtol=0, atol=2e-6)
+  for a, b in zip(value_and_gradients(with_answers(attention.blocks), qkvg, segments), want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-6 * max(1, np.abs(b).max()))
+
+  fused = attention.fused
+  monkeypatch.setattr(
+    attention, 'fused', lambda *qkv, implementation, **rest: fused(*qkv, implementation='xla', **rest)
+  )
+  rounded = [jnp.asarray(x, jnp.bfloat16) for x in qkvg]
+  got = value_and_gradients(with_answers(attention.cudnn), rounded, segments)
+  want = value_and_gradients(with_answers(attention.reference), rounded, segments)
+  for a, b in zip(got, want, strict=True):
+    a, b = (x.astype(jnp.float32) for x in (a, b))
+    np.testing.assert_allclose(a, b, rtol=0, atol=0.02 * float(jnp.abs(b).max()))
 
 
 def test_names_are_those_of_the_setting():

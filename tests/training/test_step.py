@@ -11,11 +11,12 @@ from toy_batches import examples_of, one_per_row, train_config
 
 from mathqwen import hf
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
-from mathqwen.data import packing
+from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.hf import layouts
 from mathqwen.model import attention, parameters, qwen
 from mathqwen.model.compute import Dropout
+from mathqwen.model.config import RopeScaling
 from mathqwen.model.placement import NO_PLACEMENT
 from mathqwen.training import loss, optim
 from mathqwen.training import step as step_lib
@@ -39,6 +40,30 @@ def test_packed_rows_learn_what_padded_rows_learn(tiny_config, random_params):
   assert len(packed['tokens']) < 6 and packed['segment_ids'].max() >= 2
   got, loss_sum, weight = gradients(params, packed, cfg)
   want, want_sum, want_weight = gradients(params, padded, cfg)
+  assert float(weight) == float(want_weight) == sum(mask[1:].sum() for _, mask in examples)
+  assert float(loss_sum) == pytest.approx(float(want_sum), rel=2e-6)
+  assert_same_gradients(got, want)
+
+
+@pytest.mark.parametrize(
+  'family, model, train',
+  [
+    ('qwen2', {'rope_scaling': RopeScaling('yarn', 4.0, 8)}, {'remat': 'full', 'micro_batches': 2}),
+    ('qwen3', {'rope_scaling': RopeScaling('dynamic', 2.0)}, {'remat': 'nested', 'attention': 'reference'}),
+  ],
+)
+def test_answers_to_one_question_learn_what_they_learn_alone(
+  family, model, train, tiny_config, random_params, questions_and_answers
+):
+  cfg = tiny_config(family, **model)
+  assert cfg.num_attention_heads > cfg.num_key_value_heads and cfg.qk_norm == (family == 'qwen3')
+  params, examples = random_params(cfg), questions_and_answers([5, 1, 3, 4])
+  shared = shared_prompts.pack(examples, 32)
+  shared = {name: np.pad(rows, ((0, len(rows) % 2), (0, 0))) for name, rows in shared.items()}
+  alone = one_per_row(examples, 16)
+  assert np.sum(shared['segment_ids'] > 0) < 0.8 * np.sum(alone['segment_ids'] > 0) and shared['answer_ids'].max() > 2
+  got, loss_sum, weight = gradients(params, shared, cfg, **train)
+  want, want_sum, want_weight = gradients(params, alone, cfg)
   assert float(weight) == float(want_weight) == sum(mask[1:].sum() for _, mask in examples)
   assert float(loss_sum) == pytest.approx(float(want_sum), rel=2e-6)
   assert_same_gradients(got, want)
