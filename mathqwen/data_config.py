@@ -40,7 +40,7 @@ class DataConfig:
   share_prompts: bool = setting(
     False,
     help='pack several answers to one question into one segment, which holds the question once: the same loss in '
-    'fewer tokens, where questions have several answers (data/README.md)',
+    'fewer tokens, where questions have several answers (data/shared_prompts.py)',
   )
   template: str = setting(
     'chatml',

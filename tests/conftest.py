@@ -78,7 +78,7 @@ def random_params():
 
 @pytest.fixture(scope='session')
 def questions_and_answers():
-  """questions_and_answers([2, 1]) -> (ids, mask) of two answers to one question and one to another, at random places."""
+  """questions_and_answers([2, 1]) -> (ids, mask) of two answers to one question and of one to another, shuffled."""
   import numpy as np
 
   def make(counts, vocab_size=97, longest=8, seed=0):

@@ -13,7 +13,8 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   pipeline                     tokenised examples to batches, in an order that can be resumed
   shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
-  packing                      the only place where targets are shifted and rows are made
+  packing                      where targets are shifted and rows are made
+  shared_prompts               the same for several answers to one question, which a row then holds once
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
   inspect                      counts of a config's data, and a packed row as text
   verify                       whether the data gives the batches that a run's ledger names
@@ -37,6 +38,7 @@ __all__ = [
   'shard_card',
   'shard_reader',
   'shards',
+  'shared_prompts',
   'sources',
   'training_data',
   'verify',

@@ -1,4 +1,4 @@
-"""Encoded examples to packed rows. The only place where targets are shifted.
+"""Encoded examples to packed rows. Only here and in `shared_prompts` are targets shifted.
 
 Two examples, S a A E n (mask 0 0 1 1 0) and S b B C E (mask 0 0 1 1 1), packed into one row of T = 10:
 

@@ -99,7 +99,7 @@ def test_auto_goes_by_the_devices_of_the_mesh(monkeypatch):
   monkeypatch.setitem(attention.AUTO, 'tpu', 'kernel')
   mesh = FakeMesh('tpu')
   assert attention.select('auto', mesh) is attention.select('kernel', mesh) is mesh
-  assert attention.select('splash', FakeMesh('tpu'), answered=4096) is attention.select('splash', FakeMesh('tpu'))
+  assert attention.select('splash', mesh, answered=4096) is attention.select('splash', mesh)
   with pytest.raises(UserError, match="'splash' takes rows of at most 4096, and data.seq_len is 4097: set"):
     attention.select('splash', FakeMesh('tpu'), answered=4097)
   with pytest.raises(UserError, match="train.attention 'kernel' runs on tpu only, and the devices here are cpu"):
