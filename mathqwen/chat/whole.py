@@ -59,8 +59,7 @@ def _definition(tokenizer: Tokenizer) -> dict:
   elif isinstance(tokenizer, Tiktoken):
     definition = parse_json(tokenizer._files_for('qwen2')['tokenizer.json'])
   elif isinstance(tokenizer, SentencePiece):
-    definition = bpe.sentencepiece_json(tokenizer._model)
-    definition['model']['vocab'] |= {token['content']: token['id'] for token in definition['added_tokens']}
+    definition = bpe.llama_json(tokenizer._model, tokenizer.special)
     config = {'tokenizer_class': 'LlamaTokenizer'} | config
   else:
     definition = json.loads(tokenizer._model.to_str())

@@ -7,7 +7,7 @@ special        their ids follow the ranks, by family: 151643 <|endoftext|>, 1516
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError
@@ -267,3 +267,26 @@ def sentencepiece_json(model: 'sentencepiece.SentencePieceProcessor') -> dict:
       'merges': merges,
     },
   }
+
+
+def llama_json(model: 'sentencepiece.SentencePieceProcessor', added: Mapping[str, int]) -> dict:
+  """The tokenizer.json of a SentencePiece model of LLaMA's kind: a space in front, and spaces written as U+2581.
+
+  added: special and added tokens with their ids.
+  """
+  definition = sentencepiece_json(model)
+  definition['added_tokens'] = [added_token(token, token_id) for token, token_id in sorted(added.items(), key=_by_id)]
+  definition['model']['vocab'] |= {token: token_id for token, token_id in added.items() if token_id < len(model)}
+  definition['model'] |= {'fuse_unk': True, 'unk_token': model.id_to_piece(model.unk_id())}
+  space = {'type': 'Replace', 'pattern': {'String': ' '}, 'content': '\u2581'}
+  definition['normalizer'] = {'type': 'Sequence', 'normalizers': [{'type': 'Prepend', 'prepend': '\u2581'}, space]}
+  definition['decoder']['decoders'] = [
+    {'type': 'Replace', 'pattern': {'String': '\u2581'}, 'content': ' '},
+    *definition['decoder']['decoders'],
+    {'type': 'Strip', 'content': ' ', 'start': 1, 'stop': 0},
+  ]
+  return definition
+
+
+def _by_id(item: tuple[str, int]) -> int:
+  return item[1]

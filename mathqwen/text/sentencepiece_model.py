@@ -1,8 +1,22 @@
 """`SentencePiece`: a tokenizer.model file, of the LLaMA family or the small one in this package."""
 
+import json
+
 from mathqwen.text import bpe
 from mathqwen.text.bpe import IM_START
-from mathqwen.text.tokenizer import Tokenizer, added_tokens, pretty_json
+from mathqwen.text.tokenizer import Tokenizer, added_tokens, compact_json, pretty_json
+
+# What tells a model apart that normalises otherwise than LLaMA's: white space, compatibility characters, bytes.
+_SAMPLE = (
+  'x',
+  ' x',
+  'a  b   c',
+  '5! = 120.',
+  '\n\n  c \t d ',
+  '\uff21 \ufb01 e\u0301 \U0001f600 \u5c0f',
+  '\u00a0\u200b',
+  '',
+)
 
 
 class SentencePiece(Tokenizer):
@@ -44,6 +58,25 @@ class SentencePiece(Tokenizer):
   def _decode(self, ids: list[int]) -> str:
     # Tokens that were added to the files may leave a gap of ids that no piece has.
     return self._model.decode([i for i in ids if i < self._model.vocab_size()])
+
+  def _files_for(self, layout: str | None) -> dict[str, bytes]:
+    """With a tokenizer.json for other libraries: from tokenizer.model alone, transformers 5 makes another tokenizer.
+
+    It orders merges by their ids; LLaMA's runs of spaces have low ids and the lowest scores, so they would come first.
+    """
+    files = super()._files_for(layout)
+    if layout is not None and 'tokenizer.json' not in files:
+      definition = bpe.llama_json(self._model, self.special)
+      if self._is_same(definition):
+        files['tokenizer.json'] = compact_json(definition)
+    return files
+
+  def _is_same(self, definition: dict) -> bool:
+    """Whether a tokenizer.json gives the ids of this model."""
+    import tokenizers
+
+    other = tokenizers.Tokenizer.from_str(json.dumps(definition | {'added_tokens': []}))
+    return all(other.encode(text).ids == self._model.encode(text) for text in _SAMPLE)
 
   def _hf_config(self) -> dict:
     if 'tokenizer.json' in self.files:

@@ -122,8 +122,8 @@ class Tokenizer:
       )
     if token not in self.special:
       raise UserError(
-        f'the tokenizer has no {token}, so it cannot write ChatML; use a Qwen tokenizer, or a prompt '
-        'format without chat turns'
+        f'the tokenizer has no {token}, so it cannot write ChatML; take another template (own, or a Jinja file), or a '
+        'prompt format without chat turns'
       )
     return self.special[token]
 

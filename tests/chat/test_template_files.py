@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import pytest
 
@@ -327,6 +328,34 @@ def test_sentencepiece_vocabularies(spaces, config, llama, tmp_path):
     turns[0]['content'] = 'a </s> b'
     with pytest.raises(UserError, match='text of a special token'):
       templates.Template('own', LLAMA2, date='2026-03-01').render_batch([turns], ours)
+
+
+def test_an_exported_sentencepiece_model(llama, tmp_path):
+  """With a piece of low id and lowest score, as LLaMA's runs of spaces, of which transformers alone makes others."""
+  transformers = pytest.importorskip('transformers')
+  piece = b'he'
+  at = llama.index(b'\n' + bytes([len(piece)]) + piece + b'\x15') + len(piece) + 3  # before its score, a float32
+  model = llama[:at] + struct.pack('<f', -1e9) + llama[at + 4 :]
+  (tmp_path / 'tokenizer.model').write_bytes(model)
+  ours = load_tokenizer(tmp_path)
+  text = 'the other  is that\n\n 5! = \u00e9 \U0001f600'
+  assert (
+    ours.encode(text) != transformers.AutoTokenizer.from_pretrained(save(ours, None, tmp_path / 'a')).encode(text)[1:]
+  )
+
+  written = save(ours, 'llama', tmp_path / 'b')
+  theirs, again = transformers.AutoTokenizer.from_pretrained(written), load_tokenizer(written)
+  for words in (text, ' x', '', '  '):
+    assert again.encode(words) == ours.encode(words) and again.decode(ours.encode(words)) == words
+  assert theirs.encode(text, add_special_tokens=False) == ours.encode(text)
+  assert (again.special, again.vocab_size, again.stop_ids) == (ours.special, ours.vocab_size, ours.stop_ids)
+
+
+def save(tokenizer, layout, folder):
+  folder.mkdir()
+  for name, content in tokenizer.files_in(layout).items():
+    (folder / name).write_bytes(content)
+  return folder
 
 
 def test_tokenizer_files_that_do_not_fit():
