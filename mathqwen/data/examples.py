@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
-from mathqwen.data import catalog, formats, shapes
+from mathqwen.data import catalog, formats, line_ranges, shapes
 from mathqwen.data.formats import Malformed
 from mathqwen.data.left_out import Report
+from mathqwen.data.line_ranges import LineRange
 from mathqwen.errors import UserError
 
 
@@ -93,10 +94,12 @@ def stream_files(
   report: Report,
   columns: Mapping[str, str] | None = None,
   any_turns: bool = False,
+  part: LineRange | None = None,
 ) -> Iterator[Example]:
   """The readable records of files, one after another; the others are added to `report`. Ids may repeat.
 
-  Arguments: as `parse_files`. A user's file is read as a stream, that of a named data set as a whole.
+  part: of a user's file; None reads all of it. Other arguments: as `parse_files`. A user's file is read as a stream,
+  that of a named data set as a whole.
   UserError: when a file has no readable record.
   """
   data = catalog.of_source(source)
@@ -104,7 +107,7 @@ def stream_files(
     if data is not None:
       yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
     else:
-      yield from _rows_of_user(path, columns or {}, any_turns, report)
+      yield from _rows_of_user(path, columns or {}, any_turns, report, part)
 
 
 def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report) -> Iterator[Example]:
@@ -124,7 +127,7 @@ def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, r
 
 
 def _rows_of_user(
-  path: files.AnyPath, columns: Mapping[str, str], any_turns: bool, report: Report
+  path: files.AnyPath, columns: Mapping[str, str], any_turns: bool, report: Report, part: LineRange | None
 ) -> Iterator[Example]:
   def fields_of(row: int, record: object, where: str) -> dict:
     fields, shape, unread = shapes.read(_object(record), columns, any_turns)
@@ -134,17 +137,25 @@ def _rows_of_user(
     return fields
 
   prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
-  yield from _read_rows(path, formats.records(path), fields_of, prefix, shapes.EXPECTED, report)
+  rows = formats.records(path) if part is None else line_ranges.records(path, part)
+  first_row = 0 if part is None else part.first - 1
+  yield from _read_rows(path, rows, fields_of, prefix, shapes.EXPECTED, report, first_row)
 
 
 def _read_rows(
-  path: files.AnyPath, rows: Iterable[formats.Record], fields_of: Callable, prefix: str, expected: str, report: Report
+  path: files.AnyPath,
+  rows: Iterable[formats.Record],
+  fields_of: Callable,
+  prefix: str,
+  expected: str,
+  report: Report,
+  first_row: int = 0,
 ) -> Iterator[Example]:
   """An example of each readable row. fields_of: (row, record, where) -> fields, or raises Malformed."""
-  row = -1
+  row = first_row - 1
   readable = False
   first_object = first_trouble = None
-  for row, (line, record) in enumerate(rows):
+  for row, (line, record) in enumerate(rows, first_row):
     where = f'{path.name}:{line}'
     if first_object is None and isinstance(record, dict):
       first_object = record
@@ -161,8 +172,8 @@ def _read_rows(
   if not readable:
     found = 'no object' if first_object is None else ', '.join(map(str, first_object))
     raise UserError(
-      f'{path}: no usable record among {row + 1}: fields found: {found}; expected: {expected}; first error: '
-      f'{first_trouble}'
+      f'{path}: no usable record among {row + 1 - first_row}: fields found: {found}; expected: {expected}; first '
+      f'error: {first_trouble}'
     )
 
 

@@ -18,7 +18,7 @@ import lzma
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from mathqwen import files
 from mathqwen.errors import UserError
@@ -104,7 +104,7 @@ def read_text(path: files.AnyPath) -> str:
 
   UserError: when it cannot be read, is damaged, or is not UTF-8.
   """
-  with _opened(path) as file:
+  with opened(path) as file:
     return _decode(path, file.read())
 
 
@@ -115,7 +115,7 @@ def records(path: files.AnyPath) -> Iterator[Record]:
   fit into memory.
   UserError: when the file is empty, ends in the middle of a record, or has another format.
   """
-  with _opened(path) as file:
+  with opened(path) as file:
     head = file.peek(_CHUNK)
     for magic, read in _BINARY.items():
       if head.startswith(magic):
@@ -126,10 +126,10 @@ def records(path: files.AnyPath) -> Iterator[Record]:
         raise UserError(f'{path} is {what}')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
-    yield from _reader_of(path, file)(path, file)
+    yield from reader_of(path, file)(path, file)
 
 
-def _reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
+def reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
   """The reader of a text file. UserError: when there is nothing but white space."""
   name = re.sub(_COMPRESSION, '', path.name.lower())
   head = file.peek(_CHUNK)
@@ -138,8 +138,8 @@ def _reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., It
   if name.endswith(('.csv', '.tsv')):
     return _table
   if head.lstrip().startswith(b'['):
-    return _lines if _is_list_on_a_line(head) else _array
-  return _objects if name.endswith('.json') else _lines
+    return lines if _is_list_on_a_line(head) else _array
+  return _objects if name.endswith('.json') else lines
 
 
 def _is_list_on_a_line(head: bytes) -> bool:
@@ -151,7 +151,7 @@ def _is_list_on_a_line(head: bytes) -> bool:
     return False
 
 
-class _Ranges(io.RawIOBase):
+class Ranges(io.RawIOBase):
   """A file, local or remote, as what decompressors and pyarrow read from."""
 
   def __init__(self, path: files.AnyPath):
@@ -180,11 +180,11 @@ class _Ranges(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def _opened(path: files.AnyPath) -> Iterator[io.BufferedReader]:
+def opened(path: files.AnyPath) -> Iterator[io.BufferedReader]:
   """The bytes of a file, decompressed. Errors while they are read become a UserError."""
   with contextlib.ExitStack() as stack:
     try:
-      raw = stack.enter_context(io.BufferedReader(_Ranges(path), _CHUNK))
+      raw = stack.enter_context(io.BufferedReader(Ranges(path), _CHUNK))
       head = raw.peek(_CHUNK)
     except OSError as error:
       raise UserError(f'cannot read {path}: {error.strerror}; check the path') from error
@@ -204,9 +204,12 @@ def _decode(path: files.AnyPath, content: bytes, first_line: int = 1) -> str:
     raise UserError(f'{path}:{line}: not UTF-8; save it as UTF-8') from error
 
 
-def _lines(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
-  """JSON Lines: an object on each line. Not U+2028, which JSON allows inside a string, but the byte ends a line."""
-  for number, content in enumerate(file, 1):
+def lines(path: files.AnyPath, file: Iterable[bytes], first: int = 1) -> Iterator[Record]:
+  """JSON Lines: an object on each line. Not U+2028, which JSON allows inside a string, but the byte ends a line.
+
+  first: the number of the first line.
+  """
+  for number, content in enumerate(file, first):
     if content.isspace():
       continue
     line = _decode(path, content, number)
@@ -329,7 +332,7 @@ def _parquet(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   from pyarrow import parquet
 
   # Its table of contents is at the end, which a decompressor cannot seek.
-  source = file if isinstance(file.raw, _Ranges) else io.BytesIO(file.read())
+  source = file if isinstance(file.raw, Ranges) else io.BytesIO(file.read())
   yield from _batches(path, lambda: parquet.ParquetFile(source).iter_batches(_BATCH))
 
 
@@ -340,7 +343,7 @@ def _arrow(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   def batches():
     if not file.peek(6).startswith(b'ARROW1'):
       return ipc.open_stream(file)
-    reader = ipc.open_file(file if isinstance(file.raw, _Ranges) else io.BytesIO(file.read()))
+    reader = ipc.open_file(file if isinstance(file.raw, Ranges) else io.BytesIO(file.read()))
     return (reader.get_batch(i) for i in range(reader.num_record_batches))
 
   yield from _batches(path, batches)

@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Sequence
 
 from mathqwen.errors import UserError
 
@@ -50,13 +51,16 @@ class Report:
     self.unread = other.unread | self.unread
     self.shapes += other.shapes
 
-  def check(self, source: str, kept: int, limit: float) -> None:
-    """UserError: when more than the share `limit` of the source's rows are lost. kept: rows that are trained on."""
-    lost = sum(self.counts[kind] for kind in LOST)
+  def check(self, source: str, kept: int, limit: float, kinds: Sequence[str] = LOST) -> None:
+    """UserError: when more than the share `limit` of the source's rows are lost. kept: rows that are trained on.
+
+    kinds: of rows that count as lost.
+    """
+    lost = sum(self.counts[kind] for kind in kinds)
     rows = kept + self.counts['duplicate'] + lost
-    share = lost / rows
+    share = lost / max(rows, 1)
     if share > limit:
-      reasons = '; '.join(line for line in self.lines(3) if line.split()[1].rstrip(':') in LOST)
+      reasons = '; '.join(line for line in self.lines(3) if line.split()[1].rstrip(':') in kinds)
       longer = ' (for too_long: raise data.seq_len)' if self.counts['too_long'] else ''
       raise UserError(
         f'{source}: {lost:,} of {rows:,} rows cannot be trained on, and data.max_left_out is {limit:g}: {reasons}: '

@@ -97,7 +97,9 @@ def gold_of(text: str) -> str:
 def check_text(record: dict) -> None:
   """Malformed: when any text of the record cannot be written as UTF-8."""
   try:
-    json.dumps(record, ensure_ascii=False).encode('utf-8')
+    for name, value in record.items():
+      name.encode('utf-8')
+      (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode('utf-8')
   except UnicodeEncodeError as error:
     raise Malformed('holds half a surrogate pair') from error
 

@@ -1,0 +1,12 @@
+"""Training data without duplicates, test problems and broken rows: `mathqwen data clean`, on Apache Beam.
+
+For other folders to use:
+
+  clean.clean                  cleans a config's data into a folder
+  settings.Cleaning, .split    what is left out; its settings from texts
+  pipeline.import_beam         whether Apache Beam is there
+
+stages.py has the work itself; it passes what is large through files, and names through Beam.
+"""
+
+__all__ = ['clean', 'pipeline', 'settings']

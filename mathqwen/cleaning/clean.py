@@ -1,0 +1,214 @@
+"""`clean`: a config's data without what should not be trained on, in a folder that says what was left out and why."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+
+from mathqwen import __version__, files
+from mathqwen.cleaning import card, contamination, job, pipeline, stages
+from mathqwen.cleaning.contamination import Found, Problem, TestSets
+from mathqwen.cleaning.filters import REASONS
+from mathqwen.cleaning.job import Job
+from mathqwen.cleaning.settings import Cleaning
+from mathqwen.data import catalog, sources
+from mathqwen.data.left_out import LOST, Report
+from mathqwen.data_config import DataConfig
+from mathqwen.errors import Unreachable, UserError, report
+
+REPORT = 'report.json'
+_WORK = '.work'
+
+
+def clean(
+  cfg: DataConfig,
+  cleaning: Cleaning,
+  out: str,
+  test_sets: Mapping[str, tuple[str, str]],
+  asked: Sequence[str] | None,
+  beam_options: Sequence[str] = (),
+  command: Sequence[str] = (),
+) -> dict:
+  """Cleans the sources of `cfg` into the folder `out`. Returns what its report.json holds.
+
+  test_sets: {name: (source, split)} of all test sets. asked: the names of those that must be there; None takes all that
+  are found. beam_options: as in `pipeline.run`. command: what was called, for the report.
+
+  The same call continues one that was interrupted, and does nothing once it is complete.
+  UserError: when a source cannot be read, `out` holds something else, or a source loses more than `cfg.max_left_out`.
+  """
+  pipeline.import_beam()
+  target = files.path(out)
+  with files.locked(target, 'cleaning'):
+    problems, missing = find_problems(test_sets, asked, cfg.data_dir)
+    pieces, probes = job.plan_pieces(cfg.sources, cfg.data_dir)
+    this = Job(
+      sources=cfg.sources,
+      data_dir=cfg.data_dir,
+      columns=cfg.columns,
+      any_turns=cfg.template != 'chatml',
+      cleaning=cleaning,
+      pieces=tuple(pieces),
+      probes=tuple(probes),
+      test_problems=job.hash_of(problems),
+    )
+    work = target / _WORK
+    if (target / REPORT).is_file():
+      return _finished(target, this)
+    _prepare(target, work, this, problems)
+    pipeline.run(str(work), beam_options)
+    stages.check_folder(str(work))
+    result = _report(this, str(work), missing, cfg, command)
+    _check_left_out(this, result, cfg.max_left_out)
+    _join(target, work)
+    card.write(target, result)
+    files.write_atomically(target / REPORT, json.dumps(result, indent=1, ensure_ascii=False).encode())
+    files.remove_tree(work)
+  return result
+
+
+def find_problems(
+  test_sets: Mapping[str, tuple[str, str]], asked: Sequence[str] | None, data_dir: str | None
+) -> tuple[list[Problem], dict[str, str]]:
+  """(the problems of the test sets, why the others were not found). Arguments: of `clean`."""
+  found: list[Problem] = []
+  missing: dict[str, str] = {}
+  for name in asked if asked is not None else test_sets:
+    source, split = test_sets[name]
+    try:
+      rows, _ = sources.load(source, split, data_dir, strict=True)
+    except Unreachable:
+      raise
+    except UserError as error:
+      if asked is not None:
+        raise
+      missing[name] = str(error)
+      report(f'test set {name} is not compared with: {error}')
+      continue
+    found += [Problem(name, row.id, row.question) for row in rows]
+  return found, missing
+
+
+def _finished(target: files.AnyPath, this: Job) -> dict:
+  """The report of a folder that is complete. UserError: when it is another cleaning's."""
+  result = files.read_json_object(target / REPORT)
+  if result.get('job') != this.fingerprint:
+    raise UserError(f'{target} holds another cleaning (other sources, settings or test sets): give another --out')
+  report(f'{target} is complete already')
+  return result
+
+
+def _prepare(target: files.AnyPath, work: files.AnyPath, this: Job, problems: list[Problem]) -> None:
+  """Writes the job for the workers. UserError: when the folder holds something else."""
+  if (work / 'job.json').is_file():
+    try:
+      same = Job.from_json((work / 'job.json').read_bytes()).fingerprint == this.fingerprint
+    except ValueError:
+      same = False
+    if not same:
+      raise UserError(
+        f'{target} holds an unfinished cleaning with other sources, settings or test sets: give another --out, or '
+        'remove it'
+      )
+    report(f'continuing the cleaning in {target}')
+    return
+  others = [path.name for path in target.glob('*') if not path.name.startswith('.')]
+  if others:
+    raise UserError(f'{target} is not empty ({", ".join(sorted(others)[:3])}): give another --out')
+  contamination.write_problems(work / 'test_problems.jsonl', problems)
+  files.write_atomically(work / 'job.json', this.to_json().encode())
+
+
+def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, command: Sequence[str]) -> dict:
+  """What report.json holds."""
+  folder = files.path(work)
+  reports = [Report() for _ in this.sources]
+  kept = [0] * len(this.sources)
+  read = [0] * len(this.sources)
+  found = Found()
+  digest = hashlib.sha256()
+  for number, piece in enumerate(this.pieces):
+    done = json.loads((folder / 'pieces' / f'{number:05d}.json').read_bytes())
+    reports[piece.source].merge(Report.from_dict(done['report']))
+    read[piece.source] += done['report'].get('malformed', {'count': 0})['count']
+  for name, summary in stages.parts_of(work):
+    source = summary['source']
+    written = json.loads((folder / 'written' / f'{name}.json').read_bytes())
+    for one in (summary['report'], written['report']):
+      reports[source].merge(Report.from_dict(one))
+    read[source] += summary['rows_in']
+    kept[source] += written['rows']
+    digest.update(written['sha256'].encode())
+    found.merge(Found.from_json((folder / 'parts' / f'{name}.hits').read_bytes()))
+  tests = job.load(work)[1]
+  result = {
+    'command': shlex.join(command),
+    'job': this.fingerprint,
+    'fingerprint': digest.hexdigest(),
+    'versions': _versions(),
+    'rows_read': sum(read),
+    'rows': sum(kept),
+    'sources': [],
+    'settings': {f'clean.{name}': value for name, value in json.loads(this.to_json())['cleaning'].items()},
+    'test_sets': found.summary(tests),
+    'test_sets_not_found': missing,
+    'contamination': _hits(found, tests),
+  }
+  for number, source in enumerate(this.sources):
+    data = catalog.of_source(source)
+    result['sources'].append(
+      {
+        'source': source,
+        'folder': this.folder(number),
+        'licence': data.licence if data else 'see its own page or files: none is recorded here',
+        'weight': cfg.weights[number] if cfg.weights else None,
+        'rows_read': read[number],
+        'rows': kept[number],
+        'left_out': reports[number].to_dict(),
+      }
+    )
+  return result
+
+
+def _hits(found: Found, tests: TestSets) -> list[dict]:
+  """Each test problem that rows overlap with, with some of those rows."""
+  result = []
+  for kind, number in sorted(found.rows):
+    problem = tests.problems[number]
+    result.append(
+      {
+        'kind': kind,
+        'test_set': problem.test_set,
+        'id': problem.id,
+        'question': problem.question,
+        'rows': found.rows[kind, number],
+        'shown': found.shown[kind, number],
+      }
+    )
+  return result
+
+
+def _versions() -> dict[str, str]:
+  packages = ('apache-beam', 'rensa', 'numpy')
+  return {
+    'mathqwen': __version__,
+    'python': platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in packages},
+  }
+
+
+def _check_left_out(this: Job, result: dict, limit: float) -> None:
+  """UserError: when a source loses too many rows to the filters. Duplicates and test problems do not count."""
+  for entry in result['sources']:
+    left_out = Report.from_dict(entry['left_out'])
+    left_out.check(entry['source'], entry['rows'] + left_out.counts['near_duplicate'], limit, (*LOST, *REASONS))
+
+
+def _join(target: files.AnyPath, work: files.AnyPath) -> None:
+  """Writes left_out.jsonl from those of the parts."""
+  with files.open_new(target / 'left_out.jsonl') as file:
+    for name, _ in stages.parts_of(str(work)):
+      for folder in ('parts', 'written'):
+        file.write((work / folder / f'{name}.left_out').read_bytes())

@@ -1,0 +1,62 @@
+"""`mathqwen data clean`"""
+
+import argparse
+
+from mathqwen.commands import _flags
+from mathqwen.errors import look_up
+
+HELP = "a config's data without duplicates, test problems and broken rows, with a report of what was left out"
+
+
+def add_flags(parser: _flags.Parser) -> None:
+  """Adds the flags of the verb."""
+  _flags.add_config(parser)
+  parser.add_argument('--out', type=_flags.path, required=True, metavar='DIR', help='where it is written, also gs://')
+  parser.add_argument(
+    '--test-sets',
+    metavar='NAME,...',
+    help='benchmarks that the data must not overlap with; all of these must be found (default: all that are found)',
+  )
+  parser.add_argument(
+    '--beam',
+    action='append',
+    default=[],
+    metavar='OPTION=VALUE',
+    help='a pipeline option of Apache Beam, as runner=DataflowRunner or project=NAME; may be repeated',
+  )
+  _flags.add_setting(parser, '--data-dir', 'data.data_dir', 'DIR')
+  _flags.add_map(parser)
+  _flags.add_settings(parser, '; clean.* are those of mathqwen/cleaning/README.md')
+
+
+def run(args: argparse.Namespace) -> dict:
+  """Cleans the data, and prints what was kept and left out. The JSON: what report.json holds, without the hits."""
+  import sys
+
+  from mathqwen import config
+  from mathqwen.cleaning import settings
+  from mathqwen.cleaning.clean import clean
+  from mathqwen.data.left_out import Report
+  from mathqwen.evals.benchmarks import BENCHMARKS
+
+  others, cleaning = settings.split(args.settings)
+  experiment = config.resolve(args.config, others, data_dir=args.data_dir)
+  asked = None if args.test_sets is None else [name.strip() for name in args.test_sets.split(',') if name.strip()]
+  for name in asked or ():
+    look_up('benchmark', name, BENCHMARKS)
+  test_sets = {name: (benchmark.source, benchmark.split) for name, benchmark in BENCHMARKS.items()}
+  result = clean(experiment.data, cleaning, args.out, test_sets, asked, args.beam, ['mathqwen', *sys.argv[1:]])
+  for entry in result['sources']:
+    print(f'{entry["source"]}: {entry["rows"]:,} of {entry["rows_read"]:,} rows kept, in {args.out}/{entry["folder"]}')
+    for line in Report.from_dict(entry['left_out']).lines(2):
+      print(f'  left out: {line}')
+  for name, found in result['test_sets'].items():
+    counts = ', '.join(f'{kind} {count:,}' for kind, count in found.items() if kind != 'problems')
+    print(f'{name}: of {found["problems"]:,} test problems, rows overlap with {counts or "none"}')
+  if result['test_sets_not_found']:
+    print(f'not found, and not compared with: {", ".join(result["test_sets_not_found"])}')
+  if experiment.data.weights:
+    folders = ','.join(f'{args.out}/{entry["folder"]}' for entry in result['sources'])
+    weights = ','.join(map(str, experiment.data.weights))
+    print(f'train with these weights: --set data.sources={folders} --set data.weights={weights}')
+  return {name: value for name, value in result.items() if name != 'contamination'}

@@ -1,0 +1,130 @@
+"""`clean`, the whole way on Beam's direct runner, and what it refuses."""
+
+import errno
+import json
+
+import pytest
+from dirty_rows import REASONS, ROWS, TEST_QUESTION, row
+
+pytest.importorskip('apache_beam', reason='the extra `beam` is not installed')
+
+from mathqwen.cleaning import job, stages
+from mathqwen.cleaning.clean import clean
+from mathqwen.cleaning.settings import Cleaning, split
+from mathqwen.data.sources import load
+from mathqwen.data_config import DataConfig
+from mathqwen.errors import UserError
+
+
+@pytest.fixture
+def mixture(tmp_path):
+  """(a file of ROWS, {name: (source, split)} of a test set and of one that is not there)."""
+  source = tmp_path / 'mine.jsonl'
+  source.write_text(''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in ROWS))
+  (tmp_path / 'asked.jsonl').write_text(json.dumps(row(TEST_QUESTION)) + '\n')
+  return str(source), {'asked': (str(tmp_path / 'asked.jsonl'), 'test'), 'gone': (str(tmp_path / 'gone.jsonl'), 'test')}
+
+
+def run(mixture, out, cleaning=Cleaning(), asked=None, beam=(), **data):  # noqa: B008 - it is frozen
+  source, test_sets = mixture
+  cfg = DataConfig(sources=(source,), **{'max_left_out': 1.0} | data)
+  return clean(cfg, cleaning, str(out), test_sets, asked, beam, ['mathqwen', 'data', 'clean'])
+
+
+def test_the_whole_way_and_after_a_full_disk(mixture, tmp_path, monkeypatch):
+  """The disk is full in the second stage, and the same call continues without reading the sources again."""
+  out = tmp_path / 'out'
+  write_pairs = stages._write_pairs
+
+  def full(path, *_):
+    raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+
+  monkeypatch.setattr(stages, '_write_pairs', full)
+  with pytest.raises(
+    UserError, match=r'groups/\d+: No space left on device; free some space and run the same'
+  ) as caught:
+    run(mixture, out)
+  assert '\n' not in str(caught.value)
+  monkeypatch.setattr(stages, '_write_pairs', write_pairs)
+  monkeypatch.setattr(stages, '_read_part', None)
+  result = run(mixture, out)
+
+  (entry,) = result['sources']
+  assert (result['rows_read'], result['rows'], entry['folder']) == (len(ROWS), 4, '00-mine')
+  assert {reason: found['count'] for reason, found in entry['left_out'].items()} == REASONS
+  assert entry['left_out']['contaminated']['rows'][0] == ['mine.jsonl:5', 'exact of asked asked/0']
+  assert entry['left_out']['duplicate']['rows'] == [
+    ['mine.jsonl:2', f'same as {mixture[0]} mine.jsonl:1'],
+  ]
+  assert result['test_sets'] == {
+    'asked': {
+      'problems': 1,
+      'exact': 1,
+      'punctuation': 1,
+      'template': 1,
+      'ngrams_any': 1,
+      'ngrams_half': 1,
+    }
+  }
+  assert 'gone.jsonl' in result['test_sets_not_found']['gone']
+  hits = {(hit['kind'], hit['rows']) for hit in result['contamination']}
+  assert hits == {('exact', 1), ('punctuation', 1), ('template', 1), ('ngrams_half', 3), ('ngrams_any', 3)}
+
+  # Training reads the folder, without the lists of what was left out.
+  kept, report = load(str(out))
+  assert [example.where for example in kept] == [f'train-00000-0000.jsonl:{n}' for n in range(1, 5)]
+  assert [example.question for example in kept] == [ROWS[n]['question'] for n in (0, 3, 7, 8)] and not report.counts
+  lines = [json.loads(line) for line in (out / 'left_out.jsonl').read_text().splitlines()]
+  assert len(lines) == sum(REASONS.values()) - REASONS['malformed']
+  (near,) = [line for line in lines if line['reason'] == 'near_duplicate']
+  assert near['question'] == ROWS[2]['question'] and near['of_question'] == ROWS[0]['question']
+  card = (out / 'README.md').read_text()
+  assert '| duplicate | 1 |' in card and '**Not compared with**' in card and result['fingerprint'] in card
+  assert not (out / '.work').exists()
+
+  assert run(mixture, out)['rows'] == 4  # complete: nothing is done
+  with pytest.raises(UserError, match='holds another cleaning .*: give another --out'):
+    run(mixture, out, Cleaning(near_duplicates=0.0))
+
+
+def test_what_is_refused(mixture, tmp_path):
+  with pytest.raises(UserError, match=r'gone\.jsonl'):
+    run(mixture, tmp_path / 'a', asked=['asked', 'gone'])
+  with pytest.raises(UserError, match='--beam job: Apache Beam has no such pipeline option'):
+    run(mixture, tmp_path / 'b', beam=['job=x'])
+  with pytest.raises(UserError, match='Apache Beam does not take one of these values'):
+    run(mixture, tmp_path / 'b', beam=['direct_num_workers=many'])
+  (tmp_path / 'c').mkdir()
+  (tmp_path / 'c' / 'notes.txt').write_text('mine')
+  with pytest.raises(UserError, match=r'is not empty \(notes.txt\)'):
+    run(mixture, tmp_path / 'c')
+  for text, words in {
+    'clean.near=1': 'there is no such setting; did you mean',
+    'clean.contamination=exakt': "clean.contamination: 'exakt' is none of exact.*did you mean 'exact'",
+    'clean.near_duplicates=2': 'clean.near_duplicates',
+  }.items():
+    with pytest.raises(UserError, match=words):
+      split(['data.seq_len=8', text])
+
+
+def test_a_share_limit_of_what_the_filters_leave_out(mixture, tmp_path):
+  with pytest.raises(UserError, match=r'5 of 11 rows cannot be trained on, and data.max_left_out is 0.3: .*=0.46'):
+    run(mixture, tmp_path / 'out', max_left_out=0.3)
+  assert run(mixture, tmp_path / 'out', max_left_out=0.46)['rows'] == 4  # nothing is done again
+
+
+def test_pieces_and_parts_give_the_same_rows(mixture, tmp_path, monkeypatch):
+  """One file in several pieces, each in several parts; a duplicate in another piece is one."""
+  whole = run(mixture, tmp_path / 'whole')
+  monkeypatch.setattr(job, 'PIECE_BYTES', 900)
+  monkeypatch.setattr('mathqwen.data.line_ranges._READ', 300)
+  monkeypatch.setattr(stages, 'PART_ROWS', 2)
+  monkeypatch.setattr(stages, '_GROUP_ROWS', 3)
+  job.load.cache_clear()
+  result = run(mixture, tmp_path / 'pieces')
+  assert len(list((tmp_path / 'pieces' / '00-mine').iterdir())) > 2
+  for name in ('rows', 'rows_read', 'test_sets'):
+    assert result[name] == whole[name]
+  assert result['sources'][0]['left_out'].keys() == whole['sources'][0]['left_out'].keys()
+  kept = {split: [example.question for example in load(str(tmp_path / split))[0]] for split in ('whole', 'pieces')}
+  assert kept['whole'] == kept['pieces']
