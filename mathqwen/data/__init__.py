@@ -7,6 +7,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   sources.load, .stream        the examples of a data set, of files, or of a data set on the hub: all, or one by one
   examples                     `Example`, from the records of a data set's file or of a user's
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
+  line_ranges                  parts of a JSON Lines file, for several processes
   shapes                       the forms that records of users' files have
   left_out.Report              which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
@@ -32,6 +33,7 @@ __all__ = [
   'holding_out',
   'inspect',
   'left_out',
+  'line_ranges',
   'packing',
   'pipeline',
   'shapes',
