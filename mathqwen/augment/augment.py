@@ -189,9 +189,10 @@ def _check_folder(out: files.AnyPath, settings: dict) -> None:
   if there:
     folder.check_settings(out, settings, there[0])
     return
-  if not (out / SETTINGS).exists() and (out / TRAIN).exists():
-    raise UserError(f'{out} holds a {TRAIN} that is not from here; give another --out')
-  records.write_json(out / SETTINGS, settings)  # by every host, whose disk may be its own
+  if hosts.share()[0] == 0:
+    if not (out / SETTINGS).exists() and (out / TRAIN).exists():
+      raise UserError(f'{out} holds a {TRAIN} that is not from here; give another --out')
+    records.write_json(out / SETTINGS, settings)
 
 
 def _read_unanswered(out: files.AnyPath) -> list[str]:

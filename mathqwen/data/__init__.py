@@ -12,8 +12,10 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   left_out.Report              which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
   training_data.TrainingData   a config's data: read, tokenised, split, batched
+  encoding                     examples to tokenised examples
   pipeline                     tokenised examples to batches, in an order that can be resumed
   shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
+  making_shards                a config's sources as shards
   packing                      where targets are shifted and rows are made
   shared_prompts               the same for several answers to one question, which a row then holds once
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
@@ -27,6 +29,7 @@ __all__ = [
   'catalog',
   'datasets',
   'encoded',
+  'encoding',
   'examples',
   'expressions',
   'formats',
@@ -34,6 +37,7 @@ __all__ = [
   'inspect',
   'left_out',
   'line_ranges',
+  'making_shards',
   'packing',
   'pipeline',
   'shapes',

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from mathqwen import files
 from mathqwen.chat import chat_format
 from mathqwen.config import DataConfig
-from mathqwen.data import formats, inspect, other_masks, pipeline, sources
+from mathqwen.data import encoding, formats, inspect, other_masks, sources
 from mathqwen.data.other_masks import BEHAVIOURS, Masked
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
@@ -46,12 +46,12 @@ def audit(
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
   rows = None if against is None else _read(against)[:limit]
   examples = []
-  for _, found, _ in sources.load_training(cfg, chat):
-    examples += found
+  for source in cfg.sources:
+    examples += sources.load_training(source, cfg, chat)[0]
   conversations = []  # (where, messages, (ids, mask))
   refused = 0
   for example in examples[:limit]:
-    messages = pipeline.messages_of(example, chat)
+    messages = encoding.messages_of(example, chat)
     try:
       conversations.append((example.where, messages, chat.template.render_batch([messages], tokenizer)[0]))
     except UserError:

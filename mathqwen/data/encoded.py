@@ -97,9 +97,16 @@ class Encoded:
     """These examples, in this order, without copying."""
     return [self[index] for index in indices]
 
-  def take(self, indices: Sequence[int]) -> 'Encoded':
-    """A copy of these examples, in this order."""
-    return Encoded.from_rendered([self[i] for i in indices], [self.where[i] for i in indices])
+  def without(self, removed: np.ndarray) -> 'Encoded':
+    """A copy of the examples that are not `removed`, bool [examples], in their order."""
+    lengths = np.diff(self.offsets)
+    kept = np.repeat(~removed, lengths)
+    return Encoded(
+      ids=self.ids[kept],
+      mask=self.mask[kept],
+      offsets=np.concatenate([[0], np.cumsum(lengths[~removed], dtype=np.int64)]),
+      where=tuple(itertools.compress(self.where, ~removed)),
+    )
 
   def prompt(self, index: int) -> bytes:
     """What comes before the first loss token of an example; equal for equal prompts."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mathqwen.data import prompts
-from mathqwen.data.encoded import Encoded, Examples, Without
+from mathqwen.data.encoded import Encoded, Examples, Joined, Without
 from mathqwen.errors import UserError
 
 _HELD_OUT = 256  # examples, where a config does not say how many
@@ -70,26 +70,19 @@ def _check_left(training: Sequence[Examples], n: int, different: Callable[[], in
 
 def _from_memory(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:
   """`hold_out` of sources in memory."""
-  places: dict[bytes, list[tuple[int, int]]] = {}  # prompt -> (source, index) of all examples with it
-  for which, source in enumerate(sources):
-    for index in range(len(source)):
-      places.setdefault(source.prompt(index), []).append((which, index))
-  groups = list(places.values())
+  hashes = [prompts.hash_of(source.prompt(index)) for source in sources for index in range(len(source))]
+  # Groups of examples with one prompt are numbered by their first example.
+  _, first, group = np.unique(np.array(hashes, np.uint64), return_index=True, return_inverse=True)
   if n is None:
-    n = _default(len(groups))
-  drawn = sorted(np.random.default_rng(seed).permutation(len(groups))[:n].tolist())
+    n = _default(len(first))
+  drawn = np.argsort(first)[np.sort(np.random.default_rng(seed).permutation(len(first))[:n])]
 
-  removed = set()
-  held_out = []
-  where = []
-  for group in drawn:
-    removed.update(groups[group])
-    which, index = groups[group][0]
-    held_out.append(sources[which][index])
-    where.append(sources[which].where[index])
-
+  joined = Joined(sources)
+  held_out = first[drawn].tolist()
+  removed = np.isin(group, drawn)
   training = []
   for which, source in enumerate(sources):
-    training.append(source.take([i for i in range(len(source)) if (which, i) not in removed]))
-  _check_left(training, n, lambda: len(groups))
-  return training, Encoded.from_rendered(held_out, where)
+    start = joined.start(which)
+    training.append(source.without(removed[start : start + len(source)]))
+  _check_left(training, n, lambda: len(first))
+  return training, Encoded.from_rendered(joined.read(held_out), joined.names(held_out))

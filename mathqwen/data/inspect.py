@@ -13,6 +13,7 @@ segment 2: 14 tokens, 2 with loss
 import collections
 import dataclasses
 import itertools
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,16 @@ import numpy as np
 
 from mathqwen.chat import chat_format
 from mathqwen.chat.chat_format import ChatFormat, text_with_specials
-from mathqwen.config import Experiment
-from mathqwen.data import pipeline, sources
+from mathqwen.config import DataConfig, Experiment
+from mathqwen.data import encoding, pipeline, shard_card, sources
+from mathqwen.data.encoded import Examples
 from mathqwen.data.examples import Example
+from mathqwen.data.shard_reader import Shards
 from mathqwen.data.training_data import TrainingData
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 
+_WINDOWS = 50  # that are packed to see how full rows become
 # What is put around tokens with loss.
 BRACKETS = ('[[', ']]')
 GREEN = ('\x1b[32m', '\x1b[0m')  # ANSI escapes, for a terminal
@@ -89,33 +93,54 @@ def statistics(
   packing_efficiency: the share of a packed epoch's positions that hold a token.
   """
   encode_cpu, encode_clock = time.process_time(), time.perf_counter()
-  encoded, report = pipeline.encode(examples, tokenizer, seq_len, chat)
+  encoded, report = encoding.encode(examples, tokenizer, seq_len, chat)
   encode_cpu, encode_clock = time.process_time() - encode_cpu, time.perf_counter() - encode_clock
+  tokens = encoded.positions
+  packed = _pack(encoded, seq_len, share_prompts)
+  return packed | {
+    'left_out': dict(report.counts),
+    'encode_tokens_per_cpu_second': tokens / encode_cpu,
+    'encode_tokens_per_second': tokens / encode_clock,
+    'tokens_per_cpu_second': 1 / (encode_cpu / tokens + 1 / packed['pack_tokens_per_cpu_second']),
+  }
 
-  pack_cpu, pack_clock = time.process_time(), time.perf_counter()
+
+def _pack(encoded: Examples, seq_len: int, share_prompts: bool) -> dict:
+  """Counts of tokenised examples, and rates of packing an epoch of them, or its first _WINDOWS windows."""
+  cpu, clock = time.process_time(), time.perf_counter()
   rows = pipeline.packed_rows([encoded], (), seq_len, seed=0, share_prompts=share_prompts)
   packed = 0
   filled = 0
-  windows = range(max(1, rows.epoch // rows.window))
+  windows = range(min(_WINDOWS, max(1, rows.epoch // rows.window)))
   for window in windows:
     segment_ids = rows.pack(window)['segment_ids']
     packed += segment_ids.size
     filled += int(np.count_nonzero(segment_ids))
-  pack_cpu, pack_clock = time.process_time() - pack_cpu, time.perf_counter() - pack_clock
-
-  tokens = encoded.positions
+  cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
   return {
     'rows': len(encoded),
-    'tokens': tokens,
+    'tokens': encoded.positions,
     'loss_tokens': encoded.loss_tokens,
-    'left_out': dict(report.counts),
     'packing_efficiency': filled / packed,
     'positions_per_example': packed / sum(map(rows.examples_in, windows)),
-    'encode_tokens_per_cpu_second': tokens / encode_cpu,
-    'encode_tokens_per_second': tokens / encode_clock,
-    'pack_tokens_per_cpu_second': filled / pack_cpu,
-    'pack_tokens_per_second': filled / pack_clock,
-    'tokens_per_cpu_second': 1 / (encode_cpu / tokens + pack_cpu / filled),
+    'pack_tokens_per_cpu_second': filled / cpu,
+    'pack_tokens_per_second': filled / clock,
+  }
+
+
+def _of_shards(source: str, cfg: DataConfig, tokenizer: Tokenizer, chat: ChatFormat) -> dict:
+  """As `statistics`, of shards: counts from their card, rates of reading and packing. Prints what they were made of."""
+  shards = Shards(source)
+  shards.check(tokenizer, chat, cfg.seq_len)
+  for name, counts in shards.card['sources'].items():
+    print(f'{source}: {counts["examples"]:,} examples from {name}, {counts["tokens"]:,} tokens')
+  if shards.card['about']:
+    print(f'{source}: {json.dumps(shards.card["about"], ensure_ascii=False)}')
+  found = _pack(shards, cfg.seq_len, cfg.share_prompts)
+  return found | {
+    'left_out': dict(shards.left_out.counts),
+    'sources': shards.card['sources'],
+    'tokens_per_cpu_second': found['pack_tokens_per_cpu_second'],
   }
 
 
@@ -128,15 +153,19 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
   loaded = load_tokenizer(tokenizer)
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
   numbers = {}
-  for source, examples, report in sources.load_training(cfg, chat):
-    found = statistics(examples, loaded, cfg.seq_len, chat, cfg.share_prompts)
-    found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
+  for source in cfg.sources:
+    if shard_card.is_source(source):
+      found, how = _of_shards(source, cfg, loaded, chat), 'read and packed'
+    else:
+      examples, report = sources.load_training(source, cfg, chat)
+      found, how = statistics(examples, loaded, cfg.seq_len, chat, cfg.share_prompts), 'tokenised and packed'
+      found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
     numbers[source] = found
     print(
       f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
       f'  packed to {cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token, '
       f'{found["positions_per_example"]:,.1f} positions for each example\n'
-      f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, tokenised and packed'
+      f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, {how}'
     )
 
   # Whatever is left out is shown here, not refused.

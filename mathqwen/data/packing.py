@@ -8,7 +8,7 @@ Two examples, S a A E n (mask 0 0 1 1 0) and S b B C E (mask 0 0 1 1 1), packed 
   segment_ids    1  1  1  1  2  2  2  2  0  0      0 is padding; attention stays inside a segment
   positions      0  1  2  3  0  1  2  3  0  0      restart in each segment
 
-ids and mask come from `chat/chatml.py`. No example is cut: `pipeline.encode` leaves out those longer than a row.
+ids and mask come from `chat/chatml.py`. No example is cut: `encoding.encode` leaves out those longer than a row.
 tokens, targets, segment_ids, positions are int32 [T], loss_weights float32 [T]; padding is 0 in all of them.
 
 Grain's own packing data sets place examples in the order of arrival. That fills 96 to 97% of the positions for GSM8K

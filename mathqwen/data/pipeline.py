@@ -7,103 +7,18 @@ of the endless shuffled stream, packed together. Every host walks the same globa
 batch, so a saved position means the same on every host and for any number of hosts.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
-from mathqwen.chat.chat_format import ChatFormat
-from mathqwen.chat.conversations import Conversation
 from mathqwen.data import packing, shared_prompts
-from mathqwen.data.encoded import Encoded, Examples, Joined, Masked, concatenate
-from mathqwen.data.examples import Example
-from mathqwen.data.left_out import Report
+from mathqwen.data.encoded import Encoded, Examples, Joined, Masked
 from mathqwen.errors import UserError
-from mathqwen.text.tokenizer import Tokenizer
 
 # Fewest and most rows packed together. Small windows waste positions; large ones cost memory, and time on resuming.
 WINDOW_ROWS = (16, 256)
-ENCODE_CHUNK = 4096  # conversations tokenised in one call
-
-
-# --- encoding ---
-
-
-def messages_of(example: Example, chat: ChatFormat) -> Conversation:
-  """The conversation of an example: its own messages, or the system turn if there is one, question and solution."""
-  if example.tools:
-    return {'messages': list(example.messages), 'tools': list(example.tools)}
-  if example.messages is not None:
-    return list(example.messages)
-  turns = [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': example.solution}]
-  return chat.conversation(turns)
-
-
-def encode(
-  examples: Sequence[Example], tokenizer: Tokenizer, seq_len: int, chat: ChatFormat | None = None
-) -> tuple[Encoded, Report]:
-  """(every usable example, tokenised; what was left out, by line). chat: None renders ChatML without a system turn.
-
-  Left out are conversations that cannot be rendered, exact duplicates, those without a loss token, and those that need
-  more than `seq_len` positions. The last are never cut, because the end holds the answer.
-  UserError: when no example is left.
-  """
-  report = Report()
-  seen: dict[bytes, str] = {}  # digest of the ids and the mask -> where they were first
-  parts = []
-  for start in range(0, len(examples), ENCODE_CHUNK):
-    chunk = examples[start : start + ENCODE_CHUNK]
-    parts.append(_encode_chunk(chunk, tokenizer, seq_len, chat or ChatFormat(), report, seen))
-  encoded = concatenate(parts)
-  if not len(encoded):
-    raise UserError(f'no example to train on: {"; ".join(report.lines()) or "the source is empty"}')
-  return encoded, report
-
-
-def _encode_chunk(
-  examples: Sequence[Example],
-  tokenizer: Tokenizer,
-  seq_len: int,
-  chat: ChatFormat,
-  report: Report,
-  seen: dict[bytes, str],
-) -> Encoded:
-  """The usable examples. Adds the others to `report`, and all that are kept to `seen`."""
-  kept = []
-  where = []
-  for example, (ids, mask) in _rendered(examples, tokenizer, chat, report):
-    positions = len(ids) - 1
-    content = np.asarray([ids, mask], np.int32)
-    digest = hashlib.blake2b(content.tobytes(), digest_size=16).digest()
-    if positions > seq_len:
-      report.add('too_long', example.where, f'{positions} positions, seq_len is {seq_len}')
-    elif 1 not in mask:
-      report.add('no_loss_token', example.where, 'no assistant turn, or each has weight 0')
-    elif digest in seen:
-      report.add('duplicate', example.where, f'same as {seen[digest]}')
-    else:
-      seen[digest] = example.where
-      kept.append((ids, mask))
-      where.append(example.where)
-  return Encoded.from_rendered(kept, where)
-
-
-def _rendered(
-  examples: Sequence[Example], tokenizer: Tokenizer, chat: ChatFormat, report: Report
-) -> list[tuple[Example, tuple[list[int], list[int]]]]:
-  """(example, (ids, mask)) of those that the template can render. Adds the others to `report`."""
-  conversations = [messages_of(example, chat) for example in examples]
-  try:
-    return list(zip(examples, chat.template.render_batch(conversations, tokenizer), strict=True))
-  except UserError as error:
-    if len(examples) == 1:
-      report.add('malformed', examples[0].where, str(error))
-      return []
-  middle = len(examples) // 2  # by halves, because few are refused, and large batches are tokenised many times faster
-  halves = (examples[:middle], examples[middle:])
-  return [pair for half in halves for pair in _rendered(half, tokenizer, chat, report)]
 
 
 # --- training: the endless stream, its rows, its batches ---

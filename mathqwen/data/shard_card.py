@@ -9,6 +9,7 @@ import numpy as np
 
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
+from mathqwen.data import catalog
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -23,12 +24,11 @@ _PROBE = (
 )
 
 
-def is_shards(folder: str | files.AnyPath) -> bool:
-  """Whether a folder holds shards, finished or not."""
-  if str(folder).startswith(files.HUB):
+def is_source(source: str) -> bool:
+  """Whether one of data.sources is a folder of shards, finished or not."""
+  if source.startswith(files.HUB) or catalog.of_source(source) is not None:
     return False
-  folder = files.path(folder)
-  return any((folder / name).is_file() for name in (CARD, UNFINISHED))
+  return any((files.path(source) / name).is_file() for name in (CARD, UNFINISHED))
 
 
 def made_with(tokenizer: Tokenizer, chat: ChatFormat) -> dict:

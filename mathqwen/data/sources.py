@@ -69,15 +69,14 @@ def stream(
     yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns)
 
 
-def load_training(cfg: DataConfig, chat: ChatFormat) -> Iterator[tuple[str, list[Example], Report]]:
-  """(source, its examples, what was left out) of each source of a config, as `load` gives them."""
-  for source in cfg.sources:
-    yield source, *load_source(source, cfg, chat)
-
-
-def load_source(source: str, cfg: DataConfig, chat: ChatFormat) -> tuple[list[Example], Report]:
-  """(examples, what was left out) of one source of a config, as `load` gives them."""
+def load_training(source: str, cfg: DataConfig, chat: ChatFormat) -> tuple[list[Example], Report]:
+  """`load` of one source of a config."""
   return load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
+
+
+def stream_training(source: str, cfg: DataConfig, chat: ChatFormat, report: Report) -> Iterator[Example]:
+  """`stream` of one source of a config."""
+  return stream(source, report, 'train', cfg.data_dir, cfg.columns, any_turns=chat.has_own_turns)
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:
@@ -147,7 +146,7 @@ def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
     raise UserError(
       f'unknown data set {source!r}: the names are {names}, or give a file, a folder, or {files.HUB}ORGANISATION/NAME'
     )
-  if shard_card.is_shards(source):
+  if shard_card.is_source(source):
     raise UserError(f'{source} holds shards, examples without their text: give the sources that they were made of')
   return formats.data_files(path, split)
 

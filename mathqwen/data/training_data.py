@@ -2,14 +2,14 @@
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mathqwen.chat import chat_format
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, pipeline, shard_card, sources
+from mathqwen.data import encoding, pipeline, shard_card, sources
 from mathqwen.data.encoded import Encoded, Examples
 from mathqwen.data.examples import Example
 from mathqwen.data.holding_out import hold_out
@@ -51,22 +51,28 @@ class TrainingData:
   def _read(self, source: str) -> Examples:
     """The examples of one source, tokenised. Adds what was left out of it to `reports`."""
     cfg = self.cfg
-    if catalog.of_source(source) is None and shard_card.is_shards(source):
+    if shard_card.is_source(source):
       shards = Shards(source)
       shards.check(self.tokenizer, self.chat, cfg.seq_len)
       self.reports[source] = shards.left_out
       self.reports[source].check(source, len(shards), cfg.max_left_out)
       return shards
-    examples, report = sources.load_source(source, cfg, self.chat)
-    if self.chat.has_own_turns and examples and not self.reports:
-      self._only_asked = self.chat.only_asked(pipeline.messages_of(examples[0], self.chat), self.tokenizer)
-    if cfg.system_prompt:
-      self._without_system += sum(_has_no_system_turn(example) for example in examples)
-    tokens, left_out = pipeline.encode(examples, self.tokenizer, cfg.seq_len, self.chat)
+    report = Report()
+    examples = self._looked_at(sources.stream_training(source, cfg, self.chat, report))
+    tokens, left_out = encoding.encode(examples, self.tokenizer, cfg.seq_len, self.chat)
     report.merge(left_out)
     report.check(source, len(tokens), cfg.max_left_out)
     self.reports[source] = report
     return tokens
+
+  def _looked_at(self, examples: Iterable[Example]) -> Iterator[Example]:
+    """The examples of a source, for what `describe` says about the first one, and about those without a system turn."""
+    for number, example in enumerate(examples):
+      if number == 0 and not self.reports and self.chat.has_own_turns:
+        self._only_asked = self.chat.only_asked(encoding.messages_of(example, self.chat), self.tokenizer)
+      if self.cfg.system_prompt:
+        self._without_system += _has_no_system_turn(example)
+      yield example
 
   @functools.cached_property
   def tokens(self) -> int:

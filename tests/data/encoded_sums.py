@@ -1,6 +1,6 @@
 """Examples of short sums, and their ids with the packaged tokenizer."""
 
-from mathqwen.data import pipeline
+from mathqwen.data import encoding
 from mathqwen.data.examples import Example
 from mathqwen.text.loading import load_tokenizer
 
@@ -24,4 +24,4 @@ def sums(count, start=0):
 
 
 def encode(examples, seq_len=T, **kwargs):
-  return pipeline.encode(examples, load_tokenizer(), seq_len, **kwargs)[0]
+  return encoding.encode(examples, load_tokenizer(), seq_len, **kwargs)[0]

@@ -11,7 +11,7 @@ import json
 import re
 import sys
 
-from mathqwen.data import pipeline
+from mathqwen.data import encoding, pipeline
 from mathqwen.data.encoded import Encoded
 from mathqwen.data.examples import Example
 from mathqwen.text.loading import load_tokenizer
@@ -30,7 +30,7 @@ def encoded_answers(path, count: int, tokenizer=None) -> Encoded:
       name = f'{number}/{sample}'
       answer = answers[(number + sample) % count]
       examples.append(Example(id=name, question=row['question'], solution=answer, answer='', extra={}, where=name))
-  return pipeline.encode(examples, load_tokenizer(tokenizer), SEQ_LEN)[0]
+  return encoding.encode(examples, load_tokenizer(tokenizer), SEQ_LEN)[0]
 
 
 def positions_per_answer(encoded: Encoded, share_prompts: bool) -> float:

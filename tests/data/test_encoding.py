@@ -6,7 +6,7 @@ from encoded_sums import T, encode, example, sums
 
 from mathqwen.chat import chatml
 from mathqwen.chat.chat_format import ChatFormat
-from mathqwen.data import pipeline
+from mathqwen.data import encoding
 from mathqwen.data.holding_out import hold_out
 from mathqwen.errors import UserError
 from mathqwen.text.loading import load_tokenizer
@@ -29,7 +29,7 @@ def test_encoded_rows_are_rendered_rows(tokenizer):
       ),
     ),
   ]
-  encoded, report = pipeline.encode(examples, tokenizer, 128, ChatFormat(system_prompt='Be brief.'))
+  encoded, report = encoding.encode(examples, tokenizer, 128, ChatFormat(system_prompt='Be brief.'))
   assert len(encoded) == 6
   assert not report.counts
   for index in range(6):
@@ -53,7 +53,7 @@ def test_what_is_left_out_is_reported_by_line():
     example(4, '', '', ({'role': 'tool', 'content': 'a'},)),
     example(5, 'a', 'c'),
   ]
-  encoded, report = pipeline.encode(examples, load_tokenizer(), T)
+  encoded, report = encoding.encode(examples, load_tokenizer(), T)
   assert len(encoded) == 2
   assert dict(report.counts) == {'malformed': 1, 'too_long': 1, 'duplicate': 1, 'no_loss_token': 1}
   assert {kind: rows[0][0] for kind, rows in report.rows.items()} == {
@@ -67,9 +67,9 @@ def test_what_is_left_out_is_reported_by_line():
 
 def test_encoding_in_chunks_changes_nothing(monkeypatch):
   examples = [*sums(5), *sums(3), *sums(4, start=5)]  # duplicates of earlier chunks
-  at_once, report = pipeline.encode(examples, load_tokenizer(), T)
-  monkeypatch.setattr(pipeline, 'ENCODE_CHUNK', 2)
-  in_chunks, other = pipeline.encode(examples, load_tokenizer(), T)
+  at_once, report = encoding.encode(examples, load_tokenizer(), T)
+  monkeypatch.setattr(encoding, 'CHUNK', 2)
+  in_chunks, other = encoding.encode(examples, load_tokenizer(), T)
   assert report.lines() == other.lines() and report.counts == {'duplicate': 3}
   for field in ('ids', 'mask', 'offsets'):
     np.testing.assert_array_equal(getattr(at_once, field), getattr(in_chunks, field))
@@ -128,6 +128,6 @@ def test_one_bad_row_does_not_render_all_others_alone(monkeypatch):
   monkeypatch.setattr(chatml, 'render_batch', counting)
   examples = sums(64)
   examples[40] = example(40, 'half a pair \ud800', '1')
-  encoded, report = pipeline.encode(examples, load_tokenizer(), T)
+  encoded, report = encoding.encode(examples, load_tokenizer(), T)
   assert len(encoded) == 63 and report.lines()[0].startswith('1 malformed: ')
   assert len(batches) == 1 + 2 * 6  # both halves of 64, 32, ..., 2

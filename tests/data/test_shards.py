@@ -103,7 +103,7 @@ def test_held_out_prompts(folder, n):
   assert len(held_prompts) == len(held)
   for source, left in zip([EXAMPLES, other], training, strict=True):
     kept = [i for i, prompt in enumerate(prompts_of(source)) if prompt not in held_prompts]
-    copy = source.take(kept)
+    copy = source.without(~np.isin(np.arange(len(source)), kept))
     assert prompts_of(left) == prompts_of(copy) and left.where[:] == copy.where
     assert (left.positions, left.loss_tokens) == (copy.positions, copy.loss_tokens)
   assert hold_out([Shards(folder), other], n, seed=2)[1].where != held.where
@@ -227,7 +227,7 @@ def test_a_killed_writer_starts_again(tmp_path, capsys):
   with pytest.raises(KeyboardInterrupt), shards.Writer(tmp_path / 'a', load_tokenizer(), ChatFormat(), T) as writer:
     writer.add(*EXAMPLES[0], 'x', 'sums')
     raise KeyboardInterrupt
-  assert shard_card.is_shards(tmp_path / 'a')
+  assert shard_card.is_source(str(tmp_path / 'a'))
   with pytest.raises(UserError, match='is unfinished .*: run the command that makes these shards again'):
     data_of(str(tmp_path / 'a'))
   write(tmp_path / 'a')
