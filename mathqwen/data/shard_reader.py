@@ -238,7 +238,7 @@ def _check_room(folder: files.AnyPath, local: pathlib.Path, entries: list[dict])
 
 
 def _is_there(path: pathlib.Path, entry: dict) -> bool:
-  return path.is_file() and path.stat().st_size == entry['bytes']
+  return path.is_file() and path.stat().st_size == entry['bytes'] and ends_of(path) == entry['ends']
 
 
 def _fetch(source: files.AnyPath, target: pathlib.Path, entry: dict) -> None:

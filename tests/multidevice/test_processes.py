@@ -198,6 +198,22 @@ def test_a_host_that_compiles_for_good(tiny, tmp_path):
   assert 'in stuck' in stacks['step-0-host-1.txt'] and 'MainThread' in stacks['step-0-host-0.txt']
 
 
+def test_hosts_read_the_same_shards(tiny, tmp_path):
+  """Two hosts, then one that continues, have the batches of one host that never stopped, and of the file."""
+  folder = str(tmp_path / 'shards')
+  assert main(['data', 'shards', tiny.config, '--out', folder]) == 0
+  settings = [*SETTINGS, 'data.eval_examples=0', 'optim.schedule=constant', 'optim.warmup_steps=0']
+  settings.remove('train.eval_every=20')
+  status, said = ends(start(tiny, tmp_path / 'two', *settings, f'data.sources={folder}', 'train.steps=3'))
+  assert status == [0, 0], said
+  for workdir, source in (('two', folder), ('one', folder), ('file', tiny.train)):
+    words = set_all(*settings, f'data.sources={source}', 'train.steps=5')
+    assert main(['train', tiny.config, '--workdir', str(tmp_path / workdir), *words]) == 0
+  ledgers = [(tmp_path / workdir / 'ledger.jsonl').read_text() for workdir in ('two', 'one', 'file')]
+  assert ledgers[0].count('batch') == 5 and len(set(ledgers)) == 1
+  assert main(['data', 'verify', str(tmp_path / 'two')]) == 0
+
+
 def test_hosts_choose_the_same_whole_checkpoint(tiny, trained, tmp_path):
   """The newest has a changed byte; host 0 alone moves it."""
   workdir = tmp_path / 'run'
