@@ -189,10 +189,9 @@ def _check_folder(out: files.AnyPath, settings: dict) -> None:
   if there:
     folder.check_settings(out, settings, there[0])
     return
-  if hosts.share()[0] == 0:
-    if not (out / SETTINGS).exists() and (out / TRAIN).exists():
-      raise UserError(f'{out} holds a {TRAIN} that is not from here; give another --out')
-    records.write_json(out / SETTINGS, settings)
+  if not (out / SETTINGS).exists() and (out / TRAIN).exists():
+    raise UserError(f'{out} holds a {TRAIN} that is not from here; give another --out')
+  records.write_json(out / SETTINGS, settings)  # by every host, whose disk may be its own
 
 
 def _read_unanswered(out: files.AnyPath) -> list[str]:

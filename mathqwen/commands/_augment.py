@@ -40,14 +40,13 @@ def add_flags(parser: _flags.Parser) -> None:
     metavar='DIR',
     help='where train.jsonl, all samples and the data card go; the same command again continues there',
   )
-  model = parser.add_mutually_exclusive_group(required=True)
-  model.add_argument(
+  parser.add_argument(
     '--model',
     type=_flags.model_path,
+    required=True,
     metavar='MODEL',
     help="a Hugging Face directory, a model on its hub, a run's --workdir, or openai:URL#NAME, a model that is served",
   )
-  model.add_argument('--endpoint', metavar='URL#NAME', help='the same as --model openai:URL#NAME')
   parser.add_argument(
     '--questions',
     choices=questions.KINDS,
@@ -97,18 +96,20 @@ def _augment(args: argparse.Namespace) -> dict:
   """UserError for bad arguments, before a model is opened."""
   from mathqwen.augment import augment
   from mathqwen.augment.asking import OurModel, ServedModel
+  from mathqwen.data import catalog
   from mathqwen.evals import asked, endpoint, prompts
   from mathqwen.evals.ask import Ask, Decoding, check_positive
   from mathqwen.grading import grade
 
   files.check(args.out)
-  model_name = args.model or f'openai:{args.endpoint.removeprefix("openai:")}'
+  if args.data_dir is not None and catalog.of_source(args.source) is None:
+    raise UserError(f'--data-dir {args.data_dir}: nothing reads it, because {args.source} has no name; leave it out')
   if args.rule:
     grade.get(args.rule)
   if args.prompt:
     prompts.get(args.prompt)
   asked.check(args.prompt or asked.DEFAULT, args.template, args.system)
-  served = _asking.is_served(model_name)
+  served = _asking.is_served(args.model)
   _asking.refuse(args, served, OURS)
   if not args.questions:
     for name in _asking.given(args, _REQUEST):
@@ -130,10 +131,10 @@ def _augment(args: argparse.Namespace) -> dict:
   model: Asked
   if served:
     options = _asking.given(args, ('timeout', 'requests_per_minute')) | {'system_prompt': args.system or ''}
-    model = ServedModel(endpoint.Endpoint(model_name, **options), concurrency)
+    model = ServedModel(endpoint.Endpoint(args.model, **options), concurrency)
   else:
     _asking.start_devices(args, f'the answers in {args.out} are kept')
-    opened, read = _models.open_on_this_host(model_name, args.dtype, args.template, args.system)
+    opened, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
     model = OurModel(opened, read, batch_size)
     if hosts.share()[0] == 0:
       report(asked.describe(opened, args.prompt or asked.DEFAULT))

@@ -187,9 +187,8 @@ def test_other_settings_are_refused(run, source, tmp_path):
 
 
 def test_the_command(server, source, tmp_path, capsys):
-  url = server.model.removeprefix('openai:')
   words = ['data', 'augment', source, '--out', str(tmp_path / 'out')]
-  assert cli.main([*words, '--endpoint', url, '--samples', '2', '--rule', 'number', '--json']) == 0
+  assert cli.main([*words, '--model', server.model, '--samples', '2', '--rule', 'number', '--json']) == 0
   summary = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert summary == json.loads((tmp_path / 'out' / 'summary.json').read_text()) and summary['rows'] == 8
 
@@ -197,8 +196,8 @@ def test_the_command(server, source, tmp_path, capsys):
     assert cli.main([*words, *more]) == 2
     return capsys.readouterr().err
 
-  served = ('--endpoint', url, '--rule', 'number')
-  assert 'one of the arguments --model --endpoint is required' in refused()
+  served = ('--model', server.model, '--rule', 'number')
+  assert 'the following arguments are required: --model' in refused()
   assert 'not the data of a benchmark, whose rule' in refused('--model', server.model)
   assert '--seed is decided by the server; leave it out' in refused(*served, '--seed', '1')
   assert '--min-share is for --questions' in refused(*served, '--min-share', '0.7')
@@ -206,6 +205,7 @@ def test_the_command(server, source, tmp_path, capsys):
   assert 'without_gold is for the questions of' in refused(*served, '--questions', 'numbers', '--without-gold')
   assert 'samples is 0; it must be from 1 to' in refused(*served, '--samples', '0')
   assert 'samples at temperature 0 are all the same' in refused(*served, '--temperature', '0')
+  assert f'--data-dir here: nothing reads it, because {source}' in refused(*served, '--data-dir', 'here')
   assert 'limit is 0' in refused(*served, '--limit', '0')
   assert 'top_p 2.0 is not in' in refused(*served, '--top-p', '2')
   assert 'concurrency is 0' in refused(*served, '--concurrency', '0')

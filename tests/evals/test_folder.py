@@ -1,15 +1,14 @@
 """What an evaluation keeps in its directory: interrupted, continued, damaged, locked, on several hosts."""
 
-import concurrent.futures
 import contextlib
 import errno
 import json
 import resource
-import threading
 from pathlib import Path
 
 import pytest
 from reciting import evaluate, lines
+from two_hosts import on_two_hosts
 
 from mathqwen.errors import UserError
 from mathqwen.evals import records, run
@@ -50,35 +49,6 @@ def test_one_host_continues_what_several_began(reciting, data_dir, tmp_path, cap
   (out / 'arithmetic' / 'records.jsonl').unlink()
   with pytest.raises(UserError, match='records.3.jsonl is there without settings.json'):
     evaluate(model, out, data_dir)
-
-
-def on_two_hosts(monkeypatch, work):
-  """What `work(host)` returns on each, in two threads."""
-  here = threading.local()
-  meeting = threading.Barrier(2, timeout=30)
-  values = [None, None]
-
-  def gather(value):
-    values[here.number] = json.loads(json.dumps(value))
-    meeting.wait()
-    found = list(values)
-    meeting.wait()
-    return found
-
-  def host(number):
-    here.number = number
-    try:
-      return work(number)
-    except BaseException:
-      meeting.abort()
-      raise
-
-  monkeypatch.setattr(run.hosts, 'share', lambda: (getattr(here, 'number', 0), 2))
-  monkeypatch.setattr(run.hosts, 'gather', gather)
-  with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    results = list(pool.map(host, range(2)))
-  monkeypatch.undo()
-  return results
 
 
 @pytest.mark.parametrize('disks', [['shared', 'shared'], ['own 0', 'own 1']])

@@ -108,7 +108,7 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     'config': tiny.config, '--benchmarks': 'arithmetic', '--benchmark': 'arithmetic', '--topology': 'v5e-1',
     'names': 'gsm8k', 'model': trained, '--workdir': f'{bucket}/run', 'source': trained, 'target': f'{bucket}/target',
     'a': f'{bucket}/a', 'b': f'{bucket}/b', 'scores': f'{bucket}/scores', '--data-dir': tiny.data_dir,
-    '--out': f'{bucket}/out', '--set': 'train.steps=6',
+    '--out': f'{bucket}/out', '--model': trained, '--set': 'train.steps=6',
   }  # fmt: skip
   if '--data-dir' in map(name_of, actions):
     real['config'] = 'gsm8k_small'  # which reads it
@@ -116,6 +116,8 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     record = nowhere.parent / 'records.jsonl'
     record.write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
     real['records'] = record
+  if words == ('data', 'augment'):
+    real |= {'source': tiny.train, '--rule': 'math401'}
   if words == ('data', 'verify'):  # a run whose data has a name, so that it reads --data-dir
     real['workdir'] = nowhere.parent / 'named'
     shutil.copytree(trained, real['workdir'])
@@ -125,6 +127,8 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
   monkeypatch.setenv('MATHQWEN_CACHE', str(nowhere.parent / 'cache'))
   line = list(words)
   optional = {'--workdir', '--data-dir', '--out'}
+  if words == ('data', 'augment'):
+    optional = {'--rule'}  # a file reads no --data-dir
   if name_of(action) != '--reproduce':  # which takes its config from a checkpoint
     optional.add('config')
   for other in actions:
