@@ -10,6 +10,7 @@ inside the calculation, or the `20% of` before one.
 """
 
 import dataclasses
+import functools
 import re
 from fractions import Fraction
 
@@ -63,6 +64,7 @@ class Equation:
   holds: bool  # within TOLERANCE
 
 
+@functools.lru_cache(maxsize=2**13)  # a question's samples are read when they are judged, and when they are compared
 def read(text: str) -> list[Equation]:
   """The calculations of a solution, in its order: the marked ones if there are any, else those that are plain.
 
@@ -91,7 +93,7 @@ def _marked(content: str) -> Equation:
 
 def _plain(text: str) -> list[Equation]:
   """The equations of a text without marks that can be read with certainty."""
-  text = clean(text)
+  text = clean('\n'.join(line for line in text.split('\n') if '=' in line or '＝' in line))
   for pattern, sign in _LATEX:
     text = pattern.sub(sign, text)
   text = _TIMES.sub('*', text)

@@ -66,7 +66,6 @@ def _verdict(record: dict) -> tuple[str, str] | None:
   return None
 
 
-@functools.lru_cache(maxsize=4096)
 def _key(text: str) -> tuple[str, ...]:
   """What answers are told apart by."""
   found = [equation.text for equation in equations.read(text)]
