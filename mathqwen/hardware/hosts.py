@@ -80,7 +80,7 @@ def join(where: str, after_loss: str):
   on_sigterm = signal.getsignal(signal.SIGTERM)
   try:
     with (
-      jax_internals.abort_on_fatal_error(),
+      jax_internals.abort_on_fatal_error(_end_after_fatal_error),
       jax_internals.registration_limit(start_seconds, _check_port) as port_is_checked,
     ):
       if not port_is_checked and _given_place.index == 0:

@@ -182,8 +182,10 @@ def registration_limit(seconds: int, before_listening: Callable[[str], None]) ->
 
 
 @contextlib.contextmanager
-def abort_on_fatal_error() -> Iterator[None]:
+def abort_on_fatal_error(end_process: Callable[[str], None]) -> Iterator[None]:
   """Within it, a client that is made will abort at a fatal error, also where JAX would let it exit, with status 1.
+
+  end_process: called with the reason when the client cannot connect.
 
   JAX below 0.9 exits at once, before `on_fatal_error` has read why. A callback in Python keeps it from that: its
   argument is a C++ type that Python does not know, so that the call throws, and C++ aborts. Before it does, it calls
@@ -199,8 +201,24 @@ def abort_on_fatal_error() -> Iterator[None]:
   functions.get_distributed_runtime_client = functools.partial(make_client, missed_heartbeat_callback=lambda _: None)
   try:
     yield
+  except RuntimeError as error:
+    # A client that cannot connect makes that call in this thread, where it is no abort but this exception.
+    if str(error) != 'std::bad_cast':
+      raise
+    end_process(_why_not_connected())
   finally:
     functions.get_distributed_runtime_client = make_client
+
+
+def _why_not_connected() -> str:
+  """What keeps the client of this process from connecting: it says so when it is shut down."""
+  from jax.errors import JaxRuntimeError
+
+  try:
+    _distributed().global_state.client.shutdown()
+  except JaxRuntimeError as error:
+    return str(error)
+  return ''
 
 
 def _set_terminate():

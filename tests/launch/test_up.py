@@ -55,7 +55,8 @@ def test_preempted_asked_again_resumed_deleted(fake_cloud, hold, start, job_file
   names = [event['event'] for event in events]
   once = ['asked', 'active', 'ready', 'started']
   assert names == ['up', *once, 'ended', 'gone', 'deleted', *once, 'step', 'ended', 'deleted']
-  assert events[5]['statuses']['math-7b.2'] is None and events[5]['outcome'] == 'again'
+  # The preempted host is silent, or says in its last moment that its process was killed.
+  assert events[5]['statuses']['math-7b.2'] in (None, 137) and events[5]['outcome'] == 'again'
   got = ledger.summary(events, 16, 3600, events[-1]['time'])
   assert (got.steps, got.tokens, got.starts, got.preemptions) == (10, 10240, 2, 1)
   assert events[-2]['statuses'] == {f'math-7b.{host}': int(fails and host == 1) for host in range(4)}

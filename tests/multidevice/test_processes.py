@@ -17,7 +17,7 @@ import pytest
 import safetensors.numpy
 
 import mathqwen
-from mathqwen import hf
+from mathqwen import compat, hf
 from mathqwen.cli import main
 from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
@@ -312,7 +312,8 @@ def test_what_ends_one_host_ends_the_other(tiny, tmp_path):
   assert status == [2, 2, 1, 1], said
   assert said[1] == ['mathqwen: cannot read train.jsonl: No such file or directory; check the path']
   assert said[0][-1] == said[1][0].replace('mathqwen: ', 'mathqwen: host 1 ended, and this one with it: ')
-  assert said[3][0].startswith('Traceback') and said[3][-1] == 'ZeroDivisionError: division by zero'
+  own = [line for line in said[3] if 'Grain multiprocess' not in line]  # a warning of Grain about an older jaxlib
+  assert own[0].startswith('Traceback') and own[-1] == 'ZeroDivisionError: division by zero'
   assert said[2][-1] == 'mathqwen: host 1 ended, and this one with it: ZeroDivisionError, see its traceback there'
 
 
@@ -349,7 +350,9 @@ def test_hosts_of_a_jax_without_those_internals(tiny, monkeypatch):
   assert json.loads(waiting[0].stderr.readline()) == [0, 2]
   waiting[1].kill()
   status, said = ends([*done, *differing, *waiting, *alone], timeout=100)
-  assert status == [0, 0, 2, 2, 75, -signal.SIGKILL, 2], said
+  # JAX below 0.9 exits by itself, before the reason can be read: see `jax_internals.abort_on_fatal_error`.
+  lost_host, no_host = (1, 1) if compat.client_exits() else (75, 2)
+  assert status == [0, 0, 2, 2, lost_host, -signal.SIGKILL, no_host], said
   assert said[:2] == [['[0, 2]'], ['[1, 2]']]
   assert (
     said[2][1:]
@@ -360,9 +363,10 @@ def test_hosts_of_a_jax_without_those_internals(tiny, monkeypatch):
     ]
   )
   lost = 'mathqwen: host 1 was lost (no heartbeat for 10 seconds): run the same command again on every host; nothing is'
-  assert len(said[4]) == 1 and said[4][0].startswith(lost)
   came = 'mathqwen: not all of 2 hosts joined within 20 seconds; start the same command on every host'
-  assert len(said[6]) == 1 and said[6][0].startswith(came)
+  if not compat.client_exits():
+    assert len(said[4]) == 1 and said[4][0].startswith(lost)
+    assert len(said[6]) == 1 and said[6][0].startswith(came)
 
 
 def test_each_host_answers_its_share_of_the_problems(tiny, trained, tmp_path):

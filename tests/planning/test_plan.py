@@ -249,7 +249,7 @@ def test_a_defect_of_ours_is_none_of_the_compiler(monkeypatch):
 @pytest.mark.parametrize(
   'error, answer',
   [
-    (jax.errors.JaxRuntimeError('INTERNAL: a\nb'), {'failed': 'JaxRuntimeError: INTERNAL: a'}),
+    (jax.errors.JaxRuntimeError('INTERNAL: a\nb'), {'failed': f'{jax.errors.JaxRuntimeError.__name__}: INTERNAL: a'}),
     (OSError('libtpu.so: undefined symbol'), {'failed': 'OSError: libtpu.so: undefined symbol'}),
     (UserError('set a'), {'refused': 'set a'}),
   ],
