@@ -34,24 +34,21 @@ def by_order(sources: Sequence[Examples], n: int | None, seed: int) -> tuple[lis
   together = [index for of_source in indexes for index in of_source]
   if n is None:
     n = _default(prompts.count(together, enough=10 * _HELD_OUT))
-  chosen = prompts.first_prompts(together, prompts.start_of(seed), n)
+  start = prompts.start_of(seed)
+  chosen = prompts.first_prompts(together, start, n)
 
   removed: list[list[int]] = [[] for _ in sources]
-  first = []  # (source, index) of the first example with each prompt
-  for prompt in chosen:
-    found = [(which, i) for which, of_source in enumerate(indexes) for i in _examples_of(of_source, prompt)]
-    first.append(found[0])
-    for which, index in found:
-      removed[which].append(index)
+  first: dict[int, tuple[int, int]] = {}  # prompt -> (source, index) of the first example with it
+  for which, of_source in enumerate(indexes):
+    for index in of_source:
+      for prompt, found in prompts.examples_of(index, start, chosen).items():
+        first.setdefault(prompt, (which, found[0]))
+        removed[which] += found
   training: list[Examples] = [Without(source, gone) for source, gone in zip(sources, removed, strict=True)]
   _check_left(training, n, lambda: prompts.count(together, enough=sum(map(len, sources))))
-  held_out = sorted(first)
+  held_out = sorted(first.values())
   rendered = [sources[which][index] for which, index in held_out]
   return training, Encoded.from_rendered(rendered, [sources[which].where[index] for which, index in held_out])
-
-
-def _examples_of(indexes: Sequence[prompts.Index], prompt: int) -> list[int]:
-  return [example for index in indexes for example in prompts.examples_of(index, prompt)]
 
 
 def _default(different: int) -> int:

@@ -89,15 +89,16 @@ def first_prompts(indexes: Sequence[Index], start: int, count: int) -> list[int]
   return sorted(found, key=lambda prompt: (prompt - start) % 2**64)[:count]
 
 
-def examples_of(index: Index, prompt: int) -> list[int]:
-  """The examples with this prompt, in order."""
-  found: list[int] = []
-  for entries in _from(index, prompt):
-    same = entries['example'][entries['prompt'] == prompt]
-    found += same.tolist()
-    if len(same) < len(entries):
+def examples_of(index: Index, start: int, first: Sequence[int]) -> dict[int, list[int]]:
+  """{prompt: its examples, in order} of those prompts of `first_prompts` from `start` on that the index has."""
+  found: dict[int, list[int]] = {}
+  beyond = (first[-1] - start) % 2**64 if first else -1
+  for entries in _from(index, start):
+    for prompt, example in entries[np.isin(entries['prompt'], np.array(first, np.uint64))].tolist():
+      found.setdefault(prompt, []).append(index.first + example)
+    if (int(entries['prompt'][-1]) - start) % 2**64 > beyond:
       break
-  return [index.first + example for example in found]
+  return found
 
 
 def count(indexes: Sequence[Index], enough: int) -> int:

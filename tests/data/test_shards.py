@@ -122,9 +122,11 @@ def test_prompts_in_order_over_blocks(monkeypatch):
     for start in (0, 8, *hashes[:3], 2**64 - 1):
       order = sorted({9, *hashes[:size]}, key=lambda prompt: (prompt - start) % 2**64)
       assert [prompts.first_prompts(parts, start, n) for n in (1, 3, 99)] == [order[:1], order[:3], order]
-    for prompt in {7, 8, 9, *hashes}:
-      found = [i for part in parts for i in prompts.examples_of(part, prompt)]
-      assert found == [i for i, known in enumerate([*hashes[:size], *[0] * (71 - size), 9]) if known == prompt]
+      for first in (order[:1], order[:3], order):
+        found = [prompts.examples_of(part, start, first) for part in parts]
+        assert found[1] == ({9: [71]} if 9 in first else {})
+        places = {prompt: [i for i, known in enumerate(hashes[:size]) if known == prompt] for prompt in first}
+        assert found[0] == {prompt: examples for prompt, examples in places.items() if examples}
     assert prompts.count(parts, 99) == len(order) and prompts.count(parts, 1) == 1
 
 
