@@ -30,11 +30,13 @@ def clean(
   asked: Sequence[str] | None,
   beam_options: Sequence[str] = (),
   command: Sequence[str] = (),
+  tokenizer: str | None = None,
 ) -> dict:
   """Cleans the sources of `cfg` into the folder `out`. Returns what its report.json holds.
 
   test_sets: {name: (source, split)} of all test sets. asked: the names of those that must be there; None takes all that
-  are found. beam_options: as in `pipeline.run`. command: what was called, for the report.
+  are found. beam_options: as in `pipeline.run`. command: what was called, for the report. tokenizer: a directory, with
+  which shards of tokens are written; None writes text.
 
   The same call continues one that was interrupted, and does nothing once it is complete.
   UserError: when a source cannot be read, `out` holds something else, or a source loses more than `cfg.max_left_out`.
@@ -42,6 +44,12 @@ def clean(
   pipeline.import_beam()
   target = files.path(out)
   with files.locked(target, 'cleaning'):
+    how = None
+    if tokenizer is not None:
+      from mathqwen.cleaning import tokens  # imports Grain
+
+      how = job.Tokens(tokenizer, cfg.template, cfg.system_prompt, cfg.seq_len)
+      tokens.check(how)
     problems, missing = find_problems(test_sets, asked, cfg.data_dir)
     pieces, probes = job.plan_pieces(cfg.sources, cfg.data_dir)
     this = Job(
@@ -53,6 +61,7 @@ def clean(
       pieces=tuple(pieces),
       probes=tuple(probes),
       test_problems=job.hash_of(problems),
+      tokens=how,
     )
     work = target / _WORK
     if (target / REPORT).is_file():
@@ -63,6 +72,8 @@ def clean(
     result = _report(this, str(work), missing, cfg, command)
     _check_left_out(this, result, cfg.max_left_out)
     _join(target, work)
+    if how is not None:
+      result['shards'] = _write_shards(target, work, this, how, result)
     card.write(target, result)
     files.write_atomically(target / REPORT, json.dumps(result, indent=1, ensure_ascii=False).encode())
     files.remove_tree(work)
@@ -212,3 +223,15 @@ def _join(target: files.AnyPath, work: files.AnyPath) -> None:
     for name, _ in stages.parts_of(str(work)):
       for folder in ('parts', 'written'):
         file.write((work / folder / f'{name}.left_out').read_bytes())
+
+
+def _write_shards(target: files.AnyPath, work: files.AnyPath, this: Job, how: job.Tokens, result: dict) -> dict:
+  """Writes the shards of all parts. Returns how many tokens they have."""
+  from mathqwen.cleaning import tokens
+
+  parts = [(name, this.sources[summary['source']]) for name, summary in stages.parts_of(str(work))]
+  about = {name: result[name] for name in ('command', 'settings', 'versions', 'test_sets', 'test_sets_not_found')}
+  about['licences'] = {entry['source']: entry['licence'] for entry in result['sources']}
+  left_out = {entry['source']: Report.from_dict(entry['left_out']) for entry in result['sources']}
+  written = tokens.write_shards(target, work, parts, how, about, left_out)
+  return {name: written[name] for name in ('examples', 'tokens', 'loss_tokens', 'longest', 'seq_len', 'fingerprint')}

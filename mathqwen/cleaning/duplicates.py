@@ -1,7 +1,7 @@
 """Exact and near duplicates, by compact keys: a hash of each row, and the bands of its MinHash.
 
-Rows of the same key in one of the columns are candidates. A near duplicate also has the same numbers and answer, which
-are part of its keys, and a MinHash of enough similarity.
+Rows of the same key in one of the columns are candidates. A near duplicate also has the same numbers, operators and answer,
+which are part of its keys, and a MinHash of enough similarity.
 """
 
 from collections.abc import Iterator
@@ -34,12 +34,12 @@ def keys(batch: Batch, near: bool) -> tuple[np.ndarray, np.ndarray]:
   eligible = np.flatnonzero(np.diff(batch.offsets_of_rows) >= _LEAST_TOKENS) if near else []
   if not len(eligible):
     return found, signatures
-  key_of_numbers = np.array([_numbers(rows[i]) for i in eligible.tolist()], np.uint64)
+  key_of_formulas = np.array([_formulas(rows[i]) for i in eligible.tolist()], np.uint64)
   values = _minhash(batch)[eligible]
   signatures[eligible] = (values & np.uint64(255)).astype(np.uint8)
   width = PERMUTATIONS // BANDS
   for band in range(BANDS):
-    key = key_of_numbers + np.uint64(band)
+    key = key_of_formulas + np.uint64(band)
     for column in range(band * width, (band + 1) * width):
       key = key * _MULTIPLIER + values[:, column]
       key ^= key >> np.uint64(32)
@@ -47,9 +47,9 @@ def keys(batch: Batch, near: bool) -> tuple[np.ndarray, np.ndarray]:
   return found, signatures
 
 
-def _numbers(row: Row) -> int:
-  """A hash of what near duplicates must have in common: the numbers of all turns, in order, and the answer."""
-  found = [' '.join(texts.numbers(turn.text, turn.tokens)) for turn in (*row.questions, *row.answers)]
+def _formulas(row: Row) -> int:
+  """A hash of what near duplicates must have in common: numbers and operators of all turns, in order, and the answer."""
+  found = [' '.join(texts.formulas(turn.plain)) for turn in (*row.questions, *row.answers)]
   return texts.hash64('\n'.join([*found, row.gold]))
 
 

@@ -30,6 +30,16 @@ class Piece:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tokens:
+  """How rows become tokens: the settings data.* of those names, and the files of a tokenizer."""
+
+  tokenizer: str
+  template: str
+  system_prompt: str
+  seq_len: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Job:
   """A cleaning. Everything that decides its result is here."""
 
@@ -41,6 +51,7 @@ class Job:
   pieces: tuple[Piece, ...]
   probes: tuple[str, ...]  # of the files: a hash of their ends
   test_problems: str  # a hash
+  tokens: Tokens | None = None  # None: text is written
 
   @functools.cached_property
   def fingerprint(self) -> str:
@@ -66,8 +77,9 @@ class Job:
         Piece(**piece | {'lines': piece['lines'] and LineRange(**piece['lines'])}) for piece in value.pop('pieces')
       )
       cleaning = from_dict(Cleaning, value.pop('cleaning'))
+      tokens = value.pop('tokens')
       lists = {name: tuple(entry) if isinstance(entry, list) else entry for name, entry in value.items()}
-      return cls(pieces=pieces, cleaning=cleaning, **lists)
+      return cls(pieces=pieces, cleaning=cleaning, tokens=tokens and Tokens(**tokens), **lists)
     except (KeyError, TypeError, AttributeError) as error:
       raise ValueError(str(error)) from None
 

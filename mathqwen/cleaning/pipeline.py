@@ -36,7 +36,6 @@ def run(work: str, options: Sequence[str]) -> None:
   beam = import_beam()
   pipeline_options = parse_options(options, _defaults(work))
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
-  logging.getLogger('root').setLevel(logging.CRITICAL)
   try:
     with _progress(work), beam.Pipeline(options=pipeline_options) as pipeline:
       pieces = list(range(len(job.load(work)[0].pieces)))
@@ -54,6 +53,7 @@ def run(work: str, options: Sequence[str]) -> None:
 
 def import_beam() -> Any:
   """The module apache_beam. UserError: when it is not installed."""
+  logging.disable(logging.WARNING)  # it warns of packages that nobody asked for
   try:
     import apache_beam
     import rensa  # noqa: F401 - the workers need it
@@ -61,6 +61,8 @@ def import_beam() -> Any:
     raise UserError(
       f"cleaning needs the package {error.name}: pip install 'mathqwen[beam]'; `mathqwen train` reads files without it"
     ) from None
+  finally:
+    logging.disable(logging.NOTSET)
   return apache_beam
 
 
@@ -90,6 +92,7 @@ def _part_numbers(work: str) -> list[int]:
 def _guarded(element: int, work_on: Callable[[str, int], Any], work: str) -> Any:
   """work_on(work, element). Stopped: with a line, for what the user can fix."""
   before, after = _MARKS
+  logging.getLogger('absl').setLevel(logging.ERROR)  # TFDS tells each file that it writes
   try:
     return work_on(work, element)
   except UserError as error:

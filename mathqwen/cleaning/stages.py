@@ -12,7 +12,7 @@ WORK, a folder below the output, holds what passes between stages, so that only 
                   .json           counts; written last, so a part that has it is whole
   pieces/00003.json               how many parts a piece has, and rows that cannot be read
   groups/00017                    duplicates, see `_write_pairs`
-  written/00003-0001.json         counts and hash of a part of the output
+  written/00003-0001.json         counts and hash of a part of the output      .npz   its tokens, for shards
 
 What is there is not made again, so a cleaning that was interrupted continues.
 """
@@ -316,14 +316,25 @@ def write(work: str, index: int) -> str:
     detail = f'same as {more.get("of", "an earlier row")}' if reason == 'duplicate' else f'similarity {similarity:.2f}'
     report.add(reason, record['where'], detail)
     left_out.append(_left_out_line(source, record['where'], reason, detail, **more))
-  kept = b''.join(line for row, line in enumerate(lines) if row not in dropped)
-  if kept:
+  kept = [line for row, line in enumerate(lines) if row not in dropped]
+  count = len(kept)
+  content = b''.join(kept)
+  if this.tokens is not None:
+    from mathqwen.cleaning import tokens  # imports Grain, which text does not need
+
+    content, untokenised = tokens.encode(kept, this.tokens)
+    files.write_atomically(folder / 'written' / f'{name}.npz', content)
+    report.merge(untokenised)
+    count -= sum(untokenised.counts.values())
+    for reason, rows in untokenised.rows.items():
+      left_out += [_left_out_line(source, where, reason, detail) for where, detail in rows]
+  elif kept:
     target = folder.parent / this.folder(summary['source']) / f'train-{name}.jsonl'
-    files.write_atomically(target, kept)
+    files.write_atomically(target, content)
   files.write_atomically(folder / 'written' / f'{name}.left_out', b''.join(left_out))
   result = {
-    'rows': len(lines) - len(dropped),
-    'sha256': hashlib.sha256(kept).hexdigest(),
+    'rows': count,
+    'sha256': hashlib.sha256(content).hexdigest(),
     'report': report.to_dict(),
   }
   files.write_atomically(done, json.dumps(result).encode())

@@ -18,6 +18,7 @@ _HAN = re.compile('[\u3400-\u9fff\uf900-\ufaff]')
 _WORD = re.compile(r'[^\W_]+')
 _CHARACTER = re.compile(r'[^\W_]')
 _DIGITS = re.compile(r'\d+')
+_FORMULA = re.compile(r'\d+(?:\.\d+)?|[+*/^<>=%!-]')
 _NUMBER = re.compile(r'\d+(?:\.\d+)?')
 # Spellings of LaTeX that look the same.
 _LATEX = re.compile(r'\\(?:(left|right|displaystyle|quad|[,;:! ])|([dt])(?=frac)|(times|cdot)|(div))')
@@ -71,9 +72,9 @@ def template(text: str, words: Sequence[str]) -> str:
   return _DIGITS.sub('0', ' '.join(words))
 
 
-def numbers(text: str, words: Sequence[str]) -> list[str]:
-  """The numbers of a text, in order. words: its `tokens`"""
-  return _NUMBER.findall(text) if has_han(text) else [word for word in words if word[0].isdigit()]
+def formulas(plain_text: str) -> list[str]:
+  """The numbers and operators of what `plain` gave, in order."""
+  return _FORMULA.findall(plain_text)
 
 
 def tokens(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 import argparse
 
 from mathqwen.commands import _flags
-from mathqwen.errors import look_up
+from mathqwen.errors import UserError, look_up
 
 HELP = "a config's data without duplicates, test problems and broken rows, with a report of what was left out"
 
@@ -16,6 +16,16 @@ def add_flags(parser: _flags.Parser) -> None:
     '--test-sets',
     metavar='NAME,...',
     help='benchmarks that the data must not overlap with; all of these must be found (default: all that are found)',
+  )
+  parser.add_argument(
+    '--tokenizer',
+    type=_flags.path,
+    metavar='DIR',
+    help='a directory with tokenizer files: shards of tokens are written, which training reads at random, with the '
+    "config's data.template, data.system_prompt and data.seq_len",
+  )
+  parser.add_argument(
+    '--format', choices=('shards', 'jsonl'), help='what is written (default: shards with --tokenizer, otherwise jsonl)'
   )
   parser.add_argument(
     '--beam',
@@ -45,9 +55,15 @@ def run(args: argparse.Namespace) -> dict:
   for name in asked or ():
     look_up('benchmark', name, BENCHMARKS)
   test_sets = {name: (benchmark.source, benchmark.split) for name, benchmark in BENCHMARKS.items()}
-  result = clean(experiment.data, cleaning, args.out, test_sets, asked, args.beam, ['mathqwen', *sys.argv[1:]])
+  if args.format == 'shards' and args.tokenizer is None:
+    raise UserError('--format shards: give --tokenizer DIR, whose tokens are written')
+  if args.format == 'jsonl' and args.tokenizer is not None:
+    raise UserError('--tokenizer: text has no tokens; leave it out, or give --format shards')
+  command = ['mathqwen', *sys.argv[1:]]
+  result = clean(experiment.data, cleaning, args.out, test_sets, asked, args.beam, command, args.tokenizer)
   for entry in result['sources']:
-    print(f'{entry["source"]}: {entry["rows"]:,} of {entry["rows_read"]:,} rows kept, in {args.out}/{entry["folder"]}')
+    where = args.out if args.tokenizer else f'{args.out}/{entry["folder"]}'
+    print(f'{entry["source"]}: {entry["rows"]:,} of {entry["rows_read"]:,} rows kept, in {where}')
     for line in Report.from_dict(entry['left_out']).lines(2):
       print(f'  left out: {line}')
   for name, found in result['test_sets'].items():
@@ -55,7 +71,7 @@ def run(args: argparse.Namespace) -> dict:
     print(f'{name}: of {found["problems"]:,} test problems, rows overlap with {counts or "none"}')
   if result['test_sets_not_found']:
     print(f'not found, and not compared with: {", ".join(result["test_sets_not_found"])}')
-  if experiment.data.weights:
+  if experiment.data.weights and args.tokenizer is None:
     folders = ','.join(f'{args.out}/{entry["folder"]}' for entry in result['sources'])
     weights = ','.join(map(str, experiment.data.weights))
     print(f'train with these weights: --set data.sources={folders} --set data.weights={weights}')

@@ -128,3 +128,26 @@ def test_pieces_and_parts_give_the_same_rows(mixture, tmp_path, monkeypatch):
   assert result['sources'][0]['left_out'].keys() == whole['sources'][0]['left_out'].keys()
   kept = {split: [example.question for example in load(str(tmp_path / split))[0]] for split in ('whole', 'pieces')}
   assert kept['whole'] == kept['pieces']
+
+
+def test_shards_are_what_training_reads(mixture, tmp_path):
+  """The batches of the cleaned shards are those of the cleaned text; a row that is too long is counted."""
+  import numpy as np
+
+  from mathqwen.data.training_data import TrainingData
+  from mathqwen.text.loading import load_tokenizer
+
+  settings = {'seq_len': 40, 'batch_size': 2, 'eval_examples': 0}
+  run(mixture, tmp_path / 'text', **settings)
+  source, test_sets = mixture
+  cfg = DataConfig(sources=(source,), max_left_out=1.0, **settings)
+  result = clean(cfg, Cleaning(), str(tmp_path / 'out'), test_sets, None, tokenizer='arithmetic')
+  kept = result['shards']['examples']
+  assert result['rows'] == kept and result['sources'][0]['left_out']['too_long']['count'] == 4 - kept > 0
+  data = []
+  for folder in ('out', 'text'):
+    cfg = DataConfig(sources=(str(tmp_path / folder),), max_left_out=1.0, **settings)
+    data.append(TrainingData(cfg, load_tokenizer()))
+  (shards, text) = (next(one.train()) for one in data)
+  assert all(np.array_equal(shards[name], text[name]) for name in text)
+  assert data[0].sources[0].where[0].startswith('mine.jsonl:')
