@@ -1,7 +1,7 @@
 """Exact and near duplicates, by compact keys: a hash of each row, and the bands of its MinHash.
 
-Rows of the same key in one of the columns are candidates. A near duplicate also has the same numbers, operators and answer,
-which are part of its keys, and a MinHash of enough similarity.
+Rows of the same key in one of the columns are candidates. A near duplicate also has the same numbers, operators
+and answer, which are part of its keys, and a MinHash of enough similarity.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def keys(batch: Batch, near: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _formulas(row: Row) -> int:
-  """A hash of what near duplicates must have in common: numbers and operators of all turns, in order, and the answer."""
+  """A hash of what near duplicates have in common: numbers and operators of all turns, in order, and the answer."""
   found = [' '.join(texts.formulas(turn.plain)) for turn in (*row.questions, *row.answers)]
   return texts.hash64('\n'.join([*found, row.gold]))
 

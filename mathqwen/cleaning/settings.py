@@ -38,8 +38,8 @@ class Cleaning:
   duplicates: bool = setting(True, help='leave out rows equal to an earlier one but for spacing, braces, punctuation')
   near_duplicates: float = setting(
     0.8,
-    help='leave out rows with the same numbers, operators and answer as an earlier one and at least this Jaccard similarity of '
-    'three-word shingles (characters in Chinese), estimated by MinHash; 0 looks for none',
+    help='leave out rows with the numbers, operators and answer of an earlier one and at least this Jaccard similarity '
+    'of three-word shingles (characters in Chinese), estimated by MinHash; 0 looks for none',
     at_least=0,
     at_most=1,
   )
