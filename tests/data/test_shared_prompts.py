@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure_shared_prompts import encoded_answers, positions_per_answer
 
+from mathqwen import cli
 from mathqwen.data import packing, pipeline, shared_prompts
 from mathqwen.data.encoded import Encoded, Without
 from mathqwen.data.inspect import describe
@@ -217,3 +218,29 @@ def test_a_shared_row_in_words():
   # An answer begins with its copy of the question's last token, a new line.
   assert lines[5:8] == ['segment 1, answer 1: 8 tokens, 7 with loss', '  ', '  [[so 120<|im_end|>]]']
   assert lines[8:] == ['segment 1, answer 2: 5 tokens, 4 with loss', '  ', '  [[120<|im_end|>]]']
+
+
+# --- a run ---
+
+
+def test_a_run_is_continued_and_verified(tiny, fails, tmp_path, capsys):
+  """With the loss on held-out questions, whose rows have no answer ids."""
+  rows = []
+  for n in range(60):
+    for said in ('', 'it is ', 'so '):
+      rows.append({'query': f'{n}+{n}=', 'response': f'{said}{2 * n}'})
+  file = tmp_path / 'answers.jsonl'
+  file.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  setting = lambda *settings: [word for each in settings for word in ('--set', each)]
+  options = setting(f'data.sources={file}', 'train.eval_every=2', 'train.log_every=1', 'optim.schedule=constant')
+  command = ['train', tiny.config, '--workdir', str(tmp_path / 'run'), *options]
+  share = setting('data.share_prompts=true')
+  assert cli.main([*command, *share, *setting('train.steps=2'), '--json']) == 0
+  printed = capsys.readouterr()
+  assert '132 answers share 44 questions: in the first window they take' in printed.out + printed.err
+  assert json.loads(printed.out.splitlines()[-1])['eval_loss'] > 0
+  assert 'data.share_prompts' in fails(*command, *setting('train.steps=4'))
+  assert cli.main([*command, *share, *setting('train.steps=4')]) == 0
+  capsys.readouterr()
+  assert cli.main(['data', 'verify', str(tmp_path / 'run'), '--json']) == 0
+  assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {'steps': 4}

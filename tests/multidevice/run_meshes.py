@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
-from mathqwen.data import packing
+from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
 from mathqwen.inference.sampling import AnswerRequest
-from mathqwen.model import parameters
+from mathqwen.model import attention, parameters, splash
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import step as step_lib
 from mathqwen.training.optim import optimizer
@@ -78,6 +78,53 @@ def run(shape, cfg=CFG):
   return {'losses': losses, 'smallest': smallest, 'compiled': step._cache_size()}
 
 
+def answers_to_questions(step, shared):
+  """24 rows: three answers to each of eight questions, which they share or not."""
+  rng = np.random.default_rng(step)
+  examples = []
+  for _ in range(8):
+    question = rng.integers(0, 64, 5)
+    for size in rng.integers(2, 6, 3):
+      ids = np.concatenate([question, rng.integers(0, 64, size)]).astype(np.int32)
+      examples.append((ids, np.repeat(np.array([0, 1], np.uint8), [5, size])))
+  rows = (shared_prompts if shared else packing).pack(examples, 16)
+  return {name: np.pad(values, ((0, 24 - len(values)), (0, 0))) for name, values in rows.items()}
+
+
+def learn_answers(shape, shared):
+  """(losses of three steps, positions that hold a token)."""
+  experiment = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, dropout=0.0))
+  mesh, tx = mesh_of(shape), optimizer(experiment.optim, STEPS)
+  state = step_lib.init_state(mesh, CFG, tx, 0, weights(mesh, 0.1))
+  step = step_lib.compile_step(mesh, CFG, experiment, tx)
+  losses, tokens = [], 0
+  for i in range(3):
+    state, metrics = step(state, sharding.global_batch(answers_to_questions(i, shared), mesh))
+    losses.append(float(metrics['loss_sum'] / metrics['loss_tokens']))
+    tokens += int(metrics['tokens'])
+  return losses, tokens
+
+
+def splash_on(shape):
+  """Largest differences of splash's output and gradients, on a mesh, from those of the reference."""
+  T, mesh = 256, mesh_of(shape)
+  rng = np.random.default_rng(0)
+  qkvg = [rng.standard_normal((2, T, 2, 8)).astype(np.float32) for _ in range(4)]
+  parts = [(1, 0, 20), (1, 1, 30), (1, 2, 11), (1, 3, 69), (2, 0, 33), (3, 1, 9), (3, 2, 84)]
+  segments, answers = np.concatenate([np.tile([[s], [a]], size) for s, a, size in parts], 1).astype(np.int32)
+  segments, answers = (np.stack([ids, np.flip(ids.max() - ids)]) for ids in (segments, answers))
+  found = []
+  for attend in (attention.reference, splash.make(mesh, interpret=True)):
+
+    @jax.jit
+    def both(q, k, v, g, attend=attend):
+      out, back = jax.vjp(lambda *qkv: attend(*qkv, segments, answers), q, k, v)
+      return (out, *back(g))
+
+    found.append(both(*qkvg))
+  return [float(abs(a - b).max()) for a, b in zip(*found, strict=True)]
+
+
 def logits(shape, cfg=CFG):
   """(groups of positions, vocabulary) of the logits on a device, of each array of them in the compiled step."""
   mesh, V = mesh_of(shape), cfg.vocab_size
@@ -108,4 +155,7 @@ if __name__ == '__main__':
   )
   both = [answers(ONE), answers(ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})]
   split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
-  print(json.dumps({'trained': trained, 'odd': odd, 'logits': split, 'odd_logits': whole, 'answers': both}))
+  together = ONE | {'fsdp': 2, 'context': 2, 'tensor': 2}
+  shared = [learn_answers(ONE, False), learn_answers(together, True)]
+  found = {'trained': trained, 'odd': odd, 'logits': split, 'odd_logits': whole, 'answers': both, 'shared': shared}
+  print(json.dumps(found | {'splash': splash_on(together)}))

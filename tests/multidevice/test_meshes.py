@@ -39,6 +39,16 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_trains_like_one_device(resul
     assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
 
 
+def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_device(results):
+  (alone, many), (losses, tokens) = results['shared']
+  assert len(set(alone)) == 3 and losses == pytest.approx(alone, rel=1e-5)
+  assert tokens < 0.8 * many
+
+
+def test_splash_on_a_mesh_sees_answers_as_the_reference(results):
+  assert max(results['splash']) < 1e-5
+
+
 def test_mesh_answers_like_one_device(results):
   """In slots that are filled again, by as few programs (a jit counts the same one twice if its caller differs)."""
   (one, _), (mesh, programs) = results['answers']
