@@ -121,7 +121,7 @@ def test_questions_are_drawn_whole(questions_and_answers, monkeypatch):
   expected = [[left.index(i) for i in group if i in left] for group in expected]
   assert sorted(without) == sorted(group for group in expected if group)
 
-  two = [source, source.take(of_question(3))]
+  two = [source, Encoded.from_rendered([source[i] for i in of_question(3)])]
   assert shared_prompts.Questions(two, apart=True).counts == [5, 1]
   together = shared_prompts.Questions(two, apart=False)
   assert len(together) == 5 and [*of_question(3), 11, 12] in list(together)
