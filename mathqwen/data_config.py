@@ -15,7 +15,7 @@ class DataConfig:
   sources: tuple[str, ...] = setting(
     ('gsm8k',),
     help='names of data sets, whose training split is read; files, folders or patterns (JSON Lines, JSON, CSV, '
-    'Parquet, Arrow), local or gs://; folders of shards (mathqwen data shards); or hf://ORGANISATION/NAME, a data set '
+    'Parquet, Arrow), local or gs://; folders of shards (mathqwen data shards); or hf:ORGANISATION/NAME, a data set '
     'on the Hugging Face hub',
     path='data',
   )

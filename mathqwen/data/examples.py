@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
-from mathqwen.data import catalog, formats, line_ranges, shapes
+from mathqwen.data import catalog, formats, line_ranges, published, shapes
 from mathqwen.data.formats import Malformed
 from mathqwen.data.left_out import Report
 from mathqwen.data.line_ranges import LineRange
@@ -138,6 +138,8 @@ def _rows_of_user(
 
   prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
   rows = formats.records(path) if part is None else line_ranges.records(path, part)
+  if not columns:  # otherwise a row is what these say
+    rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
   yield from _read_rows(path, rows, fields_of, prefix, shapes.EXPECTED, report, first_row)
 
@@ -162,7 +164,7 @@ def _read_rows(
     try:
       fields = fields_of(row, record, where)
     except Malformed as error:
-      report.add('malformed', where, str(error))
+      report.add(error.kind, where, str(error))
       first_trouble = first_trouble or f'{where} ({error})'
       continue
     readable = True

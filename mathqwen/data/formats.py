@@ -28,11 +28,13 @@ _BATCH = 1024  # rows of a table that are made objects at once
 # What comes before an element of a JSON array, or before its end.
 _BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
 
-Record = tuple[int, object]  # (line or row, counted from 1; the value, as JSON has it, or a `Malformed`)
+Record = tuple[int | str, object]  # (line or row, counted from 1; the value, as JSON has it, or a `Malformed`)
 
 
 class Malformed(ValueError):
   """A record that cannot be read; the message says why."""
+
+  kind = 'malformed'  # under which a `Report` counts it
 
 
 # --- which files ---

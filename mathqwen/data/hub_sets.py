@@ -1,30 +1,58 @@
-"""Data sets by their name on the Hugging Face hub: hf://openai/gsm8k/main@REVISION. It needs the `hf` extra."""
+"""Data sets on the Hugging Face hub: hf:openai/gsm8k, hf://openai/gsm8k/main@REVISION, or a name of `published.SETS`.
+
+It needs the `hf` extra.
+"""
 
 import re
 
 from mathqwen import files
-from mathqwen.data import formats
-from mathqwen.errors import UserError
+from mathqwen.data import formats, published
+from mathqwen.errors import UserError, report
 from mathqwen.files import hub
 
 # ORGANISATION/NAME, then the name of one of its configurations and a revision, both of which may be left out.
 _NAME = re.compile(r'([\w.-]+/[\w.-]+)(?:/([\w.-]+))?(?:@([\w][\w./-]*))?')
 
 
-def data_files(source: str, split: str) -> list[files.AnyPath]:
-  """The files of a split of a data set on the hub, downloaded first if necessary.
+def is_hub(source: str) -> bool:
+  """Whether a source is on the hub."""
+  return source.startswith(files.HUB_SHORT) or published.find(_plain(source)) is not None
 
-  source: hf://ORGANISATION/NAME[/CONFIGURATION][@REVISION].
-  UserError: when the hub does not give them, or the data set has several configurations and none is named.
+
+def _plain(source: str) -> str:
+  return source.removesuffix(published.ACCEPT)
+
+
+def data_files(source: str, split: str) -> list[files.AnyPath]:
+  """The files of a split of a data set on the hub, downloaded first if necessary. Reports its licence.
+
+  source: hf://ORGANISATION/NAME[/CONFIGURATION][@REVISION], hf: for short; or a name. `published.ACCEPT` may follow.
+  UserError: when the hub does not give them, the data set has several configurations and none is named, or its licence
+  forbids commercial use.
   """
-  match = _NAME.fullmatch(source.removeprefix(files.HUB))
+  plain, accepted = _plain(source), source.endswith(published.ACCEPT)
+  known = published.find(plain)
+  place = known.hub if known else plain.removeprefix(files.HUB).removeprefix(files.HUB_SHORT)
+  match = _NAME.fullmatch(place)
   if not match:
     raise UserError(f'{source}: write {files.HUB}ORGANISATION/NAME, which /CONFIGURATION and @REVISION may follow')
   name, wanted, revision = match.groups()
+  known = published.find(name)
+  if known:  # before anything is fetched
+    published.check_licence(plain, known.licence, accepted)
+    wanted = wanted or known.configuration or None
+    split = known.split if split == 'train' else split
+
   folder = files.path(hub.fetch_data(name, revision))
-  configurations = _configurations(folder)
+  front = _front_matter(folder)
+  licence = _licence(front) or (known.licence if known else '')
+  published.check_licence(plain, licence, accepted)
+  size = f', {known.rows:,} rows as published' if known else ''
+  report(f'{name}: licence {licence or "not stated"}{size}')
+
+  configurations = _configurations(front, folder)
   if not configurations:
-    return formats.data_files(folder / wanted if wanted else folder, split)
+    return formats.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split)
   patterns = _choose(source, configurations, wanted).get(split)
   if patterns is None:
     raise UserError(f'{source} has no split {split!r}')
@@ -34,11 +62,8 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
   return found
 
 
-def _configurations(folder: files.AnyPath) -> dict[str, dict[str, list[str]]]:
-  """{configuration: {split: patterns of files}} of the front matter of the data set's README; empty without one.
-
-  The form is that of https://huggingface.co/docs/hub/datasets-manual-configuration.
-  """
+def _front_matter(folder: files.AnyPath) -> dict:
+  """The values at the head of the data set's README; {} without one."""
   readme = folder / 'README.md'
   match = re.match(r'---\n(.*?)\n---', readme.read_text('utf-8'), re.DOTALL) if readme.is_file() else None
   if match is None:
@@ -47,10 +72,29 @@ def _configurations(folder: files.AnyPath) -> dict[str, dict[str, list[str]]]:
 
   try:
     front = yaml.safe_load(match.group(1))
+  except yaml.YAMLError as error:
+    raise UserError(f'{readme}: its front matter cannot be read ({type(error).__name__}: {error})') from None
+  return front if isinstance(front, dict) else {}
+
+
+def _licence(front: dict) -> str:
+  """The licence that the README states, several with commas; '' for none."""
+  stated = front.get('license_name') if front.get('license') in (None, 'other') else front['license']
+  return ', '.join(map(str, stated)) if isinstance(stated, list) else str(stated or front.get('license') or '')
+
+
+def _configurations(front: dict, folder: files.AnyPath) -> dict[str, dict[str, list[str]]]:
+  """{configuration: {split: patterns of files}} of the front matter of the data set's README; empty without one.
+
+  The form is that of https://huggingface.co/docs/hub/datasets-manual-configuration.
+  """
+  try:
     entries = front.get('configs') or []
     return {str(entry['config_name']): _by_split(entry['data_files']) for entry in entries if entry.get('data_files')}
-  except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-    raise UserError(f'{readme}: its front matter cannot be read ({type(error).__name__}: {error})') from None
+  except (AttributeError, KeyError, TypeError) as error:
+    raise UserError(
+      f'{folder / "README.md"}: its front matter cannot be read ({type(error).__name__}: {error})'
+    ) from None
 
 
 def _by_split(data_files: object) -> dict[str, list[str]]:

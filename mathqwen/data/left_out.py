@@ -14,7 +14,8 @@ LOST = ('malformed', 'too_long', 'no_loss_token')
 class Report:
   """What was left out of a data set, and where, by kind.
 
-  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token' and 'too_long'. All rows are counted; the first
+  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token', 'too_long', and 'unverified' for what a published
+  data set marks as wrong. All rows are counted; the first
   _KEPT of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
   """
 

@@ -85,12 +85,15 @@ def last_boxed(solution: str) -> str:
 def gold_of(text: str) -> str:
   """The answer that a solution ends with; '' where none is found.
 
-  It is what follows '####', or the content of the last box, or the whole text if that is a single word.
+  It is what follows '####' in its line, or the content of the last box, or what follows 'The answer is:' at the end, as
+  MetaMathQA writes it, or the whole text if that is a single word.
   """
   if '####' in text:
-    return text.rsplit('####', 1)[1].strip().replace(',', '')
+    return text.rsplit('####', 1)[1].strip().partition('\n')[0].strip().replace(',', '')
   if boxed := last_boxed(text):
     return boxed
+  if said := re.search(r'(?:^|\n)The answer is: ?(.+?)\.?$', text):
+    return said[1].strip()
   return '' if re.search(r'\s', text) else text
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
-from mathqwen.data import catalog
+from mathqwen.data import catalog, hub_sets
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ _PROBE = (
 
 def is_source(source: str) -> bool:
   """Whether one of data.sources is a folder of shards, finished or not."""
-  if source.startswith(files.HUB) or catalog.of_source(source) is not None:
+  if hub_sets.is_hub(source) or catalog.of_source(source) is not None:
     return False
   return any((files.path(source) / name).is_file() for name in (CARD, UNFINISHED))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples, formats, hub_sets, shapes, shard_card
+from mathqwen.data import catalog, examples, formats, hub_sets, published, shapes, shard_card
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -134,7 +134,7 @@ def find_files(source: str, split: str, data_dir: str | None = None) -> list[fil
   data = catalog.of_source(source)
   if data is not None:
     return [_find_local(data, source, split, data_dir)]
-  if source.startswith(files.HUB):
+  if hub_sets.is_hub(source):
     return hub_sets.data_files(source, split)
   return _paths_of_user(source, split)
 
@@ -142,7 +142,7 @@ def find_files(source: str, split: str, data_dir: str | None = None) -> list[fil
 def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
   path = files.path(source)
   if not path.exists() and '/' not in source and '.' not in path.name and not set('*?[') & set(source):
-    names = ', '.join(catalog.names())
+    names = ', '.join([*catalog.names(), *published.names()])
     raise UserError(
       f'unknown data set {source!r}: the names are {names}, or give a file, a folder, or {files.HUB}ORGANISATION/NAME'
     )

@@ -17,6 +17,7 @@ from mathqwen.files.locks import Lock, locked
 from mathqwen.files.naming import (
   GCS,
   HUB,
+  HUB_SHORT,
   AnyPath,
   absolute_text,
   check,
@@ -33,6 +34,7 @@ from mathqwen.files.writing import named, size_text, write_atomically
 __all__ = [
   'GCS',
   'HUB',
+  'HUB_SHORT',
   'AnyPath',
   'Journal',
   'Lock',

@@ -22,6 +22,7 @@ AnyPath = pathlib.Path | GcsPath
 
 GCS = 'gs://'
 HUB = 'hf://'  # a name on the Hugging Face hub, of a model or a data set
+HUB_SHORT = 'hf:'  # the same for a data set, and how both begin
 # Schemes that people write, with or without both slashes. A local folder may be called `run:1`, but not like these,
 # nor may its name end with a colon: that is a URL of another scheme, or one that pathlib has taken a slash from.
 _SCHEMES = ('abfs', 'abfss', 'az', 'dbfs', 'file', 'ftp', 'gcs', 'gs', 'hdfs', 'hf', 'http', 'https', 's3', 's3a')
@@ -55,9 +56,9 @@ def check(name: str | os.PathLike | GcsPath | None) -> None:
 def check_scheme(name: str, may_be_on_hub: bool = False) -> None:
   """UserError: when the scheme is not gs://. Nothing more, for what may not be read here: a run that is only planned.
 
-  may_be_on_hub: a model, which may also be hf://ORGANISATION/NAME.
+  may_be_on_hub: a model or data set, which may also be hf://ORGANISATION/NAME, or hf:ORGANISATION/NAME for short.
   """
-  if not name.startswith(GCS) and not (may_be_on_hub and name.startswith(HUB)):
+  if not name.startswith(GCS) and not (may_be_on_hub and name.startswith(HUB_SHORT)):
     _refuse_schemes(name)
 
 

@@ -1,0 +1,175 @@
+r"""Published data sets of mathematics: their names, licences and sizes, and their rows that need more than other names.
+
+  data.sources=deepmath-103k        a name in SETS: fetched from the hub, its licence is printed
+  data.sources=DIR/part-0.parquet   a copy: recognised by its columns, and read in the same way
+
+A row may hold several answers, and each becomes an example of its own. What a data set itself marks as wrong is left
+out and counted as `unverified`. Sizes and licences are those that the cards on the hub state.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from mathqwen.data.formats import Malformed, Record
+from mathqwen.data.shapes import text_field
+from mathqwen.errors import UserError
+
+
+class Unverified(Malformed):
+  """A row that its data set marks as wrong, or does not mark as right."""
+
+  kind = 'unverified'
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedSet:
+  """One data set on the hub. Without a name, it is known by its place there alone."""
+
+  name: str
+  hub: str  # ORGANISATION/NAME
+  licence: str
+  rows: int  # of `split`, as the card says
+  configuration: str = ''  # '': the only one, or the one called default
+  split: str = 'train'  # which is read as the training split
+
+
+SETS = (
+  PublishedSet('', 'openai/gsm8k', 'mit', 7_473, 'main'),
+  PublishedSet('metamathqa', 'meta-math/MetaMathQA', 'mit', 395_000),
+  PublishedSet('numinamath-cot', 'AI-MO/NuminaMath-CoT', 'apache-2.0', 859_494),
+  PublishedSet('numinamath-1.5', 'AI-MO/NuminaMath-1.5', 'apache-2.0', 896_215),
+  PublishedSet('openmathinstruct-2', 'nvidia/OpenMathInstruct-2', 'cc-by-4.0', 13_972_791),
+  PublishedSet('openmathreasoning', 'nvidia/OpenMathReasoning', 'cc-by-4.0', 3_201_061, split='cot'),
+  PublishedSet('openr1-math-220k', 'open-r1/OpenR1-Math-220k', 'apache-2.0', 93_733, 'default'),
+  PublishedSet('deepmath-103k', 'zwhe99/DeepMath-103K', 'mit', 103_022),
+  PublishedSet('orca-math', 'microsoft/orca-math-word-problems-200k', 'mit', 200_035),
+  PublishedSet('dapo-math-17k', 'BytedTsinghua-SIA/DAPO-Math-17k', 'apache-2.0', 1_791_700),
+)
+_FORBIDS_COMMERCE = re.compile(r'(?<![a-z])nc(?![a-z])|non-?commercial', re.IGNORECASE)
+ACCEPT = '?non_commercial=yes'  # behind a source: the user knows that its licence forbids commercial use
+
+
+def names() -> list[str]:
+  """The names that a source may have."""
+  return [known.name for known in SETS if known.name]
+
+
+def find(source: str) -> PublishedSet | None:
+  """The data set of a name, or of a place on the hub; None when there is none."""
+  return next((known for known in SETS if source and source in (known.name, known.hub)), None)
+
+
+def check_licence(source: str, licence: str, accepted: bool) -> None:
+  """UserError: when the licence forbids commercial use and the user has not said that this is known."""
+  if _FORBIDS_COMMERCE.search(licence) and not accepted:
+    raise UserError(
+      f'{source} has the licence {licence}, which forbids commercial use, and so of models trained on it: where that '
+      f'is no obstacle, name it {source}{ACCEPT}'
+    )
+
+
+# --- rows ---
+
+
+def expanded(records: Iterable[Record]) -> Iterator[Record]:
+  """The records, those of a published form as {question, solution, answer}: one for each of their answers."""
+  for line, record in records:
+    read = _reader_of(record)
+    if read is None:
+      yield line, record
+      continue
+    try:
+      found = read(record)
+    except Malformed as error:
+      yield line, error
+      continue
+    for number, made in enumerate(found, start=1):
+      yield line if number == 1 else f'{line}.{number}', made
+
+
+def _reader_of(record: object) -> Callable[[dict], list[dict]] | None:
+  if not isinstance(record, dict):
+    return None
+  return next((read for columns, read in _FORMS.items() if all(column in record for column in columns)), None)
+
+
+def _numina(record: dict) -> list[dict]:
+  """NuminaMath-1.5: problem, solution and answer, with marks of whether they are what they should be."""
+  for field in ('problem_is_valid', 'solution_is_valid'):
+    if record[field] != 'Yes':
+      raise Unverified(f'{field} is {record[field]!r}')
+  return [_example(record, record.get('solution'), record.get('answer'))]
+
+
+def _generated(record: dict) -> list[dict]:
+  """OpenMathInstruct and OpenMathReasoning."""
+  return [_example(record, record['generated_solution'], record.get('expected_answer'))]
+
+
+def _openr1(record: dict) -> list[dict]:
+  """OpenR1-Math: several generations, each with the verdicts of a rule and, where that says no, of a model.
+
+  Kept are those that are complete and that one of the two judges right.
+  """
+  generations = record['generations']
+  if not isinstance(generations, list):
+    raise Malformed('field "generations" is no list')
+  marks = {}
+  for field in ('correctness_math_verify', 'correctness_llama', 'is_reasoning_complete'):
+    values = record.get(field)
+    if values is not None and (not isinstance(values, list) or len(values) != len(generations)):
+      raise Malformed(f'field "{field}" is no list of one mark for each generation')
+    marks[field] = values or [None] * len(generations)
+  kept = []
+  for generation, rule, model, complete in zip(generations, *marks.values(), strict=True):
+    if (rule is True or model is True) and complete is not False:
+      kept.append(_example(record, generation, record.get('answer')))
+  if not kept:
+    raise Unverified(f'none of its {len(generations)} generations is complete and judged right')
+  return kept
+
+
+def _deepmath(record: dict) -> list[dict]:
+  """DeepMath-103K: three solutions by DeepSeek-R1, all of which end with the answer."""
+  solutions = [record.get(f'r1_solution_{number}') for number in (1, 2, 3)]
+  kept = [_example(record, solution, record.get('final_answer')) for solution in solutions if solution]
+  if not kept:
+    raise Malformed('no field "r1_solution_1" to "r1_solution_3"')
+  return kept
+
+
+# What DAPO writes around each problem.
+_DAPO = (
+  'Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer '
+  '(without quotes) where $Answer is the answer to the problem.\n\n',
+  '\n\nRemember to put your answer on its own line after "Answer:".',
+)
+
+
+def _dapo(record: dict) -> list[dict]:
+  """DAPO-Math-17k, in the form of verl: a prompt of messages and the answer for the reward; no solution."""
+  turns, reward = record['prompt'], record['reward_model']
+  if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict) or not isinstance(reward, dict):
+    raise Malformed('field "prompt" is not a list of one message, or field "reward_model" no object')
+  question = text_field(turns[0], 'content')
+  question = question.removeprefix(_DAPO[0]).removesuffix(_DAPO[1])
+  answer = text_field(reward, 'ground_truth')
+  return [{'question': question, 'solution': answer, 'answer': answer}]
+
+
+def _example(record: dict, solution: object, answer: object) -> dict:
+  question = record['problem'] if 'problem' in record else record.get('question')
+  answer = '' if answer is None or str(answer).strip().lower() in _NO_ANSWER else str(answer)
+  return {'question': question, 'solution': text_field({'solution': solution}, 'solution'), 'answer': answer}
+
+
+_NO_ANSWER = ('n/a', 'none', 'nan', 'proof', 'notfound')  # what stands in place of one
+# Columns that tell the form of a row -> what reads it.
+_FORMS: dict[tuple[str, ...], Callable[[dict], list[dict]]] = {
+  ('problem', 'generations', 'correctness_math_verify'): _openr1,
+  ('problem', 'solution', 'problem_is_valid', 'solution_is_valid'): _numina,
+  ('problem', 'generated_solution'): _generated,
+  ('question', 'final_answer', 'r1_solution_1'): _deepmath,
+  ('prompt', 'reward_model'): _dapo,
+}
