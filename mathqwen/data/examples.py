@@ -165,6 +165,7 @@ def _read_rows(
       fields = fields_of(row, record, where)
     except Malformed as error:
       report.add(error.kind, where, str(error))
+      readable = readable or error.kind != Malformed.kind
       first_trouble = first_trouble or f'{where} ({error})'
       continue
     readable = True

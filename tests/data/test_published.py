@@ -187,3 +187,11 @@ def test_a_known_licence_is_looked_at_before_anything_is_fetched(on_the_hub, mon
     hub_sets.data_files('mine', 'train')
   assert on_the_hub.asked == []
   assert len(load('mine?non_commercial=yes')[0]) == 1
+
+
+def test_a_file_of_which_no_row_is_verified(tmp_path):
+  """One of many files may be so, and the others are read."""
+  row = NUMINA | {'answer': '2', 'problem_is_valid': 'Yes', 'solution_is_valid': 'No'}
+  path = write_lines(tmp_path / 'a.jsonl', row, row)
+  assert list(stream(str(path), report := Report())) == []
+  assert dict(report.counts) == {'unverified': 2}
