@@ -17,7 +17,7 @@ def lines(result: dict) -> list[str]:
     '',
     f'    {result["command"]}',
     '',
-    f'Train on all of it with `--set data.sources=DIR`, on a part with `--set data.sources=DIR/{_first(result)}`.',
+    _how_to_train(result),
     'What was left out, row by row and why, is in `left_out.jsonl`; overlaps with test problems are in `report.json`.',
     '',
     '## Sources',
@@ -41,8 +41,11 @@ def lines(result: dict) -> list[str]:
   return [*text, '', f'Fingerprint {result["fingerprint"]}; {versions}.', '']
 
 
-def _first(result: dict) -> str:
-  return result['sources'][0]['folder']
+def _how_to_train(result: dict) -> str:
+  if shards := result.get('shards'):
+    return f'Train on its {shards["tokens"]:,} tokens, in shards, with `--set data.sources=DIR`.'
+  part = result['sources'][0]['folder']
+  return f'Train on all of it with `--set data.sources=DIR`, on a part with `--set data.sources=DIR/{part}`.'
 
 
 def _tests(result: dict) -> list[str]:

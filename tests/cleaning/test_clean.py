@@ -144,6 +144,9 @@ def test_shards_are_what_training_reads(mixture, tmp_path):
   result = clean(cfg, Cleaning(), str(tmp_path / 'out'), test_sets, None, tokenizer='arithmetic')
   kept = result['shards']['examples']
   assert result['rows'] == kept and result['sources'][0]['left_out']['too_long']['count'] == 4 - kept > 0
+  assert (
+    f'Train on its {result["shards"]["tokens"]:,} tokens, in shards' in (tmp_path / 'out' / 'README.md').read_text()
+  )
   data = []
   for folder in ('out', 'text'):
     cfg = DataConfig(sources=(str(tmp_path / folder),), max_left_out=1.0, **settings)
