@@ -206,8 +206,11 @@ class Tokenizer:
 
   @property
   def pad(self) -> int:
-    """Id to fill rows with: <|endoftext|>. Padding is masked by position, so its value never matters."""
-    return self.special.get(ENDOFTEXT, self.stop_ids[-1])
+    """Id to fill rows with: <|endoftext|>, else the last stop token, in whatever order the files declare them.
+
+    Padding is masked by position, so its value never matters; exports name it.
+    """
+    return self.special.get(ENDOFTEXT, max(self.stop_ids))
 
   def files_in(self, layout: str | None = None) -> dict[str, bytes]:
     """File name -> content of files that `load_tokenizer` reads, apart from a chat template that the source lacks.

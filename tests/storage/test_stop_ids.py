@@ -166,3 +166,9 @@ def test_odd_added_tokens_are_refused(added, tmp_path):
   (tmp_path / 'added_tokens.json').write_text(added)
   with pytest.raises(UserError, match="tokenizer.model cannot be read as a tokenizer .the added token 'a' has the id"):
     load_tokenizer(tmp_path)
+
+
+def test_the_padding_token_does_not_depend_on_the_order_of_the_stop_tokens(directory):
+  """An export declares them in another order than its source, and is exported alike again."""
+  pads = {load_tokenizer(directory(LLAMA3, generation_config=ids)).pad for ids in ([401, 402], [402, 401])}
+  assert pads == {402}
