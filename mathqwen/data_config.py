@@ -14,9 +14,9 @@ class DataConfig:
 
   sources: tuple[str, ...] = setting(
     ('gsm8k',),
-    help='names of data sets, whose training split is read; files, folders or patterns (JSON Lines, JSON, CSV, '
-    'Parquet, Arrow), local or gs://; folders of shards (mathqwen data shards); or hf:ORGANISATION/NAME, a data set '
-    'on the Hugging Face hub',
+    help='names of data sets, whose training split is read, with options as in gsm8k?marks=keep (see below); files, '
+    'folders or patterns (JSON Lines, JSON, CSV, Parquet, Arrow), local or gs://; folders of shards (mathqwen data '
+    'shards); or hf:ORGANISATION/NAME, a data set on the Hugging Face hub',
     path='data',
   )
   weights: tuple[float, ...] = setting(

@@ -130,7 +130,28 @@ def readme() -> str:
     page.append('|---|---|---|---|---|')
     page += [_readme_row(_entry(name, config.SETTINGS[name])) for name in names]
     page.append('')
-  return '\n'.join(page)
+  return '\n'.join([*page, *_options_of_sources()])
+
+
+def _options_of_sources() -> list[str]:
+  """The lines about what a name in `data.sources` may carry."""
+  from mathqwen import settings
+  from mathqwen.data import catalog
+
+  lines = [
+    '### Options of named data sets',
+    '',
+    'They follow the name in `data.sources`: `gsm8k?marks=keep`, `arithmetic?count=200000&seed=1&groups=div+log`.',
+    '',
+    '| option | default | value | help |',
+    '|---|---|---|---|',
+  ]
+  for source, options in catalog.options().items():
+    for name, option in settings.declared(options).items():
+      value = ', '.join(part for part in (settings.type_name(option.kind), option.allowed()) if part)
+      default = f'`{option.default}`' if option.default != '' else 'empty'
+      lines.append(f'| `{source}?{name}` | {default} | {value} | {option.help} |')
+  return [*lines, '']
 
 
 def _readme_row(entry: dict) -> str:

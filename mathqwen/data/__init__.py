@@ -10,7 +10,8 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes                       the forms that records of users' files have
   left_out.Report              which rows are not trained on, and why
-  arithmetic, worked           generated arithmetic, with worked solutions; expressions.evaluate, exact values
+  arithmetic, worked           generated arithmetic, with worked solutions (in columns, with known_values)
+  expressions                  `evaluate`, exact values of expressions; `steps`, how one gets there
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   encoding                     examples to tokenised examples
   pipeline                     tokenised examples to batches, in an order that can be resumed
@@ -27,6 +28,7 @@ __all__ = [
   'arithmetic',
   'audit',
   'catalog',
+  'columns',
   'datasets',
   'encoded',
   'encoding',
@@ -35,6 +37,7 @@ __all__ = [
   'formats',
   'holding_out',
   'inspect',
+  'known_values',
   'left_out',
   'line_ranges',
   'making_shards',

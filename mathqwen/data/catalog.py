@@ -86,6 +86,11 @@ def downloadable() -> list[str]:
   return [data.name for data in _data_sets().values() if data.downloads]
 
 
+def options() -> dict[str, type]:
+  """The options of each data set that has some: the dataclass that declares them."""
+  return {data.name: data.options for data in _data_sets().values() if data.options}
+
+
 def get(name: str) -> DataSet:
   """The data set of that name. UserError: when there is none that can be downloaded."""
   data = _data_sets().get(name)

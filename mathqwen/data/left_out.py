@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from mathqwen.errors import UserError
 
 _KEPT = 100  # rows that a report names for each kind
-# Kinds of rows that are lost. A duplicate is none: its first copy is trained on.
+# Kinds of rows that are lost. A duplicate is none: its first copy is trained on. Nor is what an option leaves out.
 LOST = ('malformed', 'too_long', 'no_loss_token')
 
 
 class Report:
   """What was left out of a data set, and where, by kind.
 
-  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token', 'too_long', and 'unverified' for what a published
-  data set marks as wrong. All rows are counted; the first
-  _KEPT of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
+  Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token', 'too_long', 'unverified' for what a published data
+  set marks as wrong, and 'not_wanted' for what an option of a source leaves out. All rows are counted; the first _KEPT
+  of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
   """
 
   def __init__(self):
@@ -58,7 +58,7 @@ class Report:
     kinds: of rows that count as lost.
     """
     lost = sum(self.counts[kind] for kind in kinds)
-    rows = kept + self.counts['duplicate'] + lost
+    rows = kept + self.counts['duplicate'] + self.counts['not_wanted'] + lost
     share = lost / max(rows, 1)
     if share > limit:
       reasons = '; '.join(line for line in self.lines(3) if line.split()[1].rstrip(':') in kinds)

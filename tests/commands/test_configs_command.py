@@ -28,6 +28,8 @@ def test_readme_has_every_setting_and_experiment():
   for name in NAMES:
     assert f'- `{name}`: ' in text
   assert '| `train.remat` | `full` | text, one of none, dots, gate, mlp, full, nested | yes |' in text
+  assert '| `math?asy` | `keep` | text, one of keep, strip, drop | keep: ' in text
+  assert '| `arithmetic?count` | `100000` | a whole number, at least 1 | rows |' in text
   assert '| `optim.beta2` | `0.95` | a number, at least 0 and below 1 | no |' in text
 
 

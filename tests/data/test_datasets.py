@@ -221,6 +221,10 @@ def test_prepare_makes_it_the_default(data, cache):
     sources.load('gsm8k', 'test')
   (data / 'gsm8k' / 'train.jsonl').write_bytes(jsonl(*GSM8K[:2]))
   assert len(sources.load('gsm8k', 'train')[0]) == 2  # the source changed: not stale
+  plain, marked = ([row.solution for row in sources.load(name)[0]] for name in ('gsm8k', 'gsm8k?marks=keep'))
+  assert marked == [row['answer'] for row in GSM8K[:2]] != plain == [row.solution for row in sources.load('gsm8k')[0]]
   shutil.rmtree(data)
   datasets_before = datasets.prepare('gsm8k')
   assert datasets_before['splits'] == {'train': 5} and len(sources.load('gsm8k', 'train')[0]) == 5  # its copy
+  with pytest.raises(UserError, match='train.jsonl is gone, and its copy has other options'):
+    sources.load('gsm8k?marks=keep')

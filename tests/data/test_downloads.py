@@ -123,7 +123,7 @@ def test_download_math23k_joins_questions_and_answers(aligned, server, monkeypat
     return
   assert datasets.prepare('math23k', download=True)['splits'] == {'train': 4, 'test': 1}
   assert [e.id for e in sources.load('math23k', 'train')[0]] == [f'math23k/train/{n}' for n in (1, 2, 4, 5)]
-  assert sources.load('math23k', 'test')[0][0].solution == '算式：3+1\n答案：4'
+  assert sources.load('math23k', 'test')[0][0].solution == '算式：3+1\n3+1=4\n答案：4'
 
 
 def half_an_archive():

@@ -1,5 +1,6 @@
 """Records in the form of each source, and in other forms that `load` reads."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -45,6 +46,29 @@ def test_gsm8k(tmp_path):
   assert example.question == 'How many clips did Natalia sell?'
   assert example.solution == 'Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips.\n#### 72'
   assert example.answer == '72'
+
+
+def test_gsm8k_with_its_marks(tmp_path):
+  example = one('gsm8k', NATALIA, tmp_path)
+  marked = one('gsm8k?marks=keep', NATALIA, tmp_path)
+  assert marked == dataclasses.replace(example, solution=NATALIA['answer'])
+  assert one('gsm8k?marks=drop', NATALIA, tmp_path) == example
+
+
+def test_drawings_of_math(tmp_path):
+  plain = {'problem': 'Find $x$.', 'solution': r'It is $\boxed{2}$.', 'level': 'Level 1', 'type': 'Algebra'}
+  drawing = '[asy]\ndraw((0,0)--(1,1));\n[/asy]'
+  drawn = plain | {'problem': f'Find $x$.\n\n{drawing}'}
+  solved = plain | {'solution': f'{drawing} It is $\\boxed{{2}}$.'}
+  path = write_lines(tmp_path / 'rows.jsonl', plain, drawn, solved, plain | {'problem': drawing})
+  kept, _ = parse_file(path, 'math', 'train')
+  assert [drawing in example.question + example.solution for example in kept] == [False, True, True, True]
+  stripped, report = parse_file(path, 'math?asy=strip', 'train')
+  assert [(example.question, example.solution) for example in stripped] == [(plain['problem'], plain['solution'])] * 3
+  assert report.lines() == ['1 not_wanted: rows.jsonl:4 (it is nothing but a drawing, and asy=strip)']
+  dropped, report = parse_file(path, 'math?asy=drop', 'train')
+  assert len(dropped) == 1 and report.counts == {'not_wanted': 3}
+  report.check('math', 1, 0.0)  # what was asked for is not lost
 
 
 @pytest.mark.parametrize('ending, answer', [('#### 2,125', '2125'), ('#### -5', '-5'), ('####  70,000 ', '70000')])
@@ -163,10 +187,15 @@ def test_math23k_answers(ans, answer):
 @pytest.mark.parametrize(
   'equation, ans, solution',
   [
-    ('x=(11-1)*2', '20', '算式：(11-1)*2\n答案：20'),
-    ('x=120*80%*15%', '14.4', '算式：120*80%*15%\n答案：14.4'),
-    ('x=3-2/6+5', '7((2)/(3))', '算式：3-2/6+5\n答案：23/3'),
-    ('x=(125-100)/100', '25%', '算式：(125-100)/100\n答案：25%'),
+    ('x=(11-1)*2', '20', '算式：(11-1)*2\n11-1=10\n10*2=20\n答案：20'),
+    ('x=120*80%*15%', '14.4', '算式：120*80%*15%\n120*80%=96\n96*15%=14.4\n答案：14.4'),
+    ('x=3-2/6+5', '7((2)/(3))', '算式：3-2/6+5\n2/6=1/3\n3-(1/3)=8/3\n(8/3)+5=23/3\n答案：23/3'),
+    ('x=(125-100)/100', '25%', '算式：(125-100)/100\n125-100=25\n25/100=0.25\n0.25=25%\n答案：25%'),
+    ('x=3.14*(4/2)^2', '12.56', '算式：3.14*(4/2)^2\n4/2=2\n2^2=4\n3.14*4=12.56\n答案：12.56'),
+    ('x=[12-4*(3/8)]/7', '1((1)/(2))', '算式：[12-4*(3/8)]/7\n4*(3/8)=3/2\n12-(3/2)=21/2\n(21/2)/7=3/2\n答案：3/2'),
+    ('x=1-(-(1/2))', '1.5', '算式：1-(-(1/2))\n1-(-(1/2))=3/2\n3/2=1.5\n答案：1.5'),
+    ('x=0.72', '0.720', '算式：0.72\n答案：0.720'),
+    ('x=13/(13+17)', '((13)/(30))', '算式：13/(13+17)\n13+17=30\n答案：13/30'),
     ('x=80千米/小时', '80', '答案：80'),
     ('x=(15+25)/10', '21', '答案：21'),
   ],
@@ -174,6 +203,9 @@ def test_math23k_answers(ans, answer):
 def test_math23k_solutions(equation, ans, solution, tmp_path):
   record = {'id': '946', 'original_text': '多少米？', 'segmented_text': None, 'equation': equation, 'ans': ans}
   example = one('math23k', record, tmp_path, 'test')
+  lines = solution.split('\n')
+  short = '\n'.join(dict.fromkeys([lines[0], lines[-1]]))
+  assert one('math23k?solution=short', record, tmp_path, 'test') == dataclasses.replace(example, solution=short)
   assert example.solution == solution and example.id == 'math23k/test/946' and example.question == '多少米？'
   assert example.extra == {'equation': equation, 'ans': ans}
 

@@ -10,6 +10,7 @@ import pytest
 from mathqwen.data import catalog, examples, sources
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.data.examples import parse_file
+from mathqwen.data.expressions import evaluate
 from mathqwen.data.shapes import last_boxed
 
 pytestmark = pytest.mark.usefixtures('cache')
@@ -52,6 +53,14 @@ def test_published_rows(source, split, data_dir):
   if (source, split) == ('math23k', 'train'):
     bad = [example.id.rsplit('/', 1)[1] for example in parsed if not example.solution.startswith('算式')]
     assert bad == BAD_EQUATIONS[data_dir.is_full]
+    for example in parsed[:: 10 if data_dir.is_full else 1]:
+      *lines, answer = example.solution.split('\n')
+      assert answer == f'答案：{example.answer}'
+      for line in lines[1:]:
+        left, right = line.split('=')
+        assert left != right and evaluate(left) == evaluate(right), (example.id, line)
+      if lines:
+        assert evaluate(lines[0].removeprefix('算式：')) == evaluate(example.answer)
   if (source, split) == ('math23k', 'test'):
     name = 'test_upstream.json.gz' if data_dir.is_full else 'test_upstream.json'
     upstream, _ = parse_file(data_dir.path / 'math23k' / name, source, split)

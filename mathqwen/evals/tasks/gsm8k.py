@@ -5,12 +5,14 @@ r"""GSM8K: grade-school word problems with worked solutions (Cobbe et al. 2021, 
 The gold answer is the integer after '#### '. <<...>> are calculator annotations, which the authors advise to remove.
 """
 
+import dataclasses
 import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
 from mathqwen.data.formats import Malformed
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark, PromptSettings
+from mathqwen.settings import setting
 
 ORDER = 1
 _FILES = (
@@ -19,7 +21,16 @@ _FILES = (
 )
 
 
-def parse(record: dict) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How the solutions are written."""
+
+  marks: str = setting(
+    'drop', help="the calculator annotations: 'is <<48/2=24>>24 clips' or 'is 24 clips'", choices=('drop', 'keep')
+  )
+
+
+def parse(record: dict, options: Options) -> dict:
   """The fields of an Example. Malformed: when the answer does not end with '#### ANSWER'."""
   question = text_field(record, 'question')
   text = text_field(record, 'answer')
@@ -28,7 +39,7 @@ def parse(record: dict) -> dict:
     raise Malformed('field "answer" does not end with "#### ANSWER"')
   return {
     'question': question,
-    'solution': re.sub(r'<<[^<>]*>>', '', text),
+    'solution': text if options.marks == 'keep' else re.sub(r'<<[^<>]*>>', '', text),
     'answer': gold.group(1).strip().replace(',', ''),  # '#### 2,125'
     'extra': {},
   }
@@ -41,6 +52,7 @@ DATA = DataSet(
   licence='MIT',
   splits={'train': Split(('gsm8k/train.jsonl',)), 'test': Split(('gsm8k/test.jsonl',))},
   parse=parse,
+  options=Options,
   fields=('question', 'answer'),
   downloads={
     'gsm8k/train.jsonl': Download(

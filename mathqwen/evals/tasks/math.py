@@ -8,25 +8,48 @@ MATH was withdrawn in 2025 under a claim of Art of Problem Solving, so this repo
 neither in tests nor in prompts: `data prepare` downloads it to the user's machine.
 """
 
+import dataclasses
 import json
 import pathlib
 import re
 import tarfile
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.formats import Malformed
+from mathqwen.data.formats import Malformed, NotWanted
 from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.files import write_atomically
+from mathqwen.settings import setting
 
 ORDER = 3  # after math500, which is the column of Table 12
 
 
-def parse(record: dict) -> dict:
-  """The fields of an Example. MATH-500 has `answer`, `subject` and `unique_id` too."""
+_DRAWING = re.compile(r'\s*\[asy\].*?(\[/asy\]|$)\s*', re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What becomes of drawings, which are Asymptote programs in the text."""
+
+  asy: str = setting(
+    'keep',
+    help='keep: problems and solutions as they are; strip: without the programs of drawings; drop: rows with a drawing '
+    'are left out, and counted',
+    choices=('keep', 'strip', 'drop'),
+  )
+
+
+def parse(record: dict, options: Options) -> dict:
+  """The fields of an Example. MATH-500 has `answer`, `subject` and `unique_id` too. NotWanted: by its options."""
   question = text_field(record, 'problem')
   solution = text_field(record, 'solution')
+  if options.asy == 'drop' and _DRAWING.search(question + solution):
+    raise NotWanted('it has a drawing, and asy=drop')
+  if options.asy == 'strip':
+    question, solution = (_DRAWING.sub('\n', text).strip() for text in (question, solution))
+    if not question or not solution:
+      raise NotWanted('it is nothing but a drawing, and asy=strip')
   level = re.search(r'\d{1,9}', str(record.get('level')))  # 'Level 5' or 5; two rows have 'Level ?'
   answer = record.get('answer')
   own_id = record.get('unique_id')
@@ -77,6 +100,7 @@ DATA = DataSet(
     'test500': Split(('math/test500.jsonl',), known_as=('math500', 'test')),
   },
   parse=parse,
+  options=Options,
   fields=('problem', 'solution'),
   downloads={
     'math/MATH.tar': Download(

@@ -1,20 +1,22 @@
 r"""Math23K: Chinese word problems with equations (Wang, Liu and Shi 2017, "Deep Neural Solver for Math Word Problems").
 
 {"id": "35", "original_text": "在一正方形花池...", "equation": "x=44*20", "ans": "880"}
-Example: id 'math23k/test/35', solution '算式：44*20\n答案：880', answer '880'
+Example: id 'math23k/test/35', solution '算式：44*20\n44*20=880\n答案：880', answer '880'
 """
 
+import dataclasses
 import json
 import pathlib
 import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.expressions import evaluate
+from mathqwen.data.expressions import evaluate, steps
 from mathqwen.data.formats import records
 from mathqwen.data.shapes import text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.files import write_atomically
+from mathqwen.settings import setting
 
 ORDER = 5
 _TRAIN = 'https://raw.githubusercontent.com/phj95304/math23K/4dd166a7c2e69290d345e115b41c1300e55642b8'
@@ -37,22 +39,44 @@ def _equation_gives(equation: str, answer: str) -> bool:
     return False
 
 
-def parse(record: dict) -> dict:
-  """The fields of an Example. The solution is the equation and the answer."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How the solutions are written."""
+
+  solution: str = setting(
+    'worked',
+    help='worked: the equation, its operations one after another, and the answer; short: without the operations',
+    choices=('worked', 'short'),
+  )
+
+
+def parse(record: dict, options: Options) -> dict:
+  """The fields of an Example. The solution is the equation, worked out, and the answer."""
   equation = text_field(record, 'equation')
   ans = text_field(record, 'ans')
   answer = plain_number(ans)
-  worked = equation.removeprefix('x=')
+  formula = equation.removeprefix('x=')
+  lines = []
   # Seven published equations are not formulas or have another value: those rows teach only the answer.
-  steps = f'算式：{worked}\n' if _equation_gives(worked, answer) else ''
+  if _equation_gives(formula, answer):
+    lines = [f'算式：{formula}']
+    if options.solution == 'worked':
+      lines += _operations(formula, answer)
   number = record.get('id')
   return {
     'question': text_field(record, 'original_text'),
-    'solution': f'{steps}答案：{answer}',
+    'solution': '\n'.join([*lines, f'答案：{answer}']),
     'answer': answer,
     'extra': {'equation': equation, 'ans': ans},
     'id': None if number is None else str(number),
   }
+
+
+def _operations(formula: str, answer: str) -> list[str]:
+  """An equation for each operation; then one for the answer, where it is written in another way: '0.25=25%'."""
+  lines, result = steps(formula)
+  as_decimals = all(re.fullmatch(r'-?\d+(\.\d+)?', text) for text in (result, answer))
+  return lines if result == answer or as_decimals else [*lines, f'{result}={answer}']
 
 
 def unpack(downloads: pathlib.Path) -> None:
@@ -103,6 +127,7 @@ DATA = DataSet(
     'test': Split(('math23k/test.jsonl', 'math23k/test_upstream.json', 'math23k/math23k_test.json')),
   },
   parse=parse,
+  options=Options,
   fields=('id', 'original_text', 'equation', 'ans'),
   downloads={
     'math23k/math23k_test.json': Download(
