@@ -17,6 +17,7 @@ config = Experiment(
     num_key_value_heads=2,
     head_dim=32,
     max_position_embeddings=256,
+    rope_theta=500.0,  # most of what it looks up is less than a hundred tokens away
     tie_word_embeddings=True,
     qkv_bias=False,  # as in Qwen3, whose model class in transformers accepts a tokenizer other than Qwen's
     qk_norm=True,
@@ -25,16 +26,17 @@ config = Experiment(
   data=DataConfig(
     sources=tuple(f'mathqwen-demo/data/arithmetic/train/{group}.jsonl' for group in MIX),
     weights=tuple(MIX.values()),
-    seq_len=128,
-    batch_size=16,
+    seq_len=160,
+    batch_size=8,
+    max_left_out=0.8,  # most solutions of expressions with brackets are longer than a row
   ),
-  optim=OptimConfig(learning_rate=2.5e-3, warmup_steps=50),
+  optim=OptimConfig(learning_rate=4e-3, warmup_steps=50),
   train=TrainConfig(
-    steps=1400,
+    steps=2000,
     dropout=0.0,
     compute_dtype='float32',
     remat='none',
-    eval_every=350,
-    checkpoint_every=700,
+    eval_every=500,
+    checkpoint_every=1000,
   ),
 )

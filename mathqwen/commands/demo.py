@@ -24,6 +24,7 @@ HELP = 'the whole way on this machine: data, training, evaluation, export, table
 TRAIN_EXAMPLES = 40_000
 TEST_PER_GROUP = 100
 SEED = 0  # of the arithmetic problems
+MAX_NEW_TOKENS = 136  # as many as the longest worked solution of a division has
 BATCH_SIZE = 128  # problems decoded at the same time
 
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> dict:
   experiment = _experiment(data_dir, args.steps)
   _devices.start(args)
   prepared = TrainingRun.prepare(experiment, workdir=str(run_dir))
-  ask = Ask(data_dir, max_new_tokens=80)
+  ask = Ask(data_dir, max_new_tokens=MAX_NEW_TOKENS)
 
   def score(model, name):
     return evaluate(model, 'arithmetic', ask, out=scores / name, batch_size=BATCH_SIZE)

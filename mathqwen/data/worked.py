@@ -218,8 +218,8 @@ def _operation(left: _Ratio, operator: str, right: _Ratio) -> tuple[list[str], _
   """(lines, left operator right)."""
   lines: list[str] = []
 
-  def product(a: int, b: int) -> int:
-    if 1 not in (a, b):
+  def product(a: int, b: int, worked_out: bool = True) -> int:
+    if worked_out:
       lines.extend(columns.multiply(abs(a), abs(b)))
     return a * b
 
@@ -227,13 +227,13 @@ def _operation(left: _Ratio, operator: str, right: _Ratio) -> tuple[list[str], _
     flip = -1 if right.top < 0 else 1
     right = _Ratio(flip * right.bottom, abs(right.top))
   if operator in '*/':
-    result = _Ratio(product(left.top, right.top), product(left.bottom, right.bottom))
-    return lines, result
+    top = product(left.top, right.top, operator == '*' or right.top != 1)
+    return lines, _Ratio(top, product(left.bottom, right.bottom, left.bottom != 1 != right.bottom))
 
   # a/b + c/d is (ad + cb) / bd
-  bottom = product(left.bottom, right.bottom)
-  first = product(left.top, right.bottom)
-  second = product(right.top, left.bottom)
+  bottom = product(left.bottom, right.bottom, left.bottom != 1 != right.bottom)
+  first = product(left.top, right.bottom, right.bottom != 1)
+  second = product(right.top, left.bottom, left.bottom != 1)
   signed = second if operator == '+' else -second
   if bottom > 1:
     written = [f'({number})' if number.bottom > 1 or number.top < 0 else str(number) for number in (left, right)]

@@ -114,7 +114,8 @@ def test_evaluate_refuses(expression):
 
 
 def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):
-  summary = arithmetic.write(str(tmp_path / 'a'), 3000, 10, seed=1)
+  equal = dict.fromkeys(arithmetic.GROUPS, 1)
+  summary = arithmetic.write(str(tmp_path / 'a'), 3000, 10, seed=1, weights=equal)
   files = sorted((tmp_path / 'a' / 'train').iterdir())
   assert [file.name for file in files] == sorted(f'{group}.jsonl' for group in arithmetic.GROUPS)
   train, test = [row for file in files for row in rows(file)], rows(tmp_path / 'a' / 'test.jsonl')
@@ -150,10 +151,13 @@ def test_a_small_group_gives_what_it_has_and_says_so(tmp_path):
   assert {row['query'] for row in train} == {row['query'] for row in rows(tmp_path / 'train' / 'add_sub_10.jsonl')}
 
 
-def test_about_half_of_the_default_train_rows_are_sums_and_differences_within_100():
+def test_the_default_train_rows_are_those_of_the_demo():
   train, _ = arithmetic.generate(20000, 25, seed=0)
+  counts = collections.Counter(row['group'] for row in train)
+  for group in ('add_sub_100', 'add_sub_1000', 'mul_100', 'div', 'brackets'):
+    assert counts[group] == round(20000 * arithmetic.MIX[group] / sum(arithmetic.MIX.values()))
+  assert set(counts) == set(arithmetic.MIX)
   within = [row for row in train if row['group'] == 'add_sub_100']
-  assert len(within) > 8000 and len(within) > 0.45 * len(train)
   operands = {int(n) for row in within for n in re.findall(r'\d+', row['query'])}
   assert operands == set(range(101))
 
