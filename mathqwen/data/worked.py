@@ -25,6 +25,8 @@ _MAX_DIGITS = 40  # of a whole number that is worked out
 def worked(query: str) -> str | None:
   """The solution of an expression that ends in '=', line by line; the last line is the answer as Math401 writes it.
 
+  Where it rounds on the way, the last line may differ from the exact answer by 0.0004 at most, which Math401 accepts.
+
   None: for a query of another kind.
   """
   for solve in (

@@ -14,6 +14,7 @@ from sympy.parsing.sympy_parser import convert_xor, parse_expr, rationalize, sta
 
 from mathqwen.data import arithmetic, expressions, sources
 from mathqwen.errors import UserError
+from mathqwen.grading.grade import grade
 
 FORMS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'math401_forms.json'
 
@@ -120,7 +121,11 @@ def test_every_expression_occurs_once_and_the_splits_are_disjoint(tmp_path):
   assert [file.name for file in files] == sorted(f'{group}.jsonl' for group in arithmetic.GROUPS)
   train, test = [row for file in files for row in rows(file)], rows(tmp_path / 'a' / 'test.jsonl')
   for row in train:
-    assert row['response'].split('\n')[-1] == row['answer']
+    last = row['response'].split('\n')[-1]
+    if row['group'] in ('e_pi', 'log', 'pow_decimal'):  # which round on the way, see test_worked.py
+      assert grade(last, row['answer'], 'math401').correct
+    else:
+      assert last == row['answer']
   everything = [spelled(row['query']) for row in train + test]
   assert len(everything) == len(set(everything))
   assert (summary['train'], summary['test']) == (len(train), len(test))

@@ -13,7 +13,7 @@ from mathqwen.data.worked import worked
 from mathqwen.grading.grade import grade
 
 # Groups whose last digits may differ from the label, because they round on the way, and by how much
-ROUNDED = {'e_pi': Fraction(1, 10**4), 'log': Fraction(4, 10**4)}
+ROUNDED = {'e_pi': Fraction(1, 10**4), 'log': Fraction(4, 10**4), 'pow_decimal': Fraction(1, 10**4)}
 NAMES = {name: getattr(mpmath, name) for name in ('sin', 'cos', 'tan', 'pi', 'e', 'mpf')}
 NAMES |= {'ln': mpmath.log, 'lb': lambda x: mpmath.log(x, 2), 'lg': mpmath.log10}
 mpmath.mp.dps = 40
