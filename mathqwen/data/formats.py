@@ -37,12 +37,6 @@ class Malformed(ValueError):
   kind = 'malformed'  # under which a `Report` counts it
 
 
-class NotWanted(Malformed):
-  """A record that an option of its source leaves out; the message says which."""
-
-  kind = 'not_wanted'
-
-
 # --- which files ---
 
 # What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.

@@ -15,7 +15,7 @@ import re
 import tarfile
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.formats import Malformed, NotWanted
+from mathqwen.data.formats import Malformed
 from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark, PromptSettings
@@ -38,6 +38,12 @@ class Options:
     'are left out, and counted',
     choices=('keep', 'strip', 'drop'),
   )
+
+
+class NotWanted(Malformed):
+  """A record that an option leaves out; the message says which."""
+
+  kind = 'not_wanted'
 
 
 def parse(record: dict, options: Options) -> dict:
