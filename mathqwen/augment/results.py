@@ -1,6 +1,6 @@
 """What an augmentation leaves: train.jsonl, samples.jsonl, new_questions.jsonl, summary.json and the data card.
 
-All of them are made from the answers in DIR, a question at a time: nothing grows with the data but a few counts.
+All of them are made from the answers in DIR, a question at a time.
 """
 
 import collections
