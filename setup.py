@@ -10,7 +10,11 @@ here = pathlib.Path(__file__).parent
 # What differs between them is in mathqwen/compat.py. launch/colab/install.py reads this line.
 JAX = '>=0.7.2,<0.13'
 # rensa makes MinHash signatures; its values may change with its version.
-BEAM = ['apache-beam>=2.77,<3', 'rensa>=0.5,<0.6']
+BEAM = [
+  'apache-beam>=2.77,<3',
+  'rensa>=0.5,<0.6',
+  'sentencepiece<0.2.3',  # newer ones need protobuf 7, and Beam needs an older one
+]
 version = re.search(r"__version__ = '(.+)'", (here / 'mathqwen' / '__init__.py').read_text()).group(1)
 
 setup(

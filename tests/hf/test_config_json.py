@@ -156,7 +156,8 @@ def test_ids_of_special_tokens(tiny_config):
   assert generation['eos_token_id'] == list(tokenizer.stop_ids) and len(tokenizer.stop_ids) > 1
   assert values['pad_token_id'] == generation['pad_token_id'] == tokenizer.pad
   for special, bos in (({'<s>': 1}, 1), ({'<s>': 1, '<|endoftext|>': 2}, 2), ({}, None)):
-    assert config_json.bos(types.SimpleNamespace(special=special)) == bos
+    assert config_json.bos(types.SimpleNamespace(special=special, named_bos=None)) == bos
+    assert config_json.bos(types.SimpleNamespace(special=special, named_bos=7)) == 7
 
 
 @pytest.mark.parametrize('layout', ['qwen1', 'qwen2', 'llama'])
