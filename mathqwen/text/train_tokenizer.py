@@ -19,6 +19,7 @@ come last, and no text encodes to them.
 import argparse
 import gzip
 import io
+import itertools
 import json
 import random
 import re
@@ -80,9 +81,11 @@ def train(sentences: Iterable[str], vocab_size: int) -> bytes:
   from sentencepiece import sentencepiece_model_pb2
 
   printable = ''.join(map(chr, range(0x21, 0x7F)))
+  # SentencePiece below 0.2.3 aborts the process when a required character is in no sentence.
+  each_character = [*printable, '0\n0', '0\t0']
   out = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(sentences),
+    sentence_iterator=itertools.chain(sentences, each_character),
     model_writer=out,
     model_type='bpe',
     vocab_size=vocab_size,

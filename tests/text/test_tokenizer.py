@@ -1,3 +1,4 @@
+import itertools
 import json
 import random
 
@@ -363,8 +364,14 @@ def test_what_plain_text_begins_with(llama_model, tmp_path, config, bos):
 def test_training_is_deterministic(tmp_path):
   source = tmp_path / 'rows.jsonl'
   with source.open('w') as file:
-    for i in range(200):
-      file.write(json.dumps({'question': f'How many are {i} + {i}?', 'answer': f'<<{i}+{i}={2 * i}>>{2 * i}!'}) + '\n')
+    for i, name, thing in itertools.product(
+      range(10), ('Anna', 'Bob', 'Clara', 'David'), ('apples', 'books', 'marbles')
+    ):
+      row = {
+        'question': f'{name} buys {i} {thing}, twice. How many are {i} + {i}?',
+        'answer': f'<<{i}+{i}={2 * i}>>{2 * i}!',
+      }
+      file.write(json.dumps(row) + '\n')
   for name in ('a', 'b'):
     train_tokenizer.main(['--input', str(source), '--vocab-size', '420', '--output', str(tmp_path / name)])
   model = (tmp_path / 'a').read_bytes()
