@@ -28,7 +28,6 @@ config = Experiment(
     weights=tuple(MIX.values()),
     seq_len=160,
     batch_size=8,
-    max_left_out=0.8,  # most solutions of expressions with brackets are longer than a row
   ),
   optim=OptimConfig(learning_rate=4e-3, warmup_steps=50),
   train=TrainConfig(
