@@ -5,8 +5,6 @@ import json
 import struct
 from collections.abc import Sequence
 
-import numpy as np
-
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.data import catalog, hub_sets
@@ -50,7 +48,7 @@ def made_with(tokenizer: Tokenizer, chat: ChatFormat) -> dict:
 
 
 def _digest(numbers: Sequence[int]) -> str:
-  return hashlib.sha256(np.asarray(numbers, '<i4').tobytes()).hexdigest()[:16]
+  return hashlib.sha256(struct.pack(f'<{len(numbers)}i', *numbers)).hexdigest()[:16]
 
 
 def read_card(folder: files.AnyPath) -> dict:

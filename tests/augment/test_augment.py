@@ -160,7 +160,9 @@ def test_a_full_disk(run, server, tmp_path, monkeypatch, where):
   monkeypatch.undo()
   asked = len(server.asked)
   assert run(samples=2)['samples'] == 8
-  assert len(server.asked) - asked == (8 if where == 'journal' else 0)
+  again = len(server.asked) - asked
+  # Of the first run, a question that was under way may arrive late.
+  assert again >= 8 if where == 'journal' else again == 0
   assert not list((tmp_path / 'out').glob('*.part'))
 
 

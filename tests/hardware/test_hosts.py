@@ -1,5 +1,6 @@
 """What hosts say; tests/multidevice/test_processes.py starts some."""
 
+import contextlib
 import json
 import os
 import socket
@@ -72,11 +73,27 @@ def test_only_a_client_that_exits_is_made_to_abort(exits, monkeypatch):
   monkeypatch.setattr(jax_internals, '_set_terminate', lambda: set_to.append)
   monkeypatch.setattr(compat, 'client_exits', lambda: exits)
   original = functions.get_distributed_runtime_client
-  with jax_internals.abort_on_fatal_error():
+  with jax_internals.abort_on_fatal_error(made.append):
     functions.get_distributed_runtime_client('[::]:1', 0, heartbeat_timeout=9)
   assert functions.get_distributed_runtime_client is original
   assert made[0].keys() == {'heartbeat_timeout'} | ({'missed_heartbeat_callback'} if exits else set())
   assert len(set_to) == exits
+
+
+@pytest.mark.parametrize('said, ends', [('std::bad_cast', True), ('another', False)])
+def test_a_client_that_exits_says_why_it_could_not_connect(said, ends, monkeypatch):
+  class Client:
+    def shutdown(self):
+      raise jax.errors.JaxRuntimeError('# of tasks that reached the barrier: 2/4.')
+
+  monkeypatch.setattr(jax._src.distributed.global_state, 'client', Client())
+  monkeypatch.setattr(jax_internals, '_set_terminate', lambda: lambda _: None)
+  monkeypatch.setattr(compat, 'client_exits', lambda: True)
+  ended = []
+  raised = contextlib.nullcontext() if ends else pytest.raises(RuntimeError, match=said)
+  with raised, jax_internals.abort_on_fatal_error(ended.append):
+    raise RuntimeError(said)
+  assert ended == ['# of tasks that reached the barrier: 2/4.'] * ends
 
 
 def test_host_0_whose_service_names_nobody():
