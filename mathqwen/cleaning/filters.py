@@ -5,6 +5,7 @@ import zlib
 
 from mathqwen.cleaning.rows import Row
 from mathqwen.cleaning.settings import Cleaning
+from mathqwen.cleaning.text import HAN
 
 REASONS = (
   'too_many_characters',
@@ -17,7 +18,6 @@ REASONS = (
   'no_box',
 )
 
-_HAN = re.compile('[\u3400-\u9fff\uf900-\ufaff]')
 _LATIN = re.compile('[A-Za-zÀ-ɏ]')
 _NO_LETTERS = dict.fromkeys(code for code in range(128) if not chr(code).isalpha())
 _FEW_LETTERS = 20  # of a script, below which a text is formulas rather than language
@@ -71,7 +71,7 @@ def script_of(text: str) -> str:
   """'latin', 'han' or 'other': that of most letters; '' where there are few. A Chinese character counts as a word."""
   if text.isascii():
     return 'latin' if len(text.translate(_NO_LETTERS)) >= _FEW_LETTERS else ''
-  han = len(_HAN.findall(text))
+  han = len(HAN.findall(text))
   latin = len(_LATIN.findall(text))
   other = sum(map(str.isalpha, text)) - han - latin
   if other > max(latin, 4 * han) and other >= _FEW_LETTERS:

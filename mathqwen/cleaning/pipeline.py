@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,7 @@ def run(work: str, options: Sequence[str]) -> None:
   pipeline_options = parse_options(options, _defaults(work))
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   try:
-    with _progress(work), beam.Pipeline(options=pipeline_options) as pipeline:
+    with _quiet_workers(), _progress(work), beam.Pipeline(options=pipeline_options) as pipeline:
       pieces = list(range(len(job.load(work)[0].pieces)))
       read = _stage(beam, 'read', pipeline | beam.Create(pieces), stages.read, work)
       grouped = _stage(beam, 'group', _after(beam, 'read', read, stages.group_numbers, work), stages.group, work)
@@ -135,6 +136,19 @@ def parse_options(texts: Sequence[str], defaults: dict[str, object]) -> Any:
     if name not in known:
       raise UserError(f'--beam {name}: Apache Beam has no such pipeline option; write it as its documentation does')
   return options
+
+
+@contextlib.contextmanager
+def _quiet_workers() -> Iterator[None]:
+  """Sets the log level of the direct runner's processes by a file: Beam passes them no options."""
+  with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+    file.write('{"default_sdk_harness_log_level": "ERROR"}')
+    file.flush()
+    os.environ['PIPELINE_OPTIONS_FILE'] = file.name
+    try:
+      yield
+    finally:
+      del os.environ['PIPELINE_OPTIONS_FILE']
 
 
 @contextlib.contextmanager

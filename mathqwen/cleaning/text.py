@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_HAN = re.compile('[\u3400-\u9fff\uf900-\ufaff]')
+HAN = re.compile('[\u3400-\u9fff\uf900-\ufaff]')
 _WORD = re.compile(r'[^\W_]+')
 _CHARACTER = re.compile(r'[^\W_]')
 _DIGITS = re.compile(r'\d+')
@@ -36,7 +36,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses no
 
 def has_han(text: str) -> bool:
   """Whether there is a Chinese character in a text."""
-  return not text.isascii() and _HAN.search(text) is not None
+  return not text.isascii() and HAN.search(text) is not None
 
 
 def plain(text: str) -> str:

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> dict:
     print(f'{source}: {counts["examples"]:,} examples, {counts["tokens"]:,} tokens')
     for line in Report.from_dict(card['left_out'][source]).lines():
       print(f'  left out: {line}')
-  print(f'{len(card["shards"]):,} shards in {args.out}: train on them with --set data.sources={args.out}')
+  print(f'{args.out}: {len(card["shards"]):,} shard files; train on them with --set data.sources={args.out}')
   return {name: card[name] for name in ('examples', 'tokens', 'loss_tokens', 'sources', 'fingerprint')} | {
     'shards': len(card['shards'])
   }

@@ -123,8 +123,10 @@ def records(path: files.AnyPath) -> Iterator[Record]:
       if head.startswith(magic):
         yield from read(path, file)
         return
+    if instead := files.not_the_file(head):
+      raise UserError(f'{path} {instead}')
     for magic, what in _NO_RECORDS.items():
-      if head[: len(magic)].lower() == magic.lower():
+      if head.startswith(magic):
         raise UserError(f'{path} is {what}')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
@@ -386,9 +388,6 @@ _COMPRESSED = {
 _BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
 # What people take for a file of records, and what to do with it.
 _NO_RECORDS = {
-  b'version https://git-lfs': 'a pointer of Git LFS, not the file itself: run `git lfs pull`',
-  b'<!doctype html': 'a web page: fetch the file itself (on a hub, by its "raw" or "resolve" address)',
-  b'<html': 'a web page: fetch the file itself (on a hub, by its "raw" or "resolve" address)',
   b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',
   b'%PDF': 'a PDF: give JSON Lines, JSON, CSV or Parquet',
   b'SQLite format 3': 'an SQLite database: export it as CSV',

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import io
 import os
-import secrets
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -12,7 +11,7 @@ from mathqwen.files import gcs_requests
 from mathqwen.files.gcs import GcsPath
 from mathqwen.files.naming import AnyPath
 from mathqwen.files.regular import open_regular
-from mathqwen.files.writing import named
+from mathqwen.files.writing import named, replacing
 
 _LOCAL_READ = 2**30  # bytes: Linux reads at most 2 GiB in one call
 # A large range is read by several requests at the same time. The product is the memory that they take in addition to
@@ -98,17 +97,8 @@ def open_replacing(path: AnyPath) -> Iterator['PieceWriter']:
     with open_new(path) as writer:
       yield writer
     return
-  part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
-  try:
-    with part.open('wb') as file:
-      yield PieceWriter(file, path)
-      with named(path):
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-  except BaseException:
-    part.unlink(missing_ok=True)  # a full disk needs the space
-    raise
+  with replacing(path) as file:
+    yield PieceWriter(file, path)
 
 
 class PieceWriter:

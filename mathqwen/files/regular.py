@@ -99,7 +99,7 @@ def not_the_file(content: bytes) -> str | None:
   if start.startswith(b'version https://git-lfs.github.com'):
     return 'is a pointer of Git LFS, not the file itself: run git lfs pull in its directory'
   if start.startswith((b'<!doctype html', b'<html')):
-    return 'is a web page, not the file itself: fetch it with the hf tool or git'
+    return 'is a web page, not the file itself: fetch it with the hf tool or git, on a hub by its "resolve" address'
   if start in (b'entry not found', b'repository not found') or start.startswith(b'invalid username or password'):
     return f'holds the answer of the hub {start.decode()!r}, not the file itself: fetch it again'
   return None

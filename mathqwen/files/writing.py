@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import pathlib
 import secrets
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from mathqwen.files.gcs import GcsPath
 from mathqwen.files.naming import AnyPath
@@ -29,14 +31,31 @@ def write_atomically(path: AnyPath, data: bytes) -> None:
     path.write_bytes(data)
     return
   path.parent.mkdir(parents=True, exist_ok=True)
+  with replacing(path) as file, named(path):
+    file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """A file beside `path` to write into, which is renamed to `path` once it is on the disk.
+
+  It is removed when the block ends in an error; `path` is then unchanged. OSError, naming `path`: when it cannot be
+  made or renamed.
+  """
   # A name of its own, because several hosts may write the same file at the same time.
   part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
   try:
     with named(path):
-      with open(part, 'wb') as file:
-        file.write(data)
+      file = open(part, 'wb')  # noqa: SIM115 - closed below: errors of the block keep their names
+    try:
+      yield file
+      with named(path):
         file.flush()
         os.fsync(file.fileno())
+    finally:
+      with named(path):
+        file.close()  # on a full disk it fails again
+    with named(path):
       os.replace(part, path)
   except BaseException:
     part.unlink(missing_ok=True)  # a full disk needs the space
