@@ -189,7 +189,7 @@ _DRAW = {
   'log': _log,
 }
 GROUPS = tuple(_DRAW)  # in Math401's order
-# Share of each group in the training examples of `mathqwen demo`. Three minutes of training do not teach the groups
+# Share of each group in the training examples of `mathqwen demo`. Its few minutes of training do not teach the groups
 # that are missing here, and their solutions are long. Most of the rest goes to sums, which need all of it.
 MIX = {
   'add_sub_10': 0.04,
