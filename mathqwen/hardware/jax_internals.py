@@ -15,7 +15,7 @@ still meet, agree, exchange values and end; only the reasons they give get worse
   opens 8470 to 8476. `JAX_COORDINATOR_PORT` would move it too, but it is not there before 0.8.1, and for Slurm it takes
   the place of a port for each job.
   Without: the hosts meet at JAX's own port, which the network must let through.
-`on_fatal_error` (the C++ client's text on file descriptor 2; libc's `sleep` as the handler of SIGABRT)
+`on_fatal_error` (the C++ client's text on file descriptor 2; libc's `sleep` and `pause` as handlers of SIGABRT)
   Why: when a host stays away or dies, the client aborts this process from its own thread and calls nothing of ours.
   Without: the process ends with SIGABRT and a C++ stack trace instead of one line and an exit status.
 `abort_on_fatal_error` (`get_distributed_runtime_client` in the module above), for JAX below 0.9
@@ -239,7 +239,7 @@ def on_fatal_error(end_process: Callable[[str], None]) -> bool:
   service's log. Python's own standard error goes where it went before.
   """
   libc = ctypes.CDLL(None)
-  if not (hasattr(libc, 'signal') and hasattr(libc, 'sleep')):
+  if not all(hasattr(libc, name) for name in ('signal', 'sleep', 'pause')):
     return False
 
   last_words = (_FATAL, _POLLED) if compat.client_exits() else (_FATAL,)
@@ -250,9 +250,14 @@ def on_fatal_error(end_process: Callable[[str], None]) -> bool:
 
   # abort() raises SIGABRT, whose number, 6, is the argument of its handler: sleep(6). That leaves the thread below six
   # seconds to read the text. A handler in Python would not do: it only runs once the main thread executes bytecode.
-  libc.signal(signal.SIGABRT, ctypes.cast(libc.sleep, ctypes.c_void_p))
+  _handle_abort_with(libc.sleep)
   threading.Thread(target=_relay, args=(source, terminal, last_words, end_process), name='stderr', daemon=True).start()
   return True
+
+
+def _handle_abort_with(function):
+  """Makes a function of libc the handler of SIGABRT."""
+  ctypes.CDLL(None).signal(signal.SIGABRT, ctypes.cast(function, ctypes.c_void_p))
 
 
 def _relay(source: int, terminal: int, last_words: tuple[bytes, ...], end_process: Callable[[str], None]):
@@ -267,6 +272,9 @@ def _relay(source: int, terminal: int, last_words: tuple[bytes, ...], end_proces
     *lines, rest = (rest + chunk).split(b'\n')
     for number, line in enumerate(lines):
       if any(word in line for word in last_words):
+        # From here on `end_process` ends the process, however long it takes. An abort of which nothing is known must
+        # not wait like this.
+        _handle_abort_with(ctypes.CDLL(None).pause)
         said_before = [] if _FATAL in line else service_log
         text = b'\n'.join([*said_before, *lines[number:], rest])
         while select.select([source], [], [], 0.5)[0]:  # the rest of the text comes in pieces
