@@ -1,6 +1,7 @@
 """MATH-QWEN-CHAT 14B: the recipe of `math_qwen_7b` on the larger model.
 
-mathqwen data prepare gsm8k math math23k
+mathqwen data prepare gsm8k math23k
+mathqwen data prepare math --data-dir DIR
 mathqwen train math_qwen_14b --init Qwen/Qwen-14B --workdir gs://BUCKET/math-qwen-14b --distributed
 """
 

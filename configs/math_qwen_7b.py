@@ -1,6 +1,7 @@
 """MATH-QWEN-CHAT 7B: the recipe of the Qwen Technical Report (arXiv 2309.16609, sections 3.1.2 and 5.1) to the letter.
 
-mathqwen data prepare gsm8k math math23k
+mathqwen data prepare gsm8k math23k
+mathqwen data prepare math --data-dir DIR
 mathqwen train math_qwen_7b --init Qwen/Qwen-7B --workdir gs://BUCKET/math-qwen-7b --distributed
 
 128 rows of 1,024 tokens, 50,000 steps, AdamW (0.9, 0.95, 1e-8), weight decay 0.1, clipping at 1.0, dropout 0.1, warmup

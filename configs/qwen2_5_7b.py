@@ -1,7 +1,8 @@
 """Qwen2.5-7B on GSM8K and MATH, on 16 TPU chips: full fine-tuning, three epochs in packed rows of 1,024.
 
 mathqwen plan qwen2_5_7b --topology v5p-32 --topology v6e-16 --topology v5e-16
-mathqwen data prepare gsm8k math
+mathqwen data prepare gsm8k
+mathqwen data prepare math --data-dir DIR
 mathqwen train qwen2_5_7b --init Qwen/Qwen2.5-7B --workdir gs://BUCKET/qwen2.5-7b --distributed
 """
 

@@ -99,6 +99,11 @@ class TpuJob:
       if not re.match(r'[a-z_]+(\.[a-z_0-9]+)*=', setting, re.ASCII) or not setting.isprintable():
         raise UserError(f"set has {setting!r}: write each as 'a.b=value'")
     for name in self.data:
+      if name in catalog.prepared() and (why := catalog.get(name).withdrawn):
+        raise UserError(
+          f'data has {name!r}, which cannot be downloaded: {why}; copy yours into the bucket (gcloud storage cp -r '
+          f'DIR/{name} {self.bucket}/data/), leave it out of data, and add "data.data_dir={self.bucket}/data" to set'
+        )
       if name not in catalog.downloadable() and name not in self.files:
         known = ', '.join(catalog.downloadable())
         raise UserError(

@@ -21,7 +21,7 @@ def add_flags(parser: _flags.Parser) -> None:
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
-  prepare.add_argument('names', nargs='+', metavar='NAME', help=', '.join(catalog.downloadable()))
+  prepare.add_argument('names', nargs='+', metavar='NAME', help=', '.join(catalog.prepared()))
   prepare.add_argument(
     '--data-dir',
     type=_flags.path,

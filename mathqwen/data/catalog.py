@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from mathqwen import files
 from mathqwen.errors import UserError, line_of
 from mathqwen.settings import check_fields, declared, did_you_mean, type_name
 
@@ -51,7 +52,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """A named data set. Without `downloads` it is only read from a directory that the user gives."""
+  """A named data set. Without `downloads` and `withdrawn` it is only read from a directory that the user gives."""
 
   name: str
   about: str
@@ -64,12 +65,20 @@ class DataSet:
   homepage: str = ''
   options: type | None = None  # a dataclass of `settings.setting` fields, each with a default: NAME?FIELD=VALUE&...
   downloads: Mapping[str, Download] = dataclasses.field(default_factory=dict)  # path below the data directory -> source
-  unpack: Callable[[pathlib.Path], None] | None = None  # makes the files of `splits` from the downloads in that folder
+  withdrawn: str = ''  # why nothing can be downloaded, for messages: `data prepare` then takes the user's own copy
+  # Published files that are not those of `splits`: (folder with them, folder to write to) -> makes those of `splits`.
+  unpack: Callable[[files.AnyPath, pathlib.Path], None] | None = None
+  packed: tuple[str, ...] = ()  # what `unpack` reads, where it is not `downloads`
   ids_beside: str = ''  # name of a file with one id per row: '{stem}_paths.txt' beside train.jsonl is train_paths.txt
   numbered: bool = False  # rows have ids that are unique within a split only, so NAME/SPLIT/ is put before them
   # Fields that rows lack and that follow from their position: one dict for each row, or None. Problems are reported.
   more_fields: Callable[[list, object], list[dict] | None] | None = None
   missing: str = ''  # what to do when no data directory is given and there is nothing to download
+
+  @property
+  def is_prepared(self) -> bool:
+    """Whether `mathqwen data prepare` takes it."""
+    return bool(self.downloads or self.withdrawn)
 
 
 def names() -> list[str]:
@@ -86,16 +95,21 @@ def downloadable() -> list[str]:
   return [data.name for data in _data_sets().values() if data.downloads]
 
 
+def prepared() -> list[str]:
+  """The names of the data sets that `mathqwen data prepare` takes."""
+  return [data.name for data in _data_sets().values() if data.is_prepared]
+
+
 def options() -> dict[str, type]:
   """The options of each data set that has some: the dataclass that declares them."""
   return {data.name: data.options for data in _data_sets().values() if data.options}
 
 
 def get(name: str) -> DataSet:
-  """The data set of that name. UserError: when there is none that can be downloaded."""
+  """The data set of that name. UserError: when there is none that `mathqwen data prepare` takes."""
   data = _data_sets().get(name)
-  if data is None or not data.downloads:
-    raise UserError(f'unknown data set {name!r}: the names are {", ".join(downloadable())}')
+  if data is None or not data.is_prepared:
+    raise UserError(f'unknown data set {name!r}: the names are {", ".join(prepared())}')
   return data
 
 

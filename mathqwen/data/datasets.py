@@ -112,7 +112,20 @@ def _locate(name: str, split: str, data_dir: str | None, options: str = '') -> t
       )
     if _is_complete(name, root):
       return root, path
-  raise UserError(
+  raise UserError(_how_to_get(name, split))
+
+
+def _how_to_get(name: str, split: str) -> str:
+  """The line for a split that is not there: how the user gets it."""
+  data = catalog.get(name)
+  if data.withdrawn:
+    packed = f' (or {", ".join(data.packed)})' if data.packed else ''
+    return (
+      f'no {name} {split} data here, and it cannot be downloaded: {data.withdrawn}; put a copy of yours into '
+      f'DIR/{_file(name, split)}, gzip or not{packed}, and run `mathqwen data prepare {name} --data-dir DIR` once, or '
+      'pass --data-dir DIR'
+    )
+  return (
     f'no {name} {split} data here: run `mathqwen data prepare {name}` (it downloads from '
     f'{_address(name)}) or pass --data-dir DIR with {_file(name, split)}'
   )
@@ -121,12 +134,13 @@ def _locate(name: str, split: str, data_dir: str | None, options: str = '') -> t
 def prepare(name: str, data_dir: str | None = None, download: bool = False) -> dict:
   """Prepares all splits of a data set. From then on they are the ones that are read without a data_dir.
 
-  They come from data_dir; or, with `download`, from the public addresses; or else from where they came last time.
+  They come from data_dir; or, with `download`, from the public addresses, if there are some; or else from where they
+  came last time.
   Returns {'name', 'source', 'path', 'splits': {split: rows}, 'report': {split: Report.to_dict()}}.
   UserError: when the data cannot be read, downloaded or written.
   """
   data = catalog.get(name)
-  if data_dir is None and download:
+  if data_dir is None and download and data.downloads:
     data_dir = str(fetch(name))
   if data_dir is not None:
     _choose(name, data_dir)
@@ -147,12 +161,17 @@ def prepare(name: str, data_dir: str | None = None, download: bool = False) -> d
 
 def _choose(name: str, data_dir: str) -> None:
   """Prepares the splits that are in data_dir and writes down which files they came from."""
-  present = _present(name, data_dir)
-  if not present:
+  found = {split: data_dir for split in _present(name, data_dir)}
+  packed = catalog.get(name).packed
+  if packed and all((files.path(data_dir) / file).is_file() for file in packed):
+    unpacked = cache_dir() / 'unpacked'
+    _unpack(name, files.path(data_dir), unpacked)
+    found = {split: str(unpacked) for split in _present(name, unpacked)} | found
+  if not found:
     _split_file(name, next(iter(catalog.get(name).splits)), data_dir)  # raises, with the paths tried
   chosen = {}
-  for split in present:
-    path = _split_file(name, split, data_dir).absolute()
+  for split, folder in found.items():
+    path = _split_file(name, split, folder).absolute()
     chosen[split] = {'root': str(_build(name, split, path)), 'file': str(path)}
   _write(_pointer(name), json.dumps(chosen, indent=1).encode())
 
@@ -294,17 +313,24 @@ def fetch(name: str) -> Path:
   for target, source in data.downloads.items():
     if not (folder / target).is_file():
       _download(source.address, folder / target, source.sha256)
+  _unpack(name, folder, folder)
+  return folder
+
+
+def _unpack(name: str, source: files.AnyPath, target: Path) -> None:
+  """Makes the files of the splits in `target`. UserError: when those in `source` are not what is published."""
+  unpack = catalog.get(name).unpack
+  if unpack is None:
+    return
   try:
-    if data.unpack:
-      data.unpack(folder)
+    unpack(source, target)
   except OSError as error:
     raise _cannot_write(error.filename, error) from error
   except (tarfile.TarError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
     raise UserError(
-      f'the files in {folder / name} are not what is published ({type(error).__name__}: {error}); '
-      'delete that folder and prepare again'
+      f'the files in {source / name} are not what is published ({type(error).__name__}: {error}); '
+      'delete or replace them, and prepare again'
     ) from error
-  return folder
 
 
 def _download(address: str, target: Path, sha256: str | None) -> None:

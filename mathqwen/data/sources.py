@@ -60,7 +60,7 @@ def stream(
   data = catalog.of_source(source)
   if data is not None and (made := examples.generated(source, split)):
     yield from made
-  elif data is not None and data.downloads:
+  elif data is not None and data.is_prepared:
     found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns)
     report.merge(read_report)
     yield from found
@@ -116,7 +116,7 @@ def _read_examples(
 ) -> tuple[list[Example], Report, files.AnyPath]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
-  if data is not None and data.downloads:
+  if data is not None and data.is_prepared:
     from mathqwen.data import datasets  # imports TFDS, which takes seconds
 
     return datasets.read(source, split, data_dir)

@@ -88,7 +88,7 @@ def test_commands_of_the_docstrings(name):
     # A model on the hub, by the name that the config gives; data as `data prepare` stores them.
     assert args.init is None or hub.name_of(args.init) == args.init == config.load(name).init
     assert args.data_dir is None
-    assert set(experiment.data.sources) <= set(catalog.downloadable())
+    assert set(experiment.data.sources) <= set(catalog.prepared())
 
 
 GSM8K = [{'question': f'What is {n} + {n}?', 'answer': f'It is {2 * n}.\n#### {2 * n}'} for n in range(400)]

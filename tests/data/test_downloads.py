@@ -6,12 +6,15 @@ import http.server
 import io
 import json
 import random
+import re
 import tarfile
 import threading
+import urllib.request
 
 import pytest
 from json_lines import GSM8K, jsonl
 
+from mathqwen import cli
 from mathqwen.data import catalog, datasets, sources
 from mathqwen.errors import UserError
 
@@ -66,7 +69,9 @@ def test_download_gsm8k(server, cache, monkeypatch):
   assert datasets.prepare('gsm8k', download=True)['splits'] == {'train': 5, 'test': 2}
 
 
-def test_download_math_unpacks_the_archive(server, monkeypatch):
+def archive_of_math():
+  """MATH.tar, and a row of MATH-500."""
+
   def problem(n):
     return {'problem': f'p{n}', 'level': 'Level 2', 'type': 'Algebra', 'solution': rf'$\boxed{{{n}}}$'}
 
@@ -83,22 +88,43 @@ def test_download_math_unpacks_the_archive(server, monkeypatch):
       member = tarfile.TarInfo(path)
       member.size = len(content)
       archive.addfile(member, io.BytesIO(content))
-  publish(
-    monkeypatch,
-    'math',
-    {
-      'math/MATH.tar': server('MATH.tar', buffer.getvalue()),
-      'math/test500.jsonl': server(
-        'test.jsonl', jsonl(problem(1) | {'answer': '1', 'unique_id': 'test/geometry/1.json'})
-      ),
-    },
+  return buffer.getvalue(), jsonl(problem(1) | {'answer': '1', 'unique_id': 'test/geometry/1.json'})
+
+
+def test_math_is_never_downloaded_and_read_from_the_users_copy(tmp_path, cache, monkeypatch, capsys):
+  def no_network(*args, **options):
+    raise AssertionError('the network was asked')
+
+  monkeypatch.setattr(urllib.request, 'urlopen', no_network)
+  assert 'math' in catalog.prepared() and 'math' not in catalog.downloadable()
+  line = (
+    r'no math {} data here, and it cannot be downloaded: its text was withdrawn .* Art of Problem Solving; put a copy '
+    r'of yours into DIR/math/{}.jsonl, gzip or not \(or math/MATH.tar\), and run `mathqwen data prepare math --data-dir'
   )
-  assert datasets.prepare('math', download=True)['splits'] == {'train': 2, 'test': 1, 'test500': 1}
+  with pytest.raises(UserError, match=line.format('train', 'train')):
+    datasets.prepare('math', download=True)
+  with pytest.raises(UserError, match=line.format('test500', 'test500')):
+    sources.load('math500', 'test')
+  for benchmark, split in (('math', 'test'), ('math500', 'test500')):
+    words = ['openai:http://127.0.0.1:9/v1#m', '--benchmarks', benchmark, '--out', str(tmp_path / 'scores')]
+    assert cli.main(['evaluate', *words]) == 2
+    assert re.fullmatch(f'mathqwen: {line.format(split, split)}.*\n', capsys.readouterr().err)
+
+  archive, row_of_500 = archive_of_math()
+  own = tmp_path / 'own' / 'math'
+  own.mkdir(parents=True)
+  (own / 'MATH.tar').write_bytes(archive)
+  for _ in range(2):
+    assert datasets.prepare('math', str(own.parent))['splits'] == {'train': 2, 'test': 1}
+  assert datasets.prepare('math', download=True)['splits'] == {'train': 2, 'test': 1}  # where it came from last time
   assert [(e.id, e.answer) for e in sources.load('math', 'train')[0]] == [
     ('train/algebra/0.json', '0'),
     ('train/algebra/10.json', '10'),
   ]
-  assert sources.load('math500', 'test')[0][0].id == sources.load('math', 'test')[0][0].id == 'test/geometry/1.json'
+  assert sorted(path.name for path in own.iterdir()) == ['MATH.tar']  # the user's folder is never written to
+  (own / 'test500.jsonl').write_bytes(row_of_500)
+  assert datasets.prepare('math', str(own.parent))['splits'] == {'train': 2, 'test': 1, 'test500': 1}
+  assert sources.load('math500', 'test')[0][0].id == 'test/geometry/1.json'
 
 
 @pytest.mark.parametrize('aligned', [True, False])
@@ -138,8 +164,6 @@ def half_an_archive():
 @pytest.mark.parametrize(
   'name, files',
   [
-    ('math', {'MATH.tar': b'<html>log in</html>', 'test500.jsonl': b'{}'}),
-    ('math', {'MATH.tar': half_an_archive(), 'test500.jsonl': b'{}'}),
     ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'<html>log in'}),
     ('math23k', {'math23k_test.json': b'{"id": "1"}', 'question_CH.txt': b'q', 'answersheet.json': b'[{"1": 5}]'}),
     ('math23k', {'math23k_test.json': b'{}', 'question_CH.txt': b'\xff', 'answersheet.json': b'[]'}),
@@ -151,6 +175,14 @@ def test_downloads_that_are_something_else(server, cache, monkeypatch, name, fil
     UserError, match=f'(?s)the files in {cache}/downloads/{name} are not what is published .*; delete'
   ):
     datasets.prepare(name, download=True)
+
+
+@pytest.mark.parametrize('content', [b'<html>log in</html>', half_an_archive()])
+def test_a_copy_of_math_that_is_something_else(tmp_path, content):
+  (tmp_path / 'math').mkdir()
+  (tmp_path / 'math' / 'MATH.tar').write_bytes(content)
+  with pytest.raises(UserError, match='math.*(not what is published|half-written or damaged)'):
+    datasets.prepare('math', str(tmp_path))
 
 
 def test_downloads_that_fail(server, cache, monkeypatch):

@@ -133,7 +133,6 @@ def test_published_files_have_the_checksums_of_the_downloads(published):
   for stored, name, target in (
     ('gsm8k/train.jsonl', 'gsm8k', 'gsm8k/train.jsonl'),
     ('gsm8k/test.jsonl', 'gsm8k', 'gsm8k/test.jsonl'),
-    ('math/test500.jsonl', 'math', 'math/test500.jsonl'),
     ('math401/test.jsonl', 'math401', 'math401/math401.json'),
     ('math23k/test_upstream.json', 'math23k', 'math23k/math23k_test.json'),
   ):

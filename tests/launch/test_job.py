@@ -103,6 +103,7 @@ def test_flags_of_create(job_file, lines, flags, without):
     ('set = ["steps"]', "set has 'steps': write each as 'a.b=value'"),
     ('set = ["train.steps=1\\n2"]', 'set has '),
     ('set = "train.steps=1"', 'set must be a list of strings'),
+    ('data = ["gsm8k", "math"]', "data has 'math', which cannot be downloaded: its text was withdrawn in 2025"),
     ('data = ["gsm9k"]', "data has 'gsm9k': known are gsm8k"),
     ('provisioning = "preemptible"', "provisioning = 'preemptible': it must be one of spot, on-demand, reserved"),
     ('max_cost = 5', 'max_cost needs price_per_chip_hour'),

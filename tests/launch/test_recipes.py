@@ -23,7 +23,7 @@ XPK = {
 }  # fmt: skip
 KINDS = [
   ['slice = "tpu7x-16"', 'provisioning = "on-demand"'],
-  ['slice = "v6e-16"', 'provisioning = "spot"', 'data = ["gsm8k", "math"]'],
+  ['slice = "v6e-16"', 'provisioning = "spot"', 'data = ["gsm8k", "math401"]'],
   ['slice = "v5p-32"', 'provisioning = "flex-start"', 'max_run = "10h"'],
   ['slice = "v6e-16"', 'provisioning = "reserved"'],
 ]
@@ -68,7 +68,7 @@ def test_gke(job_file):
   (command,) = [word.partition('=')[2] for word in started if word.startswith('--command=')]
   assert shlex.split(command)[:2] == ['bash', '-c']
   assert shlex.split(command)[2].startswith(
-    'mathqwen data prepare gsm8k math && exec mathqwen train demo --workdir=gs://'
+    'mathqwen data prepare gsm8k math401 && exec mathqwen train demo --workdir=gs://'
   )
   assert '--tpu-type=tpu7x-2x2x2' in recipes.gke(job.read(job_file(*KINDS[0])))
   assert '--num-slices=2' in recipes.gke(job.read(job_file('slice = "2xv5p-32"')))

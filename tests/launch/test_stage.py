@@ -75,9 +75,9 @@ def test_data_and_model_are_staged_once(stage):
   assert stage.bucket.read('init/Org--Model/weights') == 'weights\n'
   # Again after a preemption, on another host, in another job of the same bucket: nothing is done twice.
   assert [stage('all', 0, **changes).returncode for changes in ({}, {'name': 'another'})] == [0, 0]
-  assert stage('all', 1, data=['math']).returncode == 0 and stage.calls() == calls
-  assert stage('all', 0, data=['gsm8k', 'math']).returncode == 0
-  assert stage.calls()[2:] == ['data prepare math hf_value ']
+  assert stage('all', 1, data=['math23k']).returncode == 0 and stage.calls() == calls
+  assert stage('all', 0, data=['gsm8k', 'math23k']).returncode == 0
+  assert stage.calls()[2:] == ['data prepare math23k hf_value ']
 
 
 def test_a_half_staging_is_done_again(stage):

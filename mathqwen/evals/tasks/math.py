@@ -4,8 +4,9 @@ r"""MATH: competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874), wit
 
 The gold answer is the content of the last box. The benchmark here asks all 5,000 test problems; math500.py asks 500.
 
-MATH was withdrawn in 2025 under a claim of Art of Problem Solving, so this repository holds none of its text,
-neither in tests nor in prompts: `data prepare` downloads it to the user's machine.
+Its text was withdrawn in 2025 under a claim of Art of Problem Solving. So this repository holds none of it, neither in
+tests nor in prompts, and downloads none of it, MATH-500 included: `data prepare math --data-dir DIR` reads a copy that
+the user has.
 """
 
 import dataclasses
@@ -14,12 +15,12 @@ import pathlib
 import re
 import tarfile
 
-from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.formats import Malformed
+from mathqwen import files
+from mathqwen.data.catalog import DataSet, Split
+from mathqwen.data.formats import Malformed, opened
 from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark, PromptSettings
-from mathqwen.files import write_atomically
 from mathqwen.settings import setting
 
 ORDER = 3  # after math500, which is the column of Table 12
@@ -70,36 +71,33 @@ def parse(record: dict, options: Options) -> dict:
   }
 
 
-def unpack(downloads: pathlib.Path) -> None:
-  """Makes train.jsonl and test.jsonl of MATH.tar, which holds one file for each problem.
+def unpack(source: files.AnyPath, target: pathlib.Path) -> None:
+  """Makes train.jsonl and test.jsonl of MATH.tar as it was published, with one file for each problem.
 
   MATH/train/algebra/0.json becomes a line of train.jsonl, and 'train/algebra/0.json' the same line of train_paths.txt.
   """
-  folder = downloads / 'math'
-  if all((folder / name).is_file() for name in ('train.jsonl', 'test.jsonl')):
-    return
-
+  archive_file = source / 'math/MATH.tar'
   members: dict[str, dict[str, bytes]] = {'train': {}, 'test': {}}
-  with tarfile.open(folder / 'MATH.tar') as archive:
+  with opened(archive_file) as file, tarfile.open(fileobj=file) as archive:
     for member in archive:
       if match := re.fullmatch(r'(?:\./)?MATH/((train|test)/\w+/\d+\.json)', member.name):
         path, split = match.groups()
         members[split][path] = archive.extractfile(member).read()
 
-  for split, files in members.items():
-    if not files:
-      raise UserError(f'{folder / "MATH.tar"} holds no MATH/{split}/*/*.json; delete it and prepare again')
-    paths = sorted(files)
-    rows = [json.dumps(json.loads(files[path]), ensure_ascii=False) for path in paths]
-    write_atomically(folder / f'{split}_paths.txt', ('\n'.join(paths) + '\n').encode())
-    write_atomically(folder / f'{split}.jsonl', ('\n'.join(rows) + '\n').encode())
+  for split, found in members.items():
+    if not found:
+      raise UserError(f'{archive_file} holds no MATH/{split}/*/*.json; replace it and prepare again')
+    paths = sorted(found)
+    rows = [json.dumps(json.loads(found[path]), ensure_ascii=False) for path in paths]
+    files.write_atomically(target / f'math/{split}_paths.txt', ('\n'.join(paths) + '\n').encode())
+    files.write_atomically(target / f'math/{split}.jsonl', ('\n'.join(rows) + '\n').encode())
 
 
 DATA = DataSet(
   name='math',
   about='Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874); test500 is the split of arXiv 2305.20050.',
   homepage='https://github.com/hendrycks/math',
-  licence='MIT',
+  licence='MIT, withdrawn',
   splits={
     'train': Split(('math/train.jsonl',)),
     'test': Split(('math/test.jsonl',)),
@@ -108,18 +106,9 @@ DATA = DataSet(
   parse=parse,
   options=Options,
   fields=('problem', 'solution'),
-  downloads={
-    'math/MATH.tar': Download(
-      'https://people.eecs.berkeley.edu/~hendrycks/MATH.tar',
-      '0fbe4fad0df66942db6c221cdcc95b298cc7f4595a2f0f518360cce84e90d9ac',
-    ),
-    'math/test500.jsonl': Download(
-      'https://huggingface.co/datasets/HuggingFaceH4/MATH-500/resolve/'
-      '6e4ed1a2a79af7d8630a6b768ec859cb5af4d3be/test.jsonl',
-      '35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132',
-    ),
-  },
+  withdrawn='its text was withdrawn in 2025 under a claim of Art of Problem Solving',
   unpack=unpack,
+  packed=('math/MATH.tar',),
   ids_beside='{stem}_paths.txt',
 )
 

@@ -9,13 +9,13 @@ import json
 import pathlib
 import re
 
+from mathqwen import files
 from mathqwen.data.catalog import DataSet, Download, Split
 from mathqwen.data.expressions import evaluate, steps
 from mathqwen.data.formats import records
 from mathqwen.data.shapes import text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.files import write_atomically
 from mathqwen.settings import setting
 
 ORDER = 5
@@ -79,13 +79,13 @@ def _operations(formula: str, answer: str) -> list[str]:
   return lines if result == answer or as_decimals else [*lines, f'{result}={answer}']
 
 
-def unpack(downloads: pathlib.Path) -> None:
+def unpack(source: files.AnyPath, target: pathlib.Path) -> None:
   """Joins the question list (line n has id n) and the answer sheet ([{"1": {answer, equation}}, ...]) to train.jsonl.
 
   The thousand test rows are in both: they check that the two files are aligned, and are then left out.
   """
-  folder = downloads / 'math23k'
-  if (folder / 'train.jsonl').is_file():
+  folder = source / 'math23k'
+  if (target / 'math23k/train.jsonl').is_file():
     return
 
   test = {record['id']: record for _, record in records(folder / 'math23k_test.json')}
@@ -114,7 +114,7 @@ def unpack(downloads: pathlib.Path) -> None:
         f'{folder}: question {number} differs between the train and the test files; delete the folder and prepare again'
       )
   text = ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
-  write_atomically(folder / 'train.jsonl', text.encode())
+  files.write_atomically(target / 'math23k/train.jsonl', text.encode())
 
 
 DATA = DataSet(
