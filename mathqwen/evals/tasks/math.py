@@ -97,7 +97,7 @@ DATA = DataSet(
   name='math',
   about='Competition mathematics (Hendrycks et al. 2021, arXiv 2103.03874); test500 is the split of arXiv 2305.20050.',
   homepage='https://github.com/hendrycks/math',
-  licence='MIT, withdrawn',
+  licence='MIT',
   splits={
     'train': Split(('math/train.jsonl',)),
     'test': Split(('math/test.jsonl',)),
