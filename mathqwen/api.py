@@ -97,6 +97,7 @@ def evaluate(
   concurrency: int | None = None,
   requests_per_minute: float | None = None,
   timeout: float | None = None,
+  request_json: Mapping | None = None,
   platform: str | None = None,
 ) -> dict:
   """Answers the problems of benchmarks and grades the answers, as `mathqwen evaluate MODEL` does.

@@ -13,7 +13,8 @@ CACHE_DTYPES = ('float32', 'bfloat16', 'int8')
 BATCH_SIZE = 64
 ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of evals.ask.Ask
 DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
-SERVED = ('concurrency', 'requests_per_minute', 'timeout')  # for a served model
+ENDPOINT = ('requests_per_minute', 'timeout', 'request_json')  # of evals.endpoint.Endpoint
+SERVED = ('concurrency', *ENDPOINT)  # for a served model
 OURS = ('template', 'batch_size', 'dtype', 'platform', 'distributed', 'slice')  # for a model of ours
 
 
@@ -57,6 +58,20 @@ def add_flags(parser: _flags.Parser, limit: str, sampling: str, defaults: str = 
   served.add_argument('--concurrency', type=int, metavar='N', help='requests in flight at the same time (default: 16)')
   served.add_argument('--requests-per-minute', type=float, metavar='N', help='at most (default: no limit)')
   served.add_argument('--timeout', type=float, metavar='SECONDS', help='of one request (default: 600)')
+  served.add_argument(
+    '--request-json',
+    type=_request_json,
+    metavar='OBJECT',
+    help='more fields of each request, such as \'{"chat_template_kwargs": {"enable_thinking": false}}\'; null leaves '
+    'one out',
+  )
+
+
+def _request_json(text: str) -> dict:
+  """The object in a text. UserError: when it is none, or decides what a flag does."""
+  from mathqwen.evals import dialect
+
+  return dialect.parse_json(text)
 
 
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict:

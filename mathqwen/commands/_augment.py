@@ -130,7 +130,7 @@ def _augment(args: argparse.Namespace) -> dict:
   check_positive(concurrency=concurrency, batch_size=batch_size)
   model: Asked
   if served:
-    options = _asking.given(args, ('timeout', 'requests_per_minute')) | {'system_prompt': args.system or ''}
+    options = _asking.given(args, _asking.ENDPOINT) | {'system_prompt': args.system or ''}
     model = ServedModel(endpoint.Endpoint(args.model, **options), concurrency)
   else:
     _asking.start_devices(args, f'the answers in {args.out} are kept')

@@ -9,13 +9,14 @@ from mathqwen.errors import report
 from mathqwen.hardware import hosts
 
 if TYPE_CHECKING:
+  from mathqwen.evals.ask import Ask
   from mathqwen.evals.tasks import Benchmark
   from mathqwen.inference.model import Model
 
 HELP = 'answer the problems of benchmarks, grade the answers and record each of them'
 
 # Flags that a served model does not take.
-OURS = (*_asking.OURS, *_asking.DECODING)
+OURS = (*_asking.OURS, 'cache_dtype')
 
 
 def add_flags(parser: _flags.Parser) -> None:
@@ -32,7 +33,7 @@ def add_flags(parser: _flags.Parser) -> None:
   _asking.add_flags(
     parser,
     'the first N problems of each benchmark only',
-    'sampling, for a model of ours; several samples give pass@k and maj@k',
+    'sampling; several samples give avg@n, pass@k and maj@k',
   )
 
 
@@ -72,19 +73,24 @@ def evaluate(args: argparse.Namespace) -> dict:
 def _ask_endpoint(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   """Asks a served model. chosen: the benchmarks."""
   from mathqwen.evals import endpoint
-  from mathqwen.evals.ask import Ask
 
   options = _asking.given(args, _asking.SERVED) | {'system_prompt': args.system or ''}
-  return endpoint.evaluate(args.model, chosen, Ask(**_asking.given(args, _asking.ASK)), out=args.out, **options)
+  return endpoint.evaluate(args.model, chosen, _ask_of(args), out=args.out, **options)
+
+
+def _ask_of(args: argparse.Namespace) -> 'Ask':
+  """What is asked, and how answers are drawn."""
+  from mathqwen.evals.ask import Ask, Decoding
+
+  return Ask(**_asking.given(args, _asking.ASK), decoding=Decoding(**_asking.given(args, _asking.DECODING)))
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   """Opens args.model unless it is open, and checks everything before its weights are read."""
   from mathqwen.evals import run
-  from mathqwen.evals.ask import Ask, Decoding
 
   batch_size = _asking.BATCH_SIZE if args.batch_size is None else args.batch_size
-  ask = Ask(**_asking.given(args, _asking.ASK), decoding=Decoding(**_asking.given(args, _asking.DECODING)))
+  ask = _ask_of(args)
   kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
   _asking.start_devices(args, kept)
   if not isinstance(args.model, str):

@@ -6,7 +6,7 @@ prompts.py                how problems are asked: PROMPTS, get
 ask.py                    Ask and Decoding: what a model is asked, and how it answers
 asked.py                  how a model was asked, in words, in scores and in records
 run.py                    evaluate(model, names, Ask(...)), grade_records(path, benchmark)
-endpoint.py               evaluate('openai:URL#MODEL', ...)
+endpoint.py               evaluate('openai:URL#MODEL', ...); dialect.py knows which parameters a server takes
 records.py folder.py      what a run leaves on disk
 samples.py progress.py    votes of several answers; the line on standard error
 compare.py                compare(a, b): which verdicts flipped between two runs
@@ -20,6 +20,7 @@ __all__ = [
   'asked',
   'benchmarks',
   'compare',
+  'dialect',
   'endpoint',
   'folder',
   'progress',

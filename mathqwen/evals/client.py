@@ -21,10 +21,14 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 import mathqwen
 from mathqwen.errors import UserError
+from mathqwen.evals import replies
+from mathqwen.evals.dialect import Dialect
+from mathqwen.evals.replies import Answer, Failure, Refusal
 
 PREFIX = 'openai:'
 KEY = 'OPENAI_API_KEY'
@@ -39,38 +43,6 @@ _REMEDIES = {
   403: f'the key in {KEY} may not use this model, or the server refuses this problem',
   404: 'check the address (most end in /v1) and the name after #',
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-  """What a server answered."""
-
-  text: str
-  tokens: int | None  # as the server counts them; None when it does not say
-  truncated: bool
-  served_model: str | None  # the exact name behind an alias
-
-
-class Failure(Exception):
-  """Raised instead of an answer.
-
-  retryable: another try may succeed. affects_all: other problems would fail too. busy: the server only has too much to
-  do. retry_after: the seconds that it asks to wait.
-  """
-
-  def __init__(
-    self,
-    what: str,
-    retryable: bool = True,
-    affects_all: bool = False,
-    busy: bool = False,
-    retry_after: float | None = None,
-  ):
-    super().__init__(what)
-    self.retryable = retryable
-    self.affects_all = affects_all or busy
-    self.busy = busy
-    self.retry_after = retry_after
 
 
 # --- connections: urllib with a limit on the whole exchange, and without redirects ---
@@ -151,10 +123,16 @@ class _OpenWithDeadline(urllib.request.HTTPHandler, urllib.request.HTTPSHandler)
 class Client:
   """Asks one model of one server."""
 
-  def __init__(self, name: str, timeout: float):
-    """name: openai:URL#MODEL. timeout: seconds for a whole request. UserError: for a bad name or key."""
+  def __init__(
+    self, name: str, timeout: float, extra: Mapping | None = None, tell: Callable[[str], None] = lambda line: None
+  ):
+    """name: openai:URL#MODEL. timeout: seconds for a whole request. extra, tell: as `Dialect` takes them.
+
+    UserError: for a bad name or key.
+    """
     self.url, self._model = parse(name)
     self._timeout = timeout
+    self._dialect = Dialect(extra or {}, tell)
     self._key = os.environ.get(KEY, '').strip()
     if not all('!' <= character <= '~' for character in self._key):
       raise UserError(f'{KEY} holds characters that no key has (spaces, line ends, accents); set it again')
@@ -168,11 +146,17 @@ class Client:
 
   def ask(self, prompt: dict, max_new_tokens: int) -> Answer:
     """The answer to `{'messages': turns}` or `{'prompt': text}`, with other fields of the request. Raises Failure."""
-    chat = 'messages' in prompt
-    body = {'model': self._model, **prompt, 'max_tokens': max_new_tokens}
-    path = 'chat/completions' if chat else 'completions'
-    request = urllib.request.Request(f'{self.url}/{path}', json.dumps(body).encode(), self._headers())
-    return self._parse(self._exchange(request), chat)
+    fields = {'model': self._model, **prompt, 'max_tokens': max_new_tokens}
+    path = 'chat/completions' if 'messages' in prompt else 'completions'
+    while True:
+      body, changes = self._dialect.body(fields)
+      request = urllib.request.Request(f'{self.url}/{path}', json.dumps(body).encode(), self._headers())
+      try:
+        answer = self._parse(self._exchange(request), max_new_tokens)
+        return dataclasses.replace(answer, changes=changes)
+      except Failure as error:
+        if error.refusal is None or not self._dialect.learn(body, error.refusal):
+          raise
 
   def _headers(self) -> dict:
     headers = {'Content-Type': 'application/json', 'User-Agent': f'mathqwen/{mathqwen.__version__}'}
@@ -225,7 +209,7 @@ class Client:
 
   def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
     """Raises the Failure for a status that is not 200."""
-    message, code = _message_of(error)
+    message, code, field = _message_of(error)
     message = self.clean(' '.join(message.split()))
     what = self.clean(f'{error.code} {error.reason}')
     if message:
@@ -242,41 +226,20 @@ class Client:
       raise Failure(what, retryable=False, affects_all=True)
     remedy = _REMEDIES.get(error.code, 'the server will not answer this request')
     affects_all = error.code in _REFUSES_ALL or error.code < 400 or out_of_quota
-    raise Failure(f'{what}; {remedy}', retryable=False, affects_all=affects_all)
+    refusal = Refusal(message, field) if error.code in (400, 422) else None
+    raise Failure(f'{what}; {remedy}', retryable=False, affects_all=affects_all, refusal=refusal)
 
-  def _parse(self, text: str, chat: bool) -> Answer:
+  def _parse(self, text: str, limit: int) -> Answer:
     """The answer in the body of a response. Failure: when it is anything else."""
-    if not text.strip():
-      raise Failure('an empty answer')
-    try:
-      body = json.loads(text)
-      choice = body['choices'][0]
-      reason = choice['finish_reason']
-      content = choice['message']['content'] if chat else choice['text']
-      tokens = (body.get('usage') or {}).get('completion_tokens')
-      served = body.get('model')
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-      # '\/' is JSON for '/': a key that is written so must be masked too.
-      start = ' '.join(self.clean(text.replace('\\/', '/'))[:80].split())
-      raise Failure(f'not an answer of the OpenAI API: {start!r}') from None
-    if content is None and reason in ('length', 'content_filter'):
-      content = ''  # truncated while it was thinking, or withheld
-    if not isinstance(content, str) or not isinstance(reason, str):
-      raise Failure('an answer without text or finish_reason')
-    return Answer(
-      text=self.clean(content),
-      tokens=tokens if type(tokens) is int and 0 <= tokens < 2**31 else None,
-      truncated=reason == 'length',
-      served_model=self.clean(served) if isinstance(served, str) else None,
-    )
+    return replies.read(text, limit, self.clean)
 
   def clean(self, text: str) -> str:
     """Masks the key. For all text that leaves this class, after JSON's escapes are decoded."""
     return text.replace(self._key, '***') if len(self._key) >= _LONG_KEY else text
 
 
-def _message_of(error: urllib.error.HTTPError) -> tuple[str, object]:
-  """(message, code) of `{"error": {"message": ..., "code": ...}}`; the whole text when it is anything else."""
+def _message_of(error: urllib.error.HTTPError) -> tuple[str, object, str | None]:
+  """(message, code, param) of `{"error": {"message": ..., "code": ..., "param": ...}}`; else the whole text."""
   try:
     text = error.read1(_CHUNK).decode('utf-8', 'replace')
   except (OSError, http.client.HTTPException):
@@ -284,9 +247,9 @@ def _message_of(error: urllib.error.HTTPError) -> tuple[str, object]:
   try:
     found = json.loads(text)
     found = found.get('error', found)
-    return str(found.get('message', text)), found.get('code')
+    return str(found.get('message', text)), found.get('code'), found.get('param')
   except (ValueError, AttributeError, RecursionError):
-    return text, None
+    return text, None, None
 
 
 def parse_retry_after(value: str | None) -> float | None:

@@ -6,6 +6,7 @@ needs weights, a tokenizer or JAX.
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -14,83 +15,26 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals import records, run
-from mathqwen.evals.ask import ASK, GREEDY, Ask, PreparedBenchmark, check_positive, choose, prepare_benchmark
-from mathqwen.evals.client import Answer, Client, Failure
+from mathqwen.evals.ask import ASK, Ask, PreparedBenchmark, check_positive, choose, prepare_benchmark
+from mathqwen.evals.client import Client
+from mathqwen.evals.pacing import Gate, StopCriterion
+from mathqwen.evals.replies import Answer, Failure
 from mathqwen.evals.tasks import Benchmark
 
 _NAMED = 5  # problems without an answer that an error names
-_GIVE_UP = 8  # consecutive problems without an answer, after which no more are asked
 _MAX_BACKOFF = 60  # seconds
 _MAX_DOUBLINGS = 20  # of the backoff; more would overflow
+_SEEDS = 1_000_003  # between the first seeds of two runs: a prime above the answers of most runs
 
 
 class _Stopped(Exception):
   """Raised in a thread when no further request may be sent."""
-
-
-class _StopCriterion:
-  """Decides whether more problems are worth asking. Threads share one.
-
-  Before the first answer: stops after a failure that affects all problems, or when the first `_GIVE_UP` problems have
-  all failed. Later: stops after a failure that affects all and that no retry helps, or after `_GIVE_UP` retryable
-  failures with no answer in between.
-  """
-
-  def __init__(self):
-    self._lock = threading.Lock()
-    self._answered = 0
-    self._last_answer = 0.0  # time
-    self._first_failed = 0  # of the first _GIVE_UP problems
-    self._failed_since = 0  # retryable failures of problems that were started after the last answer
-
-  def keep_asking(self, position: int, started: float, result: Answer | Failure) -> bool:
-    """After the problem at that position, which was first asked at the time `started`, ended with `result`."""
-    with self._lock:
-      if isinstance(result, Answer):
-        self._answered += 1
-        self._last_answer = time.monotonic()
-        self._failed_since = 0
-        return True
-
-      if position < _GIVE_UP:
-        self._first_failed += 1
-      # The tries of a problem that was started before the last answer may have failed before it, so they say nothing
-      # about the server since then.
-      if result.retryable and started > self._last_answer:
-        self._failed_since += 1
-      if not self._answered:
-        return not result.affects_all and self._first_failed < _GIVE_UP
-      hopeless = result.affects_all and not result.retryable
-      return not hopeless and self._failed_since < _GIVE_UP
-
-
-class _Gate:
-  """When the next request may leave. All threads share one rate, and all wait when the server asks for a pause."""
-
-  def __init__(self, per_minute: float | None):
-    self._interval = 60 / per_minute if per_minute else 0.0
-    self._lock = threading.Lock()
-    self._next = 0.0
-
-  def pause(self, seconds: float) -> None:
-    """Nothing leaves for so many seconds."""
-    with self._lock:
-      self._next = max(self._next, time.monotonic() + seconds)
-
-  def take_turn(self) -> float:
-    """Reserves the next turn; the seconds until then."""
-    with self._lock:
-      now = time.monotonic()
-      turn = max(now, self._next)
-      if self._interval:
-        self._next = turn + self._interval
-    return turn - now
 
 
 class Endpoint:
@@ -105,13 +49,14 @@ class Endpoint:
     timeout: float = 600,
     requests_per_minute: float | None = None,
     system_prompt: str = '',
+    request_json: Mapping | None = None,
     tries: int = 6,
     patience: float = 900,
     backoff: float = 1.0,
   ):
     """name: openai:URL#MODEL. timeout: seconds for one request. tries: requests for a problem until it has failed.
 
-    system_prompt: the system turn before each question; '' sends none.
+    system_prompt: the system turn before each question; '' sends none. request_json: more fields of each request.
     patience: seconds to wait, for one problem, for a server that is only busy (429, 503); that uses up no tries.
     backoff: seconds before the second try, doubled for each further one. UserError: for a bad name, key or number.
     """
@@ -124,11 +69,12 @@ class Endpoint:
         raise UserError(f'{what} is {value}; it must be above {least:.3g} and below {most:.3g}')
     self.name = name
     self.system_prompt = system_prompt
-    self._client = Client(name, timeout)
+    self.request_json = dict(request_json or {})
+    self._client = Client(name, timeout, self.request_json, lambda line: self._report(f'{self._client.url}: {line}'))
     self._tries = tries
     self._patience = patience
     self._backoff = backoff
-    self._gate = _Gate(requests_per_minute)
+    self._gate = Gate(requests_per_minute)
     self._stop = threading.Event()
     self._repeated: collections.Counter[str] = collections.Counter()  # repeated requests, by what had failed
     self._lock = threading.Lock()  # of the counter and of what threads report
@@ -144,11 +90,16 @@ class Endpoint:
     stop_texts: tuple[str, ...],
     temperature: float = 0.0,
     top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    numbers: Sequence[int] | None = None,
     **_,
   ) -> None:
     """Asks for the answers, `batch_size` at a time. Calls `on_done(position, Answer)` in this thread.
 
-    Unanswered: at the end, when problems have no answer. Once `_StopCriterion` gives up, no further problem is asked;
+    numbers: of the prompts; with them, each request at a temperature has a seed of its own.
+
+    Unanswered: at the end, when problems have no answer. Once `StopCriterion` gives up, no further problem is asked;
     requests under way are waited for.
     """
     self._repeated.clear()
@@ -157,9 +108,16 @@ class Endpoint:
     more: dict[str, object] = {'temperature': temperature}
     if top_p < 1:
       more['top_p'] = top_p
+    if top_k:
+      more['top_k'] = top_k
     if stop_texts:
       more['stop'] = list(stop_texts)
-    with contextlib.closing(self._ask_all(prompts, max_new_tokens, batch_size, more)) as results:
+    asked = [prompt | more for prompt in prompts]
+    if temperature and numbers is not None:
+      asked = [
+        prompt | {'seed': (_SEEDS * seed + number) % 2**31} for prompt, number in zip(asked, numbers, strict=True)
+      ]
+    with contextlib.closing(self._ask_all(asked, max_new_tokens, batch_size)) as results:
       for position, result in results:
         if isinstance(result, Failure):
           why[position] = result
@@ -173,18 +131,17 @@ class Endpoint:
       raise run.Unanswered(why, len(prompts) - answered - len(why))
 
   def _ask_all(
-    self, prompts: list[dict], max_new_tokens: int, batch_size: int, more: dict
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int
   ) -> Iterator[tuple[int, Answer | Failure]]:
     """(position, result) of each prompt that was asked, as they end. When the generator is closed, no more are asked.
 
-    more: fields of every request.
     A thread puts None on the queue when it has ended, and an exception that is a defect of ours to be raised here.
     """
     self._stop.clear()
     todo = iter(range(len(prompts)))
     taking = threading.Lock()
     results: queue.SimpleQueue = queue.SimpleQueue()
-    criterion = _StopCriterion()
+    criterion = StopCriterion()
 
     def work():
       while True:
@@ -194,7 +151,7 @@ class Endpoint:
           break
         started = time.monotonic()
         try:
-          result = self._answer(prompts[position] | more, max_new_tokens)
+          result = self._answer(prompts[position], max_new_tokens)
         except _Stopped:
           break
         except Failure as error:
@@ -303,14 +260,17 @@ def evaluate(
   and when the same call would not help. Preempted: when some problems have no answer and the same call may get them.
   """
   check_positive(concurrency=concurrency)
-  if ask.decoding != GREEDY:
-    raise UserError('a served model is asked for one greedy answer; leave decoding out')
+  if ask.decoding.cache_dtype is not None:
+    raise UserError(f'cache_dtype is {ask.decoding.cache_dtype!r}: a served model decides its own; leave it out')
   model = Endpoint(name, **options)
 
   def make_prompts(prompt, examples):
     return requests(prompt, examples, model.system_prompt)
 
   prepared = [prepare_benchmark(model, benchmark, ask, make_prompts) for benchmark in choose(names)]
+  if model.request_json:
+    more = {'request_json': model.request_json}
+    prepared = [dataclasses.replace(one, settings=one.settings | more) for one in prepared]
   try:
     with run.open_folders(prepared, out) as opened:
       return run.run(model, opened, concurrency, progress, record_of=_record_of_answer)
@@ -382,11 +342,20 @@ def _record_of_answer(model: Endpoint, prepared: PreparedBenchmark, index: int, 
 
 
 def response_of_answer(answer: Answer, stop: Sequence[str]) -> dict:
-  """Fields of a record: `response`, `tokens`, `truncated` and `served_model`. stop: texts that end an answer."""
+  """Fields of a record: `response`, `tokens`, `truncated`, `served_model`, and what else the server said.
+
+  stop: texts that end an answer.
+  """
   response, at_stop_text = prompts_lib.cut(answer.text, stop)  # not every server takes `stop`
-  return {
+  fields = {
     'response': response,
     'tokens': answer.tokens,
-    'truncated': answer.truncated and not at_stop_text,
+    'truncated': False if at_stop_text else answer.truncated,
     'served_model': answer.served_model,
   }
+  said = {
+    'reasoning': answer.reasoning,
+    'thinking_tokens': answer.reasoning_tokens,
+    'request_changes': list(answer.changes) or None,
+  }
+  return fields | {name: value for name, value in said.items() if value is not None}

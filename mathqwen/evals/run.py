@@ -204,6 +204,10 @@ def _scores_of(prepared: PreparedBenchmark, ordered: list[dict], batch_size: int
   scores = records.summarise(ordered, prepared.benchmark, settings['rule'], settings['samples'])
   scores.update({key: settings[key] for key in (*asked.FIELDS, 'model', 'dtype', 'limit')})
   scores['decoding'] = {name: settings[name] for name in (*DRAWN, 'max_new_tokens')} | {'batch_size': batch_size}
+  if settings.get('request_json'):
+    scores['decoding']['request_json'] = settings['request_json']
+  if changes := sorted({change for record in ordered for change in record.get('request_changes', ())}):
+    scores['decoding']['request_changes'] = changes
   counts = [record['tokens'] for record in ordered]
   scores['tokens'] = None if None in counts else sum(counts)  # a server need not count
   return scores
@@ -238,7 +242,9 @@ def _divide(prepared: PreparedBenchmark, folder: Folder | None) -> _Share:
   late = {key: place for place, key in enumerate(by_host[0]['unanswered'])}
   examples = prepared.examples
   missing = [index for index, example in enumerate(examples) if example.id not in first_host]
-  missing.sort(key=lambda index: late.get(examples[index].id, -1))
+  # The first sample of each problem, then the second: a problem that a server refuses is one of many at any time.
+  samples_each = prepared.settings['samples']
+  missing.sort(key=lambda index: (late.get(examples[index].id, -1), index % samples_each))
 
   if first_host:
     total = len(examples)

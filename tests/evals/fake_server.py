@@ -38,7 +38,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 class Handler(http.server.BaseHTTPRequestHandler):
   def do_POST(self):
-    body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+    body = self.body = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
     server = self.server
     with server.lock:
       server.asked.append((self.path, dict(self.headers), body, time.monotonic()))
@@ -117,12 +117,18 @@ FAILURES = {
   'a list': status(200, b'[]'),
   'no choices': status(200, b'{"choices": []}'),
   'no text': lambda h: h.say(answer(h.question, message={'role': 'assistant', 'content': None})),
-  'no reason': lambda h: h.say(answer(h.question, finish_reason=None)),
+  'nothing said': lambda h: h.say(answer(h.question, message={'content': ''}, finish_reason=None)),
+  'interrupted': lambda h: h.say(answer(h.question, finish_reason='abort')),
+  'half a stream': lambda h: h.say(b'data: {"choices": [{"delta": {"content": "6"}}]}\n\n'),
+  'an error in a stream': lambda h: h.say(b'data: {"error": {"message": "out of memory"}}\n\n'),
+  'a picture': lambda h: h.say(answer(h.question, message={'content': [{'type': 'image_url', 'image_url': {}}]})),
   'a number': lambda h: h.say(answer(h.question, message={'content': 7})),
   'gone': lambda h: h.connection.close(),
 }
 
 
-def evaluate(server, data_dir, out=None, names='arithmetic', limit=None, prompt=None, **options):
+def evaluate(server, data_dir, out=None, names='arithmetic', decoding=run.GREEDY, **options):
+  asked = {name: options.pop(name) for name in ('limit', 'prompt', 'max_new_tokens') if name in options}
   options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
-  return endpoint.evaluate(server.model, names, run.Ask(data_dir, limit, prompt), out=out, **options)
+  ask = run.Ask(data_dir, decoding=decoding, **asked)
+  return endpoint.evaluate(server.model, names, ask, out=out, **options)

@@ -17,7 +17,7 @@ from reciting import lines
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import benchmarks, client, endpoint, records, run
+from mathqwen.evals import benchmarks, client, endpoint, pacing, records, run
 from mathqwen.evals.tasks import PromptSettings
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_a_temporary_failure_changes_nothing(server, data_dir, tmp_path, name, c
 
 
 @pytest.mark.parametrize(
-  'name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone', 'no text', 'no reason']
+  'name', ['500', 'garbage', 'nothing', 'half', 'another schema', 'gone', 'no text', 'nothing said']
 )
 def test_a_failure_of_one_problem_leaves_the_others_answered(server, data_dir, tmp_path, name, capsys):
   server.script = [None, FAILURES[name], FAILURES[name], FAILURES[name]]
@@ -184,7 +184,7 @@ def test_refusals_after_an_answer_do_not_end_the_run(server, data_dir, tmp_path)
 
 
 def test_failures_count_from_the_last_answer_on():
-  criterion, early, answered = endpoint._StopCriterion(), time.monotonic(), client.Answer('2', 1, False, None)
+  criterion, early, answered = pacing.StopCriterion(), time.monotonic(), client.Answer('2', 1, False, None)
   time.sleep(0.01)
   assert criterion.keep_asking(0, early, answered)
   assert all(
@@ -223,8 +223,8 @@ def test_what_stays_unanswered_is_noted_for_this_run_alone(server, data_dir, tmp
 
 
 def test_decoding_settings_are_refused(server, data_dir):
-  ask = run.Ask(data_dir, decoding=run.Decoding(samples=2, temperature=0.7))
-  with pytest.raises(UserError, match='asked for one greedy answer; leave decoding out'):
+  ask = run.Ask(data_dir, decoding=run.Decoding(cache_dtype='int8'))
+  with pytest.raises(UserError, match="cache_dtype is 'int8': a served model decides its own; leave it out"):
     endpoint.evaluate(server.model, 'arithmetic', ask)
 
 
