@@ -8,7 +8,7 @@ import tomllib
 import types
 import typing
 
-from mathqwen.data import catalog, formats
+from mathqwen.data import catalog, folders
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 
@@ -260,7 +260,7 @@ class TpuJob:
   @property
   def files(self) -> list[str]:
     """The user's own files in `data`, on the launcher's machine."""
-    return [name for name in self.data if re.fullmatch(r'[\w./ ~-]+', name) and formats.SUFFIX.search(name)]
+    return [name for name in self.data if re.fullmatch(r'[\w./ ~-]+', name) and folders.SUFFIX.search(name)]
 
   def train(self, settings: dict | None = None) -> list[str]:
     """The words of the training command, the same on every host. settings: chosen by `plan`."""

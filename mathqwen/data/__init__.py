@@ -6,6 +6,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   datasets.prepare             downloads a data set and stores it for random access
   sources.load, .stream        the examples of a data set, of files, or of a data set on the hub: all, or one by one
   examples                     `Example`, from the records of a data set's file or of a user's
+  folders.data_files           the files of a folder or a pattern, by split
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes                       the forms that records of users' files have
@@ -34,6 +35,7 @@ __all__ = [
   'encoding',
   'examples',
   'expressions',
+  'folders',
   'formats',
   'holding_out',
   'inspect',

@@ -6,7 +6,9 @@ Example                  id 'gsm8k/train/0', solution '... 24 clips ...\n#### 72
 The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; all others have one of `shapes.SHAPES`.
 """
 
+import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -123,7 +125,7 @@ def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, r
       fields['id'] = f'{prefix}/{fields["id"]}'
     return fields
 
-  yield from _read_rows(path, rows, fields_of, prefix, ', '.join(data.fields), report)
+  yield from _read_rows(path, rows, fields_of, prefix, lambda _: ', '.join(data.fields), report)
 
 
 def _rows_of_user(
@@ -141,7 +143,7 @@ def _rows_of_user(
   if not columns:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  yield from _read_rows(path, rows, fields_of, prefix, shapes.EXPECTED, report, first_row)
+  yield from _read_rows(path, rows, fields_of, prefix, shapes.expected, report, first_row)
 
 
 def _read_rows(
@@ -149,11 +151,14 @@ def _read_rows(
   rows: Iterable[formats.Record],
   fields_of: Callable,
   prefix: str,
-  expected: str,
+  expected: Callable[[dict | None], str],
   report: Report,
   first_row: int = 0,
 ) -> Iterator[Example]:
-  """An example of each readable row. fields_of: (row, record, where) -> fields, or raises Malformed."""
+  """An example of each readable row.
+
+  fields_of: (row, record, where) -> fields, or raises Malformed. expected: the first object -> what it should have.
+  """
   row = first_row - 1
   readable = False
   first_object = first_trouble = None
@@ -172,11 +177,13 @@ def _read_rows(
     example_id = fields.pop('id', None)
     yield Example(id=f'{prefix}/{row}' if example_id is None else example_id, where=where, **fields)
 
+  if row < first_row:
+    raise UserError(f'{path} has no rows; fetch or write it again')
   if not readable:
     found = 'no object' if first_object is None else ', '.join(map(str, first_object))
     raise UserError(
-      f'{path}: no usable record among {row + 1 - first_row}: fields found: {found}; expected: {expected}; first '
-      f'error: {first_trouble}'
+      f'{path}: no usable record among {row + 1 - first_row}: fields found: {found}; expected: '
+      f'{expected(first_object)}; first error: {first_trouble}'
     )
 
 
@@ -241,6 +248,9 @@ def _object(record: object, more: Mapping = {}) -> dict:  # noqa: B006 - it is o
   """The record, with the fields of `more` that it lacks. Malformed: when it is no object, or holds no text."""
   if isinstance(record, Malformed):
     raise record
+  if isinstance(record, str) and record.lstrip().startswith('{'):  # JSON that was encoded twice
+    with contextlib.suppress(ValueError, RecursionError):
+      record = json.loads(record)
   if not isinstance(record, dict):
     raise Malformed('not a JSON object')
   shapes.check_text(record)

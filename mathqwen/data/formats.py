@@ -1,4 +1,4 @@
-r"""From files to records: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not, alone or in a folder.
+r"""From files to records: JSON Lines, JSON, CSV, Parquet and Arrow, compressed or not.
 
 train.jsonl.gz            (1, {'question': ...}), (2, {...}), ...     the number of the line
 train-00000.parquet       (1, {'question': ...}), ...                 the number of the row
@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 from mathqwen import files
+from mathqwen.data.json_rows import DECODER, rows_of
 from mathqwen.errors import UserError
 
 _CHUNK = 2**20  # bytes read at once
 _BATCH = 1024  # rows of a table that are made objects at once
+COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'  # what may follow the end of a file's name
 # What comes before an element of a JSON array, or before its end.
 _BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
 
@@ -35,70 +37,6 @@ class Malformed(ValueError):
   """A record that cannot be read; the message says why."""
 
   kind = 'malformed'  # under which a `Report` counts it
-
-
-# --- which files ---
-
-# What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.
-_COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'
-SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + _COMPRESSION)
-# Files that describe a data set, in folders that other programs wrote.
-_ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json')
-_SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
-
-
-def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
-  """The files with records that a path means: itself, those of a folder, or those that match a pattern ('*', '?').
-
-  split: of a folder, as far as names of files and folders tell splits apart.
-  UserError: when a folder has no such file, or nothing matches.
-  """
-  if re.search(r'[*?\[]', path.name) and not path.exists():
-    found = sorted(file for file in path.parent.glob(path.name) if file.is_file())
-    if not found:
-      raise UserError(f'{path}: no file matches; look at the folder {path.parent}')
-    return found
-  if not path.is_dir():
-    return [path]
-  if (path / 'dataset_dict.json').is_file():  # of the `datasets` library: a folder for each split
-    path = path / split
-  everything = [file for file in sorted(path.rglob('*')) if file.is_file()]
-  found = [
-    file for file in everything if SUFFIX.search(file.name) and file.name not in _ABOUT and not _hidden(file, path)
-  ]
-  if not found:
-    names = ', '.join(file.name for file in everything[:5]) or 'nothing'
-    raise UserError(
-      f'{path}: no file of records in this folder (.jsonl, .json, .csv, .tsv, .parquet, .arrow); it has {names}'
-    )
-  return _of_split(found, path, split)
-
-
-def _hidden(file: files.AnyPath, folder: files.AnyPath) -> bool:
-  return any(part.startswith('.') for part in file.relative_to(folder).parts)
-
-
-def _of_split(found: list[files.AnyPath], folder: files.AnyPath, split: str) -> list[files.AnyPath]:
-  """Those of a split: files whose name or folder says so; where none does, those that name no other split."""
-  named = {name: [] for name in _SPLITS}
-  unnamed = []
-  for file in found:
-    words = set(re.split(r'[^a-z]+', str(file.relative_to(folder)).lower()))
-    names = [name for name, spellings in _SPLITS.items() if words & set(spellings)]
-    for name in names:
-      named[name].append(file)
-    if not names:
-      unnamed.append(file)
-  chosen = named.get(split) or unnamed
-  if not chosen:
-    others = ', '.join(name for name, of_it in named.items() if of_it)
-    raise UserError(
-      f'{folder}: its files are of the splits {others}, none of {split}: name the files, as {folder}/*.jsonl'
-    )
-  return chosen
-
-
-# --- what is in a file ---
 
 
 def read_text(path: files.AnyPath) -> str:
@@ -128,6 +66,8 @@ def records(path: files.AnyPath) -> Iterator[Record]:
     for magic, what in _NO_RECORDS.items():
       if head.startswith(magic):
         raise UserError(f'{path} is {what}')
+    if head[_TAR[0] :].startswith(_TAR[1]):
+      raise UserError(f'{path} is a tar archive: unpack it, and give the folder')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
     yield from reader_of(path, file)(path, file)
@@ -135,22 +75,31 @@ def records(path: files.AnyPath) -> Iterator[Record]:
 
 def reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
   """The reader of a text file. UserError: when there is nothing but white space."""
-  name = re.sub(_COMPRESSION, '', path.name.lower())
-  head = file.peek(_CHUNK)
-  if not head.strip():
+  name = re.sub(COMPRESSION, '', path.name.lower())
+  head = file.peek(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
+  if not head:
     raise UserError(f'{path} is empty; fetch or write it again')
   if name.endswith(('.csv', '.tsv')):
     return _table
-  if head.lstrip().startswith(b'['):
+  if head.startswith(b'['):
     return lines if _is_list_on_a_line(head) else _array
-  return _objects if name.endswith('.json') else lines
+  return _objects if name.endswith('.json') or _is_spread(head) else lines
+
+
+def _is_spread(head: bytes) -> bool:
+  """Whether the first object stands on several lines."""
+  text = head.decode('utf-8', 'ignore')
+  try:
+    return '\n' in text[: DECODER.raw_decode(text)[1]]
+  except (ValueError, RecursionError):
+    return False
 
 
 def _is_list_on_a_line(head: bytes) -> bool:
   """Whether the first line is a whole list and another line follows: JSON Lines, whose rows are no objects."""
-  first, _, rest = head.lstrip().partition(b'\n')
+  first, _, rest = head.partition(b'\n')
   try:
-    return bool(rest.strip()) and isinstance(json.loads(first), list)
+    return bool(rest.strip()) and isinstance(DECODER.decode(first.decode().strip()), list)
   except (ValueError, RecursionError):
     return False
 
@@ -218,7 +167,8 @@ def lines(path: files.AnyPath, file: Iterable[bytes], first: int = 1) -> Iterato
       continue
     line = _decode(path, content, number)
     try:
-      yield number, json.loads(line)
+      # As in an array, a comma may follow.
+      yield number, DECODER.decode(line.strip().removesuffix(','))
     except (ValueError, RecursionError) as error:
       if not content.endswith(b'\n'):
         raise UserError(
@@ -230,23 +180,22 @@ def lines(path: files.AnyPath, file: Iterable[bytes], first: int = 1) -> Iterato
 def _objects(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   """JSON objects one after another, each on one line (Math401) or spread over several (Math23K's test file).
 
-  A single object with one list of objects in it is that list: {"data": [...]}.
+  A single object may be a table: see `json_rows.rows_of`.
   """
   text = _decode(path, file.read())
-  decoder = json.JSONDecoder()
   blanks = re.compile(r'\s*')
   at = blanks.match(text).end()
   line = 1 + text.count('\n', 0, at)
   first = True
   while at < len(text):
     try:
-      value, end = decoder.raw_decode(text, at)
+      value, end = DECODER.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
       raise UserError(
         f'{path}:{line}: half-written or not JSON objects one after another; write the file again'
       ) from error
     after = blanks.match(text, end).end()
-    inner = _only_list(value) if first and after == len(text) else None
+    inner = rows_of(value, str(path)) if first and after == len(text) else None
     if inner is not None:
       yield from enumerate(inner, 1)
       return
@@ -256,19 +205,8 @@ def _objects(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
     first = False
 
 
-def _only_list(value: object) -> list | None:
-  """The list of objects in an object that has exactly one, and no other list; None where there is none."""
-  if not isinstance(value, dict):
-    return None
-  lists = [inner for inner in value.values() if isinstance(inner, list)]
-  of_objects = len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0])
-  # A conversation is a list of objects as well.
-  return lists[0] if of_objects and not {'role', 'from'} & set(lists[0][0]) else None
-
-
 def _array(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
-  """One JSON array of objects. Only an element has to fit into memory."""
-  decoder = json.JSONDecoder()
+  """One JSON array of objects. Only an element has to fit into memory. A comma may follow the last one."""
   decode = codecs.getincrementaldecoder('utf-8')().decode
   text = ''
   at = row = 0
@@ -287,13 +225,13 @@ def _array(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
         start = before.end()
         if start == len(text):
           break
-        if text[start] == ']' and not before['comma']:
+        if text[start] == ']' and (row or not before['comma']):
           if text[start + 1 :].strip() or file.read().strip():
             raise UserError(f'{path}: more follows the array of {row:,} rows; write the file again')
           return
         if bool(before['comma']) != bool(row):
           raise UserError(f'{path}: half-written or not a JSON array (after row {row:,}); write the file again')
-        value, end = decoder.raw_decode(text, start)
+        value, end = DECODER.raw_decode(text, start)
         if end == len(text):  # 12 may go on as 123
           break
         row += 1
@@ -313,21 +251,28 @@ def _table(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   """CSV, with the names of its columns in the first line, whatever separates them. Every cell is text."""
   csv.field_size_limit(sys.maxsize)
   text = io.TextIOWrapper(file, 'utf-8', newline='')
+  line = 0  # the last one that was read
   try:
-    header = text.readline()
-    separator = max('\t,;|', key=header.count)
-    rows = csv.DictReader(itertools.chain([header], text), delimiter=separator, strict=True)
+    header = ''
+    while not header.strip() and (header := text.readline()):
+      line += 1
+    before = line - 1
+    separator = max('\t,;|', key=re.sub(r'"[^"]*"', '', header).count)
+    lines_left = itertools.chain([header], text)
+    rows = csv.DictReader(lines_left, delimiter=separator, strict=True, skipinitialspace=True)
+    rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     for row in rows:
+      line = before + rows.line_num
       if None in row:
-        yield rows.line_num, Malformed('more cells than the first line names columns')
+        yield line, Malformed('more cells than the first line names columns')
       elif None in row.values():
-        yield rows.line_num, Malformed('fewer cells than the first line names columns')
+        yield line, Malformed('fewer cells than the first line names columns')
       else:
-        yield rows.line_num, row
+        yield line, row
   except UnicodeDecodeError as error:
-    raise UserError(f'{path}:{rows.line_num + 1}: not UTF-8, there or below; save it as UTF-8') from error
+    raise UserError(f'{path}:{line + 1}: not UTF-8, there or below; save it as UTF-8') from error
   except csv.Error as error:
-    raise UserError(f'{path}:{rows.line_num}: half-written or not CSV ({error}); write the file again') from error
+    raise UserError(f'{path}:{line + 1}: half-written or not CSV ({error}); write the file again') from error
   finally:
     text.detach()
 
@@ -361,7 +306,7 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
     for batch in open_batches():
       for value in batch.to_pylist():
         row += 1
-        yield row, json.loads(json.dumps(value, default=str))  # dates and bytes become text
+        yield row, DECODER.decode(json.dumps(value, default=str))  # dates and bytes become text
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(
       f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
@@ -389,9 +334,18 @@ _BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
 # What people take for a file of records, and what to do with it.
 _NO_RECORDS = {
   b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',
+  b'7z\xbc\xaf': 'a 7z archive: unpack it, and give the folder',
+  b'\x04"M\x18': 'compressed with lz4: decompress it, or compress it with gzip or zstd',
+  b'\xff\xfe': 'UTF-16 text: save it as UTF-8',
+  b'\xfe\xff': 'UTF-16 text: save it as UTF-8',
   b'%PDF': 'a PDF: give JSON Lines, JSON, CSV or Parquet',
   b'SQLite format 3': 'an SQLite database: export it as CSV',
   b'\x89HDF': 'an HDF5 file: export it as Parquet or JSON Lines',
+  b'ORC': 'an ORC file: export it as Parquet or JSON Lines',
+  b'Obj\x01': 'an Avro file: export it as Parquet or JSON Lines',
+  b'FEA1': 'a Feather file of version 1: save it as Parquet, or as Feather of version 2',
+  b'\x93NUMPY': 'a NumPy array: save it as Parquet or JSON Lines',
   b'\x80\x04': 'a pickle, which may run code: save it as Parquet or JSON Lines',
   b'\x80\x05': 'a pickle, which may run code: save it as Parquet or JSON Lines',
 }
+_TAR = 257, b'ustar'  # where that stands in a tar archive

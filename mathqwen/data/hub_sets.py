@@ -6,7 +6,7 @@ It needs the `hf` extra.
 import re
 
 from mathqwen import files
-from mathqwen.data import formats, published
+from mathqwen.data import folders, published
 from mathqwen.errors import UserError, report
 from mathqwen.files import hub
 
@@ -52,7 +52,7 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
 
   configurations = _configurations(front, folder)
   if not configurations:
-    return formats.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split)
+    return folders.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split)
   patterns = _choose(source, configurations, wanted).get(split)
   if patterns is None:
     raise UserError(f'{source} has no split {split!r}')

@@ -132,10 +132,10 @@ def _openr1(record: dict) -> list[dict]:
 
 def _deepmath(record: dict) -> list[dict]:
   """DeepMath-103K: three solutions by DeepSeek-R1, all of which end with the answer."""
-  solutions = [record.get(f'r1_solution_{number}') for number in (1, 2, 3)]
+  solutions = [record[name] for name in record if name.startswith('r1_solution_')]
   kept = [_example(record, solution, record.get('final_answer')) for solution in solutions if solution]
   if not kept:
-    raise Malformed('no field "r1_solution_1" to "r1_solution_3"')
+    raise Malformed('no field "r1_solution_1", "r1_solution_2", ... has a text')
   return kept
 
 
@@ -148,8 +148,13 @@ _DAPO = (
 
 
 def _dapo(record: dict) -> list[dict]:
-  """DAPO-Math-17k, in the form of verl: a prompt of messages and the answer for the reward; no solution."""
+  """DAPO-Math-17k, in the form of verl: a prompt of messages and the answer for the reward; no solution.
+
+  The prompt is the question alone in open-r1/DAPO-Math-17k-Processed.
+  """
   turns, reward = record['prompt'], record['reward_model']
+  if isinstance(turns, str):
+    turns = [{'content': turns}]
   if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict) or not isinstance(reward, dict):
     raise Malformed('field "prompt" is not a list of one message, or field "reward_model" no object')
   question = text_field(turns[0], 'content')

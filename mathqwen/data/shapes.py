@@ -6,11 +6,12 @@ r"""From a record of anybody's file to the fields of an `Example`.
 A record has the first of SHAPES whose fields it has. A user's own names come in by `columns`: {'question': 'prob'}.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from mathqwen.chat import chatml
 from mathqwen.data.formats import Malformed
@@ -18,7 +19,9 @@ from mathqwen.data.formats import Malformed
 # Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
 # which one of them has a value is refused. Other fields that nothing reads are named in a line.
 _MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
-_PROMPTS_OF_ROWS = ('system', 'system_prompt', 'instruction', 'input', 'history', 'tools', 'functions', 'images')
+_PROMPTS_OF_ROWS = (
+  *('system', 'system_prompt', 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images'),
+)
 _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
 # Of these, what a chat template may take: see `chat/conversations.py`.
 _KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
@@ -119,6 +122,7 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
   """
   if columns:
     record = _renamed(record, columns)
+  record = _decoded(record)
   shape = find(record)
   if shape is None:
     raise Malformed(f'fields {", ".join(record)}: expected a question and its answer, or messages')
@@ -150,6 +154,17 @@ def _unread(record: Mapping, shape: Shape) -> list[str]:
   return found + [f'messages.{name}' for turn in turns for name in turn if name not in known]
 
 
+def _decoded(record: dict) -> dict:
+  """The record, with lists of turns and tools that it holds as JSON in a text."""
+  found = {}
+  for name in _LISTS:
+    text = record.get(name)
+    if isinstance(text, str) and text.lstrip().startswith('['):
+      with contextlib.suppress(ValueError, RecursionError):
+        found[name] = json.loads(text)
+  return record | found if found else record
+
+
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
   """The record with our names for the user's columns. Its other fields keep theirs, unless it is one of ours."""
   needed = {'question', 'solution', 'messages'} & columns.keys()
@@ -168,10 +183,20 @@ def _names() -> frozenset[str]:
   return frozenset(name for shape in SHAPES for name in (*shape.fields, *shape.optional))
 
 
-def _pair(question_field: str, solution_field: str) -> Callable[[dict], dict]:
-  """A reader of records with a question and what the assistant should say."""
+def _pair(question_field: str, solution_field: str) -> Callable[..., dict]:
+  """A reader of records with a question and what the assistant should say.
 
-  def read_pair(record: dict) -> dict:
+  The question may be a list of messages, and the solution too: then the solution alone is trained on (as in TRL).
+  """
+
+  def read_pair(record: dict, any_turns: bool = False) -> dict:
+    if isinstance(record[question_field], list):
+      before = [
+        turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in _turns(record, question_field)
+      ]
+      said = record[solution_field]
+      after = _turns(record, solution_field) if isinstance(said, list) else [{'role': 'assistant', 'content': said}]
+      return _conversation(record, before + after, any_turns)
     question = text_field(record, question_field)
     # Without GSM8K's calculator annotations.
     solution = re.sub(r'<<[^<>]*>>', '', text_field(record, solution_field))
@@ -205,15 +230,19 @@ def _with_system(record: dict, question: str, solution: str, before: tuple[dict,
   return (*turns, *before, *last)
 
 
-def _alpaca(record: dict) -> dict:
-  """{instruction, input, output}: the question is the instruction, and the input below it where there is one.
+def _alpaca(solution_field: str) -> Callable[[dict], dict]:
+  """A reader of {instruction, input, output}: the instruction, and the input or context below it where there is one.
 
   `history` holds the turns before, [[question, answer], ...], as LLaMA-Factory writes them.
   """
-  question = text_field(record, 'instruction')
-  if record.get('input'):
-    question += f'\n{text_field(record, "input")}'
-  solution = text_field(record, 'output')
+  return functools.partial(_read_alpaca, solution_field)
+
+
+def _read_alpaca(solution_field: str, record: dict) -> dict:
+  parts = [text_field(record, 'instruction')]
+  parts += [text_field(record, name) for name in _BELOW if record.get(name)]
+  question = '\n'.join(parts)
+  solution = text_field(record, solution_field)
   before = []
   for turn in record.get('history') or ():
     if not isinstance(turn, list | tuple) or len(turn) != 2:
@@ -224,18 +253,13 @@ def _alpaca(record: dict) -> dict:
   return {
     'question': question,
     'solution': solution,
-    'answer': _answer(record, solution, 'output'),
+    'answer': _answer(record, solution, solution_field),
     'messages': _with_system(record, question, solution, tuple(before)),
   }
 
 
 def _tools(tools: object) -> tuple[dict, ...]:
-  """The tools of a conversation; some files keep them as JSON in a text."""
-  if isinstance(tools, str):
-    try:
-      tools = json.loads(tools)
-    except ValueError as error:
-      raise Malformed(f'field "tools" is not JSON ({error})') from None
+  """The tools of a conversation."""
   if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
     raise Malformed('field "tools" is not a list of tools')
   return tuple(tools)
@@ -253,14 +277,6 @@ def _sharegpt(record: dict, any_turns: bool = False) -> dict:
     rest = {name: value for name, value in turn.items() if name not in ('from', 'value')}
     turns.append(rest | {'role': role, 'content': turn.get('value')})
   return _conversation(record, turns, any_turns)
-
-
-def _prompt_completion(record: dict, any_turns: bool = False) -> dict:
-  """{prompt, completion}: two texts, or two lists of messages, of which the second alone is trained on (as in TRL)."""
-  if not isinstance(record['prompt'], list):
-    return _pair('prompt', 'completion')(record)
-  before = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in _turns(record, 'prompt')]
-  return _conversation(record, before + _turns(record, 'completion'), any_turns)
 
 
 def _turns(record: dict, field: str) -> list[dict]:
@@ -333,17 +349,37 @@ def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> N
 
 
 _SYSTEM = ('system', 'system_prompt')
+_BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
+_LISTS = ('messages', 'conversations', 'prompt', 'completion', 'tools')  # what some files keep as JSON in a text
+# What a question and what the assistant should say are called, in order of preference. A question beside its answer and
+# a solution is trained on with the solution. The last of each are those of CAMEL-AI.
+_QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
+_SOLUTIONS = ('solution', 'response', 'output', 'completion', 'target', 'message_2', 'answer')
+
+
+def _pairs() -> Iterator[Shape]:
+  for solution in _SOLUTIONS:
+    yield Shape(('instruction', solution), _alpaca(solution), (*_BELOW, 'history', *_SYSTEM))
+  for question in _QUESTIONS:
+    for solution in _SOLUTIONS:
+      yield Shape((question, solution), _pair(question, solution), _SYSTEM, of_turns=True)
+
+
 # In order of preference: a published row may have its problem and its solution beside the conversation made of them.
 SHAPES = (
   Shape(('messages',), _messages, _SYSTEM, of_turns=True),
   Shape(('conversations',), _sharegpt, _SYSTEM, of_turns=True),
-  Shape(('instruction', 'output'), _alpaca, ('input', 'history', *_SYSTEM)),
-  Shape(('prompt', 'completion'), _prompt_completion, _SYSTEM, of_turns=True),
-  Shape(('question', 'solution'), _pair('question', 'solution'), _SYSTEM),
-  Shape(('question', 'answer'), _pair('question', 'answer'), _SYSTEM),
-  Shape(('query', 'response'), _pair('query', 'response'), _SYSTEM),
-  Shape(('problem', 'solution'), _pair('problem', 'solution'), _SYSTEM),
+  *_pairs(),
 )
-EXPECTED = (
-  f'{", ".join(map(str, SHAPES[:-1]))} or {SHAPES[-1]}; in training, --map question=COLUMN,answer=COLUMN names others'
+_EXPECTED = (
+  f'{{messages}}, {{conversations}}, {{instruction, output}} or a question ({", ".join(_QUESTIONS)}) and what answers '
+  f'it ({", ".join(_SOLUTIONS)}); in training, --map '
 )
+
+
+def expected(record: Mapping | None) -> str:
+  """What is expected of records, for the message about one that has no shape."""
+  names = {str(name).strip().lower(): name for name in record or ()}
+  question = next((names[name] for name in ('instruction', *_QUESTIONS) if name in names), 'COLUMN')
+  solution = next((names[name] for name in _SOLUTIONS if name in names), 'COLUMN')
+  return f'{_EXPECTED}question={question},answer={solution} names others'

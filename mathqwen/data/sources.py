@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples, formats, hub_sets, published, shapes, shard_card
+from mathqwen.data import catalog, examples, folders, hub_sets, published, shapes, shard_card
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -148,7 +148,7 @@ def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
     )
   if shard_card.is_source(source):
     raise UserError(f'{source} holds shards, examples without their text: give the sources that they were made of')
-  return formats.data_files(path, split)
+  return folders.data_files(path, split)
 
 
 def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> files.AnyPath:

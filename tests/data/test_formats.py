@@ -66,6 +66,15 @@ FILES = {
   'a.csv': csv_of(ROWS),
   'a.tsv.gz': gzip.compress(csv_of(ROWS, '\t')),
   'semicolons.csv': csv_of(ROWS, ';'),
+  'blanks.csv': b'\n' + csv_of(ROWS)[3:].replace(b'question,', b'question, '),
+  'spread.jsonl': '\n'.join(json.dumps(row, indent=1) for row in ROWS).encode(),
+  'commas.jsonl': lines_of(ROWS).replace(b'}\n', b'},\n'),
+  'comma.json': json.dumps(ROWS).encode()[:-1] + b',\n]',
+  'tabs.json': json.dumps(ROWS).replace('+1=\\n', '+1=\n').encode(),
+  'twice.jsonl': lines_of(json.dumps(row) for row in ROWS),
+  'numbered.json': json.dumps({str(n): row for n, row in enumerate(ROWS)}).encode(),
+  'columns.json': json.dumps({name: [row[name] for row in ROWS] for name in ROWS[0]}).encode(),
+  'pandas.json': json.dumps({name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]}).encode(),
   'a.parquet': parquet_of(ROWS),
   'named_wrongly.jsonl': parquet_of(ROWS),
   'a.arrow': arrow_of(ROWS),
@@ -92,6 +101,15 @@ def test_the_same_records_in_every_format(name, tmp_path):
     (parquet_of(ROWS)[:-9], 'a.jsonl: half-written or damaged after row 0'),
     (arrow_of(ROWS)[:-400], 'half-written or damaged'),
     (b'[{"question": "1=", "ans', 'half-written or not a JSON array'),
+    (b'[{"question": "1=", "answer": "1"},', 'half-written or not a JSON array'),
+    (b'[]', 'a.jsonl has no rows'),
+    ('question,answer\n1,2\n'.encode('utf-16'), 'UTF-16 text: save it as UTF-8'),
+    (gzip.compress(bytes(257) + b'ustar\x00'), 'a tar archive: unpack it'),
+    (
+      b'{\n"train": [{"question": "1=", "answer": "1"}],\n"test": []}',
+      r'several splits \(train, test\): write the rows',
+    ),
+    (lines_of([{'Question': 'q', 'Answer': 'a'}]), '--map question=Question,answer=Answer names others'),
     (bz2.compress(lines_of(ROWS))[:-5], 'half-written or damaged'),
   ],
 )
@@ -113,6 +131,23 @@ def test_values_that_json_lacks_are_text(tmp_path):
   (tmp_path / 'a.parquet').write_bytes(parquet_of([row]))
   ((example,), _) = load(str(tmp_path / 'a.parquet'))
   assert example.extra == {'made': '2024-05-06', 'raw': "b'x'"}
+
+
+def test_csv_in_another_encoding_is_named(tmp_path):
+  (tmp_path / 'a.csv').write_bytes('question,answer\n1+1=,2\nà,2\n'.encode('latin-1'))
+  with pytest.raises(UserError, match='a.csv:[123]: not UTF-8, there or below'):
+    load(str(tmp_path / 'a.csv'))
+
+
+def test_numbers_that_are_none_are_missing(tmp_path):
+  values = ('"1", "answer": NaN', 'NaN', 'Infinity')
+  (tmp_path / 'a.jsonl').write_text(''.join(f'{{"query": "1=", "response": {value}}}\n' for value in values))
+  (tmp_path / 'a.parquet').write_bytes(
+    parquet_of([{'query': '1=', 'response': 1.5}, {'query': '2=', 'response': np.nan}])
+  )
+  for name, wanted in (('a.jsonl', [('1', '1'), ('inf', 'inf')]), ('a.parquet', [('1.5', '1.5')])):
+    kept, report = load(str(tmp_path / name))
+    assert [(e.solution, e.answer) for e in kept] == wanted and report.counts == {'malformed': 1}
 
 
 def test_rows_of_a_table_with_other_numbers_of_cells_are_malformed(tmp_path):
@@ -157,6 +192,8 @@ def test_a_folder_that_datasets_saved(tmp_path):
     (tmp_path / split / 'state.json').write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     (tmp_path / split / 'dataset_info.json').write_text('{}')
   (tmp_path / 'dataset_dict.json').write_text('{"splits": ["train", "test"]}')
+  with pytest.raises(UserError, match='has the splits train, test and none called validation: name one'):
+    load(str(tmp_path), 'validation')
   assert len(load(str(tmp_path))[0]) == len(ROWS) and len(load(str(tmp_path), 'test')[0]) == 1
   assert len(load(str(tmp_path / 'train'))[0]) == len(ROWS)
 
@@ -190,6 +227,25 @@ PARTS = [{'role': 'user', 'content': [{'type': 'text', 'text': 'q'}]}, {'role': 
     ({'prompt': 'q', 'completion': 'a #### 1'}, None),
     ({'prompt': turns('q'), 'completion': [{'role': 'assistant', 'content': 'a #### 1'}]}, CHAT),
     ({'query': 'q', 'response': 'a #### 1', 'system_prompt': 'Be brief.'}, [SYSTEM, *CHAT]),
+    ({'messages': json.dumps(turns('q', 'a #### 1')), 'tools': '[]'}, CHAT),  # JSON as a text
+    ({'prompt': turns('q'), 'solution': 'a #### 1'}, CHAT),
+    ({'input': turns('q'), 'output': 'a #### 1', 'system_prompt': ''}, CHAT),
+    ({'instruction': 'q', 'context': 'x', 'response': 'a'}, [('user', 'q\nx'), ('assistant', 'a')]),  # Dolly
+    ({'message_1': 'q', 'message_2': 'a #### 1', 'role_1': 'Mathematician'}, None),  # CAMEL-AI
+    *[
+      ({question: 'q', answer: 'a #### 1'}, None)
+      for question, answer in (
+        ('prompt', 'response'),
+        ('prompt', 'answer'),
+        ('prompt', 'output'),
+        ('input', 'output'),
+        ('input', 'target'),
+        ('instruction', 'response'),
+        ('question', 'response'),
+        ('problem', 'answer'),
+        ('query', 'answer'),
+      )
+    ],
   ],
 )
 def test_shapes(row, expected, tmp_path):
@@ -197,7 +253,8 @@ def test_shapes(row, expected, tmp_path):
   if expected is None:
     assert (example.question, example.solution, example.answer, example.messages) == ('q', 'a #### 1', '1', None)
   else:
-    assert [(turn['role'], turn['content']) for turn in example.messages] == expected
+    found = example.messages or [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': 'a'}]
+    assert [(turn['role'], turn['content']) for turn in found] == expected
 
 
 def test_only_the_completion_of_a_conversation_is_trained_on(tmp_path):
@@ -217,6 +274,8 @@ def test_only_the_completion_of_a_conversation_is_trained_on(tmp_path):
     ),
     ({'instruction': 'q', 'output': 'a', 'history': ['q']}, '"history" is not a list of [question, answer]'),
     ({'conversations': 'q'}, 'field "conversations" is not a list of turns'),
+    ({'question': 'q', 'context': 'x', 'answer': 'a'}, 'field "context" is not read'),
+    ({'prompt': 'q', 'chosen': 'a', 'rejected': 'b'}, 'expected a question and its answer'),
   ],
 )
 def test_rows_of_a_shape_that_cannot_be_read(row, words, tmp_path):

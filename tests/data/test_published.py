@@ -80,9 +80,9 @@ ROWS = {
   'deepmath-103k': (
     [
       {'question': '1 + 1 = ?', 'final_answer': '2', 'difficulty': 3.0, 'topic': 'Algebra', 'r1_solution_1': 'a',
-       'r1_solution_2': 'b', 'r1_solution_3': ''},
+       'r1_solution_2': 'b', 'r1_solution_3': '', 'r1_solution_4': 'd'},
     ],
-    [('1 + 1 = ?', 'a', '2'), ('1 + 1 = ?', 'b', '2')],
+    [('1 + 1 = ?', text, '2') for text in 'abd'],
     {},
   ),
   'orca-math': (
@@ -94,8 +94,8 @@ ROWS = {
     [
       {'data_source': 'math_dapo', 'prompt': [{'content': DAPO, 'role': 'user'}], 'ability': 'MATH',
        'reward_model': {'ground_truth': '2', 'style': 'rule-lighteval/MATH_v2'}, 'extra_info': {'index': 'a-b'}},
-    ] * 2,
-    [('What is $1 + 1$?', '2', '2')],
+    ] * 2 + [{'prompt': 'And $2$?', 'solution': '3', 'reward_model': {'ground_truth': '3'}}],
+    [('What is $1 + 1$?', '2', '2'), ('And $2$?', '3', '3')],
     {'duplicate': 1},
   ),
 }  # fmt: skip

@@ -1,0 +1,48 @@
+"""JSON as files of records have it: what is decoded, and the rows of an object that is a table.
+
+{"data": [{"question": "1+1=", ...}, ...]}              the only list of objects
+{"0": {"question": "1+1=", ...}, "1": {...}}            numbered rows
+{"question": ["1+1=", ...], "answer": ["2", ...]}       columns
+{"question": {"0": "1+1=", ...}, "answer": {...}}       columns of numbered rows, as pandas writes them
+"""
+
+import json
+
+from mathqwen.errors import UserError
+
+# Python writes these numbers, which JSON does not have: a value that is missing, and texts.
+_CONSTANTS = {'NaN': None, 'Infinity': 'inf', '-Infinity': '-inf'}
+DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__, strict=False)  # a tab in a text is a tab
+_SPLITS = {'train', 'training', 'test', 'validation', 'valid', 'val', 'dev', 'eval'}
+
+
+def rows_of(value: object, where: str) -> list | None:
+  """The rows of an object that is a table; None where it is a row itself. where: the file, for messages.
+
+  UserError: when it has several tables.
+  """
+  if not isinstance(value, dict) or not value:
+    return None
+  inner = list(value.values())
+  if len(value) > 1 and set(value) <= _SPLITS and all(isinstance(part, list) for part in inner):
+    raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
+  if all(isinstance(part, dict) for part in inner):
+    return _numbered_rows(value)
+  lists = [part for part in inner if isinstance(part, list)]
+  if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
+    # A conversation is a list of objects as well.
+    return None if {'role', 'from'} & set(lists[0][0]) else lists[0]
+  is_columns = len(inner) > 1 and len(lists) == len(inner) and len(set(map(len, lists))) == 1
+  if is_columns and not any(isinstance(part[0], dict) for part in lists if part):
+    return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
+  return None
+
+
+def _numbered_rows(value: dict[str, dict]) -> list | None:
+  """The rows of an object of objects, whose outer or inner keys are their numbers."""
+  if all(key.isdecimal() for key in value):
+    return list(value.values())
+  first = next(iter(value.values()))
+  if first and all(column.keys() == first.keys() for column in value.values()) and all(map(str.isdecimal, first)):
+    return [{name: column[number] for name, column in value.items()} for number in first]
+  return None
