@@ -62,6 +62,7 @@ class DataSet:
   # `options` as second argument, and `of_source` and `find_split` give it only the first to be called with.
   parse: Callable[..., dict]
   fields: tuple[str, ...]  # what a row has, for error messages
+  header: tuple[str, ...] = ()  # names of the columns, where the published table has no line with them
   homepage: str = ''
   options: type | None = None  # a dataclass of `settings.setting` fields, each with a default: NAME?FIELD=VALUE&...
   downloads: Mapping[str, Download] = dataclasses.field(default_factory=dict)  # path below the data directory -> source
@@ -214,7 +215,7 @@ def _load_all(folders: str) -> list[ModuleType]:
   """The task files of this package, then those of `folders` (separated by os.pathsep), by their ORDER."""
   modules = []
   for path in sorted(TASKS.glob('*.py')):
-    if path.name != '__init__.py':
+    if not path.name.startswith('_'):
       modules.append(importlib.import_module(f'mathqwen.evals.tasks.{path.stem}'))
   for folder in filter(None, folders.split(os.pathsep)):
     if not pathlib.Path(folder).is_dir():

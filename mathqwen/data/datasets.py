@@ -40,12 +40,24 @@ class _Info(tfds.core.DatasetInfo):
 
 
 class _Problems(tfds.core.GeneratorBasedBuilder):
-  """The builder of one data set. Reads `source`, a folder in the layout of its `Split.files`, or else downloads."""
+  """The builder of one data set. Reads `file` for each split, or `source`, a folder in the layout of its `Split.files`.
+
+  Without either, it downloads.
+  """
 
   VERSION = tfds.core.Version('1.0.0')
 
-  def __init__(self, *, source: str | None = None, splits: tuple[str, ...] | None = None, options: str = '', **kwargs):
+  def __init__(
+    self,
+    *,
+    source: str | None = None,
+    file: files.AnyPath | None = None,
+    splits: tuple[str, ...] | None = None,
+    options: str = '',
+    **kwargs,
+  ):
     self.source = source
+    self.file = file
     self.wanted = splits  # None: all splits whose files are there
     self.options = options  # as `catalog.options_of` spells them
     super().__init__(file_format='array_record', **kwargs)
@@ -61,12 +73,14 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    source = self.source or fetch(self.name)
+    source = None if self.file else self.source or fetch(self.name)
     result = {}
     for split in self.wanted or _present(self.name, source):
       name, public_split = catalog.known_name(catalog.get(self.name), split)
       parsed, report = examples.parse_file(
-        _split_file(self.name, split, source), f'{name}?{self.options}' if self.options else name, public_split
+        self.file or _split_file(self.name, split, source),
+        f'{name}?{self.options}' if self.options else name,
+        public_split,
       )
       self.info.metadata['report'][split] = report.to_dict()
       result[split] = self._generate_examples(parsed)
@@ -247,8 +261,7 @@ def _build(name: str, split: str, path: files.AnyPath, options: str = '') -> Pat
   _write(root / 'source.json', json.dumps({'file': str(path)}).encode())
   tfds.disable_progress_bar()
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads a data set of unknown size
-    source = str(path.parent.parent)
-    builder = builder_class(name)(source=source, splits=(split,), options=options, data_dir=str(root))
+    builder = builder_class(name)(file=path, splits=(split,), options=options, data_dir=str(root))
     try:
       builder.download_and_prepare()
     except (OSError, RuntimeError) as error:  # RuntimeError: from Riegeli, which writes the records

@@ -113,7 +113,7 @@ def stream_files(
 
 
 def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report) -> Iterator[Example]:
-  rows = list(formats.records(path))
+  rows = list(formats.records(path, data.header))
   file_ids = _ids_beside(path, data, len(rows))
   more = data.more_fields(rows, report) if data.more_fields else None
 

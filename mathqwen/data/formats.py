@@ -18,7 +18,7 @@ import lzma
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
 from mathqwen.data.json_rows import DECODER, rows_of
@@ -48,9 +48,10 @@ def read_text(path: files.AnyPath) -> str:
     return _decode(path, file.read())
 
 
-def records(path: files.AnyPath) -> Iterator[Record]:
+def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record]:
   """(line, value) of each record; the value is a `Malformed` where one cannot be read.
 
+  columns: names of those of a CSV or TSV file whose first line is a row; () takes the names in that line.
   The file is read as a stream. Only a record, a group of Parquet's rows, or a `.json` file that is not an array has to
   fit into memory.
   UserError: when the file is empty, ends in the middle of a record, or has another format.
@@ -70,7 +71,8 @@ def records(path: files.AnyPath) -> Iterator[Record]:
       raise UserError(f'{path} is a tar archive: unpack it, and give the folder')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
-    yield from reader_of(path, file)(path, file)
+    read = reader_of(path, file)
+    yield from _table(path, file, columns) if read is _table else read(path, file)
 
 
 def reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
@@ -247,19 +249,20 @@ def _array(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
   raise UserError(f'{path}: half-written or not a JSON array (after row {row:,}, it ends); write the file again')
 
 
-def _table(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
-  """CSV, with the names of its columns in the first line, whatever separates them. Every cell is text."""
+def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] = ()) -> Iterator[Record]:
+  """CSV, with the names of its columns in the first line unless given, whatever separates them. Every cell is text."""
   csv.field_size_limit(sys.maxsize)
   text = io.TextIOWrapper(file, 'utf-8', newline='')
   line = 0  # the last one that was read
   try:
-    header = ''
-    while not header.strip() and (header := text.readline()):
+    first = ''
+    while not first.strip() and (first := text.readline()):
       line += 1
     before = line - 1
-    separator = max('\t,;|', key=re.sub(r'"[^"]*"', '', header).count)
-    lines_left = itertools.chain([header], text)
-    rows = csv.DictReader(lines_left, delimiter=separator, strict=True, skipinitialspace=True)
+    is_tsv = '.tsv' in path.name.lower() and '\t' in first
+    separator = '\t' if is_tsv else max('\t,;|', key=re.sub(r'"[^"]*"', '', first).count)
+    lines_left = itertools.chain([first], text)
+    rows = csv.DictReader(lines_left, columns or None, delimiter=separator, strict=True, skipinitialspace=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     for row in rows:
       line = before + rows.line_num

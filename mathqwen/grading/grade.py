@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from mathqwen.errors import UserError, look_up
-from mathqwen.grading import extract, mathematics, symbolic, thinking, values
+from mathqwen.grading import extract, mathematics, symbolic, thinking, units, values
 from mathqwen.grading.cleaning import clean, words
 from mathqwen.grading.published import PUBLISHED, close
 from mathqwen.grading.rule import MAX_ANSWER, Rule, Verdict
@@ -134,9 +134,10 @@ def get(rule: str) -> Rule:
   return look_up('rule', rule, RULES)
 
 
-def grade(response: str, gold: str, rule: str) -> Verdict:
+def grade(response: str, gold: str, rule: str, tolerance: str | None = None) -> Verdict:
   """The verdict of the rule of that name. An undecided comparison is asked again with more time, one at a time.
 
+  tolerance: by how much a number may differ from the gold answer, '0.1', or '1%' of it: the problem's own.
   UserError: when there is no such rule, or when the gold answer is not one that it can read.
   """
   grader = get(rule)
@@ -147,7 +148,25 @@ def grade(response: str, gold: str, rule: str) -> Verdict:
   if verdict.state == 'undecided':
     with symbolic.asking_again():
       verdict = grader(response, gold)
-  return verdict
+  if verdict.correct or verdict.extracted is None or not tolerance:
+    return verdict
+  within = _within(verdict.extracted, gold, tolerance)
+  return Verdict(True, verdict.extracted, f'within {tolerance}') if within else verdict
+
+
+def _within(answer: str, gold: str, tolerance: str) -> bool:
+  """Whether both are numbers that differ by no more than the tolerance, in the same unit where both have one.
+
+  25 and 25% are equal: of problems with a tolerance, the question says which is meant.
+  """
+  pair = [units.quantity(text) for text in (answer, gold)]
+  allowed = values.value(tolerance.rstrip('%'))
+  if None in pair or allowed is None:
+    return False
+  kinds = {number.unit for number in pair if number.unit}
+  got, wanted = (number.value * (100 if number.percent else 1) for number in pair)
+  limit = allowed * abs(wanted) / 100 if tolerance.endswith('%') else allowed
+  return len(kinds) < 2 and abs(got - wanted) <= limit
 
 
 def readable(gold: str, rule: Rule) -> str | None:
@@ -167,7 +186,8 @@ def readable(gold: str, rule: Rule) -> str | None:
 
 def judged(record: dict, rule: str) -> dict:
   """A copy of the record with its verdict: `extracted`, `correct`, `reason`, `verdict` and the name of the `rule`."""
-  verdict = grade(record['response'], record['gold'], rule)
+  tolerance = (record.get('extra') or {}).get('tolerance')
+  verdict = grade(record['response'], record['gold'], rule, None if tolerance is None else str(tolerance))
   state = verdict.verdict
   if state == 'no answer' and record.get('truncated'):
     state = 'cut off'

@@ -199,8 +199,8 @@ def test_without_data_the_remedy_is_named():
     sources.load('gsm8k', 'test')
   with pytest.raises(UserError, match='run `mathqwen data prepare math23k`'):
     datasets.prepare('math23k')
-  with pytest.raises(UserError, match="unknown data set 'svamp': the names are gsm8k, math"):
-    datasets.prepare('svamp')
+  with pytest.raises(UserError, match="unknown data set 'svmp': the names are gsm8k, math"):
+    datasets.prepare('svmp')
 
 
 def test_prepare_makes_it_the_default(data, cache):

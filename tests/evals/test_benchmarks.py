@@ -8,15 +8,31 @@ from mathqwen.grading import grade
 
 
 def test_published_sizes_and_default_rules():
-  facts = {b.name: (b.size, b.rule, b.split) for b in benchmarks.BENCHMARKS.values()}
+  facts = {b.name: (b.size, b.rule, b.max_new_tokens) for b in benchmarks.BENCHMARKS.values()}
   assert facts == {
-    'gsm8k': (1319, 'number', 'test'),
-    'math500': (500, 'math', 'test'),
-    'math': (5000, 'math', 'test'),
-    'math401': (401, 'math401', 'test'),
-    'math23k': (1000, 'math23k', 'test'),
-    'arithmetic': (None, 'math401', 'test'),
+    'gsm8k': (1319, 'number', 512),
+    'math500': (500, 'math', 1024),
+    'math': (5000, 'math', 1024),
+    'math401': (401, 'math401', 256),
+    'math23k': (1000, 'math23k', 512),
+    'aime24': (30, 'number', 4096),
+    'aime25': (30, 'number', 4096),
+    'amc23': (40, 'math', 4096),
+    'olympiadbench': (675, 'math', 4096),
+    'minerva_math': (272, 'math', 2048),
+    'svamp': (1000, 'number', 512),
+    'asdiv': (2215, 'math', 512),
+    'mawps': (2065, 'number', 512),
+    'gsm_hard': (1319, 'number', 512),
+    'gsm_plus': (9233, 'number', 512),
+    'cmath': (600, 'math23k', 512),
+    'cmath_test': (1098, 'math23k', 512),
+    'mgsm_zh': (250, 'math23k', 512),
+    'gaokao2023en': (383, 'math', 2048),
+    'college_math': (1260, 'math', 2048),
+    'arithmetic': (None, 'math401', 64),
   }
+  assert {b.split for b in benchmarks.BENCHMARKS.values()} == {'test'}
 
 
 def test_every_entry_names_a_rule_and_a_prompt_that_exist():

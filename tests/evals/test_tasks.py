@@ -107,7 +107,7 @@ def test_every_command_finds_it(tasks, sums, reciting, tmp_path):
   assert any('Somebody' in row and '12.5' in row for row in rows)
   assert any('100.0 ± 0.0' in row for row in rows)
   assert command('grade', tmp_path / 'out' / 'sums' / 'records.jsonl', '--benchmark', 'sums').startswith('sums: 2 of 2')
-  assert 'math23k, arithmetic, sums' in ' '.join(command('evaluate', '--help').split())
+  assert 'college_math, arithmetic, sums' in ' '.join(command('evaluate', '--help').split())
 
 
 def test_a_benchmark_is_chosen_once_by_name_and_as_an_object():

@@ -17,14 +17,14 @@ _NO_BREAK = '\u00a0'
 
 
 def beside_published(runs: list[MeasuredRun]) -> str:
-  """A panel for each benchmark of Table 12 that was measured; for all of them when nothing was measured at all."""
+  """A panel for each measured benchmark with published figures; for those of Table 12 when nothing was measured."""
   measured = {name for run in runs for name in run.scores}
   panels = []
-  for name in published_columns():
+  for name in published_columns(measured):
     if measured and name not in measured:
       continue
     bars = []  # (accuracy, HTML)
-    for model, size, accuracies in published_rows():
+    for model, size, accuracies in published_rows(measured):
       if name in accuracies:
         accuracy = accuracies[name] / 100
         bars.append((accuracy, _bar(f'{model} {size}'.removesuffix(' -'), accuracy, None, 'published')))

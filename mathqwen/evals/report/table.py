@@ -21,7 +21,7 @@ from mathqwen.evals.report.measured import (
   read_runs,
   samples_of,
 )
-from mathqwen.evals.report.table12 import SOURCE, published_columns, published_rows
+from mathqwen.evals.report.table12 import published_columns, published_rows, sources
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]  # scores.json files, or directories that hold some
 
@@ -56,7 +56,8 @@ def after_evaluation(paths: Paths) -> str:
   runs, _ = _read_and_report(paths)
   columns = _table_columns(runs)
   details = _samples_tables(runs, columns) + _group_tables(runs, columns)
-  if any(covers_benchmark(run.scores[name]) for run in runs for name in published_columns() if name in run.scores):
+  compared = [run.scores[name] for run in runs for name in published_columns(run.scores) if name in run.scores]
+  if any(map(covers_benchmark, compared)):
     return to_markdown([_brief_table(runs, columns), _comparison_table(runs, columns), *details])
   return to_markdown([_brief_table(runs, columns), *details]) + f'\n{_why_unpublished(runs)}\n'
 
@@ -87,7 +88,7 @@ def _why_unpublished(runs: list[MeasuredRun]) -> str:
   """The line in place of the published rows: `... gsm8k: 16 of 1,319 problems ...`."""
   parts = []
   for run in runs:
-    for name in published_columns():
+    for name in published_columns(run.scores):
       if name in run.scores:
         problems = run.scores[name]['n'] // samples_of(run.scores[name])
         parts.append(f'{name}: {problems:,} of {benchmarks.BENCHMARKS[name].size:,} problems')
@@ -99,14 +100,14 @@ def _why_unpublished(runs: list[MeasuredRun]) -> str:
 def _comparison_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTable:
   """Table 12 itself: published rows, then measured ones."""
   rows = []
-  for model, size, accuracies in published_rows():
+  for model, size, accuracies in published_rows(columns):
     cells = [_percent(accuracies.get(name), scale=1) for name in columns]
     rows.append([model, size, *cells, 'published'])
   for run in runs:
     cells = [_measured_cell(run.scores.get(name)) for name in columns]
     rows.append([run.label, '-', *cells, 'measured'])
   titles = [benchmarks.BENCHMARKS[name].title for name in columns]
-  title = f'Accuracy in % (published: {SOURCE}; measured: ± standard error)'
+  title = f'Accuracy in % (published: {sources(columns)}; measured: ± standard error)'
   return ReportTable(title, ['model', 'params', *titles, 'source'], rows)
 
 

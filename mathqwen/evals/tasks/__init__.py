@@ -50,10 +50,15 @@ class Benchmark:
   # Accuracy in % in Table 12 of the Qwen report (arXiv 2309.16609), by (model, parameters), in the table's order.
   # A benchmark with such figures is always a column of the table.
   table12: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+  # The same from another publication, which is named: rows of the table once the benchmark is measured.
+  published: Mapping[tuple[str, str], float] = dataclasses.field(default_factory=dict)
+  published_in: str = ''
 
   def __post_init__(self):
-    if self.table12 and self.size is None:
+    if (self.table12 or self.published) and self.size is None:
       raise ValueError(f'{self.name} has published figures and no size; add the number of problems')
+    if self.published and not self.published_in:
+      raise ValueError(f'{self.name} has published figures and no published_in; add where they are from')
 
   def groups_of(self, record: Mapping) -> list[str]:
     """The groups a record belongs to: `['Level 5', 'Algebra']`."""

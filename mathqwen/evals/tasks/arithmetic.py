@@ -11,7 +11,7 @@ from mathqwen.data.catalog import DataSet, Split
 from mathqwen.evals.tasks import Benchmark, math401
 from mathqwen.settings import setting
 
-ORDER = 6
+ORDER = 50
 
 
 @dataclasses.dataclass(frozen=True)
