@@ -210,9 +210,13 @@ class Experiment:
     train = self.train
     if not data.sources:
       raise UserError('data.sources is empty: name at least one data set or JSON Lines file')
-    if data.weights and len(data.weights) != len(data.sources):
+    for name, given in (('weights', data.weights), ('epochs', data.epochs)):
+      if given and len(given) != len(data.sources):
+        raise UserError(f'data.{name} has {len(given)} entries for {len(data.sources)} data.sources: give one for each')
+    if data.weights and data.epochs:
       raise UserError(
-        f'data.weights has {len(data.weights)} entries for {len(data.sources)} data.sources: give one for each'
+        'data.weights and data.epochs both say how much of each source is trained on: leave one of them, as '
+        '--set data.weights='
       )
     if data.batch_size % train.micro_batches:
       nearest = _nearest_divisor(data.batch_size, train.micro_batches)

@@ -25,6 +25,13 @@ class DataConfig:
     above=0,
     remedy='leave a source out of data.sources instead',
   )
+  epochs: tuple[float, ...] = setting(
+    (),
+    help='how often the examples of each source come while the mixture is gone through once, as 3,1 or 1,0.5; empty: '
+    'once. Not with data.weights',
+    above=0,
+    remedy='leave a source out of data.sources instead',
+  )
   data_dir: str | None = setting(
     None,
     help='a copy of the named data sets, local or gs://; None reads what `mathqwen data prepare` made',

@@ -71,6 +71,9 @@ def test_overrides_are_typed_by_the_field(base):
     (['train.seed=4294967296'], 'train.seed is 4294967296: it must be from 0'),
     (['data.sources='], 'data.sources is empty'),
     (['data.weights=1,2'], 'data.weights has 2 entries for 1 data.sources'),
+    (['data.epochs=1,2'], 'data.epochs has 2 entries for 1 data.sources'),
+    (['data.epochs=0'], 'data.epochs is (0.0,): each must be above 0 and finite; leave a source out'),
+    (['data.epochs=2', 'data.weights=1'], 'data.weights and data.epochs both say how much of each source'),
     (
       ['data.weights=nan'],
       'data.weights is (nan,): each must be above 0 and finite; leave a source out of data.sources instead',

@@ -22,13 +22,12 @@ def lines(result: dict) -> list[str]:
     '',
     '## Sources',
     '',
-    '| source | folder | licence | read | kept |',
-    '|---|---|---|---|---|',
+    '| source | folder | licence | read | kept | trained on |',
+    '|---|---|---|---|---|---|',
   ]
   for entry in result['sources']:
-    text.append(
-      f'| `{entry["source"]}` | `{entry["folder"]}` | {entry["licence"]} | {entry["rows_read"]:,} | {entry["rows"]:,} |'
-    )
+    cells = [f'`{entry["source"]}`', f'`{entry["folder"]}`', entry['licence']]
+    text.append(f'| {" | ".join(cells)} | {entry["rows_read"]:,} | {entry["rows"]:,} | {_how_often(entry)} |')
   text += ['', '## Left out', '', '| source | reason | rows | for example |', '|---|---|---|---|']
   for entry in result['sources']:
     for reason, found in entry['left_out'].items():
@@ -41,7 +40,29 @@ def lines(result: dict) -> list[str]:
   return [*text, '', f'Fingerprint {result["fingerprint"]}; {versions}.', '']
 
 
+def mixed(result: dict, folder: str) -> str:
+  """The settings with which a run trains on a cleaned mixture as its config mixes it; '' where no setting says how.
+
+  folder: where it is.
+  """
+  kept = [entry for entry in result['sources'] if entry['rows']]
+  for name, of_source in (('weights', 'weight'), ('epochs', 'epochs')):
+    if kept and kept[0].get(of_source) is not None:
+      sources = ','.join(f'{folder}/{entry["folder"]}' for entry in kept)
+      numbers = ','.join(f'{entry[of_source]:g}' for entry in kept)
+      return f'--set data.sources={sources} --set data.{name}={numbers}'
+  return ''
+
+
+def _how_often(entry: dict) -> str:
+  if entry.get('weight') is not None:
+    return f'weight {entry["weight"]:g}'
+  return f'{1 if entry.get("epochs") is None else entry["epochs"]:g} times an epoch'
+
+
 def _how_to_train(result: dict) -> str:
+  if settings := mixed(result, 'DIR'):
+    return f'Train on it with `{settings}`.'
   if shards := result.get('shards'):
     return f'Train on its {shards["tokens"]:,} tokens, in shards, with `--set data.sources=DIR`.'
   part = result['sources'][0]['folder']

@@ -48,7 +48,8 @@ def clean(
     if tokenizer is not None:
       from mathqwen.cleaning import tokens  # imports Grain
 
-      how = job.Tokens(tokenizer, cfg.template, cfg.system_prompt, cfg.seq_len)
+      apart = bool(cfg.weights or cfg.epochs)
+      how = job.Tokens(tokenizer, cfg.template, cfg.system_prompt, cfg.seq_len, apart)
       tokens.check(how)
     problems, missing = find_problems(test_sets, asked, cfg.data_dir)
     pieces, probes = job.plan_pieces(cfg.sources, cfg.data_dir)
@@ -175,6 +176,7 @@ def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, comm
         'folder': this.folder(number),
         'licence': data.licence if data else 'see its own page or files: none is recorded here',
         'weight': cfg.weights[number] if cfg.weights else None,
+        'epochs': cfg.epochs[number] if cfg.epochs else None,
         'rows_read': read[number],
         'rows': kept[number],
         'left_out': reports[number].to_dict(),
@@ -229,9 +231,21 @@ def _write_shards(target: files.AnyPath, work: files.AnyPath, this: Job, how: jo
   """Writes the shards of all parts. Returns how many tokens they have."""
   from mathqwen.cleaning import tokens
 
-  parts = [(name, this.sources[summary['source']]) for name, summary in stages.parts_of(str(work))]
+  folders: dict[str, list[tuple[str, str]]] = {}  # folder -> (part, source)
+  for name, summary in stages.parts_of(str(work)):
+    number = summary['source']
+    if not how.apart or result['sources'][number]['rows']:
+      folders.setdefault(this.folder(number) if how.apart else '', []).append((name, this.sources[number]))
   about = {name: result[name] for name in ('command', 'settings', 'versions', 'test_sets', 'test_sets_not_found')}
   about['licences'] = {entry['source']: entry['licence'] for entry in result['sources']}
   left_out = {entry['source']: Report.from_dict(entry['left_out']) for entry in result['sources']}
-  written = tokens.write_shards(target, work, parts, how, about, left_out)
-  return {name: written[name] for name in ('examples', 'tokens', 'loss_tokens', 'longest', 'seq_len', 'fingerprint')}
+  cards = []
+  for folder, parts in folders.items():
+    own = {source: left_out[source] for source in dict.fromkeys(source for _, source in parts)} if folder else left_out
+    cards.append(tokens.write_shards(target / folder if folder else target, work, parts, how, about, own))
+  return {
+    **{name: sum(one[name] for one in cards) for name in ('examples', 'tokens', 'loss_tokens')},
+    'longest': max(one['longest'] for one in cards),
+    'seq_len': how.seq_len,
+    'fingerprint': ','.join(one['fingerprint'] for one in cards),
+  }

@@ -37,6 +37,7 @@ class Tokens:
   template: str
   system_prompt: str
   seq_len: int
+  apart: bool = False  # a folder of shards for each source, because training draws from each as the config says
 
 
 @dataclasses.dataclass(frozen=True)

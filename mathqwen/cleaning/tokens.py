@@ -75,6 +75,7 @@ def write_shards(
 
 def _move(source: files.AnyPath, target: files.AnyPath) -> None:
   """Moves the files of a folder into another one, the card last."""
+  files.make_folder(target)
   if files.is_remote(str(target)):
     files.replace_tree(source, target, last=(CARD,))
     return

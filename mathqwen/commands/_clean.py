@@ -44,12 +44,13 @@ def run(args: argparse.Namespace) -> dict:
   import sys
 
   from mathqwen import config
-  from mathqwen.cleaning import settings
+  from mathqwen.cleaning import card
+  from mathqwen.cleaning import settings as cleaning_settings
   from mathqwen.cleaning.clean import clean
   from mathqwen.data.left_out import Report
   from mathqwen.evals.benchmarks import BENCHMARKS
 
-  others, cleaning = settings.split(args.settings)
+  others, cleaning = cleaning_settings.split(args.settings)
   experiment = config.resolve(args.config, others, data_dir=args.data_dir)
   asked = None if args.test_sets is None else [name.strip() for name in args.test_sets.split(',') if name.strip()]
   for name in asked or ():
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> dict:
   command = ['mathqwen', *sys.argv[1:]]
   result = clean(experiment.data, cleaning, args.out, test_sets, asked, args.beam, command, args.tokenizer)
   for entry in result['sources']:
-    where = args.out if args.tokenizer else f'{args.out}/{entry["folder"]}'
+    apart = not args.tokenizer or experiment.data.weights or experiment.data.epochs
+    where = f'{args.out}/{entry["folder"]}' if apart else args.out
     print(f'{entry["source"]}: {entry["rows"]:,} of {entry["rows_read"]:,} rows kept, in {where}')
     for line in Report.from_dict(entry['left_out']).lines(2):
       print(f'  left out: {line}')
@@ -71,8 +73,6 @@ def run(args: argparse.Namespace) -> dict:
     print(f'{name}: of {found["problems"]:,} test problems, rows overlap with {counts or "none"}')
   if result['test_sets_not_found']:
     print(f'not found, and not compared with: {", ".join(result["test_sets_not_found"])}')
-  if experiment.data.weights and args.tokenizer is None:
-    folders = ','.join(f'{args.out}/{entry["folder"]}' for entry in result['sources'])
-    weights = ','.join(map(str, experiment.data.weights))
-    print(f'train with these weights: --set data.sources={folders} --set data.weights={weights}')
+  if settings := card.mixed(result, args.out):
+    print(f'train on this mixture: {settings}')
   return {name: value for name, value in result.items() if name != 'contamination'}

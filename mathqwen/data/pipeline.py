@@ -7,6 +7,8 @@ of the endless shuffled stream, packed together. Every host walks the same globa
 batch, so a saved position means the same on every host and for any number of hosts.
 """
 
+import bisect
+import itertools
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -38,13 +40,43 @@ def _order(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.
   return grain.MapDataset.mix(streams, weights) if weights else streams[0]
 
 
+class _Passes:
+  """The endless order in which each pass has a quota of every source, all of them shuffled together.
+
+  A source is shuffled as a whole and goes on where the last pass left it: with half of its examples in a pass, two
+  passes show each of them once.
+  """
+
+  def __init__(self, counts: Sequence[int], epochs: Sequence[float], seed: int):
+    """counts: as in `_order`. epochs: how often a pass has the examples of each source."""
+    self._quotas = [max(1, round(count * times)) for count, times in zip(counts, epochs, strict=True)]
+    self._ends = list(itertools.accumulate(self._quotas))
+    seeds = np.random.SeedSequence(seed).generate_state(len(counts) + 1).tolist()
+    self._slots = grain.MapDataset.source(range(len(self))).shuffle(seed=seeds.pop()).repeat()
+    self._streams = []
+    first = 0
+    for count, source_seed in zip(counts, seeds, strict=True):
+      self._streams.append(grain.MapDataset.source(range(first, first + count)).shuffle(seed=source_seed).repeat())
+      first += count
+
+  def __len__(self) -> int:
+    """Of a pass."""
+    return self._ends[-1]
+
+  def __getitem__(self, place: int) -> int:
+    slot = self._slots[place]
+    which = bisect.bisect_right(self._ends, slot)
+    quota = self._quotas[which]
+    return self._streams[which][place // len(self) * quota + slot - (self._ends[which] - quota)]
+
+
 class PackedRows(grain.IterDataset):
   """Rows of the windows 0, 1, 2, ... of a stream. The iterator's state is {'window': w, 'row': r}."""
 
   def __init__(
     self,
     examples: Joined,
-    order: grain.MapDataset,
+    order: grain.MapDataset | _Passes,
     window: int,
     seq_len: int,
     seed: int,
@@ -78,6 +110,8 @@ class PackedRows(grain.IterDataset):
   @property
   def epoch(self) -> int:
     """How many elements the order has before it begins again."""
+    if isinstance(self.order, _Passes):
+      return len(self.order)
     return len(self.examples) if self.questions is None else len(self.questions)
 
   def _numbers(self, places: Sequence[int]) -> list[int]:
@@ -139,12 +173,17 @@ class _PackedRowsIterator(grain.DatasetIterator):
 
 
 def packed_rows(
-  sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int, share_prompts: bool = False
+  sources: Sequence[Examples],
+  weights: Sequence[float],
+  seq_len: int,
+  seed: int,
+  share_prompts: bool = False,
+  epochs: Sequence[float] = (),
 ) -> PackedRows:
   """The endless rows of the sources. A window is about an epoch, within the bounds of WINDOW_ROWS.
 
-  share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights,
-  only answers in the same source are drawn together.
+  share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights or
+  epochs, only answers in the same source are drawn together. epochs: as in `train_batches`.
   UserError: when an example needs more than `seq_len` positions.
   """
   longest = max(source.longest for source in sources)
@@ -154,15 +193,17 @@ def packed_rows(
   positions = sum(source.positions for source in sources)
   fewest, most = WINDOW_ROWS
   rows = min(max(positions / seq_len, fewest), most)
-  counts = [len(source) for source in sources] if weights else [len(joined)]
+  apart = bool(weights or epochs)
+  counts = [len(source) for source in sources] if apart else [len(joined)]
   questions = None
   if share_prompts:
-    questions = shared_prompts.Questions(sources, apart=bool(weights))
+    questions = shared_prompts.Questions(sources, apart=apart)
     if weights:  # they are shares of examples
       weights = [weight * own / count for weight, own, count in zip(weights, questions.counts, counts, strict=True)]
     counts = questions.counts
   window = round(rows * seq_len * sum(counts) / positions)  # a question with several answers takes fewer rows than this
-  return PackedRows(joined, _order(counts, weights, seed), window, seq_len, seed, questions)
+  order = _Passes(counts, epochs, seed) if epochs else _order(counts, weights, seed)
+  return PackedRows(joined, order, window, seq_len, seed, questions)
 
 
 class TrainBatches:
@@ -260,22 +301,31 @@ def train_batches(
   shard: tuple[int, int] = (0, 1),
   filled_to: int | None = None,
   share_prompts: bool = False,
+  epochs: Sequence[float] = (),
 ) -> TrainBatches:
   """Batches without end.
 
-  weights: the share of examples drawn from each source; (): each example once an epoch.
+  weights: the share of examples drawn from each source. epochs: how often a pass over the mixture has the examples of
+  each source. Neither: each example once.
   batch_size: rows of a global batch. shard: (this host, hosts). filled_to: with empty rows at its end, as many as make
   it so many rows; None: none. share_prompts: as in `packed_rows`.
   UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
   """
-  if weights and (len(weights) != len(sources) or min(weights) <= 0):
-    raise UserError(f'data.weights {list(weights)}: give one number above 0 for each of the {len(sources)} sources')
-  rows = packed_rows(sources, weights, seq_len, seed, share_prompts)
-  return TrainBatches(rows, batch_size, shard, fingerprint(sources, weights, seq_len, seed, share_prompts), filled_to)
+  for name, given in (('weights', weights), ('epochs', epochs)):
+    if given and (len(given) != len(sources) or min(given) <= 0):
+      raise UserError(f'data.{name} {list(given)}: give one number above 0 for each of the {len(sources)} sources')
+  rows = packed_rows(sources, weights, seq_len, seed, share_prompts, epochs)
+  same = fingerprint(sources, weights, seq_len, seed, share_prompts, epochs)
+  return TrainBatches(rows, batch_size, shard, same, filled_to)
 
 
 def fingerprint(
-  sources: Sequence[Examples], weights: Sequence[float], seq_len: int, seed: int, share_prompts: bool = False
+  sources: Sequence[Examples],
+  weights: Sequence[float],
+  seq_len: int,
+  seed: int,
+  share_prompts: bool = False,
+  epochs: Sequence[float] = (),
 ) -> dict:
   """What decides the batches of a run, for JSON."""
   found = {
@@ -285,7 +335,8 @@ def fingerprint(
     'seq_len': seq_len,
     'seed': seed,
   }
-  return found | {'share_prompts': True} if share_prompts else found  # as it was before there was this setting
+  # As it was before there were these settings, where they are not used.
+  return found | ({'share_prompts': True} if share_prompts else {}) | ({'epochs': list(epochs)} if epochs else {})
 
 
 # --- evaluation ---

@@ -77,20 +77,22 @@ class TrainingData:
   @functools.cached_property
   def tokens(self) -> int:
     """Positions of one epoch, without padding; where answers share questions, as the first window has it."""
-    alone = sum(source.positions for source in self.sources)
+    times = self.cfg.epochs or [1] * len(self.sources)
+    alone = round(sum(often * source.positions for often, source in zip(times, self.sources, strict=True)))
     return round(alone * self._shared_rows.tokens_kept()) if self.cfg.share_prompts else alone
 
   @functools.cached_property
   def _shared_rows(self) -> pipeline.PackedRows:
     cfg = self.cfg
-    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, share_prompts=True)
+    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, True, cfg.epochs)
 
   def describe(self) -> list[str]:
     """Lines to print: what was read, held out and left out."""
     lines = []
-    for name, source in zip(self.cfg.sources, self.sources, strict=True):
+    for number, (name, source) in enumerate(zip(self.cfg.sources, self.sources, strict=True)):
       lines.append(
         f'{name}: {len(source):,} examples, {source.positions:,} tokens, {source.loss_tokens:,} of them with loss'
+        + self._how_often(number)
       )
       shapes = self.reports[name].shapes
       if shapes:  # of a user's file
@@ -121,11 +123,18 @@ class TrainingData:
       lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
     return lines
 
+  def _how_often(self, source: int) -> str:
+    """How much of a source is drawn, where the config says so: ', 2 times an epoch of the mixture'."""
+    cfg = self.cfg
+    if cfg.epochs:
+      return f', {cfg.epochs[source]:g} times an epoch of the mixture'
+    return f', {cfg.weights[source] / sum(cfg.weights):.1%} of the examples drawn' if cfg.weights else ''
+
   @functools.cached_property
   def fingerprint(self) -> dict:
     """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part."""
     cfg = self.cfg
-    return pipeline.fingerprint(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts)
+    return pipeline.fingerprint(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs)
 
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
@@ -139,6 +148,7 @@ class TrainingData:
       self._shard,
       self._filled_to,
       cfg.share_prompts,
+      cfg.epochs,
     )
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:

@@ -1,5 +1,6 @@
 """`clean`, the whole way on Beam's direct runner, and what it refuses."""
 
+import dataclasses
 import errno
 import json
 
@@ -8,7 +9,7 @@ from dirty_rows import REASONS, ROWS, TEST_QUESTION, row
 
 pytest.importorskip('apache_beam', reason='the extra `beam` is not installed')
 
-from mathqwen.cleaning import job, stages
+from mathqwen.cleaning import card, job, stages
 from mathqwen.cleaning.clean import clean
 from mathqwen.cleaning.settings import Cleaning, split
 from mathqwen.data.sources import load
@@ -154,3 +155,16 @@ def test_shards_are_what_training_reads(mixture, tmp_path):
   (shards, text) = (next(one.train()) for one in data)
   assert all(np.array_equal(shards[name], text[name]) for name in text)
   assert data[0].sources[0].where[0].startswith('mine.jsonl:')
+
+  # With epochs: a folder for each source, and the settings that mix them so.
+  other = tmp_path / 'other.jsonl'
+  other.write_text(json.dumps({'query': '11+11=', 'response': '22'}) + '\n')
+  cfg = DataConfig(sources=(source, str(other)), epochs=(0.5, 3), max_left_out=1.0, **settings)
+  result = clean(cfg, Cleaning(), str(tmp_path / 'mixed'), test_sets, None, tokenizer='arithmetic')
+  words = card.mixed(result, str(tmp_path / 'mixed'))
+  assert words.endswith(f'data.sources={tmp_path}/mixed/00-mine,{tmp_path}/mixed/01-other --set data.epochs=0.5,3')
+  assert '| 3 times an epoch |' in (tmp_path / 'mixed' / 'README.md').read_text()
+  folders = words.split()[1].partition('=')[2].split(',')
+  data = TrainingData(dataclasses.replace(cfg, sources=tuple(folders)), load_tokenizer())
+  assert [len(part) for part in data.sources] == [kept, 1] and result['shards']['examples'] == kept + 1
+  assert ', 3 times an epoch of the mixture' in '\n'.join(data.describe())

@@ -127,6 +127,27 @@ def test_weights_are_shares_of_examples():
   batches.close()
 
 
+def test_epochs_are_passes_over_each_source():
+  """A pass of the mixture has the first source twice, half of the second, which goes on in the next pass, the third."""
+  sources = [encode(sums(count, start=start)) for count, start in ((10, 0), (12, 40), (5, 80))]
+  rows = pipeline.packed_rows(sources, (), T, seed=0, epochs=(2, 0.5, 1))
+  assert rows.epoch == 20 + 6 + 5
+  passes = [[rows.order[n * 31 + place] for place in range(31)] for n in range(4)]
+  for one in passes:
+    assert sorted(n for n in one if n < 10) == sorted([*range(10)] * 2)
+    assert sorted(n for n in one if n >= 22) == [*range(22, 27)]
+  for left, right in (passes[:2], passes[2:]):
+    assert sorted(n for n in left + right if 10 <= n < 22) == [*range(10, 22)]
+  assert len({tuple(one) for one in passes}) == 4
+  assert max(n for n in passes[0][:12]) >= 10 > min(n for n in passes[0][-12:])  # mixed, not one after another
+  again = pipeline.packed_rows(sources, (), T, seed=0, epochs=(2, 0.5, 1))
+  assert [again.order[place] for place in reversed(range(124))] == [n for one in passes for n in one][::-1]
+  other = pipeline.packed_rows(sources, (), T, seed=1, epochs=(2, 0.5, 1))
+  assert [other.order[place] for place in range(31)] != passes[0]
+  with pytest.raises(UserError, match=r'data.epochs \[1\]: give one number above 0 for each of the 3 sources'):
+    pipeline.train_batches(sources, (), 4, T, seed=0, epochs=(1,))
+
+
 @pytest.mark.parametrize('weights', [(), (0.7, 0.3)])
 @pytest.mark.parametrize(('hosts', 'filled_to'), [(2, None), (4, 8), (3, 12)])
 def test_hosts_share_the_batches_of_one_host(hosts, filled_to, weights):
@@ -147,21 +168,21 @@ def test_hosts_share_the_batches_of_one_host(hosts, filled_to, weights):
     batches.close()
 
 
-@pytest.mark.parametrize('weights', [(), (1, 2)])
+@pytest.mark.parametrize('mixed', [{'weights': ()}, {'weights': (1, 2)}, {'weights': (), 'epochs': (0.5, 3)}])
 @pytest.mark.parametrize('stop', [0, 7, 10, 23])
-def test_a_restored_run_continues_with_the_same_batches(stop, weights):
+def test_a_restored_run_continues_with_the_same_batches(stop, mixed):
   """A window is 10 batches: stops at its start, in its middle, at its end, and behind two of them. Without weights it
   is an epoch too; with them the epochs of the two sources end in the middle of windows."""
   sources = [encode(sums(50)), encode(sums(30, start=60))]
-  batches = pipeline.train_batches(sources, weights, 4, T, seed=2)
+  batches = pipeline.train_batches(sources, batch_size=4, seq_len=T, seed=2, **mixed)
   take(batches, stop)
   state = json.loads(json.dumps(batches.get_state()))
   expected = take(batches, 6)
-  fresh = pipeline.train_batches(sources, weights, 4, T, seed=2)
+  fresh = pipeline.train_batches(sources, batch_size=4, seq_len=T, seed=2, **mixed)
   take(fresh, 2)
   fresh.set_state(state)
   assert_equal(take(fresh, 6), expected)
-  halves = [pipeline.train_batches(sources, weights, 4, T, seed=2, shard=(i, 2)) for i in range(2)]
+  halves = [pipeline.train_batches(sources, batch_size=4, seq_len=T, seed=2, **mixed, shard=(i, 2)) for i in range(2)]
   for half in halves:
     half.set_state(state)
   joined = [
@@ -192,6 +213,7 @@ def test_seeds_give_other_orders():
     ({'seed': 1}, 'seed was 0, is 1'),
     ({'seq_len': T + 1}, f'seq_len was {T}, is {T + 1}'),
     ({'weights': (2,)}, r'weights was \[\], is \[2.0\]'),
+    ({'epochs': (2,)}, r'epochs was None, is \[2\]'),
   ],
 )
 def test_state_of_other_data_is_refused(changed, message):

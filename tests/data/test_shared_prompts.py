@@ -143,9 +143,9 @@ def test_eight_answers_to_a_question_of_gsm8k(published):
 # --- batches ---
 
 
-def batches_of(examples, weights=(), shard=(0, 1), batch_size=4, seq_len=40, state=None):
+def batches_of(examples, weights=(), shard=(0, 1), batch_size=4, seq_len=40, state=None, epochs=()):
   sources = [Encoded.from_rendered(part, [f'{i}:{n}' for n in range(len(part))]) for i, part in enumerate(examples)]
-  batches = pipeline.train_batches(sources, weights, batch_size, seq_len, 5, shard, share_prompts=True)
+  batches = pipeline.train_batches(sources, weights, batch_size, seq_len, 5, shard, None, True, epochs)
   if state:
     batches.set_state(state)
   return batches
@@ -195,6 +195,15 @@ def test_weights_are_shares_of_examples(questions_and_answers):
   names = [name for row in batches.examples(batches.get_state()) for name in row]
   batches.close()
   assert 0.4 < sum(name.startswith('0') for name in names) / len(names) < 0.6
+
+
+def test_epochs_are_passes_over_the_questions_of_each_source(questions_and_answers):
+  examples = [questions_and_answers([count] * 4, seed=count) for count in (3, 1)]
+  batches = batches_of(examples, epochs=(2, 1))
+  order, questions = batches._rows.order, batches._rows.questions
+  drawn = [n for place in range(len(order)) for n in questions[order[place]]]
+  batches.close()
+  assert sorted(drawn) == sorted([*range(12)] * 2 + [*range(12, 16)])
 
 
 def test_a_state_is_not_continued_in_other_rows(questions_and_answers):
