@@ -8,6 +8,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   examples                     `Example`, from the records of a data set's file or of a user's
   folders.data_files           the files of a folder or a pattern, by split
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
+  tfds_sets                    data sets that tensorflow-datasets prepared
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes                       the forms that records of users' files have
   left_out.Report              which rows are not trained on, and why
@@ -51,6 +52,7 @@ __all__ = [
   'shards',
   'shared_prompts',
   'sources',
+  'tfds_sets',
   'training_data',
   'verify',
   'worked',

@@ -4,6 +4,7 @@ import json
 import re
 
 from mathqwen import files
+from mathqwen.data import tfds_sets
 from mathqwen.data.formats import COMPRESSION
 from mathqwen.errors import UserError
 
@@ -32,6 +33,8 @@ def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
       names = json.loads((path / 'dataset_dict.json').read_bytes()).get('splits', [])
       raise UserError(f'{path} has the splits {", ".join(names)} and none called {split}: name one, as {path}/SPLIT')
     path = path / split
+  if (path / 'features.json').is_file():  # of tensorflow-datasets
+    return _prepared_by_tfds(path, split)
   everything = [file for file in sorted(path.rglob('*')) if file.is_file()]
   found = [
     file for file in everything if SUFFIX.search(file.name) and file.name not in _ABOUT and not _hidden(file, path)
@@ -42,6 +45,17 @@ def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
       f'{path}: no file of records in this folder (.jsonl, .json, .csv, .tsv, .parquet, .arrow); it has {names}'
     )
   return _of_split(found, path, split)
+
+
+def _prepared_by_tfds(folder: files.AnyPath, split: str) -> list[files.AnyPath]:
+  """NAME-SPLIT.array_record-00000-of-00001, ..."""
+  by_split: dict[str, list[files.AnyPath]] = {}
+  for file in sorted(folder.iterdir()):
+    if tfds_sets.FILE.search(file.name):
+      by_split.setdefault(file.name.partition('.')[0].rpartition('-')[2], []).append(file)
+  if split not in by_split:
+    raise UserError(f'{folder} has the splits {", ".join(by_split)} and none called {split}')
+  return by_split[split]
 
 
 def _hidden(file: files.AnyPath, folder: files.AnyPath) -> bool:

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
+from mathqwen.data import tfds_sets
 from mathqwen.data.json_rows import DECODER, rows_of
 from mathqwen.errors import UserError
 
@@ -56,6 +57,9 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
   fit into memory.
   UserError: when the file is empty, ends in the middle of a record, or has another format.
   """
+  if tfds_sets.FILE.search(path.name):
+    yield from tfds_sets.records(path)
+    return
   with opened(path) as file:
     head = file.peek(_CHUNK)
     for magic, read in _BINARY.items():

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples, folders, hub_sets, published, shapes, shard_card
+from mathqwen.data import catalog, examples, folders, hub_sets, published, shapes, shard_card, tfds_sets
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -136,6 +136,8 @@ def find_files(source: str, split: str, data_dir: str | None = None) -> list[fil
     return [_find_local(data, source, split, data_dir)]
   if hub_sets.is_hub(source):
     return hub_sets.data_files(source, split)
+  if source.startswith(tfds_sets.PREFIX):
+    return tfds_sets.data_files(source, split)
   return _paths_of_user(source, split)
 
 
@@ -144,7 +146,8 @@ def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
   if not path.exists() and '/' not in source and '.' not in path.name and not set('*?[') & set(source):
     names = ', '.join([*catalog.names(), *published.names()])
     raise UserError(
-      f'unknown data set {source!r}: the names are {names}, or give a file, a folder, or {files.HUB}ORGANISATION/NAME'
+      f'unknown data set {source!r}: the names are {names}, or give a file, a folder, {files.HUB}ORGANISATION/NAME or '
+      f'{tfds_sets.PREFIX}NAME'
     )
   if shard_card.is_source(source):
     raise UserError(f'{source} holds shards, examples without their text: give the sources that they were made of')
