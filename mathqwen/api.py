@@ -85,6 +85,7 @@ def evaluate(
   system: str | None = None,
   rule: str | None = None,
   out: str | os.PathLike | None = None,
+  columns: Mapping[str, str] | None = None,
   max_new_tokens: int | None = None,
   batch_size: int | None = None,
   dtype: str | None = None,
@@ -105,7 +106,8 @@ def evaluate(
   Args:
     model: a `Model`, as `load` returns it; or what the command takes: a Hugging Face directory, a name on its hub, a
       run's workdir, or 'openai:URL#NAME' for a served model.
-    benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'.
+    benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'; also files of problems, with `rule`.
+    columns: of files whose columns have names that are not known, {'question': 'prob', 'answer': 'gold'}.
     out: the directory where records and scores go; the same call continues there.
     template: how turns become text: 'chatml', 'own' or a Jinja file; None takes the model's.
     system: the system turn before each question; None takes the model's.
@@ -121,6 +123,7 @@ def evaluate(
   """
   # Every parameter has the name of its flag, so all of them together are the command's arguments.
   options = argparse.Namespace(**locals(), distributed=None, slice=None)
+  options.map = [f'{field}={column}' for field, column in (columns or {}).items()]
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
   options.data_dir, options.out, options.template = _path_text(data_dir), _path_text(out), _path_text(template)
   if isinstance(model, Model) and dtype is not None:

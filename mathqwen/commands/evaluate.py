@@ -25,7 +25,17 @@ def add_flags(parser: _flags.Parser) -> None:
 
   _flags.add_model(parser, ', or openai:URL#NAME, a model that is served')
   parser.add_argument(
-    '--benchmarks', required=True, metavar='A,B', help=f'which, with commas between: {", ".join(benchmarks.BENCHMARKS)}'
+    '--benchmarks',
+    required=True,
+    metavar='A,B',
+    help='names, or files of problems (with --rule), with commas between: ' + ', '.join(benchmarks.BENCHMARKS),
+  )
+  parser.add_argument(
+    '--map',
+    action='append',
+    default=[],
+    metavar='FIELD=COLUMN,...',
+    help='for files of problems: question=COLUMN,answer=COLUMN, where the columns have names that are not known',
   )
   parser.add_argument(
     '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
@@ -54,11 +64,11 @@ def evaluate(args: argparse.Namespace) -> dict:
 
   UserError for bad arguments, before a model is opened, and for bad data, before anything is generated.
   """
-  from mathqwen.evals import ask, asked, prompts
+  from mathqwen.evals import asked, benchmarks, prompts
   from mathqwen.grading import grade
 
   files.check(args.out)  # a misspelt bucket, or no gcsfs, before a model is opened
-  chosen = ask.choose(args.benchmarks)
+  chosen = benchmarks.choose(args.benchmarks, args.rule)
   if args.prompt:
     prompts.get(args.prompt)
   if args.rule:
@@ -82,7 +92,10 @@ def _ask_of(args: argparse.Namespace) -> 'Ask':
   """What is asked, and how answers are drawn."""
   from mathqwen.evals.ask import Ask, Decoding
 
-  return Ask(**_asking.given(args, _asking.ASK), decoding=Decoding(**_asking.given(args, _asking.DECODING)))
+  columns = tuple(column for text in args.map for column in text.split(','))
+  return Ask(
+    **_asking.given(args, _asking.ASK), columns=columns, decoding=Decoding(**_asking.given(args, _asking.DECODING))
+  )
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:

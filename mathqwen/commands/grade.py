@@ -15,7 +15,10 @@ def add_flags(parser: _flags.Parser) -> None:
     'records', type=_flags.path, metavar='RECORDS.jsonl', help='one JSON object a line: id, response, gold'
   )
   parser.add_argument(
-    '--benchmark', required=True, metavar='NAME', help=f'where they come from: {", ".join(benchmarks.BENCHMARKS)}'
+    '--benchmark',
+    required=True,
+    metavar='NAME',
+    help='where they come from: a file of problems (with --rule), or ' + ', '.join(benchmarks.BENCHMARKS),
   )
   parser.add_argument('--rule', metavar='NAME', help="how answers are graded (default: the benchmark's rule)")
   parser.add_argument('--out', type=_flags.path, metavar='DIR', help='where the graded records and their scores go')

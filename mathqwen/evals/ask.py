@@ -6,15 +6,14 @@ prepare_benchmark(...)             one benchmark: its problems are read, its pro
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError, report
-from mathqwen.evals import asked, benchmarks, prompts, samples
+from mathqwen.evals import asked, prompts, samples
 from mathqwen.evals.asked import AskedModel
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
-from mathqwen.grading import values
 from mathqwen.inference.sampling import Sampling, check_seed
 
 if TYPE_CHECKING:
@@ -67,21 +66,13 @@ class Ask:
   rule: str | None = None  # a name in grade.RULES; None: the prompt's rule for this benchmark, else the benchmark's
   max_new_tokens: int | None = None  # None: chosen like the rule; fewer when the model has too few positions
   decoding: Decoding = GREEDY
+  columns: tuple[str, ...] = ()  # of files of the user's: FIELD=COLUMN each, as in `data.columns`
 
   def __post_init__(self):
     check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens)
 
 
 ASK = Ask()
-
-
-def choose(names: str | Iterable[str | Benchmark]) -> list[Benchmark]:
-  """The benchmarks of these names, each once. `names`: text with commas, or a list of names or benchmarks."""
-  chosen = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
-  if not chosen:
-    raise UserError(f'no benchmark given; there are: {", ".join(benchmarks.BENCHMARKS)}')
-  found = [name if isinstance(name, Benchmark) else benchmarks.get(name) for name in chosen]
-  return list({benchmark.name: benchmark for benchmark in found}.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +118,7 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
 
   UserError: for unknown names, missing or incomplete data, and gold answers that the rule cannot compare.
   """
-  from mathqwen.data import sources  # late: grading stored answers needs no data set
+  from mathqwen.data import catalog, sources  # late: grading stored answers needs no data set
 
   prompt_name = ask.prompt or benchmark.prompt
   prompt = prompts.get(prompt_name)
@@ -135,7 +126,9 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
   rule = ask.rule or special.rule or benchmark.rule
   graders.get(rule)
 
-  examples, left_out = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True)
+  if ask.columns and catalog.of_source(benchmark.source):
+    raise UserError(f'--map: {benchmark.name} has its own columns; it is for a file of yours')
+  examples, left_out = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True, columns=ask.columns)
   for line in left_out.lines():
     report(f'{benchmark.name}: {line}')
   _check_golds(benchmark, rule, examples)
@@ -156,10 +149,9 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
 
 
 def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
-  """UserError: when a rule for numbers meets a gold answer that is none. It would count every answer to it as wrong."""
-  if not graders.get(rule).numeric:
-    return
-  bad = [example for example in examples if values.value(example.answer) is None]
+  """UserError: when a rule meets a gold answer that it cannot read. It would count every answer to it as wrong."""
+  grader = graders.get(rule)
+  bad = [example for example in examples if graders.readable(example.answer, grader) is None]
   if bad:
     raise UserError(
       f'{benchmark.name}: {len(bad)} gold answers are not numbers, such as {bad[0].answer!r} ({bad[0].where}): correct '

@@ -1,8 +1,19 @@
-"""The benchmarks by name: every BENCHMARK of the files in `tasks/`, and of the folders in $MATHQWEN_TASKS."""
+"""The benchmarks by name: every BENCHMARK of the files in `tasks/`, and of the folders in $MATHQWEN_TASKS.
 
+A file of problems is one too, by its path: `choose('gsm8k,mine.jsonl', 'math')`.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from mathqwen import files
 from mathqwen.data import catalog
 from mathqwen.errors import UserError, look_up
 from mathqwen.evals.tasks import Benchmark
+from mathqwen.grading import grade
+
+_SUFFIXES = ('.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.parquet', '.arrow')
+_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
 
 
 def _collect() -> dict[str, Benchmark]:
@@ -24,3 +35,67 @@ BENCHMARKS = _collect()
 def get(name: str) -> Benchmark:
   """The benchmark of that name. UserError: when there is none, with the nearest name."""
   return look_up('benchmark', name, BENCHMARKS)
+
+
+def choose(names: str | Iterable[str | Benchmark], rule: str | None = None) -> list[Benchmark]:
+  """The benchmarks of these names or paths, each once.
+
+  names: text with commas, or a list of names, paths or benchmarks. rule: how a file's answers are graded.
+  UserError: for an unknown name, a path without a file or without a rule, and two benchmarks of one name.
+  """
+  chosen = [name.strip() for name in names.split(',')] if isinstance(names, str) else list(names)
+  if not chosen:
+    raise UserError(f'no benchmark given; there are: {", ".join(BENCHMARKS)}')
+  found: dict[str, Benchmark] = {}
+  for name in chosen:
+    benchmark = name if isinstance(name, Benchmark) else of_path(name, rule) if is_path(name) else get(name)
+    other = found.setdefault(benchmark.name, benchmark)
+    if other.source != benchmark.source:
+      raise UserError(
+        f'{other.source} and {benchmark.source} would both be called {benchmark.name}: evaluate them one after the '
+        'other, or rename a file'
+      )
+  return list(found.values())
+
+
+def is_path(name: str) -> bool:
+  """Whether this is the path of a file, of a folder or of a data set on the hub, rather than a benchmark's name."""
+  if name in BENCHMARKS:
+    return False
+  return '/' in name or _stem(name) != name or files.path(name).exists()
+
+
+def of_path(path: str, rule: str | None) -> Benchmark:
+  """The benchmark whose problems are in a user's own file or folder, called as that is: 'mine' of 'data/mine.jsonl'.
+
+  UserError: when there is nothing, its name is taken, or no rule is given.
+  """
+  is_hub = path.startswith((files.HUB, files.HUB_SHORT))
+  if not is_hub and not files.path(path).exists():
+    raise UserError(f'{path}: no such file or folder; give a file of problems, or one of {", ".join(BENCHMARKS)}')
+  name = _stem(path.rstrip('/').rpartition('/')[2])
+  if name in BENCHMARKS:
+    raise UserError(f'{path} would be called {name}, as a benchmark that exists: rename it')
+  if rule is None:
+    raise UserError(f'{path}: say how its answers are graded, with --rule math, number or {", ".join(_other_rules())}')
+  grade.get(rule)
+  return dataclasses.replace(shown(name), source=path, rule=rule)
+
+
+def _stem(name: str) -> str:
+  """A file's name without what says its format: 'mine' of 'mine.jsonl.gz'."""
+  for suffixes in (_COMPRESSED, _SUFFIXES):
+    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), '')
+    name = name[: len(name) - len(suffix)]
+  return name
+
+
+def _other_rules() -> list[str]:
+  return [name for name in grade.RULES if name not in ('math', 'number')]
+
+
+def shown(name: str) -> Benchmark:
+  """The benchmark of that name; of a user's file, all that does not depend on the file."""
+  groups = (('level',), ('subject', 'type'))  # as MATH has them
+  own = Benchmark(name, title=name, source='', rule='', max_new_tokens=2048, groups=groups)
+  return BENCHMARKS.get(name, own)

@@ -20,6 +20,7 @@ from mathqwen import files
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
 from mathqwen.evals import samples as samples_lib
+from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading.grade import relative_error
 from mathqwen.grading.rule import VERDICTS
@@ -193,6 +194,7 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
     'benchmark': benchmark.name,
     'n': n,
     'published_n': benchmark.size,
+    **({} if benchmark.name in BENCHMARKS else {'source': benchmark.source}),
     **_accuracy(n, correct),
     'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
     'unextractable': sum(record['extracted'] is None for record in records),

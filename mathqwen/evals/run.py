@@ -26,7 +26,6 @@ from mathqwen.evals.ask import (
   Decoding,
   PreparedBenchmark,
   check_positive,
-  choose,
   prepare_for_model,
 )
 from mathqwen.evals.asked import AskedModel
@@ -40,7 +39,7 @@ from mathqwen.storage import provenance
 if TYPE_CHECKING:
   from mathqwen.inference.model import Model
 
-__all__ = ['ASK', 'GREEDY', 'Ask', 'Decoding', 'Unanswered', 'choose', 'evaluate', 'grade_records', 'prepare', 'run']
+__all__ = ['ASK', 'GREEDY', 'Ask', 'Decoding', 'Unanswered', 'evaluate', 'grade_records', 'prepare', 'run']
 
 
 class Unanswered(Exception):
@@ -90,7 +89,9 @@ def prepare(
   Yields what `open_folders` yields.
   """
   check_positive(batch_size=batch_size)
-  return open_folders([prepare_for_model(model, benchmark, ask) for benchmark in choose(names)], out)
+  return open_folders(
+    [prepare_for_model(model, benchmark, ask) for benchmark in benchmarks.choose(names, ask.rule)], out
+  )
 
 
 @contextlib.contextmanager
@@ -325,7 +326,7 @@ def grade_records(
   Each record needs `response`, `gold` and `id` or `question`; every other key is kept. `verdicts_changed` counts the
   records whose earlier `correct` was different. UserError: for unknown names and for records that cannot be graded.
   """
-  chosen = benchmarks.get(benchmark)
+  (chosen,) = benchmarks.choose([benchmark], rule)
   rule = rule or chosen.rule
   graders.get(rule)
   place = None if out is None else folder_lib.folder_of(out, chosen.name)

@@ -111,7 +111,7 @@ def test_every_command_finds_it(tasks, sums, reciting, tmp_path):
 
 
 def test_a_benchmark_is_chosen_once_by_name_and_as_an_object():
-  found = run.choose(['math500', benchmarks.get('gsm8k'), 'math500', 'gsm8k'])
+  found = benchmarks.choose(['math500', benchmarks.get('gsm8k'), 'math500', 'gsm8k'])
   assert [benchmark.name for benchmark in found] == ['math500', 'gsm8k']
 
 

@@ -35,7 +35,7 @@ def beside_published(runs: list[MeasuredRun]) -> str:
         reach = interval(scores, samples_of(scores))
         bars.append((scores['accuracy'], _bar(label, scores['accuracy'], reach, _run_class(number))))
     bars.sort(key=lambda bar: -bar[0])
-    panels.append(_panel(benchmarks.BENCHMARKS[name].title, [bar for _, bar in bars]))
+    panels.append(_panel(benchmarks.shown(name).title, [bar for _, bar in bars]))
   if not panels:
     return ''
   note = '<p class="soft">Accuracy in %. Measured rows have their 95% interval; published ones were given without.</p>'
@@ -59,10 +59,10 @@ def by_group(runs: list[MeasuredRun]) -> str:
 
 
 def _group_title(benchmark: str, group: str) -> str:
-  title = benchmarks.BENCHMARKS[benchmark].title
+  title = benchmarks.shown(benchmark).title
   if group.startswith('Level '):
     return f'{title}, level'
-  return f'{title}, subject' if ('subject', 'type') in benchmarks.BENCHMARKS[benchmark].groups else title
+  return f'{title}, subject' if ('subject', 'type') in benchmarks.shown(benchmark).groups else title
 
 
 def _group_panel(title: str, groups: dict[str, list], runs: list[MeasuredRun]) -> str:

@@ -72,14 +72,14 @@ def count_text(counts: dict, samples: int) -> str:
 
 def covers_benchmark(scores: dict) -> bool:
   """Whether each problem of the benchmark was answered. A benchmark without a published size is never covered."""
-  size = benchmarks.BENCHMARKS[scores['benchmark']].size
+  size = benchmarks.shown(scores['benchmark']).size
   return size is not None and scores['n'] // samples_of(scores) >= size
 
 
 def part_text(scores: dict) -> str:
   """` (n = 10)`; '' when it is each problem of the benchmark once."""
   samples = samples_of(scores)
-  if samples == 1 and scores['n'] == benchmarks.BENCHMARKS[scores['benchmark']].size:
+  if samples == 1 and scores['n'] == benchmarks.shown(scores['benchmark']).size:
     return ''
   return f' (n = {count_text(scores, samples)})'
 
@@ -95,7 +95,7 @@ def _read_scores(file: files.AnyPath) -> dict:
   scores = read_json(file)
   if fault := _fault(scores):
     raise UserError(f'{file}: {fault}; evaluate or grade again to write it')
-  if scores['benchmark'] not in benchmarks.BENCHMARKS:
+  if scores['benchmark'] not in benchmarks.BENCHMARKS and not scores.get('source'):
     raise UserError(f'{file}: unknown benchmark {scores["benchmark"]!r}; there are: {", ".join(benchmarks.BENCHMARKS)}')
   return scores
 

@@ -50,7 +50,7 @@ def to_html(
       if found.exists():
         sets.append(problems(run.label, name, found))
       else:
-        notes.append(f'{run.label}, {benchmarks.BENCHMARKS[name].title}: no records.jsonl beside {file}')
+        notes.append(f'{run.label}, {benchmarks.shown(name).title}: no records.jsonl beside {file}')
   drawn, missing = _curves_of(runs)
   drawn += [curves.read_curve(files.path(path), str(path)) for path in metrics]
   notes += missing
@@ -128,7 +128,7 @@ def problems(run: str, benchmark: str, path: files.AnyPath) -> dict:
 
   UserError: when a record has no verdict.
   """
-  chosen = benchmarks.BENCHMARKS[benchmark]
+  chosen = benchmarks.shown(benchmark)
   rows = []
   for number, record in enumerate(records.read(path).records, 1):
     if not isinstance(record.get('correct'), bool):

@@ -81,7 +81,8 @@ def _read_and_report(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
 def _table_columns(runs: list[MeasuredRun]) -> list[str]:
   """The benchmarks of Table 12, and those that were measured."""
   measured = {name for run in runs for name in run.scores}
-  return [name for name in benchmarks.BENCHMARKS if name in published_columns() or name in measured]
+  known = [name for name in benchmarks.BENCHMARKS if name in published_columns() or name in measured]
+  return known + sorted(measured - set(known))  # the others are files of the user's
 
 
 def _why_unpublished(runs: list[MeasuredRun]) -> str:
@@ -91,7 +92,7 @@ def _why_unpublished(runs: list[MeasuredRun]) -> str:
     for name in published_columns(run.scores):
       if name in run.scores:
         problems = run.scores[name]['n'] // samples_of(run.scores[name])
-        parts.append(f'{name}: {problems:,} of {benchmarks.BENCHMARKS[name].size:,} problems')
+        parts.append(f'{name}: {problems:,} of {benchmarks.shown(name).size:,} problems')
   why = 'are of whole benchmarks' if parts else 'are of other benchmarks'
   measured = f' ({"; ".join(parts)})' if parts else ''
   return f'The published rows of Table 12 {why}{measured} and are left out; `mathqwen table DIR` shows them.'
@@ -106,7 +107,7 @@ def _comparison_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTabl
   for run in runs:
     cells = [_measured_cell(run.scores.get(name)) for name in columns]
     rows.append([run.label, '-', *cells, 'measured'])
-  titles = [benchmarks.BENCHMARKS[name].title for name in columns]
+  titles = [benchmarks.shown(name).title for name in columns]
   title = f'Accuracy in % (published: {sources(columns)}; measured: ± standard error)'
   return ReportTable(title, ['model', 'params', *titles, 'source'], rows)
 
@@ -146,9 +147,9 @@ def _run_cells(label: str, name: str, scores: dict) -> dict[str, str]:
     errors = f'{scores["relative_error"]:.3f}, {scores["non_number_ratio"]:.3f}'
   values = {
     'run': label,
-    'benchmark': benchmarks.BENCHMARKS[name].title,
+    'benchmark': benchmarks.shown(name).title,
     'n': count_text(scores, samples),
-    'of': benchmarks.BENCHMARKS[name].size,
+    'of': benchmarks.shown(name).size,
     'accuracy': _percent(scores['accuracy']),
     'std. error': _percent(scores['stderr'], digits=2),
     '95% interval': f'{_percent(low)} to {_percent(high)}',
@@ -194,7 +195,7 @@ def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportT
     temperature = (scores.get('decoding') or {}).get('temperature', '-')
     counts = [str(scores['problems']), str(scores['samples']), str(temperature)]
     shares = [_percent(scores[kind].get(str(k))) for kind, k in shown]
-    rows.append([label, benchmarks.BENCHMARKS[scores['benchmark']].title, *counts, *shares])
+    rows.append([label, benchmarks.shown(scores['benchmark']).title, *counts, *shares])
   return [ReportTable('Several answers to each problem: pass@k and maj@k in %', header, rows)]
 
 
@@ -208,7 +209,7 @@ def _group_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTab
     groups = list(dict.fromkeys(group for run in grouped for group in run.scores[name]['by_group']))
     rows = [[group, *(_group_cell(run.scores[name], group) for run in grouped)] for group in groups]
     labels = [run.label for run in grouped]
-    tables.append(ReportTable(f'{benchmarks.BENCHMARKS[name].title} by group', ['group', *labels], rows))
+    tables.append(ReportTable(f'{benchmarks.shown(name).title} by group', ['group', *labels], rows))
   return tables
 
 
