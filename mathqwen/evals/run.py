@@ -89,9 +89,8 @@ def prepare(
   Yields what `open_folders` yields.
   """
   check_positive(batch_size=batch_size)
-  return open_folders(
-    [prepare_for_model(model, benchmark, ask) for benchmark in benchmarks.choose(names, ask.rule)], out
-  )
+  chosen = benchmarks.choose(names, ask.rule)
+  return open_folders([prepare_for_model(model, benchmark, ask) for benchmark in chosen], out)
 
 
 @contextlib.contextmanager

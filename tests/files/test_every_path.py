@@ -19,7 +19,7 @@ from mathqwen.errors import UserError
 # Texts that are no paths, by the name of the flag. A new flag that takes text belongs here, or gets a type that checks
 # its scheme: `type=_flags.path` or `type=_flags.model_path`.
 NOT_PATHS = {
-  '--beam', '--benchmark', '--benchmarks', '--distributed', '--layout', '--prompt', '--rule', '--set', '--slice',
+  '--beam', '--benchmark', '--benchmarks', '--distributed', '--layout', '--map', '--prompt', '--rule', '--set', '--slice',
   '--system', '--test-sets', '--topology', 'names', 'questions',
 }  # fmt: skip
 SETTINGS_NOT_PATHS = {'data.columns', 'data.system_prompt'}
