@@ -8,12 +8,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from mathqwen import __version__, files
-from mathqwen.cleaning import card, contamination, job, pipeline, stages
-from mathqwen.cleaning.contamination import Found, Problem, TestSets
+from mathqwen.cleaning import card, job, pipeline, stages
 from mathqwen.cleaning.filters import REASONS
 from mathqwen.cleaning.job import Job
 from mathqwen.cleaning.settings import Cleaning
-from mathqwen.data import catalog, sources
+from mathqwen.data import catalog, contamination, sources
+from mathqwen.data.contamination import Found, Problem, TestSets
 from mathqwen.data.left_out import LOST, Report
 from mathqwen.data_config import DataConfig
 from mathqwen.errors import Unreachable, UserError, report

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mathqwen.cleaning import text as texts
-from mathqwen.cleaning.rows import Batch, Row
+from mathqwen.data import compared_text as texts
+from mathqwen.data.compared_rows import Batch, Row
 
 PERMUTATIONS = 128
 BANDS = 16  # of 8 values each: of two rows with a similarity of 0.8, 95% share a band, at 0.9 all do

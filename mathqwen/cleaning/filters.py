@@ -3,9 +3,9 @@
 import re
 import zlib
 
-from mathqwen.cleaning.rows import Row
 from mathqwen.cleaning.settings import Cleaning
-from mathqwen.cleaning.text import HAN
+from mathqwen.data.compared_rows import Row
+from mathqwen.data.compared_text import HAN
 
 REASONS = (
   'too_many_characters',

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 
 from mathqwen import files
-from mathqwen.cleaning.contamination import Problem, TestSets, read_problems
 from mathqwen.cleaning.settings import Cleaning
 from mathqwen.data import catalog, line_ranges, sources
+from mathqwen.data.contamination import Problem, TestSets, read_problems
 from mathqwen.data.line_ranges import LineRange
 from mathqwen.errors import UserError
 from mathqwen.settings import from_dict

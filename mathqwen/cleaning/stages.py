@@ -27,11 +27,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from mathqwen import files
-from mathqwen.cleaning import contamination, duplicates, filters, job
-from mathqwen.cleaning.contamination import Found
+from mathqwen.cleaning import duplicates, filters, job
 from mathqwen.cleaning.job import Job, Piece
-from mathqwen.cleaning.rows import Batch, Row
-from mathqwen.data import examples, sources
+from mathqwen.data import contamination, examples, sources
+from mathqwen.data.compared_rows import Batch, Row
+from mathqwen.data.contamination import Found
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError

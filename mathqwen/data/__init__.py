@@ -22,6 +22,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   packing                      where targets are shifted and rows are made
   shared_prompts               the same for several answers to one question, which a row then holds once
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
+  contamination                which texts overlap with test problems; compared_rows and compared_text, the forms for it
   inspect                      counts of a config's data, and a packed row as text
   verify                       whether the data gives the batches that a run's ledger names
 """
@@ -31,6 +32,9 @@ __all__ = [
   'audit',
   'catalog',
   'columns',
+  'compared_rows',
+  'compared_text',
+  'contamination',
   'datasets',
   'encoded',
   'encoding',

@@ -4,11 +4,12 @@ import pathlib
 
 import pytest
 
-from mathqwen.cleaning import filters, text
-from mathqwen.cleaning.contamination import Found, Problem, TestSets
-from mathqwen.cleaning.rows import Batch, Row, Text
+from mathqwen.cleaning import filters
 from mathqwen.cleaning.settings import Cleaning
+from mathqwen.data import compared_text as text
 from mathqwen.data import examples
+from mathqwen.data.compared_rows import Batch, Row, Text
+from mathqwen.data.contamination import Found, Problem, TestSets
 from mathqwen.data.examples import Example
 
 PUBLISHED = pathlib.Path(__file__).parents[3] / 'shared' / 'data'

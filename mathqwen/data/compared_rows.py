@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mathqwen.cleaning import text as texts
+from mathqwen.data import compared_text as texts
 from mathqwen.data.examples import Example
 
 

@@ -1,11 +1,11 @@
 """Which rows overlap with problems that a model is tested on.
 
   exact          a question is a test problem
-  punctuation    but for spacing, braces and punctuation (`text.bare`)
+  punctuation    but for spacing, braces and punctuation (`compared_text.bare`)
   ngrams_half    a question has at least half of the 13-grams of a test problem
   solution_half  an answer has
   ngrams_any     a question has any of them: often a stock phrase
-  template       but for its numbers (`text.template`)
+  template       but for its numbers (`compared_text.template`)
 
 13-grams are of words, in Chinese of characters; there, 30-grams are counted too.
 """
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from mathqwen import files
-from mathqwen.cleaning import text as texts
-from mathqwen.cleaning.rows import Batch, Row, Text
+from mathqwen.data import compared_text as texts
+from mathqwen.data.compared_rows import Batch, Row, Text
 
 SIZES = {'words': (13,), 'characters': (13, 30)}  # n of n-grams; the first decides, the others are counted
 _SHOWN = 20  # rows that are listed for a test problem and kind
