@@ -2,6 +2,7 @@
 
 For other folders to use:
 
+  card                         what the folder of a cleaning says about itself
   clean.clean                  cleans a config's data into a folder
   settings.Cleaning, .split    what is left out; its settings from texts
   pipeline.import_beam         whether Apache Beam is there
@@ -9,4 +10,4 @@ For other folders to use:
 stages.py has the work itself; it passes what is large through files, and names through Beam.
 """
 
-__all__ = ['clean', 'pipeline', 'settings']
+__all__ = ['card', 'clean', 'pipeline', 'settings']
