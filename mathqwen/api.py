@@ -80,6 +80,7 @@ def evaluate(
   *,
   data_dir: str | os.PathLike | None = None,
   limit: int | None = None,
+  limit_seed: int | None = None,
   prompt: str | None = None,
   template: str | os.PathLike | None = None,
   system: str | None = None,

@@ -40,9 +40,10 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument(
     '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
   )
+  parser.add_argument('--limit-seed', type=int, metavar='N', help='of the subset that --limit draws (default: 0)')
   _asking.add_flags(
     parser,
-    'the first N problems of each benchmark only',
+    'N problems of each benchmark only: a random subset, the same for each model and run',
     'sampling; several samples give avg@n, pass@k and maj@k',
   )
 
@@ -92,10 +93,9 @@ def _ask_of(args: argparse.Namespace) -> 'Ask':
   """What is asked, and how answers are drawn."""
   from mathqwen.evals.ask import Ask, Decoding
 
+  asked = _asking.given(args, (*_asking.ASK, 'limit_seed'))
   columns = tuple(column for text in args.map for column in text.split(','))
-  return Ask(
-    **_asking.given(args, _asking.ASK), columns=columns, decoding=Decoding(**_asking.given(args, _asking.DECODING))
-  )
+  return Ask(**asked, columns=columns, decoding=Decoding(**_asking.given(args, _asking.DECODING)))
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:

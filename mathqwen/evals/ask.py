@@ -1,10 +1,11 @@
 """What a model is asked: which problems of a benchmark, in which form, with which decoding, graded by which rule.
 
-Ask(limit=100, prompt='abel')      the first 100 problems of each benchmark, asked and graded as GAIRMath-Abel was
+Ask(limit=100, prompt='abel')      100 problems of each benchmark, asked and graded as GAIRMath-Abel was
 prepare_benchmark(...)             one benchmark: its problems are read, its prompts made and checked
 """
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -61,15 +62,19 @@ class Ask:
   """What a model is asked, and how its answers are graded. The defaults are those of each benchmark."""
 
   data_dir: str | os.PathLike | None = None  # a local copy of the data sets
-  limit: int | None = None  # ask only the first so many problems of each benchmark
+  limit: int | None = None  # ask only so many problems of each benchmark, drawn by `limit_seed`
   prompt: str | None = None  # a name in prompts.PROMPTS
   rule: str | None = None  # a name in grade.RULES; None: the prompt's rule for this benchmark, else the benchmark's
   max_new_tokens: int | None = None  # None: chosen like the rule; fewer when the model has too few positions
   decoding: Decoding = GREEDY
   columns: tuple[str, ...] = ()  # of files of the user's: FIELD=COLUMN each, as in `data.columns`
+  limit_seed: int = 0  # of the subset that `limit` draws: the same for each model and run
 
   def __post_init__(self):
     check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens)
+    check_seed(self.limit_seed)
+    if self.limit_seed and self.limit is None:
+      raise UserError(f'limit_seed is {self.limit_seed}, and no limit is given, whose problems it draws')
 
 
 ASK = Ask()
@@ -132,7 +137,7 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
   for line in left_out.lines():
     report(f'{benchmark.name}: {line}')
   _check_golds(benchmark, rule, examples)
-  examples = samples.expand(examples[: ask.limit], ask.decoding.samples)
+  examples = samples.expand(subset(examples, ask.limit, ask.limit_seed), ask.decoding.samples)
 
   settings = {
     'model': model.name,
@@ -143,9 +148,25 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
     'rule': rule,
     'max_new_tokens': ask.max_new_tokens or special.max_new_tokens or benchmark.max_new_tokens,
     'limit': ask.limit,
+    'limit_seed': None if ask.limit is None else ask.limit_seed,
     **dataclasses.asdict(ask.decoding),
   }
   return PreparedBenchmark(benchmark, examples, make_prompts(prompt, examples), settings, prompt.stop)
+
+
+def subset(examples: list, limit: int | None, seed: int) -> list:
+  """`limit` of the examples, drawn at random, in their order; all for None. A larger limit draws these and others.
+
+  The draw depends on the questions only: neither on the order of the file nor on what else is asked.
+  """
+  if limit is None:
+    return examples
+
+  def place(example):
+    return hashlib.sha256(f'{seed}\n{example.question}'.encode('utf-8', 'backslashreplace')).digest(), example.id
+
+  drawn = {example.id for example in sorted(examples, key=place)[:limit]}
+  return [example for example in examples if example.id in drawn]
 
 
 def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:

@@ -151,7 +151,8 @@ def _check_same_problems(
   if missing:
     raise UserError(
       f'{name}: {len(rows_a)} problems in {file_a} and {len(rows_b)} in {file_b}, {len(missing)} of them in one only, '
-      f'such as {missing[0][:_SHOWN]!r}; compare runs over the same problems (the same --limit, both finished)'
+      f'such as {missing[0][:_SHOWN]!r}; compare runs over the same problems (the same '
+      '--limit and --limit-seed, both finished)'
     )
   for key, row in rows_a.items():
     other = rows_b[key]

@@ -100,6 +100,8 @@ def check_settings(folder: files.AnyPath, now: dict, part: files.AnyPath) -> Non
   before = records.read_json(file, 'what is there cannot be continued; give another --out')
   if 'template' not in before and now.get('template') in (None, 'chatml'):  # older versions had no other
     before |= {key: now.get(key) for key in ('template', 'template_sha256')}
+  if before.get('limit') is not None and before.get('limit_seed') is None:
+    before['limit_seed'] = 'the first problems'  # as older versions took them
   changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
   if changed:
     what = ', '.join(f'{key} {before.get(key)!r} there and {now.get(key)!r} now' for key in changed)

@@ -202,7 +202,7 @@ def _run_benchmark(
 def _scores_of(prepared: PreparedBenchmark, ordered: list[dict], batch_size: int) -> dict:
   settings = prepared.settings
   scores = records.summarise(ordered, prepared.benchmark, settings['rule'], settings['samples'])
-  scores.update({key: settings[key] for key in (*asked.FIELDS, 'model', 'dtype', 'limit')})
+  scores.update({key: settings[key] for key in (*asked.FIELDS, 'model', 'dtype', 'limit', 'limit_seed')})
   scores['decoding'] = {name: settings[name] for name in (*DRAWN, 'max_new_tokens')} | {'batch_size': batch_size}
   if settings.get('request_json'):
     scores['decoding']['request_json'] = settings['request_json']
@@ -359,7 +359,8 @@ def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[
   scores = records.summarise(graded, benchmark, rule, count)
   pairs = zip(stored.records, graded, strict=True)
   scores['verdicts_changed'] = sum(old['correct'] != new['correct'] for old, new in pairs if 'correct' in old)
-  for key in (*asked.FIELDS, 'model', 'dtype', 'decoding', 'limit', 'resumed', 'seconds', 'tokens_per_second'):
+  kept = ('model', 'dtype', 'decoding', 'limit', 'limit_seed', 'resumed', 'seconds', 'tokens_per_second')
+  for key in (*asked.FIELDS, *kept):
     scores[key] = before.get(key)
   tokens = [record.get('tokens') for record in graded]
   scores['tokens'] = sum(tokens) if all(isinstance(count, int) for count in tokens) else None

@@ -8,6 +8,7 @@ import time
 from mathqwen.evals import client, endpoint, run
 
 KEY = 'sk-very-secret-0123456789'
+SEED = 1
 ANSWERS = {'1+1=': 'the answer is 2', '2*3=': '6', '1-5=': 'I cannot say.', '7/2=': 'so 3.5'}
 
 
@@ -128,7 +129,10 @@ FAILURES = {
 
 
 def evaluate(server, data_dir, out=None, names='arithmetic', decoding=run.GREEDY, **options):
-  asked = {name: options.pop(name) for name in ('limit', 'prompt', 'max_new_tokens') if name in options}
+  # limit_seed: of limit 1, it draws the first problem
+  asked = {'limit_seed': SEED if 'limit' in options else 0} | {
+    name: options.pop(name) for name in ('limit', 'prompt', 'max_new_tokens') if name in options
+  }
   options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
   ask = run.Ask(data_dir, decoding=decoding, **asked)
   return endpoint.evaluate(server.model, names, ask, out=out, **options)

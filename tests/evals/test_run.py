@@ -178,3 +178,54 @@ def test_progress_goes_to_standard_error(reciting, data_dir, capsys):
 def test_decoding_is_refused_before_anything_is_read(settings, message):
   with pytest.raises(UserError, match=message):
     run.Decoding(**settings)
+
+
+ALGEBRA = [(f'Is {i} even?', str(i), 'Algebra' if i < 60 else 'Geometry', 1 + i % 5) for i in range(120)]
+
+
+def test_a_limit_draws_a_fixed_random_subset(reciting, tmp_path):
+  """Not the first: the problems of MATH stand by subject. Each run draws the same, whatever the order of the file."""
+  answers = {question: f'\\boxed{{{answer}}}' for question, answer, _, _ in ALGEBRA}
+  found = {}
+  for order in (1, -1):
+    folder = tmp_path / str(order) / 'math'
+    folder.mkdir(parents=True)
+    rows = [
+      json.dumps({'problem': q, 'answer': a, 'solution': a, 'subject': s, 'level': n, 'unique_id': q}) + '\n'
+      for q, a, s, n in ALGEBRA[::order]
+    ]
+    (folder / 'test500.jsonl').write_text(''.join(rows))
+    for limit, seed in ((30, 0), (60, 0), (30, 7)):
+      model, out = reciting(positions=9000), tmp_path / f'out{order}-{limit}-{seed}'
+      model.answers = answers
+      scores = evaluate(model, out, str(folder.parent), 'math500', limit=limit, limit_seed=seed)['benchmarks'][
+        'math500'
+      ]
+      rows = [json.loads(line) for line in (out / 'math500' / 'records.jsonl').read_text().splitlines()]
+      found[order, limit, seed] = {row['question'] for row in rows}
+      places = [order * int(row['gold']) for row in rows]
+      assert places == sorted(places) and (scores['limit'], scores['limit_seed'], scores['n']) == (limit, seed, limit)
+      groups = {name: counts['n'] for name, counts in scores['by_group'].items()}
+      wanted = {}
+      for question, _, subject, level in ALGEBRA:
+        if question in found[order, limit, seed]:
+          for group in (subject, f'Level {level}'):
+            wanted[group] = wanted.get(group, 0) + 1
+      assert groups == wanted and min(groups['Algebra'], groups['Geometry']) >= limit / 4
+  assert found[1, 30, 0] == found[-1, 30, 0] and found[1, 30, 0] < found[1, 60, 0]
+  assert found[1, 30, 0] != found[1, 30, 7]
+
+
+def test_a_limit_of_an_older_version_is_named(reciting, data_dir, tmp_path):
+  evaluate(reciting(), tmp_path, data_dir, limit=3)
+  path = tmp_path / 'arithmetic' / 'settings.json'
+  settings = json.loads(path.read_text())
+  del settings['limit_seed']
+  path.write_text(json.dumps(settings))
+  with pytest.raises(UserError, match="holds another run .limit_seed 'the first problems' there and 0 now.; give"):
+    evaluate(reciting(), tmp_path, data_dir, limit=3)
+  path.write_text(json.dumps(settings | {'limit': None}))  # a whole benchmark is what it was
+  with pytest.raises(UserError, match=r'another run \(limit None there and 3 now, limit_seed None there and 0 now\)'):
+    evaluate(reciting(), tmp_path, data_dir, limit=3)
+  with pytest.raises(UserError, match='limit_seed is 4, and no limit is given'):
+    run.Ask(limit_seed=4)
