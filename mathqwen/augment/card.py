@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mathqwen.augment.questions import INSTRUCTIONS
-from mathqwen.data import catalog
+from mathqwen.data import origins
 from mathqwen.storage import provenance
 
 if TYPE_CHECKING:
@@ -93,5 +93,4 @@ def _settings(prepared: 'Prepared') -> list[str]:
 
 
 def _licence(source: str) -> str:
-  data = catalog.of_source(source)
-  return 'that of its owner; this program does not know it' if data is None else data.licence
+  return origins.of(source).get('licence', 'that of its owner; this program does not know it')

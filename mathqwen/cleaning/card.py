@@ -26,7 +26,7 @@ def lines(result: dict) -> list[str]:
     '|---|---|---|---|---|---|',
   ]
   for entry in result['sources']:
-    cells = [f'`{entry["source"]}`', f'`{entry["folder"]}`', entry['licence']]
+    cells = [f'`{entry["source"]}`', f'`{entry["folder"]}`', _licence(entry)]
     text.append(f'| {" | ".join(cells)} | {entry["rows_read"]:,} | {entry["rows"]:,} | {_how_often(entry)} |')
   text += ['', '## Left out', '', '| source | reason | rows | for example |', '|---|---|---|---|']
   for entry in result['sources']:
@@ -52,6 +52,10 @@ def mixed(result: dict, folder: str) -> str:
       numbers = ','.join(f'{entry[of_source]:g}' for entry in kept)
       return f'--set data.sources={sources} --set data.{name}={numbers}'
   return ''
+
+
+def _licence(entry: dict) -> str:
+  return entry['licence'] + (f', revision {entry["revision"]}' if entry.get('revision') else '')
 
 
 def _how_often(entry: dict) -> str:

@@ -12,7 +12,7 @@ from mathqwen.cleaning import card, job, pipeline, stages
 from mathqwen.cleaning.filters import REASONS
 from mathqwen.cleaning.job import Job
 from mathqwen.cleaning.settings import Cleaning
-from mathqwen.data import catalog, contamination, sources
+from mathqwen.data import contamination, origins, sources
 from mathqwen.data.contamination import Found, Problem, TestSets
 from mathqwen.data.left_out import LOST, Report
 from mathqwen.data_config import DataConfig
@@ -169,12 +169,14 @@ def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, comm
     'contamination': _hits(found, tests),
   }
   for number, source in enumerate(this.sources):
-    data = catalog.of_source(source)
+    paths = [files.path(piece.path) for piece in this.pieces if piece.source == number and piece.path][:1]
+    origin = origins.of(source, paths)
     result['sources'].append(
       {
         'source': source,
         'folder': this.folder(number),
-        'licence': data.licence if data else 'see its own page or files: none is recorded here',
+        'licence': origin.get('licence', 'see its own page or files: none is recorded here'),
+        'revision': origin.get('revision'),
         'weight': cfg.weights[number] if cfg.weights else None,
         'epochs': cfg.epochs[number] if cfg.epochs else None,
         'rows_read': read[number],

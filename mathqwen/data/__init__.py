@@ -8,6 +8,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   examples                     `Example`, from the records of a data set's file or of a user's
   folders.data_files           the files of a folder or a pattern, by split
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
+  origins.of                   where a source comes from, and its licence
   tfds_sets                    data sets that tensorflow-datasets prepared
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes                       the forms that records of users' files have
@@ -48,6 +49,7 @@ __all__ = [
   'left_out',
   'line_ranges',
   'making_shards',
+  'origins',
   'packing',
   'pipeline',
   'shapes',

@@ -38,17 +38,21 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
     raise UserError(f'{source}: write {files.HUB}ORGANISATION/NAME, which /CONFIGURATION and @REVISION may follow')
   name, wanted, revision = match.groups()
   known = published.find(name)
+  size = ''
   if known:  # before anything is fetched
     published.check_licence(plain, known.licence, accepted)
     wanted = wanted or known.configuration or None
     split = known.split if split == 'train' else split
+    if revision is None:
+      revision = known.revision or None
+      size = f', {"" if revision else "about "}{known.rows:,} rows'
 
   folder = files.path(hub.fetch_data(name, revision))
   front = _front_matter(folder)
-  licence = _licence(front) or (known.licence if known else '')
-  published.check_licence(plain, licence, accepted)
-  size = f', {known.rows:,} rows as published' if known else ''
-  report(f'{name}: licence {licence or "not stated"}{size}')
+  stated = licence(folder, name)
+  published.check_licence(plain, stated, accepted)
+  at = f', revision {folder.name}' if re.fullmatch('[0-9a-f]{40}', folder.name) else ''
+  report(f'{name}: licence {stated}{size}{at}')
 
   configurations = _configurations(front, folder)
   if not configurations:
@@ -77,8 +81,15 @@ def _front_matter(folder: files.AnyPath) -> dict:
   return front if isinstance(front, dict) else {}
 
 
-def _licence(front: dict) -> str:
-  """The licence that the README states, several with commas; '' for none."""
+def licence(folder: files.AnyPath, name: str) -> str:
+  """The licence of a data set that was fetched into a folder: that of its README, several with commas."""
+  front = _front_matter(folder)
+  known = published.find(name)
+  return _stated(front) or (known.licence if known else 'not stated')
+
+
+def _stated(front: dict) -> str:
+  """The licence that the README states; '' for none."""
   stated = front.get('license_name') if front.get('license') in (None, 'other') else front['license']
   return ', '.join(map(str, stated)) if isinstance(stated, list) else str(stated or front.get('license') or '')
 

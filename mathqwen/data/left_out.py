@@ -23,6 +23,7 @@ class Report:
     self.counts: collections.Counter[str] = collections.Counter()
     self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
     self.unread: dict[str, str] = {}  # field -> where it was first
+    self.origin: dict[str, str] = {}  # of the source, as `origins.of` has it
     self.shapes: collections.Counter[str] = collections.Counter()  # of the rows of a user's file: '{query, response}'
 
   def add(self, kind: str, where: str, detail: str = '') -> None:
@@ -50,6 +51,7 @@ class Report:
       self.counts[kind] += count
       self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
     self.unread = other.unread | self.unread
+    self.origin = self.origin or other.origin
     self.shapes += other.shapes
 
   def check(self, source: str, kept: int, limit: float, kinds: Sequence[str] = LOST) -> None:

@@ -30,21 +30,52 @@ class PublishedSet:
   hub: str  # ORGANISATION/NAME
   licence: str
   rows: int  # of `split`, as the card says
+  revision: str  # the commit that is fetched, unless the user names another; '': the newest
   configuration: str = ''  # '': the only one, or the one called default
   split: str = 'train'  # which is read as the training split
 
 
 SETS = (
-  PublishedSet('', 'openai/gsm8k', 'mit', 7_473, 'main'),
-  PublishedSet('metamathqa', 'meta-math/MetaMathQA', 'mit', 395_000),
-  PublishedSet('numinamath-cot', 'AI-MO/NuminaMath-CoT', 'apache-2.0', 859_494),
-  PublishedSet('numinamath-1.5', 'AI-MO/NuminaMath-1.5', 'apache-2.0', 896_215),
-  PublishedSet('openmathinstruct-2', 'nvidia/OpenMathInstruct-2', 'cc-by-4.0', 13_972_791),
-  PublishedSet('openmathreasoning', 'nvidia/OpenMathReasoning', 'cc-by-4.0', 3_201_061, split='cot'),
-  PublishedSet('openr1-math-220k', 'open-r1/OpenR1-Math-220k', 'apache-2.0', 93_733, 'default'),
-  PublishedSet('deepmath-103k', 'zwhe99/DeepMath-103K', 'mit', 103_022),
-  PublishedSet('orca-math', 'microsoft/orca-math-word-problems-200k', 'mit', 200_035),
-  PublishedSet('dapo-math-17k', 'BytedTsinghua-SIA/DAPO-Math-17k', 'apache-2.0', 1_791_700),
+  PublishedSet('', 'openai/gsm8k', 'mit', 7_473, '740312add88f781978c0658806c59bc2815b9866', 'main'),
+  PublishedSet('metamathqa', 'meta-math/MetaMathQA', 'mit', 395_000, 'aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18'),
+  PublishedSet(
+    'numinamath-cot', 'AI-MO/NuminaMath-CoT', 'apache-2.0', 859_494, '9d8d210c9f6a36c8f3cd84045668c9b7800ef517'
+  ),
+  PublishedSet(
+    'numinamath-1.5', 'AI-MO/NuminaMath-1.5', 'apache-2.0', 896_215, '1b05109f9e5c1ad06c0663519502416c30b300f8'
+  ),
+  PublishedSet(
+    'openmathinstruct-2',
+    'nvidia/OpenMathInstruct-2',
+    'cc-by-4.0',
+    13_972_791,
+    '469216e3f46f4dacf476b382e192485ea51a143e',
+  ),
+  PublishedSet(
+    'openmathreasoning',
+    'nvidia/OpenMathReasoning',
+    'cc-by-4.0',
+    3_201_061,
+    'd3d08664755704f422af97d43a7ff0ded4bd95df',
+    split='cot',
+  ),
+  PublishedSet(
+    'openr1-math-220k',
+    'open-r1/OpenR1-Math-220k',
+    'apache-2.0',
+    93_733,
+    'e4e141ec9dea9f8326f4d347be56105859b2bd68',
+    'default',
+  ),
+  PublishedSet('deepmath-103k', 'zwhe99/DeepMath-103K', 'mit', 103_022, '5cf055d1fe3d7a2eb19719ac020211469736ae44'),
+  PublishedSet('orca-math', 'microsoft/orca-math-word-problems-200k', 'mit', 200_035, ''),
+  PublishedSet(
+    'dapo-math-17k',
+    'BytedTsinghua-SIA/DAPO-Math-17k',
+    'apache-2.0',
+    1_791_700,
+    '65877096c24ffa7abc4e4fa5edb95cf3413a5674',
+  ),
 )
 _FORBIDS_COMMERCE = re.compile(r'(?<![a-z])nc(?![a-z])|non-?commercial', re.IGNORECASE)
 ACCEPT = '?non_commercial=yes'  # behind a source: the user knows that its licence forbids commercial use

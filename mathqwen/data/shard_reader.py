@@ -107,6 +107,8 @@ class Shards:
     found = Report()
     for counts in self.card['left_out'].values():
       found.merge(Report.from_dict(counts))
+    if licences := self.card['about'].get('licences'):
+      found.origin = {'fingerprint': self.checksum, 'licence': ', '.join(sorted(set(licences.values())))}
     return found
 
   def check(self, tokenizer: Tokenizer, chat: ChatFormat, seq_len: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig
-from mathqwen.data import catalog, examples, folders, hub_sets, published, shapes, shard_card, tfds_sets
+from mathqwen.data import catalog, examples, folders, hub_sets, origins, published, shapes, shard_card, tfds_sets
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
@@ -63,9 +63,11 @@ def stream(
   elif data is not None and data.is_prepared:
     found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns)
     report.merge(read_report)
+    report.origin = origins.of(source)
     yield from found
   else:
     paths = find_files(source, split, data_dir)
+    report.origin = origins.of(source, paths)
     yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns)
 
 

@@ -44,6 +44,13 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
   return [files.path(os.fspath(path)) for path in info.splits[split].filepaths]
 
 
+def origin(path: files.AnyPath) -> dict[str, str]:
+  """`origins.of` of one of the files."""
+  about = files.read_json_object(path.parent / 'dataset_info.json')
+  found = {'name': str(about.get('name')), 'revision': str(about.get('version'))}
+  return found | {'licence': (about.get('redistributionInfo') or {}).get('license') or 'not stated'}
+
+
 def _missing(source: str, name: str, root: str) -> str:
   """The line for a data set that is not there."""
   import tensorflow_datasets as tfds

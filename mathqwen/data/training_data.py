@@ -136,6 +136,11 @@ class TrainingData:
     cfg = self.cfg
     return pipeline.fingerprint(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs)
 
+  @property
+  def origins(self) -> dict[str, dict]:
+    """Where the sources come from, as far as it is known: what a run records."""
+    return {source: report.origin for source, report in self.reports.items() if report.origin}
+
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
     cfg = self.cfg

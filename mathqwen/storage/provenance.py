@@ -47,11 +47,13 @@ def code() -> dict[str, str | None]:
   return {'version': mathqwen.__version__, 'commit': commit}
 
 
-def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', batch: dict, data: dict, step: int) -> dict:
+def collect(
+  experiment: Experiment, mesh: 'jax.sharding.Mesh', batch: dict, data: dict, step: int, sources: dict | None = None
+) -> dict:
   """One session of a run, for JSON.
 
   batch: `rows` and `micro_batches` of its batches. data: the fingerprint of its data. step: the checkpoint's, 0 for a
-  new run.
+  new run. sources: where its sources come from, as far as it is known: names, revisions, licences.
   """
   import jax
 
@@ -73,6 +75,7 @@ def collect(experiment: Experiment, mesh: 'jax.sharding.Mesh', batch: dict, data
     'environment': {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)},
     'settings': to_flat(experiment),
     'data': data,
+    'sources': sources or {},
   }
 
 

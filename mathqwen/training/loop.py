@@ -154,7 +154,7 @@ class TrainingLoop:
     self.progress = Progress('train', train.steps, self.step)
     is_first = jax.process_index() == 0
     session = provenance.collect(
-      experiment, mesh, dataclasses.asdict(self._batch), self._batches.get_state()['data'], self.step
+      experiment, mesh, dataclasses.asdict(self._batch), self._batches.get_state()['data'], self.step, data.origins
     )
     self._sessions = provenance.begin_session(workdir, session, primary=is_first)
     self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)

@@ -6,10 +6,13 @@ import pytest
 from json_lines import write_lines
 
 from mathqwen import files
+from mathqwen.config import DataConfig
 from mathqwen.data import hub_sets, published
 from mathqwen.data.left_out import Report
 from mathqwen.data.sources import load, stream
+from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
+from mathqwen.text.loading import load_tokenizer
 
 DAPO = (
   'Solve the following math problem step by step. The last line of your response should be of the form Answer: $Answer '
@@ -107,7 +110,7 @@ def on_the_hub(tmp_path, monkeypatch):
   huggingface_hub = pytest.importorskip('huggingface_hub')
 
   def put(rows, split='train', **front):
-    put.asked = []
+    put.asked, put.revisions = [], []
     write_lines(tmp_path / 'data' / f'{split}-0.jsonl', *rows)
     front |= {'configs': [{'config_name': 'default', 'data_files': [{'split': split, 'path': f'data/{split}-*'}]}]}
     (tmp_path / 'README.md').write_text(f'---\n{json.dumps(front)}\n---\n')
@@ -115,6 +118,7 @@ def on_the_hub(tmp_path, monkeypatch):
 
   def snapshot(name, allow_patterns, **options):
     put.asked.append(name)
+    put.revisions.append(options.get('revision'))
     return str(tmp_path)
 
   (tmp_path / 'data').mkdir()
@@ -136,7 +140,9 @@ def test_rows_of(name, on_the_hub, capsys):
     assert [(e.question, e.solution, e.answer) for e in examples] == wanted
     assert dict(report.counts) == left_out
   assert on_the_hub.asked == [known.hub] * 3
-  assert f'{known.hub}: licence {known.licence}, {known.rows:,} rows as published' in capsys.readouterr().err
+  about = '' if known.revision else 'about '
+  assert f'{known.hub}: licence {known.licence}, {about}{known.rows:,} rows\n' in capsys.readouterr().err
+  assert on_the_hub.revisions == [known.revision or None] * 3
 
   # A copy is read in the same way, and no two examples of it have the same place.
   copy = list(stream(str(folder / 'data'), report := Report(), known.split))
@@ -182,11 +188,25 @@ def test_licences_that_forbid_commercial_use(front, line, on_the_hub, capsys):
 
 def test_a_known_licence_is_looked_at_before_anything_is_fetched(on_the_hub, monkeypatch):
   on_the_hub([{'question': '1+1=', 'answer': '2'}])
-  monkeypatch.setattr(published, 'SETS', (published.PublishedSet('mine', 'some/rows', 'cc-by-nc-4.0', 1),))
+  monkeypatch.setattr(published, 'SETS', (published.PublishedSet('mine', 'some/rows', 'cc-by-nc-4.0', 1, ''),))
   with pytest.raises(UserError, match='name it mine.non_commercial=yes'):
     hub_sets.data_files('mine', 'train')
   assert on_the_hub.asked == []
   assert len(load('mine?non_commercial=yes')[0]) == 1
+
+
+def test_the_revision_that_was_fetched_is_said_and_recorded(on_the_hub, tmp_path, monkeypatch, capsys):
+  """In the layout of the hub's cache: a folder named after the commit."""
+  commit = 'ab' * 20
+  snapshot = tmp_path / 'datasets--some--rows' / 'snapshots' / commit
+  snapshot.mkdir(parents=True)
+  write_lines(snapshot / 'train.jsonl', *({'question': f'{n}+1=', 'answer': f'{n + 1}'} for n in range(9)))
+  (snapshot / 'README.md').write_text('---\nlicense: cc-by-4.0\n---\n')
+  monkeypatch.setattr(hub_sets.hub, 'fetch_data', lambda name, revision: str(snapshot))
+  data = TrainingData(DataConfig(sources=('hf:some/rows@v2',), seq_len=64, batch_size=2), load_tokenizer())
+  wanted = {'name': 'some/rows', 'revision': commit, 'licence': 'cc-by-4.0'}
+  assert data.origins == {'hf:some/rows@v2': wanted}  # what WORKDIR/sessions.jsonl has
+  assert f'some/rows: licence cc-by-4.0, revision {commit}\n' in capsys.readouterr().err
 
 
 def test_a_file_of_which_no_row_is_verified(tmp_path):
