@@ -87,6 +87,7 @@ def evaluate(
   rule: str | None = None,
   out: str | os.PathLike | None = None,
   columns: Mapping[str, str] | None = None,
+  against: str | Iterable[str] = (),
   max_new_tokens: int | None = None,
   batch_size: int | None = None,
   dtype: str | None = None,
@@ -109,6 +110,7 @@ def evaluate(
       run's workdir, or 'openai:URL#NAME' for a served model.
     benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'; also files of problems, with `rule`.
     columns: of files whose columns have names that are not known, {'question': 'prob', 'answer': 'gold'}.
+    against: training data; problems that they hold are marked, and the scores have the accuracy without them.
     out: the directory where records and scores go; the same call continues there.
     template: how turns become text: 'chatml', 'own' or a Jinja file; None takes the model's.
     system: the system turn before each question; None takes the model's.
@@ -124,6 +126,7 @@ def evaluate(
   """
   # Every parameter has the name of its flag, so all of them together are the command's arguments.
   options = argparse.Namespace(**locals(), distributed=None, slice=None)
+  options.against = [against] if isinstance(against, str) else list(against)
   options.map = [f'{field}={column}' for field, column in (columns or {}).items()]
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
   options.data_dir, options.out, options.template = _path_text(data_dir), _path_text(out), _path_text(template)

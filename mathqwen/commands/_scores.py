@@ -5,6 +5,25 @@ def show(result: dict) -> None:
   """Prints one line for each benchmark of `result`, the JSON of `evaluate` and `grade`."""
   for name, scores in result['benchmarks'].items():
     print(f'{name}: {_score_line(scores)}')
+    if 'against' in scores:
+      print(f'{name}: {_against_line(scores)}')
+
+
+def _against_line(scores: dict) -> str:
+  """How many problems the training data hold, by kind, and the accuracy without them."""
+  found = scores['against']
+  kinds = ', '.join(f'{kind} {count:,}' for kind, count in found['kinds'].items()) or 'no kind of overlap'
+  rest = found['without']
+  score = (
+    'none is left'
+    if not rest['n']
+    else (
+      f'without them {rest["correct"]} of {rest["n"]} right, {100 * rest["accuracy"]:.1f}% '
+      f'(standard error {100 * rest["stderr"]:.1f})'
+    )
+  )
+  problems = scores.get('problems', scores['n'])
+  return f'{found["marked"]:,} of {problems:,} problems are in {", ".join(found["data"])} ({kinds}); {score}'
 
 
 def _score_line(scores: dict) -> str:

@@ -41,10 +41,24 @@ def add_flags(parser: _flags.Parser) -> None:
     '--out', type=_flags.path, metavar='DIR', help='where records and scores go; the same command again continues there'
   )
   parser.add_argument('--limit-seed', type=int, metavar='N', help='of the subset that --limit draws (default: 0)')
+  add_against(parser)
   _asking.add_flags(
     parser,
     'N problems of each benchmark only: a random subset, the same for each model and run',
     'sampling; several samples give avg@n, pass@k and maj@k',
+  )
+
+
+def add_against(parser: _flags.Parser) -> None:
+  """Adds --against, which `grade` has too."""
+  parser.add_argument(
+    '--against',
+    action='append',
+    type=_flags.model_path,
+    default=[],
+    metavar='DATA',
+    help='mark the problems that this training data hold, and give the score without them too: a file, a folder, or '
+    'the name of a data set; may be repeated',
   )
 
 
@@ -95,7 +109,8 @@ def _ask_of(args: argparse.Namespace) -> 'Ask':
 
   asked = _asking.given(args, (*_asking.ASK, 'limit_seed'))
   columns = tuple(column for text in args.map for column in text.split(','))
-  return Ask(**asked, columns=columns, decoding=Decoding(**_asking.given(args, _asking.DECODING)))
+  decoding = Decoding(**_asking.given(args, _asking.DECODING))
+  return Ask(**asked, columns=columns, against=tuple(args.against), decoding=decoding)
 
 
 def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:

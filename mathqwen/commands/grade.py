@@ -2,7 +2,7 @@
 
 import argparse
 
-from mathqwen.commands import _flags, _scores
+from mathqwen.commands import _flags, _scores, evaluate
 
 HELP = 'grade stored answers again; needs no model and no accelerator'
 
@@ -21,6 +21,8 @@ def add_flags(parser: _flags.Parser) -> None:
     help='where they come from: a file of problems (with --rule), or ' + ', '.join(benchmarks.BENCHMARKS),
   )
   parser.add_argument('--rule', metavar='NAME', help="how answers are graded (default: the benchmark's rule)")
+  evaluate.add_against(parser)
+  parser.add_argument('--data-dir', type=_flags.path, metavar='DIR', help='a copy of the data sets of --against')
   parser.add_argument('--out', type=_flags.path, metavar='DIR', help='where the graded records and their scores go')
 
 
@@ -28,6 +30,6 @@ def run(args: argparse.Namespace) -> dict:
   """Grades stored answers and prints the scores. The JSON: `benchmarks`, scores by name."""
   from mathqwen.evals.run import grade_records
 
-  result = grade_records(args.records, args.benchmark, args.rule, args.out)
+  result = grade_records(args.records, args.benchmark, args.rule, args.out, args.against, args.data_dir)
   _scores.show(result)
   return result

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError, report
 from mathqwen.evals import asked, prompts, samples
+from mathqwen.evals.against import Overlap, compare
 from mathqwen.evals.asked import AskedModel
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
@@ -69,6 +70,7 @@ class Ask:
   decoding: Decoding = GREEDY
   columns: tuple[str, ...] = ()  # of files of the user's: FIELD=COLUMN each, as in `data.columns`
   limit_seed: int = 0  # of the subset that `limit` draws: the same for each model and run
+  against: tuple[str, ...] = ()  # training data whose problems are marked, see `against.compare`
 
   def __post_init__(self):
     check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens)
@@ -89,6 +91,7 @@ class PreparedBenchmark:
   prompts: list  # one for each example: token ids, or the part of a request that a served model is sent
   settings: dict  # two runs with the same settings are the same run; kept in settings.json
   stop: tuple[str, ...] = ()  # texts that end an answer, besides the model's stop tokens
+  overlap: Overlap | None = None  # with training data, where it is asked for
 
   @property
   def name(self) -> str:
@@ -178,6 +181,15 @@ def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
       f'{benchmark.name}: {len(bad)} gold answers are not numbers, such as {bad[0].answer!r} ({bad[0].where}): correct '
       'them, or grade by another --rule'
     )
+
+
+def compared(prepared: list[PreparedBenchmark], ask: Ask) -> list[PreparedBenchmark]:
+  """The benchmarks with what `ask.against` holds of their problems. UserError: when that cannot be read."""
+  if not ask.against:
+    return prepared
+  questions = [example.question for benchmark in prepared for example in benchmark.examples]
+  overlap = compare(questions, ask.against, ask.data_dir)
+  return [dataclasses.replace(benchmark, overlap=overlap) for benchmark in prepared]
 
 
 def prepare_for_model(model: 'Model', benchmark: Benchmark, ask: Ask) -> PreparedBenchmark:

@@ -21,7 +21,7 @@ from mathqwen import files
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import prompts as prompts_lib
 from mathqwen.evals import records, run
-from mathqwen.evals.ask import ASK, Ask, PreparedBenchmark, check_positive, prepare_benchmark
+from mathqwen.evals.ask import ASK, Ask, PreparedBenchmark, check_positive, compared, prepare_benchmark
 from mathqwen.evals.benchmarks import choose
 from mathqwen.evals.client import Client
 from mathqwen.evals.pacing import Gate, StopCriterion
@@ -269,6 +269,7 @@ def evaluate(
     return requests(prompt, examples, model.system_prompt)
 
   prepared = [prepare_benchmark(model, benchmark, ask, make_prompts) for benchmark in choose(names, ask.rule)]
+  prepared = compared(prepared, ask)
   if model.request_json:
     more = {'request_json': model.request_json}
     prepared = [dataclasses.replace(one, settings=one.settings | more) for one in prepared]

@@ -196,7 +196,7 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
     'published_n': benchmark.size,
     **({} if benchmark.name in BENCHMARKS else {'source': benchmark.source}),
     **_accuracy(n, correct),
-    'stderr': math.sqrt(correct * (n - correct) / n**3) if n else None,  # binomial: sqrt(p (1 - p) / n)
+    'stderr': _binomial(n, correct),
     'unextractable': sum(record['extracted'] is None for record in records),
     'verdicts': {name: found[name] for name in VERDICTS},
     'truncated': None if None in truncated else sum(truncated),
@@ -213,7 +213,38 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
       groups.setdefault(group, []).append(record)
   if groups:
     scores['by_group'] = {name: _group(groups[name], samples) for name in sorted(groups, key=_natural_order)}
+  if records and all('against' in record for record in records):
+    scores['against'] = _against(records, samples)
   return scores | (samples_lib.summarise(records, samples) if samples > 1 else {})
+
+
+def _against(records: list[dict], samples: int) -> dict:
+  """The score without the problems that training data hold, see `against.py`, and how many those are, by kind."""
+  marked = [record for record in records if record['against']['marked']]
+  kinds = collections.Counter(kind for record in records for kind in record['against']['kinds'])
+  return {
+    'data': records[0]['against']['data'],
+    'marked': len(marked) // samples,
+    'kinds': {kind: count // samples for kind, count in kinds.items()},
+    'only': _part(marked, samples),
+    'without': _part([record for record in records if not record['against']['marked']], samples),
+  }
+
+
+def _part(records: list[dict], samples: int) -> dict:
+  """Counts, accuracy and standard error of some of the records."""
+  n = len(records)
+  correct = sum(record['correct'] for record in records)
+  if not n:
+    return {'n': 0, **_accuracy(0, 0), 'stderr': None}
+  return {'n': n, **_accuracy(n, correct), 'stderr': _binomial(n, correct)} | (
+    samples_lib.clustered(records, samples) if samples > 1 else {}
+  )
+
+
+def _binomial(n: int, correct: int) -> float | None:
+  """The standard error sqrt(p (1 - p) / n) of a share."""
+  return math.sqrt(correct * (n - correct) / n**3) if n else None
 
 
 def _verdict(record: dict) -> str:

@@ -18,6 +18,7 @@ from mathqwen.errors import UserError, report
 from mathqwen.evals import asked, benchmarks, records, samples
 from mathqwen.evals import folder as folder_lib
 from mathqwen.evals import prompts as prompts_lib
+from mathqwen.evals.against import compare
 from mathqwen.evals.ask import (
   ASK,
   DRAWN,
@@ -26,6 +27,7 @@ from mathqwen.evals.ask import (
   Decoding,
   PreparedBenchmark,
   check_positive,
+  compared,
   prepare_for_model,
 )
 from mathqwen.evals.asked import AskedModel
@@ -90,7 +92,7 @@ def prepare(
   """
   check_positive(batch_size=batch_size)
   chosen = benchmarks.choose(names, ask.rule)
-  return open_folders([prepare_for_model(model, benchmark, ask) for benchmark in chosen], out)
+  return open_folders(compared([prepare_for_model(model, benchmark, ask) for benchmark in chosen], ask), out)
 
 
 @contextlib.contextmanager
@@ -182,6 +184,8 @@ def _run_benchmark(
   by_host = hosts.gather(own)
   found = {record['id']: record for host in by_host for record in host['records']}
   ordered = [found[example.id] for example in prepared.examples]
+  if prepared.overlap:
+    ordered = prepared.overlap.mark(ordered)
   tokens = sum(host['tokens'] for host in by_host)
   seconds = max(host['seconds'] for host in by_host)
 
@@ -318,12 +322,18 @@ def response_of_ids(model: 'Model', ids: list[int], stop: Sequence[str]) -> dict
 
 
 def grade_records(
-  path: str | os.PathLike, benchmark: str, rule: str | None = None, out: str | os.PathLike | None = None
+  path: str | os.PathLike,
+  benchmark: str,
+  rule: str | None = None,
+  out: str | os.PathLike | None = None,
+  against: Sequence[str] = (),
+  data_dir: str | os.PathLike | None = None,
 ) -> dict:
   """Grades stored answers again: `{'benchmarks': {name: scores}}`. With `out`, writes OUT/NAME/*.
 
   Each record needs `response`, `gold` and `id` or `question`; every other key is kept. `verdicts_changed` counts the
-  records whose earlier `correct` was different. UserError: for unknown names and for records that cannot be graded.
+  records whose earlier `correct` was different. against, data_dir: as in `Ask`.
+  UserError: for unknown names and for records that cannot be graded.
   """
   (chosen,) = benchmarks.choose([benchmark], rule)
   rule = rule or chosen.rule
@@ -332,13 +342,15 @@ def grade_records(
   path = files.path(path)
   # Lock it: an evaluation that continues there at the same time would lose its answers.
   with files.locked(place) if place and place.exists() else contextlib.nullcontext():
-    graded, scores = _graded(path, chosen, rule)
+    graded, scores = _graded(path, chosen, rule, against, data_dir)
     if place:
       folder_lib.write(place, graded, scores)
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[dict], dict]:
+def _graded(
+  path: files.AnyPath, benchmark: Benchmark, rule: str, against: Sequence[str], data_dir: str | os.PathLike | None
+) -> tuple[list[dict], dict]:
   """The records of `path` with new verdicts, and their scores."""
   stored = records.read(path)
   if not stored.records:
@@ -355,6 +367,11 @@ def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str) -> tuple[list[
   if count > 1 and (problem := samples.incomplete(stored.records, count)):
     raise UserError(f'{path}: {problem!r} does not have all of its {count} answers; finish the evaluation first')
 
+  if against:
+    questions = [record.get('question') for record in stored.records]
+    if not all(isinstance(question, str) for question in questions):
+      raise UserError(f'{path}: a record has no question, which --against compares; evaluate again, or leave it out')
+    stored = dataclasses.replace(stored, records=compare(questions, against, data_dir).mark(stored.records))
   graded = graders.judge([{**record, 'benchmark': benchmark.name} for record in stored.records], rule)
   scores = records.summarise(graded, benchmark, rule, count)
   pairs = zip(stored.records, graded, strict=True)

@@ -69,7 +69,7 @@ def test_the_prompts():
 def commands():
   """[(command, the lines below it)] of every block that shows output."""
   found = []
-  for block in re.findall(r'```\n(\$ .*?)```', README, re.DOTALL):
+  for block in re.findall(r'```\n(\$ .*?)```', README + TASKS, re.DOTALL):
     for part in re.split(r'^\$ ', block, flags=re.MULTILINE)[1:]:
       command, _, output = part.partition('\n')
       found.append((command, output))
@@ -93,7 +93,7 @@ def test_the_commands_print_what_is_shown(served, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'tests').symlink_to(ROOT / 'tests')
   shown = commands()
-  assert [command.split()[1] for command, _ in shown] == ['grade', 'evaluate', 'grade', 'compare']
+  assert [command.split()[1] for command, _ in shown] == ['grade', 'evaluate', 'grade', 'compare', 'grade']
   for command, wanted in shown:
     words = shlex.split(command.replace('http://127.0.0.1:8000/v1', served))
     words += ['--concurrency', '1'] if words[1] == 'evaluate' else []

@@ -55,7 +55,7 @@ def after_evaluation(paths: Paths) -> str:
   """
   runs, _ = _read_and_report(paths)
   columns = _table_columns(runs)
-  details = _samples_tables(runs, columns) + _group_tables(runs, columns)
+  details = _samples_tables(runs, columns) + _against_tables(runs, columns) + _group_tables(runs, columns)
   compared = [run.scores[name] for run in runs for name in published_columns(run.scores) if name in run.scores]
   if any(map(covers_benchmark, compared)):
     return to_markdown([_brief_table(runs, columns), _comparison_table(runs, columns), *details])
@@ -68,7 +68,7 @@ def build(runs: list[MeasuredRun]) -> list[ReportTable]:
   tables = [_comparison_table(runs, columns)]
   if any(run.scores for run in runs):
     tables.append(_runs_table(runs, columns))
-  return tables + _samples_tables(runs, columns) + _group_tables(runs, columns)
+  return tables + _samples_tables(runs, columns) + _against_tables(runs, columns) + _group_tables(runs, columns)
 
 
 def _read_and_report(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
@@ -197,6 +197,22 @@ def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportT
     shares = [_percent(scores[kind].get(str(k))) for kind, k in shown]
     rows.append([label, benchmarks.shown(scores['benchmark']).title, *counts, *shares])
   return [ReportTable('Several answers to each problem: pass@k and maj@k in %', header, rows)]
+
+
+def _against_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:
+  """The accuracies without the problems that training data hold: one table, or none."""
+  rows = []
+  for run in runs:
+    for name in columns:
+      scores = run.scores.get(name) or {}
+      if found := scores.get('against'):
+        rest, only = found['without'], found['only']
+        spread = '' if rest['stderr'] is None else f' ± {_percent(rest["stderr"])}'
+        shares = [_percent(scores['accuracy']), _percent(rest['accuracy']) + spread, _percent(only['accuracy'])]
+        about = [run.label, benchmarks.shown(name).title, ', '.join(found['data']), str(found['marked'])]
+        rows.append([*about, *shares])
+  header = ['run', 'benchmark', 'training data', 'problems held', 'all', 'without them', 'them alone']
+  return [ReportTable('Problems that training data hold, accuracy in %', header, rows)] if rows else []
 
 
 def _group_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:
