@@ -114,7 +114,7 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     real['config'] = 'gsm8k_small'  # which reads it
   if words[0] == 'grade':
     record = nowhere.parent / 'records.jsonl'
-    record.write_text('{"id": "a", "response": "#### 1", "gold": "1"}\n')
+    record.write_text('{"id": "a", "question": "q", "response": "#### 1", "gold": "1"}\n')
     real['records'] = record
   if words == ('data', 'augment'):
     real |= {'source': tiny.train, '--rule': 'math401'}
