@@ -15,10 +15,10 @@ numeric rules.
     context.py          whether a number stands alone or belongs to an expression
     values.py           numbers and their exact values; units.py: with their units
     latex.py            LaTeX in one form, so that equal answers become equal strings
-    structure.py        tuples, lists, sets and intervals
+    structure.py        tuples, lists, sets, intervals, ratios and matrices
     mathematics.py      whether two answers of MATH are equal
     symbolic.py         math-verify in a process with a limit of CPU time (symbolic_worker.py is that process,
-                        symbolic_sampling.py compares values at fixed points there)
+                        symbolic_parsing.py reads LaTeX and symbolic_sampling.py compares values at fixed points there)
 
 Others use these. They are modules, imported when first named:
 

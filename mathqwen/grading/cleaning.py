@@ -52,6 +52,9 @@ _IN_NUMBERS = {
   re.compile(r'(?<=\d)，(?=\d{3}(?!\d))'): ',',  # １，０００; elsewhere `，` parts a sentence
   re.compile(r'(?<=\d)٫(?=\d)'): '.',
   re.compile(r'(?<=\d)٬(?=\d)'): ',',
+  re.compile(r"(?<=\d)['’_](?=\d{3}(?!\d))"): ' ',  # 12'345 and 12_345
+  re.compile(r'负\s?(?=[\d.])'): '-',
+  re.compile(r'[-=]{1,2}>'): '→',  # an arrow: `=> 18` is not `> 18`
   re.compile(r',\\! ?|\{,\}'): ',',  # 14,\!400 and 14{,}400
   re.compile(r'\\!'): '',
   re.compile(r'(?<=\d)(?:\\_|\\,|\\ |\\;|\\:|~)(?=\d{3}(?!\d))'): ' ',  # 12\,345 and 12\_345
@@ -62,11 +65,12 @@ _GROUPS = re.compile(r'(?<![\d.,/_^] )(?<![\d.,/_^\\])([1-9]\d{0,2}(?: \d{3})++)
 _REPEATING = re.compile(
   r'(?<![\d.,])(?P<whole>\d{0,12})\.(?P<head>\d{0,12})'
   r'(?:\\(?:overline|bar|dot)\s?(?:\{(?P<cycle>\d{1,20})\}|(?P<digit>\d))'
-  r'|(?P<repeated>\d)(?P=repeated){2,20}(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…))'
+  r'|(?P<repeated>\d{1,6}?)(?P=repeated){2,20}(?:\\[lc]?dots(?![a-zA-Z])|\.\.\.|…))'
 )
 _CURRENCIES = re.compile(r'\\(pounds|euro|texteuro|yen|textyen|textsterling|cents?)(?![a-zA-Z])\s?')
 _CURRENCY_SIGNS = {'pounds': '£', 'textsterling': '£', 'euro': '€', 'texteuro': '€', 'yen': '¥', 'textyen': '¥'}
-_BOLD = re.compile(r'(?<![\w)])\*\*|\*\*(?![\w(\\-])|(?<=[^\W\d])\*\*|\*\*(?=[^\W\d])')  # **18**, but not 2**3
+_TAGS = re.compile(r'</?(?:b|i|u|em|strong|p|br|span|div|center|code|mark|h\d)(?:\s[^<>]{0,200})?/?>', re.IGNORECASE)
+_BOLD = re.compile(r'`|(?<![\w)])\*\*|\*\*(?![\w(\\-])|(?<=[^\W\d])\*\*|\*\*(?=[^\W\d])')  # **18**, but not 2**3
 _TEXT = re.compile(r'\\(?:text|mbox|textbf|textit|mathrm|mathbf|textrm|mathit|textsf|operatorname)\*?\s?\{([^{}]*+)\}')
 _PERCENT = re.compile(r'(?<=[\d}])\s?(?:percent|per cent)(?![a-z])', re.IGNORECASE)
 
@@ -82,6 +86,8 @@ def clean(text: str) -> str:
   text = _GROUPS.sub(lambda groups: groups.group().replace(' ', ''), text)
   text = _REPEATING.sub(_fraction, text)
   text = _CURRENCIES.sub(lambda name: _CURRENCY_SIGNS.get(name[1], '¢'), text)
+  if '<' in text:
+    text = _TAGS.sub('', text)
   return _BOLD.sub('', text)
 
 

@@ -20,6 +20,7 @@ _BEFORE = re.compile(
   r'|\([ ]?-?\d+,[ ]?'  # (1,2)
   r'|(?<=\d)[ ]x[ ]'  # 3 x 5
   r'|\\(?:d?frac|sqrt|log|ln|sin|cos|tan|binom|sec|csc|cot)(?:\[\d+\])?\s?\{?'
+  r'|(?:[<>]|\\(?:ne|lt|gt|le|ge|neq|leq|geq)(?![a-zA-Z]))[ ]?'  # x > 18
   r"|(?:\b(?:is|are|was|be|do|does)(?:n't|\ not)|(?:(?<=[\w,] )|^)not)(?:\ equal(?:\ to)?|\ just|\ exactly)?[ :]*\$?"
   r'|不(?:是|等于|为)[^\d]{0,2}'
   r')$',

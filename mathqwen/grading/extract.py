@@ -22,7 +22,8 @@ _BOX = re.compile(
   r'|[{}]'  # any other brace, to find the one that closes the box
 )
 _ANSWER_IS = re.compile(
-  r'(?:the\s{1,3})?(?:final\s{1,3})?answer\s{1,3}is(?:\s{0,3}[:：])?'  # The answer is 5; the final answer is: 5
+  r"(?P<denied>\banswer\s{1,3}(?:isn['’]t|(?:can|could|should|wo|would)(?:not|n['’]t|['’]t|\s{1,3}not)\s{1,3}be))"
+  r'|(?:the\s{1,3})?(?:final\s{1,3})?answer\s{1,3}is(?:\s{0,3}[:：])?'  # The answer is 5; the final answer is: 5
   r'|\bfinal\s{1,3}answer\s{0,3}[:：]'  # Final Answer: 5
   r'|\banswer\s{0,3}[:：]'  # Answer: 5
   r'|^A:'  # A: 5, at the start of a line
@@ -35,14 +36,28 @@ _MATH = re.compile(
   r'|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]'  # \[x\]
 )
 _SENTENCE_END = re.compile(
-  r'\.\s'  # a period and a blank: the one in 3.5 does not end the sentence
+  r'(?<!\bRs)\.\s'  # a period and a blank: the one in 3.5 does not end the sentence
   r'|\.?$'  # the end of the text, with or without a period
   r'|[。．；;]'  # Chinese periods (。 and ．) and semicolons
 )
 _EMPTY = re.compile(
-  r'(?:\s|\.\.\.|…|[?_~]|\\(?:[lc]?dots|quad|qquad|[ ,;:!_])(?![a-zA-Z])|\\(?:text|phantom|mathrm)\{[\s_.…?]*+\})*+'
+  r'(?:\\text\s?\{)?\s*+(?:your |the )?(?:final )?(?:answer|ans)(?: here)?\s*+\}?'  # a prompt's placeholder
+  r'|(?:\s|\.\.\.|…|[?_~]|\\(?:[lc]?dots|quad|qquad|[ ,;:!_])(?![a-zA-Z])|\\(?:text|phantom|mathrm)\{[\s_.…?]*+\})*+',
+  re.IGNORECASE,
 )
-_NOT = re.compile(r"[\s:：*$]*+(?:not\b|n't\b|never\b|不是|不为|并非)", re.IGNORECASE)  # the answer is not 45
+_NOT = re.compile(r"[\s:：*$]*+(?:not\b|n['’]t\b|never\b|不是|不为|并非)", re.IGNORECASE)  # the answer is not 45
+_BUT = re.compile(
+  r'[,;，；.。]?\s?(?:\bbut(?:\s+rather)?\b|\brather\b|而是|应(?:该|当)?(?:是|为))\s?[:：]?\s?', re.IGNORECASE
+)  # not 45 but 54
+_AND_NOT = re.compile(
+  r'\s?(?:[,;，；(（]\s?(?:(?:and|but)\s+)?(?:not\b|而?不是|并非)|(?:and|but)\s+not\b|rather\s+than\b)', re.IGNORECASE
+)  # 54, not 45
+_ASIDE = re.compile(r'(?<=\S)\s+[(（](?=[^()（）]*[^\W\d_]{3})[\s\S]*$')  # 7 (since 3+4=7)
+_FILLER = re.compile(
+  r'^(?:(?:therefore|thus|hence|then|simply|just|clearly|indeed|exactly|equal to|found to be|given by),?\s{1,3})+',
+  re.IGNORECASE,
+)
+_SIGN_APART = re.compile(r'^\s*([-+])\s+(?=[\d.\\])')  # - 7 at the start of an answer
 _EQUALS = re.compile(r'(?<![<>!\\])=|≈|\\approx(?![a-zA-Z])')
 _OPENS = ('\\[', '$$', '\\(', '$')
 _STATED = 4000  # characters behind `The answer is` that are read
@@ -63,14 +78,21 @@ def boxed(text: str) -> str | None:
   "Last" is the one that opens last: of `\boxed{a \boxed{b} c}` it is `b`. A box with nothing in it (`\boxed{}`,
   `\boxed{...}`), as prompts and reminders have it, does not count beside others; alone it gives ''.
   """
-  found = boxes(text)
-  filled = [box for box in found if not _EMPTY.fullmatch(box)]
-  return (filled or [''])[-1] if found else None
+  found = _spans(text)
+  filled = [span for span in found if not _EMPTY.fullmatch(text[slice(*span)].strip())]
+  if not filled:
+    return '' if found else None
+  return _SIGN_APART.sub(r'\1', text[slice(*filled[-1])].strip())
 
 
 def boxes(text: str) -> list[str]:
   r"""The contents of all boxes that are closed, in the order in which they open."""
-  found: list[tuple[int, str]] = []
+  return [text[slice(*span)].strip() for span in _spans(text)]
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+  """Where the contents of the boxes start and end."""
+  found: list[tuple[int, int]] = []
   open_braces = []  # for each open brace, where the content of its box starts; -1 for a brace that opens no box
   for match in _BOX.finditer(text):
     token = match.group()
@@ -78,20 +100,20 @@ def boxes(text: str) -> list[str]:
       if match.group(1) is None:
         open_braces.append(match.end())
       else:
-        found.append((match.start(), match.group(1)))
+        found.append(match.span(1))
     elif token == '{':
       open_braces.append(-1)
     elif token == '}' and open_braces:
       box_start = open_braces.pop()
       if box_start >= 0:
-        found.append((box_start, text[box_start : match.start()].strip()))
-  return [content for _, content in sorted(found, key=lambda box: box[0])]
+        found.append((box_start, match.start()))
+  return sorted(found)
 
 
 def answer_is(text: str) -> str | None:
   """What stands behind the last `The answer is` (`Answer:`, `答案是`): the rest of its line, or the next line.
 
-  Where the last one says what the answer is not, the one before counts.
+  Where the last one says what the answer is not, the one before counts; of `not 45 but 54` and of `54, not 45`, 54.
   """
   denied = None
   for match in reversed(list(_ANSWER_IS.finditer(text))):
@@ -100,9 +122,15 @@ def answer_is(text: str) -> str | None:
     stated = lines[first].strip()
     if stated in _OPENS:  # a formula of several lines
       stated = ' '.join(lines[first : first + 8])
-    if stated and not _NOT.match(stated):
-      return stated
-    denied = denied or stated  # the answer is not 45
+    stated = _FILLER.sub('', stated)
+    if stated and (match['denied'] or (negation := _NOT.match(stated))):
+      rest = stated if match['denied'] else stated[negation.end() :]
+      if but := _BUT.search(rest):
+        return rest[but.end() :]
+      denied = denied or f'not {rest.strip()}'
+    elif stated:
+      affirmed = stated[: found.start()] if (found := _AND_NOT.search(stated)) else stated
+      return _SIGN_APART.sub(r'\1', affirmed)
   return denied or None
 
 
@@ -190,7 +218,8 @@ def final_answer(text: str) -> str | None:
   formula = _MATH.search(stated)
   if formula:
     return _formula(formula)
-  return stated[: _SENTENCE_END.search(stated).start()].strip(' $*') or None
+  sentence = stated[: _SENTENCE_END.search(stated).start()]
+  return _ASIDE.sub('', sentence).strip(' $*') or None
 
 
 def _last_match(pattern: re.Pattern, text: str) -> re.Match | None:

@@ -9,8 +9,9 @@ minerva('x=5\\text{ cm}')                      '5'
 import re
 
 _SPACING = re.compile(
+  r'(\\\\)'  # the end of a row stays, and `\\ 3` holds no `\ `
   # \left( and \right), \big and \Bigg, \quad, \displaystyle: not \leftarrow
-  r'\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits)(?![a-zA-Z])'
+  r'|\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits)(?![a-zA-Z])'
   r'|\\[!,;: ]'  # \! \, \; \: and a backslash with a blank
   r'|[~$]'  # ~ and $
 )
@@ -60,8 +61,11 @@ def normalise(text: str) -> str:
 
 def spelled(text: str) -> str:
   r"""The text without spacing commands and `$`, with one command where LaTeX has several for the same thing."""
-  text = _SPACING.sub('', text).replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('\\cfrac', '\\frac')
+  text = (
+    _SPACING.sub(r'\1', text).replace('\\dfrac', '\\frac').replace('\\tfrac', '\\frac').replace('\\cfrac', '\\frac')
+  )
   text = text.replace('\\lbrace', '\\{').replace('\\rbrace', '\\}').replace('\\cdotp', '\\cdot')
+  text = text.replace('\\geqslant', '\\ge ').replace('\\leqslant', '\\le ')
   return text.replace('\\geq', '\\ge').replace('\\leq', '\\le').replace('\\neq', '\\ne')
 
 

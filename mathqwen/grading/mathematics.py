@@ -39,21 +39,24 @@ _PARENTHESISED_BASE = re.compile(r'^\(([0-9A-Z]+)\)(?=_)')
 
 _NOT = re.compile(r"\s*(?:not\b|isn't\b|不是|不为)", re.IGNORECASE)
 _LETTERS = re.compile(r"[^\W\d_][^\W\d_.,'’&-]*(?:[ .,'’&-]+[^\W\d_]+)*[.']?")
+_ARTICLE = re.compile(r'^(?:an?|the)\s+', re.IGNORECASE)
 _CHOICE = re.compile(r'\(?([A-Z])\)?')
 _CHOICE_AND_TEXT = re.compile(r'\(?([A-Z])(?:\)|[.:])\s*\S.*')
 _NAMED = re.compile(
   r'^([a-zA-Z](?:_\{?\w+\}?)?|\\(?:theta|alpha|beta|lambda|pi)'
-  r'|[a-zA-Z]\([a-z]\)|\\[a-zA-Z]+ [A-Z]+|[A-Z]{2})\s?=(?!=)\s?(.+)$'
+  r'|[a-zA-Z]\'{0,2}\([a-z]\)|\\[a-zA-Z]+ [A-Z]+|[A-Z]{2})\s?=(?!=)\s?(.+)$'
 )
 _NAMED_BEHIND = re.compile(r'^([^=]+?)\s?=\s?([a-zA-Z])$')
-_TWO_NUMBERS = re.compile(r'\d\s+\d')
+_TWO_NUMBERS = re.compile(r'(?<![_^]\d)(?<=\d)\s+\d')  # but \log_2 8
+_MATRIX = re.compile(r'\\begin\s?\{(?![vV])')  # vmatrix is a determinant, a number
 _TRIGONOMETRIC = re.compile(r'\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])')
 _DEGREES = re.compile(r'(\d+(?:\.\d+)?)\s?(?:\^\s?\{?\s?\\circ\s?\}?|\\degree|°)')
 _PI = re.compile(
   r'(-)?(?:(\d+)|\\frac\{(\d*)\\pi\s?\}\{(\d+)\}|\\frac\{(\d+)\}\{(\d+)\})?\s?(?:\\cdot)?\s?(\\pi)?\s?(?:/\s?(\d+))?\s?(?:\\text\{\s?rad(?:ian)?s?\})?'
 )
 _UNIT_BEHIND = re.compile(
-  r'(.*\S)\s*\\(?:text|mbox|mathrm|textrm)\s?\{\s*([a-zA-Z][^{}]*)\}(\^\{?[23]\}?)?$', re.DOTALL
+  r'(.*\S)\s*\\(?:(?:text|mbox|mathrm|textrm)\s?\{\s*(?![ei]\s*\})([a-zA-Z][^{}]*)\}(\^\{?[23]\}?)?|p?mod(?![a-zA-Z])(.*))$',
+  re.DOTALL,
 )
 _CONSTANT = re.compile(r'\+\s?[A-Z]$|\+\s?c$')
 _BARE_LETTERS = re.compile(r'[A-Z]{2,}')
@@ -63,6 +66,7 @@ _ORDER = re.compile(
 )
 
 _CLOCK_TIME = re.compile(r'(\d{1,2})(?::(\d\d))?[\s\\,;]*([ap])\.?\s?m\.?')  # 2:30 p.m., 2 PM
+_TIME = re.compile(r'\d{1,2}:\d\d')
 _CLOCK = {
   # 9 a.m., 9:30 PM, 9\text{ p.m.}: the a or the p
   'half of the day': re.compile(r'\d[^\da-zA-Z]*(?:\\(?:text|mbox|mathrm|textrm)\s?\{\s*)?([apAP])\.?\s?[mM]\b'),
@@ -102,8 +106,14 @@ def _squeezed(text: str) -> str:
 def _compare(answer: Part, gold: Part) -> Equal:
   """By structure: how many parts, in which order, between which brackets."""
   kinds = answer.kind, gold.kind
+  if answer.name and gold.name and answer.name != gold.name:
+    return False, f'{answer.name} instead of {gold.name}'
   if kinds == ('atom', 'atom'):
     return _atoms(answer.text, gold.text)
+  if 'ratio' in kinds:
+    return _ratios(answer, gold)
+  if set(kinds) == {'matrix', 'atom'}:
+    return _atoms(answer.text, gold.text)  # 2 times a matrix
   if _squeezed(answer.text) == _squeezed(gold.text):
     return True, 'equal after normalisation'
   if 'union' in kinds:
@@ -117,11 +127,35 @@ def _compare(answer: Part, gold: Part) -> Equal:
   if set(kinds) == {'list', 'tuple'} and (values_of := _of_names(answer if answer.kind == 'list' else gold)):
     pair = [values_of if part.kind == 'list' else part.parts for part in (answer, gold)]
     return _ordered(*pair)
+  if kinds == ('list', 'atom') and _CHINESE.search(answer.text) and (wanted := units.quantity(gold.text, gold=True)):
+    got = _only_number(answer.text)
+    if got and len(values.matches(words(units.plain(answer.text)))) == 1:  # 一共有67,000
+      return units.same(got, wanted)
   if answer.kind != gold.kind:
     return False, f'{answer.kind} instead of {gold.kind}'
   if answer.ends != gold.ends:
     return False, 'other ends of the interval'
   return _ordered(answer.parts, gold.parts)
+
+
+def _ratios(answer: Part, gold: Part) -> Equal:
+  """3:2 beside 6:4 and 3/2. A gold answer like 12:30 is a time of the day."""
+  times = [bool(_TIME.fullmatch(part.text)) for part in (answer, gold)]
+  if answer.kind == gold.kind and not times[1]:
+    if len(answer.parts) != len(gold.parts):
+      return False, f'{len(answer.parts)} parts instead of {len(gold.parts)}'
+    rows = [[values.value(part.text) for part in side.parts] for side in (answer, gold)]
+    if None in rows[0] or None in rows[1]:
+      return _ordered(answer.parts, gold.parts)
+    same = all(got * rows[1][0] == want * rows[0][0] for got, want in zip(*rows, strict=True))
+    return same, 'equal ratio' if same else 'different ratio'
+  ratio, other = (answer, gold) if answer.kind == 'ratio' else (gold, answer)
+  if len(ratio.parts) == 2 and not any(times) and (ratio is gold or re.search(r'/|\\frac', gold.text)):
+    quotient = f'\\frac{{{ratio.parts[0].text}}}{{{ratio.parts[1].text}}}'
+    return _compare(*(Part('atom', quotient) if part is ratio else part for part in (answer, gold)))
+  if other.kind == 'atom' and (any(times) or _CLOCK_TIME.fullmatch(words(other.text).strip().lower())):
+    return _by_clock(answer.text, gold.text) or (False, 'different text')
+  return (_by_clock(answer.text, gold.text) if all(times) else None) or (False, f'{answer.kind} instead of {gold.kind}')
 
 
 def _of_names(part: Part) -> tuple[Part, ...] | None:
@@ -183,12 +217,17 @@ def _as_radians(text: str) -> str:
   return _DEGREES.sub(r'{\\frac{\1\\pi}{180}}', text)
 
 
+def _by_relation(answer: str, gold: str) -> Equal | None:
+  """x > 18 and `\\ne 18` are not 18."""
+  if bool(structure.RELATION.search(answer)) != bool(structure.RELATION.search(gold)):
+    return False, 'a relation beside a value'
+  return None
+
+
 def _by_value(answer: str, gold: str) -> Equal | None:
   wanted = units.quantity(gold, gold=True)
   if wanted is None:
-    return None
-  if re.fullmatch(r'0\d+', answer) or re.fullmatch(r'0\d+', gold):  # 000 of (1,000) is not 0
-    return False, 'different text'
+    return _by_pi(answer, gold)
   got = units.quantity(answer)
   if got is None:
     got = _only_number(answer)
@@ -257,12 +296,16 @@ def _by_words(answer: str, gold: str) -> Equal | None:
       return same, 'equal letters' if same else 'different letters'
   is_text = '\\text' in gold or '\\mbox' in gold or _CHINESE.search(gold) or re.fullmatch('[A-Z]?[a-z]{3,}.*', gold)
   if is_text and _LETTERS.fullmatch(want):
-    same = re.sub(r'[\s.]', '', got).casefold() == re.sub(r'[\s.]', '', want).casefold()
+    same = _letters_of(got) == _letters_of(want)
     return same, 'equal words' if same else 'different words'
   is_prose = re.fullmatch(r'[a-z]{3,}(?: [a-z]+)*', got, re.IGNORECASE) and '\\' not in answer.replace('\\text', '')
   if is_prose and not re.fullmatch('[a-z]{1,4}', want.replace(' ', '')):
     return False, 'words'
   return None
+
+
+def _letters_of(text: str) -> str:
+  return re.sub(r'[\s.]', '', _ARTICLE.sub('', text)).casefold()
 
 
 def _by_name(answer: str, gold: str) -> Equal | None:
@@ -316,7 +359,7 @@ def _by_guards(answer: str, gold: str) -> Equal | None:
   """What math-verify would ignore."""
   if disagreement := _disagreement(answer, gold, _MUST_AGREE):
     return disagreement
-  if ('\\begin' in answer) != ('\\begin' in gold):
+  if bool(_MATRIX.search(answer)) != bool(_MATRIX.search(gold)):
     return False, 'a matrix beside something else'
   if bool(_TWO_NUMBERS.search(answer)) != bool(_TWO_NUMBERS.search(gold)):
     return False, 'two numbers side by side'
@@ -330,7 +373,9 @@ def _without_units(answer: str, gold: str) -> Equal | None:
   pieces = [_UNIT_BEHIND.match(text) for text in (answer, gold)]
   if not any(pieces):
     return None
-  pair = [units.unit_of(piece[2] + (piece[3] or '')) if piece else None for piece in pieces]
+  if all(pieces) and (pieces[0][4] or '').strip(' {}') != (pieces[1][4] or '').strip(' {}'):
+    return False, 'different moduli'
+  pair = [units.unit_of(piece[2] + (piece[3] or '')) if piece and piece[2] else None for piece in pieces]
   if None not in pair and pair[0] != pair[1]:
     return False, 'different units'
   bare = [piece[1] if piece else text for piece, text in zip(pieces, (answer, gold), strict=True)]
@@ -344,4 +389,4 @@ def _by_text(answer: str, gold: str) -> Equal | None:
   return None
 
 
-_WAYS = (_by_clock, _by_value, _by_base, _by_words, _by_name, _by_guards, _without_units, _by_text)
+_WAYS = (_by_relation, _by_clock, _by_value, _by_base, _by_words, _by_name, _by_guards, _without_units, _by_text)

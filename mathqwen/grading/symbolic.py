@@ -74,7 +74,7 @@ class Comparer:
           return None, f'undecided: no reply in {limit + HANGING:g} s'
         if reply is not None:
           if reply['equal'] is None:
-            return None, 'undecided: out of memory'
+            return None, f'undecided: {reply["why"]}'
           return reply['equal'], f'{"equal" if reply["equal"] else "different"} by {test}'
         if process.returncode == -_PROF:
           return None, f'undecided in {limit:g} CPU seconds'

@@ -1,6 +1,6 @@
 """Whether two expressions are equal, by their values at fixed points. Runs in the worker: SymPy alone is imported.
 
-Two expressions that agree to 20 digits at several points are equal, and ones that differ at a point are different. That
+Two expressions that agree to 40 digits at several points are equal, and ones that differ at a point are different. That
 needs no simplification, whose time nobody can foresee. Comparisons are relative, so that 1/2004! is not 1/2006!.
 """
 
@@ -10,8 +10,8 @@ import re
 
 import sympy
 
-_DIGITS = 40  # of each value
-_SAME = sympy.Float('1e-20')  # relative difference of equal values
+_DIGITS = 60  # of each value
+_SAME = sympy.Float('1e-40')  # relative difference of equal values
 _POINTS = 5  # at which both expressions must have a value
 _TRIES = 30  # points that are tried
 _MAX_SYMBOLS = 12
@@ -36,6 +36,8 @@ def equal(gold: sympy.Basic, answer: sympy.Basic, text: str = '') -> bool | None
   gold, answer = _exact(gold), _exact(answer)
   if gold == answer:
     return True
+  if gold.is_Rational and answer.is_Rational:
+    return _rounded(gold, answer, text)
   pairs = _values(gold, answer)
   if not pairs:
     return None
@@ -53,8 +55,8 @@ def _exact(expression: sympy.Expr) -> sympy.Expr:
 
 
 def _same_equation(gold: sympy.Equality, answer: sympy.Equality) -> bool | None:
-  """Whether each equation is a multiple of the other."""
-  left, right = (_exact(equation.lhs - equation.rhs) for equation in (gold, answer))
+  """Whether each equation is a multiple of the other, without denominators."""
+  left, right = (sympy.together(_exact(equation.lhs - equation.rhs)).as_numer_denom()[0] for equation in (gold, answer))
   pairs = _values(left, right)
   ratios = [a / b for a, b in pairs if b]
   if len(ratios) < 2 or not ratios[0]:
@@ -130,7 +132,7 @@ def _close(left: sympy.Expr, right: sympy.Expr) -> bool:
   if left == right:
     return True
   size = max(abs(left), abs(right))
-  return bool(abs(left - right).evalf(30) <= _SAME * size)
+  return bool(abs(left - right).evalf(50) <= _SAME * size)
 
 
 def _rounded(gold: sympy.Expr, answer: sympy.Expr, text: str) -> bool:

@@ -1,13 +1,12 @@
 """The process in which answers are parsed as mathematics. It is run by path and never imported, and is free of JAX.
 
-It reads and writes one JSON object a line: in {"gold", "answer", "test", "seconds"}, out {"equal"}. `test` is
-'mathematics', 'math-verify' or 'difference'. `equal` is null where memory ran out. Its first line is
-{"ready": true}, or {"missing": why} when math-verify cannot be imported.
+It reads and writes one JSON object a line: in {"gold", "answer", "test", "seconds"}, out {"equal", "why"}. `test` is
+'mathematics', 'math-verify' or 'difference'. `equal` is null where nothing was decided, for the reason `why`. The first
+line of all is {"ready": true}, or {"missing": why} when math-verify cannot be imported.
 After `seconds` of CPU time (not of the clock: a busy machine decides nothing) the system ends it by SIGPROF. It ends
 soon after the process that started it does.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -61,12 +60,15 @@ def main() -> None:
     question = json.loads(line)
     compare = tests[question['test']]
     limit_cpu(question['seconds'])
+    why = None
     try:
       equal = bool(compare(question['gold'], question['answer']))
     except MemoryError:
-      equal = None
+      equal, why = None, 'out of memory'
+    except Exception as error:  # a fault of the parser; the same question would fail again
+      equal, why = None, f'{type(error).__name__} in the comparison'
     limit_cpu(0)
-    print(json.dumps({'equal': equal}), file=out, flush=True)
+    print(json.dumps({'equal': equal, 'why': why}), file=out, flush=True)
 
 
 def comparisons() -> dict[str, Callable[[str, str], bool]]:
@@ -100,27 +102,22 @@ def comparisons() -> dict[str, Callable[[str, str], bool]]:
       return False
     return sympy.simplify(gold_expression - answer_expression) == 0
 
-  @functools.lru_cache(maxsize=4096)
-  def parsed_once(text):
-    return parse(text)
-
   sys.path.insert(0, str(pathlib.Path(__file__).parent))
   try:
-    import symbolic_sampling  # beside this file; it needs SymPy alone
+    import symbolic_parsing  # beside this file; these need SymPy and the parser alone
+    import symbolic_sampling
   finally:
     del sys.path[0]
 
   def equal_mathematics(gold, answer):
-    candidates = [parsed_once(text) for text in (gold, answer)]
-    forms = [
-      next((form for form in parsed if isinstance(form, (sympy.Basic, sympy.MatrixBase))), None)
-      for parsed in candidates
-    ]
-    if None not in forms:
-      decided = symbolic_sampling.equal(*forms, answer)
+    (wanted, lost), (got, also_lost) = (symbolic_parsing.read(text) for text in (gold, answer))
+    if wanted is not None and got is not None:
+      decided = symbolic_sampling.equal(wanted, got, answer)
       if decided is not None:
         return decided
-    return math_verify.verify(*candidates, timeout_seconds=None)
+    if lost or also_lost:
+      return False  # math-verify would compare what is left of them; equal texts were found before
+    return math_verify.verify(parse(gold), parse(answer), timeout_seconds=None)
 
   return {'mathematics': equal_mathematics, 'math-verify': equal_by_math_verify, 'difference': no_difference}
 

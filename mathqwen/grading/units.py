@@ -53,7 +53,7 @@ _TABLE = {
   'euros': {'€ euro eur 欧元': '1'},
   'pounds sterling': {'£ gbp 英镑': '1'},
   'yuan': {'¥ yuan rmb cny 元 块 人民币': '1', '角': '1/10'},
-  'rupees': {'₹ rupee inr 卢比': '1'},
+  'rupees': {'₹ rupee inr rs 卢比': '1'},
   'angle': {'° degree deg 度': '1', "' ′ arcminute": '1/60', "'' ″ arcsecond": '1/3600'},
   'radians': {'radian rad 弧度': '1'},
   'celsius': {'°c 摄氏度': '1'},
@@ -80,9 +80,11 @@ _MARKS = {
   re.compile(r'\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![a-zA-Z])|\\[,;:! ]|~|\\q?quad(?![a-zA-Z])'): ' ',
 }
 _ABOUT = re.compile(r'^(?:\\approx|\\sim|≈|about|approximately|exactly|约|大约|共|一共)\s*(?![a-z])', re.IGNORECASE)
+_CODE = re.compile(r'^(us\$|usd|eur|gbp|inr|rs\.?|rmb|cny)\s?(?=\d)', re.IGNORECASE)  # USD 18, Rs. 18
 _POWER = re.compile(r'\s?\^?\{?\s?([23])\s?\}?$')
 _WORD = re.compile(r'[^\W\d_]+|[°′″$€£¥₹¢]+[CF]?')
-_WORDS = re.compile(r"[^\W\d_°′″$€£¥₹¢](?:[^\W\d_]|[ .()/°′″$€£¥₹¢'-]|\^\{?[23]\}?)*|[°′″¢$€£¥₹][CF]?")
+_AREA = re.compile(r'm\^\{?[23]\}?')
+_WORDS = re.compile(r"\(?[^\W\d_°′″$€£¥₹¢](?:[^\W\d_]|[ .()/°′″$€£¥₹¢'-]|\^\{?[23]\}?)*|[°′″¢$€£¥₹][CF]?")
 _ORDINAL = re.compile(r'\^?\{?(?:th|st|nd|rd)\}?', re.IGNORECASE)
 _EUROPEAN = re.compile(r'[-€\s]*\d{1,3}(?:\.\d{3})*,\d{2}[€\s]*')  # 1.234,50 €
 _LAKH = re.compile(r'-?[$€£¥₹]?\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?')  # 12,34,567
@@ -100,6 +102,8 @@ def quantity(text: str, gold: bool = False) -> Quantity | None:
   in_text = '\\text' in text or '\\mathrm' in text or '\\mbox' in text
   text = words(text).strip()
   text = _ABOUT.sub('', text).strip()
+  code = _CODE.match(text)
+  text = text[code.end() :] if code else text
   if not text.isascii() and not any(sign in '0123456789' for sign in text):
     text = chinese.digits(text)
   if '€' in text and _EUROPEAN.fullmatch(text):
@@ -115,7 +119,7 @@ def quantity(text: str, gold: bool = False) -> Quantity | None:
   if value is None or (gold and _LETTER.search(number)):
     return None
   sign = re.match(r'[-+]?\\?([$€£¥₹¢])', number)
-  unit = _UNITS[sign[1]] if sign else None
+  unit = _UNITS[sign[1]] if sign else _UNITS[code[1].lower().rstrip('.')] if code else None
   if rest and not _ORDINAL.fullmatch(rest):
     if not _WORDS.fullmatch(rest) or _is_algebra(rest, in_text, text[found[0].end() :][:1] == ' '):
       return None
@@ -133,7 +137,9 @@ def plain(text: str) -> str:
 
 def _is_algebra(rest: str, in_text: bool, spaced: bool) -> bool:
   """Whether letters behind a number are factors, as in 5x and 2ab, and no unit."""
-  first = _WORD.match(rest).group()
+  first = _WORD.search(rest).group()
+  if not in_text and spaced and _AREA.fullmatch(rest):
+    return False  # 45 m^2
   if not rest.isascii() or in_text or first.lower() in _UNITS and first.lower() not in _SHORT:
     return False
   return len(first) < 3 or not spaced
