@@ -132,7 +132,7 @@ x<2 \text{ or } x>5 || (-\infty,2)\cup(5,\infty) || 2<x<5 ; x<2 \text{ and } x>5
 0<a<1 || (0,1) || 0<b<1
 A(1,2) || (1,2) || B(1,2) ; (2,1)
 \{1,2,3\} || 3,2,1 || (1,2,3) ; \{1,2\}
-\begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix} ; [[1,2],[3,4]] || -2 ; [[1,3],[2,4]]
+\begin{pmatrix}1&2\\3&4\end{pmatrix} || \begin{bmatrix} 1 & 2 \\ 3 & 4 \end{bmatrix} ; [[1,2],[3,4]] || -2 ; [[1,3],[2]]
 \begin{pmatrix}2\\4\end{pmatrix} || 2\begin{pmatrix}1\\2\end{pmatrix} || \begin{pmatrix}2&4\end{pmatrix} ; (2,4)
 -2 || \begin{vmatrix}1&2\\3&4\end{vmatrix} || \begin{vmatrix}1&2\\3&5\end{vmatrix}
 1:2:3 || 2:4:6 || 1:2:4 ; 1:2
