@@ -4,18 +4,19 @@ Rows of the same key in one of the columns are candidates. A near duplicate also
 and answer, which are part of its keys, and a MinHash of enough similarity.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from mathqwen.data import compared_text as texts
-from mathqwen.data.compared_rows import Batch, Row
+from mathqwen.data.compared_rows import Batch
 
 PERMUTATIONS = 128
 BANDS = 16  # of 8 values each: of two rows with a similarity of 0.8, 95% share a band, at 0.9 all do
 COLUMNS = 1 + BANDS  # of `keys`: the hash of the row, then its bands
-_SHINGLE = 3  # tokens
-_LEAST_TOKENS = 12  # of a row; shorter ones have only exact duplicates
+_SHINGLE = 3  # words
+_LEAST_WORDS = 12  # of a row; shorter ones have only exact duplicates
 _SEED = 20
 _LEADERS = 64  # rows of one key that later ones are compared with
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -31,36 +32,37 @@ def keys(batch: Batch, near: bool) -> tuple[np.ndarray, np.ndarray]:
   found = np.zeros((COLUMNS, len(rows)), np.uint64)
   found[0] = [texts.hash64(row.identity) for row in rows]
   signatures = np.zeros((len(rows), PERMUTATIONS), np.uint8)
-  eligible = np.flatnonzero(np.diff(batch.offsets_of_rows) >= _LEAST_TOKENS) if near else []
+  eligible = np.flatnonzero(np.diff(batch.words_before) >= _LEAST_WORDS) if near else []
   if not len(eligible):
     return found, signatures
-  key_of_formulas = np.array([_formulas(rows[i]) for i in eligible.tolist()], np.uint64)
+  key_of_formulas = _formulas(batch)[eligible]
   values = _minhash(batch)[eligible]
   signatures[eligible] = (values & np.uint64(255)).astype(np.uint8)
-  width = PERMUTATIONS // BANDS
-  for band in range(BANDS):
-    key = key_of_formulas + np.uint64(band)
-    for column in range(band * width, (band + 1) * width):
-      key = key * _MULTIPLIER + values[:, column]
-      key ^= key >> np.uint64(32)
-    found[1 + band, eligible] = np.maximum(key, np.uint64(1))
+  bands = key_of_formulas[:, None] + np.arange(BANDS, dtype=np.uint64)
+  for column in np.moveaxis(values.reshape(len(values), BANDS, -1), 2, 0):
+    bands = bands * _MULTIPLIER + column
+    bands ^= bands >> np.uint64(32)
+  found[1:, eligible] = np.maximum(bands, np.uint64(1)).T
   return found, signatures
 
 
-def _formulas(row: Row) -> int:
+def _formulas(batch: Batch) -> np.ndarray:
   """A hash of what near duplicates have in common: numbers and operators of all turns, in order, and the answer."""
-  found = [' '.join(texts.formulas(turn.plain)) for turn in (*row.questions, *row.answers)]
-  return texts.hash64('\n'.join([*found, row.gold]))
+  of_turns = texts.formula_hashes([turn.plain for turn in batch.turns])
+  of_rows = texts.hash_slices(of_turns, batch.turns_before)
+  golds = np.array([texts.hash64(row.gold) for row in batch.rows], np.uint64)
+  return of_rows * _MULTIPLIER + golds
 
 
 def _minhash(batch: Batch) -> np.ndarray:
   """MinHash values of the shingles of each row: [rows, PERMUTATIONS]."""
   from rensa import RMinHash
 
-  shingles, owner = texts.ngrams(batch.hashes, batch.offsets_of_rows, _SHINGLE)
+  shingles, owner = texts.ngrams(batch.words.hashes, batch.words_before, _SHINGLE)
   offsets = np.searchsorted(owner, np.arange(len(batch.rows) + 1)).astype(np.uint64)
   matrix = RMinHash.digest_matrix_from_flat_token_hashes(shingles, offsets, PERMUTATIONS, _SEED)
-  return np.array(matrix.to_rows(), np.uint64)
+  values = itertools.chain.from_iterable(matrix.to_rows())
+  return np.fromiter(values, np.uint64, len(batch.rows) * PERMUTATIONS).reshape(-1, PERMUTATIONS)
 
 
 def similarity(first: np.ndarray, others: np.ndarray) -> np.ndarray:

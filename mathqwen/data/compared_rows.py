@@ -9,6 +9,8 @@ import numpy as np
 from mathqwen.data import compared_text as texts
 from mathqwen.data.examples import Example
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make an encoder for each row
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Text:
@@ -16,13 +18,11 @@ class Text:
 
   text: str
   plain: str
-  tokens: list[str]
-  has_han: bool
 
   @classmethod
   def of(cls, text: str) -> 'Text':
     """The forms of a text."""
-    return cls(text, texts.plain(text), texts.tokens(text), texts.has_han(text))
+    return cls(text, texts.plain(text))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,22 +76,23 @@ def json_of(example: Example, source: str) -> str:
   record |= {'answer': example.answer, 'source': source, 'where': example.where}
   if example.extra:
     record['extra'] = example.extra
-  return json.dumps(record, ensure_ascii=False)
+  return _to_json(record)
 
 
 class Batch:
-  """Rows, and the hashes of all their tokens, which are made once."""
+  """Rows, and the words of all their turns, which are made once."""
 
   def __init__(self, rows: Sequence[Row]):
     self.rows = rows
     self.turns = [turn for row in rows for turn in (*row.questions, *row.answers)]
-    self.hashes, self.offsets = texts.token_hashes([turn.tokens for turn in self.turns])
+    self.words = texts.Words([turn.text for turn in self.turns])
     sizes = [len(row.questions) + len(row.answers) for row in rows]
     self.row_of_turn = np.repeat(np.arange(len(rows)), sizes)
-    self.offsets_of_rows = self.offsets[np.cumsum([0, *sizes])]
-    self.is_answer = np.array([False] * len(self.turns))
-    first = 0
-    for row, size in zip(rows, sizes, strict=True):
-      self.is_answer[first + len(row.questions) : first + size] = True
-      first += size
-    self.has_han = np.array([turn.has_han for turn in self.turns], bool)
+    self.turns_before = np.cumsum([0, *sizes])  # the turns of row i begin at [i] and end at [i + 1]
+    position = np.arange(len(self.turns)) - self.turns_before[self.row_of_turn]
+    self.is_answer = position >= np.repeat([len(row.questions) for row in rows], sizes)
+
+  @property
+  def words_before(self) -> np.ndarray:
+    """The words of row i begin at [i] and end at [i + 1]."""
+    return self.words.offsets[self.turns_before]

@@ -2,36 +2,38 @@ r"""The forms in which texts are compared.
 
 plain     '$\dfrac{1}{2} + 2,125$.'  ->  'frac12+2125'     what makes two examples duplicates
 bare      'tan 22.5°!'               ->  'tan225°'         equal but for spacing, braces and punctuation
-template  'It costs 3.50 dollars.'   ->  'it costs 0 0 dollars'
-tokens    'Tom has 3 cats.'          ->  tom, has, 3, cats; each character of a text with Chinese in it
+formulas  'frac12+2125'              ->  12, +, 2125
+words     'Tom has 3 cats.'          ->  tom, has, 3, cats; each character of a text with Chinese in it
+template  'It costs 3.50 dollars.'   ->  it, costs, 0, 0, dollars
+
+The last three are made as hashes, of a batch of texts at once.
 """
 
+import functools
 import hashlib
-import itertools
 import re
+import sys
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 
 HAN = re.compile('[\u3400-\u9fff\uf900-\ufaff]')
-_WORD = re.compile(r'[^\W_]+')
-_CHARACTER = re.compile(r'[^\W_]')
-_DIGITS = re.compile(r'\d+')
-_FORMULA = re.compile(r'\d+(?:\.\d+)?|[+*/^<>=%!-]')
 _NUMBER = re.compile(r'\d+(?:\.\d+)?')
 # Spellings of LaTeX that look the same.
 _LATEX = re.compile(r'\\(?:(left|right|displaystyle|quad|[,;:! ])|([dt])(?=frac)|(times|cdot)|(div))')
 _OPERATORS = str.maketrans({'×': '*', '·': '*', '÷': '/', '−': '-', '\u2013': '-'})
-# What never counts, deleted first because that takes no time.
-_NEVER = dict.fromkeys(map(ord, ' \t\n\r\f\v$(){}[]?;:"\'`_\\#&~@|'))
+# What never counts, deleted first because that takes no time: for `translate`, which is slow on what a table lacks.
+_NEVER = [None if chr(code) in ' \t\n\r\f\v$(){}[]?;:"\'`_\\#&~@|' else code for code in range(128)]
 _NEVER_OTHER = re.compile(r'[^\w.,+*/^=<>%!°-]')
 # Of points and commas, those between digits count, but not of thousands; an exclamation mark after a digit does, and a
 # minus that does not stand between two words.
 _SOMETIMES = re.compile(
   r'[.,!-](?:(?<=[.,])(?:(?!\d)|(?<!\d[.,]))|(?<=,)(?=\d{3}(?!\d))|(?<=!)(?<!\d!)|(?<=[^\W\d]{2}-)(?=[^\W\d]{2}))'
 )
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
+# Odd, so that multiplying loses nothing.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_FACTOR = np.uint64(0xD1342543DE82EF95)
 
 
 def has_han(text: str) -> bool:
@@ -56,30 +58,7 @@ def _same_latex(match: re.Match) -> str:
 
 def bare(plain_text: str) -> str:
   """What `plain` gave without points, commas and exclamation marks: it errs on the side of being equal."""
-  return plain_text.translate(_POINTS)
-
-
-_POINTS = dict.fromkeys(map(ord, '.,!'))
-
-
-def template(text: str, words: Sequence[str]) -> str:
-  """A text with its numbers masked: problems of the same template differ in them alone. words: its `tokens`
-
-  Words are compared, without what stands between them; in Chinese, or without a letter, all of the text.
-  """
-  if has_han(text) or not any(map(str.isalpha, words)):
-    return _NUMBER.sub('0', text.strip())
-  return _DIGITS.sub('0', ' '.join(words))
-
-
-def formulas(plain_text: str) -> list[str]:
-  """The numbers and operators of what `plain` gave, in order."""
-  return _FORMULA.findall(plain_text)
-
-
-def tokens(text: str) -> list[str]:
-  """The words of a text, in lower case; its letters and digits one by one where it has Chinese characters."""
-  return (_CHARACTER if has_han(text) else _WORD).findall(text.lower())
+  return plain_text.replace('.', '').replace(',', '').replace('!', '')
 
 
 def hash64(text: str) -> int:
@@ -87,29 +66,128 @@ def hash64(text: str) -> int:
   return int.from_bytes(hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).digest(), 'little')
 
 
-class _Hashes(dict):
-  """The hash of each token seen, of the last million different ones."""
+# --- many texts at once, as hashes ---
 
-  def __missing__(self, token: str) -> int:
-    if len(self) >= 1_000_000:
-      self.clear()
-    value = self[token] = hash64(token)
-    return value
+_LETTER, _DIGIT, _OTHER, _OPERATOR = 1, 2, 4, 8  # kinds of characters; _OTHER: '²', '½'
+_OF_WORDS = _LETTER | _DIGIT | _OTHER
 
 
-_hashes = _Hashes()
+@functools.cache
+def _kinds() -> np.ndarray:
+  """The kind of each code point, uint8."""
+  kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+  for match in re.finditer(r'[^\W_]', ''.join(map(chr, range(sys.maxunicode + 1)))):
+    char = match.group()
+    kinds[ord(char)] = _LETTER if char.isalpha() else _DIGIT if char.isdecimal() else _OTHER
+  kinds[[ord(char) for char in '+*/^<>=%!-']] = _OPERATOR
+  return kinds
 
 
-def token_hashes(lists: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-  """(hashes of the tokens of all lists end to end, uint64; offsets of the lists in it, one more than there are)."""
-  offsets = np.zeros(len(lists) + 1, np.int64)
-  np.cumsum([len(tokens_of) for tokens_of in lists], out=offsets[1:])
-  flat = map(_hashes.__getitem__, itertools.chain.from_iterable(lists))
-  return np.fromiter(flat, np.uint64, int(offsets[-1])), offsets
+def _codes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  """(the code points of all texts, a line end after each; where each text begins, and the end of the last)."""
+  codes = np.frombuffer('\n'.join([*texts, '']).encode('utf-32-le', 'surrogatepass'), '<u4')
+  return codes, np.cumsum([0, *(len(text) + 1 for text in texts)])
+
+
+@functools.cache
+def _values() -> np.ndarray:
+  """A hash of each code point."""
+  return _mixed(np.arange(sys.maxunicode + 1))
+
+
+def _mixed(values: np.ndarray) -> np.ndarray:
+  """Hashes of numbers: different ones stay different."""
+  values = (values.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
+  values ^= values >> np.uint64(32)
+  values *= _MULTIPLIER
+  return values
+
+
+def hash_slices(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+  """A hash of each of values[starts[0]:starts[1]], values[starts[1]:starts[2]], ..., in which the order counts.
+
+  It is the sum of value i times _FACTOR to the power of i, of the prefix sums' difference, and moved to power 0.
+  """
+  powers, back = _powers(2 ** len(values).bit_length())
+  sums = np.zeros(len(values) + 1, np.uint64)
+  np.cumsum(values * powers[: len(values)], out=sums[1:])
+  return _mixed((sums[starts[1:]] - sums[starts[:-1]]) * back[starts[:-1]])
+
+
+@functools.lru_cache(maxsize=4)
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+  """(_FACTOR to the power of 0, 1, ..., count - 1; their inverses), modulo 2**64."""
+  factors = np.ones((2, count), np.uint64)
+  factors[0, 1:] = _FACTOR
+  factors[1, 1:] = pow(int(_FACTOR), -1, 2**64)
+  return tuple(np.cumprod(factors, axis=1))
+
+
+def formula_hashes(plain_texts: Sequence[str]) -> np.ndarray:
+  """A hash of each text that `plain` gave, of its numbers and operators, in order: uint64."""
+  codes, starts = _codes(plain_texts)
+  kinds = _kinds()[codes]
+  is_digit = kinds == _DIGIT
+  in_number = is_digit.copy()
+  in_number[1:-1] |= (codes[1:-1] == ord('.')) & is_digit[:-2] & is_digit[2:]
+  begins = in_number.copy()
+  begins[1:] &= ~in_number[:-1]
+  kept = in_number | (kinds == _OPERATOR)
+  values = _values()[codes[kept]]
+  values[begins[kept]] += _FACTOR  # '12' is not '1', '2'
+  return hash_slices(values, _before(kept)[starts])
+
+
+class Words:
+  """The words of texts, in lower case; of a text with Chinese characters its letters and digits, one by one.
+
+  hashes: of all words of all texts, end to end, uint64. offsets: of the texts in them, one more than there are.
+  """
+
+  def __init__(self, texts: Sequence[str]):
+    self._texts = texts
+    self.has_han = np.array([has_han(text) for text in texts], bool)
+    codes, starts = _codes([text.lower() for text in texts])
+    kinds = _kinds()[codes]
+    in_word = (kinds & _OF_WORDS) != 0
+    begins = in_word.copy()
+    begins[1:] &= ~in_word[:-1]
+    begins |= in_word & np.repeat(self.has_han, np.diff(starts))
+    self._codes = codes[in_word]  # of all words, end to end
+    self._kinds = kinds[in_word]
+    self._first = np.append(np.flatnonzero(begins[in_word]), len(self._codes))  # where each word begins in them
+    self.hashes = hash_slices(_values()[self._codes], self._first)
+    self.offsets = np.searchsorted(np.flatnonzero(begins), starts)
+
+  def templates(self) -> list[str | int]:
+    """What texts have in common that differ in their numbers alone; a hash of it, or a text.
+
+    Words are compared, without what stands between them; in Chinese, or without a word of letters, all of the text.
+    """
+    is_digit = self._kinds == _DIGIT
+    kept = ~is_digit  # and of consecutive digits the first
+    kept[1:] |= ~is_digit[:-1]
+    kept[self._first[:-1]] = True
+    masked = np.where(is_digit, np.uint32(ord('0')), self._codes)[kept]
+    words = hash_slices(_values()[masked], _before(kept)[self._first])
+    hashes = hash_slices(words, self.offsets).tolist()
+
+    letters = np.diff(_before(self._kinds == _LETTER)[self._first])  # of each word
+    of_letters = np.diff(_before(letters == np.diff(self._first))[self.offsets])  # words of each text
+    known = (of_letters > 0) & ~self.has_han
+    return [
+      value if is_known else _NUMBER.sub('0', text.strip())
+      for text, value, is_known in zip(self._texts, hashes, known.tolist(), strict=True)
+    ]
+
+
+def _before(is_one: np.ndarray) -> np.ndarray:
+  """How many of the values before each are true, and of all at the end."""
+  return np.concatenate([[0], np.cumsum(is_one)])
 
 
 def ngrams(hashes: np.ndarray, offsets: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-  """(a hash of each n consecutive tokens, which list it is of). Arguments: of `token_hashes`."""
+  """(a hash of each n consecutive words, which text it is of). Arguments: of `Words`."""
   count = max(0, len(hashes) - n + 1)
   found = np.zeros(count, np.uint64)
   for k in range(n):

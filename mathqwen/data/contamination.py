@@ -5,7 +5,7 @@
   ngrams_half    a question has at least half of the 13-grams of a test problem
   solution_half  an answer has
   ngrams_any     a question has any of them: often a stock phrase
-  template       but for its numbers (`compared_text.template`)
+  template       but for its numbers (`compared_text.Words.templates`)
 
 13-grams are of words, in Chinese of characters; there, 30-grams are counted too.
 """
@@ -13,7 +13,7 @@
 import collections
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -40,8 +40,8 @@ class _Ngrams:
 
   def __init__(self, problems: Sequence[Problem], unit: str, n: int):
     of_unit = [i for i, problem in enumerate(problems) if texts.has_han(problem.question) == (unit == 'characters')]
-    hashes = texts.token_hashes([texts.tokens(problems[i].question) for i in of_unit])
-    found, owner = texts.ngrams(*hashes, n)
+    words = texts.Words([problems[i].question for i in of_unit])
+    found, owner = texts.ngrams(words.hashes, words.offsets, n)
     pairs = np.unique(np.stack([found, np.array(of_unit, np.uint64)[owner]]), axis=1)  # an n-gram counts once
     self.values, starts = np.unique(pairs[0], return_index=True)
     self._owners = pairs[1].astype(np.int64)
@@ -84,27 +84,33 @@ class TestSets:
 
   def __init__(self, problems: Sequence[Problem]):
     self.problems = problems
-    self._by_text = {kind: _by_text(problems, form) for kind, form in _FORMS.items()}
+    turns = [Text.of(problem.question) for problem in problems]
+    forms = _forms(turns, texts.Words([turn.text for turn in turns]).templates())
+    self._by_form = {kind: _by_form(of_problems) for kind, of_problems in forms.items()}
     self.tables = {(unit, n): _Ngrams(problems, unit, n) for unit, sizes in SIZES.items() for n in sizes}
 
   def check(self, batch: Batch, found: 'Found') -> list[dict[str, tuple[int, float]]]:
     """{kind: (problem, share of its n-grams)} of each row, the strongest hit of each kind. Adds all hits to `found`."""
     hits: list[dict[str, tuple[int, float]]] = [{} for _ in batch.rows]
-    for row, hit in zip(batch.rows, hits, strict=True):
-      for question in row.questions:
-        for kind, form in _FORMS.items():
-          for problem in self._by_text[kind].get(form(question), ()):
-            hit.setdefault(kind, (problem, 1.0))
-            found.add(kind, problem, row, 1.0)
+    questions = np.flatnonzero(~batch.is_answer).tolist()
+    templates = batch.words.templates()
+    forms = _forms([batch.turns[i] for i in questions], [templates[i] for i in questions])
+    of_rows = batch.row_of_turn[questions].tolist()
+    for kind, of_questions in forms.items():
+      table = self._by_form[kind]
+      for number, form in zip(of_rows, of_questions, strict=True):
+        for problem in table.get(form, ()):
+          hits[number].setdefault(kind, (problem, 1.0))
+          found.add(kind, problem, batch.rows[number], 1.0)
     for (unit, n), table in self.tables.items():
       self._check_ngrams(batch, table, unit, n, hits, found)
     return hits
 
   def _check_ngrams(self, batch: Batch, table: _Ngrams, unit: str, n: int, hits: list[dict], found: 'Found') -> None:
-    of_unit = batch.has_han == (unit == 'characters')
+    of_unit = batch.words.has_han == (unit == 'characters')
     if not of_unit.any():
       return
-    values, turn = texts.ngrams(batch.hashes, batch.offsets, n)
+    values, turn = texts.ngrams(batch.words.hashes, batch.words.offsets, n)
     position = table.find(values)
     hit = np.flatnonzero((position >= 0) & of_unit[turn])
     seen: dict[tuple[int, bool], set[int]] = collections.defaultdict(set)  # (row, of answers) -> positions in the table
@@ -133,19 +139,22 @@ class TestSets:
         found.add(kind, problem, row, share)
 
 
-def _by_text(problems: Sequence[Problem], form: Callable[[Text], str]) -> dict[str, list[int]]:
-  table: dict[str, list[int]] = collections.defaultdict(list)
-  for number, problem in enumerate(problems):
-    if key := form(Text.of(problem.question)):
-      table[key].append(number)
-  return table
+def _forms(turns: Sequence[Text], templates: Sequence[str | int]) -> dict[str, list[str | int]]:
+  """{kind: the form of each turn in which that kind compares them}."""
+  return {
+    'exact': [turn.text.strip() for turn in turns],
+    'punctuation': [texts.bare(turn.plain) for turn in turns],
+    'template': list(templates),
+  }
 
 
-_FORMS: dict[str, Callable[[Text], str]] = {
-  'exact': lambda turn: turn.text.strip(),
-  'punctuation': lambda turn: texts.bare(turn.plain),
-  'template': lambda turn: texts.template(turn.text, turn.tokens),
-}
+def _by_form(forms: Sequence[str | int]) -> dict[str | int, list[int]]:
+  """The problems of each form. An empty text is none."""
+  table: dict[str | int, list[int]] = collections.defaultdict(list)
+  for number, form in enumerate(forms):
+    if form != '':
+      table[form].append(number)
+  return dict(table)
 
 
 class Found:

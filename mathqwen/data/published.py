@@ -122,7 +122,7 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
 def _reader_of(record: object) -> Callable[[dict], list[dict]] | None:
   if not isinstance(record, dict):
     return None
-  return next((read for columns, read in _FORMS.items() if all(column in record for column in columns)), None)
+  return next((read for columns, read in _FORMS.items() if all(map(record.__contains__, columns))), None)
 
 
 def _numina(record: dict) -> list[dict]:

@@ -143,7 +143,8 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
 
 def find(record: Mapping) -> Shape | None:
   """The first of SHAPES whose fields the record has; an empty field (null) counts as missing."""
-  return next((shape for shape in SHAPES if all(record.get(name) is not None for name in shape.fields)), None)
+  there = {name for name, value in record.items() if value is not None}
+  return next((shape for shape in SHAPES if there.issuperset(shape.fields)), None)
 
 
 def _unread(record: Mapping, shape: Shape) -> list[str]:
