@@ -5,8 +5,8 @@ same colours with stripes, then they repeat.
 """
 
 import html
-import re
 
+from mathqwen import page
 from mathqwen.evals import benchmarks
 from mathqwen.evals.report.intervals import interval
 from mathqwen.evals.report.measured import MeasuredRun, count_text, part_text, samples_of
@@ -35,7 +35,7 @@ def beside_published(runs: list[MeasuredRun]) -> str:
         reach = interval(scores, samples_of(scores))
         bars.append((scores['accuracy'], _bar(label, scores['accuracy'], reach, _run_class(number))))
     bars.sort(key=lambda bar: -bar[0])
-    panels.append(_panel(benchmarks.shown(name).title, [bar for _, bar in bars]))
+    panels.append(page.panel(benchmarks.shown(name).title, [bar for _, bar in bars]))
   if not panels:
     return ''
   note = '<p class="soft">Accuracy in %. Measured rows have their 95% interval; published ones were given without.</p>'
@@ -76,11 +76,7 @@ def _group_panel(title: str, groups: dict[str, list], runs: list[MeasuredRun]) -
       count = _unbroken(f' (n = {count_text(counts, samples)})')
       label = (runs[number].label if is_several else group) + count
       bars.append(_bar(label, counts['accuracy'], interval(counts, samples), _run_class(number)))
-  return _panel(title, bars)
-
-
-def _panel(title: str, bars: list[str]) -> str:
-  return f'<figure class="panel"><h3>{html.escape(title)}</h3><ul class="bars">{"".join(bars)}</ul></figure>'
+  return page.panel(title, bars)
 
 
 def _bar(label: str, accuracy: float, reach: tuple[float, float] | None, kind: str) -> str:
@@ -89,9 +85,7 @@ def _bar(label: str, accuracy: float, reach: tuple[float, float] | None, kind: s
   if reach:
     low, high = (100 * bound for bound in reach)
     whisker = f'<b style="left:{low:.2f}%;width:{high - low:.2f}%" title="95%: {low:.1f} to {high:.1f}"></b>'
-  track = f'<span class="track" aria-hidden="true"><i style="width:{100 * accuracy:.2f}%"></i>{whisker}</span>'
-  value = f'<span class="value">{100 * accuracy:.1f}</span>'
-  return f'<li class="{kind}"><span class="label">{breakable(label)}</span>{track}{value}</li>'
+  return page.bar(label, accuracy, f'{100 * accuracy:.1f}', kind, whisker)
 
 
 def _legend(runs: list[MeasuredRun], with_published: bool) -> str:
@@ -99,7 +93,7 @@ def _legend(runs: list[MeasuredRun], with_published: bool) -> str:
   if with_published:
     entries.append(('published', 'published'))
   items = [
-    f'<li class="{kind}"><i aria-hidden="true"></i><span>{breakable(name)}</span></li>' for kind, name in entries
+    f'<li class="{kind}"><i aria-hidden="true"></i><span>{page.breakable(name)}</span></li>' for kind, name in entries
   ]
   return f'<ul class="legend" aria-label="Colours">{"".join(items)}</ul>'
 
@@ -107,14 +101,6 @@ def _legend(runs: list[MeasuredRun], with_published: bool) -> str:
 def _run_class(number: int) -> str:
   striped = ' striped' if number // _COLOURS % 2 else ''
   return f'ours run-{number % _COLOURS}{striped}'
-
-
-def breakable(text: str) -> str:
-  """HTML of a name that may break after `/`, `_` and `.`, so that a long path need not break inside a word.
-
-  Browsers break after `-` on their own. There is no break after the point of a number: `Qwen2.5`.
-  """
-  return re.sub(r'(?<=[/_])(?=\w)|(?<=\.)(?=[A-Za-z])', '<wbr>', html.escape(text))
 
 
 def _unbroken(text: str) -> str:

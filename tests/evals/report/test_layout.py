@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mathqwen import page as pages
 from mathqwen.evals import benchmarks, records
 from mathqwen.evals.report import bars, table
 
@@ -155,7 +156,7 @@ def test_classes_of_runs_differ_until_the_thirteenth():
 
 
 def test_names_may_break_between_words_only():
-  assert bars.breakable('a/b_c-d.json <e> 2.5') == 'a/<wbr>b_<wbr>c-d.<wbr>json &lt;e&gt; 2.5'
+  assert pages.breakable('a/b_c-d.json <e> 2.5') == 'a/<wbr>b_<wbr>c-d.<wbr>json &lt;e&gt; 2.5'
 
 
 def test_bars_without_a_browser(page):
