@@ -209,18 +209,12 @@ def _open_init(experiment: Experiment) -> tuple[Experiment, Tokenizer, Source]:
 
 
 def dry_run(run: TrainingRun) -> dict:
-  """Prints sizes, memory, the first packed row and the settings of a run; trains nothing. Returns the numbers."""
-  experiment = run.experiment
-  data = run.data()  # before anything is compiled, so that bad data shows at once
-  numbers = run.plan()
-  shape = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
-  gib = {name: f'{size / 2**30:.2f} GiB' for name, size in numbers.items() if name.endswith('_bytes')}
-  print(f'parameters: {numbers["parameters"]:,}')
-  print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
-  print(f'  {gib["weights_bytes"]} float32 weights, {gib["moments_bytes"]} AdamW moments')
-  print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
-  print(f'  {gib["total_bytes"]} in all')
+  """Prints the first packed row, sizes, memory and the settings of a run; trains nothing. Returns the numbers.
 
+  The data comes first, because a large step takes minutes to compile.
+  """
+  experiment = run.experiment
+  data = run.data()
   for line in data.describe():
     print(line)
   steps = experiment.train.steps
@@ -229,8 +223,19 @@ def dry_run(run: TrainingRun) -> dict:
   epochs = steps * rows * seq_len / data.tokens
   print(f'{steps:,} steps of {rows} x {seq_len} positions: {epochs:,.1f} epochs')
   print('the first packed row, tokens with loss in [[ ]] (green on a terminal):')
-  first = {name: values[0] for name, values in next(data.train()).items()}
-  print(describe(first, run.tokenizer, sys.stdout.isatty()))
+  batches = data.train()
+  first = {name: values[0] for name, values in next(batches).items()}
+  batches.close()
+  print(describe(first, run.tokenizer, sys.stdout.isatty()), flush=True)
+
+  numbers = run.plan()
+  shape = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
+  gib = {name: f'{size / 2**30:.2f} GiB' for name, size in numbers.items() if name.endswith('_bytes')}
+  print(f'parameters: {numbers["parameters"]:,}')
+  print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
+  print(f'  {gib["weights_bytes"]} float32 weights, {gib["moments_bytes"]} AdamW moments')
+  print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
+  print(f'  {gib["total_bytes"]} in all')
   print('all settings:')
   print(config_lib.to_json(experiment), end='')
   return numbers | {'parameters_dtype': 'float32', 'vocab_size': experiment.model.vocab_size}

@@ -1,10 +1,12 @@
-"""CPU seconds and memory of `mathqwen data clean`, by number of examples.
+"""What `mathqwen data clean` costs by number of examples, and that the start of training costs the same for any number.
 
-  python tests/cleaning/measure_cleaning.py [EXAMPLES ...] [--work DIR] [--data-dir DIR]
+  python tests/cleaning/measure_scale.py clean [EXAMPLES ...] [--work DIR] [--data-dir DIR]
+  python tests/cleaning/measure_scale.py start [EXAMPLES ...] [--work DIR]
 
 Examples are word problems as long as those of GSM8K, every fiftieth a copy and every hundredth a near copy of an
-earlier one. CPU seconds are of all processes together, user and system: a busy machine changes them less than the time
-by the clock. Memory is the largest sum of the processes' PSS, in which a shared page counts once.
+earlier one. `start` runs `mathqwen train --dry-run` on shards of so many examples, up to its first batch.
+CPU seconds are of all processes together, user and system: a busy machine changes them less than the time by the clock.
+Memory is the largest sum of the processes' PSS, in which a shared page counts once.
 """
 
 import argparse
@@ -47,7 +49,7 @@ def words(count: int) -> list[str]:
 
 def problems(count: int, seed: int = 0) -> Iterator[dict]:
   """Word problems, about 230 characters each, with answers of about 240."""
-  vocabulary = words(6000)
+  vocabulary = words(4000)
   chosen = random.Random(seed)
   kept: list[dict] = []
   for number in range(count):
@@ -89,41 +91,59 @@ class Cost:
   bytes: int  # the largest PSS of all its processes together
 
 
-def measured(command: list[str]) -> tuple[Cost, str]:
-  """(cost of a command, its standard output). Raises CalledProcessError when it fails."""
+def measured(command: list[str], until: str | None = None) -> tuple[Cost, list[str]]:
+  """(cost of a command, the lines of its standard output).
+
+  until: what a line begins with after which no cost counts. Raises CalledProcessError when the command fails.
+  """
   tree = _Tree()
   started = time.monotonic()
   process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-  thread = threading.Thread(target=tree.watch, args=(process.pid,))
-  thread.start()
-  output, _ = process.communicate()
-  tree.ended.set()
-  thread.join()
-  if process.returncode:
-    raise subprocess.CalledProcessError(process.returncode, command, output)
-  return Cost(time.monotonic() - started, sum(tree.cpu.values()), tree.bytes), output
+  tree.start(process.pid)
+  cost = None
+  lines = []
+  for line in process.stdout:
+    lines.append(line)
+    if until is not None and cost is None and line.startswith(until):
+      cost = Cost(time.monotonic() - started, *tree.end())
+  if process.wait():
+    raise subprocess.CalledProcessError(process.returncode, command)
+  return cost or Cost(time.monotonic() - started, *tree.end()), lines
 
 
 class _Tree:
-  """Samples of a process and its descendants. The last sample of each counts, so that its end may be missed."""
+  """Samples of a process and its descendants. The last sample of each counts: its last moments may be missed."""
 
   def __init__(self):
-    self.ended = threading.Event()
-    self.cpu: dict[int, float] = {}  # process -> its seconds, user and system
-    self.bytes = 0
+    self._ended = threading.Event()
+    self._cpu: dict[int, float] = {}  # process -> its seconds, user and system
+    self._bytes = 0
 
-  def watch(self, root: int) -> None:
-    while not self.ended.wait(_SAMPLE_SECONDS):
+  def start(self, root: int) -> None:
+    self._thread = threading.Thread(target=self._watch, args=(root,))
+    self._thread.start()
+
+  def end(self) -> tuple[float, int]:
+    """(CPU seconds of all, the largest sum of their PSS)."""
+    self._ended.set()
+    self._thread.join()
+    return sum(self._cpu.values()), self._bytes
+
+  def _watch(self, root: int) -> None:
+    while True:
+      ended = self._ended.wait(_SAMPLE_SECONDS)
       total = 0
       for process in _descendants(root):
         try:
           fields = pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
-          self.cpu[process] = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+          self._cpu[process] = (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
           rollup = pathlib.Path(f'/proc/{process}/smaps_rollup').read_text()
         except OSError:  # it has just ended
           continue
         total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith('Pss:')) * 1024
-      self.bytes = max(self.bytes, total)
+      self._bytes = max(self._bytes, total)
+      if ended:
+        return
 
 
 def _descendants(root: int) -> list[int]:
@@ -148,8 +168,8 @@ def measure_clean(count: int, work: pathlib.Path, data_dir: str | None) -> None:
     for row in problems(count):
       file.write(json.dumps(row) + '\n')
   command = _mathqwen('data', 'clean', 'gsm8k_small', '--out', str(work / 'text'), '--set', f'data.sources={source}')
-  cost, output = measured([*command, *(['--data-dir', data_dir] if data_dir else []), '--json'])
-  result = json.loads(output.splitlines()[-1])
+  cost, lines = measured([*command, *(['--data-dir', data_dir] if data_dir else []), '--json'])
+  result = json.loads(lines[-1])
   problems_compared = sum(found['problems'] for found in result['test_sets'].values())
   print(
     f'{count:,} examples of {source.stat().st_size / count:,.0f} bytes, compared with {problems_compared:,} test '
@@ -159,17 +179,58 @@ def measure_clean(count: int, work: pathlib.Path, data_dir: str | None) -> None:
   )
 
 
+def measure_start(count: int, work: pathlib.Path, data_dir: None) -> None:
+  """Prints what training needs until its first batch, from shards of so many examples."""
+  folder = work / 'shards'
+  write_shards(folder, count)
+  size = sum(path.stat().st_size for path in folder.iterdir())
+  command = _mathqwen('train', 'gsm8k_small', '--init', 'random', '--dry-run', '--set', f'data.sources={folder}')
+  first, _ = measured(command, until='row of ')
+  whole, _ = measured(command)
+  print(
+    f'{count:,} examples in shards of {size / 2**20:,.0f} MiB: {first.cpu_seconds:.1f} CPU seconds to the first batch '
+    f'({first.seconds:.0f} by the clock), at most {first.bytes / 2**20:,.0f} MiB; {whole.bytes / 2**20:,.0f} MiB with '
+    'the compilation of the step',
+    flush=True,
+  )
+
+
+def write_shards(folder: pathlib.Path, count: int) -> None:
+  """Shards of so many examples of 150 to 350 tokens with different prompts; shuffled tokens of a few real ones."""
+  import numpy as np
+
+  from mathqwen.chat.chat_format import ChatFormat
+  from mathqwen.data import shards
+  from mathqwen.text.loading import load_tokenizer
+
+  tokenizer = load_tokenizer()
+  chat = ChatFormat()
+  rows = [(row['question'], row['answer']) for row in problems(200)]
+  texts = [[{'role': 'user', 'content': asked}, {'role': 'assistant', 'content': said}] for asked, said in rows]
+  rendered = chat.template.render_batch([chat.conversation(turns) for turns in texts], tokenizer)
+  examples = [(np.array(ids), np.array(mask)) for ids, mask in rendered]
+  chosen = np.random.default_rng(0)
+  with shards.Writer(folder, tokenizer, chat, seq_len=1024) as writer:
+    for number in range(count):
+      ids, mask = examples[number % len(examples)]
+      ids = ids.copy()
+      ids[6:12] = chosen.integers(300, 1000, 6)
+      writer.add(ids, mask, f'train.jsonl:{number + 1}', 'generated')
+
+
 def main() -> None:
   """Measures each number of examples."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('what', choices=('clean', 'start'))
   parser.add_argument('examples', nargs='*', type=int, default=[50_000, 200_000])
   parser.add_argument('--work', metavar='DIR', help='a folder with room: 1.6 KB for each example')
   parser.add_argument('--data-dir', metavar='DIR', help='a copy of the test sets that examples are compared with')
   args = parser.parse_args()
+  measure = {'clean': measure_clean, 'start': measure_start}[args.what]
   for count in args.examples:
     work = pathlib.Path(tempfile.mkdtemp(dir=args.work))
     try:
-      measure_clean(count, work, args.data_dir)
+      measure(count, work, args.data_dir)
     finally:
       shutil.rmtree(work)
 
