@@ -95,7 +95,8 @@ def panel(title: str, bars: Sequence[str]) -> str:
 def bar(label: str, share: float, value: str, kind: str, whisker: str = '') -> str:
   """One bar. share: of the longest possible. value: the text at its end. kind: its class. whisker: HTML over it."""
   track = f'<span class="track" aria-hidden="true"><i style="width:{100 * share:.2f}%"></i>{whisker}</span>'
-  return f'<li class="{kind}"><span class="label">{breakable(label)}</span>{track}<span class="value">{value}</span></li>'
+  name = f'<span class="label">{breakable(label)}</span>'
+  return f'<li class="{kind}">{name}{track}<span class="value">{value}</span></li>'
 
 
 def breakable(text: str) -> str:
@@ -109,7 +110,7 @@ def breakable(text: str) -> str:
 def browser(sets: Sequence[dict], choices: Mapping[str, str], nouns: str, labels: Mapping[str, str]) -> str:
   """The controls and the empty list, which the script fills.
 
-  choices: {name in the script: text}, under labels['show']. nouns: 'problems'. labels: of 'set', 'group', 'find', 'show'.
+  choices: {name in the script: text}. nouns: 'problems'. labels: of 'set', 'group', 'find', and 'show' (the choices).
   """
   radios = ''.join(
     f'<label><input type="radio" name="show" value="{key}">{name} <span id="count-{key}"></span></label>'

@@ -1,4 +1,4 @@
-"""One HTML page of runs that needs nothing else: tables, bars, groups, loss curves, and every problem with its answer."""
+"""The HTML page of runs: tables, bars, groups, loss curves, and every problem with its answer."""
 
 import os
 from collections.abc import Iterable
