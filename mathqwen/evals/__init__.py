@@ -1,7 +1,8 @@
 """Benchmarks: asking a model, grading its answers, keeping records, comparing runs, Table 12. README.md explains it.
 
 tasks/                    one file for each benchmark; its docstring says how to add one
-benchmarks.py             the benchmarks by name: BENCHMARKS, get
+benchmarks.py             the benchmarks by name: BENCHMARKS, get; choose takes files of problems too
+against.py                which problems training data hold: compare(questions, data)
 prompts.py                how problems are asked: PROMPTS, get
 ask.py                    Ask and Decoding: what a model is asked, and how it answers
 asked.py                  how a model was asked, in words, in scores and in records
