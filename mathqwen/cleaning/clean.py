@@ -97,9 +97,10 @@ def find_problems(
       if asked is not None:
         raise
       missing[name] = str(error)
-      report(f'test set {name} is not compared with: {error}')
       continue
     found += [Problem(name, row.id, row.question) for row in rows]
+  if missing:
+    report(f'not compared with test sets that cannot be read ({REPORT} says why): {", ".join(missing)}')
   return found, missing
 
 

@@ -4,6 +4,7 @@ A file of problems is one too, by its path: `choose('gsm8k,mine.jsonl', 'math')`
 """
 
 import dataclasses
+import os
 from collections.abc import Iterable
 
 from mathqwen import files
@@ -37,7 +38,7 @@ def get(name: str) -> Benchmark:
   return look_up('benchmark', name, BENCHMARKS)
 
 
-def choose(names: str | Iterable[str | Benchmark], rule: str | None = None) -> list[Benchmark]:
+def choose(names: str | Iterable[str | os.PathLike | Benchmark], rule: str | None = None) -> list[Benchmark]:
   """The benchmarks of these names or paths, each once.
 
   names: text with commas, or a list of names, paths or benchmarks. rule: how a file's answers are graded.
@@ -48,7 +49,7 @@ def choose(names: str | Iterable[str | Benchmark], rule: str | None = None) -> l
     raise UserError(f'no benchmark given; there are: {", ".join(BENCHMARKS)}')
   found: dict[str, Benchmark] = {}
   for name in chosen:
-    benchmark = name if isinstance(name, Benchmark) else of_path(name, rule) if is_path(name) else get(name)
+    benchmark = name if isinstance(name, Benchmark) else _named(os.fspath(name), rule)
     other = found.setdefault(benchmark.name, benchmark)
     if other.source != benchmark.source:
       raise UserError(
@@ -56,6 +57,10 @@ def choose(names: str | Iterable[str | Benchmark], rule: str | None = None) -> l
         'other, or rename a file'
       )
   return list(found.values())
+
+
+def _named(name: str, rule: str | None) -> Benchmark:
+  return of_path(name, rule) if is_path(name) else get(name)
 
 
 def is_path(name: str) -> bool:
