@@ -52,10 +52,20 @@ def _why_not_other_steps(before: 'Experiment', now: 'Experiment', step: int) -> 
 STEPS_ON_RESUME = Conditional('optim.schedule is constant and no checkpoint is beyond it', _why_not_other_steps)
 
 
+# Bytes of the two moments of a weight, by optimizer.
+_MOMENTS = {'adamw': 8, 'adamw_bf16': 4, 'adamw_8bit': 2}
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
   """AdamW. The defaults are the recipe of the Qwen Technical Report, sections 3.1.2 and 5.1."""
 
+  name: str = setting(
+    'adamw',
+    help='adamw keeps the two moments of a weight in float32, 8 bytes; adamw_bf16 in 4 and adamw_8bit in 2 bytes, '
+    'rounded at random',
+    choices=tuple(_MOMENTS),
+  )
   learning_rate: float = setting(2e-5, help='at its peak', above=0)
   warmup_steps: int = setting(1_430, help='steps over which the learning rate rises from 0 to its peak', at_least=0)
   schedule: str = setting('cosine', help='the learning rate after its peak', choices=('cosine', 'linear', 'constant'))
@@ -67,6 +77,11 @@ class OptimConfig:
   eps: float = setting(1e-8, help='added to the root of the mean of squares', above=0)
   weight_decay: float = setting(0.1, help='decoupled; not applied to norms and biases', at_least=0)
   clip_norm: float = setting(1.0, help='largest global norm of the gradients; inf does not clip', above=0, finite=False)
+
+  @property
+  def moment_bytes(self) -> int:
+    """Of the two moments of a weight."""
+    return _MOMENTS[self.name]
 
 
 @dataclasses.dataclass(frozen=True)

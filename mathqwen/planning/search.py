@@ -51,10 +51,12 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
   ]
 
 
-def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int) -> int:
+def estimated_bytes(
+  cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int, moment_bytes: int = 8
+) -> int:
   """A rough estimate of one device's HBM in bytes. It only decides what is compiled first.
 
-  tokens: of a micro-batch, on one device.
+  tokens: of a micro-batch, on one device. moment_bytes: of the two moments of a weight.
   """
   from mathqwen.model import stack
 
@@ -73,9 +75,9 @@ def estimated_bytes(cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: 
   mlp = {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size
   kept = hidden + (qkv + mlp) // tensor
 
-  # float32 weights and two moments; a float32 gradient, and with several micro-batches the sum of their gradients.
+  # float32 weights, and two moments; a float32 gradient, and with several micro-batches the sum of their gradients.
   gradients = 2 if micro_batches > 1 else 1
-  state = shape.weights * (12 + 4 * gradients) // (mesh['fsdp'] * mesh['context'] * tensor)
+  state = shape.weights * (4 + moment_bytes + 4 * gradients) // (mesh['fsdp'] * mesh['context'] * tensor)
   # What one layer holds while it runs, in bfloat16, with its weights gathered and their gradient.
   working = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * shape.layer // tensor
   return state + 2 * tokens * kept * layers + working
@@ -88,7 +90,7 @@ def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, 
   batch = experiment.data.batch_size
   length = experiment.data.seq_len
   tokens = batch // sharding.batch_shards(mesh) * (length // mesh['context']) // micro_batches
-  size = estimated_bytes(cfg, mesh, remat, tokens, micro_batches)
+  size = estimated_bytes(cfg, mesh, remat, tokens, micro_batches, experiment.optim.moment_bytes)
 
   flops = model_flops(cfg, batch, length) + recomputed_flops(cfg, remat, batch, length)
   # Every micro-batch gathers the layers' weights in bfloat16 for each pass over them and scatters their gradients.

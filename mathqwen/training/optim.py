@@ -1,9 +1,14 @@
-"""AdamW with clipping and a warmup-decay schedule, from optax."""
+"""AdamW with clipping and a warmup-decay schedule, from optax; with smaller moments from `small_moments`."""
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from mathqwen.config import OptimConfig
+from mathqwen.training import small_moments
+
+# The dtype of the two moments of each matrix, by optimizer.
+MOMENTS = {'adamw': jnp.float32, 'adamw_bf16': jnp.bfloat16, 'adamw_8bit': small_moments.FLOAT8}
 
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
@@ -38,8 +43,12 @@ def decay_mask(params: dict) -> dict:
 
 
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-  """Clips by the global norm, then applies AdamW with the schedule of a run of `steps` steps."""
-  adamw = optax.adamw(
-    schedule(cfg, steps), b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask
-  )
-  return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw)
+  """Clips by the global norm, then applies the AdamW of that name with the schedule of a run of `steps` steps."""
+  clip = optax.clip_by_global_norm(cfg.clip_norm)
+  rate = schedule(cfg, steps)
+  if cfg.name == 'adamw':
+    adamw = optax.adamw(rate, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask)
+    return optax.chain(clip, adamw)
+  adam = small_moments.scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps, MOMENTS[cfg.name], matrices=decay_mask)
+  decay = optax.add_decayed_weights(cfg.weight_decay, decay_mask)
+  return optax.chain(clip, optax.chain(adam, decay, optax.scale_by_learning_rate(rate)))

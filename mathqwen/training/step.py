@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing, shared_prompts
@@ -179,9 +179,14 @@ def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformati
   """The state's NamedShardings: a moment is where its weight is; counters are on every device."""
   params = sharding.params_shardings(mesh, cfg)
   everywhere = sharding.replicated(mesh)
+
+  def as_its_weight(part, weight_sharding):
+    # The scales of 8-bit moments lack the weight's last axis.
+    return NamedSharding(mesh, PartitionSpec(*weight_sharding.spec[: part.ndim]))
+
   opt_state = optax.tree_map_params(
     tx,
-    lambda _, weight_sharding: weight_sharding,
+    as_its_weight,
     jax.eval_shape(tx.init, parameters.abstract(cfg)),
     params,
     transform_non_params=lambda _: everywhere,

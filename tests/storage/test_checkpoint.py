@@ -245,10 +245,11 @@ CONSTANT = ['--set', 'optim.schedule=constant']
 
 
 def test_more_steps_of_a_constant_schedule(tiny, tmp_path, capsys):
-  """8 steps, then 12, are the 12 of a run that had them from the start."""
+  """8 steps, then 12, are the 12 of a run that had them from the start; moments in 8 bits, rounded at random, too."""
 
   def train(workdir, steps):
-    return ['train', tiny.config, '--workdir', str(tmp_path / workdir), *CONSTANT, '--set', f'train.steps={steps}']
+    changes = [*CONSTANT, '--set', 'optim.name=adamw_8bit', '--set', f'train.steps={steps}']
+    return ['train', tiny.config, '--workdir', str(tmp_path / workdir), *changes]
 
   assert main(train('longer', 8)) == main(train('longer', 12)) == main(train('whole', 12)) == 0
   (ours, our_data), (theirs, their_data) = state_of(tmp_path / 'longer', 12), state_of(tmp_path / 'whole', 12)
