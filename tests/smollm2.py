@@ -101,10 +101,11 @@ def check(path: pathlib.Path, out: pathlib.Path, new_tokens: int = 24) -> None:
     [answer] = ours.generate_ids([prompt], new_tokens)
     ids = [[*prompt, *answer]]
     logits = np.asarray(ours.logits(ids))
+    apart = 0
     for theirs in (from_file, from_folder):
       with torch.no_grad():
         whole = theirs.generate(torch.tensor([prompt]), max_new_tokens=new_tokens, do_sample=False).tolist()
-        apart = np.abs(theirs(torch.tensor(ids)).logits.numpy() - logits).max()
+        apart = max(apart, np.abs(theirs(torch.tensor(ids)).logits.numpy() - logits).max())
       assert ids == whole, (question, answer, whole[0][len(prompt) :])
       assert apart < 1e-3, (question, apart)
     print(f'{question} {ours.text(answer)!r}: {len(answer)} tokens as transformers, logits within {apart:.0e}')

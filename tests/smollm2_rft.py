@@ -142,7 +142,7 @@ def check_ids(rows: list[dict], model: str, data_dir: pathlib.Path) -> None:
   talks = [
     [{'role': 'user', 'content': row.question}, {'role': 'assistant', 'content': row.solution}] for row in examples
   ]
-  texts = [text.removesuffix('\n') for text in tokenizer.apply_chat_template(talks, tokenize=False)]
+  texts = tokenizer.apply_chat_template(talks, tokenize=False)
   known = {tuple(ids) for ids in tokenizer(texts, add_special_tokens=False)['input_ids']}
   for row in rows:
     ends = np.cumsum(row['seq_lengths'])
