@@ -89,6 +89,7 @@ def evaluate(
   columns: Mapping[str, str] | None = None,
   against: str | Iterable[str] = (),
   max_new_tokens: int | None = None,
+  max_thinking_tokens: int | None = None,
   batch_size: int | None = None,
   dtype: str | None = None,
   samples: int | None = None,

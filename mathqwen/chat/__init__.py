@@ -5,6 +5,7 @@ For other folders to use; nothing is imported here, so that each module costs on
   chatml.render, .prompt     conversation -> ids and loss mask; conversation -> the ids that ask for the next answer
   templates.load             the same for any Jinja chat template
   chat_format.ChatFormat     what every prompt of a model is made with: its template and its system turn
+  thinking                   whether an answer ends in its thinking, and how that is closed
   conversations              what a conversation may be where a chat template is in force
 
 Behind templates.py, from a conversation to ids:
@@ -23,6 +24,7 @@ __all__ = [
   'conversations',
   'rendering',
   'templates',
+  'thinking',
   'traced',
   'whole',
 ]

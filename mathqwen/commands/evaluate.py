@@ -42,6 +42,12 @@ def add_flags(parser: _flags.Parser) -> None:
   )
   parser.add_argument('--limit-seed', type=int, metavar='N', help='of the subset that --limit draws (default: 0)')
   add_against(parser)
+  parser.add_argument(
+    '--max-thinking-tokens',
+    type=int,
+    metavar='N',
+    help='close the thinking of an answer after N tokens, and ask for the answer (default: no budget)',
+  )
   _asking.add_flags(
     parser,
     'N problems of each benchmark only: a random subset, the same for each model and run',
@@ -107,7 +113,7 @@ def _ask_of(args: argparse.Namespace) -> 'Ask':
   """What is asked, and how answers are drawn."""
   from mathqwen.evals.ask import Ask, Decoding
 
-  asked = _asking.given(args, (*_asking.ASK, 'limit_seed'))
+  asked = _asking.given(args, (*_asking.ASK, 'limit_seed', 'max_thinking_tokens'))
   columns = tuple(column for text in args.map for column in text.split(','))
   decoding = Decoding(**_asking.given(args, _asking.DECODING))
   return Ask(**asked, columns=columns, against=tuple(args.against), decoding=decoding)

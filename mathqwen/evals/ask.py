@@ -69,11 +69,12 @@ class Ask:
   max_new_tokens: int | None = None  # None: chosen like the rule; fewer when the model has too few positions
   decoding: Decoding = GREEDY
   columns: tuple[str, ...] = ()  # of files of the user's: FIELD=COLUMN each, as in `data.columns`
+  max_thinking_tokens: int | None = None  # of an answer, at which its thinking is closed; None: no budget
   limit_seed: int = 0  # of the subset that `limit` draws: the same for each model and run
   against: tuple[str, ...] = ()  # training data whose problems are marked, see `against.compare`
 
   def __post_init__(self):
-    check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens)
+    check_positive(limit=self.limit, max_new_tokens=self.max_new_tokens, max_thinking_tokens=self.max_thinking_tokens)
     check_seed(self.limit_seed)
     if self.limit_seed and self.limit is None:
       raise UserError(f'limit_seed is {self.limit_seed}, and no limit is given, whose problems it draws')
@@ -153,6 +154,7 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
     'limit': ask.limit,
     'limit_seed': None if ask.limit is None else ask.limit_seed,
     **dataclasses.asdict(ask.decoding),
+    'max_thinking_tokens': ask.max_thinking_tokens,
   }
   return PreparedBenchmark(benchmark, examples, make_prompts(prompt, examples), settings, prompt.stop)
 
@@ -213,6 +215,8 @@ def prepare_for_model(model: 'Model', benchmark: Benchmark, ask: Ask) -> Prepare
   where = f'{benchmark.name}: the prompt of {prepared.examples[longest].id} has {lengths[longest]} tokens'
   if room < 1:
     raise UserError(f'{where}, the model has {positions} positions; use a model with more')
+  if ask.max_thinking_tokens is not None:
+    model.check_budget(ask.max_thinking_tokens, min(wanted, room))
   if wanted <= room:
     return prepared
   if ask.max_new_tokens is not None:

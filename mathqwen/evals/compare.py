@@ -2,6 +2,8 @@
 
 compare('abel', 'openai_6b')     gsm8k: 1,319 problems, 59.7% and 21.7%; difference -38.1 points (95%: -40.9 to -35.1),
                                  exact McNemar test p = 2.6e-115; right -> wrong: 539, wrong -> right: 37
+
+Runs with several answers to each problem are compared by avg@n, with a test over problems.
 """
 
 import collections
@@ -36,6 +38,37 @@ def interval(n: int, b: int, c: int) -> tuple[float, float]:
   mean = (c - b) / n
   half = Z * math.sqrt((b + c) / n - mean**2) / math.sqrt(n)
   return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def interval_of(differences: list[float]) -> tuple[float, float]:
+  """`interval` for differences between -1 and 1 of each problem, such as those of accuracies over several answers."""
+  values = [*differences, 0.0, 0.0, -1.0, 1.0]
+  weights = [1.0] * len(differences) + [0.5] * 4
+  total = sum(weights)
+  mean = sum(weight * value for weight, value in zip(weights, values, strict=True)) / total
+  variance = sum(weight * (value - mean) ** 2 for weight, value in zip(weights, values, strict=True)) / total
+  half = Z * math.sqrt(variance / total)
+  return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def sign_flips(differences: list[int]) -> float:
+  """Exact two-sided p-value of a sum of differences, when each has either sign with equal probability by chance.
+
+  For differences of -1, 0 and 1 it is `mcnemar`.
+  """
+  import numpy as np  # late: runs with one answer to each problem need none
+
+  unit = math.gcd(*differences) or 1
+  sizes = [abs(difference) // unit for difference in differences if difference]
+  total = sum(sizes)
+  share = np.zeros(total + 1)  # by the sum of the differences that are positive
+  share[0] = 1.0
+  for size in sizes:
+    moved = np.zeros_like(share)
+    moved[size:] = share[: total + 1 - size]
+    share = (share + moved) / 2
+  sums = np.abs(2 * np.arange(total + 1) - total)
+  return float(min(1.0, share[sums >= abs(sum(differences)) // unit].sum()))
 
 
 def compare(a: str | os.PathLike, b: str | os.PathLike) -> dict:
@@ -106,8 +139,9 @@ def _problem_key(row: dict) -> str:
 def _compare_files(name: str, file_a: files.AnyPath, file_b: files.AnyPath) -> dict:
   """One entry of `compare`. UserError: when the files do not hold one answer to each of the same problems."""
   rows_a, rows_b = _records_by_problem(file_a), _records_by_problem(file_b)
-  _check_samples(file_a, rows_a)
-  _check_samples(file_b, rows_b)
+  samples_a, samples_b = _samples(file_a, rows_a), _samples(file_b, rows_b)
+  if samples_a > 1 or samples_b > 1:
+    return _compare_sampled(name, (file_a, rows_a, samples_a), (file_b, rows_b, samples_b))
   _check_same_problems(name, file_a, rows_a, file_b, rows_b)
 
   right_to_wrong, wrong_to_right = [], []
@@ -135,12 +169,54 @@ def _compare_files(name: str, file_a: files.AnyPath, file_b: files.AnyPath) -> d
   }
 
 
-def _check_samples(file: files.AnyPath, rows: dict[str, dict]) -> None:
+def _samples(file: files.AnyPath, rows: dict[str, dict]) -> int:
+  """How many answers each problem has. UserError: when some lack answers."""
   count = known_about(file).get('samples') or samples.per_problem(rows.values())
-  if count > 1:
+  if count > 1 and (problem := samples.incomplete(list(rows.values()), count)):
     raise UserError(
-      f'{file} has {count} answers to each problem, which are not independent; compare runs with one each'
+      f'{file}: {problem!r} lacks some of the {count} answers to each problem; finish the evaluation first'
     )
+  return count
+
+
+_Run = tuple[files.AnyPath, dict[str, dict], int]  # the file, its records, and how many there are of each problem
+
+
+def _compare_sampled(name: str, run_a: _Run, run_b: _Run) -> dict:
+  """As `_compare_files`, where a run has several answers to each problem: accuracies are avg@n, flips of maj@n."""
+  (file_a, rows_a, samples_a), (file_b, rows_b, samples_b) = run_a, run_b
+  problems_a, problems_b = samples.by_problem(rows_a, samples_a), samples.by_problem(rows_b, samples_b)
+  first_a, first_b = ({key: rows[0] for key, rows in found.items()} for found in (problems_a, problems_b))
+  _check_same_problems(name, file_a, first_a, file_b, first_b)
+
+  right_a, right_b = (
+    {key: sum(row['correct'] for row in rows) for key, rows in found.items()} for found in (problems_a, problems_b)
+  )
+  voted_a = {key: samples.majority_is_correct(rows) for key, rows in problems_a.items()}
+  voted_b = {key: samples.majority_is_correct(problems_b[key]) for key in problems_a}
+  n = len(problems_a)
+  # In units of 1 / (samples_a * samples_b), so that the test adds integers.
+  differences = [right_b[key] * samples_a - right_a[key] * samples_b for key in problems_a]
+  unit = samples_a * samples_b
+  texts = None
+  if samples_a == samples_b:
+    texts = sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items())
+  return {
+    'n': n,
+    'samples': [samples_a, samples_b],
+    'accuracy_a': sum(right_a.values()) / n / samples_a,
+    'accuracy_b': sum(right_b.values()) / n / samples_b,
+    'majority_a': sum(voted_a.values()) / n,
+    'majority_b': sum(voted_b.values()) / n,
+    'right_to_wrong': [key for key in voted_a if voted_a[key] and not voted_b[key]],
+    'wrong_to_right': [key for key in voted_a if voted_b[key] and not voted_a[key]],
+    'difference': sum(differences) / n / unit,
+    'interval95': interval_of([difference / unit for difference in differences]),
+    'p_value': sign_flips(differences),
+    'other_texts': texts,
+    'rules': [_rule(file_a, rows_a), _rule(file_b, rows_b)],
+    'asked': [_asked(file_a), _asked(file_b)],
+  }
 
 
 def _check_same_problems(
@@ -194,15 +270,22 @@ def _describe_pair(name: str, pair: dict, shown: int) -> list[str]:
   lines = [
     f'{name}: {pair["n"]:,} problems, {pair["accuracy_a"]:.1%} and {pair["accuracy_b"]:.1%}; difference '
     f'{100 * pair["difference"]:+.1f} points (95%: {100 * low:+.1f} to {100 * high:+.1f}), '
-    f'exact McNemar test p = {pair["p_value"]:.2g}'
+    f'exact {"sign-flip" if "samples" in pair else "McNemar"} test p = {pair["p_value"]:.2g}'
   ]
+  if 'samples' in pair:
+    count_a, count_b = pair['samples']
+    lines.append(
+      f'  means of {count_a} and {count_b} answers to each; by majority {pair["majority_a"]:.1%} and '
+      f'{pair["majority_b"]:.1%}, and flips are of the majority'
+    )
   for field, words in (('right_to_wrong', 'right -> wrong'), ('wrong_to_right', 'wrong -> right')):
     ids = pair[field]
     listed = ', '.join(ids[:shown])
     if len(ids) > shown:
       listed += ', ... (all with --json)'
     lines.append(f'  {words}: {len(ids)}' + (f' ({listed})' if ids else ''))
-  lines.append(f'  answers that differ as texts: {pair["other_texts"]}')
+  if pair['other_texts'] is not None:
+    lines.append(f'  answers that differ as texts: {pair["other_texts"]}')
   rule_a, rule_b = pair['rules']
   if rule_a != rule_b:
     names = [rule or 'one that is not recorded' for rule in (rule_a, rule_b)]

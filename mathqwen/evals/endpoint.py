@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
 from mathqwen.errors import Preempted, UserError, report
+from mathqwen.evals import continuing, records, run
 from mathqwen.evals import prompts as prompts_lib
-from mathqwen.evals import records, run
 from mathqwen.evals.ask import ASK, Ask, PreparedBenchmark, check_positive, compared, prepare_benchmark
 from mathqwen.evals.benchmarks import choose
 from mathqwen.evals.client import Client
@@ -94,11 +94,14 @@ class Endpoint:
     top_k: int = 0,
     seed: int = 0,
     numbers: Sequence[int] | None = None,
+    max_thinking_tokens: int | None = None,
+    on_cut: Callable[[int], None] | None = None,
     **_,
   ) -> None:
     """Asks for the answers, `batch_size` at a time. Calls `on_done(position, Answer)` in this thread.
 
     numbers: of the prompts; with them, each request at a temperature has a seed of its own.
+    max_thinking_tokens: see `continuing`. on_cut(position): called before `on_done` when thinking was closed.
 
     Unanswered: at the end, when problems have no answer. Once `StopCriterion` gives up, no further problem is asked;
     requests under way are waited for.
@@ -118,12 +121,14 @@ class Endpoint:
       asked = [
         prompt | {'seed': (_SEEDS * seed + number) % 2**31} for prompt, number in zip(asked, numbers, strict=True)
       ]
-    with contextlib.closing(self._ask_all(asked, max_new_tokens, batch_size)) as results:
+    with contextlib.closing(self._ask_all(asked, max_new_tokens, batch_size, max_thinking_tokens)) as results:
       for position, result in results:
         if isinstance(result, Failure):
           why[position] = result
         else:
           answered += 1
+          if result.thinking_cut and on_cut is not None:
+            on_cut(position)
           on_done(position, result)
     if self._repeated.total() > len(self._repeated):  # the first of each kind was reported when it happened
       counts = ', '.join(f'{count:,} times {kind}' for kind, count in self._repeated.most_common())
@@ -132,7 +137,7 @@ class Endpoint:
       raise run.Unanswered(why, len(prompts) - answered - len(why))
 
   def _ask_all(
-    self, prompts: list[dict], max_new_tokens: int, batch_size: int
+    self, prompts: list[dict], max_new_tokens: int, batch_size: int, budget: int | None
   ) -> Iterator[tuple[int, Answer | Failure]]:
     """(position, result) of each prompt that was asked, as they end. When the generator is closed, no more are asked.
 
@@ -152,7 +157,10 @@ class Endpoint:
           break
         started = time.monotonic()
         try:
-          result = self._answer(prompts[position], max_new_tokens)
+          if budget is None:
+            result = self._answer(prompts[position], max_new_tokens)
+          else:
+            result = continuing.answer_within(self._answer, prompts[position], max_new_tokens, budget)
         except _Stopped:
           break
         except Failure as error:
@@ -273,6 +281,13 @@ def evaluate(
   if model.request_json:
     more = {'request_json': model.request_json}
     prepared = [dataclasses.replace(one, settings=one.settings | more) for one in prepared]
+  for one in prepared:
+    most = one.settings['max_new_tokens'] - 1
+    if (ask.max_thinking_tokens or 0) > most:
+      raise UserError(
+        f'{one.name}: max_thinking_tokens is {ask.max_thinking_tokens}: with max_new_tokens {most + 1}, it must be at '
+        f'most {most}, so that an answer fits behind the thinking; set max_new_tokens higher'
+      )
   try:
     with run.open_folders(prepared, out) as opened:
       return run.run(model, opened, concurrency, progress, record_of=_record_of_answer)
@@ -355,9 +370,10 @@ def response_of_answer(answer: Answer, stop: Sequence[str]) -> dict:
     'truncated': False if at_stop_text else answer.truncated,
     'served_model': answer.served_model,
   }
+  thinks = answer.reasoning is not None or re.search(r'</?think', response)
   said = {
     'reasoning': answer.reasoning,
-    'thinking_tokens': answer.reasoning_tokens,
+    'thinking_tokens': answer.reasoning_tokens if thinks else 0,
     'request_changes': list(answer.changes) or None,
   }
   return fields | {name: value for name, value in said.items() if value is not None}

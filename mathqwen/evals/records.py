@@ -19,6 +19,7 @@ import zlib
 from mathqwen import files
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.errors import UserError
+from mathqwen.evals import lengths
 from mathqwen.evals import samples as samples_lib
 from mathqwen.evals.benchmarks import BENCHMARKS
 from mathqwen.evals.tasks import Benchmark
@@ -206,6 +207,11 @@ def summarise(records: list[dict], benchmark: Benchmark, rule: str, samples: int
     errors = [relative_error(record['extracted'], record['gold']) for record in records]
     scores['relative_error'] = math.fsum(errors) / n
     scores['non_number_ratio'] = scores['unextractable'] / n
+
+  if found_lengths := lengths.summarise(records):
+    scores['lengths'] = found_lengths
+  if any('thinking_cut' in record for record in records):
+    scores['thinking_cut'] = sum(bool(record.get('thinking_cut')) for record in records)
 
   groups: dict[str, list[dict]] = {}
   for record in records:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mathqwen import files
+from mathqwen.chat import thinking
 from mathqwen.chat.chat_format import text_with_specials
 from mathqwen.errors import UserError, report
 from mathqwen.evals import asked, benchmarks, records, samples
@@ -208,8 +209,7 @@ def _scores_of(prepared: PreparedBenchmark, ordered: list[dict], batch_size: int
   scores = records.summarise(ordered, prepared.benchmark, settings['rule'], settings['samples'])
   scores.update({key: settings[key] for key in (*asked.FIELDS, 'model', 'dtype', 'limit', 'limit_seed')})
   scores['decoding'] = {name: settings[name] for name in (*DRAWN, 'max_new_tokens')} | {'batch_size': batch_size}
-  if settings.get('request_json'):
-    scores['decoding']['request_json'] = settings['request_json']
+  scores['decoding'] |= {key: settings[key] for key in ('request_json', 'max_thinking_tokens') if settings.get(key)}
   if changes := sorted({change for record in ordered for change in record.get('request_changes', ())}):
     scores['decoding']['request_changes'] = changes
   counts = [record['tokens'] for record in ordered]
@@ -277,9 +277,14 @@ def _answer(
   writer = folder.writer() if folder else contextlib.nullcontext()
   shown = progress and hosts.share()[0] == 0
   with writer, Bar(prepared.name, len(share.stored) + len(todo), share.stored, shown) as bar:
+    cut: set[int] = set()
+    budget = settings['max_thinking_tokens']
+    limited = {} if budget is None else {'max_thinking_tokens': budget, 'on_cut': cut.add}
 
     def on_done(position, answer):
       record = record_of(model, prepared, todo[position], answer)
+      if budget is not None:
+        record['thinking_cut'] = position in cut
       new.append(record)
       if folder:
         writer.write(record)
@@ -294,6 +299,7 @@ def _answer(
         stop_texts=prepared.stop,
         numbers=todo,
         **{name: settings[name] for name in DRAWN},
+        **limited,
       )
     except Unanswered as error:
       why = {prepared.examples[todo[position]].id: reason for position, reason in error.why.items()}
@@ -307,7 +313,9 @@ def _answer(
 def _record_of_ids(model: 'Model', prepared: PreparedBenchmark, index: int, ids: list[int]) -> dict:
   """The record of an answer that is token ids of the model."""
   prompt = text_with_specials(prepared.prompts[index], model.tokenizer)
-  return prepared.record(index, prompt=prompt, **response_of_ids(model, ids, prepared.stop))
+  fields = response_of_ids(model, ids, prepared.stop)
+  fields['thinking_tokens'] = thinking.count(prepared.prompts[index], ids, model.tokenizer)
+  return prepared.record(index, prompt=prompt, **fields)
 
 
 def response_of_ids(model: 'Model', ids: list[int], stop: Sequence[str]) -> dict:

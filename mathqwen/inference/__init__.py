@@ -7,7 +7,8 @@ For other folders to use; nothing is imported here, because most of it imports J
   generate    `generate`, continuous batching of ids; `Execution`, `check`, `decoder_for`
   chat        `interact`, a conversation on the terminal
 
-Only for `generate`: `cpu`, a layout of weights and cache in which a CPU decodes faster.
+Only for `generate`: `budget`, which closes thinking, and `cpu`, a layout of weights and cache in which a CPU decodes
+faster.
 """
 
 __all__ = ['chat', 'generate', 'model', 'sampling']

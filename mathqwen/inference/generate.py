@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
 from mathqwen.inference import cpu
-from mathqwen.inference.sampling import AnswerRequest, Sampling, check_seed
+from mathqwen.inference.budget import Budget
+from mathqwen.inference.sampling import AnswerRequest, Sampling, check
 from mathqwen.model import attention, qwen
 from mathqwen.model.cache import KVCache
 from mathqwen.model.compute import Compute
@@ -218,30 +218,6 @@ def _empty_slots(program: Program, rows: int, slots: int, cache_dtype: str) -> S
   return _placed(Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool)), program)
 
 
-def check(cfg: ModelConfig, prompts: Sequence[Sequence[int]], request: AnswerRequest, batch_size: int = 1):
-  """UserError where `generate` would refuse these arguments."""
-  limits = request.limits(prompts)
-  asked = [request.max_new_tokens] if isinstance(request.max_new_tokens, int) else limits
-  for limit in asked:
-    if limit < 1:
-      raise UserError(f'max_new_tokens is {limit}: it must be at least 1')
-  if batch_size < 1:
-    raise UserError(f'batch_size is {batch_size}: it must be at least 1')
-  check_seed(request.seed)
-  for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
-    room = cfg.longest - len(prompt)
-    if not prompt:
-      raise UserError(f'prompt {index} is empty: give at least one token')
-    if not 0 <= min(prompt) <= max(prompt) < cfg.vocab_size:
-      raise UserError(f'prompt {index} has ids outside 0 to {cfg.vocab_size - 1}, which are all that the model knows')
-    if limit > room:
-      remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
-      raise UserError(
-        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {limit} is above the model's "
-        f'{cfg.limit}: {remedy}'
-      )
-
-
 def generate(
   params: dict,
   cfg: ModelConfig,
@@ -250,12 +226,13 @@ def generate(
   execution: Execution = Execution(),
   ended: Callable[[list[int]], bool] | None = None,
   on_done: Callable[[int, list[int]], None] | None = None,
+  budget: Budget | None = None,
 ) -> list[list[int]]:
   """The answer's ids for each prompt, the stop id included when one was reached.
 
   params: of `parameters.init`; on one CPU they are copied into the layout of `cpu.pack`, unless they are in it already.
   ended(ids): whether a live answer may end here; asked every `STEPS` tokens and whenever other answers have ended.
-  on_done(index, ids): called as answers end.
+  on_done(index, ids): called as answers end. budget: closes the thinking of answers that reach it.
   UserError: as `check` says, when a prompt is empty or has unknown ids, or exceeds the model's positions together with
   its `max_new_tokens`.
   """
@@ -272,7 +249,7 @@ def generate(
     decoder_for(params, execution.mesh),
     execution.mesh,
   )
-  batch = _Batch(params, program, prompts, request, execution)
+  batch = _Batch(params, program, prompts, request, execution, budget)
   while batch.unfinished:
     batch.fill()
     for index in batch.step(ended):
@@ -284,14 +261,16 @@ def generate(
 class _Batch:
   """The slots of a run of `generate`, and which prompt each of them answers."""
 
-  def __init__(self, params, program: Program, prompts, request: AnswerRequest, execution: Execution):
-    self.program, self.prompts = program, prompts
+  def __init__(self, params, program: Program, prompts, request, execution: Execution, budget: Budget | None):
+    self.program, self.prompts, self.budget = program, prompts, budget
     self.limits = request.limits(prompts)
     self.root_key = jax.random.key(request.seed)
     self.streams = range(len(prompts)) if request.streams is None else request.streams
     self.answers: list[list[int]] = [[] for _ in prompts]
 
-    # Prompts go from `waiting`, longest first, to `ready`, prefilled, to a slot.
+    # Prompts go from `waiting`, longest first, to `ready`, prefilled, to a slot. From `continued`, which comes first,
+    # they do so with what is answered already.
+    self.continued: collections.deque[int] = collections.deque()
     longest_first = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     self.waiting = collections.deque(longest_first)
     self.ready: collections.deque[tuple[int, int]] = collections.deque()  # (row of `prefilled`, index of the prompt)
@@ -309,7 +288,7 @@ class _Batch:
   @property
   def unfinished(self) -> bool:
     """Whether prompts or live answers are left."""
-    return bool(self.waiting or self.ready or self.owners)
+    return bool(self.waiting or self.continued or self.ready or self.owners)
 
   def _whole_shards(self, rows: int) -> int:
     """`rows`, rounded up to as many on each shard of a batch."""
@@ -331,23 +310,29 @@ class _Batch:
     tokens = min(len(self.answers[index]) + STEPS, self.limits[index])
     return self._round_up(len(self.prompts[index]) + tokens - 1)
 
+  def _read(self, index: int) -> list[int]:
+    """What the model reads before it goes on with this answer: the prompt, and what is answered already."""
+    return [*self.prompts[index], *self.answers[index]]
+
   def _prefill(self):
-    """Prefills the next group of waiting prompts, which are then ready."""
-    width = self._round_up(len(self.prompts[self.waiting[0]]))
+    """Prefills the next group of prompts, which are then ready."""
+    queue = self.continued or self.waiting
+    width = self._round_up(max(len(self._read(index)) for index in itertools.islice(queue, self.rows)))
     P = self._whole_shards(max(1, min(self.rows, PREFILL // width)))
-    taken = [self.waiting.popleft() for _ in range(min(P, len(self.waiting)))]
+    taken = [queue.popleft() for _ in range(min(P, len(queue)))]
     tokens = np.zeros((P, width), np.int32)
     lengths = np.zeros(P, np.int32)
     for i, index in enumerate(taken):
-      lengths[i] = len(self.prompts[index])
-      tokens[i, : lengths[i]] = self.prompts[index]
+      read = self._read(index)
+      lengths[i] = len(read)
+      tokens[i, : lengths[i]] = read
     self.prefilled = prefill(self.params, tokens, lengths, program=self.program)
     self.ready.extend(enumerate(taken))
 
   def fill(self):
     """Resizes the cache to what the longest answer needs, then gives free slots the next prompts."""
     free = [row for row in range(self.rows) if row not in self.owners]
-    following = itertools.chain((index for _, index in self.ready), self.waiting)
+    following = itertools.chain((index for _, index in self.ready), self.continued, self.waiting)
     coming = list(itertools.islice(following, len(free)))
     need = max(map(self._positions_for, [*self.owners.values(), *coming]))
     if need != self.positions:
@@ -359,15 +344,15 @@ class _Batch:
         self._prefill()
       i, index = self.ready.popleft()
       self.owners[row] = index
+      read = self._read(index)
       start = {
-        'last_B': self.prompts[index][-1],
-        'count_B': 0,
+        'last_B': read[-1],
+        'count_B': len(self.answers[index]),
         'limits_B': self.limits[index],
         'keys_B': jax.random.fold_in(self.root_key, self.streams[index]),
         'live_B': True,
       }
-      length = len(self.prompts[index])
-      self.slots = insert(self.slots, row, self.prefilled, i, length, start, program=self.program)
+      self.slots = insert(self.slots, row, self.prefilled, i, len(read), start, program=self.program)
       if not self.ready:
         self.prefilled = None  # frees its memory for the next group
 
@@ -376,17 +361,22 @@ class _Batch:
 
     Returns the prompts whose answers have ended.
     """
-    left = len(self.waiting) + len(self.ready)
+    left = len(self.waiting) + len(self.continued) + len(self.ready)
     enough = min(max(1, self.rows // 32), left) if left else self.rows
     self.slots, result = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
     tokens, live = jax.device_get(result)
     done = []
     cut_short = np.zeros(self.rows, bool)
     for row, index in list(self.owners.items()):
-      self.answers[index] += tokens[row][tokens[row] >= 0].tolist()
-      cut_short[row] = live[row] and ended is not None and ended(self.answers[index])
+      answer = self.answers[index] + tokens[row][tokens[row] >= 0].tolist()
+      cut = self.budget and self.budget.cut(index, answer, self.limits[index], self.program.stop_ids)
+      self.answers[index] = cut or answer
+      if cut:
+        self.continued.append(index)
+      cut_short[row] = live[row] and (cut or (ended is not None and ended(answer)))
       if cut_short[row] or not live[row]:
-        done.append(index)
+        if not cut:
+          done.append(index)
         del self.owners[row]
     if cut_short.any():
       self.slots = dataclasses.replace(self.slots, live_B=self.slots.live_B & ~cut_short)

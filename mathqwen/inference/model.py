@@ -11,10 +11,11 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from mathqwen import hf
+from mathqwen.chat import thinking
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.errors import UserError
 from mathqwen.hardware import devices, sharding
-from mathqwen.inference import generate
+from mathqwen.inference import budget, generate
 from mathqwen.inference.sampling import AnswerRequest, Sampling
 from mathqwen.model import qwen
 from mathqwen.model.compute import Compute
@@ -137,12 +138,17 @@ class Model:
     stop_texts: tuple[str, ...] = (),
     numbers: Sequence[int] | None = None,
     cache_dtype: str | None = None,
+    max_thinking_tokens: int | None = None,
+    on_cut: Callable[[int], None] | None = None,
   ) -> list[list[int]]:
     """The ids of each answer, up to a stop id, or up to the first id with which its text holds one of `stop_texts`.
 
     max_new_tokens and the four after it: as in `generate`; max_new_tokens may be one limit for each prompt.
     numbers: which of the seed's random streams each answer draws from, by default its index. batch_size, cache_dtype:
-    as in `generate.Execution`. on_done(index, ids): called as answers end. UserError as in `generate.generate`.
+    as in `generate.Execution`. on_done(index, ids): called as answers end.
+    max_thinking_tokens: thinking that is still open after so many tokens of an answer is closed there, and the answer
+    is asked for (`chat.thinking`); the ids hold that too. on_cut(index): called then. UserError as in
+    `generate.generate`, and when the limits leave no room for an answer behind the thinking.
     """
     request = self._request(prompts, max_new_tokens, Sampling(temperature, top_p, top_k), seed, numbers)
     execution = generate.Execution(batch_size, self.dtype, cache_dtype, self.mesh)
@@ -157,9 +163,26 @@ class Model:
       if on_done is not None:
         on_done(index, answers[index])
 
+    def close(index, ids):
+      return None if holds_stop_text(ids) else thinking.close(prompts[index], ids, self.tokenizer)
+
     ended = holds_stop_text if stop_texts else None
-    generate.generate(self.params, self.config, prompts, request, execution, ended, done)
+    limited = None
+    if max_thinking_tokens is not None:
+      self.check_budget(max_thinking_tokens, max(request.limits(prompts), default=0))
+      limited = budget.Budget(max_thinking_tokens, close, on_cut)
+    generate.generate(self.params, self.config, prompts, request, execution, ended, done, limited)
     return answers
+
+  def check_budget(self, max_thinking_tokens: int, max_new_tokens: int):
+    """UserError: when a budget of thinking leaves no room for an answer behind it."""
+    self._check_tokenizer()
+    most = max_new_tokens - thinking.longest_close(self.tokenizer) - 1
+    if not 1 <= max_thinking_tokens <= most:
+      raise UserError(
+        f'max_thinking_tokens is {max_thinking_tokens}: with max_new_tokens {max_new_tokens}, it must be from 1 to '
+        f'{most}, so that an answer fits behind the thinking; set max_new_tokens higher'
+      )
 
   def _request(
     self,

@@ -3,8 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mathqwen.errors import UserError
+
+if TYPE_CHECKING:
+  from mathqwen.model.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +58,27 @@ def check_seed(seed: int):
   """UserError when `seed` is not a 32-bit number."""
   if not 0 <= seed < 2**32:
     raise UserError(f'seed is {seed}: it must be from 0 to 2**32 - 1')
+
+
+def check(cfg: 'ModelConfig', prompts: Sequence[Sequence[int]], request: AnswerRequest, batch_size: int = 1):
+  """UserError where `generate.generate` would refuse these arguments."""
+  limits = request.limits(prompts)
+  asked = [request.max_new_tokens] if isinstance(request.max_new_tokens, int) else limits
+  for limit in asked:
+    if limit < 1:
+      raise UserError(f'max_new_tokens is {limit}: it must be at least 1')
+  if batch_size < 1:
+    raise UserError(f'batch_size is {batch_size}: it must be at least 1')
+  check_seed(request.seed)
+  for index, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+    room = cfg.longest - len(prompt)
+    if not prompt:
+      raise UserError(f'prompt {index} is empty: give at least one token')
+    if not 0 <= min(prompt) <= max(prompt) < cfg.vocab_size:
+      raise UserError(f'prompt {index} has ids outside 0 to {cfg.vocab_size - 1}, which are all that the model knows')
+    if limit > room:
+      remedy = f'set max_new_tokens to at most {room}, or shorten the prompt' if room > 0 else 'shorten the prompt'
+      raise UserError(
+        f"prompt {index} has {len(prompt)} tokens, which with max_new_tokens {limit} is above the model's "
+        f'{cfg.limit}: {remedy}'
+      )

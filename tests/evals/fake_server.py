@@ -131,7 +131,7 @@ FAILURES = {
 def evaluate(server, data_dir, out=None, names='arithmetic', decoding=run.GREEDY, **options):
   # limit_seed: of limit 1, it draws the first problem
   asked = {'limit_seed': SEED if 'limit' in options else 0} | {
-    name: options.pop(name) for name in ('limit', 'prompt', 'max_new_tokens') if name in options
+    name: options.pop(name) for name in ('limit', 'prompt', 'max_new_tokens', 'max_thinking_tokens') if name in options
   }
   options = {'backoff': 0.001, 'tries': 3, 'progress': False} | options
   ask = run.Ask(data_dir, decoding=decoding, **asked)

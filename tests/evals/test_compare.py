@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import random
@@ -157,3 +158,34 @@ def test_questions_asked_twice_count_twice(tmp_path, field):
     (tmp_path / name / 'records.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   one = next(iter(compare.compare(tmp_path / 'a', tmp_path / 'b')['benchmarks'].values()))
   assert (one['n'], one['wrong_to_right'], one['right_to_wrong']) == (3, ['x (no. 2)'], ['y'])
+
+
+def test_several_answers_are_compared_over_problems(tmp_path):
+  rng = random.Random(2)
+  right = {'a': {}, 'b': {}}
+  for problem in range(9):
+    right['a'] |= {f'p{problem}#{i}': rng.random() < 0.4 for i in range(2)}
+    right['b'] |= {f'p{problem}#{i}': rng.random() < 0.8 for i in range(3)}
+  a, b = (write(tmp_path / name, verdicts, extracted='1', question='q') for name, verdicts in right.items())
+  for folder, count in ((a, 2), (b, 3)):
+    (folder / 'gsm8k' / 'scores.json').write_text(json.dumps({'rule': 'number', 'samples': count}))
+  one = compare.compare(a, b)['benchmarks']['gsm8k']
+  means = [
+    sum(right['b'][f'p{p}#{i}'] for i in range(3)) / 3 - sum(right['a'][f'p{p}#{i}'] for i in range(2)) / 2
+    for p in range(9)
+  ]
+  assert (one['n'], one['samples'], one['other_texts']) == (9, [2, 3], None)
+  assert one['accuracy_a'] == pytest.approx(sum(right['a'].values()) / 18)
+  assert one['difference'] == pytest.approx(sum(means) / 9)
+  sums = [abs(sum(s * d for s, d in zip(signs, means, strict=True))) for signs in itertools.product((1, -1), repeat=9)]
+  assert one['p_value'] == pytest.approx(np.mean(np.array(sums) >= abs(sum(means)) - 1e-9))
+  lost = [p for p in range(9) if right['a'][f'p{p}#0'] and sum(right['b'][f'p{p}#{i}'] for i in range(3)) == 0]
+  assert set(one['right_to_wrong']) >= {f'p{p}' for p in lost}
+  assert 'exact sign-flip test p = ' in compare.describe(compare.compare(a, b))
+
+
+@pytest.mark.parametrize('b, c', [(0, 0), (0, 1), (3, 9), (40, 71)])
+def test_one_answer_each_is_a_case_of_several(b, c):
+  differences = [-1] * b + [1] * c + [0] * 7
+  assert compare.sign_flips(differences) == pytest.approx(compare.mcnemar(b, c))
+  assert compare.interval_of(differences) == pytest.approx(compare.interval(len(differences), b, c))

@@ -31,7 +31,17 @@ def test_records_and_scores_are_those_of_a_model_of_ours(server, data_dir, recit
   model.answers = ANSWERS
   own = run.evaluate(model, 'arithmetic', run.Ask(data_dir), out=tmp_path / 'own', progress=False)
   own = own['benchmarks']['arithmetic']
-  differ = {'model', 'dtype', 'tokens', 'seconds', 'tokens_per_second', 'decoding', 'template', 'template_sha256'}
+  differ = {
+    'model',
+    'dtype',
+    'tokens',
+    'lengths',
+    'seconds',
+    'tokens_per_second',
+    'decoding',
+    'template',
+    'template_sha256',
+  }
   assert {k: v for k, v in scores.items() if k not in differ} == {k: v for k, v in own.items() if k not in differ}
   assert (scores['correct'], scores['model'], scores['tokens']) == (3, server.model, 20)
   for served, ours in zip(lines(tmp_path / 'served'), lines(tmp_path / 'own'), strict=True):

@@ -123,6 +123,10 @@ _OPTIONAL = {
   'samples': int,
   'pass_at_k': dict,
   'maj_at_k': dict,
+  'avg_at_n': dict,
+  'cons_at_k': dict,
+  'intervals95': dict,
+  'lengths': dict | None,
   'relative_error': float | int,
   'non_number_ratio': float | int,
 }
@@ -146,7 +150,7 @@ def _fault(scores: dict) -> str | None:
     if not group['n']:
       return f'group {name!r}: it is empty'
 
-  for kind in ('pass_at_k', 'maj_at_k'):
+  for kind in ('pass_at_k', 'maj_at_k', 'avg_at_n', 'cons_at_k'):
     for k, share in scores.get(kind, {}).items():
       if not re.fullmatch('[0-9]{1,9}', k) or not isinstance(share, float | int):
         return f'field {kind!r} holds {k!r}: {share!r}'

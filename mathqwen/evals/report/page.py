@@ -11,6 +11,10 @@ from mathqwen.evals.report.formats import ReportTable
 from mathqwen.evals.report.measured import MeasuredRun
 
 _FIELDS = ('id', 'question', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated', 'groups')
+_SCORES = (
+  'n', 'correct', 'problems', 'samples', 'avg_at_n', 'pass_at_k', 'maj_at_k', 'cons_at_k', 'intervals95', 'lengths',
+  'thinking_cut',
+)  # fmt: skip
 # The choices of the page, with the keys of `choices` in report.js.
 _VERDICTS = {
   'all': 'all',
@@ -39,7 +43,7 @@ def to_html(
     for name, file in run.files.items():
       found = file.with_name('records.jsonl')
       if found.exists():
-        sets.append(problems(run.label, name, found))
+        sets.append(problems(run.label, name, found) | {'scores': _shown_scores(run.scores[name])})
       else:
         notes.append(f'{run.label}, {benchmarks.shown(name).title}: no records.jsonl beside {file}')
   drawn, missing = _curves_of(runs)
@@ -92,6 +96,11 @@ def problems(run: str, benchmark: str, path: files.AnyPath) -> dict:
     }
     rows.append([known.get(field, record.get(field)) for field in _FIELDS])
   return {'run': run, 'benchmark': chosen.title, 'fields': _FIELDS, 'rows': rows}
+
+
+def _shown_scores(scores: dict) -> dict:
+  """What of the scores travels with the problems: metrics of several answers with intervals, and lengths."""
+  return {key: scores[key] for key in _SCORES if key in scores}
 
 
 def _table(found: ReportTable) -> str:

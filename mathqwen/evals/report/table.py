@@ -185,18 +185,29 @@ def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportT
   found = [(run.label, run.scores[name]) for run in runs for name in columns if samples_of(run.scores.get(name)) > 1]
   if not found:
     return []
-  shown = []  # ('pass_at_k', 1), ('pass_at_k', 2), ..., ('maj_at_k', 4)
-  for kind in ('pass_at_k', 'maj_at_k'):
-    shown += [(kind, k) for k in sorted({int(k) for _, scores in found for k in scores[kind]})]
+  shown: list[tuple[str, int]] = []  # ('avg_at_n', 4), ('pass_at_k', 1), ..., ('maj_at_k', 4), which is of all samples
+  for kind in ('avg_at_n', 'pass_at_k', 'maj_at_k'):
+    ks = {
+      int(k) for _, scores in found for k in scores.get(kind, ()) if kind != 'maj_at_k' or k == str(scores['samples'])
+    }
+    shown += [(kind, k) for k in sorted(ks)]
   header = ['run', 'benchmark', 'problems', 'samples', 'temperature']
-  header += [f'{kind.removesuffix("_at_k")}@{k}' for kind, k in shown]
+  header += [f'{kind.partition("_at_")[0]}@{k}' for kind, k in shown]
   rows = []
   for label, scores in found:
     temperature = (scores.get('decoding') or {}).get('temperature', '-')
     counts = [str(scores['problems']), str(scores['samples']), str(temperature)]
-    shares = [_percent(scores[kind].get(str(k))) for kind, k in shown]
-    rows.append([label, benchmarks.shown(scores['benchmark']).title, *counts, *shares])
-  return [ReportTable('Several answers to each problem: pass@k and maj@k in %', header, rows)]
+    shares = [_sampled_cell(scores, kind, str(k)) for kind, k in shown]
+    rows.append([label, benchmarks.BENCHMARKS[scores['benchmark']].title, *counts, *shares])
+  title = 'Several answers to each problem: avg@n, pass@k and maj@k in %, with 95% intervals'
+  return [ReportTable(title, header, rows)]
+
+
+def _sampled_cell(scores: dict, kind: str, k: str) -> str:
+  """`62.5 (58.1 to 66.7)`; `62.5` for scores of an older version."""
+  cell = _percent(scores.get(kind, {}).get(k))
+  bounds = scores.get('intervals95', {}).get(kind, {}).get(k)
+  return cell if bounds is None else f'{cell} ({_percent(bounds[0])} to {_percent(bounds[1])})'
 
 
 def _against_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:

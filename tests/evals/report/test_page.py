@@ -151,9 +151,14 @@ def test_several_answers_in_all_forms(tmp_path, see):
   text = page(folder, tmp_path / 'out')
   markdown, latex = ((tmp_path / 'out' / f'table.{kind}').read_text() for kind in ('md', 'tex'))
   lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in markdown.splitlines()]
-  header = ['run', 'benchmark', 'problems', 'samples', 'temperature', 'pass@1', 'pass@2', 'pass@4', 'maj@4']
+  header = ['run', 'benchmark', 'problems', 'samples', 'temperature', 'avg@4', 'pass@1', 'pass@2', 'pass@4', 'maj@4']
   # pass@2 of 3, 2 and 1 right of 4: 1, 5/6, 3/6; of two and two the first, which is right, counts.
-  values = ['mine', 'MATH', '30', '4', '0.7', '50.0', '66.7', '80.0', '60.0']
+  bounds = json.loads((folder / 'math500' / 'scores.json').read_text())['intervals95']
+  values = ['mine', 'MATH', '30', '4', '0.7']
+  shown = [('avg_at_n', '4'), ('pass_at_k', '1'), ('pass_at_k', '2'), ('pass_at_k', '4'), ('maj_at_k', '4')]
+  for (metric, k), share in zip(shown, ['50.0', '50.0', '66.7', '80.0', '60.0'], strict=True):
+    low, high = (100 * x for x in bounds[metric][k])
+    values.append(f'{share} ({low:.1f} to {high:.1f})')
   assert header in lines and values in lines
   assert ' & '.join(values) in latex and 'pass@k and maj@k in \\%' in latex
   scores = json.loads((folder / 'math500' / 'scores.json').read_text())
