@@ -16,6 +16,7 @@ from mathqwen.evals.against import Overlap, compare
 from mathqwen.evals.asked import AskedModel
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.grading import grade as graders
+from mathqwen.grading import values
 from mathqwen.inference.sampling import Sampling, check_seed
 
 if TYPE_CHECKING:
@@ -183,6 +184,10 @@ def _check_golds(benchmark: Benchmark, rule: str, examples: list) -> None:
       f'{benchmark.name}: {len(bad)} gold answers are not numbers, such as {bad[0].answer!r} ({bad[0].where}): correct '
       'them, or grade by another --rule'
     )
+  for example in examples:
+    tolerance = example.extra.get('tolerance')
+    if tolerance is not None and values.value(str(tolerance).rstrip('%')) is None:
+      raise UserError(f'{benchmark.name}: {example.where}: tolerance {tolerance!r} is no number, such as 0.1 or 1%')
 
 
 def compared(prepared: list[PreparedBenchmark], ask: Ask) -> list[PreparedBenchmark]:

@@ -26,7 +26,7 @@ def test_a_file_is_asked_graded_and_shown(reciting, tmp_path, capsys):
     {'question': '1-5=', 'answer': 'x+4', 'level': 2, 'tolerance': 9},
   )
   model = reciting()
-  model.answers |= {'1+1=': '\\boxed{2}', '1-5=': '\\boxed{4+x}'}
+  model.answers |= {'1+1=': '\\boxed{2}', '1-5=': '\\boxed{x + 4}'}
   result = run.evaluate(model, path, run.Ask(rule='math'), out=tmp_path / 'out', progress=False)
   scores = result['benchmarks']['mine.v2']
   assert (scores['n'], scores['correct'], scores['rule'], scores['source']) == (2, 2, 'math', path)
@@ -64,6 +64,7 @@ def test_columns_of_any_name(reciting, tmp_path):
     ),
     ([{'question': 'q', 'answer': ''}], ['--rule', 'math'], 'mine.jsonl'),
     ([], ['--rule', 'math'], 'mine.jsonl is empty'),
+    ([{'question': 'q', 'answer': '1', 'tolerance': 'some'}], ['--rule', 'math'], "jsonl:1: tolerance 'some' is"),
     (
       [{'question': 'q', 'answer': 'x'}],
       ['--rule', 'number'],
