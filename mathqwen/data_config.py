@@ -16,8 +16,8 @@ class DataConfig:
     ('gsm8k',),
     help='names of data sets, whose training split is read, with options as in gsm8k?marks=keep (see below); files, '
     'folders or patterns (JSON Lines, JSON, CSV, Parquet, Arrow), local or gs://; folders of shards (mathqwen data '
-    'shards); hf:ORGANISATION/NAME, a data set on the Hugging Face hub; or tfds:NAME[/CONFIG][:VERSION], one that '
-    'tensorflow-datasets prepared',
+    'clean --tokenizer); hf:ORGANISATION/NAME, a data set on the Hugging Face hub; or tfds:NAME[/CONFIG][:VERSION], '
+    'one that tensorflow-datasets prepared',
     path='data',
   )
   weights: tuple[float, ...] = setting(

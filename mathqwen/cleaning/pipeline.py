@@ -73,9 +73,11 @@ def _stage(beam: Any, name: str, elements: Any, work_on: Callable[[str, int], An
 
 
 def _after(beam: Any, name: str, done: Any, elements: Callable[[str], list[int]], work: str) -> Any:
-  """The elements of the next stage, once all of `done` are there."""
+  """The elements of the next stage, once all of `done` are there, which may be none."""
+  always = done.pipeline | f'{name} of nothing' >> beam.Create([-1])
   return (
-    done
+    (done, always)
+    | f'{name} or nothing' >> beam.Flatten()
     | f'{name}, one key' >> beam.Map(lambda result: (0, result))
     | f'all of {name}' >> beam.GroupByKey()
     | f'after {name}' >> beam.FlatMap(_elements, elements, work)

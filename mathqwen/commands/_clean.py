@@ -5,7 +5,9 @@ import argparse
 from mathqwen.commands import _flags
 from mathqwen.errors import UserError, look_up
 
-HELP = "a config's data without duplicates, test problems and broken rows, with a report of what was left out"
+HELP = (
+  "a config's data without duplicates, test problems and broken rows, as text or as tokenised shards, with a report"
+)
 
 
 def add_flags(parser: _flags.Parser) -> None:

@@ -4,20 +4,20 @@ import argparse
 from typing import TYPE_CHECKING
 
 from mathqwen import files
-from mathqwen.commands import _augment, _clean, _flags, _shards
+from mathqwen.commands import _augment, _clean, _flags
 from mathqwen.errors import UserError, report
 
 if TYPE_CHECKING:
   from mathqwen.text.tokenizer import Tokenizer
 
-HELP = 'prepare, inspect, augment, clean, tokenise and audit data sets, and verify what a run was trained on'
+HELP = 'prepare, inspect, augment, clean and audit data sets, and verify what a run was trained on'
 
 
 def add_flags(parser: _flags.Parser) -> None:
   """Adds the verbs, each with a function of its own below."""
   from mathqwen.data import catalog
 
-  verbs = _flags.add_verbs(parser, 'prepare|inspect|augment|clean|shards|audit|verify')
+  verbs = _flags.add_verbs(parser, 'prepare|inspect|augment|clean|audit|verify')
 
   text = 'download data sets, or read them from --data-dir, and store them for random access'
   prepare = _flags.add_command(verbs, 'prepare', text, run_prepare)
@@ -36,7 +36,6 @@ def add_flags(parser: _flags.Parser) -> None:
   _augment.add_flags(_flags.add_command(verbs, 'augment', _augment.HELP, _augment.run))
 
   _clean.add_flags(_flags.add_command(verbs, 'clean', _clean.HELP, _clean.run))
-  _shards.add_flags(_flags.add_command(verbs, 'shards', _shards.HELP, _shards.run))
 
   text = 'which tokens carry loss, beside what other trainers would mask'
   audit = _flags.add_command(verbs, 'audit', text, run_audit)

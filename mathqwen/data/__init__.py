@@ -19,7 +19,6 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   encoding                     examples to tokenised examples
   pipeline                     tokenised examples to batches, in an order that can be resumed
   shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
-  making_shards                a config's sources as shards
   packing                      where targets are shifted and rows are made
   shared_prompts               the same for several answers to one question, which a row then holds once
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
@@ -48,7 +47,6 @@ __all__ = [
   'known_values',
   'left_out',
   'line_ranges',
-  'making_shards',
   'origins',
   'packing',
   'pipeline',

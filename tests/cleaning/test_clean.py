@@ -131,6 +131,11 @@ def test_pieces_and_parts_give_the_same_rows(mixture, tmp_path, monkeypatch):
   assert kept['whole'] == kept['pieces']
 
 
+def test_without_looking_for_duplicates_every_row_is_written(mixture, tmp_path):
+  result = run(mixture, tmp_path / 'out', Cleaning(duplicates=False, near_duplicates=0.0))
+  assert result['rows'] > 0 and 'duplicate' not in result['sources'][0]['left_out']
+
+
 def test_shards_are_what_training_reads(mixture, tmp_path):
   """The batches of the cleaned shards are those of the cleaned text; a row that is too long is counted."""
   import numpy as np
