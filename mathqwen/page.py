@@ -76,7 +76,7 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], ours
     kind = ' class="ours"' if any(ours[number : number + 1]) else ''
     cells = ''.join(f'<td>{html.escape(cell)}</td>' for cell in rest)
     lines.append(f'<tr{kind}><th scope="row">{breakable(first)}</th>{cells}</tr>\n')
-  caption = f'<caption>{html.escape(title)}</caption>'
+  caption = f'<caption><span>{html.escape(title)}</span></caption>'
   # tabindex: a box that scrolls must be reached with the keyboard, too.
   region = f'<div class="wide" tabindex="0" role="region" aria-label="{html.escape(title)}">'
   return f'{region}<table>{caption}\n<thead><tr>{head}</tr></thead>\n<tbody>{"".join(lines)}</tbody></table></div>'

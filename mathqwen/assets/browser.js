@@ -34,9 +34,10 @@ async function browse({ noun, choices, label, text, heading, detail }) {
   for (const set of sets) set.rows = set.rows.map((row) => Object.fromEntries(set.fields.map((field, i) => [field, row[i]])));
 
   const get = (id) => document.getElementById(id);
+  choices = Object.fromEntries(Object.entries(choices).filter(([name]) => get(`count-${name}`)));  // those of the page
   const state = { set: 0, show: Object.keys(choices)[0], group: '', q: '', page: 0, id: '' };
   for (const [name, value] of new URLSearchParams(location.hash.slice(1))) if (Object.hasOwn(state, name)) state[name] = name === 'set' || name === 'page' ? Number(value) || 0 : value;
-  if (!(state.show in choices)) state.show = Object.keys(choices)[0];
+  if (!Object.hasOwn(choices, state.show)) state.show = Object.keys(choices)[0];
   let found = [];
   const section = place.closest('section').id;
 

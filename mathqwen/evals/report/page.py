@@ -1,5 +1,6 @@
 """The HTML page of runs: tables, bars, groups, loss curves, and every problem with its answer."""
 
+import dataclasses
 import os
 from collections.abc import Iterable
 
@@ -19,8 +20,9 @@ _SCORES = (
 _VERDICTS = {
   'all': 'all',
   'right': 'right',
-  'wrong': 'wrong',
-  'unextractable': 'no answer found',
+  'wrong': 'wrong, no answer included',
+  'unextractable': 'no answer',
+  'undecided': 'undecided',
   'truncated': 'cut off',
 }
 _LABELS = {'set': 'run and benchmark', 'group': 'group', 'find': 'text in question or answer', 'show': 'verdict'}
@@ -50,12 +52,16 @@ def to_html(
   drawn += [curves.read_curve(files.path(path), str(path)) for path in metrics]
   notes += missing
 
+  comparison, *measured = tables
+  # What was measured comes first, then the problems, and what is compared with it last.
   sections = {
-    'tables': ('Table', '\n'.join(map(_table, tables))),
+    'measured': ('Measured', '\n'.join(map(_table, measured[:1]))),
+    'problems': ('Problems', page.notes(notes) + (_browser(sets) if sets else '')),
+    'details': ('Details', '\n'.join(map(_table, measured[1:]))),
     'bars': ('Beside the published systems', bars.beside_published(runs)),
     'groups': ('By group', bars.by_group(runs)),
     'loss': ('Loss', f'<div class="panels">{"".join(map(curves.draw, drawn))}</div>' if drawn else ''),
-    'problems': ('Problems', page.notes(notes) + (page.browser(sets, _VERDICTS, 'problems', _LABELS) if sets else '')),
+    'tables': ('Table', _table(_measured_first(comparison))),
   }
   return page.document(title, sections, sets, 'report.js')
 
@@ -101,6 +107,18 @@ def problems(run: str, benchmark: str, path: files.AnyPath) -> dict:
 def _shown_scores(scores: dict) -> dict:
   """What of the scores travels with the problems: metrics of several answers with intervals, and lengths."""
   return {key: scores[key] for key in _SCORES if key in scores}
+
+
+def _browser(sets: list[dict]) -> str:
+  """The problems. There is a choice of undecided answers only where there are some."""
+  reasons = (row[_FIELDS.index('reason')] for problem_set in sets for row in problem_set['rows'])
+  has_undecided = any(str(reason).startswith('undecided') for reason in reasons)
+  choices = {key: name for key, name in _VERDICTS.items() if has_undecided or key != 'undecided'}
+  return page.browser(sets, choices, 'problems', _LABELS)
+
+
+def _measured_first(table: ReportTable) -> ReportTable:
+  return dataclasses.replace(table, rows=sorted(table.rows, key=lambda row: row[-1] != 'measured'))
 
 
 def _table(found: ReportTable) -> str:

@@ -68,7 +68,9 @@ def build(runs: list[MeasuredRun]) -> list[ReportTable]:
   tables = [_comparison_table(runs, columns)]
   if any(run.scores for run in runs):
     tables.append(_runs_table(runs, columns))
-  return tables + _samples_tables(runs, columns) + _against_tables(runs, columns) + _group_tables(runs, columns)
+  for make in (_samples_tables, _against_tables, _length_tables, _group_tables):
+    tables += make(runs, columns)
+  return tables
 
 
 def _read_and_report(paths: Paths) -> tuple[list[MeasuredRun], list[str]]:
@@ -112,10 +114,19 @@ def _comparison_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTabl
   return ReportTable(title, ['model', 'params', *titles, 'source'], rows)
 
 
-_BRIEF = ['run', 'benchmark', 'n', 'of', 'accuracy', '95% interval', 'no answer', 'truncated']
+_BRIEF = [
+  'run',
+  'benchmark',
+  'n',
+  'of',
+  'accuracy',
+  '95% interval',
+  'no answer',
+  'truncated',
+]
 _RUNS = [
-  'run', 'benchmark', 'n', 'of', 'accuracy', 'std. error', '95% interval', 'no answer', 'truncated', 'prompt', 'rule',
-  'dtype', 'decoding', 'new tokens', 'version', 'commit', 'relative error, non-number ratio',
+  'run', 'benchmark', 'n', 'of', 'accuracy', 'std. error', '95% interval', 'no answer', 'undecided', 'truncated',
+  'prompt', 'rule', 'dtype', 'decoding', 'new tokens', 'version', 'commit', 'relative error, non-number ratio',
 ]  # fmt: skip
 
 
@@ -130,11 +141,16 @@ def _brief_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTable:
 
 
 def _runs_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTable:
-  """How each accuracy was measured. Only Math401's rule fills the last column."""
+  """How each accuracy was measured."""
   cells = [_run_cells(run.label, name, run.scores[name]) for run in runs for name in columns if name in run.scores]
-  has_errors = any(row[_RUNS[-1]] != '-' for row in cells)
-  header = _RUNS if has_errors else _RUNS[:-1]
-  return ReportTable('Measured runs', header, [[row[column] for column in header] for row in cells])
+  # Few runs have undecided answers, and only Math401 has the errors.
+  seldom = {column for column in ('undecided', _RUNS[-1]) if all(row[column] in ('-', '0') for row in cells)}
+  header = [column for column in _RUNS if column not in seldom]
+  return ReportTable(
+    'Measured runs; answers that are missing or undecided count as wrong',
+    header,
+    [[row[column] for column in header] for row in cells],
+  )
 
 
 def _run_cells(label: str, name: str, scores: dict) -> dict[str, str]:
@@ -154,6 +170,7 @@ def _run_cells(label: str, name: str, scores: dict) -> dict[str, str]:
     'std. error': _percent(scores['stderr'], digits=2),
     '95% interval': f'{_percent(low)} to {_percent(high)}',
     'no answer': scores.get('unextractable'),
+    'undecided': (scores.get('verdicts') or {}).get('undecided'),
     'truncated': scores.get('truncated'),
     'prompt': asked.text(scores),
     'rule': scores.get('rule'),
@@ -181,7 +198,7 @@ def _decoding_text(decoding: dict) -> str | None:
 
 
 def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:
-  """pass@k and maj@k of the runs that have several answers to each problem: one table, or none."""
+  """avg@n, pass@k and maj@k of the runs that have several answers to each problem: one table, or none."""
   found = [(run.label, run.scores[name]) for run in runs for name in columns if samples_of(run.scores.get(name)) > 1]
   if not found:
     return []
@@ -198,7 +215,7 @@ def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportT
     temperature = (scores.get('decoding') or {}).get('temperature', '-')
     counts = [str(scores['problems']), str(scores['samples']), str(temperature)]
     shares = [_sampled_cell(scores, kind, str(k)) for kind, k in shown]
-    rows.append([label, benchmarks.BENCHMARKS[scores['benchmark']].title, *counts, *shares])
+    rows.append([label, benchmarks.shown(scores['benchmark']).title, *counts, *shares])
   title = 'Several answers to each problem: avg@n, pass@k and maj@k in %, with 95% intervals'
   return [ReportTable(title, header, rows)]
 
@@ -208,6 +225,27 @@ def _sampled_cell(scores: dict, kind: str, k: str) -> str:
   cell = _percent(scores.get(kind, {}).get(k))
   bounds = scores.get('intervals95', {}).get(kind, {}).get(k)
   return cell if bounds is None else f'{cell} ({_percent(bounds[0])} to {_percent(bounds[1])})'
+
+
+def _length_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:
+  """Accuracy by the length of answers: one table, or none."""
+  found = [(run.label, name, lengths) for run in runs for name in columns if (lengths := _lengths(run, name))]
+  if not found:
+    return []
+  edges = sorted({(one['from'], one['below']) for *_, lengths in found for one in lengths['bins']})
+  rows = []
+  for label, name, lengths in found:
+    bins = {(one['from'], one['below']): f'{_percent(one["accuracy"])} (n = {one["n"]})' for one in lengths['bins']}
+    means = [lengths['mean'][kind]['tokens'] for kind in ('right', 'wrong')]
+    means = ['-' if mean is None else f'{mean:,.0f}' for mean in means]
+    rows.append([label, benchmarks.shown(name).title, *means, *(bins.get(edge, '-') for edge in edges)])
+  header = ['run', 'benchmark', 'tokens if right', 'tokens if wrong']
+  header += [f'{low:,} to {max(low, below - 1):,}' for low, below in edges]
+  return [ReportTable('Accuracy in % by the length of answers in tokens', header, rows)]
+
+
+def _lengths(run: MeasuredRun, name: str) -> dict | None:
+  return run.scores.get(name, {}).get('lengths')
 
 
 def _against_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportTable]:

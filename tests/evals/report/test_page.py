@@ -269,6 +269,29 @@ def test_reading_with_mouse_and_keys(tmp_path, rows, see):
   assert seen[19:] == ['find', 't/42', 'No problem matches.']
 
 
+def test_measured_rows_and_problems_come_first(tmp_path, rows):
+  rows[5] |= {'correct': False, 'reason': 'undecided in 15 CPU seconds'}
+  means = {kind: {'n': 1, 'tokens': 90.4, 'thinking': None, 'answer': None} for kind in ('right', 'wrong')}
+  lengths = {'bins': [{'from': 64, 'below': 128, 'n': 60, 'correct': 57, 'accuracy': 0.95}], 'mean': means}
+  text = page(write(tmp_path / 'a', rows, lengths=lengths), tmp_path / 'out')
+  sections = re.findall(r'<section id="(\w+)"', text)
+  assert sections[:2] == ['measured', 'problems'] and sections[-1] == 'tables'
+  assert '>wrong, no answer included <' in text and '>undecided <' in text
+  assert re.findall(r'<td>(64 to 127|90|95.0 \(n = 60\))</td>', text) == ['90', '90', '95.0 (n = 60)']
+  comparison = text.partition('<section id="tables"')[2]
+  assert comparison.index('measured</td>') < comparison.index('published</td>')
+  rows[5]['reason'] = 'different value'
+  assert '>undecided <' not in page(write(tmp_path / 'b', rows), tmp_path / 'out')
+
+
+def test_undecided_answers_are_shown(tmp_path, rows, see):
+  rows[5] |= {'correct': False, 'reason': 'undecided in 15 CPU seconds'}
+  steps = """$('input[value=undecided]').click(); $('#items button').click();
+    seen.push(ids().join(' '), $('.verdict').textContent, $('.detail').innerText.includes('counts as wrong'));"""
+  text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
+  assert see(text, steps) == ['t/5', '? undecided', True]
+
+
 def test_links_open_what_they_name(tmp_path, rows, see):
   text = page(write(tmp_path / 'a', rows), tmp_path / 'out')
   steps = "seen.push(ids()[0], $('.detail').innerText.includes('What is'), $('#find').value, $('#page').textContent);"
