@@ -13,6 +13,7 @@ from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, Tra
 from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
+from mathqwen.inference.budget import Budget
 from mathqwen.inference.sampling import AnswerRequest
 from mathqwen.model import attention, parameters, splash
 from mathqwen.model.config import ModelConfig
@@ -136,15 +137,16 @@ def logits(shape, cfg=CFG):
   return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 
 
-def answers(shape):
-  """Of 13 prompts in 4 slots, and the programs that were made for them."""
+def answers(shape, budget=False):
+  """Of 13 prompts in 4 slots, and the programs that were made for them. budget: closes every other one's thinking."""
   mesh = mesh_of(shape)
   prompts = [[5, 0, 9], [1] * 11, [0], [3, 2, 1, 0, 4], [60, 61], *([i, 7] for i in range(8))]
   limits = [6, 2, 9, 1, 4, 5, 3, 8, 2, 7, 6, 3, 5]
   programs = lambda: [f._cache_size() for f in (generate.prefill, generate.insert, generate.decode)]
   before = programs()
   request, execution = AnswerRequest(limits, 60, (63,)), generate.Execution(batch_size=4, mesh=mesh)
-  found = generate.generate(weights(mesh, 0.3), CFG, prompts, request, execution)
+  limited = Budget(2, lambda index, ids: [7, 8] if index % 2 else None) if budget else None
+  found = generate.generate(weights(mesh, 0.3), CFG, prompts, request, execution, budget=limited)
   return found, [now - then for now, then in zip(programs(), before, strict=True)]
 
 
@@ -153,7 +155,9 @@ if __name__ == '__main__':
     [{'mesh': shape, 'name': name_of(shape)} | run(shape, cfg) for shape in shapes]
     for cfg, shapes in ((CFG, MESHES), (ODD, ODD_MESHES))
   )
-  both = [answers(ONE), answers(ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})]
+  both = [
+    answers(shape, budget) for budget in (False, True) for shape in (ONE, ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})
+  ]
   split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
   together = ONE | {'fsdp': 2, 'context': 2, 'tensor': 2}
   shared = [learn_answers(ONE, False), learn_answers(together, True)]

@@ -51,9 +51,16 @@ def test_splash_on_a_mesh_sees_answers_as_the_reference(results):
 
 def test_mesh_answers_like_one_device(results):
   """In slots that are filled again, by as few programs (a jit counts the same one twice if its caller differs)."""
-  (one, _), (mesh, programs) = results['answers']
+  (one, _), (mesh, programs) = results['answers'][:2]
   assert mesh == one and len({tuple(answer) for answer in one}) == 13
   assert max(programs) <= 2
+
+
+def test_thinking_is_closed_on_a_mesh_as_on_one_device(results):
+  (free, _), _, (one, _), (mesh, programs) = results['answers']
+  assert mesh == one and max(programs) == 0  # the programs are those of answers without a budget
+  cut = [i for i, (a, b) in enumerate(zip(free, one, strict=True)) if a != b]
+  assert len(cut) >= 3 and all(i % 2 and one[i][:4] == [*free[i][:2], 7, 8] for i in cut)
 
 
 def test_optimizer_state_is_split(results):
