@@ -26,6 +26,9 @@ def answer_within(
   server cannot continue an answer.
   """
   first = ask(prompt, max_thinking_tokens)
+  if first.truncated is None:
+    what = 'the server says neither why an answer ended (finish_reason) nor how many tokens it has'
+    raise Failure(f'{what}; {_NEEDED}', retryable=False, affects_all=True)
   if not first.truncated:
     return first
   tag = _open_tag(prompt, first)

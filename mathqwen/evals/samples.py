@@ -17,7 +17,7 @@ from collections.abc import Collection, Hashable, Sequence
 from mathqwen.evals.report.intervals import interval
 from mathqwen.grading import latex, values
 
-_MOST_DRAWN = 256  # samples, up to which all draws of fewer are counted
+_MOST_DRAWN = 128  # samples, up to which all draws of fewer are counted
 _METHOD = 'Wilson, with the number of answers that the standard error over problems is worth'
 
 # --- ids ---

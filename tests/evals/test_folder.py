@@ -290,7 +290,7 @@ def test_a_full_disk_names_the_file_and_leaves_no_pieces(reciting, data_dir, tmp
   complete, out = tmp_path / 'complete', tmp_path / 'out'
   evaluate(reciting(), complete, data_dir)
   names = ['records.jsonl', 'scores.json', 'settings.json']
-  for size, name, left in ((50, 'settings.json', 0), (700, 'records.jsonl', 1), (1300, 'records.jsonl', 3)):
+  for size, name, left in ((50, 'settings.json', 0), (700, 'records.jsonl', 1), (1400, 'records.jsonl', 3)):
     with files_of_at_most(size), pytest.raises(OSError) as caught:
       evaluate(reciting(), out, data_dir)
     assert caught.value.filename == str(out / 'arithmetic' / name)

@@ -78,6 +78,12 @@ def test_a_server_that_cannot_continue_is_named_at_once(server, data_dir, tmp_pa
   assert len(server.asked) == 2
 
 
+def test_a_server_that_does_not_say_whether_the_budget_is_reached(server, data_dir):
+  server.respond = lambda h: h.say({'choices': [{'message': {'content': 'Hm'}}]})
+  with pytest.raises(UserError, match='says neither why an answer ended .* needs a server'):
+    evaluate(server, data_dir, max_thinking_tokens=20, concurrency=1)
+
+
 def test_an_answer_that_ends_within_the_budget_is_left_alone(server, data_dir, tmp_path, capsys):
   words = ['evaluate', server.model, '--benchmarks', 'arithmetic', '--data-dir', data_dir, '--max-thinking-tokens']
   assert cli.main([*words, '20', '--out', str(tmp_path), '--json']) == 0
