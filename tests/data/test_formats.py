@@ -362,6 +362,22 @@ def test_a_small_file_trains_as_it_is(tmp_path):
     assert np.count_nonzero(next(data.train())['loss_weights'])
   assert held_out == {1: (1, None), 2: (1, 1), 200: (180, 20)}
 
+  # In each family of shapes, with the holdout that is the default.
+  pairs = [(f'{n}+1=', f'It is {n + 1}.') for n in range(200)]
+  chats = [{'conversations': turns(*pair, keys=('from', 'value'), roles=('human', 'gpt'))} for pair in pairs]
+  families = {
+    'messages.jsonl': lines_of({'messages': turns(*pair)} for pair in pairs),
+    'sharegpt.json': json.dumps(chats).encode(),
+    'alpaca.json': json.dumps([{'instruction': q, 'input': '', 'output': a} for q, a in pairs]).encode(),
+    'completions.jsonl': lines_of({'prompt': q, 'completion': a} for q, a in pairs),
+    'table.csv': csv_of([{'question': q, 'answer': a} for q, a in pairs], ';'),
+    'rows.parquet': parquet_of([{'problem': q, 'solution': a} for q, a in pairs]),
+  }
+  for name, content in families.items():
+    (tmp_path / name).write_bytes(content)
+    data = TrainingData(DataConfig(sources=(str(tmp_path / name),), seq_len=64, batch_size=2), load_tokenizer())
+    assert (len(data.sources[0]), len(data.held_out)) == (180, 20), name
+
 
 # Writes what ChatML has no place for.
 TEMPLATE = (
