@@ -73,7 +73,7 @@ def mathqwen(*arguments: object) -> dict:
 def scores(model: str | pathlib.Path, out: pathlib.Path, data_dir: pathlib.Path, name: str) -> dict:
   """Accuracy on the same random test problems for every model, its 95% interval, and the loss of their solutions."""
   from mathqwen.data import sources
-  from mathqwen.evals.report import wilson
+  from mathqwen.evals.report.intervals import wilson
 
   rows, _ = sources.load('gsm8k', 'test', str(data_dir))
   drawn = random.Random(0).sample(rows, TEST)
