@@ -4,6 +4,7 @@ import glob
 import os
 
 import pytest
+from seen_in_browser import browser, see  # noqa: F401 - fixtures
 
 from mathqwen import compat
 

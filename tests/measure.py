@@ -143,6 +143,18 @@ PARTS = {
     'python tests/training/measure_flat.py',
     printed,
   ),
+  'clean': Part(
+    'cleaning of generated word problems as long as those of GSM8K, by their number',
+    'python tests/cleaning/measure_scale.py clean 200000 1000000',
+    printed,
+    long=True,
+  ),
+  'start': Part(
+    'start of training on shards, by the number of their examples',
+    'python tests/cleaning/measure_scale.py start 50000 5000000',
+    printed,
+    long=True,
+  ),
   'plan': Part(
     'memory of a Qwen2.5-7B training step per TPU chip at the peak, as the TPU compiler says',
     'mathqwen plan qwen2_5_7b --topology v5e-16 --topology v5p-32 --topology v6e-16 --json',
@@ -181,7 +193,7 @@ def run(part: Part, work: str, data_dir: str | None) -> str:
     words[:1] = [sys.executable, '-m', 'mathqwen']
   else:
     words[0] = sys.executable
-  if data_dir and ' data inspect ' in part.command:
+  if data_dir and (' data inspect ' in part.command or 'measure_scale.py clean' in part.command):
     words += ['--data-dir', data_dir]
   # PYTHONPATH: scripts below tests/ then import the checkout they stand in.
   environment = os.environ | {'PYTHONPATH': str(ROOT)}
@@ -211,7 +223,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('parts', nargs='*', metavar='PART', help=f'of {", ".join(PARTS)} (default: those of minutes)')
   parser.add_argument('--list', action='store_true', help='show the parts and their commands; measure nothing')
-  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of GSM8K and MATH, for `packing`')
+  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of GSM8K and MATH, for `packing` and `clean`')
   args = parser.parse_args()
   if args.list:
     for name, part in PARTS.items():

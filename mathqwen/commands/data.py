@@ -32,6 +32,12 @@ def add_flags(parser: _flags.Parser) -> None:
   text = "counts, packing efficiency, tokens per second and the first row of a config's data"
   inspect = _flags.add_command(verbs, 'inspect', text, run_inspect)
   _add_config_and_tokenizer(inspect, "this package's small tokenizer")
+  inspect.add_argument(
+    '--page',
+    type=_flags.path,
+    metavar='FILE.html',
+    help='write a page as well: texts and tokens with their mask, packed rows, histograms, what was left out and why',
+  )
 
   _augment.add_flags(_flags.add_command(verbs, 'augment', _augment.HELP, _augment.run))
 
@@ -89,7 +95,7 @@ def run_inspect(args: argparse.Namespace) -> dict:
 
   experiment = config.resolve(args.config, args.settings, data_dir=args.data_dir)
   sources.check_data_dir(experiment.data, args.data_dir, args.settings)
-  return inspect_data(experiment, args.tokenizer)
+  return inspect_data(experiment, args.tokenizer, args.page)
 
 
 def run_audit(args: argparse.Namespace) -> dict:

@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mathqwen import files
 from mathqwen.chat import chat_format
 from mathqwen.chat.chat_format import ChatFormat, text_with_specials
 from mathqwen.config import DataConfig, Experiment
-from mathqwen.data import encoding, pipeline, shard_card, sources
+from mathqwen.data import encoding, inspect_page, pipeline, shard_card, sources
 from mathqwen.data.encoded import Examples
 from mathqwen.data.examples import Example
 from mathqwen.data.shard_reader import Shards
@@ -144,10 +145,11 @@ def _of_shards(source: str, cfg: DataConfig, tokenizer: Tokenizer, chat: ChatFor
   }
 
 
-def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
+def inspect_data(experiment: Experiment, tokenizer: str | None, page: str | None = None) -> dict:
   """Prints counts, packing efficiency, rates and the first packed row of a config's data. Returns the numbers.
 
-  tokenizer: a directory; None takes the one in this package. UserError: when the data cannot be read.
+  tokenizer: a directory; None takes the one in this package. page: where an HTML page of the data is written.
+  UserError: when the data cannot be read.
   """
   cfg = experiment.data
   loaded = load_tokenizer(tokenizer)
@@ -174,4 +176,7 @@ def inspect_data(experiment: Experiment, tokenizer: str | None) -> dict:
     print(line)
   first_row = {name: rows[0] for name, rows in next(data.train()).items()}
   print(describe(first_row, loaded, sys.stdout.isatty()))
+  if page is not None:
+    inspect_page.write(files.path(page), f'Data: {", ".join(cfg.sources)}', data, numbers)
+    print(f'the page: {page}')
   return {'sources': numbers}

@@ -3,18 +3,22 @@
 import dataclasses
 import errno
 import json
+import pathlib
+import shlex
 
 import pytest
 from dirty_rows import REASONS, ROWS, TEST_QUESTION, row
 
 pytest.importorskip('apache_beam', reason='the extra `beam` is not installed')
 
-from mathqwen.cleaning import card, job, stages
+from mathqwen.cleaning import card, job, pipeline, stages
 from mathqwen.cleaning.clean import clean
 from mathqwen.cleaning.settings import Cleaning, split
 from mathqwen.data.sources import load
 from mathqwen.data_config import DataConfig
 from mathqwen.errors import UserError
+
+README = pathlib.Path(pipeline.__file__).with_name('README.md')
 
 
 @pytest.fixture
@@ -173,3 +177,16 @@ def test_shards_are_what_training_reads(mixture, tmp_path):
   data = TrainingData(dataclasses.replace(cfg, sources=tuple(folders)), load_tokenizer())
   assert [len(part) for part in data.sources] == [kept, 1] and result['shards']['examples'] == kept + 1
   assert ', 3 times an epoch of the mixture' in '\n'.join(data.describe())
+
+
+def test_the_options_that_the_readme_shows_are_those_of_beam():
+  """Each command with --beam is parsed by Beam's own classes, whose options have the values that the README gives."""
+  text = README.read_text().partition('## On a cluster')[2].replace('\\\n', ' ')
+  commands = [shlex.split(line) for line in text.splitlines() if line.startswith('    mathqwen data clean')]
+  seen = []
+  for words in commands:
+    given = dict(words[i + 1].split('=', 1) for i, word in enumerate(words) if word == '--beam')
+    parsed = pipeline.parse_options([f'{name}={value}' for name, value in given.items()], {}).get_all_options()
+    assert {name: str(parsed[name]) for name in given} == given
+    seen.append(given.get('runner'))
+  assert seen == ['DataflowRunner', 'FlinkRunner', 'SparkRunner', None]
