@@ -123,6 +123,12 @@ PARTS = {
     'python tests/inference/measure_batching.py',
     printed,
   ),
+  'grading': Part(
+    'CPU seconds to grade the 5,000 problems of MATH, and verdicts that depend on the load of the machine',
+    'python tests/grading/measure_grading.py data',
+    printed,
+    long=True,  # and MATH has to be the user's own copy
+  ),
   'saving': Part(
     'saving a model of 100 million parameters, with moments and checksums, at the default interval',
     'python tests/storage/measure_saving.py',
@@ -195,6 +201,8 @@ def run(part: Part, work: str, data_dir: str | None) -> str:
     words[0] = sys.executable
   if data_dir and (' data inspect ' in part.command or 'measure_scale.py clean' in part.command):
     words += ['--data-dir', data_dir]
+  elif data_dir and words[-1] == 'data':
+    words[-1] = data_dir
   # PYTHONPATH: scripts below tests/ then import the checkout they stand in.
   environment = os.environ | {'PYTHONPATH': str(ROOT)}
   done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=environment)
@@ -223,7 +231,9 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('parts', nargs='*', metavar='PART', help=f'of {", ".join(PARTS)} (default: those of minutes)')
   parser.add_argument('--list', action='store_true', help='show the parts and their commands; measure nothing')
-  parser.add_argument('--data-dir', metavar='DIR', help='a local copy of GSM8K and MATH, for `packing` and `clean`')
+  parser.add_argument(
+    '--data-dir', metavar='DIR', help='a local copy of GSM8K and MATH, for `packing`, `clean` and `grading`'
+  )
   args = parser.parse_args()
   if args.list:
     for name, part in PARTS.items():

@@ -254,6 +254,12 @@ def test_an_answer_at_which_workers_die_is_undecided(worker, comparer):
   assert comparer.equal('1', '2') == (None, 'undecided: the process of math-verify ended twice')
 
 
+def test_a_fault_of_the_parser_is_undecided_and_named(worker, comparer):
+  worker('print(\'{"ready": true}\', flush=True)\ninput()\nprint(\'{"equal": null, "why": "ValueError"}\', flush=True)')
+  assert comparer.equal('1', '2') == (None, 'undecided: ValueError')
+  assert comparer.starts == 1
+
+
 def test_missing_math_verify_is_reported(worker, comparer):
   worker('print(\'{"missing": "No module named math_verify"}\')')
   with pytest.raises(UserError, match='No module named math_verify; install it with: pip install math-verify'):
