@@ -134,6 +134,29 @@ def data_of(*sources, **settings):
   return TrainingData(DataConfig(sources=sources, batch_size=4, **{'seq_len': T} | settings), load_tokenizer())
 
 
+def test_the_start_reads_as_much_of_many_examples_as_of_few(tmp_path, monkeypatch):
+  """Of the index of prompts a binary search, and of the examples those that are held out."""
+  from mathqwen.data import shard_reader
+
+  read = shard_reader._Files.read
+  seen = []
+
+  def counted(self, entry, numbers):
+    seen.append(len(numbers))
+    return read(self, entry, numbers)
+
+  monkeypatch.setattr(shard_reader._Files, 'read', counted)
+  monkeypatch.setattr(prompts, 'BLOCK', 16)
+  taken_of = []
+  for copies in (1, 40):
+    source = encode([example(i, f'{i}+{copies}=', 'x') for i in range(72 * copies)])
+    folder = write(tmp_path / str(copies), source)
+    seen.clear()
+    hold_out([Shards(folder)], 4, 3)
+    taken_of.append(sum(seen))
+  assert taken_of[1] <= taken_of[0] + 12  # there are 40 times as many examples, and blocks
+
+
 def test_a_run_reads_shards_as_it_reads_files(folder, tmp_path):
   rows = [{'question': f'{i}+2=', 'answer': f'{i + 2}'} for i in range(30)]
   file = str(write_lines(tmp_path / 'a.jsonl', *rows))
