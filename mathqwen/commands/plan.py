@@ -2,14 +2,32 @@
 
 import argparse
 
-from mathqwen.commands import _flags
+from mathqwen import files
+from mathqwen.commands import _asking, _flags
+from mathqwen.errors import UserError
 
-HELP = 'memory, time and settings of training on TPU slices: compiles the step for them on this machine'
+HELP = 'memory and time of training or evaluation on TPU slices: compiles the steps for them on this machine'
+
+# Flags for --evaluate, which are the fields of `evaluation.Asked`: {name: (type, metavar, help)}
+ASKED = {
+  'batch_size': (int, 'N', f'slots: answers decoded together (default: {_asking.BATCH_SIZE})'),
+  'limit': (int, 'N', 'problems of each benchmark (default: all)'),
+  'max_new_tokens': (int, 'N', "longest answer (default: the benchmark's)"),
+  'answer_tokens': (int, 'N', 'mean answer (default: as in published answers to it, where known, else the longest)'),
+  'prompt_tokens': (int, 'N', 'a question with its turns (default: 128)'),
+  'price': (float, 'X', 'of a chip-hour, for the price of the benchmark'),
+}
 
 
 def add_flags(parser: _flags.Parser) -> None:
-  """Adds CONFIG, the slices, and settings that the planner must keep."""
-  _flags.add_config(parser)
+  """Adds what is planned, the slices, settings that the planner must keep, and the flags of --evaluate."""
+  parser.add_argument(
+    'config',
+    type=_flags.model_path,
+    metavar='CONFIG|MODEL',
+    help='what to train, as `mathqwen train` takes it; with --evaluate a MODEL, whose weights need not be there, the '
+    'name of a published size such as Qwen2.5-7B, or a CONFIG',
+  )
   parser.add_argument(
     '--topology',
     action='append',
@@ -19,13 +37,63 @@ def add_flags(parser: _flags.Parser) -> None:
     help='a TPU slice to compile for: v5p-32, v6e-16, v5e-1, ...; may be repeated',
   )
   _flags.add_settings(parser, '. The planner keeps these and chooses the other settings that change memory and time')
+  parser.add_argument(
+    '--evaluate', metavar='A,B', help='plan the evaluation on these benchmarks, as `mathqwen evaluate` takes them'
+  )
+  group = parser.add_argument_group('with --evaluate')
+  for name, (kind, metavar, text) in ASKED.items():
+    group.add_argument(f'--{name.replace("_", "-")}', type=kind, metavar=metavar, help=text)
+  group.add_argument('--dtype', choices=_flags.DTYPES, help='of weights and activations (default: bfloat16)')
+  group.add_argument('--cache-dtype', choices=_asking.CACHE_DTYPES, help='of keys and values (default: --dtype)')
 
 
 def run(args: argparse.Namespace) -> dict:
-  """Prints one row for each slice. The JSON: `topologies`, the rows in full."""
+  """Prints one row for each slice, with --evaluate for each slice and benchmark. The JSON: `topologies`, the rows."""
+  asked = _asking.given(args, (*ASKED, 'dtype', 'cache_dtype'))
+  if args.evaluate is not None:
+    return _evaluation(args, asked)
   from mathqwen import config
   from mathqwen.planning import plan_table
 
+  for name in asked:
+    raise UserError(f'--{name.replace("_", "-")} is for --evaluate only: leave it out')
   experiment = config.resolve(args.config, args.settings)
   fixed = {setting.partition('=')[0] for setting in args.settings}
   return plan_table.plan(experiment, args.topologies, fixed)
+
+
+def _evaluation(args: argparse.Namespace, asked: dict) -> dict:
+  from mathqwen.evals import ask
+  from mathqwen.planning import evaluation
+
+  benchmarks = ask.choose(args.evaluate)
+  return evaluation.plan(_experiment(args), benchmarks, args.topologies, evaluation.Asked(**asked))
+
+
+def _experiment(args: argparse.Namespace):
+  """The experiment with the model that is to be evaluated. UserError: when there is no such model."""
+  from mathqwen import config, config_files, hf
+  from mathqwen.model.config import PRESETS
+  from mathqwen.storage import workdir
+
+  if args.config.startswith(files.HUB):
+    raise UserError(f'{args.config}: plan downloads nothing; give a folder with its config.json, or {_known(PRESETS)}')
+  place = files.path(args.config)
+  if args.config in PRESETS:
+    experiment = config.Experiment(PRESETS[args.config])
+  elif place.is_dir() and files.is_there(place / 'config.json'):
+    experiment = config.Experiment(hf.read_config(args.config))
+  elif place.is_dir():
+    found = workdir.find_checkpoint(args.config)
+    if found is None:
+      raise UserError(f'{args.config} has neither config.json nor a run of ours: give {_known(PRESETS)}')
+    experiment = found[1]
+  elif args.config in config_files.names() or place.suffix == '.py':
+    experiment = config.load(args.config)
+  else:
+    raise UserError(f'no model {args.config!r}: give the folder of a MODEL, a CONFIG, or {_known(PRESETS)}')
+  return config.override(experiment, args.settings)
+
+
+def _known(presets: dict) -> str:
+  return f'one of {", ".join(presets)}'

@@ -4,7 +4,6 @@ XLA's own `cost_analysis` counts the body of a loop once, however often it runs.
 program. Where it depends on data, as in the loss head, the caller gives it, for each such loop in program order.
 """
 
-import collections
 import math
 import re
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from collections.abc import Iterator
 from jax.extend import core
 
 from mathqwen import compat
+from mathqwen.hardware import hlo
 
-DTYPE_BYTES = {'pred': 1, 'bf16': 2} | {f'{kind}{8 * n}': n for kind in 'sfu' for n in (1, 2, 4, 8)}
 KINDS = ('all-gather', 'reduce-scatter', 'all-reduce', 'all-to-all', 'collective-permute')
 
 
@@ -69,7 +68,7 @@ def _jaxprs(value) -> list[core.Jaxpr]:
   return []
 
 
-def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
+def collective_bytes(program: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
   """{kind: bytes that one chip receives from others in a step}, from the text of a compiled program.
 
   A collective over n chips with a result of b bytes on each:
@@ -81,9 +80,9 @@ def collective_bytes(hlo: str, turns: tuple[int, ...] = ()) -> dict[str, int]:
 
   turns: as in `matmul_flops`.
   """
-  computations, entry = _parse_hlo(hlo)
-  times = _executions(computations, entry, iter(turns))
-  partitions = re.search(r'num_partitions=(\d+)', hlo)
+  computations, entry = hlo.parse(program)
+  times = hlo.executions(computations, entry, iter(turns))
+  partitions = re.search(r'num_partitions=(\d+)', program)
   devices = int(partitions.group(1)) if partitions else 1
 
   # In a TPU program an asynchronous collective has several instructions, all with the same channel: count them once.
@@ -117,90 +116,12 @@ def _received(kind: str, size: int, n: int) -> int:
   }[kind]
 
 
-# An instruction of HLO: `ROOT %name = result opcode(%operand, ...), more`.
-Instruction = collections.namedtuple('Instruction', 'root name result opcode operands text')
-_INSTRUCTION = re.compile(r'\s+(ROOT )?%?([\w.-]+) = (.*?)\s([a-z][a-z0-9-]*)\((.*?)\)')
-_CALLED = re.compile(r'(?:calls|to_apply|body|called_computations|branch_computations)=({[^}]*}|%?[\w.-]+)')
-Computations = dict[str, list[Instruction]]
-
-
-def _executions(computations: Computations, entry: str, turns: Iterator[int]) -> collections.Counter:
-  """How often each computation runs in a step."""
-  times = collections.Counter()
-
-  def visit(name: str, count: int):
-    times[name] += count
-    for line in computations[name]:
-      if line.opcode == 'while':
-        condition = re.search(r'condition=%?([\w.-]+)', line.text).group(1)
-        body = re.search(r'body=%?([\w.-]+)', line.text).group(1)
-        known = _turns(line, computations[condition], computations[body])
-        visit(body, count * (next(turns) if known is None else known))
-        continue
-      for called in _CALLED.findall(line.text):
-        for callee in re.findall(r'[\w.-]+', called):  # one name, or several in braces
-          if callee in computations:
-            visit(callee, count)
-
-  visit(entry, 1)
-  return times
-
-
-def _parse_hlo(hlo: str) -> tuple[Computations, str]:
-  """(all computations, the name of the one that the program starts with)"""
-  computations: Computations = {}
-  entry = lines = None
-  for text in hlo.splitlines():
-    if head := re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', text):
-      lines = computations[head.group(2)] = []
-      entry = head.group(2) if head.group(1) else entry
-    elif lines is not None and (match := _INSTRUCTION.match(text)):
-      root, name, result, opcode, operands = match.groups()
-      lines.append(Instruction(bool(root), name, result, opcode, re.findall(r'%([\w.-]+)', operands), text))
-  return computations, entry
-
-
-def _turns(loop: Instruction, condition: list[Instruction], body: list[Instruction]) -> int | None:
-  """How often a while loop runs, or None where that depends on data.
-
-  XLA has noted it, or the loop has a counter that goes from 0 to a constant.
-  """
-  if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text):
-    return int(known.group(1))
-
-  # The condition: counter < limit, where the counter is an element of the loop's state.
-  (compare,) = [line for line in condition if line.root]
-  if len(compare.operands) != 2 or 'direction=LT' not in compare.text:
-    return None
-  counter, limit = [_instruction(condition, name) for name in compare.operands]
-  if counter.opcode != 'get-tuple-element' or limit.opcode != 'constant':
-    return None
-
-  # The body: the same element becomes counter + constant.
-  (root,) = [line for line in body if line.root]
-  element = int(re.search(r'index=(\d+)', counter.text).group(1))
-  step = _instruction(body, root.operands[element])
-  added = [_instruction(body, name) for name in step.operands]
-  constants = [_constant(line) for line in added if line.opcode == 'constant']
-  if step.opcode != 'add' or not constants:
-    return None
-  return -(-_constant(limit) // constants[0])  # rounded up
-
-
-def _instruction(lines: list[Instruction], name: str) -> Instruction:
-  return next(line for line in lines if line.name == name)
-
-
-def _constant(line: Instruction) -> int:
-  return int(re.search(r' constant\((\d+)\)', line.text).group(1))
-
-
-def _result_bytes(line: Instruction) -> int:
+def _result_bytes(line: hlo.Instruction) -> int:
   """Bytes of an instruction's result: 'f32[8,128]{1,0}' or a tuple of such."""
   arrays = []
   for dtype, dims in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', line.result):
     shape = [int(d) for d in dims.split(',') if d]
-    arrays.append(math.prod(shape) * DTYPE_BYTES[dtype])
+    arrays.append(math.prod(shape) * hlo.DTYPE_BYTES[dtype])
   if line.opcode in ('all-gather-start', 'collective-permute-start'):
     return arrays[1]  # their result is a tuple (operand, result, ...)
   return sum(arrays)

@@ -27,14 +27,11 @@ from mathqwen.hardware import sharding
 from mathqwen.inference import cpu
 from mathqwen.inference.budget import Budget
 from mathqwen.inference.sampling import AnswerRequest, Sampling, check
+from mathqwen.inference.shapes import STEPS, ended_slots, prefill_rows, round_up, whole_shards
 from mathqwen.model import attention, qwen
-from mathqwen.model.cache import KVCache
+from mathqwen.model.cache import AXES, KVCache
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
-
-STEPS = 32  # most tokens of each answer before the host looks which answers have ended
-PREFILL = 2048  # most positions of prompts prefilled together; but at least one prompt on each shard of a batch
-CACHE_AXES = ('layers', 'batch', 'kv_heads', 'whole', 'head_dim')  # of the arrays of a KVCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +122,7 @@ class Program:
 
   def draw(self, params: dict, x_BD: jax.Array, keys_B: jax.Array, count_B: jax.Array) -> jax.Array:
     """The next token of each answer, int32 [B], from final-norm outputs."""
-    logits_BV = qwen.unembed(params, x_BD)
+    logits_BV = self.compute.placement(qwen.unembed(params, x_BD), 'copy', 'vocab')
     if self.vocab_size < self.cfg.vocab_size:
       logits_BV = jnp.where(jnp.arange(self.cfg.vocab_size) < self.vocab_size, logits_BV, -jnp.inf)
     # A key for each token, from its number in the answer: no state to carry.
@@ -206,16 +203,25 @@ def decode(params: dict, slots: Slots, enough: jax.Array, *, program: Program, s
 def _placed(slots: Slots, program: Program) -> Slots:
   """The slots, on a mesh with rows split like those of a batch and heads like those of the weights."""
   place = sharding.placement(program.mesh)
-  return jax.tree.map(lambda x: place(x, *(('batch',) if x.ndim == 1 else CACHE_AXES)), slots)
+  return jax.tree.map(lambda x: place(x, *(('batch',) if x.ndim == 1 else AXES)), slots)
 
 
 @functools.partial(jax.jit, static_argnums=range(4))
-def _empty_slots(program: Program, rows: int, slots: int, cache_dtype: str) -> Slots:
+def empty_slots(program: Program, rows: int, slots: int, cache_dtype: str) -> Slots:
   """`rows` slots without answers, none of them live; `slots` is the number of positions in the cache."""
   cache = program.decoder.empty_cache(program.cfg, rows, slots, cache_dtype)
   zeros = lambda dtype: jnp.zeros((rows,), dtype)
   keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
   return _placed(Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool)), program)
+
+
+def program_for(cfg: ModelConfig, request: AnswerRequest, execution: Execution, decoder: Decoder) -> Program:
+  """What `generate` compiles its steps with."""
+  dtype, mesh = str(jnp.dtype(execution.dtype)), execution.mesh
+  placement = sharding.placement(mesh, cfg.vocab_size)
+  compute = Compute(dtype=dtype, attention=attention.select('auto', mesh, dtype), placement=placement)
+  vocab_size = min(request.vocab_size, cfg.vocab_size)
+  return Program(cfg, vocab_size, tuple(request.stop_ids), request.sampling, compute, decoder, mesh)
 
 
 def generate(
@@ -239,16 +245,7 @@ def generate(
   check(cfg, prompts, request, execution.batch_size)
   if not prompts:
     return []
-  dtype = str(jnp.dtype(execution.dtype))
-  program = Program(
-    cfg,
-    min(request.vocab_size, cfg.vocab_size),
-    tuple(request.stop_ids),
-    request.sampling,
-    Compute(dtype=dtype, attention=attention.select('auto', execution.mesh, dtype)),
-    decoder_for(params, execution.mesh),
-    execution.mesh,
-  )
+  program = program_for(cfg, request, execution, decoder_for(params, execution.mesh))
   batch = _Batch(params, program, prompts, request, execution, budget)
   while batch.unfinished:
     batch.fill()
@@ -279,36 +276,21 @@ class _Batch:
 
     self.shards = 1 if program.mesh is None else sharding.batch_shards(dict(program.mesh.shape))
     power_of_two = 1 << (len(prompts) - 1).bit_length()  # few sizes, few programs
-    self.rows = self._whole_shards(min(execution.batch_size, power_of_two))
+    self.rows = whole_shards(min(execution.batch_size, power_of_two), self.shards)
     self.params = program.decoder.pack(params, program.cfg, self.rows)
-    self.multiple = 128 if _platform(params) == 'tpu' else 64  # of positions, as kernels take them
+    self.platform = _platform(params)
     self.positions = self._positions_for(self.waiting[0])
-    self.slots = _empty_slots(program, self.rows, self.positions, execution.cache_dtype or program.compute.dtype)
+    self.slots = empty_slots(program, self.rows, self.positions, execution.cache_dtype or program.compute.dtype)
 
   @property
   def unfinished(self) -> bool:
     """Whether prompts or live answers are left."""
     return bool(self.waiting or self.continued or self.ready or self.owners)
 
-  def _whole_shards(self, rows: int) -> int:
-    """`rows`, rounded up to as many on each shard of a batch."""
-    return -(-rows // self.shards) * self.shards  # -(-a // b) rounds up
-
-  def _round_up(self, positions: int) -> int:
-    """The least of a few sizes that holds `positions`: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... times `self.multiple`.
-
-    Few sizes, because each is a program to compile.
-    """
-    units = -(-positions // self.multiple)
-    power = 1
-    while units > 4 * power:
-      power *= 2
-    return -(-units // power) * power * self.multiple
-
   def _positions_for(self, index: int) -> int:
     """Positions that this answer needs for the next `STEPS` steps. The last token of an answer is never read."""
     tokens = min(len(self.answers[index]) + STEPS, self.limits[index])
-    return self._round_up(len(self.prompts[index]) + tokens - 1)
+    return round_up(len(self.prompts[index]) + tokens - 1, self.platform)
 
   def _read(self, index: int) -> list[int]:
     """What the model reads before it goes on with this answer: the prompt, and what is answered already."""
@@ -317,8 +299,9 @@ class _Batch:
   def _prefill(self):
     """Prefills the next group of prompts, which are then ready."""
     queue = self.continued or self.waiting
-    width = self._round_up(max(len(self._read(index)) for index in itertools.islice(queue, self.rows)))
-    P = self._whole_shards(max(1, min(self.rows, PREFILL // width)))
+    longest = max(len(self._read(index)) for index in itertools.islice(queue, self.rows))
+    width = round_up(longest, self.platform)
+    P = prefill_rows(width, self.rows, self.shards)
     taken = [queue.popleft() for _ in range(min(P, len(queue)))]
     tokens = np.zeros((P, width), np.int32)
     lengths = np.zeros(P, np.int32)
@@ -362,7 +345,7 @@ class _Batch:
     Returns the prompts whose answers have ended.
     """
     left = len(self.waiting) + len(self.continued) + len(self.ready)
-    enough = min(max(1, self.rows // 32), left) if left else self.rows
+    enough = min(ended_slots(self.rows), left) if left else self.rows
     self.slots, result = decode(self.params, self.slots, enough, program=self.program, steps=STEPS)
     tokens, live = jax.device_get(result)
     done = []

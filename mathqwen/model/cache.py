@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from mathqwen.model.config import ModelConfig
 
 DTYPES = ('float32', 'bfloat16', 'int8')
+AXES = ('layers', 'batch', 'kv_heads', 'whole', 'head_dim')  # of k and v
 
 
 @jax.tree_util.register_dataclass
@@ -87,12 +88,20 @@ class KVCache:
     return jnp.arange(self.slots) <= positions_BT[..., None]
 
   def write(self, layer: int | jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> 'KVCache':
-    """The cache with the next T slots of each row written in `layer`. The lengths stay: see `advance`."""
-    rows_B1, slots_BT = self._next_slots(*k_BTKH.shape[:2])
+    """The cache with the next T slots of each row written in `layer`. The lengths stay: see `advance`.
+
+    On a mesh, only inside `Placement.local`: it counts rows and heads through.
+    """
+    B, T, K = k_BTKH.shape[:3]
+    # Each head of each row is written for itself. XLA for TPU would write the K heads of a slot as one piece, and for
+    # that keep the heads beside each other in memory: two copies of the cache whenever a program of other shape runs.
+    rows_R1 = jnp.arange(B * K)[:, None]
+    slots_RT = jnp.repeat(self.lengths, K)[:, None] + jnp.arange(T)
 
     def set_slots(old, x_BTKH):
-      new = encode(x_BTKH, self.dtype)
-      return jax.tree.map(lambda o, n: o.at[layer, rows_B1, :, slots_BT].set(n), old, new)
+      new = jax.tree.map(lambda n: n.swapaxes(1, 2).reshape(B * K, T, -1), encode(x_BTKH, self.dtype))
+      join = lambda o: o.reshape(o.shape[0], B * K, *o.shape[3:])
+      return jax.tree.map(lambda o, n: join(o).at[layer, rows_R1, slots_RT].set(n).reshape(o.shape), old, new)
 
     return dataclasses.replace(self, k=set_slots(self.k, k_BTKH), v=set_slots(self.v, v_BTKH))
 
@@ -148,3 +157,6 @@ class KVCache:
   def _set_rows(self, old, rows_P, new_LPKTH):
     """`old`, which is k or v, with the first T slots of these rows set to `new`."""
     return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new_LPKTH)
+
+
+CACHE_AXES = KVCache(AXES, AXES, ('batch',), ('batch',))  # for `Placement.local`: names where a cache has arrays

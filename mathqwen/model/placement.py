@@ -4,6 +4,7 @@ The model only names the axes of an array; `hardware.sharding` knows the mesh.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,13 @@ class Placement:
   def __call__(self, x: jax.Array, *axes: str) -> jax.Array:
     """`x`, laid out by the logical names of its axes."""
     return x
+
+  def local(self, function: Callable, inputs: tuple, outputs: tuple) -> Callable:
+    """`function`, run on each device with its own parts of the arrays, so that nothing moves.
+
+    inputs, outputs: the axis names of each argument and result; for a tree, a tree of them.
+    """
+    return function
 
   def tree(self, values: dict, axes: dict) -> dict:
     """`__call__` on each leaf; `axes` has a tuple of names where `values` has an array."""

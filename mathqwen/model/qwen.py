@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 from mathqwen import compat
 from mathqwen.model import layers, stack
-from mathqwen.model.cache import KVCache
+from mathqwen.model.cache import CACHE_AXES, KVCache
 from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import Rotation, linear, rms_norm, rope
@@ -32,6 +32,12 @@ from mathqwen.model.placement import opaque_one
 
 # (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, what the caller of the layer gets back: a new cache, keys and values, or None)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
+
+
+# Axes of queries, and of keys and values, in attention; and of its outputs where they meet the weight `o`.
+_QUERIES = ('batch', 'whole', 'heads', 'head_dim')
+_KEYS = ('batch', 'whole', 'kv_heads', 'head_dim')
+_MIXED = ('copy', 'whole', 'heads', 'head_dim')
 
 
 def param(init, rngs, shape, *axes) -> nnx.Param:
@@ -153,6 +159,13 @@ def embed(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
   return place(x_BTD, 'batch', 'length', 'width')
 
 
+def _look_up(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
+  """`embed` for few tokens: every chip looks up all of them in its part of the table, and no part moves."""
+  place = compute.placement
+  x_BTD = params['embed'][place(tokens_BT, 'copy', 'whole')].astype(compute.dtype)
+  return place(x_BTD, 'copy', 'whole', 'embed')
+
+
 def final_norm(params: dict, cfg: ModelConfig, x_BTD: jax.Array) -> jax.Array:
   """The norm after the last layer, [B, T, D]."""
   return rms_norm(x_BTD, params['norm'].astype(x_BTD.dtype), cfg.rms_norm_eps)
@@ -200,24 +213,37 @@ def forward(
 def prefill(
   params: dict, cfg: ModelConfig, tokens_PT: jax.Array, lengths_P: jax.Array, compute: Compute = PLAIN
 ) -> tuple[jax.Array, jax.Array]:
-  """(keys, values), each [L, P, T, K, H], of prompts padded on the right, for `KVCache.admit`."""
+  """(keys, values), each [L, P, T, K, H], of prompts padded on the right, for `KVCache.admit`.
+
+  On a mesh, weights stay where they are, as in `decode_step`.
+  """
   P, T = tokens_PT.shape
   positions_PT = jnp.broadcast_to(jnp.arange(T), (P, T))
   segment_ids_PT = (positions_PT < lengths_P[:, None]).astype(jnp.int32)
   rotation = layers.rotation(cfg, positions_PT, lengths_P[:, None], lengths_P[:, None])
-  attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_PT), (k, v))
+  place = compute.placement
+
+  def attend(q, k, v):
+    k, v = place(k, *_KEYS), place(v, *_KEYS)
+    return place(compute.attention(q, k, v, segment_ids_PT), *_MIXED), (k, v)
 
   def layer(x_PTD, weights):
-    return block(cfg, cast(weights, compute.dtype))(x_PTD, rotation, attend)
+    x_PTD, keys_and_values = block(cfg, cast(weights, compute.dtype))(x_PTD, rotation, attend)
+    return place(x_PTD, 'copy', 'whole', 'embed'), keys_and_values
 
-  _, keys_and_values = jax.lax.scan(layer, embed(params, tokens_PT, compute), params['layers'])
+  _, keys_and_values = jax.lax.scan(layer, _look_up(params, tokens_PT, compute), params['layers'])
   return keys_and_values
 
 
 def decode_step(
   params: dict, cfg: ModelConfig, tokens_BT: jax.Array, cache: KVCache, compute: Compute = PLAIN
 ) -> tuple[jax.Array, KVCache]:
-  """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row."""
+  """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row.
+
+  On a mesh, weights and cache stay where they are, and activations move: an activation is split like the weight that it
+  meets, in attention like the cache. A step has few tokens, so that is a thousandth of what gathering weights takes.
+  """
+  place = compute.placement
   T = tokens_BT.shape[1]
   positions_BT = cache.lengths[:, None] + jnp.arange(T)
   # Keys of earlier tokens keep the rotation that they were written with, as in transformers.
@@ -230,15 +256,22 @@ def decode_step(
     index, weights = numbered_weights
 
     def attend(q, k, v):
-      new = cache.write(index, k, v)
-      return layers.attention(q, *new.read(index, q.dtype), new.mask(positions_BT)), new
+      o_BTNH, new = attend_locally(index, q, k, v, cache, positions_BT)
+      return place(o_BTNH, *_MIXED), new
 
-    return block(cfg, cast(weights, compute.dtype))(x_BTD, rotation, attend), None
+    x_BTD, cache = block(cfg, cast(weights, compute.dtype))(x_BTD, rotation, attend)
+    return (place(x_BTD, 'copy', 'whole', 'embed'), cache), None
 
-  x_BTD = embed(params, tokens_BT, compute)
+  def attend_to_cache(index, q, k, v, cache, positions_BT):
+    new = cache.write(index, k, v)
+    return layers.attention(q, *new.read(index, q.dtype), new.mask(positions_BT)), new
+
+  inputs = ((), _QUERIES, _KEYS, _KEYS, CACHE_AXES, ('batch', 'whole'))
+  attend_locally = place.local(attend_to_cache, inputs, (_QUERIES, CACHE_AXES))
+  x_BTD = _look_up(params, tokens_BT, compute)
   numbered_weights = (jnp.arange(cfg.num_hidden_layers), params['layers'])
   (x_BTD, cache), _ = jax.lax.scan(layer, (x_BTD, cache), numbered_weights)
-  return final_norm(params, cfg, x_BTD), cache.advance(T)
+  return final_norm(params, cfg, place(x_BTD, 'copy', 'whole', 'width')), cache.advance(T)
 
 
 def cast(weights: dict, dtype: DTypeLike) -> dict:

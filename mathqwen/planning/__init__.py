@@ -1,11 +1,14 @@
-"""`mathqwen plan`: the training step compiled for TPU slices that are not here.
+"""`mathqwen plan`: the steps of training and of evaluation, compiled for TPU slices that are not here.
 
 For other folders to use; nothing is imported here, so that each module costs only what it needs:
 
-  plan_table.plan      compiles for each slice, prints a table, returns its rows
+  plan_table.plan      compiles a training step for each slice, prints a table, returns its rows
   search.candidates    the settings that are worth compiling for a slice
   roofline.bounds      the least time a compiled step can take
+  evaluation.plan      the same table for the steps of `evaluate`
   compiler             the TPU compiler, in a process of its own: `python -m mathqwen.planning.compiler`
+
+Only for these: `answer_steps` (what that process compiles of `evaluate`) and `host_memory`.
 """
 
-__all__ = ['compiler', 'plan_table', 'roofline', 'search']
+__all__ = ['compiler', 'evaluation', 'plan_table', 'roofline', 'search']

@@ -4,6 +4,7 @@ libtpu takes one kind of chip per process, so each slice is compiled in a proces
 `python -m mathqwen.planning.compiler`, which reads a request from standard input and answers with one line of JSON.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -14,8 +15,18 @@ import time
 from typing import Any
 
 from mathqwen import compat, config
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips
+
+
+def check_installed():
+  """UserError: when the TPU compiler is not here. Says so when it is that of another JAX."""
+  if importlib.util.find_spec('libtpu') is None:
+    raise UserError(
+      f'plan needs the TPU compiler of this JAX, which needs no TPU: pip install {compat.tpu_requirement()}'
+    )
+  if warning := compat.other_libtpu():
+    report(warning)
 
 
 def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, Any]:
@@ -24,11 +35,16 @@ def compile_for(experiment: config.Experiment, where: chips.Slice) -> dict[str, 
   {'error': one line, 'compile_seconds'} when the step needs more memory than the slice has.
   UserError: when the compiler fails in any other way, which says nothing about the slice.
   """
-  request = {
-    'experiment': config.to_json(experiment),
-    'topology': f'{where.chip.name}:{where.topology}',
-    'options': _topology_options(where),
-  }
+  return _in_own_process({'experiment': config.to_json(experiment)}, where)
+
+
+def compile_answers(experiment: config.Experiment, slots: dict[str, Any], where: chips.Slice) -> dict[str, Any]:
+  """The same for `answer_steps.compile_here`. slots: the fields of `answer_steps.Slots`."""
+  return _in_own_process({'experiment': config.to_json(experiment), 'slots': slots}, where)
+
+
+def _in_own_process(request: dict[str, Any], where: chips.Slice) -> dict[str, Any]:
+  request |= {'topology': f'{where.chip.name}:{where.topology}', 'options': _topology_options(where)}
   environment = {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',  # no metadata server is asked what machine this is
@@ -71,13 +87,11 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   topology, options: of `jax.experimental.topologies.get_topology_desc`.
   """
   import jax
-  from jax.experimental import topologies
 
   from mathqwen.hardware import cost, sharding
   from mathqwen.training import loss, optim, step
 
-  devices = topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
-  mesh = sharding.make_mesh(experiment.mesh, devices)
+  mesh = sharding.make_mesh(experiment.mesh, _devices(topology, options))
   tx = optim.optimizer(experiment.optim, experiment.train.steps)
   state = step.abstract_state(mesh, experiment.model, tx)
 
@@ -107,6 +121,12 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   }
 
 
+def _devices(topology: str, options: dict[str, Any]) -> list:
+  from jax.experimental import topologies
+
+  return topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
+
+
 def _topology_options(where: chips.Slice) -> dict[str, Any]:
   options = {}
   if where.chips == 1:
@@ -133,13 +153,19 @@ def _memory(analysis) -> dict[str, int]:
 def main():
   """Answers one request: reads it from standard input, writes one line of JSON.
 
-  The answer is that of `compile_here`, or {'refused': one line} for what is wrong with the settings, or {'failed': one
-  line} for what went wrong in JAX or libtpu.
+  The answer is that of `compile_here` or `answer_steps.compile_here`, or {'refused': one line} for what is wrong with
+  the settings, or {'failed': one line} for what went wrong in JAX or libtpu.
   """
   request = json.load(sys.stdin)
   experiment = config.from_json(request['experiment'], 'request')
   try:
-    answer = compile_here(experiment, request['topology'], request['options'])
+    if 'slots' in request:
+      from mathqwen.planning import answer_steps
+
+      devices = _devices(request['topology'], request['options'])
+      answer = answer_steps.compile_here(experiment.model, answer_steps.Slots(**request['slots']), devices)
+    else:
+      answer = compile_here(experiment, request['topology'], request['options'])
   except UserError as error:
     answer = {'refused': str(error)}
   except (RuntimeError, OSError, ImportError) as error:  # JAX's own errors are RuntimeErrors

@@ -1,11 +1,10 @@
 """A row for each slice: does the training step fit, how long does it take, and with which settings."""
 
 import dataclasses
-import importlib.util
 from typing import Any
 
-from mathqwen import compat, config
-from mathqwen.errors import UserError, report
+from mathqwen import config
+from mathqwen.errors import report
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import model_flops
 from mathqwen.model.config import NO_ROPE_SCALING
@@ -44,12 +43,7 @@ def plan(experiment: config.Experiment, topologies: list[str], fixed: set[str]) 
   experiment.check_model(experiment.model)
   # For all slices first: a mistake in the last one is found before the first takes minutes to compile.
   tries = [search.candidates(experiment, where, fixed) for where in slices]
-  if importlib.util.find_spec('libtpu') is None:
-    raise UserError(
-      f'plan needs the TPU compiler of this JAX, which needs no TPU: pip install {compat.tpu_requirement()}'
-    )
-  if warning := compat.other_libtpu():
-    report(warning)
+  compiler.check_installed()
 
   scaling = experiment.model.rope_scaling
   if scaling != NO_ROPE_SCALING:

@@ -19,8 +19,8 @@ from mathqwen.errors import UserError
 # Texts that are no paths, by the name of the flag. A new flag that takes text belongs here, or gets a type that checks
 # its scheme: `type=_flags.path` or `type=_flags.model_path`.
 NOT_PATHS = {
-  '--beam', '--benchmark', '--benchmarks', '--distributed', '--layout', '--map', '--prompt', '--rule', '--set',
-  '--slice', '--system', '--test-sets', '--topology', 'names', 'questions',
+  '--beam', '--benchmark', '--benchmarks', '--distributed', '--evaluate', '--layout', '--map', '--prompt', '--rule',
+  '--set', '--slice', '--system', '--test-sets', '--topology', 'names', 'questions',
 }  # fmt: skip
 SETTINGS_NOT_PATHS = {'data.columns', 'data.system_prompt'}
 # What the other arguments of a command are while one of its paths is tried: nothing that exists.

@@ -143,7 +143,7 @@ def test_a_mesh_that_fits_any_vocabulary(vocab, devices, want, tiny_config):
   """WizardMath has 32,001 rows: no power of two divides them."""
   cfg = tiny_config(vocab_size=vocab)
   mesh = sharding.fitting(cfg, devices)
-  assert (mesh.data, mesh.tensor) == want
+  assert (mesh.data, mesh.fsdp, mesh.tensor) == (1, *want)
   sharding.check(sharding.mesh_shape(mesh, devices), cfg)
 
 

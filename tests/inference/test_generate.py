@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.inference import generate
+from mathqwen.inference import generate, shapes
 from mathqwen.inference.sampling import AnswerRequest, Sampling
 
 PROMPTS = [[5, 0, 9, 77], [1, 2, 3, 4, 5, 6, 7, 8, 9], [0], [0, 0, 40, 50, 60, 0], [96, 13]]
@@ -166,7 +166,7 @@ def test_sampling_refuses(settings):
 @pytest.mark.parametrize('together', [1, 3, 4])
 def test_slots_are_filled_again(together, model, monkeypatch):
   """Twelve answers of unequal limits in four slots: each is that of its prompt alone, and they end as they are done."""
-  monkeypatch.setattr(generate, 'PREFILL', 64 * together)
+  monkeypatch.setattr(shapes, 'PREFILL', 64 * together)
   prompts = [[(7 * i + j) % 97 for j in range(1 + i % 5)] for i in range(12)]
   limits = [3, 40, 5, 2, 9, 1, 33, 4, 8, 6, 7, 10]
   free = {'stop_ids': (1000,), 'batch_size': 4}
