@@ -63,11 +63,11 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def _evaluation(args: argparse.Namespace, asked: dict) -> dict:
-  from mathqwen.evals import ask
+  from mathqwen.evals import benchmarks
   from mathqwen.planning import evaluation
 
-  benchmarks = ask.choose(args.evaluate)
-  return evaluation.plan(_experiment(args), benchmarks, args.topologies, evaluation.Asked(**asked))
+  chosen = benchmarks.choose(args.evaluate)
+  return evaluation.plan(_experiment(args), chosen, args.topologies, evaluation.Asked(**asked))
 
 
 def _experiment(args: argparse.Namespace):

@@ -85,9 +85,7 @@ TOO_LARGE = {'error': 'RESOURCE_EXHAUSTED: too large', 'compile_seconds': 1.0}
 
 def with_rows(rows):
   """`COMPILED` for so many slots."""
-  memory = COMPILED['memory'] | {
-    'decode': {'arguments': 2 * GB + rows * 3 * GB // 64, 'temporaries': GB, 'outputs': 0}
-  }
+  memory = COMPILED['memory'] | {'decode': {'arguments': 2 * GB + rows * 3 * GB // 64, 'temporaries': GB, 'outputs': 0}}
   return COMPILED | {'rows': rows, 'memory': memory}
 
 
