@@ -1,8 +1,6 @@
 """`mathqwen plan --evaluate`: its arithmetic by hand, and steps of a small model compiled for real slices."""
 
 import importlib.util
-import json
-import re
 
 import pytest
 
@@ -145,21 +143,18 @@ def test_what_is_no_model(tmp_path, capsys):
 NEEDS_COMPILER = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason="no TPU compiler: pip install 'jax[tpu]'"
 )
-# Two key heads on a device of v5e-4, as Qwen-7B has four; one of a pair on v5e-8, as in Qwen2.5-7B.
+# Two key heads on a device of v5e-4, as Qwen-7B has four on one of v5e-8.
 SMALL = ModelConfig(8192, 1024, 2816, 2, 8, 8, 128, 2048)
-FEW_HEADS = ModelConfig(8192, 1024, 2816, 2, 8, 2, 128, 2048)
 
 
 @NEEDS_COMPILER
-@pytest.mark.parametrize('cfg, slice, cache', [(SMALL, 'v5e-4', 'bfloat16'), (FEW_HEADS, 'v6e-4', 'int8')])
-def test_a_step_reads_weights_and_cache_once(cfg, slice, cache):
-  slots = {'rows': 32, 'positions': 256, 'width': 128, 'dtype': 'bfloat16', 'cache_dtype': cache}
-  found = compiler.compile_answers(Experiment(cfg), slots, chips.slice_of(slice))
+def test_a_step_reads_weights_and_cache_once():
+  slots = {'rows': 32, 'positions': 256, 'width': 128, 'dtype': 'bfloat16', 'cache_dtype': 'bfloat16'}
+  found = compiler.compile_answers(Experiment(SMALL), slots, chips.slice_of('v5e-4'))
   assert found['mesh']['fsdp'] * found['mesh']['tensor'] == 4
-  weights = 2 * (2 * (2 * 1024 * 128 * (8 + cfg.num_key_value_heads) + 3 * 1024 * 2816) + 8192 * 1024)
-  numbers = 2 * 2 * 32 * 256 * cfg.num_key_value_heads
-  assert found['read_bytes'] == pytest.approx(weights + numbers * (2 * 128 if cache == 'bfloat16' else 132), rel=0.01)
-  assert found['decode']['hbm_bytes'] < 1.3 * found['read_bytes'] / 4
-  assert found['call']['hbm_bytes'] < 0.3 * found['read_bytes'] / 4  # no copies of the cache
+  weights = 2 * (2 * (2 * 1024 * 128 * (8 + 8) + 3 * 1024 * 2816) + 8192 * 1024)
+  cache = 2 * 2 * 2 * 32 * 256 * 8 * 128
+  assert found['read_bytes'] == pytest.approx(weights + cache, rel=0.01)
+  # Even if a call decoded a single token: it copies neither the cache nor more than a part of the weights.
+  assert found['decode']['hbm_bytes'] + found['call']['hbm_bytes'] < 1.3 * found['read_bytes'] / 4
   assert found['decode']['collectives'] < 0.1 * found['read_bytes'] / 4  # no gather of weights
-  assert json.dumps(found) and re.fullmatch(r'[\d.]+', str(found['compile_seconds']))
