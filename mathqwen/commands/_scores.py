@@ -28,14 +28,15 @@ def _against_line(scores: dict) -> str:
 
 def _score_line(scores: dict) -> str:
   """Leaves out what records of other programs may lack: how many answers were cut off, and the prompt."""
+  undecided = f', {count} undecided' if (count := scores['verdicts']['undecided']) else ''
   truncated = '' if scores['truncated'] is None else f', {scores["truncated"]} cut off'
   if 'thinking_cut' in scores:
     truncated += f', thinking of {scores["thinking_cut"]} closed at its budget'
   prompt = '' if scores['prompt'] is None else f', prompt {scores["prompt"]}'
   return (
     f'{scores["correct"]} of {scores["n"]} right, {100 * scores["accuracy"]:.1f}% '
-    f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer{truncated}; '
-    f'rule {scores["rule"]}{prompt}{_sampled(scores)}'
+    f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer{undecided}'
+    f'{truncated}; rule {scores["rule"]}{prompt}{_sampled(scores)}'
   )
 
 

@@ -164,9 +164,15 @@ def _compare_files(name: str, file_a: files.AnyPath, file_b: files.AnyPath) -> d
     'interval95': interval(n, lost, gained),
     'p_value': mcnemar(lost, gained),
     'other_texts': sum(row.get('response') != rows_b[key].get('response') for key, row in rows_a.items()),
+    'undecided': [_undecided(rows_a), _undecided(rows_b)],
     'rules': [_rule(file_a, rows_a), _rule(file_b, rows_b)],
     'asked': [_asked(file_a), _asked(file_b)],
   }
+
+
+def _undecided(rows: dict[str, dict]) -> int:
+  """Answers that the rule could not decide about, which count as not right."""
+  return sum(row.get('verdict') == 'undecided' for row in rows.values())
 
 
 def _samples(file: files.AnyPath, rows: dict[str, dict]) -> int:
@@ -214,6 +220,7 @@ def _compare_sampled(name: str, run_a: _Run, run_b: _Run) -> dict:
     'interval95': interval_of([difference / unit for difference in differences]),
     'p_value': sign_flips(differences),
     'other_texts': texts,
+    'undecided': [_undecided(rows_a), _undecided(rows_b)],
     'rules': [_rule(file_a, rows_a), _rule(file_b, rows_b)],
     'asked': [_asked(file_a), _asked(file_b)],
   }
@@ -286,6 +293,9 @@ def _describe_pair(name: str, pair: dict, shown: int) -> list[str]:
     lines.append(f'  {words}: {len(ids)}' + (f' ({listed})' if ids else ''))
   if pair['other_texts'] is not None:
     lines.append(f'  answers that differ as texts: {pair["other_texts"]}')
+  if any(pair['undecided']):
+    undecided_a, undecided_b = pair['undecided']
+    lines.append(f'  undecided, which count as not right: {undecided_a} and {undecided_b}; grade them again')
   rule_a, rule_b = pair['rules']
   if rule_a != rule_b:
     names = [rule or 'one that is not recorded' for rule in (rule_a, rule_b)]

@@ -48,6 +48,15 @@ def test_interval_is_that_of_the_differences():
   assert -1 <= low < 0 < high <= 1
 
 
+def test_undecided_answers_are_counted(tmp_path):
+  a = write(tmp_path / 'a', {'1': False, '2': False}, verdict='undecided')
+  b = write(tmp_path / 'b', {'1': False, '2': False}, verdict='wrong')
+  result = compare.compare(a, b)
+  assert result['benchmarks']['gsm8k']['undecided'] == [2, 0]
+  assert '  undecided, which count as not right: 2 and 0; grade them again' in compare.describe(result).splitlines()
+  assert 'undecided' not in compare.describe(compare.compare(b, b))
+
+
 @pytest.mark.parametrize('n, share_b, share_c', [(60, 0.02, 0.02), (100, 0.05, 0.15), (500, 0.002, 0.004)])
 def test_interval_covers(n, share_b, share_c):
   # Wald's own covers the last one in 86% of the draws.

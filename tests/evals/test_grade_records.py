@@ -9,6 +9,7 @@ import pytest
 from reciting import evaluate
 
 from mathqwen import cli
+from mathqwen.commands import _scores
 from mathqwen.errors import UserError
 from mathqwen.evals import run
 
@@ -39,6 +40,11 @@ def test_the_line_of_grade_leaves_out_what_the_records_do_not_say(tmp_path, caps
   assert cli.main(['grade', str(tmp_path / 'r.jsonl'), '--benchmark', 'gsm8k']) == 0
   message = 'gsm8k: 1 of 1 right, 100.0% (standard error 0.0), 0 without an answer; rule number\n'
   assert capsys.readouterr().out == message
+  # Undecided answers are named where there are some.
+  result = run.grade_records(tmp_path / 'r.jsonl', 'gsm8k')
+  result['benchmarks']['gsm8k']['verdicts']['undecided'] = 3
+  _scores.show(result)
+  assert capsys.readouterr().out == message.replace('; rule', ', 3 undecided; rule')
 
 
 def test_the_line_of_evaluate_has_all_of_it(reciting, data_dir, tmp_path, capsys):
