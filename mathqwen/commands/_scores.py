@@ -14,29 +14,28 @@ def _against_line(scores: dict) -> str:
   found = scores['against']
   kinds = ', '.join(f'{kind} {count:,}' for kind, count in found['kinds'].items()) or 'no kind of overlap'
   rest = found['without']
-  score = (
-    'none is left'
-    if not rest['n']
-    else (
-      f'without them {rest["correct"]} of {rest["n"]} right, {100 * rest["accuracy"]:.1f}% '
-      f'(standard error {100 * rest["stderr"]:.1f})'
-    )
-  )
+  score = f'without them {_share_right(rest)}' if rest['n'] else 'none is left'
   problems = scores.get('problems', scores['n'])
   return f'{found["marked"]:,} of {problems:,} problems are in {", ".join(found["data"])} ({kinds}); {score}'
 
 
 def _score_line(scores: dict) -> str:
   """Leaves out what records of other programs may lack: how many answers were cut off, and the prompt."""
-  undecided = f', {count} undecided' if (count := scores['verdicts']['undecided']) else ''
+  undecided = f', {count} undecided' if (count := scores.get('verdicts', {}).get('undecided')) else ''
   truncated = '' if scores['truncated'] is None else f', {scores["truncated"]} cut off'
   if 'thinking_cut' in scores:
     truncated += f', thinking of {scores["thinking_cut"]} closed at its budget'
   prompt = '' if scores['prompt'] is None else f', prompt {scores["prompt"]}'
   return (
+    f'{_share_right(scores)}, {scores["unextractable"]} without an answer{undecided}{truncated}; '
+    f'rule {scores["rule"]}{prompt}{_sampled(scores)}'
+  )
+
+
+def _share_right(scores: dict) -> str:
+  return (
     f'{scores["correct"]} of {scores["n"]} right, {100 * scores["accuracy"]:.1f}% '
-    f'(standard error {100 * scores["stderr"]:.1f}), {scores["unextractable"]} without an answer{undecided}'
-    f'{truncated}; rule {scores["rule"]}{prompt}{_sampled(scores)}'
+    f'(standard error {100 * scores["stderr"]:.1f})'
   )
 
 
@@ -49,5 +48,5 @@ def _sampled(scores: dict) -> str:
   for metric in ('avg_at_n', 'pass_at_k', 'maj_at_k'):
     low, high = scores['intervals95'][metric][str(samples)]
     share = scores[metric][str(samples)]
-    parts.append(f'{metric[:4].rstrip("_")}@{samples} {100 * share:.1f}% ({100 * low:.1f} to {100 * high:.1f})')
+    parts.append(f'{metric.partition("_at_")[0]}@{samples} {100 * share:.1f}% ({100 * low:.1f} to {100 * high:.1f})')
   return f'; {scores["problems"]} problems, {", ".join(parts)}'

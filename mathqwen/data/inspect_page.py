@@ -77,7 +77,7 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
     'lengths': ('Lengths and answers', page.notes(notes) + f'<div class="panels">{"".join(panels)}</div>'),
     'left-out': (
       'Left out',
-      page.table('Why', ['source', 'reason', 'rows', 'for example'], reasons) if reasons else '',
+      page.table('Why', _REASONS, reasons) if reasons else '',
     ),
     'rows': ('Rows', page.notes([_sampled()]) + page.browser(sets, _KINDS, 'rows', _LABELS)),
   }

@@ -20,8 +20,8 @@ from mathqwen.data.formats import Malformed
 # which one of them has a value is refused. Other fields that nothing reads are named in a line.
 _MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
 _PROMPTS_OF_ROWS = (
-  *('system', 'system_prompt', 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images'),
-)
+  'system', 'system_prompt', 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images',
+)  # fmt: skip
 _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
 # Of these, what a chat template may take: see `chat/conversations.py`.
 _KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')

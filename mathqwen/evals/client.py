@@ -152,7 +152,7 @@ class Client:
       body, changes = self._dialect.body(fields)
       request = urllib.request.Request(f'{self.url}/{path}', json.dumps(body).encode(), self._headers())
       try:
-        answer = self._parse(self._exchange(request), max_new_tokens)
+        answer = replies.read(self._exchange(request), max_new_tokens, self.clean)
         return dataclasses.replace(answer, changes=changes)
       except Failure as error:
         if error.refusal is None or not self._dialect.learn(body, error.refusal):
@@ -228,10 +228,6 @@ class Client:
     affects_all = error.code in _REFUSES_ALL or error.code < 400 or out_of_quota
     refusal = Refusal(message, field) if error.code in (400, 422) else None
     raise Failure(f'{what}; {remedy}', retryable=False, affects_all=affects_all, refusal=refusal)
-
-  def _parse(self, text: str, limit: int) -> Answer:
-    """The answer in the body of a response. Failure: when it is anything else."""
-    return replies.read(text, limit, self.clean)
 
   def clean(self, text: str) -> str:
     """Masks the key. For all text that leaves this class, after JSON's escapes are decoded."""

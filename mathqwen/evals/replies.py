@@ -14,11 +14,8 @@ _AT_LIMIT = ('length', 'max_tokens', 'max_output_tokens', 'model_length')
 # finish_reason when the server gave up: SGLang and vLLM, OpenRouter, DeepSeek.
 _INTERRUPTED = ('abort', 'aborted', 'error', 'cancelled', 'insufficient_system_resource')
 _THINKING_PARTS = ('thinking', 'reasoning', 'reasoning_text')
-_REASONING = (
-  'reasoning_content',
-  'reasoning',
-  'thinking',
-)  # fields of a message: DeepSeek and vLLM, OpenRouter, Ollama
+# Fields of a message: DeepSeek and vLLM, OpenRouter, Ollama.
+_REASONING = ('reasoning_content', 'reasoning', 'thinking')
 _STREAM = re.compile(r'\s*(?:data|event|id|retry)?:')
 _SHOWN = 80  # characters of what is not an answer
 

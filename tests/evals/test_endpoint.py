@@ -268,7 +268,7 @@ def test_nothing_is_asked_when_its_answer_cannot_be_kept(server, data_dir, tmp_p
 
 
 def test_a_defect_of_ours_is_raised_as_it_is(server, data_dir, tmp_path, monkeypatch):
-  monkeypatch.setattr(client.Client, '_parse', lambda *_: 1 / 0)
+  monkeypatch.setattr(client.replies, 'read', lambda *_: 1 / 0)
   with pytest.raises(ZeroDivisionError):
     evaluate(server, data_dir, tmp_path)
 

@@ -114,16 +114,7 @@ def _comparison_table(runs: list[MeasuredRun], columns: list[str]) -> ReportTabl
   return ReportTable(title, ['model', 'params', *titles, 'source'], rows)
 
 
-_BRIEF = [
-  'run',
-  'benchmark',
-  'n',
-  'of',
-  'accuracy',
-  '95% interval',
-  'no answer',
-  'truncated',
-]
+_BRIEF = ['run', 'benchmark', 'n', 'of', 'accuracy', '95% interval', 'no answer', 'truncated']
 _RUNS = [
   'run', 'benchmark', 'n', 'of', 'accuracy', 'std. error', '95% interval', 'no answer', 'undecided', 'truncated',
   'prompt', 'rule', 'dtype', 'decoding', 'new tokens', 'version', 'commit', 'relative error, non-number ratio',

@@ -11,7 +11,7 @@ from mathqwen.data.formats import Malformed
 QWEN_DATA = (
   'https://raw.githubusercontent.com/QwenLM/Qwen2.5-Math/a45202bd16f1ec06f433442dc1152d0074773465/evaluation/data'
 )
-QWEN_REPORT = 'Qwen2.5-Math Technical Report, arXiv 2409.12122, Tables 2 to 4: zero-shot, chain of thought, greedy'
+_QWEN_REPORT = 'Qwen2.5-Math Technical Report, arXiv 2409.12122, Tables 2 to 4: zero-shot, chain of thought, greedy'
 
 
 class NoAnswer(Malformed):
@@ -50,6 +50,13 @@ def test_set(
     downloads={f'{name}/{published}': Download(address, sha256), **more_downloads},
     **more,
   )
+
+
+def qwen_instruct(*accuracies: float) -> dict:
+  """Published figures as `Benchmark` takes them: accuracies in % of Qwen2.5-Math-Instruct with 1.5B, 7B and 72B."""
+  figures = zip(('1.5B', '7B', '72B'), accuracies, strict=True)
+  published = {('Qwen2.5-Math-Instruct', parameters): accuracy for parameters, accuracy in figures}
+  return {'published': published, 'published_in': _QWEN_REPORT}
 
 
 def problem(question: str, answer: str, solution: str = '', **extra: object) -> dict:

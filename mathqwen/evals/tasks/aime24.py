@@ -7,7 +7,7 @@ The numeric rule, because a paper's own form of 25 is `025`.
 
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, problem, test_set
+from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 
 ORDER = 6
 
@@ -35,10 +35,5 @@ BENCHMARK = Benchmark(
   rule='number',
   max_new_tokens=4096,
   size=30,
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 10.0,
-    ('Qwen2.5-Math-Instruct', '7B'): 16.7,
-    ('Qwen2.5-Math-Instruct', '72B'): 30.0,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(10.0, 16.7, 30.0),
 )

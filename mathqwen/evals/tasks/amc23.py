@@ -5,7 +5,7 @@
 
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, plain, problem, test_set
+from mathqwen.evals.tasks._published import QWEN_DATA, plain, problem, qwen_instruct, test_set
 
 ORDER = 8
 
@@ -33,10 +33,5 @@ BENCHMARK = Benchmark(
   rule='math',
   max_new_tokens=4096,
   size=40,
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 60.0,
-    ('Qwen2.5-Math-Instruct', '7B'): 62.5,
-    ('Qwen2.5-Math-Instruct', '72B'): 70.0,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(60.0, 62.5, 70.0),
 )

@@ -9,7 +9,7 @@ These 600, a hundred of each grade, are what Qwen2.5-Math is measured on; its au
 from mathqwen.data.catalog import Download, Split
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, problem, test_set
+from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 
 ORDER = 16
 _TEST = 'https://huggingface.co/datasets/weitianwen/cmath/resolve/402e2626b9f959e6c939cdcec2f81c20a41537e2'
@@ -44,10 +44,5 @@ BENCHMARK = Benchmark(
   max_new_tokens=512,
   size=600,
   groups=(('grade',),),
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 89.7,
-    ('Qwen2.5-Math-Instruct', '7B'): 91.8,
-    ('Qwen2.5-Math-Instruct', '72B'): 94.3,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(89.7, 91.8, 94.3),
 )

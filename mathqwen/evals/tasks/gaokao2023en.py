@@ -9,7 +9,15 @@ import re
 
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, NoAnswer, as_text, problem, test_set, without_marks
+from mathqwen.evals.tasks._published import (
+  QWEN_DATA,
+  NoAnswer,
+  as_text,
+  problem,
+  qwen_instruct,
+  test_set,
+  without_marks,
+)
 
 ORDER = 19
 
@@ -41,10 +49,5 @@ BENCHMARK = Benchmark(
   rule='math',
   max_new_tokens=2048,
   size=383,  # of 385, with an answer
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 65.5,
-    ('Qwen2.5-Math-Instruct', '7B'): 66.8,
-    ('Qwen2.5-Math-Instruct', '72B'): 71.9,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(65.5, 66.8, 71.9),
 )

@@ -9,7 +9,7 @@ equal within a ten-thousandth, as in the graders of ToRA and of Qwen2.5-Math, wh
 from mathqwen.data.formats import Malformed
 from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, problem, test_set
+from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 
 ORDER = 10
 
@@ -42,10 +42,5 @@ BENCHMARK = Benchmark(
   max_new_tokens=2048,
   size=272,
   groups=(('course',),),
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 29.4,
-    ('Qwen2.5-Math-Instruct', '7B'): 37.1,
-    ('Qwen2.5-Math-Instruct', '72B'): 44.1,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(29.4, 37.1, 44.1),
 )

@@ -10,7 +10,7 @@ unit is told apart from the answer: a response may say it or not.
 from mathqwen.data.formats import Malformed
 from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
-from mathqwen.evals.tasks._published import QWEN_DATA, QWEN_REPORT, problem, test_set, without_marks
+from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set, without_marks
 
 ORDER = 9
 
@@ -54,10 +54,5 @@ BENCHMARK = Benchmark(
   max_new_tokens=4096,
   size=675,
   groups=(('subject',), ('type',)),
-  published={
-    ('Qwen2.5-Math-Instruct', '1.5B'): 38.1,
-    ('Qwen2.5-Math-Instruct', '7B'): 41.6,
-    ('Qwen2.5-Math-Instruct', '72B'): 49.0,
-  },
-  published_in=QWEN_REPORT,
+  **qwen_instruct(38.1, 41.6, 49.0),
 )
