@@ -30,7 +30,7 @@ from mathqwen import files
 from mathqwen.cleaning import duplicates, filters, job
 from mathqwen.cleaning.job import Job, Piece
 from mathqwen.data import contamination, examples, sources
-from mathqwen.data.compared_rows import Batch, Row, turns_of
+from mathqwen.data.compared_rows import Batch, Row, take, turns_of
 from mathqwen.data.contamination import Found
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
@@ -39,7 +39,6 @@ from mathqwen.errors import UserError
 PART_ROWS = 50_000
 _PART_BYTES = 2**26  # of a part's rows; the next part begins when it has more
 _BATCH = 500  # rows whose n-grams are looked up at once: more of them leave the processor's cache
-_BATCH_CHARACTERS = 2**20  # the next batch begins when it has more
 _GROUP_ROWS = 1_000_000  # keys that are sorted at once: what decides the memory of `group`
 _NAMED = 200  # duplicates of a part whose first copy is looked up, to be shown
 
@@ -90,7 +89,7 @@ def _read_part(this: Job, tests, rows: Iterator[Example], path: files.AnyPath, p
   """Writes the next part. Returns how many rows it read for it; 0 when there were none left."""
   part = _Part(this, tests, this.sources[piece.source])
   while part.rows_in < PART_ROWS and part.bytes < _PART_BYTES:
-    batch = _batch(rows, min(_BATCH, PART_ROWS - part.rows_in))
+    batch = take(rows, min(_BATCH, PART_ROWS - part.rows_in), _characters)
     if not batch:
       break
     part.add(batch)
@@ -99,16 +98,8 @@ def _read_part(this: Job, tests, rows: Iterator[Example], path: files.AnyPath, p
   return part.rows_in
 
 
-def _batch(rows: Iterator[Example], count: int) -> list[Example]:
-  """The next rows: `count` of them, or fewer where they are long."""
-  batch = []
-  characters = 0
-  for example in itertools.islice(rows, count):
-    batch.append(example)
-    characters += sum(len(turn['content'] or '') for turn in turns_of(example))
-    if characters > _BATCH_CHARACTERS:
-      break
-  return batch
+def _characters(example: Example) -> int:
+  return sum(len(turn['content'] or '') for turn in turns_of(example))
 
 
 class _Part:

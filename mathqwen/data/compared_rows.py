@@ -1,14 +1,18 @@
 """`Row`: an example as its texts, and as the line that is written for it."""
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from mathqwen.data import compared_text as texts
 from mathqwen.data.examples import Example
 
+T = TypeVar('T')
+_MOST_CHARACTERS = 2**20  # of rows that are compared at once
 _to_json = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make an encoder for each row
 
 
@@ -77,6 +81,18 @@ def json_of(example: Example, source: str) -> str:
   if example.extra:
     record['extra'] = example.extra
   return _to_json(record)
+
+
+def take(rows: Iterator[T], most: int, characters: Callable[[T], int]) -> list[T]:
+  """The next rows, which are compared at once: `most` of them, or fewer where they are long."""
+  batch = []
+  total = 0
+  for row in itertools.islice(rows, most):
+    batch.append(row)
+    total += characters(row)
+    if total > _MOST_CHARACTERS:
+      break
+  return batch
 
 
 class Batch:

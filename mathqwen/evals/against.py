@@ -10,7 +10,6 @@ has any of its 13-grams (`ngrams_any`) is written down too; that is often a stoc
 """
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 MARKING = ('exact', 'punctuation', 'ngrams_half', 'template')
 KINDS = (*MARKING, 'ngrams_any')
 _BATCH = 1000  # texts that are compared at once
-_BATCH_CHARACTERS = 2**20  # fewer, where they have more
 _SHOWN = 200  # characters of a text that a record keeps
 
 
@@ -52,7 +50,7 @@ def compare(questions: Sequence[str], data: Sequence[str], data_dir: str | None 
   UserError: when one of `data` is not there, cannot be read, or has no text.
   """
   from mathqwen.data import contamination, left_out
-  from mathqwen.data.compared_rows import Batch, Row, Text
+  from mathqwen.data.compared_rows import Batch, Row, Text, take
 
   distinct = list(dict.fromkeys(questions))
   tests = contamination.TestSets([contamination.Problem('', '', question) for question in distinct])
@@ -61,7 +59,7 @@ def compare(questions: Sequence[str], data: Sequence[str], data_dir: str | None 
     skipped = left_out.Report()
     texts = records = 0
     rows = _texts(source, data_dir, skipped)
-    while batch := _next(rows):
+    while batch := take(rows, _BATCH, lambda row: len(row[1])):
       records += sum(is_first for _, _, is_first in batch)
       texts += len(batch)
       tests.check(Batch([Row(where, [Text.of(text)], [], '', '', '') for where, text, _ in batch]), found)
@@ -71,18 +69,6 @@ def compare(questions: Sequence[str], data: Sequence[str], data_dir: str | None 
     for line in skipped.lines():
       report(f'{source}: not compared: {line}')
   return Overlap(tuple(data), _by_question(distinct, found))
-
-
-def _next(rows: Iterator[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
-  """The next rows of `_texts` that are compared at once."""
-  batch = []
-  characters = 0
-  for row in itertools.islice(rows, _BATCH):
-    batch.append(row)
-    characters += len(row[1])
-    if characters > _BATCH_CHARACTERS:
-      break
-  return batch
 
 
 def _by_question(questions: Sequence[str], found) -> dict[str, dict[str, dict]]:

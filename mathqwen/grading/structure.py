@@ -1,9 +1,9 @@
 r"""What an answer consists of: a tuple, an interval, a set, a list, or one thing. Standard library only.
 
 parse('(3, 4)')            tuple of 3 and 4              parse('3,4')       list of 3 and 4
-parse('x > 3')             intervals: (3, \\infty)        parse('\\{1,2\\}')  set of 1 and 2
-parse('2\\pm\\sqrt3')       list of 2+\\sqrt3 and 2-\\sqrt3  parse('1,000')     one thing
-parse('1:2:3')            ratio of 1, 2 and 3           parse('[[1,2],[3,4]]')  matrix of two rows
+parse('x > 3')             interval (3, \infty)          parse('\{1,2\}')  set of 1 and 2
+parse('2\pm\sqrt3')        list of 2+\sqrt3, 2-\sqrt3    parse('1,000')    one thing
+parse('1:2:3')             ratio of 1, 2 and 3           parse('[[1,2],[3,4]]')  matrix of two rows
 """
 
 import dataclasses
@@ -38,6 +38,10 @@ _MATRIX = re.compile(
 )
 _LISTS = re.compile(r'\[\s?(\[[^\[\]]*\](?:\s?,\s?\[[^\[\]]*\])*)\s?\]')  # [[1,2],[3,4]]
 _RATIO = re.compile(r'\s?(?::|\\colon(?![a-zA-Z])|\\text\s?\{\s*to\s*\}|(?<=[\da-z])\s+to\s+(?=[\da-z]))\s?')
+_COMMA = re.compile(',')
+_SEPARATOR = re.compile('[,;，]')
+_LIST_SEPARATOR = re.compile('[,;，；、]')
+_CUP = re.compile(r'\\cup(?![a-zA-Z])')
 _PM = re.compile(r'\\pm(?![a-zA-Z])')
 _MINUS_SET = re.compile(
   r'\s?(?:\\(?:setminus|backslash)(?![a-zA-Z])|(?:\\text\{)?\s?except(?: for)?\s?\}?|(?<=[\])}])\s?[-\\](?=\s?\\\{))\s?'
@@ -74,20 +78,7 @@ def parse(text: str) -> Part:
     return Part('atom', text)
   if _BEGIN.search(text):
     return _matrix(text) or Part('atom', text)
-  for form in (
-    _without_points,
-    _union,
-    _inequalities,
-    _matrix,
-    _tuple_of_two_signs,
-    _bracketed,
-    _list,
-    _ratio,
-    _plus_minus,
-  ):
-    if part := form(text):
-      return part
-  return Part('atom', text)
+  return next((part for form in _FORMS if (part := form(text))), Part('atom', text))
 
 
 def tidy(text: str) -> str:
@@ -127,7 +118,7 @@ def split(text: str, sign: re.Pattern) -> list[str]:
 
 
 def _without_points(text: str) -> Part | None:
-  r"""An interval but for some points: `\\mathbb{R}\\setminus\\{0\\}`."""
+  r"""An interval but for some points: `\mathbb{R}\setminus\{0\}`."""
   pieces = split(text, _MINUS_SET)
   if len(pieces) != 2:
     return None
@@ -179,7 +170,7 @@ def _ratio(text: str) -> Part | None:
 
 
 def _union(text: str) -> Part | None:
-  pieces = split(text, re.compile(r'\\cup(?![a-zA-Z])'))
+  pieces = split(text, _CUP)
   if len(pieces) < 2 or len(pieces) > _MAX_PARTS:
     return None
   parts = tuple(parse(piece) for piece in pieces)
@@ -193,9 +184,9 @@ def _bracketed(text: str) -> Part | None:
   inner = text[2:-2] if is_set else text[1:-1]
   if not is_set and (text[:1] not in ('(', '[') or text[-1:] not in (')', ']')):
     return None
-  if split(text, re.compile(',')) != [text]:
+  if split(text, _COMMA) != [text]:
     return None  # (1,2),(3,4): the first bracket is not closed by the last
-  pieces = split(inner, re.compile('[,;，]'))
+  pieces = split(inner, _SEPARATOR)
   if not _closes_itself(inner) or len(pieces) > _MAX_PARTS:
     return None
   if is_set:
@@ -219,18 +210,18 @@ def _closes_itself(text: str) -> bool:
 
 
 def _list(text: str) -> Part | None:
-  pieces = [piece for comma in split(text, re.compile('[,;，；、]')) for piece in split(comma, _PARTING)]
+  pieces = [piece for comma in split(text, _LIST_SEPARATOR) for piece in split(comma, _PARTING)]
   pieces = [piece.strip() for piece in pieces]
   pieces = [piece for piece in pieces if piece]
   if not 2 <= len(pieces) <= _MAX_PARTS:
     return None
   parts = [parse(piece) for piece in pieces]
-  # \\pm1, \\pm2 are four
+  # \pm1, \pm2 are four
   return Part('list', text, tuple(one for part in parts for one in (part.parts if part.kind == 'list' else (part,))))
 
 
 def _tuple_of_two_signs(text: str) -> Part | None:
-  return _plus_minus(text) if text[:1] == '(' and split(text, re.compile(',')) == [text] else None
+  return _plus_minus(text) if text[:1] == '(' and split(text, _COMMA) == [text] else None
 
 
 def _plus_minus(text: str) -> Part | None:
@@ -245,27 +236,25 @@ def _inequalities(text: str) -> Part | None:
   if not RELATION.search(text):
     return None
   is_and = bool(re.search(r'(?<![a-zA-Z])and(?![a-zA-Z])|\\(?:land|wedge)|,', text))
-  pieces = [piece for comma in split(text, re.compile(',')) for piece in split(comma, _PARTING)]
+  pieces = [piece for comma in split(text, _COMMA) for piece in split(comma, _PARTING)]
   chains = [_chain(piece) for piece in pieces if piece.strip()]
   if None in chains or len({chain[0] for chain in chains}) != 1:
     return None
-  sets = [chain[1] for chain in chains]
-  name = chains[0][0]
-  if len(sets) == 1:
-    found = sets[0] if not isinstance(sets[0], tuple) else Part('union', text, sets[0])
-  elif is_and:
+  sets = [intervals for _, intervals in chains]
+  if is_and and len(sets) > 1:
     found = _intersection(text, sets)
   else:
-    found = Part('union', text, tuple(part for one in sets for part in (one if isinstance(one, tuple) else (one,))))
-  return found and dataclasses.replace(found, name=name)
+    intervals = tuple(interval for one in sets for interval in one)
+    found = intervals[0] if len(intervals) == 1 else Part('union', text, intervals)
+  return found and dataclasses.replace(found, name=chains[0][0])
 
 
-def _intersection(text: str, sets: list) -> Part | None:
+def _intersection(text: str, sets: list[tuple[Part, ...]]) -> Part | None:
   """Of two half-lines, the interval between; Part('set') when they do not meet; None when that is not clear."""
-  if len(sets) != 2 or any(isinstance(found, tuple) for found in sets):
+  if list(map(len, sets)) != [1, 1]:
     return None
-  upper = next((found for found in sets if found.parts[0].text == '-\\infty'), None)
-  lower = next((found for found in sets if found.parts[1].text == '\\infty'), None)
+  upper = next((found for (found,) in sets if found.parts[0].text == '-\\infty'), None)
+  lower = next((found for (found,) in sets if found.parts[1].text == '\\infty'), None)
   if upper is None or lower is None or upper is lower:
     return None
   low, high = lower.parts[0].text, upper.parts[1].text
@@ -275,8 +264,8 @@ def _intersection(text: str, sets: list) -> Part | None:
   return _interval(lower.ends[0], low, high, upper.ends[1])
 
 
-def _chain(text: str) -> tuple[str, Part | tuple[Part, ...]] | None:
-  """The variable and the interval (for `\\ne`, the two intervals) of one inequality."""
+def _chain(text: str) -> tuple[str, tuple[Part, ...]] | None:
+  r"""The variable and the interval (for `\ne`, the two intervals) of one inequality."""
   signs = [_SIGN.get(sign.strip('\\').replace('slant', '').removesuffix('q')) for sign in RELATION.findall(text)]
   sides = [side.strip() for side in RELATION.split(text)]
   if None in signs or not 2 <= len(sides) <= 3 or not all(sides):
@@ -298,27 +287,33 @@ def _chain(text: str) -> tuple[str, Part | tuple[Part, ...]] | None:
     low, high, signs = high, low, [_MIRROR[signs[1]], _MIRROR[signs[0]]]
   elif kinds != {'<'}:
     return None
-  return name, _interval('[' if '=' in signs[0] else '(', low, high, ']' if '=' in signs[1] else ')')
+  return name, (_interval('[' if '=' in signs[0] else '(', low, high, ']' if '=' in signs[1] else ')'),)
 
 
-def _around_zero(sign: str, bound: str) -> Part | tuple[Part, ...] | None:
+def _around_zero(sign: str, bound: str) -> tuple[Part, ...] | None:
   """|x| < 2 and |x| > 2."""
   if (value := values.value(bound)) is None or value <= 0 or sign == '!':
     return None
   ends = '[]' if '=' in sign else '()'
   if sign[0] == '<':
-    return _interval(ends[0], f'-{bound}', bound, ends[1])
+    return (_interval(ends[0], f'-{bound}', bound, ends[1]),)
   return _interval('(', '-\\infty', f'-{bound}', ends[1]), _interval(ends[0], bound, '\\infty', ')')
 
 
-def _half_line(sign: str, bound: str) -> Part | tuple[Part, ...]:
+def _half_line(sign: str, bound: str) -> tuple[Part, ...]:
   if sign == '!':
     return _interval('(', '-\\infty', bound, ')'), _interval('(', bound, '\\infty', ')')
   if sign[0] == '<':
-    return _interval('(', '-\\infty', bound, ']' if '=' in sign else ')')
-  return _interval('[' if '=' in sign else '(', bound, '\\infty', ')')
+    return (_interval('(', '-\\infty', bound, ']' if '=' in sign else ')'),)
+  return (_interval('[' if '=' in sign else '(', bound, '\\infty', ')'),)
 
 
 def _letters(text: str) -> bool:
   """Whether the text has letters other than those of commands, e and pi."""
   return bool(re.search(r'[a-df-zA-Z]', re.sub(r'\\[a-zA-Z]+', '', text)))
+
+
+# In this order: what an earlier one knows, no later one is asked.
+_FORMS = (
+  _without_points, _union, _inequalities, _matrix, _tuple_of_two_signs, _bracketed, _list, _ratio, _plus_minus,
+)  # fmt: skip

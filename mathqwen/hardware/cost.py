@@ -117,14 +117,11 @@ def _received(kind: str, size: int, n: int) -> int:
 
 
 def _result_bytes(line: hlo.Instruction) -> int:
-  """Bytes of an instruction's result: 'f32[8,128]{1,0}' or a tuple of such."""
-  arrays = []
-  for dtype, dims in re.findall(r'\b([a-z]+\d*)\[([\d,]*)\]', line.result):
-    shape = [int(d) for d in dims.split(',') if d]
-    arrays.append(math.prod(shape) * hlo.DTYPE_BYTES[dtype])
+  """Bytes of an instruction's result, without the padding of tiles, which does not travel."""
+  sizes = [array.size for array in hlo.arrays(line.result)]
   if line.opcode in ('all-gather-start', 'collective-permute-start'):
-    return arrays[1]  # their result is a tuple (operand, result, ...)
-  return sum(arrays)
+    return sizes[1]  # their result is a tuple (operand, result, ...)
+  return sum(sizes)
 
 
 def _group_size(text: str, devices: int) -> int:

@@ -20,6 +20,7 @@ Computations = dict[str, list[Instruction]]
 class Array:
   """An array as it lies in memory."""
 
+  size: int  # bytes, without padding
   bytes: int  # padded to tiles
   item: int  # bytes of one number
   space: int  # 0 is HBM, 1 the chip's vector memory
@@ -33,13 +34,14 @@ def arrays(result: str) -> list[Array]:
   found = []
   for dtype, dims, order, more in _ARRAY.findall(result):
     sizes = [int(size) for size in dims.split(',') if size]
+    numbers = math.prod(sizes)
     order = [int(axis) for axis in order.split(',') if axis]
     tile = re.match(r'T\(([\d,]+)\)', more)
     for axis, size in zip(order, reversed(tile.group(1).split(',')) if tile else (), strict=False):
       sizes[axis] = -(-sizes[axis] // int(size)) * int(size)
     space = re.search(r'S\((\d+)\)', more)
     item = DTYPE_BYTES.get(dtype, 0)  # a token has none
-    found.append(Array(math.prod(sizes) * item, item, int(space.group(1)) if space else 0))
+    found.append(Array(numbers * item, math.prod(sizes) * item, item, int(space.group(1)) if space else 0))
   return found
 
 
@@ -65,11 +67,11 @@ def executions(computations: Computations, entry: str, turns: Iterator[int]) -> 
   return times
 
 
-def parse(hlo: str) -> tuple[Computations, str]:
+def parse(program: str) -> tuple[Computations, str]:
   """(all computations, the name of the one that the program starts with)"""
   computations: Computations = {}
   entry = lines = None
-  for text in hlo.splitlines():
+  for text in program.splitlines():
     if head := re.match(r'(ENTRY )?%?([\w.-]+) \(.*\{$', text):
       lines = computations[head.group(2)] = []
       entry = head.group(2) if head.group(1) else entry
