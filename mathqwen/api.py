@@ -110,7 +110,7 @@ def evaluate(
     model: a `Model`, as `load` returns it; or what the command takes: a Hugging Face directory, a name on its hub, a
       run's workdir, or 'openai:URL#NAME' for a served model.
     benchmarks: their names, ['gsm8k', 'math500'] or 'gsm8k,math500'; also files of problems, with `rule`.
-    columns: of files whose columns have names that are not known, {'question': 'prob', 'answer': 'gold'}.
+    columns: of files with other names for their columns, {'question': 'prob', 'answer': 'gold'}.
     against: training data; problems that they hold are marked, and the scores have the accuracy without them.
     out: the directory where records and scores go; the same call continues there.
     template: how turns become text: 'chatml', 'own' or a Jinja file; None takes the model's.
@@ -131,8 +131,6 @@ def evaluate(
   options.map = [f'{field}={column}' for field, column in (columns or {}).items()]
   options.model = _path_text(model) if isinstance(model, str | os.PathLike) else model
   options.data_dir, options.out, options.template = _path_text(data_dir), _path_text(out), _path_text(template)
-  if isinstance(model, Model) and dtype is not None:
-    raise UserError(f'dtype is {dtype!r}: a loaded model keeps its own, {model.dtype!r}; give dtype to mathqwen.load')
   with _as_user_errors():
     return evaluate_command.evaluate(options)
 

@@ -86,9 +86,16 @@ def is_served(model: object) -> bool:
 
 def refuse(args: argparse.Namespace, served: bool, ours: Iterable[str]) -> None:
   """UserError: when a flag is given that this kind of model does not take. ours: those for models of ours only."""
-  for name in given(args, ours if served else SERVED):
-    why = 'decided by the server; leave it out' if served else 'for openai:URL#MODEL only'
-    raise UserError(f'--{name.replace("_", "-")} is {why}')
+  if served:
+    refuse_given(args, ours, 'decided by the server; leave it out')
+  else:
+    refuse_given(args, SERVED, 'for openai:URL#MODEL only')
+
+
+def refuse_given(args: argparse.Namespace, names: Iterable[str], why: str) -> None:
+  """UserError: when one of these flags has a value. why: 'for --questions; leave it out'."""
+  for name in given(args, names):
+    raise UserError(f'{_flags.flag(name)} is {why}')
 
 
 def start_devices(args: argparse.Namespace, kept: str) -> None:

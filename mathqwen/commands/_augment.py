@@ -112,8 +112,7 @@ def _augment(args: argparse.Namespace) -> dict:
   served = _asking.is_served(args.model)
   _asking.refuse(args, served, OURS)
   if not args.questions:
-    for name in _asking.given(args, _REQUEST):
-      raise UserError(f'--{name.replace("_", "-")} is for --questions; leave it out')
+    _asking.refuse_given(args, _REQUEST, 'for --questions; leave it out')
   drawn = {'samples': SAMPLES_OF_NEW if args.questions else SAMPLES, 'temperature': TEMPERATURE}
   decoding = Decoding(**drawn | _asking.given(args, _asking.DECODING))
   request = augment.AugmentRequest(

@@ -52,6 +52,11 @@ def model_path(text: str) -> str:
   return text if text.startswith(files.HUB) else path(text)
 
 
+def flag(name: str) -> str:
+  """The flag of an argument: '--batch-size' of 'batch_size'."""
+  return f'--{name.replace("_", "-")}'
+
+
 def add_command(parsers: argparse._SubParsersAction, name: str, text: str, run: Callable | None = None) -> Parser:
   """Adds the command or verb `name` to `parsers`, which `add_subparsers` returned.
 

@@ -71,7 +71,7 @@ def add_flags(parser: _flags.Parser) -> None:
 
 def _add_value(parser: _flags.Parser, name: str, default, what: str, choices: tuple[str, ...] | None = None):
   """Adds the flag for `name`, of the type of its default."""
-  flag = f'--{name.replace("_", "-")}'
+  flag = _flags.flag(name)
   if isinstance(default, bool):
     parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=what)
     return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mathqwen import files
 from mathqwen.commands import _asking, _flags, _models, _scores
-from mathqwen.errors import report
+from mathqwen.errors import UserError, report
 from mathqwen.hardware import hosts
 
 if TYPE_CHECKING:
@@ -128,6 +128,9 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
   kept = f'the answers in {args.out} are kept' if args.out else 'without --out, no answers were kept'
   _asking.start_devices(args, kept)
   if not isinstance(args.model, str):
+    if args.dtype is not None:
+      own = repr(args.model.dtype)
+      raise UserError(f'dtype is {args.dtype!r}: a loaded model keeps its own, {own}; give dtype to mathqwen.load')
     model = args.model.asked_with(args.template, args.system)
     _report_asked(model, args, chosen)
     return run.evaluate(model, chosen, ask, out=args.out, batch_size=batch_size)

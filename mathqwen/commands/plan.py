@@ -42,21 +42,20 @@ def add_flags(parser: _flags.Parser) -> None:
   )
   group = parser.add_argument_group('with --evaluate')
   for name, (kind, metavar, text) in ASKED.items():
-    group.add_argument(f'--{name.replace("_", "-")}', type=kind, metavar=metavar, help=text)
+    group.add_argument(_flags.flag(name), type=kind, metavar=metavar, help=text)
   group.add_argument('--dtype', choices=_flags.DTYPES, help='of weights and activations (default: bfloat16)')
   group.add_argument('--cache-dtype', choices=_asking.CACHE_DTYPES, help='of keys and values (default: --dtype)')
 
 
 def run(args: argparse.Namespace) -> dict:
   """Prints one row for each slice, with --evaluate for each slice and benchmark. The JSON: `topologies`, the rows."""
-  asked = _asking.given(args, (*ASKED, 'dtype', 'cache_dtype'))
+  asked = (*ASKED, 'dtype', 'cache_dtype')
   if args.evaluate is not None:
-    return _evaluation(args, asked)
+    return _evaluation(args, _asking.given(args, asked))
+  _asking.refuse_given(args, asked, 'for --evaluate only: leave it out')
   from mathqwen import config
   from mathqwen.planning import plan_table
 
-  for name in asked:
-    raise UserError(f'--{name.replace("_", "-")} is for --evaluate only: leave it out')
   experiment = config.resolve(args.config, args.settings)
   fixed = {setting.partition('=')[0] for setting in args.settings}
   return plan_table.plan(experiment, args.topologies, fixed)

@@ -21,6 +21,8 @@ from collections.abc import Sequence
 
 from mathqwen import files
 from mathqwen.chat import chat_format
+from mathqwen.chat.chat_format import ChatFormat
+from mathqwen.chat.conversations import Conversation
 from mathqwen.config import DataConfig
 from mathqwen.data import encoding, formats, inspect, other_masks, sources
 from mathqwen.data.other_masks import BEHAVIOURS, Masked
@@ -45,19 +47,7 @@ def audit(
   """
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
   rows = None if against is None else _read(against)[:limit]
-  examples = []
-  for source in cfg.sources:
-    examples += sources.load_training(source, cfg, chat)[0]
-  conversations = []  # (where, messages, (ids, mask))
-  refused = 0
-  for example in examples[:limit]:
-    messages = encoding.messages_of(example, chat)
-    try:
-      conversations.append((example.where, messages, chat.template.render_batch([messages], tokenizer)[0]))
-    except UserError:
-      refused += 1
-  if not conversations:
-    raise UserError(f'{", ".join(cfg.sources)}: the template renders none of its {refused} conversations')
+  conversations, refused = _render(cfg, chat, tokenizer, limit)
   if rows is not None and len(rows) != len(conversations):
     raise UserError(
       f'{against} has {len(rows):,} rows and the config {len(conversations):,} conversations: give it a row for each '
@@ -97,6 +87,26 @@ def audit(
     'loss_tokens': sum(sum(mask) for _, _, (_, mask) in conversations),
     'others': found,
   }
+
+
+def _render(
+  cfg: DataConfig, chat: ChatFormat, tokenizer: Tokenizer, limit: int | None
+) -> tuple[list[tuple[str, Conversation, Masked]], int]:
+  """((where, messages, (ids, mask)) of each conversation, how many the template refuses). UserError: when it is all."""
+  examples = []
+  for source in cfg.sources:
+    examples += sources.load_training(source, cfg, chat)[0]
+  conversations = []
+  refused = 0
+  for example in examples[:limit]:
+    messages = encoding.messages_of(example, chat)
+    try:
+      conversations.append((example.where, messages, chat.template.render_batch([messages], tokenizer)[0]))
+    except UserError:
+      refused += 1
+  if not conversations:
+    raise UserError(f'{", ".join(cfg.sources)}: the template renders none of its {refused} conversations')
+  return conversations, refused
 
 
 class _Shown:

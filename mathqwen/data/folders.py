@@ -6,13 +6,13 @@ import re
 from mathqwen import files
 from mathqwen.data import tfds_sets
 from mathqwen.data.formats import COMPRESSION
+from mathqwen.data.json_rows import SPLITS
 from mathqwen.errors import UserError
 
 # What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.
 SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + COMPRESSION)
 # Files that describe a data set, in folders that other programs wrote.
 _ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json')
-_SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
 
 
 def data_files(path: files.AnyPath, split: str) -> list[files.AnyPath]:
@@ -64,11 +64,11 @@ def _hidden(file: files.AnyPath, folder: files.AnyPath) -> bool:
 
 def _of_split(found: list[files.AnyPath], folder: files.AnyPath, split: str) -> list[files.AnyPath]:
   """Those of a split: files whose name or folder says so; where none does, those that name no other split."""
-  named = {name: [] for name in _SPLITS}
+  named = {name: [] for name in SPLITS}
   unnamed = []
   for file in found:
     words = set(re.split(r'[^a-z]+', str(file.relative_to(folder)).lower()))
-    names = [name for name, spellings in _SPLITS.items() if words & set(spellings)]
+    names = [name for name, spellings in SPLITS.items() if words & set(spellings)]
     for name in names:
       named[name].append(file)
     if not names:

@@ -6,6 +6,7 @@
 {"question": {"0": "1+1=", ...}, "answer": {...}}       columns of numbered rows, as pandas writes them
 """
 
+import itertools
 import json
 
 from mathqwen.errors import UserError
@@ -13,7 +14,9 @@ from mathqwen.errors import UserError
 # Python writes these numbers, which JSON does not have: a value that is missing, and texts.
 _CONSTANTS = {'NaN': None, 'Infinity': 'inf', '-Infinity': '-inf'}
 DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__, strict=False)  # a tab in a text is a tab
-_SPLITS = {'train', 'training', 'test', 'validation', 'valid', 'val', 'dev', 'eval'}
+# How names of files, folders and tables spell the splits.
+SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
+_TABLES = {'eval', *itertools.chain.from_iterable(SPLITS.values())}
 
 
 def rows_of(value: object, where: str) -> list | None:
@@ -24,7 +27,7 @@ def rows_of(value: object, where: str) -> list | None:
   if not isinstance(value, dict) or not value:
     return None
   inner = list(value.values())
-  if len(value) > 1 and set(value) <= _SPLITS and all(isinstance(part, list) for part in inner):
+  if len(value) > 1 and set(value) <= _TABLES and all(isinstance(part, list) for part in inner):
     raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
   if all(isinstance(part, dict) for part in inner):
     return _numbered_rows(value)

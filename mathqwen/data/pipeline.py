@@ -31,13 +31,17 @@ def _order(counts: Sequence[int], weights: Sequence[float], seed: int) -> grain.
 
   counts: examples of each source; those of the first source have the numbers from 0 on, then come the next one's.
   """
-  seeds = np.random.SeedSequence(seed).generate_state(len(counts)).tolist()
-  streams = []
-  first = 0
-  for count, source_seed in zip(counts, seeds, strict=True):
-    streams.append(grain.MapDataset.source(range(first, first + count)).shuffle(seed=source_seed).repeat())
-    first += count
+  streams = _shuffled(counts, np.random.SeedSequence(seed).generate_state(len(counts)).tolist())
   return grain.MapDataset.mix(streams, weights) if weights else streams[0]
+
+
+def _shuffled(counts: Sequence[int], seeds: Sequence[int]) -> list[grain.MapDataset]:
+  """The endless order of the numbers of each source: arguments as in `_order`, with a seed for each source."""
+  firsts = itertools.accumulate(counts, initial=0)
+  return [
+    grain.MapDataset.source(range(first, first + count)).shuffle(seed=seed).repeat()
+    for first, count, seed in zip(firsts, counts, seeds, strict=False)
+  ]
 
 
 class _Passes:
@@ -53,11 +57,7 @@ class _Passes:
     self._ends = list(itertools.accumulate(self._quotas))
     seeds = np.random.SeedSequence(seed).generate_state(len(counts) + 1).tolist()
     self._slots = grain.MapDataset.source(range(len(self))).shuffle(seed=seeds.pop()).repeat()
-    self._streams = []
-    first = 0
-    for count, source_seed in zip(counts, seeds, strict=True):
-      self._streams.append(grain.MapDataset.source(range(first, first + count)).shuffle(seed=source_seed).repeat())
-      first += count
+    self._streams = _shuffled(counts, seeds)
 
   def __len__(self) -> int:
     """Of a pass."""
