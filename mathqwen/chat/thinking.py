@@ -9,19 +9,10 @@ import re
 from collections.abc import Sequence
 
 from mathqwen.chat.chat_format import text_with_specials
+from mathqwen.text.thinking_tags import PAIRS
 from mathqwen.text.tokenizer import Tokenizer
 
-# As DeepSeek-R1, Qwen3 and QwQ mark it; others; Kimi; Magistral; Sky-T1.
-_PAIRS = {
-  '<think>': '</think>',
-  '<thinking>': '</thinking>',
-  '<thought>': '</thought>',
-  '<reasoning>': '</reasoning>',
-  '◁think▷': '◁/think▷',
-  '[THINK]': '[/THINK]',
-  '<|begin_of_thought|>': '<|end_of_thought|>',
-}
-_TAG = re.compile('|'.join(map(re.escape, (*_PAIRS, *_PAIRS.values()))))
+_TAG = re.compile('|'.join(map(re.escape, (*PAIRS, *PAIRS.values()))))
 _TAIL = 32  # tokens at the end of a prompt, where its template may open the thinking
 ASKED = '\n\nThe final answer is'  # goes between the closed thinking and the answer
 
@@ -30,9 +21,9 @@ def closing_tag(prompt: str, answer: str) -> str | None:
   """The tag that closes the thinking in which the answer so far ends; None when it does not end in one."""
   tags = _TAG.findall(answer)
   if tags:
-    return _PAIRS.get(tags[-1])
-  opened = [tag for tag in _PAIRS if prompt.rstrip().endswith(tag)]
-  return _PAIRS[opened[0]] if opened else None
+    return PAIRS.get(tags[-1])
+  opened = [tag for tag in PAIRS if prompt.rstrip().endswith(tag)]
+  return PAIRS[opened[0]] if opened else None
 
 
 def close(prompt_ids: Sequence[int], ids: list[int], tokenizer: Tokenizer) -> list[int] | None:
@@ -51,7 +42,7 @@ def closing_ids(tag: str, tokenizer: Tokenizer) -> list[int]:
 
 def longest_close(tokenizer: Tokenizer) -> int:
   """The most ids that `close` gives."""
-  return max(len(closing_ids(tag, tokenizer)) for tag in _PAIRS.values())
+  return max(len(closing_ids(tag, tokenizer)) for tag in PAIRS.values())
 
 
 def count(prompt_ids: Sequence[int], ids: list[int], tokenizer: Tokenizer) -> int:

@@ -41,11 +41,13 @@ def _share_right(scores: dict) -> str:
 
 def _sampled(scores: dict) -> str:
   """`; 500 problems, avg@16 60.1% (57.0 to 63.1), pass@16 ..., maj@16 ...`; '' for one answer to each problem."""
+  from mathqwen.evals.samples import SHOWN_METRICS
+
   samples = scores.get('samples', 1)
   if samples == 1:
     return ''
   parts = []
-  for metric in ('avg_at_n', 'pass_at_k', 'maj_at_k'):
+  for metric in SHOWN_METRICS:
     low, high = scores['intervals95'][metric][str(samples)]
     share = scores[metric][str(samples)]
     parts.append(f'{metric.partition("_at_")[0]}@{samples} {100 * share:.1f}% ({100 * low:.1f} to {100 * high:.1f})')

@@ -17,6 +17,8 @@ from collections.abc import Collection, Hashable, Sequence
 from mathqwen.evals.report.intervals import interval
 from mathqwen.grading import latex, values
 
+SHOWN_METRICS = ('avg_at_n', 'pass_at_k', 'maj_at_k')  # metrics in tables and lines
+METRICS = (*SHOWN_METRICS, 'cons_at_k')  # in scores
 _MOST_DRAWN = 128  # samples, up to which all draws of fewer are counted
 _METHOD = 'Wilson, with the number of answers that the standard error over problems is worth'
 

@@ -185,11 +185,6 @@ def _with_digits(text: str) -> str:
   return chinese.digits(text)
 
 
-def last_number(text: str) -> str | None:
-  """The last number of the text, whatever stands around it."""
-  return values.last(words(clean(text)))
-
-
 def last_whole_number(text: str) -> str | None:
   """The last number of the text; where it is a part of an expression (`9!`, `2^{36}`), that expression."""
   text = _with_digits(words(clean(text)))

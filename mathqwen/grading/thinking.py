@@ -8,13 +8,10 @@ apart('<think>9*2</think><answer>18</answer>')         Reading('18', cut_off=Fal
 import dataclasses
 import re
 
-# How published models mark their thinking: DeepSeek-R1, Qwen3 and QwQ; Claude-like; Kimi; Magistral; Sky-T1.
-_NAMES = 'think|thinking|thought|thoughts|reasoning|scratchpad'
-_TAG = re.compile(
-  rf'<(?P<open>{_NAMES})>|</(?P<close>{_NAMES})>'
-  r'|(?P<open2>◁think▷|\[THINK\]|<\|begin_of_thought\|>)|(?P<close2>◁/think▷|\[/THINK\]|<\|end_of_thought\|>)',
-  re.IGNORECASE,
-)
+from mathqwen.text.thinking_tags import PAIRS
+
+_either = lambda tags: '|'.join(map(re.escape, tags))
+_TAG = re.compile(f'(?P<open>{_either(PAIRS)})|{_either(PAIRS.values())}', re.IGNORECASE)
 _ANSWER_OPEN = re.compile(r'<answer>|<\|begin_of_solution\|>', re.IGNORECASE)
 _ANSWER_CLOSE = re.compile(r'</answer>|<\|end_of_solution\|>', re.IGNORECASE)
 _END_OF_TEXT = re.compile(r'(?:\s|<\|(?:im_end|endoftext|eot_id|end)\|>|</s>)+\Z')
@@ -34,7 +31,7 @@ def apart(response: str) -> Reading:
   outside: list[str] = []
   depth = start = 0
   for tag in _TAG.finditer(response):
-    if tag['open'] or tag['open2']:
+    if tag['open']:
       if not depth:
         outside.append(response[start : tag.start()])
       depth = 1

@@ -6,6 +6,7 @@ For other folders to use; nothing is imported here, so that each module costs on
   tokenizer.Tokenizer        what every tokenizer can do; subclasses in huggingface, rank_file, sentencepiece_model
   declared_stops             the stop ids that generation_config.json and config.json declare
   bpe                        Qwen's special tokens, and conversions between vocabulary files
+  thinking_tags              the marks around the thinking of published models
   testing                    a tiny tokenizer of Qwen2's kind, for tests
 """
 
@@ -17,5 +18,6 @@ __all__ = [
   'rank_file',
   'sentencepiece_model',
   'testing',
+  'thinking_tags',
   'tokenizer',
 ]

@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 
 from mathqwen.grading import extract, values
+from mathqwen.grading.cleaning import clean, words
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ from mathqwen.grading import extract, values
   ],
 )
 def test_last_number_and_its_value(text, last, value):
-  assert extract.last_number(text) == last
+  assert values.last(words(clean(text))) == last
   assert values.value(last) == value
 
 

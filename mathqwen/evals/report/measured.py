@@ -10,6 +10,7 @@ from mathqwen.errors import UserError
 from mathqwen.evals import benchmarks
 from mathqwen.evals.folder import is_unfinished
 from mathqwen.evals.records import read_json
+from mathqwen.evals.samples import METRICS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +122,7 @@ _OPTIONAL = {
   'by_group': dict | None,
   'decoding': dict | None,
   'samples': int,
-  'pass_at_k': dict,
-  'maj_at_k': dict,
-  'avg_at_n': dict,
-  'cons_at_k': dict,
+  **dict.fromkeys(METRICS, dict),
   'intervals95': dict,
   'lengths': dict | None,
   'relative_error': float | int,
@@ -150,7 +148,7 @@ def _fault(scores: dict) -> str | None:
     if not group['n']:
       return f'group {name!r}: it is empty'
 
-  for kind in ('pass_at_k', 'maj_at_k', 'avg_at_n', 'cons_at_k'):
+  for kind in METRICS:
     for k, share in scores.get(kind, {}).items():
       if not re.fullmatch('[0-9]{1,9}', k) or not isinstance(share, float | int):
         return f'field {kind!r} holds {k!r}: {share!r}'

@@ -10,12 +10,10 @@ from mathqwen.evals import benchmarks, records
 from mathqwen.evals.report import bars, curves
 from mathqwen.evals.report.formats import ReportTable
 from mathqwen.evals.report.measured import MeasuredRun
+from mathqwen.evals.samples import METRICS
 
 _FIELDS = ('id', 'question', 'response', 'extracted', 'gold', 'correct', 'reason', 'tokens', 'truncated', 'groups')
-_SCORES = (
-  'n', 'correct', 'problems', 'samples', 'avg_at_n', 'pass_at_k', 'maj_at_k', 'cons_at_k', 'intervals95', 'lengths',
-  'thinking_cut',
-)  # fmt: skip
+_SCORES = ('n', 'correct', 'problems', 'samples', *METRICS, 'intervals95', 'lengths', 'thinking_cut')
 # The choices of the page, with the keys of `choices` in report.js.
 _VERDICTS = {
   'all': 'all',

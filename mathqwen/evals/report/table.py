@@ -22,6 +22,7 @@ from mathqwen.evals.report.measured import (
   samples_of,
 )
 from mathqwen.evals.report.table12 import published_columns, published_rows, sources
+from mathqwen.evals.samples import SHOWN_METRICS
 
 Paths = str | os.PathLike | Iterable[str | os.PathLike]  # scores.json files, or directories that hold some
 
@@ -194,7 +195,7 @@ def _samples_tables(runs: list[MeasuredRun], columns: list[str]) -> list[ReportT
   if not found:
     return []
   shown: list[tuple[str, int]] = []  # ('avg_at_n', 4), ('pass_at_k', 1), ..., ('maj_at_k', 4), which is of all samples
-  for kind in ('avg_at_n', 'pass_at_k', 'maj_at_k'):
+  for kind in SHOWN_METRICS:
     ks = {
       int(k) for _, scores in found for k in scores.get(kind, ()) if kind != 'maj_at_k' or k == str(scores['samples'])
     }
