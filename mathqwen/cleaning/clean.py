@@ -51,8 +51,11 @@ def clean(
       apart = bool(cfg.weights or cfg.epochs)
       how = job.Tokens(tokenizer, cfg.template, cfg.system_prompt, cfg.seq_len, apart)
       tokens.check(how)
-    problems, missing = find_problems(test_sets, asked, cfg.data_dir)
+    # First what fails at once: a wrong flag has one line.
+    pipeline.check_options(beam_options)
+    sources.parse_columns(cfg.columns)
     pieces, probes = job.plan_pieces(cfg.sources, cfg.data_dir)
+    problems, missing = find_problems(test_sets, asked, cfg.data_dir)
     this = Job(
       sources=cfg.sources,
       data_dir=cfg.data_dir,

@@ -140,6 +140,14 @@ def parse_options(texts: Sequence[str], defaults: dict[str, object]) -> Any:
   return options
 
 
+def check_options(texts: Sequence[str]) -> None:
+  """UserError: when an option is unknown to Beam, or its runner is not here or needs others."""
+  try:
+    import_beam().Pipeline(options=parse_options(texts, {}))
+  except (ValueError, ImportError, AttributeError) as error:
+    raise UserError(f'--beam {" ".join(texts)}: {" ".join(str(error).split())}') from None
+
+
 @contextlib.contextmanager
 def _quiet_workers() -> Iterator[None]:
   """Sets the log level of the direct runner's processes by a file: Beam passes them no options."""

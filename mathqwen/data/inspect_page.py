@@ -63,7 +63,9 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
     if len(source) > _MEASURED:
       notes.append(f'{name}: lengths are those of {_MEASURED:,} of {len(source):,} examples, evenly spread')
     if len(source) > _INDEXED:
-      notes.append(f'{name}: answers to the same question are counted for at most {_INDEXED:,} examples')
+      notes.append(
+        f'{name}: answers to the same question are not shown, because it has more than {_INDEXED:,} examples'
+      )
   together = [*_packed(data), *(row for cleaned in cleanings.values() for row in cleaned.test_problems())]
   sets.append({'name': 'all sources together', 'fields': _FIELDS, 'rows': together})
 

@@ -42,7 +42,7 @@ class Report:
       named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
       if count > len(named):
         named.append('...')
-      result.append(f'{count} {kind}: {", ".join(named)}')
+      result.append(f'{count:,} {kind}: {", ".join(named)}')
     return result
 
   def merge(self, other: 'Report') -> None:

@@ -26,16 +26,11 @@ _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'rea
 # Of these, what a chat template may take: see `chat/conversations.py`.
 _KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
 # ShareGPT's names of the roles.
-_ROLES = {
-  'human': 'user',
-  'user': 'user',
-  'gpt': 'assistant',
-  'chatgpt': 'assistant',
-  'assistant': 'assistant',
-  'system': 'system',
-}
+_ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
+# What the gold answer beside a solution is called, in order of preference.
+_GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
 # Fields that a row of any shape may have, and that are read.
-_COMMON = ('id', 'answer', 'weight')
+_COMMON = ('id', 'weight', *_GOLD)
 # What a user can say the columns of: `data.columns`.
 COLUMNS = ('question', 'solution', 'answer', 'messages', 'system', 'id')
 
@@ -57,8 +52,8 @@ class Shape:
 
 
 def text_field(record: Mapping, field: str) -> str:
-  """The text of a field, without the white space around it; a number is text. Malformed: when there is none."""
-  value = record.get(field)
+  """The text of a field, stripped; a number is text, and so is a list of one text. Malformed: when there is none."""
+  value = _single(record.get(field))
   if value is None:
     raise Malformed(f'no field "{field}"')
   if isinstance(value, int | float) and not isinstance(value, bool):
@@ -66,6 +61,11 @@ def text_field(record: Mapping, field: str) -> str:
   if not isinstance(value, str) or not value.strip():
     raise Malformed(f'field "{field}" is empty or not text')
   return value.strip()
+
+
+def _single(value: object) -> object:
+  """The element of a list of one, as OlympiadBench writes solutions and answers; any other value as it is."""
+  return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def last_boxed(solution: str) -> str:
@@ -128,7 +128,7 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
     raise Malformed(f'fields {", ".join(record)}: expected a question and its answer, or messages')
   if record.get('weight') not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
-  used = (*shape.fields, *shape.optional, 'id', 'answer')
+  used = (*shape.fields, *shape.optional, 'id', *_GOLD)
   tools = record.get('tools') if any_turns and shape.of_turns else None
   if tools:
     used = (*used, 'tools')
@@ -213,12 +213,22 @@ def _pair(question_field: str, solution_field: str) -> Callable[..., dict]:
 
 def _answer(record: dict, solution: str, solution_field: str) -> str:
   """The gold answer: the record's own, or what the solution ends with."""
-  if solution_field != 'answer' and record.get('answer') is not None:
-    return str(record['answer']).strip()
+  own = _own_answer(record, solution_field)
+  if own is not None:
+    return own
   answer = gold_of(solution)
-  if not answer and solution_field == 'answer' and '\n' not in solution:
+  if not answer and solution_field in _GOLD and '\n' not in solution:
     return solution  # 'answer' on one line is the answer itself: 'x = 3'
   return answer
+
+
+def _own_answer(record: Mapping, solution_field: str = '') -> str | None:
+  """The answer that a record has beside its solution, several with commas; None without one."""
+  values = [record[name] for name in _GOLD if name != solution_field and record.get(name) not in (None, [])]
+  if not values:
+    return None
+  answers = values[0] if isinstance(values[0], list) else values[:1]
+  return ', '.join(str(answer).strip() for answer in answers)
 
 
 def _with_system(record: dict, question: str, solution: str, before: tuple[dict, ...] = ()) -> tuple[dict, ...] | None:
@@ -318,11 +328,11 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   answers = [message['content'] for message in messages if message['role'] == 'assistant']
   if not questions or not answers:
     raise Malformed('messages without a user turn or without an assistant turn')
-  gold = record.get('answer')
+  gold = _own_answer(record)
   return {
     'question': questions[0],
     'solution': answers[-1],
-    'answer': gold_of(answers[-1]) if gold is None else str(gold).strip(),
+    'answer': gold_of(answers[-1]) if gold is None else gold,
     'messages': tuple(messages),
   }
 
@@ -355,7 +365,7 @@ _LISTS = ('messages', 'conversations', 'prompt', 'completion', 'tools')  # what 
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
 # a solution is trained on with the solution. The last of each are those of CAMEL-AI.
 _QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
-_SOLUTIONS = ('solution', 'response', 'output', 'completion', 'target', 'message_2', 'answer')
+_SOLUTIONS = ('solution', 'response', 'output', 'completion', 'target', 'message_2', *_GOLD)
 
 
 def _pairs() -> Iterator[Shape]:

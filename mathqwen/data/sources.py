@@ -10,7 +10,6 @@ from mathqwen.data import catalog, examples, folders, hub_sets, origins, publish
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
-from mathqwen.settings import did_you_mean
 
 _NAMED = 5  # bad records that an error names
 
@@ -89,8 +88,7 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
     if not column:
       raise UserError(f'data.columns: {text!r} is not FIELD=COLUMN, as question=problem')
     if field not in shapes.COLUMNS:
-      hint = did_you_mean(field, shapes.COLUMNS) or f': use {", ".join(shapes.COLUMNS)}'
-      raise UserError(f'data.columns: there is no field {field!r}{hint}')
+      raise UserError(f'data.columns: there is no field {field!r}: use {", ".join(shapes.COLUMNS)}')
     if field in found:
       raise UserError(f'data.columns names {field} twice: leave one of them')
     found[field] = column

@@ -64,8 +64,8 @@ def _missing(source: str, name: str, root: str) -> str:
       f'--data_dir={root}` once (it needs TensorFlow), or set TFDS_DATA_DIR to the folder that has it'
     )
   near = difflib.get_close_matches(name, [*known, *there], n=1)
-  hint = f'; did you mean {PREFIX}{near[0]}?' if near else ''
-  return f'{source}: tensorflow-datasets has no data set {name!r}, and {root} neither{hint}'
+  hint = f'did you mean {PREFIX}{near[0]}?' if near else 'set TFDS_DATA_DIR to the folder that has it'
+  return f'{source}: neither tensorflow-datasets nor {root} has a data set {name!r}; {hint}'
 
 
 def records(path: files.AnyPath) -> Iterator[tuple[int, object]]:

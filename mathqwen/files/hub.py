@@ -83,16 +83,19 @@ def _snapshot(name: str, revision: str | None, patterns: tuple[str, ...], **opti
   try:
     import huggingface_hub
     from huggingface_hub import errors
+    from huggingface_hub.utils import logging
   except ImportError:
     raise UserError(
       f"no directory {name}; to fetch it from the Hugging Face hub, pip install 'mathqwen[hf]' first"
     ) from None
   if revision is not None:
     options['revision'] = revision
+  logging.set_verbosity_error()  # it has a line for each retry
   try:
     return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **options)
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.HFValidationError, OSError) as error:
-    reason = ' '.join(str(error).split())[:200]
+    # What follows says of every failure that it may be the network.
+    reason = ' '.join(str(error).split()).partition(' An error happened')[0][:200]
     raise UserError(
       f'no directory {name}, and the Hugging Face hub did not give it ({type(error).__name__}: {reason}): '
       'look at the name, the network and your access, or fetch it elsewhere and name the directory'

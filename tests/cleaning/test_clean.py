@@ -99,6 +99,8 @@ def test_what_is_refused(mixture, tmp_path):
     run(mixture, tmp_path / 'b', beam=['job=x'])
   with pytest.raises(UserError, match='Apache Beam does not take one of these values'):
     run(mixture, tmp_path / 'b', beam=['direct_num_workers=many'])
+  with pytest.raises(UserError, match='^--beam runner=Nothing: Unexpected pipeline runner'):
+    run(mixture, tmp_path / 'b', beam=['runner=Nothing'])
   (tmp_path / 'c').mkdir()
   (tmp_path / 'c' / 'notes.txt').write_text('mine')
   with pytest.raises(UserError, match=r'is not empty \(notes.txt\)'):

@@ -72,6 +72,7 @@ def test_a_hub_that_does_not_answer(monkeypatch, tmp_path, fails):
   monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
   message = fails('generate', 'Qwen/Qwen2.5-0.5B', '1+1=')
   assert message.startswith('no directory Qwen/Qwen2.5-0.5B, and the Hugging Face hub did not give it')
+  assert 'An error happened' not in message
 
 
 def test_without_the_hub_library(monkeypatch, tmp_path):

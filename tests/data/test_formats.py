@@ -244,12 +244,18 @@ PARTS = [{'role': 'user', 'content': [{'type': 'text', 'text': 'q'}]}, {'role': 
         ('question', 'response'),
         ('problem', 'answer'),
         ('query', 'answer'),
+        ('problem', 'expected_answer'),
+        ('question', 'final_answer'),
+        ('problem', 'gold'),
       )
     ],
+    *[({'question': 'q', 'solution': 'a #### 1', gold: [1]}, None) for gold in ('expected_answer', 'final_answer')],
+    ({'question': 'q', 'solution': ['a #### 1'], 'gold': 1, 'final_answer': None}, None),  # as in OlympiadBench
   ],
 )
 def test_shapes(row, expected, tmp_path):
-  ((example,), _) = load(str(write_lines(tmp_path / 'a.jsonl', row)))
+  ((example,), report) = load(str(write_lines(tmp_path / 'a.jsonl', row)))
+  assert not {'gold', 'expected_answer', 'final_answer'} & report.unread.keys()
   if expected is None:
     assert (example.question, example.solution, example.answer, example.messages) == ('q', 'a #### 1', '1', None)
   else:
@@ -289,6 +295,12 @@ def test_numbers_are_text(tmp_path):
   kept, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
   assert [(e.question, e.solution, e.answer) for e in kept] == [('1+1=', '2', '2'), ('3', '0.5', '0.5')]
   assert report.counts == {'malformed': 1}
+
+
+def test_a_gold_answer_of_its_own(tmp_path):
+  rows = [{'problem': 'p', 'solution': f's{i}', 'final_answer': gold} for i, gold in enumerate(('3', ['4'], ['1', 5]))]
+  kept, _ = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
+  assert [(e.solution, e.answer) for e in kept] == [('s0', '3'), ('s1', '4'), ('s2', '1, 5')]
 
 
 def test_columns_of_the_user(tmp_path):

@@ -94,7 +94,7 @@ def test_files_of_the_older_format(prepared, tmp_path):
 @pytest.mark.parametrize(
   'source, words',
   [
-    ('tfds:my_sum', "has no data set 'my_sum', and .* neither; did you mean tfds:my_sums"),
+    ('tfds:my_sum', "neither tensorflow-datasets nor .* has a data set 'my_sum'; did you mean tfds:my_sums"),
     ('tfds:my_sums:3.0.0', 'is not prepared in .*: run `tfds build my_sums --file_format=array_record --data_dir='),
     ('tfds:gsm8k', 'is not prepared in .*set TFDS_DATA_DIR'),
     ('tfds:my_chats/long', 'is not prepared in .*: run `tfds build my_chats/long'),
