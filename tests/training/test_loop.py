@@ -61,6 +61,7 @@ def small_run(tiny_config, tmp_path):
     (encoded,), held_out = hold_out([pipeline.Encoded.from_rendered(examples_of(20))], 3, 0)
     data = types.SimpleNamespace(
       held_out=held_out,
+      origins={},
       train=lambda: pipeline.train_batches([encoded], (), 2, 12, 0),
       eval=lambda: pipeline.eval_batches(held_out, 2, 12),
     )
