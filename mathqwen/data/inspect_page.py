@@ -16,7 +16,6 @@ from mathqwen.chat.chat_format import text_with_specials
 from mathqwen.data import formats, prompts, shard_card
 from mathqwen.data.encoded import Examples
 from mathqwen.data.left_out import Report
-from mathqwen.data.pipeline import packed_rows
 from mathqwen.data.training_data import TrainingData
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -42,14 +41,13 @@ _LABELS = {'set': 'source', 'group': 'reason or test set', 'find': 'text', 'show
 
 def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[str, dict]) -> None:
   """Writes the page. numbers: of each source, as `inspect.inspect_data` returns them. OSError: when it cannot be."""
+  cleanings = {name: _Cleaned(name) for name in data.cfg.sources}
   sets = []
   panels: list[str] = []
   reasons: list[list[str]] = []
   notes = []
-  cleanings: dict[str, _Cleaned] = {}  # by folder: several sources may be of one
   for name, source in zip(data.cfg.sources, data.sources, strict=True):
-    cleaned = _Cleaned(name)
-    cleanings.setdefault(str(cleaned.folder), cleaned)
+    cleaned = cleanings[name]
     rows = [*_examples(source, data.tokenizer), *cleaned.left_out()]
     reports = cleaned.reports()
     if not reports or not shard_card.is_source(name):  # cleaned shards repeat what their report says
@@ -66,24 +64,26 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
       notes.append(
         f'{name}: answers to the same question are not shown, because it has more than {_INDEXED:,} examples'
       )
-  together = [*_packed(data), *(row for cleaned in cleanings.values() for row in cleaned.test_problems())]
+  folders = {str(cleaned.folder): cleaned for cleaned in cleanings.values()}  # several sources may be of one
+  together = [*_packed(data), *(row for cleaned in folders.values() for row in cleaned.test_problems())]
   sets.append({'name': 'all sources together', 'fields': _FIELDS, 'rows': together})
 
-  counts = []
-  for name, found in numbers.items():
-    totals = [f'{found[total]:,}' for total in ('rows', 'tokens', 'loss_tokens')]
-    counts.append([name, *totals, f'{found["packing_efficiency"]:.2%}'])
-  header = ['source', 'examples', 'tokens', 'with loss', f'filled, packed to {data.cfg.seq_len:,}']
   sections = {
-    'sources': ('Sources', page.table('As training reads them', header, counts) + page.notes(data.describe())),
+    'sources': ('Sources', _totals(numbers, data.cfg.seq_len) + page.notes(data.describe())),
     'lengths': ('Lengths and answers', page.notes(notes) + f'<div class="panels">{"".join(panels)}</div>'),
-    'left-out': (
-      'Left out',
-      page.table('Why', _REASONS, reasons) if reasons else '',
-    ),
+    'left-out': ('Left out', page.table('Why', _REASONS, reasons) if reasons else ''),
     'rows': ('Rows', page.notes([_sampled()]) + page.browser(sets, _KINDS, 'rows', _LABELS)),
   }
   files.write_atomically(path, page.document(title, sections, sets, 'inspect.js').encode('utf-8', 'replace'))
+
+
+def _totals(numbers: Mapping[str, dict], seq_len: int) -> str:
+  rows = []
+  for name, found in numbers.items():
+    totals = [f'{found[total]:,}' for total in ('rows', 'tokens', 'loss_tokens')]
+    rows.append([name, *totals, f'{found["packing_efficiency"]:.2%}'])
+  header = ['source', 'examples', 'tokens', 'with loss', f'filled, packed to {seq_len:,}']
+  return page.table('As training reads them', header, rows)
 
 
 def _sampled() -> str:
@@ -132,9 +132,8 @@ def _pieces(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
 
 def _packed(data: TrainingData) -> list[list]:
   """The first packed rows of training, with their segments."""
-  cfg = data.cfg
-  rows = packed_rows(data.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts)
-  features, names = rows.pack(0), rows.names_by_row(0)
+  seq_len = data.cfg.seq_len
+  features, names = data.rows.pack(0), data.rows.names_by_row(0)
   found = []
   for number in range(min(_PACKED, len(features['tokens']))):
     row = {name: values[number] for name, values in features.items()}
@@ -149,8 +148,8 @@ def _packed(data: TrainingData) -> list[list]:
       name = names[number][key] if len(names[number]) == len(keys) else f'segment {segment}, answer {answer}'
       segments.append(shown | {'name': name, 'positions': int(here.sum())})
     used = sum(segment['positions'] for segment in segments)
-    heading = f'{len(segments)} segments, {used:,} of {cfg.seq_len:,} positions ({used / cfg.seq_len:.1%})'
-    found.append([f'row {number + 1}', 'packed', [], heading, {'segments': segments, 'positions': cfg.seq_len}])
+    heading = f'{len(segments)} segments, {used:,} of {seq_len:,} positions ({used / seq_len:.1%})'
+    found.append([f'row {number + 1}', 'packed', [], heading, {'segments': segments, 'positions': seq_len}])
   return found
 
 

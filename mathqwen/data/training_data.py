@@ -79,12 +79,13 @@ class TrainingData:
     """Positions of one epoch, without padding; where answers share questions, as the first window has it."""
     times = self.cfg.epochs or [1] * len(self.sources)
     alone = round(sum(often * source.positions for often, source in zip(times, self.sources, strict=True)))
-    return round(alone * self._shared_rows.tokens_kept()) if self.cfg.share_prompts else alone
+    return round(alone * self.rows.tokens_kept()) if self.cfg.share_prompts else alone
 
   @functools.cached_property
-  def _shared_rows(self) -> pipeline.PackedRows:
+  def rows(self) -> pipeline.PackedRows:
+    """The endless packed rows of training."""
     cfg = self.cfg
-    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, True, cfg.epochs)
+    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs)
 
   def describe(self) -> list[str]:
     """Lines to print: what was read, held out and left out."""
@@ -114,7 +115,7 @@ class TrainingData:
         'would be asked in another way than it is trained; put it before the answers, or take another data.template'
       )
     if self.cfg.share_prompts:
-      rows = self._shared_rows
+      rows = self.rows
       lines.append(
         f'{sum(map(len, self.sources)):,} answers share {len(rows.questions):,} questions: in the first window they '
         f'take {rows.tokens_kept():.1%} of the positions that they take alone'

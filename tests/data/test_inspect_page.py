@@ -7,6 +7,10 @@ import pytest
 from json_lines import write_lines
 
 from mathqwen import cli
+from mathqwen.data import inspect_page
+from mathqwen.data.training_data import TrainingData
+from mathqwen.data_config import DataConfig
+from mathqwen.text.loading import load_tokenizer
 
 EVIL = 'Is </script><script>document.title = "out"</script> <img src=x onerror=alert(1)> 3 < 5 & $7?'
 HIT = {
@@ -38,6 +42,19 @@ def page(tmp_path_factory):
     words += ['--set', f'{name}={value}']
   assert cli.main(words) == 0
   return (folder / 'page.html').read_text()
+
+
+def test_packed_rows_are_those_of_training(tmp_path):
+  for name, count in (('a', 6), ('b', 2)):
+    write_lines(tmp_path / f'{name}.jsonl', *({'question': f'{name}{i}?', 'answer': f'{i}'} for i in range(count)))
+  sources = tuple(str(tmp_path / f'{name}.jsonl') for name in 'ab')
+  cfg = DataConfig(sources=sources, epochs=(0.5, 3), seq_len=64, batch_size=2, eval_examples=0)
+  data = TrainingData(cfg, load_tokenizer())
+  batches = data.train()
+  names = [name for row in batches.examples(batches.get_state()) for name in row]
+  batches.close()
+  shown = [segment['name'] for row in inspect_page._packed(data)[: cfg.batch_size] for segment in row[4]['segments']]
+  assert shown == names
 
 
 OPEN = """

@@ -80,6 +80,7 @@ def test_a_budget_needs_room_for_an_answer(model, prompts):
     ('x<think>', '</think>\n<think>again', '</think>'),
     ('What is <think>? x', '18', None),
     ('x', '[THINK]Maybe', '[/THINK]'),
+    ('x', '<scratchpad>Maybe', '</scratchpad>'),
     ('x', '18', None),
   ],
 )
