@@ -318,7 +318,7 @@ def explain(error: run.Unanswered) -> tuple[str, bool]:
 
 
 def _explain(error: run.Unanswered) -> str:
-  unasked = f'; {error.unasked:,} more were not asked' if error.unasked else ''
+  unasked = f'; {error.unasked:,} more {"was" if error.unasked == 1 else "were"} not asked' if error.unasked else ''
   failures = list(error.why.values())
   common = _hopeless(error)
   if common is None and error.unasked and all(failure.affects_all for failure in failures):

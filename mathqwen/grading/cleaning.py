@@ -93,7 +93,7 @@ def clean(text: str) -> str:
 
 def words(text: str) -> str:
   r"""The text without `\text{...}` around words, and with `%` for `percent`: for rules that read numbers."""
-  return _PERCENT.sub('%', _TEXT.sub(r'\1', text))
+  return _PERCENT.sub('%', _TEXT.sub(r'\1', re.sub(r'(?<=\d)(?=\\mathrm)', ' ', text)))  # 300\mathrm{K} is no 300k
 
 
 def _fraction(repeating: re.Match) -> str:

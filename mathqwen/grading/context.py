@@ -8,7 +8,7 @@ A number that belongs to an expression is given with its expression, which has n
 
 import re
 
-from mathqwen.grading import values
+from mathqwen.grading import units, values
 
 _NEAR = 40  # characters on each side that are looked at
 
@@ -36,6 +36,8 @@ _AFTER = re.compile(
   r'|\s?(?:[~～至]|to)\s?\d'  # a range
   r')'
 )
+_UNIT_IN_FRONT = re.compile(r'\d\s?([^\W\d_]+),?\s?(?:and\s)?$')
+_UNIT_BEHIND = re.compile(r'\s?([^\W\d_]+)(?:,?\s?(?:and\s)?\d[\d.]*\s?([^\W\d_]+))?')
 _ANOTHER = re.compile(r'[^\d]{0,20}?(?:\bor\b|或)[^\d]{0,20}\d', re.IGNORECASE)
 _LIST = re.compile(r'\s?(?:[,;，、和]|and\b)\s?[-$\\]{0,3}\d', re.IGNORECASE)
 
@@ -45,7 +47,7 @@ def whole(text: str, number: re.Match) -> str:
   before = text[max(0, number.start() - _NEAR) : number.start()]
   after = text[number.end() : number.end() + _NEAR]
   line = before.rpartition('\n')[2]
-  if not _BEFORE.search(line) and not _AFTER.match(after):
+  if not _BEFORE.search(line) and not _AFTER.match(after) and not _in_two_units(line, after):
     return values.as_written(number)
   head = re.search(r"[^\s$]*(?:\s?[-+*/^]\s?|\b(?:not|isn't|不是|不等于)\s?)?$", line).group()
   tail = re.match(r'(?:\s?[-+*/^]\s?)?[^\s$]*', after).group()
@@ -53,13 +55,24 @@ def whole(text: str, number: re.Match) -> str:
   return expression if values.value(expression) is None else f'... {expression} ...'
 
 
-def one(text: str, numbers: list[re.Match], only: bool) -> str:
-  """The first number, where it is the one that is meant.
+def _in_two_units(before: str, after: str) -> bool:
+  """Whether the number is a part of `3 hours and 20 minutes`, or of 5 dollars 20 cents."""
+  front = _UNIT_IN_FRONT.search(before)
+  behind = _UNIT_BEHIND.match(after)
+  if not behind:
+    return False
+  pairs = [(behind[1], behind[2])] + ([(front[1], behind[1])] if front else [])
+  for first, second in pairs:
+    large, small = units.unit_of(first), units.unit_of(second or '')
+    if large and small and large.dimension == small.dimension and large.factor > small.factor:
+      return True
+  return False
 
-  only: the text is a box, where a list of numbers is no number.
-  """
+
+def one(text: str, numbers: list[re.Match]) -> str:
+  """The first number; where the text goes on as a list of numbers, the text."""
   first = numbers[0]
   after = text[first.end() : first.end() + 2 * _NEAR]
-  if _ANOTHER.match(after) or (only and _LIST.match(after)):
+  if _ANOTHER.match(after) or _LIST.match(after):
     return text.strip()
   return whole(text, first)

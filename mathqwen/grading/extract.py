@@ -23,7 +23,8 @@ _BOX = re.compile(
 )
 _ANSWER_IS = re.compile(
   r"(?P<denied>\banswer\s{1,3}(?:isn['’]t|(?:can|could|should|wo|would)(?:not|n['’]t|['’]t|\s{1,3}not)\s{1,3}be))"
-  r'|(?:the\s{1,3})?(?:final\s{1,3})?answer\s{1,3}is(?:\s{0,3}[:：])?'  # The answer is 5; the final answer is: 5
+  r'|(?:the\s{1,3})?(?:final\s{1,3})?(?:answer\s{1,3}(?:is|(?:would|should|must|will)\s{1,3}be)'  # The answer is 5
+  r'|(?:answers|solutions|roots)\s{1,3}are)(?:\s{0,3}[:：])?'  # the solutions are: 5 and 6
   r'|\bfinal\s{1,3}answer\s{0,3}[:：]'  # Final Answer: 5
   r'|\banswer\s{0,3}[:：]'  # Answer: 5
   r'|^A:'  # A: 5, at the start of a line
@@ -36,7 +37,7 @@ _MATH = re.compile(
   r'|\\\[((?:[^\\]|\\(?![\[\]]))*+)\\\]'  # \[x\]
 )
 _SENTENCE_END = re.compile(
-  r'(?<!\bRs)\.\s'  # a period and a blank: the one in 3.5 does not end the sentence
+  r'(?<!\b(?:Rs|Mr|Ms|Dr|St|vs))(?<!\bMrs)(?<!\bProf)\.\s'  # a period and a blank: 3.5 does not end the sentence
   r'|\.?$'  # the end of the text, with or without a period
   r'|[。．；;]'  # Chinese periods (。 and ．) and semicolons
 )
@@ -47,12 +48,16 @@ _EMPTY = re.compile(
 )
 _NOT = re.compile(r"[\s:：*$]*+(?:not\b|n['’]t\b|never\b|不是|不为|并非)", re.IGNORECASE)  # the answer is not 45
 _BUT = re.compile(
-  r'[,;，；.。]?\s?(?:\bbut(?:\s+rather)?\b|\brather\b|而是|应(?:该|当)?(?:是|为))\s?[:：]?\s?', re.IGNORECASE
+  r'[,;，；.。]?\s?(?:\bbut(?:\s+rather)?\b|\brather\b|\bit(?:\W?s|\s+is|\s+equals)\b|而是|应(?:该|当)?(?:是|为))\s?[:：]?\s?',
+  re.IGNORECASE,
 )  # not 45 but 54
 _AND_NOT = re.compile(
   r'\s?(?:[,;，；(（]\s?(?:(?:and|but)\s+)?(?:not\b|而?不是|并非)|(?:and|but)\s+not\b|rather\s+than\b)', re.IGNORECASE
 )  # 54, not 45
 _ASIDE = re.compile(r'(?<=\S)\s+[(（](?=[^()（）]*[^\W\d_]{3})[\s\S]*$')  # 7 (since 3+4=7)
+_JOINED = r'(?:[\s$]|\\[()\[\]])*(?:[,;、]|and\b|or\b|和|或|\\text\{\s?(?:and|or)\s?\})(?:\s*(?:and|or)\b)?'
+_NEXT_FORMULA = re.compile(rf'{_JOINED}\s*(?=\$|\\[(\[])')
+_POWER_OF_LETTER = re.compile(r'[^\W\d_]\^\{?$')
 _FILLER = re.compile(
   r'^(?:(?:therefore|thus|hence|then|simply|just|clearly|indeed|exactly|equal to|found to be|given by),?\s{1,3})+',
   re.IGNORECASE,
@@ -165,17 +170,26 @@ def _stated_number(text: str, leading_counts: bool) -> str | None:
       return quantity.number
     stated = _with_digits(stated)
     *_, result = _EQUALS.split(stated)
-    numbers = values.matches(result)
+    numbers = _numbers(result)
     if not numbers:
       continue
     if place == 'box' or result is not stated and result != stated or (leading_counts and values.starts(result)):
-      return context.one(result, numbers, place == 'box')
+      return context.one(result, numbers)
     sentence = result[: _SENTENCE_END.search(result).start()]
-    in_sentence = values.matches(sentence)
+    in_sentence = _numbers(sentence)
     return context.whole(sentence, in_sentence[-1]) if in_sentence else context.whole(result, numbers[0])
   text = _with_digits(text)
-  last = values.last_match(text)
+  last = next(iter(_numbers(text)[-1:]), None)
   return None if last is None else context.whole(text, last)
+
+
+def _numbers(text: str) -> list[re.Match]:
+  """The numbers of a text that is clean, without the powers of units: of `12 cm^{2}`, 12."""
+  return [
+    found
+    for found in values.matches(text)
+    if not _POWER_OF_LETTER.search(text[max(0, found.start() - 3) : found.start()])
+  ]
 
 
 def _with_digits(text: str) -> str:
@@ -201,7 +215,8 @@ def last_math(text: str) -> str | None:
 def final_answer(text: str) -> str | None:
   r"""An answer that may be any mathematics: the last `\boxed{}`, else the stated answer, else None.
 
-  Of a stated answer (`The answer is ...`, `#### ...`), its first formula counts, else its first sentence.
+  Of a stated answer (`The answer is ...`, `#### ...`), its first formula counts, with those that `and`, `or` or a
+  comma joins to it, else its first sentence.
   """
   box = boxed(text)
   if box is not None:
@@ -212,7 +227,14 @@ def final_answer(text: str) -> str | None:
   stated = stated.partition(_MINERVA_CLOSING)[0].strip()
   formula = _MATH.search(stated)
   if formula:
-    return _formula(formula)
+    joined = _formula(formula)
+    while (
+      len(joined) < _STATED
+      and (between := _NEXT_FORMULA.match(stated, formula.end()))
+      and (formula := _MATH.match(stated, between.end()))
+    ):
+      joined += (' \\text{ or } ' if re.search('or|或', between.group()) else ', ') + _formula(formula)
+    return joined
   sentence = stated[: _SENTENCE_END.search(stated).start()]
   return _ASIDE.sub('', sentence).strip(' $*') or None
 

@@ -18,7 +18,7 @@ from mathqwen.errors import UserError, look_up
 from mathqwen.grading import extract, mathematics, symbolic, thinking, units, values
 from mathqwen.grading.cleaning import clean, words
 from mathqwen.grading.published import PUBLISHED, close
-from mathqwen.grading.rule import MAX_ANSWER, Rule, Verdict
+from mathqwen.grading.rule import MAX_ANSWER, Rule, Verdict, verdict_of
 
 _within_1e4 = close('1e-4')
 _SHOWN = 5  # gold answers that an error names
@@ -141,10 +141,13 @@ def grade(response: str, gold: str, rule: str, tolerance: str | None = None) -> 
   UserError: when there is no such rule, or when the gold answer is not one that it can read.
   """
   grader = get(rule)
-  gold = readable(gold, grader)
-  if gold is None:
+  number = readable(gold, grader)
+  if number is None:
     raise UserError(f'the gold answer is not a number, which rule {rule!r} compares; correct it or give another --rule')
-  verdict = grader(response, gold)
+  verdict = grader(response, number)
+  if grader.numeric and isinstance(grader, _OurRule):
+    verdict = _in_unit(verdict, response, gold)
+  gold = number
   if verdict.state == 'undecided':
     with symbolic.asking_again():
       verdict = grader(response, gold)
@@ -152,6 +155,18 @@ def grade(response: str, gold: str, rule: str, tolerance: str | None = None) -> 
     return verdict
   within = _within(verdict.extracted, gold, tolerance)
   return Verdict(True, verdict.extracted, f'within {tolerance}') if within else verdict
+
+
+def _in_unit(verdict: Verdict, response: str, gold: str) -> Verdict:
+  """The verdict with the units of a gold answer that has one: 50 m is not 50 cm, and 0.5 m is."""
+  wanted = units.quantity(gold)
+  if wanted is None or wanted.unit is None or verdict.extracted is None:
+    return verdict
+  stated = extract.final_answer(clean(thinking.apart(response).text))
+  got = units.quantity(stated) if stated else None
+  if got is None or got.unit is None:
+    return verdict
+  return verdict_of(*units.same(got, wanted), verdict.extracted)
 
 
 def _within(answer: str, gold: str, tolerance: str) -> bool:

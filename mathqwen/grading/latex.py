@@ -11,7 +11,7 @@ import re
 _SPACING = re.compile(
   r'(\\\\)'  # the end of a row stays, and `\\ 3` holds no `\ `
   # \left( and \right), \big and \Bigg, \quad, \displaystyle: not \leftarrow
-  r'|\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits)(?![a-zA-Z])'
+  r'|\\(?:left|right|[bB]igg?[lr]?|q?quad|displaystyle|limits|underline)(?![a-zA-Z])'
   r'|\\[!,;: ]'  # \! \, \; \: and a backslash with a blank
   r'|[~$]'  # ~ and $
 )

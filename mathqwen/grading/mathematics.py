@@ -42,6 +42,9 @@ _LETTERS = re.compile(r"[^\W\d_][^\W\d_.,'’&-]*(?:[ .,'’&-]+[^\W\d_]+)*[.']?
 _ARTICLE = re.compile(r'^(?:an?|the)\s+', re.IGNORECASE)
 _CHOICE = re.compile(r'\(?([A-Z])\)?')
 _CHOICE_AND_TEXT = re.compile(r'\(?([A-Z])(?:\)|[.:])\s*\S.*')
+_LABEL = re.compile(
+  r'(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{\s?)?\([A-E]\)(?:[\s~:]*\}|[\s~:])(?:[\s~]|\\[,;: ]|\\q?quad)*'
+)
 _NAMED = re.compile(
   r'^([a-zA-Z](?:_\{?\w+\}?)?|\\(?:theta|alpha|beta|lambda|pi)'
   r'|[a-zA-Z]\'{0,2}\([a-z]\)|\\[a-zA-Z]+ [A-Z]+|[A-Z]{2})\s?=(?!=)\s?(.+)$'
@@ -95,7 +98,11 @@ def equal(answer: str, gold: str) -> Equal:
     return None, f'undecided: a gold answer of {len(gold)} characters is too long to compare'
   if _NOT.match(words(answer)) and not _NOT.match(words(gold)):
     return False, 'says what the answer is not'
-  return _compare(structure.parse(answer), structure.parse(gold))
+  verdict = _compare(structure.parse(answer), structure.parse(gold))
+  label = None if verdict[0] else _LABEL.match(answer)
+  if label and not _LABEL.match(gold) and answer[label.end() :].strip():  # \textbf{(C)}~12 for 12
+    return equal(answer[label.end() :].strip(), gold)
+  return verdict
 
 
 def _squeezed(text: str) -> str:
@@ -285,7 +292,7 @@ def _by_base(answer: str, gold: str) -> Equal | None:
 
 def _by_words(answer: str, gold: str) -> Equal | None:
   """Words, names of points and letters of choices: as texts, in this order."""
-  got, want = (' '.join(words(text).replace('$', '').split()) for text in (answer, gold))
+  got, want = (' '.join(words(text).replace('$', '').replace('~', ' ').split()) for text in (answer, gold))
   if (choice := _CHOICE.fullmatch(want)) and ('text' in gold or '(' in gold):
     given = _CHOICE.fullmatch(got) or _CHOICE_AND_TEXT.fullmatch(got)
     if given:

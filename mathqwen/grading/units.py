@@ -77,7 +77,9 @@ _MARKS = {
   re.compile(r'\^\s?\{?\s?\\circ\s?\}?|\\degree(?![a-zA-Z])'): '°',
   re.compile(r"\^\s?\{?\\prime\\prime\}?|''"): '″',
   re.compile(r"\^\s?\{?\\prime\}?|(?<=\d)'"): '′',
-  re.compile(r'\\(?:left|right|[bB]igg?[lr]?|displaystyle)(?![a-zA-Z])|\\[,;:! ]|~|\\q?quad(?![a-zA-Z])'): ' ',
+  re.compile(
+    r'\\(?:left|right|[bB]igg?[lr]?|displaystyle|underline)(?![a-zA-Z])|\\[,;:! ]|~|\\q?quad(?![a-zA-Z])'
+  ): ' ',
 }
 _ABOUT = re.compile(r'^(?:\\approx|\\sim|≈|about|approximately|exactly|约|大约|共|一共)\s*(?![a-z])', re.IGNORECASE)
 _CODE = re.compile(r'^(us\$|usd|eur|gbp|inr|rs\.?|rmb|cny)\s?(?=\d)', re.IGNORECASE)  # USD 18, Rs. 18

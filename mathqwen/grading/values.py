@@ -44,11 +44,12 @@ _NUMBER = re.compile(
   | (?P<d9>\d++)分之(?P<n9>\d++)                    # 3分之2 is two thirds
   | (?P<n0>{_DECIMAL})\ ?/\ ?(?P<d0>{_DECIMAL})     # 3/4
   | 百分之(?P<cent>{_DECIMAL})                      # 百分之40 is 40%
-  | (?P<plain>{_DECIMAL}(?:[eE][-+]?\d{{1,3}}+(?!\d))?+)      # 7, 1,234.5, 1.9e12
+  | (?P<plain>{_DECIMAL}(?P<exponent>[eE][-+]?\d{{1,3}}+(?!\d))?+)  # 7, 1,234.5, 1.9e12
   )
   (?P<percent> \ ?\\?% )?+                          # 25%, 25 \%
   (?: (?<=[\d}})])\ {{0,3}}(?P<magnitude>
-      {_WAN} | [kKM](?![\w^]) | (?i:hundred|thousand|million|billion|trillion|dozen)s?(?![a-zA-Z]))
+      {_WAN} | (?(ten)(?!)|(?(exponent)(?!)|(?<=\d)[kKM](?![\w^])))   # 2k, but 300 K, 2e-4 M
+      | (?i:hundred|thousand|million|billion|trillion|dozen)s?(?![a-zA-Z]))
   )?+                                               # 240万, 2k, 2 million
   """,
   re.VERBOSE | re.ASCII,  # ASCII: in '结果是-5' the minus is a sign, because \w does not match the letter before it
