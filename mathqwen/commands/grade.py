@@ -22,6 +22,9 @@ def add_flags(parser: _flags.Parser) -> None:
   )
   parser.add_argument('--rule', metavar='NAME', help="how answers are graded (default: the benchmark's rule)")
   evaluate.add_against(parser)
+  parser.add_argument(
+    '--data-dir', type=_flags.path, metavar='DIR', help='a copy of the data sets that --against names'
+  )
   parser.add_argument('--out', type=_flags.path, metavar='DIR', help='where the graded records and their scores go')
 
 
@@ -29,6 +32,6 @@ def run(args: argparse.Namespace) -> dict:
   """Grades stored answers and prints the scores. The JSON: `benchmarks`, scores by name."""
   from mathqwen.evals.run import grade_records
 
-  result = grade_records(args.records, args.benchmark, args.rule, args.out, args.against)
+  result = grade_records(args.records, args.benchmark, args.rule, args.out, args.against, args.data_dir)
   _scores.show(result)
   return result

@@ -384,7 +384,7 @@ SHAPES = (
 )
 _EXPECTED = (
   f'{{messages}}, {{conversations}}, {{instruction, output}} or a question ({", ".join(_QUESTIONS)}) and what answers '
-  f'it ({", ".join(_SOLUTIONS)}); in training, --map '
+  f'it ({", ".join(_SOLUTIONS)}); --map '
 )
 
 

@@ -139,8 +139,8 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
   if ask.columns and catalog.of_source(benchmark.source):
     raise UserError(f'--map: {benchmark.name} has its own columns; it is for a file of yours')
   examples, left_out = sources.load(benchmark.source, benchmark.split, ask.data_dir, strict=True, columns=ask.columns)
-  for line in left_out.lines():
-    report(f'{benchmark.name}: {line}')
+  for kind, line in zip(left_out.counts, left_out.lines(), strict=True):
+    report(f'{benchmark.name}: {line}' + ('; each is asked, as published' if kind == 'duplicate' else ''))
   _check_golds(benchmark, rule, examples)
   examples = samples.expand(subset(examples, ask.limit, ask.limit_seed), ask.decoding.samples)
 

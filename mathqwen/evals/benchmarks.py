@@ -82,7 +82,8 @@ def of_path(path: str, rule: str | None) -> Benchmark:
   if name in BENCHMARKS:
     raise UserError(f'{path} would be called {name}, as a benchmark that exists: rename it')
   if rule is None:
-    raise UserError(f'{path}: say how its answers are graded, with --rule math, number or {", ".join(_other_rules())}')
+    others = ', '.join(name for name in grade.RULES if name not in ('math', 'number'))
+    raise UserError(f'{path}: say how its answers are graded, with --rule math or --rule number (or {others})')
   grade.get(rule)
   return dataclasses.replace(shown(name), source=path, rule=rule)
 
@@ -93,10 +94,6 @@ def _stem(name: str) -> str:
     suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), '')
     name = name[: len(name) - len(suffix)]
   return name
-
-
-def _other_rules() -> list[str]:
-  return [name for name in grade.RULES if name not in ('math', 'number')]
 
 
 def shown(name: str) -> Benchmark:

@@ -335,11 +335,12 @@ def grade_records(
   rule: str | None = None,
   out: str | os.PathLike | None = None,
   against: Sequence[str] = (),
+  data_dir: str | None = None,
 ) -> dict:
   """Grades stored answers again: `{'benchmarks': {name: scores}}`. With `out`, writes OUT/NAME/*.
 
   Each record needs `response`, `gold` and `id` or `question`; every other key is kept. `verdicts_changed` counts the
-  records whose earlier `correct` was different. against: as in `Ask`.
+  records whose earlier `correct` was different. against, data_dir: as in `Ask`.
   UserError: for unknown names and for records that cannot be graded.
   """
   (chosen,) = benchmarks.choose([benchmark], rule)
@@ -349,13 +350,15 @@ def grade_records(
   path = files.path(path)
   # Lock it: an evaluation that continues there at the same time would lose its answers.
   with files.locked(place) if place and place.exists() else contextlib.nullcontext():
-    graded, scores = _graded(path, chosen, rule, against)
+    graded, scores = _graded(path, chosen, rule, against, data_dir)
     if place:
       folder_lib.write(place, graded, scores)
   return {'benchmarks': {chosen.name: scores}}
 
 
-def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str, against: Sequence[str]) -> tuple[list[dict], dict]:
+def _graded(
+  path: files.AnyPath, benchmark: Benchmark, rule: str, against: Sequence[str], data_dir: str | None
+) -> tuple[list[dict], dict]:
   """The records of `path` with new verdicts, and their scores."""
   stored = records.read(path)
   if not stored.records:
@@ -376,7 +379,7 @@ def _graded(path: files.AnyPath, benchmark: Benchmark, rule: str, against: Seque
     questions = [record.get('question') for record in stored.records]
     if not all(isinstance(question, str) for question in questions):
       raise UserError(f'{path}: a record has no question, which --against compares; evaluate again, or leave it out')
-    stored = dataclasses.replace(stored, records=compare(questions, against).mark(stored.records))
+    stored = dataclasses.replace(stored, records=compare(questions, against, data_dir).mark(stored.records))
   graded = graders.judge([{**record, 'benchmark': benchmark.name} for record in stored.records], rule)
   scores = records.summarise(graded, benchmark, rule, count)
   pairs = zip(stored.records, graded, strict=True)

@@ -82,6 +82,10 @@ def test_an_evaluation_gives_the_score_with_and_without(reciting, data_dir, tmp_
   assert cli.main(['grade', str(records), '--benchmark', 'arithmetic', '--against', other]) == 0
   line = capsys.readouterr().out.splitlines()[1]
   assert line.startswith(f'arithmetic: 1 of 4 problems are in {other} (exact 1, punctuation 1); without them 2 of 3')
+  write(tmp_path / 'sets' / 'gsm8k' / 'train.jsonl', {'question': '1-5=', 'answer': '#### 4'})
+  named = ['--against', 'gsm8k', '--data-dir', str(tmp_path / 'sets')]
+  assert cli.main(['grade', str(records), '--benchmark', 'arithmetic', *named]) == 0
+  assert 'arithmetic: 1 of 4 problems are in gsm8k (exact 1, ' in capsys.readouterr().out
 
 
 def test_several_answers_to_each_problem(reciting, data_dir, tmp_path):

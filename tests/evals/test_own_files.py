@@ -55,7 +55,11 @@ def test_columns_of_any_name(reciting, tmp_path):
 @pytest.mark.parametrize(
   'rows, words, message',
   [
-    ([{'question': 'q', 'answer': '1'}], [], 'mine.jsonl: say how its answers are graded, with --rule math, number or'),
+    (
+      [{'question': 'q', 'answer': '1'}],
+      [],
+      'mine.jsonl: say how its answers are graded, with --rule math or --rule number (or ',
+    ),
     ([{'question': 'q', 'answer': '1'}], ['--rule', 'maths'], "unknown rule 'maths'; did you mean 'math'"),
     (
       [{'frage': 'q', 'antwort': '1'}],
