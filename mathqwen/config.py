@@ -53,7 +53,7 @@ STEPS_ON_RESUME = Conditional('optim.schedule is constant and no checkpoint is b
 
 
 # Bytes of the two moments of a weight, by optimizer.
-_MOMENTS = {'adamw': 8, 'adamw_bf16': 4, 'adamw_8bit': 2}
+_MOMENT_BYTES = {'adamw': 8, 'adamw_bf16': 4, 'adamw_8bit': 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class OptimConfig:
   name: str = setting(
     'adamw',
     help='adamw keeps the two moments of a weight in float32, 8 bytes; adamw_bf16 in 4 and adamw_8bit in 2 bytes, '
-    'rounded at random',
-    choices=tuple(_MOMENTS),
+    'with stochastic rounding',
+    choices=tuple(_MOMENT_BYTES),
   )
   learning_rate: float = setting(2e-5, help='at its peak', above=0)
   warmup_steps: int = setting(1_430, help='steps over which the learning rate rises from 0 to its peak', at_least=0)
@@ -81,7 +81,7 @@ class OptimConfig:
   @property
   def moment_bytes(self) -> int:
     """Of the two moments of a weight."""
-    return _MOMENTS[self.name]
+    return _MOMENT_BYTES[self.name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -193,7 +193,10 @@ def test_choices_are_what_the_code_knows():
 
   choices = {name: setting.choices for name, setting in config.SETTINGS.items() if setting.choices}
   rope_type = 'model.rope_scaling.rope_type'  # each of them is computed in tests/model/test_rotary.py
-  assert set(choices) == {rope_type, 'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
+  others = {'optim.name', 'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
+  assert set(choices) == {rope_type, *others}
+  moment_bytes = {name: 2 * dtype(0).nbytes for name, dtype in optim.MOMENTS.items()}
+  assert moment_bytes == {name: OptimConfig(name=name).moment_bytes for name in choices['optim.name']}
   assert choices['train.remat'] == tuple(stack.REMAT) == ('none', *search.POLICIES)
   assert set(choices['train.attention']) == {'auto', *attention.IMPLEMENTATIONS}
   for schedule in choices['optim.schedule']:

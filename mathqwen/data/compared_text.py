@@ -23,15 +23,15 @@ _NUMBER = re.compile(r'\d+(?:\.\d+)?')
 # Spellings of LaTeX that look the same.
 _LATEX = re.compile(r'\\(?:(left|right|displaystyle|quad|[,;:! ])|([dt])(?=frac)|(times|cdot)|(div))')
 _OPERATORS = str.maketrans({'×': '*', '·': '*', '÷': '/', '−': '-', '\u2013': '-'})
-# What never counts, deleted first because that takes no time: for `translate`, which is slow on what a table lacks.
+# ASCII characters that never count, as a table for `translate`. It lists all of ASCII: a lookup that fails is slow.
 _NEVER = [None if chr(code) in ' \t\n\r\f\v$(){}[]?;:"\'`_\\#&~@|' else code for code in range(128)]
 _NEVER_OTHER = re.compile(r'[^\w.,+*/^=<>%!°-]')
-# Of points and commas, those between digits count, but not of thousands; an exclamation mark after a digit does, and a
-# minus that does not stand between two words.
+# These count: a point or comma between digits (not of thousands), an exclamation mark behind a digit, and a minus
+# unless it joins two words. All others match.
 _SOMETIMES = re.compile(
   r'[.,!-](?:(?<=[.,])(?:(?!\d)|(?<!\d[.,]))|(?<=,)(?=\d{3}(?!\d))|(?<=!)(?<!\d!)|(?<=[^\W\d]{2}-)(?=[^\W\d]{2}))'
 )
-# Odd, so that multiplying loses nothing.
+# Odd numbers have an inverse modulo 2**64, so that a product loses nothing.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR = np.uint64(0xD1342543DE82EF95)
 
@@ -106,7 +106,8 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 def hash_slices(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
   """A hash of each of values[starts[0]:starts[1]], values[starts[1]:starts[2]], ..., in which the order counts.
 
-  It is the sum of value i times _FACTOR to the power of i, of the prefix sums' difference, and moved to power 0.
+  A polynomial hash: the sum of values times powers of _FACTOR, as a difference of prefix sums, divided by the power of
+  the first value, so that it does not depend on where the slice starts.
   """
   powers, back = _powers(2 ** len(values).bit_length())
   sums = np.zeros(len(values) + 1, np.uint64)

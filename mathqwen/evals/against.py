@@ -27,10 +27,10 @@ _SHOWN = 200  # characters of a text that a record keeps
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-  """What training data hold of some questions."""
+  """Which of some questions training data contain."""
 
   data: tuple[str, ...]
-  kinds: dict[str, dict[str, dict]]  # question -> kind -> what was found; nothing for a question that is not there
+  kinds: dict[str, dict[str, dict]]  # question -> kind -> what was found; without questions that are in none
 
   def mark(self, records: Sequence[dict]) -> list[dict]:
     """The records, each with `against`."""
@@ -43,7 +43,7 @@ class Overlap:
 
 
 def compare(questions: Sequence[str], data: Sequence[str], data_dir: str | None = None) -> Overlap:
-  """What `data` hold of the questions; says how much was read.
+  """Which of the questions `data` contain. Reports how much was read.
 
   data: names of data sets, files, folders, patterns of files, data sets on the hub; every text of a record is compared,
   whatever its field. data_dir: of named data sets.

@@ -1,7 +1,7 @@
-"""A budget of thinking for a served model: a first request up to the budget, then one that goes on behind it.
+"""A thinking budget for a served model: one request up to the budget, then one that continues the answer.
 
-Text prompts go on with a longer prompt. Of chats, the server continues its last message (`continue_final_message` of
-vLLM and SGLang). When it does not, the evaluation ends with one line.
+The second request of a text prompt is a longer prompt. In a chat, the server continues its last message
+(`continue_final_message` of vLLM and SGLang). If it does not, the evaluation ends with one line.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""The fields of a request as one server takes them. What it refuses is found out by asking once.
+"""Which fields of a request one server accepts, learnt from what it refuses.
 
-A 400 or 422 that names a field as unsupported has it left out, or sent by its other name, from then on. This is
-reported, and records and scores keep it.
+After a 400 or 422 that names a field as unsupported, the field is left out or sent under its other name. A line reports
+this, and records and scores keep it.
 """
 
 import json
@@ -14,9 +14,9 @@ from mathqwen.evals.replies import Refusal
 
 _LIMIT = 'max_tokens'
 _NEW_LIMIT = 'max_completion_tokens'  # of OpenAI's reasoning models
-# What a server may refuse; without it the answer is drawn otherwise, and still is one. The limit only changes its name.
+# Fields that may be left out: the answer is then sampled differently. The limit may only change its name.
 _OPTIONAL = ('temperature', 'top_p', 'top_k', 'seed', 'stop')
-_COMMON_WORDS = ('stop', 'seed')  # count as a field's name only between quotes
+_COMMON_WORDS = ('stop', 'seed')  # name a field only between quotes
 _FLAGS = {
   'temperature': '--temperature',
   'top_p': '--top-p',
@@ -50,7 +50,7 @@ def parse_json(text: str) -> dict:
 
 
 class Dialect:
-  """What one server takes. Threads share one."""
+  """What one server accepts. Threads share one."""
 
   def __init__(self, extra: Mapping, tell: Callable[[str], None]):
     """extra: fields of every request; None leaves one out. tell: reports a line.

@@ -20,7 +20,7 @@ from mathqwen.grading import latex, values
 SHOWN_METRICS = ('avg_at_n', 'pass_at_k', 'maj_at_k')  # metrics in tables and lines
 METRICS = (*SHOWN_METRICS, 'cons_at_k')  # in scores
 _MOST_DRAWN = 128  # samples, up to which all draws of fewer are counted
-_METHOD = 'Wilson, with the number of answers that the standard error over problems is worth'
+_METHOD = 'Wilson, with the effective sample size of the standard error clustered by problem'
 
 # --- ids ---
 
@@ -109,7 +109,7 @@ def summarise(records: list[dict], samples: int) -> dict:
 
 
 def _interval(values: Sequence[float], samples: int) -> tuple[float, float]:
-  """95% interval of the mean over problems: Wilson's, for as many answers as would have its standard error."""
+  """95% interval of the mean over problems: Wilson's, with the effective sample size of its standard error."""
   mean = sum(values) / len(values)
   scores = {'n': len(values) * samples, 'accuracy': mean, 'stderr': _standard_error(values)}
   return interval(scores, samples)

@@ -1,4 +1,4 @@
-"""Thinking that reaches its budget is cut there and closed, and the answer goes on behind it."""
+"""Cuts and closes thinking that reaches its budget; the answer continues from there."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 class Budget:
   """The budget of the answers of one call of `generate`.
 
-  The decoding loop looks at answers only every few tokens, so an answer may be past the budget: what it has beyond is
-  dropped. The tokens up to the budget are the model's own, and the ids of `close` follow.
+  The decoding loop looks at answers only every few tokens, so an answer may exceed the budget: the excess is dropped.
+  The tokens up to the budget are the model's own, and the ids of `close` follow.
   """
 
   tokens: int  # of an answer from its first one, at which its thinking is closed; 1 or more

@@ -1,12 +1,12 @@
-"""Adam with its two moments in 16 or 8 bits, rounded at random, for models whose float32 moments do not fit.
+"""Adam with its two moments in 16 or 8 bits, by stochastic rounding, for models whose float32 moments do not fit.
 
   bfloat16   2 bytes a moment
   float8     1 byte a moment (e4m3), and a float32 scale for each row along the last axis of a weight. The second moment
              is stored as its square root, because its own range is too wide for 8 bits.
 
 Rounding to the nearest would lose every change that is smaller than half a step of the format: with beta2 0.999 the
-second moment in bfloat16 would stop at once. Rounded at random, up or down by how near each side is, a moment is right
-on average (Gupta et al. 2015, arXiv 1502.02551; Dettmers et al. 2021, arXiv 2110.02861, for moments in 8 bits).
+second moment in bfloat16 would stop at once. Rounded up or down at random, the nearer side more often, it is right on
+average (Gupta et al. 2015, arXiv 1502.02551; Dettmers et al. 2021, arXiv 2110.02861, for moments in 8 bits).
 Vectors (norms, biases) keep float32 moments: they are small.
 """
 
@@ -84,7 +84,7 @@ def scale_by_adam(
         mu, mu_scale = _store(mu, high)
         nu, nu_scale = _store(jnp.sqrt(nu), low)
       else:
-        mu, nu = round_at_random(mu, high, dtype), round_at_random(nu, low, dtype)
+        mu, nu = round_stochastically(mu, high, dtype), round_stochastically(nu, low, dtype)
       return direction, mu, nu, mu_scale, nu_scale
 
     leaves, tree = jax.tree.flatten(grads)
@@ -114,7 +114,7 @@ def _mix(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
-def round_at_random(x: jax.Array, bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
+def round_stochastically(x: jax.Array, bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """float32 `x` as one of its two neighbours in `dtype`, the nearer one more often: on average it is x.
 
   bits: uint32, 16 random bits for each number. x must be within the range of `dtype`.
@@ -137,7 +137,7 @@ def _store(x: jax.Array, bits: jax.Array) -> tuple[jax.Array, jax.Array]:
   divisor = jnp.where(scale > 0, scale, 1)
   # The quotient may exceed the largest by a rounding error, and FLOAT8 has no number above it.
   scaled = jnp.clip(x / divisor[..., None], -_LARGEST, _LARGEST)
-  return round_at_random(scaled, bits, FLOAT8), scale
+  return round_stochastically(scaled, bits, FLOAT8), scale
 
 
 def _load(x: jax.Array, scale: jax.Array) -> jax.Array:

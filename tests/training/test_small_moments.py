@@ -14,7 +14,7 @@ def test_rounding_at_random(dtype):
   """A number becomes one of its two neighbours, or stays if it is one; the mean over all random bits is the number."""
   every_bits = jnp.arange(2**16, dtype=jnp.uint32)
   for value in (1.0, 1.01, -3.3, 0.1, 2.0**-9 * 0.3, 440.1, -448.0, 0.0):
-    rounded = small_moments.round_at_random(jnp.full(2**16, value, jnp.float32), every_bits, dtype)
+    rounded = small_moments.round_stochastically(jnp.full(2**16, value, jnp.float32), every_bits, dtype)
     found = np.unique(np.asarray(rounded, np.float64))
     exact = float(jnp.asarray(value, dtype)) == np.float32(value)
     assert len(found) == (1 if exact else 2)

@@ -20,7 +20,7 @@ def interval(scores: dict, samples: int) -> tuple[float, float]:
   """The interval of the accuracy in `scores`, of a benchmark or of one of its groups, as fractions of 1.
 
   samples: answers to each problem. Several answers to one problem depend on each other, so Wilson's interval is taken
-  with the effective number of answers: the number of independent ones that would have the standard error over problems
+  with the effective sample size: the number of independent answers that would have the standard error over problems
   (Dean and Pagano, 2015). It is at least the number of problems and at most the number of answers.
   """
   n = scores['n']
