@@ -23,7 +23,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from mathqwen import files
-from mathqwen.data import arithmetic, catalog, examples, expressions, formats, shapes
+from mathqwen.data import arithmetic, catalog, examples, expressions, formats, json_rows, shapes
 from mathqwen.data.cache import cache_dir
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
@@ -279,7 +279,9 @@ def _digest(name: str, split: str, path: files.AnyPath, options: str) -> str:
   digest = hashlib.sha256(repr((name, split, path.name, options, tfds.__version__)).encode())
   data = catalog.get(name)
   task_file = inspect.getsourcefile(data.parse)
-  code = (task_file, *(module.__file__ for module in (arithmetic, examples, expressions, formats, shapes)), __file__)
+  shared = sorted(catalog.TASKS.glob('_*.py'))  # what several task files import
+  modules = (arithmetic, examples, expressions, formats, json_rows, shapes)
+  code = (task_file, *shared, *(module.__file__ for module in modules), __file__)
   for file in (path, examples.companion(path, data), *map(Path, code)):
     try:
       digest.update(hashlib.sha256(file.read_bytes()).digest() if file else b'-')

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from json_lines import GSM8K, jsonl
 
-from mathqwen.data import datasets, examples, sources
+from mathqwen.data import catalog, datasets, examples, sources
 from mathqwen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -226,3 +226,13 @@ def test_prepare_makes_it_the_default(data, cache):
   assert datasets_before['splits'] == {'train': 5} and len(sources.load('gsm8k', 'train')[0]) == 5  # its copy
   with pytest.raises(UserError, match='train.jsonl is gone, and its copy has other options'):
     sources.load('gsm8k?marks=keep')
+
+
+def test_the_copy_depends_on_the_code_that_task_files_share(data, tmp_path, monkeypatch):
+  catalog.get('gsm8k')  # the task files are read once
+  monkeypatch.setattr(catalog, 'TASKS', tmp_path)
+  digests = set()
+  for code in ('first', 'second'):
+    (tmp_path / '_published.py').write_text(code)
+    digests.add(datasets._digest('gsm8k', 'train', data / 'gsm8k' / 'train.jsonl', ''))
+  assert len(digests) == 2
