@@ -143,11 +143,13 @@ def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, comm
   reports = [Report() for _ in this.sources]
   kept = [0] * len(this.sources)
   read = [0] * len(this.sources)
+  unread: list[set[str]] = [set() for _ in this.sources]
   found = Found()
   digest = hashlib.sha256()
   for number, piece in enumerate(this.pieces):
     done = json.loads((folder / 'pieces' / f'{number:05d}.json').read_bytes())
     reports[piece.source].merge(Report.from_dict(done['report']))
+    unread[piece.source].update(done.get('unread', ()))
     read[piece.source] += done['report'].get('malformed', {'count': 0})['count']
   for name, summary in stages.parts_of(work):
     source = summary['source']
@@ -186,6 +188,7 @@ def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, comm
         'rows_read': read[number],
         'rows': kept[number],
         'left_out': reports[number].to_dict(),
+        'unread': sorted(unread[number]),
       }
     )
   return result

@@ -68,7 +68,8 @@ def read(work: str, number: int) -> str:
     if rows_in == 0:
       break
     count += 1
-  files.write_atomically(done, json.dumps({'parts': count, 'report': report.to_dict()}).encode())
+  result = {'parts': count, 'report': report.to_dict(), 'unread': sorted(report.unread)}
+  files.write_atomically(done, json.dumps(result).encode())
   return name
 
 

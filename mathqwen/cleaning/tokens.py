@@ -39,7 +39,7 @@ def encode(lines: Sequence[bytes], how: Tokens) -> tuple[bytes, Report]:
     record = json.loads(line)
     fields, _, _ = shapes.read(record, {}, chat.has_own_turns)
     rows.append(Example(where=record['where'], **fields))
-  report = Report()
+  report = Report(named=len(rows))  # each has a line in left_out.jsonl
   usable = list(encoding.tokenised(rows, tokenizer, how.seq_len, chat, report))
   encoded = Encoded.from_rendered([masked for _, masked in usable], [where for where, _ in usable])
   buffer = io.BytesIO()

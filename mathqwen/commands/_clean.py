@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> dict:
     print(f'{entry["source"]}: {entry["rows"]:,} of {entry["rows_read"]:,} rows kept, in {where}')
     for line in Report.from_dict(entry['left_out']).lines(2):
       print(f'  left out: {line}')
+    if entry.get('unread'):
+      print(f'  fields that training does not read: {", ".join(entry["unread"])}')
   for name, found in result['test_sets'].items():
     counts = ', '.join(f'{kind} {count:,}' for kind, count in found.items() if kind != 'problems')
     print(f'{name}: of {found["problems"]:,} test problems, rows overlap with {counts or "none"}')

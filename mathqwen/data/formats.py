@@ -269,7 +269,7 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
     rows = csv.DictReader(lines_left, columns or None, delimiter=separator, strict=True, skipinitialspace=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     for row in rows:
-      line = before + rows.line_num
+      line = before + rows.line_num - sum(str(cell).count('\n') for cell in row.values())  # its first
       if None in row:
         yield line, Malformed('more cells than the first line names columns')
       elif None in row.values():

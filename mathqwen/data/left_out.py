@@ -19,7 +19,9 @@ class Report:
   of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
   """
 
-  def __init__(self):
+  def __init__(self, named: int | None = None):
+    """named: how many rows of each kind are named; None takes _KEPT."""
+    self._named = _KEPT if named is None else named
     self.counts: collections.Counter[str] = collections.Counter()
     self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
     self.unread: dict[str, str] = {}  # field -> where it was first
@@ -29,7 +31,7 @@ class Report:
   def add(self, kind: str, where: str, detail: str = '') -> None:
     """Counts one row. detail: what is wrong with it."""
     self.counts[kind] += 1
-    if len(self.rows[kind]) < _KEPT:
+    if len(self.rows[kind]) < self._named:
       self.rows[kind].append((where, detail))
 
   def lines(self, limit: int = 5) -> list[str]:
@@ -49,7 +51,7 @@ class Report:
     """Adds what another report counted."""
     for kind, count in other.counts.items():
       self.counts[kind] += count
-      self.rows[kind] += other.rows[kind][: _KEPT - len(self.rows[kind])]
+      self.rows[kind] += other.rows[kind][: self._named - len(self.rows[kind])]
     self.unread = other.unread | self.unread
     self.origin = self.origin or other.origin
     self.shapes += other.shapes

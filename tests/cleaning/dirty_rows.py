@@ -20,7 +20,7 @@ ROWS = [
   row(TEST_QUESTION),
   row(TEST_QUESTION.replace('A farmer', 'One farmer')),  # 13-grams
   row('Read this and answer. ' + TEST_QUESTION.upper()),
-  row('What is 2+3?'),
+  row('What is 2+3?', level=1),
   row('What is 2-3?'),
   {'question': 'no answer'},
   row('What can you do?', "I'm sorry, but I cannot help with that."),

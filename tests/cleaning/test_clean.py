@@ -3,8 +3,12 @@
 import dataclasses
 import errno
 import json
+import os
 import pathlib
 import shlex
+import signal
+import subprocess
+import sys
 
 import pytest
 from dirty_rows import REASONS, ROWS, TEST_QUESTION, row
@@ -56,6 +60,7 @@ def test_the_whole_way_and_after_a_full_disk(mixture, tmp_path, monkeypatch):
 
   (entry,) = result['sources']
   assert (result['rows_read'], result['rows'], entry['folder']) == (len(ROWS), 4, '00-mine')
+  assert entry['unread'] == ['level']
   assert {reason: found['count'] for reason, found in entry['left_out'].items()} == REASONS
   assert entry['left_out']['contaminated']['rows'][0] == ['mine.jsonl:5', 'exact of asked asked/0']
   assert entry['left_out']['duplicate']['rows'] == [
@@ -90,6 +95,47 @@ def test_the_whole_way_and_after_a_full_disk(mixture, tmp_path, monkeypatch):
   assert run(mixture, out)['rows'] == 4  # complete: nothing is done
   with pytest.raises(UserError, match='holds another cleaning .*: give another --out'):
     run(mixture, out, Cleaning(near_duplicates=0.0))
+
+
+KILLED = """
+import json, os, signal, sys
+from mathqwen import files
+from mathqwen.cleaning import stages
+from mathqwen.cleaning.clean import clean
+from mathqwen.cleaning.settings import Cleaning
+from mathqwen.data_config import DataConfig
+
+source, test_sets, out = sys.argv[1:]
+write = files.write_atomically
+written = []
+
+def write_or_die(path, content):
+  if path.parent.name == 'written':
+    written.append(path.name)
+    if sum(name.endswith('.json') for name in written) == 2:
+      os.kill(os.getpid(), signal.SIGKILL)
+  write(path, content)
+
+files.write_atomically = write_or_die
+stages.PART_ROWS = 2
+clean(DataConfig(sources=(source,), max_left_out=1.0), Cleaning(), out, json.loads(test_sets), None)
+"""
+
+
+def test_after_a_kill_in_the_last_stage(mixture, tmp_path, monkeypatch, capsys):
+  """Killed before the second part is complete: the same call writes it, and reads and groups nothing again."""
+  out = tmp_path / 'out'
+  command = [sys.executable, '-c', KILLED, mixture[0], json.dumps(mixture[1]), str(out)]
+  environment = os.environ | {'PYTHONPATH': os.pathsep.join(sys.path)}
+  assert subprocess.run(command, env=environment, capture_output=True).returncode == -signal.SIGKILL
+  assert len(list((out / '.work' / 'written').glob('*.json'))) == 1 and not (out / 'report.json').exists()
+  for name in ('_read_part', '_write_pairs'):
+    monkeypatch.setattr(stages, name, None)
+  result = run(mixture, out)
+  assert 'continuing the cleaning' in capsys.readouterr().err
+  assert (result['rows_read'], result['rows']) == (len(ROWS), 4)
+  assert {reason: found['count'] for reason, found in result['sources'][0]['left_out'].items()} == REASONS
+  assert [example.question for example in load(str(out))[0]] == [ROWS[n]['question'] for n in (0, 3, 7, 8)]
 
 
 def test_what_is_refused(mixture, tmp_path):
@@ -142,7 +188,7 @@ def test_without_looking_for_duplicates_every_row_is_written(mixture, tmp_path):
   assert result['rows'] > 0 and 'duplicate' not in result['sources'][0]['left_out']
 
 
-def test_shards_are_what_training_reads(mixture, tmp_path):
+def test_shards_are_what_training_reads(mixture, tmp_path, monkeypatch):
   """The batches of the cleaned shards are those of the cleaned text; a row that is too long is counted."""
   import numpy as np
 
@@ -153,9 +199,11 @@ def test_shards_are_what_training_reads(mixture, tmp_path):
   run(mixture, tmp_path / 'text', **settings)
   source, test_sets = mixture
   cfg = DataConfig(sources=(source,), max_left_out=1.0, **settings)
+  monkeypatch.setattr('mathqwen.data.left_out._KEPT', 1)  # rows that the report names
   result = clean(cfg, Cleaning(), str(tmp_path / 'out'), test_sets, None, tokenizer='arithmetic')
   kept = result['shards']['examples']
-  assert result['rows'] == kept and result['sources'][0]['left_out']['too_long']['count'] == 4 - kept > 0
+  assert result['rows'] == kept and result['sources'][0]['left_out']['too_long']['count'] == 4 - kept > 1
+  assert (tmp_path / 'out' / 'left_out.jsonl').read_text().count('"too_long"') == 4 - kept
   assert (
     f'Train on its {result["shards"]["tokens"]:,} tokens, in shards' in (tmp_path / 'out' / 'README.md').read_text()
   )

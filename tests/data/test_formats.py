@@ -158,6 +158,9 @@ def test_rows_of_a_table_with_other_numbers_of_cells_are_malformed(tmp_path):
     '2 malformed: a.csv:3 (fewer cells than the first line names columns), '
     'a.csv:4 (more cells than the first line names columns)'
   ]
+  (tmp_path / 'b.csv').write_text('question,answer\n"1+1\n=",2\n3=\n')  # a cell of two lines
+  kept, report = load(str(tmp_path / 'b.csv'))
+  assert [example.where for example in kept] == ['b.csv:2'] and 'b.csv:4 (fewer cells' in report.lines()[0]
 
 
 def test_a_folder_is_its_files_of_the_split(tmp_path):
