@@ -292,7 +292,7 @@ def test_the_examples_of_a_batch_have_names(weights, shard):
   by_name = {where: source[i][0] for source in sources for i, where in enumerate(source.where)}
   batches = pipeline.train_batches(sources, weights, 4, T, 0, shard)
   index, count = shard
-  for _ in range(30):  # several windows
+  for _ in range(12):  # three windows
     names = batches.examples(batches.get_state())
     batch = next(batches)
     assert len(names) == 4
