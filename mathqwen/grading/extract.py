@@ -55,6 +55,8 @@ _AND_NOT = re.compile(
   r'\s?(?:[,;，；(（]\s?(?:(?:and|but)\s+)?(?:not\b|而?不是|并非)|(?:and|but)\s+not\b|rather\s+than\b)', re.IGNORECASE
 )  # 54, not 45
 _ASIDE = re.compile(r'(?<=\S)\s+[(（](?=[^()（）]*[^\W\d_]{3})[\s\S]*$')  # 7 (since 3+4=7)
+_BECAUSE = re.compile(r'(?<=\S),?\s+(?:because|since)\b', re.IGNORECASE)  # 18 because x=18 and y=2
+_AS_FOLLOWS = re.compile(r'^as\s+follows\b[\s:：*_]*', re.IGNORECASE)
 _JOINED = r'(?:[\s$]|\\[()\[\]])*(?:[,;、]|and\b|or\b|和|或|\\text\{\s?(?:and|or)\s?\})(?:\s*(?:and|or)\b)?'
 _NEXT_FORMULA = re.compile(rf'{_JOINED}\s*(?=\$|\\[(\[])')
 _POWER_OF_LETTER = re.compile(r'[^\W\d_]\^\{?$')
@@ -122,7 +124,7 @@ def answer_is(text: str) -> str | None:
   """
   denied = None
   for match in reversed(list(_ANSWER_IS.finditer(text))):
-    lines = text[match.end() : match.end() + _STATED].lstrip(' \t*_:：').split('\n')
+    lines = _AS_FOLLOWS.sub('', text[match.end() : match.end() + _STATED].lstrip(' \t*_:：')).split('\n')
     first = next((index for index, line in enumerate(lines[:4]) if line.strip(' \t*_#-')), 0)
     stated = lines[first].strip()
     if stated in _OPENS:  # a formula of several lines
@@ -135,7 +137,7 @@ def answer_is(text: str) -> str | None:
       denied = denied or f'not {rest.strip()}'
     elif stated:
       affirmed = stated[: found.start()] if (found := _AND_NOT.search(stated)) else stated
-      return _SIGN_APART.sub(r'\1', affirmed)
+      return _SIGN_APART.sub(r'\1', _BECAUSE.split(affirmed, maxsplit=1)[0])
   return denied or None
 
 

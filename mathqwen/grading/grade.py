@@ -80,6 +80,9 @@ class _MathRule(_OurRule):
     if len(bare) <= MAX_ANSWER and len(gold) <= MAX_ANSWER and mathematics.same_text(bare, gold):
       return Verdict(True, bare, 'equal after normalisation')
     verdict = super().judge(text, gold)
+    ways = (verdict.extracted or '').split('\\text{ or }')[:20]
+    if not verdict.correct and len(ways) > 1 and all(self.compare(way.strip(), gold)[0] for way in ways):
+      return Verdict(True, verdict.extracted, 'equal in each of its forms')  # 1/2 or 0.5
     if verdict.correct or '\\boxed' not in text:
       return verdict
     together = extract.boxes(_PARAGRAPH.split(text.strip())[-1])
