@@ -3,6 +3,7 @@
 import argparse
 
 from mathqwen.commands import _flags, _scores, evaluate
+from mathqwen.errors import UserError
 
 HELP = 'grade stored answers again; needs no model and no accelerator'
 
@@ -31,6 +32,9 @@ def add_flags(parser: _flags.Parser) -> None:
 def run(args: argparse.Namespace) -> dict:
   """Grades stored answers and prints the scores. The JSON: `benchmarks`, scores by name."""
   from mathqwen.evals.run import grade_records
+
+  if args.data_dir and not args.against:
+    raise UserError('--data-dir holds data sets that --against names; give --against too, or leave --data-dir out')
 
   result = grade_records(args.records, args.benchmark, args.rule, args.out, args.against, args.data_dir)
   _scores.show(result)

@@ -115,7 +115,7 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
   if words[0] == 'grade':
     record = nowhere.parent / 'records.jsonl'
     record.write_text('{"id": "a", "question": "q", "response": "#### 1", "gold": "1"}\n')
-    real['records'] = record
+    real |= {'records': record, '--against': 'gsm8k'}
   if words == ('data', 'augment'):
     real |= {'source': tiny.train, '--rule': 'math401'}
   if words == ('data', 'verify'):  # a run whose data has a name, so that it reads --data-dir
@@ -129,6 +129,8 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
   optional = {'--workdir', '--data-dir', '--out'}
   if words == ('data', 'augment'):
     optional = {'--rule'}  # a file reads no --data-dir
+  if words[0] == 'grade':  # of --against
+    optional = {'--out', '--against'} if name_of(action) == '--data-dir' else {'--out'}
   if name_of(action) != '--reproduce':  # which takes its config from a checkpoint
     optional.add('config')
   for other in actions:
