@@ -111,7 +111,9 @@ def _finished(target: files.AnyPath, this: Job) -> dict:
   """The report of a folder that is complete. UserError: when it is another cleaning's."""
   result = files.read_json_object(target / REPORT)
   if result.get('job') != this.fingerprint:
-    raise UserError(f'{target} holds another cleaning (other sources, settings or test sets): give another --out')
+    raise UserError(
+      f'{target} holds another cleaning (other sources, a changed file, settings or test sets): give another --out'
+    )
   report(f'{target} is complete already')
   return result
 
@@ -125,8 +127,8 @@ def _prepare(target: files.AnyPath, work: files.AnyPath, this: Job, problems: li
       same = False
     if not same:
       raise UserError(
-        f'{target} holds an unfinished cleaning with other sources, settings or test sets: give another --out, or '
-        'remove it'
+        f'{target} holds an unfinished cleaning with other sources (or one of their files has changed), settings or '
+        'test sets: give another --out, or remove it'
       )
     report(f'continuing the cleaning in {target}')
     return

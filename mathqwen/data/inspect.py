@@ -29,6 +29,7 @@ from mathqwen.data.encoded import Examples
 from mathqwen.data.examples import Example
 from mathqwen.data.shard_reader import Shards
 from mathqwen.data.training_data import TrainingData
+from mathqwen.errors import UserError
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -151,6 +152,8 @@ def inspect_data(experiment: Experiment, tokenizer: str | None, page: str | None
   tokenizer: a directory; None takes the one in this package. page: where an HTML page of the data is written.
   UserError: when the data cannot be read.
   """
+  if page is not None and files.path(page).is_dir():  # before the data are read
+    raise UserError(f'{page} is a folder: name the file, as {page.rstrip("/")}/data.html')
   cfg = experiment.data
   loaded = load_tokenizer(tokenizer)
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
