@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -143,7 +144,8 @@ def parse_options(texts: Sequence[str], defaults: dict[str, object]) -> Any:
 def check_options(texts: Sequence[str]) -> None:
   """UserError: when an option is unknown to Beam, or its runner is not here or needs others."""
   try:
-    import_beam().Pipeline(options=parse_options(texts, {}))
+    pipeline = import_beam().Pipeline(options=parse_options(texts, {}))
+    shutil.rmtree(pipeline.local_tempdir)  # which Beam leaves, unless the pipeline runs
   except (ValueError, ImportError, AttributeError) as error:
     raise UserError(f'--beam {" ".join(texts)}: {" ".join(str(error).split())}') from None
 

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import threading
+import time
 
 import pytest
 from fake_server import FAILURES, echo_key
@@ -123,9 +125,12 @@ def test_a_killed_run(run, server, lines, tmp_path, monkeypatch, capsys):
     real(journal, line)
 
   monkeypatch.setattr(files.Journal, 'write', dying)
+  before = threading.enumerate()
   with pytest.raises(KeyboardInterrupt):
     run(samples=3)
   monkeypatch.undo()
+  while set(threading.enumerate()) - set(before):  # requests that are still under way are those of the first run
+    time.sleep(0.01)
   path = tmp_path / 'out' / 'samples.jsonl'
   whole = path.read_bytes().rsplit(b'\n', 1)[0]
   asked = len(server.asked)
