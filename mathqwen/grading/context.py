@@ -39,7 +39,11 @@ _AFTER = re.compile(
 _UNIT_IN_FRONT = re.compile(r'\d\s?([^\W\d_]+),?\s?(?:and\s)?$')
 _UNIT_BEHIND = re.compile(r'\s?([^\W\d_]+)(?:,?\s?(?:and\s)?\d[\d.]*\s?([^\W\d_]+))?')
 _ANOTHER = re.compile(r'[^\d]{0,20}?(?:\bor\b|或)[^\d]{0,20}\d', re.IGNORECASE)
-_LIST = re.compile(r'\s?(?:[,;，、和]|and\b)\s?[-$\\]{0,3}\d', re.IGNORECASE)
+_LIST = re.compile(
+  r'\s?(?:(?:and\b|和)\s?[-$\\]{0,3}\d'  # 48 and 384
+  r'|[,;，、]\s?[-$\\]{0,3}\d[\d./]*+(?!\s[^\W\d_]{2}))',  # 48, 384; but not 18, 3 more than before
+  re.IGNORECASE,
+)
 
 
 def whole(text: str, number: re.Match) -> str:

@@ -70,6 +70,8 @@ OURS = [
   ('math', '46', "The answer isn't 45, it is 46.", True),
   ('number', '18', 'The answer should be 18 and not 17.', True),
   ('number', '48', 'The answers are 48 and 384.', False),
+  ('number', '48', 'The answers are 48, 384.', False),
+  ('number', '18', 'The answer is 18, 3 more than before.', True),
   ('math', '8.49e-4', '\\boxed{8.49e-4 \\mathrm{M}}', True),
   ('number', '300', '\\boxed{300\\ \\mathrm{K}}', True),
   ('number', '300', '\\boxed{300\\mathrm{K}}', True),
