@@ -154,7 +154,7 @@ def check_sharding(cells, folder):
     lines = [json.loads(line) for line in (folder / 'sharding' / mesh / 'metrics.jsonl').read_text().splitlines()]
     losses[mesh] = [line['loss'] for line in lines if 'loss' in line]
   assert len(losses['fsdp=8']) == 6 and losses['fsdp=8'] == pytest.approx(losses['fsdp=4,tensor=2'], rel=1e-5)
-  assert "{'data': 4, 'fsdp': 1, 'context': 1, 'tensor': 2}" in printed(cells['generate'])
+  assert "{'data': 1, 'fsdp': 4, 'context': 1, 'tensor': 2}" in printed(cells['generate'])
 
 
 CHECKS = {
