@@ -239,9 +239,13 @@ def _join(target: files.AnyPath, work: files.AnyPath) -> None:
 
 
 def _write_shards(target: files.AnyPath, work: files.AnyPath, this: Job, how: job.Tokens, result: dict) -> dict:
-  """Writes the shards of all parts. Returns how many tokens they have."""
+  """Writes the shards of all parts. Returns how many tokens they have. UserError: when no row is left."""
   from mathqwen.cleaning import tokens
 
+  left_out = {entry['source']: Report.from_dict(entry['left_out']) for entry in result['sources']}
+  if not result['rows']:
+    reasons = '; '.join(line for found in left_out.values() for line in found.lines(1))
+    raise UserError(f'no row is left to write as shards ({reasons}): without --tokenizer, another --out lists them all')
   folders: dict[str, list[tuple[str, str]]] = {}  # folder -> (part, source)
   for name, summary in stages.parts_of(str(work)):
     number = summary['source']
@@ -249,7 +253,6 @@ def _write_shards(target: files.AnyPath, work: files.AnyPath, this: Job, how: jo
       folders.setdefault(this.folder(number) if how.apart else '', []).append((name, this.sources[number]))
   about = {name: result[name] for name in ('command', 'settings', 'versions', 'test_sets', 'test_sets_not_found')}
   about['licences'] = {entry['source']: entry['licence'] for entry in result['sources']}
-  left_out = {entry['source']: Report.from_dict(entry['left_out']) for entry in result['sources']}
   cards = []
   for folder, parts in folders.items():
     own = {source: left_out[source] for source in dict.fromkeys(source for _, source in parts)} if folder else left_out

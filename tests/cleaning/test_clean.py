@@ -229,6 +229,18 @@ def test_shards_are_what_training_reads(mixture, tmp_path, monkeypatch):
   assert ', 3 times an epoch of the mixture' in '\n'.join(data.describe())
 
 
+def test_no_row_is_left_for_shards(mixture, tmp_path):
+  """All are test problems. With epochs, which write a folder for each source, as well."""
+  _, test_sets = mixture
+  source, _ = test_sets['asked']
+  for epochs in ((), (2.0,)):
+    cfg = DataConfig(sources=(source,), seq_len=99, epochs=epochs)
+    with pytest.raises(
+      UserError, match=r'no row is left to write as shards \(1 contaminated: asked.jsonl:1 .*another --out'
+    ):
+      clean(cfg, Cleaning(), str(tmp_path / f'out{len(epochs)}'), test_sets, None, tokenizer='arithmetic')
+
+
 def test_the_options_that_the_readme_shows_are_those_of_beam():
   """Each command with --beam is parsed by Beam's own classes, whose options have the values that the README gives."""
   text = README.read_text().partition('## On a cluster')[2].replace('\\\n', ' ')
