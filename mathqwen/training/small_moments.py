@@ -99,7 +99,7 @@ def scale_by_adam(
 def _random_bits(shape: tuple[int, ...], count: jax.Array, number: int) -> jax.Array:
   """uint32 of this shape, from a hash (the finalizer of MurmurHash3) of the update, the weight's number and the place.
 
-  `jax.random` would take XLA 8 times as long to compile, for a quality of randomness that rounding does not need.
+  `jax.random` takes many more operations, and compiling as much longer, for randomness that rounding does not need.
   """
   place = jnp.uint32(0)
   for axis, size in enumerate(shape):

@@ -29,10 +29,10 @@ def experiment(train: str, steps: int, name: str) -> Experiment:
       num_attention_heads=4,
       num_key_value_heads=2,
       head_dim=32,
-      max_position_embeddings=256,
+      max_position_embeddings=512,
       tie_word_embeddings=True,
     ),
-    data=DataConfig(sources=(train,), seq_len=256, batch_size=8),
+    data=DataConfig(sources=(train,), seq_len=512, batch_size=4),
     optim=OptimConfig(name=name, learning_rate=1e-3, beta2=0.999, warmup_steps=20),
     train=TrainConfig(steps=steps, compute_dtype='float32', remat='none', log_every=1, eval_every=steps),
   )
