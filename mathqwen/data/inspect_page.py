@@ -17,6 +17,7 @@ from mathqwen.data import formats, prompts, shard_card
 from mathqwen.data.encoded import Examples
 from mathqwen.data.left_out import Report
 from mathqwen.data.training_data import TrainingData
+from mathqwen.errors import report
 from mathqwen.text.tokenizer import Tokenizer
 
 _EXAMPLES = 100  # of each source, with their texts
@@ -185,11 +186,23 @@ def _histogram(title: str, values: Sequence[int]) -> str:
 # --- what was left out ---
 
 
-def _left_out(report: Report) -> Iterator[list]:
-  for reason, rows in report.rows.items():
+def _left_out(of_source: Report) -> Iterator[list]:
+  for reason, rows in of_source.rows.items():
     for number, (where, detail) in enumerate(rows[:_LISTED]):
       name = f'{where} #{number + 1} {reason}'
       yield [name, 'left_out', [reason], f'{reason}: {detail}', {'where': where, 'detail': detail}]
+
+
+def _read_cleaning(path: files.AnyPath) -> dict:
+  """The report of a cleaning; {} where there is none, or one of another program. A damaged one has a line."""
+  if not path.is_file():
+    return {}
+  try:
+    found = json.loads(path.read_bytes())
+  except (ValueError, RecursionError) as error:
+    report(f'{path} cannot be read ({error}): if a cleaning wrote it, the page lacks what was left out; copy it again')
+    return {}
+  return found if isinstance(found, dict) and 'contamination' in found else {}
 
 
 class _Cleaned:
@@ -199,15 +212,14 @@ class _Cleaned:
     self.folder: files.AnyPath | None = None
     self._hits: list[dict] = []
     self._entries: list[dict] = []
+    if not shard_card.is_path(source):
+      return
     folder = files.path(source)
     for place in (folder, folder.parent):
-      try:
-        report = json.loads((place / 'report.json').read_bytes())
-        entries = [entry for entry in report['sources'] if place == folder or entry['folder'] == folder.name]
-      except (OSError, ValueError, KeyError, TypeError):
-        continue
-      if entries and 'contamination' in report:
-        self.folder, self._hits, self._entries = place, report['contamination'], entries
+      found = _read_cleaning(place / 'report.json')
+      entries = [entry for entry in found.get('sources', ()) if place == folder or entry['folder'] == folder.name]
+      if entries:
+        self.folder, self._hits, self._entries = place, found['contamination'], entries
         return
 
   def reports(self) -> list[Report]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mathqwen import files
 from mathqwen.chat.chat_format import ChatFormat
-from mathqwen.data import catalog, hub_sets
+from mathqwen.data import catalog, hub_sets, tfds_sets
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -22,11 +22,14 @@ _PROBE = (
 )
 
 
+def is_path(source: str) -> bool:
+  """Whether one of data.sources is a path, not the name of a data set here, on the hub, or of tensorflow-datasets."""
+  return not (hub_sets.is_hub(source) or source.startswith(tfds_sets.PREFIX) or catalog.of_source(source) is not None)
+
+
 def is_source(source: str) -> bool:
   """Whether one of data.sources is a folder of shards, finished or not."""
-  if hub_sets.is_hub(source) or catalog.of_source(source) is not None:
-    return False
-  return any((files.path(source) / name).is_file() for name in (CARD, UNFINISHED))
+  return is_path(source) and any((files.path(source) / name).is_file() for name in (CARD, UNFINISHED))
 
 
 def made_with(tokenizer: Tokenizer, chat: ChatFormat) -> dict:

@@ -57,6 +57,16 @@ def test_packed_rows_are_those_of_training(tmp_path):
   assert shown == names
 
 
+def test_only_a_path_has_the_report_of_a_cleaning(tmp_path, capsys):
+  """Names of data sets have none; a damaged report is named, not passed over."""
+  assert [inspect_page._Cleaned(name).folder for name in ('gsm8k', 'hf:openai/gsm8k', 'tfds:gsm8k')] == [None] * 3
+  for text, said in (('{"sources": [', 'report.json cannot be read'), ('{"sources": 3}', '')):
+    (tmp_path / 'report.json').write_text(text)
+    assert inspect_page._Cleaned(str(tmp_path / '00-a')).folder is None
+    err = capsys.readouterr().err
+    assert said in err and bool(err) == bool(said)
+
+
 OPEN = """
   const heads = () => all('#items li > button').map((node) => node.textContent);
   const pick = async (name) => { $(`input[value=${name}]`).click(); await pause(20); };
