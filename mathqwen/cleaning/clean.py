@@ -20,6 +20,7 @@ from mathqwen.errors import Unreachable, UserError, report
 
 REPORT = 'report.json'
 _WORK = '.work'
+_LARGEST = 2**32  # bytes of a report, which has the rows that overlap with each test problem
 
 
 def clean(
@@ -44,6 +45,9 @@ def clean(
   pipeline.import_beam()
   target = files.path(out)
   with files.locked(target, 'cleaning'):
+    # What this process knows of an earlier cleaning in the same folder, which somebody has removed since.
+    job.load.cache_clear()
+    stages.parts_of.cache_clear()
     how = None
     if tokenizer is not None:
       from mathqwen.cleaning import tokens  # imports Grain
@@ -109,7 +113,7 @@ def find_problems(
 
 def _finished(target: files.AnyPath, this: Job) -> dict:
   """The report of a folder that is complete. UserError: when it is another cleaning's."""
-  result = files.read_json_object(target / REPORT)
+  result = files.read_json_object(target / REPORT, _LARGEST)
   if result.get('job') != this.fingerprint:
     raise UserError(
       f'{target} holds another cleaning (other sources, a changed file, settings or test sets): give another --out'

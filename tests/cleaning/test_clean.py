@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,7 +174,6 @@ def test_pieces_and_parts_give_the_same_rows(mixture, tmp_path, monkeypatch):
   monkeypatch.setattr('mathqwen.data.line_ranges._READ', 300)
   monkeypatch.setattr(stages, 'PART_ROWS', 2)
   monkeypatch.setattr(stages, '_GROUP_ROWS', 3)
-  job.load.cache_clear()
   result = run(mixture, tmp_path / 'pieces')
   assert len(list((tmp_path / 'pieces' / '00-mine').iterdir())) > 2
   for name in ('rows', 'rows_read', 'test_sets'):
@@ -184,8 +184,15 @@ def test_pieces_and_parts_give_the_same_rows(mixture, tmp_path, monkeypatch):
 
 
 def test_without_looking_for_duplicates_every_row_is_written(mixture, tmp_path):
-  result = run(mixture, tmp_path / 'out', Cleaning(duplicates=False, near_duplicates=0.0))
+  """Also into a folder that the same process has cleaned into before. A large report is read again."""
+  out = tmp_path / 'out'
+  assert 'duplicate' in run(mixture, out)['sources'][0]['left_out']
+  shutil.rmtree(out)
+  cleaning = Cleaning(duplicates=False, near_duplicates=0.0)
+  result = run(mixture, out, cleaning)
   assert result['rows'] > 0 and 'duplicate' not in result['sources'][0]['left_out']
+  (out / 'report.json').write_text((out / 'report.json').read_text() + ' ' * 2**24)
+  assert run(mixture, out, cleaning) == result
 
 
 def test_shards_are_what_training_reads(mixture, tmp_path, monkeypatch):
