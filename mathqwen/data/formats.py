@@ -313,11 +313,21 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
     for batch in open_batches():
       for value in batch.to_pylist():
         row += 1
-        yield row, DECODER.decode(json.dumps(value, default=str))  # dates and bytes become text
+        yield row, DECODER.decode(json.dumps(value, default=_as_text))
   except (pyarrow.ArrowException, OSError) as error:
     raise UserError(
       f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
     ) from error
+
+
+def _as_text(value: object) -> str:
+  """A value that JSON does not have. Some writers store texts as bytes."""
+  if isinstance(value, bytes):
+    try:
+      return value.decode()
+    except UnicodeDecodeError:  # no text: an image, for example
+      return str(value)
+  return str(value)
 
 
 def _first_line(error: Exception) -> str:

@@ -72,6 +72,8 @@ def records(path: files.AnyPath) -> Iterator[tuple[int, object]]:
   """(row, value) of each record of a file, as `formats.records` has them. UserError: when it cannot be decoded."""
   import tensorflow_datasets as tfds
 
+  from mathqwen.data.formats import Malformed
+
   folder = path.parent
   if not (folder / 'features.json').is_file():
     raise UserError(f'{folder} has no features.json, which says what the records of {path.name} are: copy it too')
@@ -80,7 +82,12 @@ def records(path: files.AnyPath) -> Iterator[tuple[int, object]]:
   row = 0
   try:
     for row, record in enumerate(read(path), start=1):
-      yield row, _plain(features.decode_example_np(features.deserialize_example_np(record)), features)
+      decoded = features.decode_example_np(features.deserialize_example_np(record))
+      try:
+        value = _plain(decoded, features)
+      except UnicodeDecodeError:
+        value = Malformed('holds text that is not UTF-8')
+      yield row, value
   except ImportError as error:
     raise UserError(f'{path}: its records need the package {error.name}: pip install {error.name}') from None
   except (ValueError, RuntimeError, KeyError, IndexError, struct.error) as error:
@@ -127,7 +134,7 @@ def _plain(value: object, feature: object) -> object:
       return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     return [_plain(one, inner) for one in value]
   if isinstance(value, bytes):
-    return value.decode('utf-8', 'replace')
+    return value.decode()
   if hasattr(value, 'tolist'):
     return _texts(value.tolist())
   return value
@@ -136,4 +143,4 @@ def _plain(value: object, feature: object) -> object:
 def _texts(value: object) -> object:
   if isinstance(value, list):
     return [_texts(one) for one in value]
-  return value.decode('utf-8', 'replace') if isinstance(value, bytes) else value
+  return value.decode() if isinstance(value, bytes) else value

@@ -54,6 +54,8 @@ def prepared(tmp_path_factory):
     root,
     'short',
   )
+  rows = [{'question': question, 'answer': '2'} for question in ('1+1=', 'cafés?'.encode('latin-1'))]
+  build('my_latin', rows, {'question': text(), 'answer': text()}, root)
   return root
 
 
@@ -69,6 +71,8 @@ def test_by_name_and_by_folder(prepared, monkeypatch, capsys):
     ((example,), _) = load(source)
     assert [turn['content'] for turn in example.messages] == TURNS['content'] and example.answer == '2'
     assert example.extra == {'tags': ['a', 'b']}
+  kept, report = load('tfds:my_latin')
+  assert len(kept) == 1 and report.rows['malformed'][0][1] == 'holds text that is not UTF-8'
   assert 'tensorflow' not in sys.modules
 
 
