@@ -7,6 +7,7 @@ from typing import NamedTuple
 # Limits of `evaluate`, which is given text of data files: no deep recursion, no huge numbers.
 _MAX_DEPTH = 40
 _MAX_EXPONENT = 64
+_MAX_BITS = 2**14  # of a power
 _MAX_PLACES = 8  # decimals of a result in `steps`; one with more is written as a fraction
 
 
@@ -80,7 +81,9 @@ class _Parser:
       if right == 0:
         raise ValueError(f'division by zero in {self._expression!r}')
       return left / right
-    if right.denominator != 1 or abs(right) > _MAX_EXPONENT or (left == 0 and right < 0):
+    bits = max(left.numerator.bit_length(), left.denominator.bit_length())
+    too_large = abs(right) > _MAX_EXPONENT or bits * abs(right) > _MAX_BITS
+    if right.denominator != 1 or too_large or (left == 0 and right < 0):
       raise ValueError(f'power out of range in {self._expression!r}')
     return left ** int(right)
 
