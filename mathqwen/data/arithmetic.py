@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from mathqwen import files as files_lib
-from mathqwen.data.expressions import canonical, evaluate
+from mathqwen.data.expressions import canonical, evaluate, rounded
 from mathqwen.data.worked import worked
 from mathqwen.errors import UserError
 
@@ -24,11 +24,8 @@ _MISSES = 3000  # a group counts as exhausted after this many draws without a ne
 
 
 def fixed(value: Fraction | float) -> str:
-  """`value` with four decimals, ties to even, never '-0.0000': Fraction(16, 83) -> '0.1928'."""
-  units = round(Fraction(value) * 10000)
-  integer, decimals = divmod(abs(units), 10000)
-  sign = '-' if units < 0 else ''
-  return f'{sign}{integer}.{decimals:04d}'
+  """`value` with four decimals, as Math401 has it: Fraction(16, 83) -> '0.1928'."""
+  return rounded(value, 4)
 
 
 # --- one problem of each group: random.Random -> (expression without '=', answer) ---

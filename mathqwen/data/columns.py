@@ -10,8 +10,12 @@ A model that must write all digits at once has to learn every carry by heart. On
 some hundred facts and where the digits stand. For the latter, lines of one kind have one length: results of
 sums and products have two digits, and so have the numbers that a difference takes from.
 
-Every function takes numbers without sign and returns the lines, each of them a true equation.
+The functions return the lines, each of them a true equation. All but the last two take numbers without sign.
 """
+
+from fractions import Fraction
+
+from mathqwen.data.expressions import rounded
 
 
 def _digits(number: int, places: int = 1) -> list[int]:
@@ -93,3 +97,32 @@ def divide(dividend: int, divisor: int, decimals: int) -> tuple[list[str], str]:
   lines.append(f'{left}+{left}={2 * left}')  # above the divisor, the last digit is rounded up
   whole = quotient[: len(quotient) - decimals]
   return lines, f'{int(whole)}.{quotient[len(whole) :]}' if decimals else str(int(whole))
+
+
+# --- numbers with signs ---
+
+
+def without_signs(left, right) -> tuple:
+  """(first, second, '+' or '-', sign): left+right as a sum or difference of two numbers without sign, first >= second
+  in a difference, and '-' when the result is negative."""
+  total = left + right
+  operator = '+' if (left < 0) == (right < 0) or not left or not right else '-'
+  first, second = abs(left), abs(right)
+  if operator == '-' and first < second:
+    first, second = second, first
+  return first, second, operator, '-' if total < 0 else ''
+
+
+def decimal_sum(left: Fraction, right: Fraction) -> list[str] | None:
+  """left+right by columns of numbers with four decimals and two digits before the point; None when they have more."""
+  first, second, operator, sign = without_signs(left, right)
+  units = [first * 10000, second * 10000]
+  if max(units) >= 10**6 or any(unit.denominator != 1 for unit in units):
+    return None
+  shown = operator.join(f'{int(unit) // 10000:02d}.{int(unit) % 10000:04d}' for unit in units)
+  work = add if operator == '+' else subtract
+  return [
+    f'-({shown})' if sign else shown,
+    *work(int(units[0]), int(units[1]), places=6),
+    rounded(left + right, 4),
+  ]

@@ -195,5 +195,11 @@ def shown(value: Fraction, as_fraction: bool = False) -> str:
     return str(value.numerator)
   if rest != 1 or places > _MAX_PLACES or as_fraction:
     return f'{value.numerator}/{value.denominator}'
-  digits = str(abs(value.numerator) * 10**places // value.denominator).zfill(places + 1)
-  return f'{"-" if value < 0 else ""}{digits[:-places]}.{digits[-places:]}'
+  return rounded(value, places)
+
+
+def rounded(value: float | Fraction, decimals: int) -> str:
+  """`value` with so many decimals, ties to even, never '-0.0': 0.7071."""
+  units = round(Fraction(value) * 10**decimals)
+  digits = str(abs(units)).zfill(decimals + 1)
+  return f'{"-" if units < 0 else ""}{digits[:-decimals]}.{digits[-decimals:]}'

@@ -9,13 +9,7 @@ import re
 from fractions import Fraction
 
 from mathqwen.data import columns
-
-
-def rounded(value: float | Fraction, decimals: int) -> str:
-  """`value` with so many decimals, never '-0.0': 0.7071."""
-  units = round(Fraction(value) * 10**decimals)
-  digits = str(abs(units)).zfill(decimals + 1)
-  return f'{"-" if units < 0 else ""}{digits[:-decimals]}.{digits[-decimals:]}'
+from mathqwen.data.expressions import rounded
 
 
 def trigonometry(query: str) -> list[str] | None:
@@ -73,8 +67,6 @@ def e_and_pi(query: str) -> list[str] | None:
 
 
 def _sum_with_constant(left: str, operator: str, right: str) -> list[str]:
-  from mathqwen.data.worked import decimal_sum
-
   lines = []
   numbers = []
   for part in (left, right):
@@ -82,7 +74,7 @@ def _sum_with_constant(left: str, operator: str, right: str) -> list[str]:
     if part in _KNOWN and f'{part}≈{number}' not in lines:
       lines.append(f'{part}≈{number}')
     numbers.append(Fraction(number))
-  return lines + decimal_sum(numbers[0], numbers[1] if operator == '+' else -numbers[1])
+  return lines + columns.decimal_sum(numbers[0], numbers[1] if operator == '+' else -numbers[1])
 
 
 def _scaled_constant(left: str, operator: str, right: str) -> list[str]:

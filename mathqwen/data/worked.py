@@ -13,8 +13,7 @@ import re
 from fractions import Fraction
 
 from mathqwen.data import columns, known_values
-from mathqwen.data.expressions import canonical
-from mathqwen.data.known_values import rounded
+from mathqwen.data.expressions import canonical, rounded
 
 _INTEGER_PAIR = re.compile(r'(-?\d+)([-+*/^])(?:(\d+)|\((-?\d+)\))')
 _DECIMAL_PAIR = re.compile(r'(-?\d+\.\d+)([-+*])(?:(\d+\.\d+)|\((-?\d+\.\d+)\))')
@@ -69,23 +68,12 @@ def _integers(query: str) -> list[str] | None:
 
 def _sum(left: int, right: int, query: str = '') -> list[str]:
   """The columns of left+right, after a line with what is worked out in place of the query, if that is another sum."""
-  first, second, operator, sign = _without_signs(left, right)
+  first, second, operator, sign = columns.without_signs(left, right)
   reduced = f'{first}{operator}{second}'
   work = columns.add if operator == '+' else columns.subtract
   lines = work(int(first), int(second))
   written = f'-({reduced})' if sign else reduced
   return lines if f'{written}=' == query else [written, *lines]
-
-
-def _without_signs(left, right) -> tuple:
-  """(first, second, '+' or '-', sign): left+right as a sum or difference of two numbers without sign, first >= second
-  in a difference, and '-' when the result is negative."""
-  total = left + right
-  operator = '+' if (left < 0) == (right < 0) or not left or not right else '-'
-  first, second = abs(left), abs(right)
-  if operator == '-' and first < second:
-    first, second = second, first
-  return first, second, operator, '-' if total < 0 else ''
 
 
 def _integer_power(base: int, exponent: int) -> list[str] | None:
@@ -113,7 +101,7 @@ def _decimals(query: str) -> list[str] | None:
   left = Fraction(match[1])
   right = Fraction(match[3] or match[4])
   if match[2] != '*':
-    return decimal_sum(left, right if match[2] == '+' else -right)
+    return columns.decimal_sum(left, right if match[2] == '+' else -right)
   if left < 0 or right < 0:
     return None
   factors = [_without_point(number) for number in (match[1], match[3])]
@@ -123,21 +111,6 @@ def _decimals(query: str) -> list[str] | None:
 def _without_point(number: str) -> int:
   """The significant digits: 7 of '7.0', '0.7' and '0.07'."""
   return int(number.replace('.', '').rstrip('0') or 0)
-
-
-def decimal_sum(left: Fraction, right: Fraction) -> list[str] | None:
-  """left+right by columns of numbers with four decimals and two digits before the point; None when they have more."""
-  first, second, operator, sign = _without_signs(left, right)
-  units = [first * 10000, second * 10000]
-  if max(units) >= 10**6 or any(unit.denominator != 1 for unit in units):
-    return None
-  shown = operator.join(f'{int(unit) // 10000:02d}.{int(unit) % 10000:04d}' for unit in units)
-  work = columns.add if operator == '+' else columns.subtract
-  return [
-    f'-({shown})' if sign else shown,
-    *work(int(units[0]), int(units[1]), places=6),
-    rounded(left + right, 4),
-  ]
 
 
 # --- brackets ---
