@@ -184,8 +184,11 @@ def packed_rows(
 
   share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights or
   epochs, only answers in the same source are drawn together. epochs: as in `train_batches`.
-  UserError: when an example needs more than `seq_len` positions.
+  UserError: when an example needs more than `seq_len` positions, or the weights do not fit the sources.
   """
+  for name, given in (('weights', weights), ('epochs', epochs)):
+    if given and (len(given) != len(sources) or min(given) <= 0):
+      raise UserError(f'data.{name} {list(given)}: give one number above 0 for each of the {len(sources)} sources')
   longest = max(source.longest for source in sources)
   if longest > seq_len:
     raise UserError(f'an example needs {longest} positions, seq_len is {seq_len}; encode with this seq_len')
@@ -311,9 +314,6 @@ def train_batches(
   it so many rows; None: none. share_prompts: as in `packed_rows`.
   UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
   """
-  for name, given in (('weights', weights), ('epochs', epochs)):
-    if given and (len(given) != len(sources) or min(given) <= 0):
-      raise UserError(f'data.{name} {list(given)}: give one number above 0 for each of the {len(sources)} sources')
   rows = packed_rows(sources, weights, seq_len, seed, share_prompts, epochs)
   same = fingerprint(sources, weights, seq_len, seed, share_prompts, epochs)
   return TrainBatches(rows, batch_size, shard, same, filled_to)

@@ -144,18 +144,7 @@ class TrainingData:
 
   def train(self) -> pipeline.TrainBatches:
     """Training batches without end; features as in `packing`, [batch_size / hosts, seq_len]."""
-    cfg = self.cfg
-    return pipeline.train_batches(
-      self.sources,
-      cfg.weights,
-      cfg.batch_size,
-      cfg.seq_len,
-      cfg.seed,
-      self._shard,
-      self._filled_to,
-      cfg.share_prompts,
-      cfg.epochs,
-    )
+    return pipeline.TrainBatches(self.rows, self.cfg.batch_size, self._shard, self.fingerprint, self._filled_to)
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one pass over the held-out examples. Call it only when the config holds examples out."""
