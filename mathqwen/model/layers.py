@@ -186,7 +186,7 @@ def attention(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BTS:
   q_BTKGH = q_BTNH.reshape(B, T, K, N // K, H) * H**-0.5
   if T * N == K:
     # One query for each key head. XLA for TPU would not see a product of matrices in that and would compute it number
-    # by number, 4 times as long by its own estimate: so there is a second query, of zeros.
+    # by number, which takes longer: so there is a second query, of zeros.
     q_BTKGH = jnp.pad(q_BTKGH, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)))
   scores_BKGTS = jnp.einsum('BTKGH,BSKH->BKGTS', q_BTKGH, k_BSKH, preferred_element_type=jnp.float32)
   probs_BKGTS = attention_probs(scores_BKGTS, mask_BTS).astype(v_BSKH.dtype)

@@ -241,7 +241,7 @@ def decode_step(
   """(final-norm output [B, T, D], cache with T more slots of each row written), for the next T tokens of each row.
 
   On a mesh, weights and cache stay where they are, and activations move: an activation is split like the weight that it
-  meets, in attention like the cache. A step has few tokens, so that is a thousandth of what gathering weights takes.
+  meets, in attention like the cache. A step has few tokens, so that moves far less than gathering weights would.
   """
   place = compute.placement
   T = tokens_BT.shape[1]

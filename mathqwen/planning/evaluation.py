@@ -13,10 +13,11 @@ if TYPE_CHECKING:
   from mathqwen.config import Experiment
   from mathqwen.evals.tasks import Benchmark
 
-# Mean tokens of published answers, with Qwen's tokenizer: of GAIRMath-Abel 7B to GSM8K (1,319 answers), and of
-# Qwen2.5-Math to MATH (400 answers that its repository holds). For others, every answer is taken to be the longest.
+# Mean tokens of published answers: of GAIRMath-Abel 7B to GSM8K, and of Qwen2.5-Math to MATH (400 answers that its
+# repository holds). `python tests/planning/measure_tokens.py` counts them, with Qwen's tokenizer. For other benchmarks,
+# every answer is taken to be the longest.
 ANSWER_TOKENS = {'gsm8k': 295, 'math': 398, 'math500': 398}
-PROMPT_TOKENS = 128  # of a question and its turns: those of GSM8K and MATH have 61 and 69 tokens on average
+PROMPT_TOKENS = 128  # of a question and its turns; the same command counts questions
 ATTEMPTS = 4  # numbers of slots that are compiled to find the most
 MARGIN = 0.97  # of HBM, that an estimate may fill
 UNKNOWN = (
