@@ -26,6 +26,11 @@ def closing_tag(prompt: str, answer: str) -> str | None:
   return PAIRS[opened[0]] if opened else None
 
 
+def has_tag(text: str) -> bool:
+  """Whether a text has a mark of thinking."""
+  return _TAG.search(text) is not None
+
+
 def close(prompt_ids: Sequence[int], ids: list[int], tokenizer: Tokenizer) -> list[int] | None:
   """The ids that close the thinking in which an answer ends and ask for the answer; None when it ends in none."""
   prompt = text_with_specials(prompt_ids[-_TAIL:], tokenizer)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from mathqwen import files
+from mathqwen.chat import thinking
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import continuing, records, run
 from mathqwen.evals import prompts as prompts_lib
@@ -370,10 +371,11 @@ def response_of_answer(answer: Answer, stop: Sequence[str]) -> dict:
     'truncated': False if at_stop_text else answer.truncated,
     'served_model': answer.served_model,
   }
-  thinks = answer.reasoning is not None or re.search(r'</?think', response)
+  thinks = answer.reasoning is not None or thinking.has_tag(response)
   said = {
     'reasoning': answer.reasoning,
-    'thinking_tokens': answer.reasoning_tokens if thinks else 0,
+    # Servers that do not send the thinking may count it; those that do may not.
+    'thinking_tokens': answer.reasoning_tokens or (None if thinks else 0),
     'request_changes': list(answer.changes) or None,
   }
   return fields | {name: value for name, value in said.items() if value is not None}

@@ -8,7 +8,7 @@ from reciting import lines
 
 from mathqwen import cli
 from mathqwen.errors import Preempted, UserError
-from mathqwen.evals import replies, run
+from mathqwen.evals import endpoint, replies, run
 
 pytestmark = pytest.mark.usefixtures('key')
 SAMPLED = run.Decoding(samples=3, temperature=0.7, top_p=0.9, top_k=20, seed=5)
@@ -161,6 +161,17 @@ def test_a_server_that_streams_unasked(server, data_dir, tmp_path):
   first = lines(tmp_path)[0]
   assert (first['response'], first['reasoning']) == ('the answer is 2', 'Maybe \\boxed{20}?')
   assert (first['thinking_tokens'], first['served_model']) == (3, 'served-0613')
+
+
+def test_thinking_that_is_counted_and_not_sent():
+  def of(text, **fields):
+    answer = replies.Answer(text, 500, False, None, **fields)
+    return endpoint.response_of_answer(answer, ()).get('thinking_tokens', 'not known')
+
+  assert of('18', reasoning_tokens=480) == 480  # OpenAI sends the number alone
+  assert of('18') == of('18', reasoning_tokens=0) == 0
+  assert of('18', reasoning='Hm', reasoning_tokens=480) == 480
+  assert {of('18', reasoning='Hm'), of('[THINK]Hm[/THINK]18'), of('Hm</think>18', reasoning_tokens=0)} == {'not known'}
 
 
 def test_several_samples(server, data_dir, tmp_path):
