@@ -27,7 +27,10 @@ class AskedModel(Protocol):
   def generate_ids(
     self, prompts: list, *, max_new_tokens: int, batch_size: int, on_done: Callable, stop_texts: tuple[str, ...], **more
   ) -> object:
-    """Calls `on_done(position, answer)` once for each prompt. more: `numbers` of the prompts, and the fields DRAWN."""
+    """Calls `on_done(position, answer)` once for each prompt.
+
+    more: `numbers` of the prompts, the fields DRAWN, and with a budget `max_thinking_tokens` and `on_cut`.
+    """
 
 
 def of(model: AskedModel, prompt_name: str) -> dict:

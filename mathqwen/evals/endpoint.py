@@ -97,12 +97,13 @@ class Endpoint:
     numbers: Sequence[int] | None = None,
     max_thinking_tokens: int | None = None,
     on_cut: Callable[[int], None] | None = None,
-    **_,
+    cache_dtype: None = None,
   ) -> None:
     """Asks for the answers, `batch_size` at a time. Calls `on_done(position, Answer)` in this thread.
 
     numbers: of the prompts; with them, each request at a temperature has a seed of its own.
     max_thinking_tokens: see `continuing`. on_cut(position): called before `on_done` when thinking was closed.
+    cache_dtype: the server decides it.
 
     Unanswered: at the end, when problems have no answer. Once `StopCriterion` gives up, no further problem is asked;
     requests under way are waited for.
