@@ -86,11 +86,11 @@ def _by_question(questions: Sequence[str], found) -> dict[str, dict[str, dict]]:
 def _texts(source: str, data_dir: str | None, skipped: 'Report') -> Iterator[tuple[str, str, bool]]:
   """(where, text, whether it is the first of its record) of every text of a source, one after another."""
   from mathqwen.data import catalog, formats, sources
+  from mathqwen.data.compared_rows import turns_of
 
   if catalog.of_source(source) is not None:
     for example in sources.stream(source, skipped, data_dir=data_dir):
-      turns = example.messages or ({'content': example.question}, {'content': example.solution})
-      for number, turn in enumerate(turns):
+      for number, turn in enumerate(turns_of(example)):
         yield f'{source} {example.where}', turn['content'] or '', number == 0
     return
   for path in sources.find_files(source, 'train'):
