@@ -10,7 +10,7 @@ from mathqwen.data.json_rows import SPLITS
 from mathqwen.errors import UserError
 
 # What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.
-SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + COMPRESSION)
+SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + COMPRESSION, re.IGNORECASE)
 # Files that describe a data set, in folders that other programs wrote.
 _ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', 'state.json')
 

@@ -5,16 +5,14 @@ A file of problems is one too, by its path: `choose('gsm8k,mine.jsonl', 'math')`
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable
 
 from mathqwen import files
-from mathqwen.data import catalog
+from mathqwen.data import catalog, folders, formats
 from mathqwen.errors import UserError, look_up
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.grading import grade
-
-_SUFFIXES = ('.jsonl', '.ndjson', '.json', '.csv', '.tsv', '.parquet', '.arrow')
-_COMPRESSED = ('.gz', '.bz2', '.xz', '.zst')
 
 
 def _collect() -> dict[str, Benchmark]:
@@ -90,10 +88,8 @@ def of_path(path: str, rule: str | None) -> Benchmark:
 
 def _stem(name: str) -> str:
   """A file's name without what says its format: 'mine' of 'mine.jsonl.gz'."""
-  for suffixes in (_COMPRESSED, _SUFFIXES):
-    suffix = next((suffix for suffix in suffixes if name.lower().endswith(suffix)), '')
-    name = name[: len(name) - len(suffix)]
-  return name
+  end = folders.SUFFIX.search(name) or re.search(formats.COMPRESSION, name, re.IGNORECASE)
+  return name[: end.start()]
 
 
 def shown(name: str) -> Benchmark:

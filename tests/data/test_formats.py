@@ -188,6 +188,13 @@ def test_a_folder_is_its_files_of_the_split(tmp_path):
     load(str(tmp_path), 'validation')
 
 
+def test_endings_of_names_in_capitals(tmp_path):
+  for name in ('a.jsonl', 'B.JSONL', 'C.Json.GZ'):
+    (tmp_path / name).write_text(f'{{"question": "{name}", "answer": "1"}}\n')
+  kept, _ = load(str(tmp_path))
+  assert sorted(example.question for example in kept) == ['B.JSONL', 'C.Json.GZ', 'a.jsonl']
+
+
 def test_a_folder_that_datasets_saved(tmp_path):
   """The layout of `DatasetDict.save_to_disk`."""
   for split, rows in {'train': ROWS, 'test': ROWS[:1]}.items():

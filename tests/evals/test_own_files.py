@@ -90,11 +90,11 @@ def test_what_is_wrong_is_one_line_before_anything_is_asked(tmp_path, capsys, ro
 
 
 def test_names_of_files(tmp_path):
-  for name in ('a.jsonl', 'b.json.gz', 'c.parquet', 'd.csv.zst', 'folder'):
+  for name in ('a.jsonl', 'b.json.gz', 'c.parquet', 'd.csv.zst', 'E.v2.CSV', 'f.GZ', 'folder'):
     (tmp_path / name).mkdir() if name == 'folder' else (tmp_path / name).write_text('')
-  paths = [f'{tmp_path}/{name}' for name in ('a.jsonl', 'b.json.gz', 'd.csv.zst', 'folder/')]
+  paths = [f'{tmp_path}/{name}' for name in ('a.jsonl', 'b.json.gz', 'd.csv.zst', 'E.v2.CSV', 'f.GZ', 'folder/')]
   chosen = benchmarks.choose([Path(paths[0]), *paths], 'math')
-  assert [benchmark.name for benchmark in chosen] == ['a', 'b', 'd', 'folder']
+  assert [benchmark.name for benchmark in chosen] == ['a', 'b', 'd', 'E.v2', 'f', 'folder']
   assert benchmarks.choose(f'gsm8k,{tmp_path}/a.jsonl', 'number')[1].rule == 'number'
   with pytest.raises(UserError, match='nothing.jsonl: no such file or folder; give a file of problems, or '):
     benchmarks.choose('nothing.jsonl', 'math')
