@@ -40,7 +40,7 @@ def find(config: str | os.PathLike) -> files.AnyPath:
 def summary(config: str) -> str:
   """The first line of the docstring of `config`; runs nothing of it."""
   try:
-    docstring = ast.get_docstring(ast.parse(find(config).read_text()))
+    docstring = ast.get_docstring(ast.parse(find(config).read_bytes()))
   except SyntaxError:  # `load` reports it
     docstring = None
   return (docstring or '').partition('\n')[0]

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from mathqwen import config
+from mathqwen import config, config_files
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig, load, override
 from mathqwen.errors import UserError
 from mathqwen.model.config import PRESETS, ModelConfig, RopeScaling
@@ -274,6 +274,20 @@ def test_broken_files(tmp_path, text, message):
   with pytest.raises(UserError) as error:
     load(str(tmp_path / 'mine.py'))
   assert str(error.value).startswith(f'{tmp_path}/mine.py') and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'text, summary',
+  [
+    ('"""Größer\nals."""\n'.encode(), 'Größer'),
+    (b'# coding: latin-1\n"""Gr\xf6\xdfer"""\n', 'Größer'),
+    (b'"""Gr\xf6\xdfer"""\n', ''),
+  ],
+)
+def test_summaries_are_read_as_python_reads_the_file(tmp_path, text, summary):
+  path = tmp_path / 'mine.py'
+  path.write_bytes(text)
+  assert config_files.summary(path) == summary
 
 
 def test_unknown_names(tmp_path):
