@@ -1,6 +1,7 @@
 """`mathqwen plan --evaluate`: its arithmetic by hand, and steps of a small model compiled for real slices."""
 
 import importlib.util
+import pathlib
 
 import pytest
 
@@ -13,6 +14,7 @@ from mathqwen.planning import compiler, evaluation
 from mathqwen.planning.evaluation import Asked, Work
 
 GB = 10**9
+MINE = str(pathlib.Path(__file__).parents[1] / 'testdata/grading/openai_6b_finetuning_gsm8k.jsonl.gz')
 WORK = Work('gsm8k', problems=1319, prompt_tokens=128, answer_tokens=200, max_new_tokens=512)
 COMPILED = {
   'decode': {'hbm_bytes': 2 * GB, 'flops': 10**12, 'collectives': 10**6},
@@ -125,6 +127,7 @@ def test_each_host_evaluates_its_share(compiled):
     (['--evaluate', 'gsm8k', '--batch-size', '0'], '--batch-size is 0: give more than 0'),
     (['--evaluate', 'gsm8k', '--answer-tokens', '513'], '--answer-tokens 513 exceeds the 512'),
     (['--evaluate', 'arithmetic'], 'give --limit N'),
+    (['--evaluate', MINE], 'openai_6b_finetuning_gsm8k: how many problems it has is not known here: give --limit N'),
     (['--price', '2'], '--price is for --evaluate only'),
   ],
 )
