@@ -23,7 +23,7 @@ import sys
 
 import numpy as np
 
-TEST, QUESTIONS, SAMPLES = 400, 2000, 4
+TEST, QUESTIONS, SAMPLES = 400, 500, 4
 
 
 def main() -> None:
