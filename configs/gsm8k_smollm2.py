@@ -25,7 +25,5 @@ config = Experiment(
   init='HuggingFaceTB/SmolLM2-135M-Instruct',
   data=DataConfig(sources=('gsm8k',), seq_len=512, batch_size=2, template='own'),
   optim=OptimConfig(learning_rate=1e-4, warmup_steps=20),
-  train=TrainConfig(
-    steps=200, dropout=0.0, compute_dtype='float32', remat='none', eval_every=100, checkpoint_every=50
-  ),
+  train=TrainConfig(steps=200, dropout=0.0, compute_dtype='float32', remat='none', eval_every=100, checkpoint_every=50),
 )
