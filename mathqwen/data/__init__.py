@@ -20,6 +20,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   pipeline                     tokenised examples to batches, in an order that can be resumed
   shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
   packing                      where targets are shifted and rows are made
+  pairs                        the same for pairs of a chosen and a rejected answer
   shared_prompts               the same for several answers to one question, which a row then holds once
   audit, other_masks           the loss mask of each conversation, beside what other trainers would mask
   contamination                which texts overlap with test problems; compared_rows and compared_text, the forms for it
@@ -49,6 +50,7 @@ __all__ = [
   'line_ranges',
   'origins',
   'packing',
+  'pairs',
   'pipeline',
   'shapes',
   'shard_card',

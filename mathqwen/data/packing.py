@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mathqwen.data.encoded import Masked
+
 FEATURES = {
   'tokens': np.int32,
   'targets': np.int32,
@@ -95,13 +97,17 @@ def plan(lengths: Sequence[int], seq_len: int, seed: int) -> list[list[int]]:
   return rows
 
 
-def pack(examples: Sequence[tuple[np.ndarray, np.ndarray]], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
+def pack(examples: Sequence[Masked], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
   """All examples in as few rows as `fill` finds: the features drawn above, each [rows, seq_len].
 
   examples: (ids, mask) each, both [n] with n from 2 to seq_len + 1. ValueError: when one is longer.
   seed: of the order of the rows.
   """
-  rows = plan([len(ids) - 1 for ids, _ in examples], seq_len, seed)
+  return lay_out(examples, plan([len(ids) - 1 for ids, _ in examples], seq_len, seed), seq_len)
+
+
+def lay_out(examples: Sequence[Masked], rows: Sequence[Sequence[int]], seq_len: int) -> dict[str, np.ndarray]:
+  """Rows of indices into `examples` as the features drawn above, each [rows, seq_len]."""
   features = empty_rows(len(rows), seq_len)
   counting = np.arange(seq_len)
   for row, indices in enumerate(rows):
