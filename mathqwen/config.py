@@ -4,10 +4,11 @@
 it configures: a name that does not exist, or that nothing reads given the other settings, is an error that names the
 nearest one.
 
-To add a setting, declare it here, or for data.* in `data_config.py`, with `setting(...)` (see `settings.py`) and read
-it where it acts. Its checks, `--set`, the help, and what a resumed run may change (`storage/resume.py`) follow from the
-declaration; write its page again with `python -m mathqwen.commands.configs > configs/README.md`. Checks of several
-settings at once stand in `Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
+To add a setting, declare it here (data.* in `data_config.py`, train.adapter.* in `adapter_config.py`), with
+`setting(...)` (see `settings.py`), and read it where it acts. Its checks, `--set`, the help, and what a resumed run may
+change (`storage/resume.py`) follow from the declaration; write its page again with
+`python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
+`Experiment._check_together`, and settings that others switch off in `_refuse_unread`.
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from mathqwen import config_files
+from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.data_config import SEED, DataConfig
 from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
@@ -191,6 +193,7 @@ class TrainConfig:
     at_least=0,
     changes_weights=False,
   )
+  adapter: AdapterConfig = NO_ADAPTER
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,7 @@ class Experiment:
     check_fields(self.optim, 'optim.')
     check_fields(self.mesh, 'mesh.')
     check_fields(self.train, 'train.')
+    check_fields(self.train.adapter, 'train.adapter.')
     self._check_together()
 
   def _check_together(self):
@@ -228,6 +232,9 @@ class Experiment:
     for name, given in (('weights', data.weights), ('epochs', data.epochs)):
       if given and len(given) != len(data.sources):
         raise UserError(f'data.{name} has {len(given)} entries for {len(data.sources)} data.sources: give one for each')
+    targets = train.adapter.targets
+    if train.adapter.rank and (not targets or len(set(targets)) < len(targets)):
+      raise UserError(f'train.adapter.targets is {targets}: name at least one matrix, and each once')
     if data.weights and data.epochs:
       raise UserError(
         'data.weights and data.epochs both say how much of each source is trained on: leave one of them, as '
@@ -350,6 +357,9 @@ def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
       unread[name] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
   if math.isinf(train.spike_factor):
     unread['train.skip_spikes'] = 'train.spike_factor=inf finds no spike', 'train.spike_factor'
+  if not train.adapter.rank:
+    for name in declared(AdapterConfig, 'train.adapter.').keys() - {'train.adapter.rank'}:
+      unread[name] = 'train.adapter.rank=0 trains all weights', 'train.adapter.rank'
   if experiment.init is not None:
     for name in declared(ModelConfig, 'model.'):
       unread[name] = f'the model comes from {experiment.init}', 'init'

@@ -64,8 +64,8 @@ class Setting:
       return
     each = 'each ' if isinstance(value, tuple) else 'it '
     hint = f'; {self.remedy}' if self.remedy else ''
-    if self.choices:
-      hint = did_you_mean(str(value), self.choices) or hint
+    if self.choices and not hint:
+      hint = did_you_mean(str(value), self.choices)
     raise UserError(f'{name} is {shown}: {each}must be {self.allowed()}{hint}')
 
   def _check_paths(self, name: str, values: tuple) -> None:

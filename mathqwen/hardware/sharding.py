@@ -33,7 +33,7 @@ from mathqwen.config import MeshConfig
 from mathqwen.errors import UserError
 from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.placement import NO_PLACEMENT, Placement
+from mathqwen.model.placement import NO_PLACEMENT, Compound, Placement, cast_weights
 
 Rules = Mapping[str, str | tuple[str, ...] | None]  # logical axis name -> mesh axis, several of them, or none
 
@@ -58,6 +58,7 @@ RULES: Rules = {
   'head_dim': None,
   'mlp': 'tensor',
   'norm': None,
+  'rank': None,  # of adapters
 }
 
 
@@ -199,6 +200,10 @@ class MeshPlacement(Placement):
     one: from `placement.opaque_one`; it keeps XLA from casting all layers before the loop over layers.
     """
     gathered_axes = jax.tree.map(_without_embed, axes, is_leaf=_is_axes)
+    if any(isinstance(w, Compound) for w in weights.values()):
+      # All but the adapters is frozen: JAX's own derivative computes no gradient of that.
+      shards = self.tree(cast_weights(weights, dtype, one), axes)
+      return self.tree(shards, gathered_axes)
 
     # The derivative is written by hand: it only casts the gradients and places them on the shards, and saves nothing.
     # JAX's own would also multiply them by `one`, and sum up a gradient of `one`.
@@ -233,11 +238,11 @@ def _is_axes(x) -> bool:
   return isinstance(x, tuple) and all(isinstance(name, str) for name in x)
 
 
-def params_shardings(mesh: Mesh, cfg: ModelConfig) -> dict:
-  """The tree of `parameters.init` as NamedShardings."""
+def params_shardings(mesh: Mesh, cfg: ModelConfig, axes: dict | None = None) -> dict:
+  """The tree of `parameters.init` as NamedShardings; or the tree `axes` of the axis names of other weights."""
   own_rules = rules(dict(mesh.shape), cfg.vocab_size)
-  sharding_of = lambda axes: NamedSharding(mesh, spec(axes, own_rules))
-  return jax.tree.map(sharding_of, parameters.logical_axes(cfg), is_leaf=_is_axes)
+  sharding_of = lambda names: NamedSharding(mesh, spec(names, own_rules))
+  return jax.tree.map(sharding_of, parameters.logical_axes(cfg) if axes is None else axes, is_leaf=_is_axes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -15,7 +15,7 @@ from mathqwen.hf import config_json, layouts
 from mathqwen.hf.adapters import HEAD, Adapter
 from mathqwen.hf.tensor_directory import Problem, TensorDirectory, merge_layers
 from mathqwen.hf.tensor_files import CODES, DTYPES, is_finite
-from mathqwen.hf.weights import Path, Weights, set_weight, weight_at, widest
+from mathqwen.hf.weights import Path, Weights, widest
 
 _ROWS_COMPARED = 4096  # rows of a tied head in memory at a time, in addition to the embedding
 _ALIGNMENT = 64  # bytes
@@ -110,13 +110,9 @@ class DirectoryWeights(Weights):
     placed = [jax.device_put(arrays[_hashable(box)], device) for device, box in box_of.items()]
     return jax.make_array_from_single_device_arrays(shape, sharding, placed)
 
-  def read_all(self, shardings: dict | None = None, dtype: str | None = None) -> dict:
-    """All weights as a tree, each placed as soon as it is read; without shardings on one device."""
-    params: dict = {}
-    for path in self._places:
-      sharding = None if shardings is None else weight_at(shardings, path)
-      set_weight(params, path, jax.device_put(self.read(path, sharding, dtype)))
-    return params
+  def place(self, path: Path, sharding: jax.sharding.Sharding | None, dtype: str | None = None) -> jax.Array:
+    """One weight in this sharding; without one on the default device."""
+    return jax.device_put(self.read(path, sharding, dtype))
 
   def _read_boxes(self, place: layouts.WeightPlace, dtype: np.dtype, boxes: list[Box]) -> list[np.ndarray]:
     """One array for each box of a weight. Rows that several boxes need are read once."""

@@ -33,9 +33,20 @@ class Weights(Protocol):
     """One weight in its own dtype, with a leading axis of layers when its path begins with 'layers'."""
     ...
 
-  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
-    """All weights as a tree of jax.Arrays in the given tree of shardings, in `dtype` or in their own dtypes."""
+  def place(self, path: Path, sharding: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
+    """One weight in this sharding, in `dtype` or in its own; all hosts must call it."""
     ...
+
+  def read_all(self, shardings: dict | None = None, dtype: str | None = None) -> dict:
+    """All weights as a tree of jax.Arrays in the given tree of shardings, in `dtype` or in their own dtypes.
+
+    Each is placed as soon as it is read. Without shardings a `DirectoryWeights` places them on one device.
+    """
+    params: dict = {}
+    for path in self.paths():
+      sharding = None if shardings is None else weight_at(shardings, path)
+      set_weight(params, path, self.place(path, sharding, dtype))
+    return params
 
   def close(self) -> None:
     """Closes the files. Weights that were read stay valid."""
@@ -71,13 +82,10 @@ class ArrayWeights(Weights):
       return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
 
-  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
-    """All weights in these shardings, in `dtype` or in their own dtypes."""
-
-    def place(array, sharding):
-      return jax.device_put(array if dtype is None else array.astype(DTYPES[dtype]), sharding)
-
-    return jax.tree.map(place, self._params, shardings)
+  def place(self, path: Path, sharding: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
+    """One weight in this sharding, in `dtype` or in its own."""
+    array = weight_at(self._params, path)
+    return jax.device_put(array if dtype is None else array.astype(DTYPES[dtype]), sharding)
 
   def close(self) -> None:
     """Does nothing: there are no files."""

@@ -6,6 +6,8 @@ For other folders to use; nothing is imported here, because most of it imports J
   qwen         `forward`, `prefill`, `decode_step`, `unembed`; for other layouts of the weights `block`, `embed`,
                `final_norm`, `cast`
   parameters   `init`, `abstract`, `logical_axes` of all weights
+  lora         low-rank adapters on a frozen base: `join` of both, `init`, `trained`, `trained_axes`, `merged`
+  adapted      `Adapted`, a matrix with its adapter; `OUTPUTS`, how many of its axes are outputs
   compute      `Compute`: dtype, recomputation, dropout, attention and placement of a pass
   cache        `KVCache`, keys and values of past tokens
   attention    `select` of the implementations of attention in training and prefill
@@ -16,4 +18,16 @@ For other folders to use; nothing is imported here, because most of it imports J
 Only for `attention`: `splash`, the kernel for TPUs. Only for `layers`: `rotary`, frequencies and their scaling.
 """
 
-__all__ = ['attention', 'cache', 'compute', 'config', 'layers', 'parameters', 'placement', 'qwen', 'stack']
+__all__ = [
+  'adapted',
+  'attention',
+  'cache',
+  'compute',
+  'config',
+  'layers',
+  'lora',
+  'parameters',
+  'placement',
+  'qwen',
+  'stack',
+]

@@ -24,10 +24,11 @@ class Dropout:
   key: jax.Array | None = None
   rows: jax.Array | None = None  # [B], the numbers of the rows in the global batch; None: 0, 1, ...
 
-  def __call__(self, x_BTD: jax.Array, site: int | jax.Array) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, site: int | jax.Array, part: tuple[int, int] = (0, 1)) -> jax.Array:
     """`x_BTD` with dropout. site: the number of this place in the model; each draws its own random masks.
 
     The mask of a row depends on its number alone, so it is the same with any number of micro-batches and empty rows.
+    part: (0, 2) where x has the tokens 0, 2, 4, ... of the rows; (1, 2) the others.
     """
     if self.key is None or self.rate == 0:
       return x_BTD
@@ -35,7 +36,7 @@ class Dropout:
     rows = jnp.arange(len(x_BTD)) if self.rows is None else self.rows
 
     def drop(x_TD, row):
-      return layers.dropout(x_TD, self.rate, jax.random.fold_in(site_key, row))
+      return layers.dropout(x_TD, self.rate, jax.random.fold_in(site_key, row), part)
 
     return jax.vmap(drop)(x_BTD, rows)
 
@@ -47,6 +48,7 @@ class Compute:
   dtype: Any = 'float32'  # of activations, and of weights while they are used
   remat: str = 'none'  # what the backward pass computes again: a name in `stack.REMAT`
   dropout: Dropout = Dropout()
+  adapter_dropout: Dropout = Dropout()  # on what enters an adapter
   attention: Callable = reference  # of tokens without a cache: from `attention.select`
   placement: Placement = NO_PLACEMENT
   training: bool = False  # Qwen-1 trains without the dynamic NTK and logn attention that it uses otherwise

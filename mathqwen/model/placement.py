@@ -5,10 +5,38 @@ The model only names the axes of an array; `hardware.sharding` knows the mesh.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+
+
+@runtime_checkable
+class Compound(Protocol):
+  """A frozen weight, or one with an adapter (`lora.Adapted`): a dataclass of arrays instead of an array."""
+
+  def axes(self, names: tuple[str, ...]) -> Any:
+    """The same dataclass with the names of the axes of its arrays. names: those of a plain weight."""
+
+  def cast(self, cast: Callable[[jax.Array], jax.Array]) -> Any:
+    """The same dataclass with `cast` of those of its arrays that are used in the dtype of the computation."""
+
+
+def axes_of(weights: dict, names: dict) -> dict:
+  """The tree of `weights` with the names of axes. names: a tuple of them where `weights` has an array or `Compound`."""
+  return {name: w.axes(names[name]) if isinstance(w, Compound) else names[name] for name, w in weights.items()}
+
+
+def cast_weights(weights: dict, dtype: DTypeLike, one: jax.Array | None = None) -> dict:
+  """A layer's weights in `dtype`. one: from `opaque_one`; without it XLA may cast all layers at once."""
+
+  def cast(w):
+    if w.dtype == dtype:
+      return w
+    return (w if one is None else w * one).astype(dtype)
+
+  return {name: w.cast(cast) if isinstance(w, Compound) else cast(w) for name, w in weights.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +63,7 @@ class Placement:
 
   def gather(self, weights: dict, axes: dict, dtype: DTypeLike, one: jax.Array) -> dict:
     """A layer's weights in `dtype`, gathered from their shards for use. axes: as in `tree`. one: from `opaque_one`."""
-    return jax.tree.map(lambda w: w.astype(dtype), weights)
+    return cast_weights(weights, dtype)
 
 
 NO_PLACEMENT = Placement()

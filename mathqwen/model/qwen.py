@@ -23,12 +23,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from mathqwen import compat
-from mathqwen.model import layers, stack
+from mathqwen.model import adapted, layers, stack
 from mathqwen.model.cache import CACHE_AXES, KVCache
 from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import Rotation, linear, rms_norm, rope
-from mathqwen.model.placement import opaque_one
+from mathqwen.model.placement import axes_of, cast_weights, opaque_one
 
 # (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, what the caller of the layer gets back: a new cache, keys and values, or None)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
@@ -127,10 +127,10 @@ class Block(nnx.Module):
       o_BTD += self.o_bias[...]
     return checkpoint_name(x_BTD + drop(o_BTD, 0), 'mid'), kept
 
-  def mlp(self, x_BTD: jax.Array) -> jax.Array:
-    """The MLP branch [B, T, D], not yet added to x."""
+  def mlp(self, x_BTD: jax.Array, part: tuple[int, int] = (0, 1)) -> jax.Array:
+    """The MLP branch [B, T, D], not yet added to x. part: as in `compute.Dropout`."""
     h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
-    return layers.swiglu(h_BTD, self.gate[...], self.up[...], self.down[...])
+    return layers.swiglu(h_BTD, *(adapted.at(w[...], part) for w in (self.gate, self.up, self.down)))
 
 
 @functools.lru_cache
@@ -197,14 +197,15 @@ def forward(
   one = opaque_one(segment_ids_BT)
 
   def layer(x_BTD, index, weights):
-    this_layer = block(cfg, place.gather(weights, layer_axes(cfg), compute.dtype, one))
+    weights = place.gather(weights, axes_of(weights, layer_axes(cfg)), compute.dtype, one)
+    this_layer = block(cfg, adapted.with_dropout(weights, compute.adapter_dropout, index))
     attend = lambda q, k, v: (compute.attention(q, k, v, segment_ids_BT), None)
     drop_branch = lambda x, branch: drop(x, 1 + 2 * index + branch)  # site 0 is the embedding
     x_BTD = place(x_BTD, 'batch', 'length', 'width')
     x_BTD, _ = this_layer(x_BTD, rotation, attend, drop_branch, nested=compute.remat == 'nested')
     return place(x_BTD, 'batch', 'length', 'width')
 
-  cast_group = lambda weights: cast(jax.tree.map(lambda w: w * one, weights), compute.dtype)
+  cast_group = lambda weights: cast_weights(weights, compute.dtype, one)
   x_BTD = drop(embed(params, tokens_BT, compute), 0)
   x_BTD = stack.scan_layers(layer, x_BTD, params['layers'], compute.remat, cast_group)
   return final_norm(params, cfg, x_BTD)

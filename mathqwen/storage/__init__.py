@@ -7,8 +7,9 @@ For other folders to use; nothing is imported here, because Orbax takes a second
   checksums.examine, .of_files          what is written with a checkpoint, and compared whenever it is read
   workdir.claim, .write_tokenizer       whose run a workdir is, and what it holds beside the checkpoints
   workdir.find_checkpoint, .is_converted           which run and step a path names
+  base.read, .MergedWeights             the frozen base of a run with adapters, and both together
   converted.write_model, .StepWeights   a converted model, written and read one weight at a time
   provenance.code, .begin_session       what made a result; the sessions of a run
 """
 
-__all__ = ['checkpoint', 'checksums', 'converted', 'provenance', 'source', 'workdir']
+__all__ = ['base', 'checkpoint', 'checksums', 'converted', 'provenance', 'source', 'workdir']

@@ -230,6 +230,11 @@ class Checkpoints:
       self._manager.reload()
     return moved
 
+  def json(self, step: int, item: str) -> Any:
+    """A JSON item of a step. UserError: when it is damaged."""
+    with explain_damage(self, step):
+      return checksums.read_json(self.folder(step), item, checksums.read(self.folder(step)))
+
   def earlier(self, step: int) -> int | None:
     """The newest finished step before `step`."""
     return reading.earlier(self._steps(), step)

@@ -1,15 +1,18 @@
 """A converted model, written one weight at a time; and the weights of any step, read one at a time."""
 
 import json
+from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from mathqwen import config as config_lib
 from mathqwen import files, hf
+from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.chat.chat_format import save_tokenizer
-from mathqwen.model import parameters
+from mathqwen.model import lora
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import checksums, reading
 from mathqwen.storage.checkpoint import Checkpoints, explain_damage, explain_failed_save
@@ -29,9 +32,10 @@ class StepWeights(hf.Weights):
   UserError, here and on reading: when the checkpoint is damaged.
   """
 
-  def __init__(self, workdir: str, step: int, cfg: ModelConfig):
+  def __init__(self, workdir: str, step: int, cfg: ModelConfig, adapter: AdapterConfig = NO_ADAPTER):
+    """adapter: of a run that has one; its checkpoints hold what it trains, and no other weights."""
     self._checkpoints, self._step = Checkpoints(workdir), step
-    self._shapes = parameters.abstract(cfg)
+    self._shapes = lora.trained(cfg, adapter)
     with explain_damage(self._checkpoints, step):
       self._reader = reading.StepReader(self._checkpoints.folder(step))
       self._metadata = self._reader.metadata('params')
@@ -51,19 +55,20 @@ class StepWeights(hf.Weights):
       self._reader.check({_name(path): checksums.of_array(array)})
     return array
 
-  def read_all(self, shardings: dict, dtype: str | None = None) -> dict:
-    """All weights as a tree of jax.Arrays in these shardings; all hosts must call it."""
-    params: dict = {}
-    for path in self.paths():
-      shape = hf.weight_at(self._shapes, path).shape
-      with explain_damage(self._checkpoints, self._step):
-        args = reading.on_devices(shape, self.dtype(path), hf.weight_at(shardings, path))
-        array = self._reader.weight('params', path, args)
-        # In its own dtype, in which it was written
-        _, found = checksums.examine({_name(path): array})
-        self._reader.check(found)
-      hf.set_weight(params, path, array if dtype is None else array.astype(hf.DTYPES[dtype]))
-    return params
+  def place(self, path: hf.Path, sharding: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
+    """One weight in this sharding; all hosts must call it."""
+    shape = hf.weight_at(self._shapes, path).shape
+    with explain_damage(self._checkpoints, self._step):
+      args = reading.on_devices(shape, self.dtype(path), sharding)
+      array = self._reader.weight('params', path, args)
+      # In its own dtype, in which it was written
+      _, found = checksums.examine({_name(path): array})
+      self._reader.check(found)
+    return array if dtype is None else array.astype(hf.DTYPES[dtype])
+
+  def json(self, item: str) -> Any:
+    """A JSON item of the step."""
+    return self._checkpoints.json(self._step, item)
 
   def close(self) -> None:
     """Closes the reader. Weights that were read stay valid."""

@@ -13,6 +13,7 @@ from mathqwen.errors import NoTokenizer, UserError, report
 from mathqwen.files import hub
 from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
+from mathqwen.storage import base as frozen
 from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
 from mathqwen.text.loading import load_tokenizer
@@ -105,7 +106,7 @@ def open_source(path: str) -> Source:
     # A converted model has a single step, which is not worth naming.
     name = workdir if workdirs.is_converted(workdir) else str(workdirs.step_path(path, step))
     tokenizer = _tokenizer(path, files.join(workdir, workdirs.TOKENIZER), experiment.model)
-    weights = converted.StepWeights(workdir, step, experiment.model)
+    weights = _weights_of_run(workdir, step, experiment)
     return Source(name, experiment.model, tokenizer, experiment.data.system_prompt, weights, experiment, step)
   # Trainers write theirs into folders: checkpoint-500, checkpoint-1000.
   inside = [child.name for child in itertools.islice(place.iterdir(), 100) if _is_published(child)]
@@ -114,6 +115,23 @@ def open_source(path: str) -> Source:
     f'{path} holds neither config.json (Hugging Face) nor {workdirs.EXPERIMENT} (a run of ours): '
     f'give a Hugging Face directory, or the --workdir of a run{more}'
   )
+
+
+def _weights_of_run(workdir: str, step: int, experiment: Experiment) -> hf.Weights:
+  """The weights of a step; where it has adapters, merged with its base. UserError: when the base is not there."""
+  adapter = experiment.train.adapter
+  trained = converted.StepWeights(workdir, step, experiment.model, adapter)
+  if not adapter.rank:
+    return trained
+  recorded = trained.json(frozen.ITEM)['name']
+  try:
+    source = open_source(frozen.place_of(recorded, workdir))
+  except UserError as error:
+    raise UserError(
+      f'the base of {workdir}, {recorded}, cannot be opened ({error}); put it back, or a link to it at '
+      f'{files.join(workdir, frozen.ITEM)}'
+    ) from None
+  return frozen.MergedWeights(source.weights, source.name, trained, workdir, experiment.model, adapter)
 
 
 def _is_published(place: files.AnyPath) -> bool:

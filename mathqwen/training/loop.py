@@ -20,7 +20,9 @@ from mathqwen.observe.meter import Meter
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.observe.slow_hosts import SlowHosts
+from mathqwen.storage import base as bases
 from mathqwen.storage import checkpoint, checksums, provenance
+from mathqwen.storage.base import Base
 from mathqwen.storage.workdir import TOKENIZER
 from mathqwen.training import bad_steps, guard, optim
 from mathqwen.training.elastic import Batch
@@ -57,6 +59,7 @@ def fit(
   profile: int = 0,
   strict: bool = False,
   batch: Batch | None = None,
+  base: Base | None = None,
 ) -> dict:
   """Trains to `train.steps`, from the newest checkpoint in `workdir` or from the start.
 
@@ -64,14 +67,15 @@ def fit(
   profile: how many steps to trace into WORKDIR/profile.
   strict: refuse a damaged newest checkpoint, instead of using the one before it.
   batch: how a batch is computed; None: as `experiment` says.
+  base: the frozen weights, given with `train.adapter`; `params` is None then.
   Returns the summary that `mathqwen train --json` prints.
-  UserError: when another run writes into `workdir`, too many updates in a row were skipped, the weights are not finite,
-  the disk is too small or full, or no checkpoint is whole.
+  UserError: when another run writes into `workdir`, `base` is not that of the run there, too many updates in a row were
+  skipped, the weights are not finite, the disk is too small or full, or no checkpoint is whole.
   Preempted: after SIGTERM or Ctrl-C, once the run is saved.
   """
   train = experiment.train
   with guard.guarded(workdir, experiment) as guarded:
-    loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch, guarded)
+    loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch, base, guarded)
     del params  # they were donated to the state: without this the dead arrays would stay alive
 
     with loop.progress, loop.meter, loop.tracing:
@@ -120,6 +124,7 @@ class TrainingLoop:
     profile: int,
     strict: bool,
     batch: Batch | None,
+    base: Base | None,
     guarded: guard.Guard,
   ):
     """Restores the newest checkpoint, or makes the first state. Arguments as in `fit`."""
@@ -135,8 +140,9 @@ class TrainingLoop:
     positions = experiment.data.batch_size * experiment.data.seq_len
     self.meter = Meter(train.log_every, positions, peak_seconds(experiment, mesh), train.spike_factor)
 
+    self._base = base
     self._tx = optim.optimizer(experiment.optim, train.steps)
-    self._abstract_state = abstract_state(mesh, experiment.model, self._tx)
+    self._abstract_state = abstract_state(mesh, experiment.model, self._tx, train.adapter)
     keep = checkpoint.Keep(train.keep_checkpoints, train.keep_every, train.keep_best)
     abstract = self._abstract_state
     checkpoint.check_space(workdir, abstract.params, abstract.opt_state, keep.at_most(train.steps))
@@ -146,9 +152,11 @@ class TrainingLoop:
     self.step = 0  # steps taken so far
     damaged = self._restore(strict)
     if self.state is None:
-      self.state = init_state(mesh, experiment.model, self._tx, train.seed, params)
+      frozen = None if base is None else base.params
+      self.state = init_state(mesh, experiment.model, self._tx, train.seed, params, train.adapter, frozen)
     self._compiled_step = None  # see `compile`
-    self._eval_step = jax.jit(functools.partial(eval_step, cfg=experiment.model, train=train, mesh=mesh))
+    evaluate = jax.jit(functools.partial(eval_step, cfg=experiment.model, train=train, mesh=mesh))
+    self._eval_step = lambda batch: evaluate(self.state.params, batch, None if base is None else base.params)
 
     self.tracing = Profile(workdir, profile, self.step)
     self.progress = Progress('train', train.steps, self.step)
@@ -178,6 +186,9 @@ class TrainingLoop:
     if restored is None:
       return []
     self.step = restored.step
+    if self._base is not None:
+      arrays = self._base.record['arrays']
+      bases.check(self._checkpoints.json(self.step, bases.ITEM), arrays, self.workdir, self._base.record['name'])
     self._batches.set_state(restored.data_state)
     self.meter.spikes.set_state(restored.data_state.get('recent', []))
     report(f'continuing {self.workdir} at step {self.step}')
@@ -205,7 +216,7 @@ class TrainingLoop:
       with self.meter.input():
         batch = sharding.global_batch(next(self._batches), self.mesh)
       self._ledger.add(self.step + 1, self._batches.digest)
-      inputs = (batch,)
+      inputs = (batch,) if self._base is None else (self._base.params, batch)
       if self.experiment.train.skip_spikes:
         inputs += (place_limits(self.meter.spikes.limits(self.step + 1), self.mesh),)
       self.state, metrics = self._compiled_step(self.state, *inputs)
@@ -262,7 +273,7 @@ class TrainingLoop:
   def evaluate(self):
     """Writes the mean loss over the held-out examples."""
     with self.meter.pause('eval_seconds') as spent:
-      loss = mean_loss(self._eval_step, self.state.params, self._watched(self.data.eval()), self.mesh)
+      loss = mean_loss(self._eval_step, self._watched(self.data.eval()), self.mesh)
     self._summary['eval_loss'] = loss
     self._eval_loss = self.step, loss
     self._writer.write(self.step, {'eval_loss': loss, **spent})
@@ -325,6 +336,8 @@ class TrainingLoop:
       'sessions': {'sessions': self._sessions},
       'evaluation': {'loss': loss if step == self.step and math.isfinite(loss) else None},
     }
+    if self._base is not None:
+      items[bases.ITEM] = self._base.record
     self._checkpoints.save(self.step, self.state.params, self.state.opt_state, items, arrays, self._tokenizer)
 
   def _report_failed_save(self, line: str):
@@ -370,14 +383,14 @@ def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
   return model_flops(experiment.model, experiment.data.batch_size, experiment.data.seq_len) / (mesh.size * peak)
 
 
-def mean_loss(evaluate: Callable, params: dict, batches: Iterable[dict], mesh: Mesh) -> float:
+def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> float:
   """Nats per loss token over `batches`, each this host's packed rows [B / hosts, T].
 
-  evaluate: `eval_step`, jitted: (params, batch) -> (sum of loss, sum of weights).
+  evaluate: `eval_step` of the weights, jitted: batch -> (sum of loss, sum of weights).
   """
   total, weight = 0.0, 0.0
   for batch in batches:
-    loss_sum, loss_tokens = evaluate(params, sharding.global_batch(batch, mesh))
+    loss_sum, loss_tokens = evaluate(sharding.global_batch(batch, mesh))
     total += float(loss_sum)
     weight += float(loss_tokens)
   return total / weight

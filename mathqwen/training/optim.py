@@ -33,11 +33,10 @@ def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: dict) -> dict:
-  """The tree of `params` with True where weight decay applies: on matrices, not on norms and biases."""
+  """The tree of `params` with True where weight decay applies: on matrices, not on norms, biases and DoRA's lengths."""
 
   def decays(path, _):
-    name = path[-1].key
-    return not (name.endswith('norm') or name.endswith('bias'))
+    return not path[-1].key.endswith(('norm', 'bias', 'magnitude'))
 
   return jax.tree_util.tree_map_with_path(decays, params)
 

@@ -20,6 +20,7 @@ from mathqwen.files import hub
 from mathqwen.hardware import hosts, sharding
 from mathqwen.model import attention
 from mathqwen.observe import profiling
+from mathqwen.storage import base as bases
 from mathqwen.storage import checkpoint, provenance
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
@@ -37,7 +38,8 @@ class TrainingRun:
   mesh: jax.sharding.Mesh
   batch: elastic.Batch
   chat: ChatFormat
-  read: Callable[[], dict] | None = None  # reads the initial weights, float32 on the mesh; None: draw random ones
+  # Reads the initial weights, float32 on the mesh; with adapters their `Base`. None: draw random ones.
+  read: Callable[[], dict | bases.Base] | None = None
 
   @classmethod
   def prepare(
@@ -56,6 +58,8 @@ class TrainingRun:
     UserError: when there is no such model, it has no tokenizer, or some sizes do not fit.
     """
     sharding.mesh_shape(experiment.mesh, jax.device_count())  # for its error, before anything is fetched
+    if experiment.train.adapter.rank and experiment.init is None:
+      raise UserError('train.adapter.rank: an adapter is trained on a model: give one with --init MODEL')
     source = None
     tokenizer = None
     name = hub.name_of(experiment.init) if dry and experiment.init is not None else None
@@ -93,6 +97,8 @@ class TrainingRun:
       if note and jax.process_index() == 0:
         report(note)
     read = None if source is None else functools.partial(source.read, mesh, 'float32')
+    if source is not None and experiment.train.adapter.rank:
+      read = functools.partial(bases.read, source.weights, source.name, source.config, mesh, experiment.train.adapter)
     return cls(experiment, tokenizer, mesh, batch, chat, read)
 
   def data(self) -> TrainingData:
@@ -136,10 +142,12 @@ class TrainingRun:
     workdirs.claim(workdir, self.experiment)
     if jax.process_index() == 0:
       workdirs.write_tokenizer(workdir, self.tokenizer, self.chat)
-    params = None
-    if self.read is not None and latest is None:
+    params = base = None
+    if self.experiment.train.adapter.rank:
+      base = self.read()
+    elif self.read is not None and latest is None:
       params = self.read()
-    summary = loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch)
+    summary = loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch, base)
     if original is None:
       return summary
     compared, lines = reproduce.compare(original, workdir)
@@ -156,7 +164,7 @@ class TrainingRun:
     """Number of parameters, and bytes per device that the compiled step needs. Compiles, but allocates no arrays."""
     experiment, cfg = self.experiment, self.experiment.model
     tx = optim.optimizer(experiment.optim, experiment.train.steps)
-    state = step.abstract_state(self.mesh, cfg, tx)
+    state = step.abstract_state(self.mesh, cfg, tx, experiment.train.adapter)
     inputs = step.abstract_inputs(self.mesh, experiment, self.batch.rows)
     compiled = (
       step.compile_step(self.mesh, cfg, experiment, tx, self.batch.micro_batches).lower(state, *inputs).compile()

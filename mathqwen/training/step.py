@@ -11,13 +11,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
-from mathqwen.model import attention, parameters, qwen
+from mathqwen.model import attention, lora, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import loss, optim
+
+_ADAPTERS = 2**31 - 1  # folded into the key of a step, for dropout in adapters
 
 
 @jax.tree_util.register_dataclass
@@ -26,7 +29,7 @@ class TrainState:
   """All that a step changes. On a mesh, `state_shardings` says where its leaves are."""
 
   step: jax.Array  # int32 [], steps taken so far
-  params: dict  # float32 master weights
+  params: dict  # float32 master weights; with adapters these alone, and the frozen base is an argument of the step
   opt_state: optax.OptState  # float32 moments
 
 
@@ -39,12 +42,16 @@ def loss_fn(
   train: TrainConfig,
   mesh: Mesh | None = None,
   numbers: jax.Array | None = None,
+  base: dict | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars.
 
   key: for dropout; None turns it off. mesh: None is one default device. numbers: of the rows in the global batch, int32
-  [B]; None: 0, 1, ...
+  [B]; None: 0, 1, ... base: the frozen weights; `params` are their adapters then.
   """
+  adapter = train.adapter
+  if base is not None:
+    params = lora.join(base, params, adapter)
   placement = sharding.placement(mesh, cfg.vocab_size)
   attend = attention.select(train.attention, mesh, train.compute_dtype)
   if 'answer_ids' in rows:
@@ -53,6 +60,7 @@ def loss_fn(
     dtype=train.compute_dtype,
     remat=train.remat,
     dropout=Dropout(train.dropout, key, numbers),
+    adapter_dropout=Dropout(adapter.dropout, None if key is None else jax.random.fold_in(key, _ADAPTERS), numbers),
     attention=attend,
     placement=placement,
     training=True,
@@ -60,7 +68,10 @@ def loss_fn(
   x_BTD = qwen.forward(params, cfg, rows['tokens'], rows['segment_ids'], rows['positions'], compute)
   head = qwen.head(params)
   parts = (1, 1) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), mesh.shape['context'])
-  return loss.head_cross_entropy(x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement)
+  frozen = base is not None
+  return loss.head_cross_entropy(
+    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement, frozen
+  )
 
 
 def gradients(
@@ -71,20 +82,22 @@ def gradients(
   cfg: ModelConfig,
   train: TrainConfig,
   mesh: Mesh | None = None,
+  base: dict | None = None,
 ) -> tuple[dict, jax.Array, jax.Array]:
   """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
 
-  batch: packed rows, int32 and float32 [B, T] by name. key: for dropout, of this step.
+  batch: packed rows, int32 and float32 [B, T] by name. key: for dropout, of this step. base: as in `loss_fn`.
   Sums are added up over the micro-batches and divided once. A mean of means would weigh each token by the number of
   loss tokens in its micro-batch.
   """
-  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh), has_aux=True)
+  grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh, base=base), has_aux=True)
   placement = sharding.placement(mesh, cfg.vocab_size)
-  axes = parameters.logical_axes(cfg)
+  axes = lora.trained_axes(cfg, train.adapter)
+  drops = train.dropout > 0 or train.adapter.dropout > 0
   M = train.micro_batches
 
   def micro_batch(rows, numbers):
-    (loss_sum, weight), grads = grad_fn(params, rows, None if train.dropout == 0 else key, numbers=numbers)
+    (loss_sum, weight), grads = grad_fn(params, rows, key if drops else None, numbers=numbers)
     grads = placement.tree(grads, axes)
     # Without this barrier, XLA for TPUs updates the embedding and the head in the layout in which their gradients
     # arrive, and holds copies of both and of their moments in that layout through the whole step: 0.4 GiB a chip for
@@ -119,6 +132,7 @@ def train_step(
   batch: dict[str, jax.Array],
   limits: jax.Array | None = None,
   *,
+  base: dict | None = None,
   cfg: ModelConfig,
   train: TrainConfig,
   tx: optax.GradientTransformation,
@@ -130,12 +144,13 @@ def train_step(
   The metrics `loss_sum`, `loss_tokens` and `tokens` are sums over the batch, for the reader to add up and divide.
   Where the loss or the gradient's norm is not finite, weights and moments stay as they are, and `skipped` is True.
   limits: float32 [2], the mean loss and the gradient's norm above which it is the same; given with `train.skip_spikes`.
+  base: the frozen weights, given with `train.adapter`; the state's are their adapters then.
   rate: the schedule inside `tx`. It is returned with the metrics, because evaluating it in the host loop would block on
   the running step.
   """
   # From the step's number alone: a resumed run draws the same masks.
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh)
+  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh, base=base)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   grad_norm = optax.tree.norm(grads)
@@ -169,15 +184,23 @@ def keep_unless(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 def eval_step(
-  params: dict, batch: dict[str, jax.Array], *, cfg: ModelConfig, train: TrainConfig, mesh: Mesh | None = None
+  params: dict,
+  batch: dict[str, jax.Array],
+  base: dict | None = None,
+  *,
+  cfg: ModelConfig,
+  train: TrainConfig,
+  mesh: Mesh | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars, without dropout."""
-  return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh)
+  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars, without dropout. base: as in `loss_fn`."""
+  return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh, base=base)
 
 
-def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
+def state_shardings(
+  mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation, adapter: AdapterConfig = NO_ADAPTER
+) -> TrainState:
   """The state's NamedShardings: a moment is where its weight is; counters are on every device."""
-  params = sharding.params_shardings(mesh, cfg)
+  params = sharding.params_shardings(mesh, cfg, lora.trained_axes(cfg, adapter))
   everywhere = sharding.replicated(mesh)
 
   def as_its_weight(part, weight_sharding):
@@ -187,18 +210,26 @@ def state_shardings(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformati
   opt_state = optax.tree_map_params(
     tx,
     as_its_weight,
-    jax.eval_shape(tx.init, parameters.abstract(cfg)),
+    jax.eval_shape(tx.init, lora.trained(cfg, adapter)),
     params,
     transform_non_params=lambda _: everywhere,
   )
   return TrainState(everywhere, params, opt_state)
 
 
-def abstract_state(mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation) -> TrainState:
+def abstract_state(
+  mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation, adapter: AdapterConfig = NO_ADAPTER
+) -> TrainState:
   """The state as ShapeDtypeStructs with shardings; allocates nothing."""
-  state = jax.eval_shape(functools.partial(_first_state, tx=tx), parameters.abstract(cfg))
+  state = jax.eval_shape(functools.partial(_first_state, tx=tx), lora.trained(cfg, adapter))
   with_sharding = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-  return jax.tree.map(with_sharding, state, state_shardings(mesh, cfg, tx))
+  return jax.tree.map(with_sharding, state, state_shardings(mesh, cfg, tx, adapter))
+
+
+def abstract_base(mesh: Mesh, cfg: ModelConfig, adapter: AdapterConfig) -> dict:
+  """The frozen weights as ShapeDtypeStructs with shardings."""
+  held = lambda x, where: jax.ShapeDtypeStruct(x.shape, adapter.base, sharding=where)
+  return jax.tree.map(held, parameters.abstract(cfg), sharding.params_shardings(mesh, cfg))
 
 
 def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -210,14 +241,14 @@ def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) 
 
 
 def abstract_inputs(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> tuple:
-  """What the compiled step takes after the state, as ShapeDtypeStructs: the batch; with `train.skip_spikes`, limits.
+  """What the compiled step takes after the state, as ShapeDtypeStructs.
 
-  rows: as in `abstract_batch`.
+  With `train.adapter` the frozen base; the batch; with `train.skip_spikes` limits. rows: as in `abstract_batch`.
   """
-  batch = abstract_batch(mesh, experiment, rows)
-  if not experiment.train.skip_spikes:
-    return (batch,)
-  return batch, jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding.replicated(mesh))
+  train = experiment.train
+  base = (abstract_base(mesh, experiment.model, train.adapter),) if train.adapter.rank else ()
+  limits = (jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding.replicated(mesh)),) if train.skip_spikes else ()
+  return *base, abstract_batch(mesh, experiment, rows), *limits
 
 
 def place_limits(limits: tuple[float, float], mesh: Mesh) -> jax.Array:
@@ -244,27 +275,44 @@ def compile_step(
   It donates the state. micro_batches: instead of those of `experiment`.
   """
   train = dataclasses.replace(experiment.train, micro_batches=micro_batches or experiment.train.micro_batches)
-  rate = optim.schedule(experiment.optim, experiment.train.steps)
-  state = state_shardings(mesh, cfg, tx)
-  limits = (sharding.replicated(mesh),) if experiment.train.skip_spikes else ()
+  rate = optim.schedule(experiment.optim, train.steps)
+  state = state_shardings(mesh, cfg, tx, train.adapter)
+  base = (sharding.params_shardings(mesh, cfg),) if train.adapter.rank else ()
+  limits = (sharding.replicated(mesh),) if train.skip_spikes else ()
+  step = _train_step_on_base if train.adapter.rank else train_step
   return jax.jit(
-    functools.partial(train_step, cfg=cfg, train=train, tx=tx, rate=rate, mesh=mesh),
-    in_shardings=(state, sharding.batch_sharding(mesh), *limits),
+    functools.partial(step, cfg=cfg, train=train, tx=tx, rate=rate, mesh=mesh),
+    in_shardings=(state, *base, sharding.batch_sharding(mesh), *limits),
     out_shardings=(state, sharding.replicated(mesh)),
     donate_argnums=0,
   )
 
 
+def _train_step_on_base(state, base, batch, limits=None, **how):
+  """`train_step` with its inputs in the order of `abstract_inputs`."""
+  return train_step(state, batch, limits, base=base, **how)
+
+
 def init_state(
-  mesh: Mesh, cfg: ModelConfig, tx: optax.GradientTransformation, seed: int, params: dict | None = None
+  mesh: Mesh,
+  cfg: ModelConfig,
+  tx: optax.GradientTransformation,
+  seed: int,
+  params: dict | None = None,
+  adapter: AdapterConfig = NO_ADAPTER,
+  base: dict | None = None,
 ) -> TrainState:
   """The state before the first step, on the mesh.
 
   params: initial float32 weights, already on the mesh; they are donated. None draws random ones with `seed`, inside jit
-  and thus directly in their sharding: no device ever holds a whole model.
+  and thus directly in their sharding: no device ever holds a whole model. base: the frozen weights on the mesh, given
+  with `adapter`, whose first values are drawn.
   """
-  shardings = state_shardings(mesh, cfg, tx)
+  shardings = state_shardings(mesh, cfg, tx, adapter)
   first_state = functools.partial(_first_state, tx=tx)
+  if adapter.rank:
+    draw = jax.jit(lambda key, base: first_state(lora.init(key, cfg, adapter, base)), out_shardings=shardings)
+    return draw(jax.random.key(seed), base if adapter.dora else None)
   if params is None:
     draw = jax.jit(lambda key: first_state(parameters.init(key, cfg)), out_shardings=shardings)
     return draw(jax.random.key(seed))

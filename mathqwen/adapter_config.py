@@ -1,0 +1,34 @@
+"""The settings train.adapter.*: what is trained, where that is not all weights. `config.py` puts them together."""
+
+import dataclasses
+import math
+
+from mathqwen.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+  """Low-rank adapters (LoRA) on the matrices of the layers; everything else is frozen."""
+
+  rank: int = setting(0, help='of the adapters; 0: none, all weights are trained', at_least=0)
+  alpha: float = setting(16.0, help='the product of an adapter is multiplied by alpha / rank', above=0)
+  dropout: float = setting(0.0, help='on what enters an adapter', at_least=0, below=1)
+  targets: tuple[str, ...] = setting(
+    ('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+    help='the matrices that have one',
+    choices=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+    remedy='q_proj of PEFT is q here, up_proj is up, and so on; c_attn of Qwen-1 is q,k,v',
+  )
+  rank_stabilized: bool = setting(False, help='rsLoRA: alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)')
+  dora: bool = setting(False, help='DoRA: the length of each row is trained, too (arXiv 2402.09353)')
+  base: str = setting(
+    'bfloat16', help='dtype in which the frozen weights are held, and read', choices=('float32', 'bfloat16')
+  )
+
+  @property
+  def scale(self) -> float:
+    """By which the product of A and B is multiplied."""
+    return self.alpha / (math.sqrt(self.rank) if self.rank_stabilized else self.rank)
+
+
+NO_ADAPTER = AdapterConfig()

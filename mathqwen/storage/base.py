@@ -1,0 +1,141 @@
+"""The frozen base of a run with adapters: read weight by weight, known by its checksums, merged with what was trained.
+
+A checkpoint of such a run has the adapters alone, and in its item `base` the name of the base and the checksum of each
+of its weights, as they were trained on. Whatever is read as the base later is compared with these.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from mathqwen import files, hf
+from mathqwen.adapter_config import AdapterConfig
+from mathqwen.errors import UserError
+from mathqwen.hardware import sharding
+from mathqwen.model import lora, parameters
+from mathqwen.model.adapted import OUTPUTS, Adapted
+from mathqwen.model.config import ModelConfig
+from mathqwen.storage import checksums
+from mathqwen.storage.converted import StepWeights
+
+ITEM = 'base'  # of a checkpoint; and a folder of the workdir in which the base may be, if not where it was
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+  """The frozen weights of a run, on its mesh."""
+
+  params: dict  # as `parameters.init`, in `train.adapter.base`
+  record: dict  # for JSON: its name, and its weights as `checksums.examine` describes them
+
+
+def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Mesh, adapter: AdapterConfig) -> Base:
+  """Reads the base that is called `name`, one weight at a time; then closes its files. All hosts must call it.
+
+  UserError: when a file is damaged.
+  """
+  shardings = sharding.params_shardings(mesh, cfg)
+  params: dict = {}
+  arrays: dict[str, dict] = {}
+  for path in weights.paths():
+    array = weights.place(path, hf.weight_at(shardings, path), adapter.base)
+    _, found = checksums.examine({_name(path): array})
+    arrays |= found
+    hf.set_weight(params, path, array)
+  weights.close()
+  return Base(params, {'name': name, 'arrays': arrays})
+
+
+def check(record: dict, found: dict[str, dict], workdir: str, name: str) -> None:
+  """UserError: names the first weight of what is called `name` that is not that of the base of a run.
+
+  record: of a checkpoint. found: as `checksums.examine` describes weights.
+  """
+  for weight, description in found.items():
+    if record['arrays'].get(weight) != description:
+      raise UserError(
+        f'{name} is not the base of {workdir}, whose {weight} was another: put back the model that the run began with, '
+        f'or train again in another --workdir'
+      )
+
+
+class MergedWeights(hf.Weights):
+  """The plain weights of a run with adapters: those of the base as it was trained on, plus the adapters, in float32.
+
+  UserError, on reading: when a checkpoint or a file is damaged, or the base is another.
+  """
+
+  def __init__(
+    self, base: hf.Weights, name: str, trained: StepWeights, workdir: str, cfg: ModelConfig, adapter: AdapterConfig
+  ):
+    """name: of the base, for messages."""
+    self._base, self._name, self.trained = base, name, trained
+    self._workdir, self._cfg, self._adapter = workdir, cfg, adapter
+    self._record = trained.json(ITEM)
+
+  def paths(self) -> list[hf.Path]:
+    """The paths of all weights, in the order of `parameters.init`'s tree."""
+    return hf.ArrayWeights(parameters.abstract(self._cfg)).paths()
+
+  def dtype(self, path: hf.Path) -> np.dtype:
+    """float32 of a merged weight; of the others that in which they were trained on."""
+    return hf.DTYPES['float32' if self._is_adapted(path) else self._adapter.base]
+
+  def read(self, path: hf.Path) -> np.ndarray:
+    """One weight, on this host alone."""
+    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base], copy=False)
+    self._check({_name(path): checksums.of_array(array)})
+    if not self._is_adapted(path):
+      return array
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    parts = {part[-1]: jax.device_put(self.trained.read(part), device) for part in self._parts(path)}
+    return np.asarray(self._merged(path, jax.device_put(array, device), parts, 'float32'))
+
+  def place(self, path: hf.Path, where: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
+    """One weight in this sharding; all hosts must call it."""
+    array = self._base.place(path, where, self._adapter.base)
+    self._check(checksums.examine({_name(path): array})[1])
+    dtype = self.dtype(path) if dtype is None else hf.DTYPES[dtype]
+    if not self._is_adapted(path):
+      return array.astype(dtype)
+    shardings = self._shardings(where)
+    parts = {part[-1]: self.trained.place(part, hf.weight_at(shardings, part)) for part in self._parts(path)}
+    return self._merged(path, array, parts, dtype, where)
+
+  def _shardings(self, where):
+    """Of the adapters, where a weight is in the sharding `where`."""
+    axes = lora.trained_axes(self._cfg, self._adapter)
+    if isinstance(where, jax.sharding.NamedSharding):
+      return sharding.params_shardings(where.mesh, self._cfg, axes)
+    return jax.tree.map(lambda names: where, axes, is_leaf=lambda x: isinstance(x, tuple))
+
+  def _is_adapted(self, path: hf.Path) -> bool:
+    return path[0] == 'layers' and path[1] in self._adapter.targets
+
+  def _parts(self, path: hf.Path) -> list[hf.Path]:
+    return [part for part in self.trained.paths() if part[: len(path)] == path]
+
+  def _merged(self, path, array, parts, dtype, where=None) -> jax.Array:
+    adapted = Adapted(array, **({'magnitude': None} | parts), outputs=OUTPUTS[path[1]], scale=self._adapter.scale)
+    return jax.jit(functools.partial(lora.merged, dtype=dtype), out_shardings=where)(adapted)
+
+  def _check(self, found: dict[str, dict]) -> None:
+    check(self._record, found, self._workdir, self._name)
+
+  def close(self) -> None:
+    """Closes the files of both. Weights that were read stay valid."""
+    self._base.close()
+    self.trained.close()
+
+
+def place_of(record_name: str, workdir: str) -> str:
+  """Where the base of a run is looked for: in WORKDIR/base if that is there, else where it was."""
+  beside = files.path(workdir) / ITEM
+  return str(beside) if beside.exists() else record_name
+
+
+def _name(path: hf.Path) -> str:
+  """A weight's name in the checksums."""
+  return '/'.join(path)
