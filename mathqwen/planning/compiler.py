@@ -93,7 +93,9 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
 
   mesh = sharding.make_mesh(experiment.mesh, _devices(topology, options))
   tx = optim.optimizer(experiment.optim, experiment.train.steps)
-  state = step.abstract_state(mesh, experiment.model, tx)
+  adapter = experiment.train.adapter
+  state = step.abstract_state(mesh, experiment.model, tx, adapter)
+  base = step.abstract_base(mesh, experiment.model, adapter) if adapter.rank else {}
 
   started = time.monotonic()
   traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(
@@ -112,7 +114,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   turns = loss.turns(rows * experiment.data.seq_len // mesh.shape['context'], experiment.train.loss_chunk)
   traffic = cost.collective_bytes(compiled.as_text(), turns)
   return _memory(compiled.memory_analysis()) | {
-    'weights_bytes': step.bytes_per_device(state.params),
+    'weights_bytes': step.bytes_per_device((base, state.params)),
     'moments_bytes': step.bytes_per_device(state.opt_state),
     'executed_flops_per_step': cost.matmul_flops(traced.jaxpr, turns),
     'collective_bytes_per_step': sum(traffic.values()),
