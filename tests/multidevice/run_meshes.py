@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 
+from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, shared_prompts
 from mathqwen.hardware import sharding
@@ -35,6 +36,12 @@ SHAPES = [dict(zip(ONE, sizes, strict=True)) for sizes in SIZES if math.prod(siz
 # Every one without 'context', and of those with it the ones in which it stands alone or beside each other axis.
 BESIDE = ({'context': 8}, {'fsdp': 2, 'context': 4}, {'data': 2, 'context': 4}, {'fsdp': 2, 'context': 2, 'tensor': 2})
 MESHES = [ONE, *(shape for shape in SHAPES if shape['context'] == 1), *(ONE | shape for shape in BESIDE)]
+# With dropout of its own, and lengths, which the frozen base gives
+ADAPTER = AdapterConfig(4, dropout=0.1, targets=('q', 'k', 'o', 'up', 'down'), dora=True, base='float32')
+BESIDE_EACH_OTHER = {'data': 2, 'fsdp': 2, 'tensor': 2}
+ADAPTED_MESHES = [
+  ONE | shape for shape in ({}, BESIDE_EACH_OTHER, {'fsdp': 4, 'context': 2}, {'context': 2, 'tensor': 4})
+]
 ODD_MESHES = [ONE | shape for shape in ({}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}, {'fsdp': 2, 'context': 4})]
 
 
@@ -65,15 +72,18 @@ def weights(mesh, scale, cfg=CFG):
   return jax.device_put(drawn, sharding.params_shardings(mesh, cfg))
 
 
-def run(shape, cfg=CFG):
+def run(shape, cfg=CFG, adapter=NO_ADAPTER):
   mesh = mesh_of(shape)
   sharding.check(dict(mesh.shape), cfg, 8)
   tx = optimizer(EXPERIMENT.optim, STEPS)
-  state = step_lib.init_state(mesh, cfg, tx, 0, weights(mesh, 0.1, cfg))
-  step = step_lib.compile_step(mesh, cfg, EXPERIMENT, tx)
+  experiment = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, adapter=adapter))
+  params = weights(mesh, 0.1, cfg)
+  base = (params,) if adapter.rank else ()
+  state = step_lib.init_state(mesh, cfg, tx, 0, params, adapter, *base)
+  step = step_lib.compile_step(mesh, cfg, experiment, tx)
   losses = []
   for i in range(STEPS):
-    state, metrics = step(state, sharding.global_batch(batch(i % 2), mesh))
+    state, metrics = step(state, *base, sharding.global_batch(batch(i % 2), mesh))
     losses.append(float(metrics['loss_sum'] / metrics['loss_tokens']))
   smallest = min(x.addressable_shards[0].data.size / x.size for x in jax.tree.leaves(state.opt_state))
   return {'losses': losses, 'smallest': smallest, 'compiled': step._cache_size()}
@@ -151,15 +161,25 @@ def answers(shape, budget=False):
 
 
 if __name__ == '__main__':
-  trained, odd = (
-    [{'mesh': shape, 'name': name_of(shape)} | run(shape, cfg) for shape in shapes]
-    for cfg, shapes in ((CFG, MESHES), (ODD, ODD_MESHES))
+  trained, odd, adapted = (
+    [{'mesh': shape, 'name': name_of(shape)} | run(shape, cfg, adapter) for shape in shapes]
+    for cfg, shapes, adapter in (
+      (CFG, MESHES, NO_ADAPTER),
+      (ODD, ODD_MESHES, NO_ADAPTER),
+      (CFG, ADAPTED_MESHES, ADAPTER),
+    )
   )
-  both = [
-    answers(shape, budget) for budget in (False, True) for shape in (ONE, ONE | {'data': 2, 'fsdp': 2, 'tensor': 2})
-  ]
+  both = [answers(shape, budget) for budget in (False, True) for shape in (ONE, ONE | BESIDE_EACH_OTHER)]
   split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
   together = ONE | {'fsdp': 2, 'context': 2, 'tensor': 2}
   shared = [learn_answers(ONE, False), learn_answers(together, True)]
-  found = {'trained': trained, 'odd': odd, 'logits': split, 'odd_logits': whole, 'answers': both, 'shared': shared}
+  found = {
+    'trained': trained,
+    'odd': odd,
+    'logits': split,
+    'odd_logits': whole,
+    'answers': both,
+    'shared': shared,
+    'adapted': adapted,
+  }
   print(json.dumps(found | {'splash': splash_on(together)}))

@@ -39,6 +39,14 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_trains_like_one_device(resul
     assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
 
 
+def test_adapters_learn_on_a_mesh_what_they_learn_on_one_device(results):
+  one, *meshes = results['adapted']
+  assert len(meshes) == 3 and one['losses'][0] - one['losses'][4] > 0.02
+  for got in meshes:
+    assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
+    assert got['compiled'] == 1, got['name']
+
+
 def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_device(results):
   (alone, many), (losses, tokens) = results['shared']
   assert len(set(alone)) == 3 and losses == pytest.approx(alone, rel=1e-5)
