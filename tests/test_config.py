@@ -187,14 +187,16 @@ def test_json_with_a_wrong_type(base):
 def test_choices_are_what_the_code_knows():
   """config.py imports neither JAX nor the code that these names choose from."""
   from mathqwen.commands import _asking
-  from mathqwen.model import attention, cache, stack
+  from mathqwen.model import adapted, attention, cache, stack
   from mathqwen.planning import search
   from mathqwen.training import optim
 
   choices = {name: setting.choices for name, setting in config.SETTINGS.items() if setting.choices}
   rope_type = 'model.rope_scaling.rope_type'  # each of them is computed in tests/model/test_rotary.py
   others = {'optim.name', 'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
-  assert set(choices) == {rope_type, *others}
+  of_adapters = {'train.adapter.targets', 'train.adapter.base'}
+  assert set(choices) == {rope_type, *others, *of_adapters}
+  assert choices['train.adapter.targets'] == tuple(adapted.OUTPUTS)
   moment_bytes = {name: 2 * dtype(0).nbytes for name, dtype in optim.MOMENTS.items()}
   assert moment_bytes == {name: OptimConfig(name=name).moment_bytes for name in choices['optim.name']}
   assert choices['train.remat'] == tuple(stack.REMAT) == ('none', *search.POLICIES)
