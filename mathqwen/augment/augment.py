@@ -16,7 +16,7 @@ from mathqwen.data import catalog, sources
 from mathqwen.data.examples import Example
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import asked, benchmarks, endpoint, folder, prompts, records, run
-from mathqwen.evals.ask import Ask, check_positive
+from mathqwen.evals.ask import Ask, check_positive, subset
 from mathqwen.evals.tasks import PromptSettings
 from mathqwen.grading import grade as graders
 from mathqwen.hardware import hosts
@@ -95,13 +95,16 @@ def prepare(request: AugmentRequest, model: Asked) -> Prepared:
     **asked.of(model, prompt_name),
     'rule': rule,
     'limit': ask.limit,
+    'limit_seed': None if ask.limit is None else ask.limit_seed,
     'max_new_tokens': ask.max_new_tokens
     or special.max_new_tokens
     or (benchmark.max_new_tokens if benchmark else _MAX_NEW_TOKENS),
     'samples': ask.decoding.samples,
     **{name: getattr(ask.decoding, name) for name in model.drawn},
   }
-  return Prepared(request, rule, prompt, settings['max_new_tokens'], examples[: ask.limit], left_out, settings)
+  return Prepared(
+    request, rule, prompt, settings['max_new_tokens'], subset(examples, ask.limit, ask.limit_seed), left_out, settings
+  )
 
 
 def _name_of(source: str) -> str:

@@ -63,7 +63,9 @@ def add_flags(parser: _flags.Parser) -> None:
   parser.add_argument('--without-gold', action='store_true', help="leave the source's own solutions out of train.jsonl")
   _flags.add_map(parser)
   defaults = f'{SAMPLES} samples, {SAMPLES_OF_NEW} with --questions, at temperature {TEMPERATURE}'
-  _asking.add_flags(parser, 'the first N questions of the source only', 'sampling', defaults)
+  _asking.add_flags(
+    parser, 'N questions of the source only: a random subset, the same for each model and run', 'sampling', defaults
+  )
 
 
 def run(args: argparse.Namespace) -> dict:

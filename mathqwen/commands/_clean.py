@@ -75,8 +75,6 @@ def run(args: argparse.Namespace) -> dict:
   for name, found in result['test_sets'].items():
     counts = ', '.join(f'{kind} {count:,}' for kind, count in found.items() if kind != 'problems')
     print(f'{name}: of {found["problems"]:,} test problems, rows overlap with {counts or "none"}')
-  if result['test_sets_not_found']:
-    print(f'not found, and not compared with: {", ".join(result["test_sets_not_found"])}')
   if settings := card.mixed(result, args.out):
     print(f'train on this mixture: {settings}')
   return {name: value for name, value in result.items() if name != 'contamination'}

@@ -73,6 +73,8 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
         raise UserError(f'{path} is {what}')
     if head[_TAR[0] :].startswith(_TAR[1]):
       raise UserError(f'{path} is a tar archive: unpack it, and give the folder')
+    if b'\0' in head[:_START]:
+      raise UserError(f'{path} is binary, as the weights of a model, and no text: give JSON Lines, CSV or Parquet')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
     read = reader_of(path, file)
@@ -348,6 +350,7 @@ _COMPRESSED = {
   b'\x28\xb5\x2f\xfd': _zstd,
 }
 _BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
+_START = 64  # bytes, in which text has no 0 and binary files mostly do
 # What people take for a file of records, and what to do with it.
 _NO_RECORDS = {
   b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',

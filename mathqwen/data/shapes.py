@@ -122,7 +122,7 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
   """
   if columns:
     record = _renamed(record, columns)
-  record = _decoded(record)
+  record = _decoded(_in_lower_case(record))
   shape = find(record)
   if shape is None:
     raise Malformed(f'fields {", ".join(record)}: expected a question and its answer, or messages')
@@ -164,6 +164,29 @@ def _decoded(record: dict) -> dict:
       with contextlib.suppress(ValueError, RecursionError):
         found[name] = json.loads(text)
   return record | found if found else record
+
+
+def _in_lower_case(record: dict) -> dict:
+  """The record with 'Question' or ' QUESTION' under our name for it, unless it has that name as well."""
+  names = _ours(tuple(record))
+  return {name: value for name, value in zip(names, record.values(), strict=True)} if names else record
+
+
+@functools.lru_cache(maxsize=1024)
+def _ours(names: tuple[str, ...]) -> tuple[str, ...] | None:
+  """The names of a record's fields, with ours for those that are ours in another case; None when there are none."""
+  found = list(names)
+  for at, name in enumerate(names):
+    plain = name.strip().lower()
+    if plain in _all_names() and plain not in found:
+      found[at] = plain
+  return None if found == list(names) else tuple(found)
+
+
+@functools.cache
+def _all_names() -> frozenset[str]:
+  """Every field of a row that is read, or refused because it would have to be."""
+  return _names() | {*_COMMON, *_MASKS, *_PROMPTS_OF_ROWS}
 
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:

@@ -355,9 +355,9 @@ def test_half_a_surrogate_pair_anywhere(tmp_path, field):
 
 def test_one_id_for_many_rows_takes_no_time(tmp_path):
   path = write_lines(tmp_path / 'a.jsonl', *({'id': 5, 'query': 'q', 'response': str(n)} for n in range(20_000)))
-  begin = time.monotonic()
+  begin = time.process_time()
   found, _ = parse_file(path, 'a', 'train')
-  assert found[-1].id == '5#20000' and time.monotonic() - begin < 10  # each looked up among all before: minutes
+  assert found[-1].id == '5#20000' and time.process_time() - begin < 10  # each looked up among all before: minutes
 
 
 def test_an_id_of_math_500_is_text(tmp_path):

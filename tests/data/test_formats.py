@@ -102,6 +102,7 @@ def test_the_same_records_in_every_format(name, tmp_path):
     (arrow_of(ROWS)[:-400], 'half-written or damaged'),
     (b'[{"question": "1=", "ans', 'half-written or not a JSON array'),
     (b'[{"question": "1=", "answer": "1"},', 'half-written or not a JSON array'),
+    (b'\x10\0\0\0\0\0\0\0{"weight": {}}', 'is binary'),  # as safetensors begin
     (b'[]', 'a.jsonl has no rows'),
     ('question,answer\n1,2\n'.encode('utf-16'), 'UTF-16 text: save it as UTF-8'),
     (gzip.compress(bytes(257) + b'ustar\x00'), 'a tar archive: unpack it'),
@@ -109,7 +110,7 @@ def test_the_same_records_in_every_format(name, tmp_path):
       b'{\n"train": [{"question": "1=", "answer": "1"}],\n"test": []}',
       r'several splits \(train, test\): write the rows',
     ),
-    (lines_of([{'Question': 'q', 'Answer': 'a'}]), '--map question=Question,answer=Answer names others'),
+    (lines_of([{'Question': 'q', 'Said': 'a'}]), '--map question=Question,answer=COLUMN names others'),
     (bz2.compress(lines_of(ROWS))[:-5], 'half-written or damaged'),
   ],
 )
@@ -312,6 +313,17 @@ def test_a_gold_answer_of_its_own(tmp_path):
   rows = [{'problem': 'p', 'solution': f's{i}', 'final_answer': gold} for i, gold in enumerate(('3', ['4'], ['1', 5]))]
   kept, _ = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
   assert [(e.solution, e.answer) for e in kept] == [('s0', '3'), ('s1', '4'), ('s2', '1, 5')]
+
+
+def test_names_of_fields_in_another_case(tmp_path):
+  (tmp_path / 'a.csv').write_text('ID, Question ,ANSWER,Note\nr1,1+1=,2,x\n')
+  ((example,), report) = load(str(tmp_path / 'a.csv'))
+  assert (example.id, example.question, example.answer, example.extra) == ('r1', '1+1=', '2', {'Note': 'x'})
+  both = write_lines(tmp_path / 'b.jsonl', {'Question': 'other', 'question': '1+1=', 'answer': '2'})
+  assert load(str(both))[0][0].question == '1+1='  # the plain name comes first
+  masked = write_lines(tmp_path / 'c.jsonl', {'question': '1+1=', 'answer': '2', 'Loss_Mask': [0]})
+  with pytest.raises(UserError, match='field "loss_mask" is not read'):
+    load(str(masked))
 
 
 def test_columns_of_the_user(tmp_path):
