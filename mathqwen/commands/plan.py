@@ -23,19 +23,26 @@ def add_flags(parser: _flags.Parser) -> None:
   """Adds what is planned, the slices, settings that the planner must keep, and the flags of --evaluate."""
   parser.add_argument(
     'config',
+    nargs='?',
     type=_flags.model_path,
     metavar='CONFIG|MODEL',
-    help='what to train, as `mathqwen train` takes it; with --evaluate a MODEL, whose weights need not be there, the '
-    'name of a published size such as Qwen2.5-7B, or a CONFIG',
+    help='what to train, as `mathqwen train` takes it; with --evaluate or --fits a MODEL, whose weights need not be '
+    'there, the name of a published size such as Qwen2.5-7B, or a CONFIG; --fits alone takes the sizes of Qwen2.5',
   )
-  parser.add_argument(
+  where = parser.add_mutually_exclusive_group(required=True)
+  where.add_argument(
     '--topology',
     action='append',
-    required=True,
     dest='topologies',
     metavar='SLICE',
     help='a TPU slice to compile for: v5p-32, v6e-16, v5e-1, ...; may be repeated',
   )
+  where.add_argument(
+    '--fits',
+    metavar='SLICE,SLICE',
+    help='which models fit on these slices, and with which method of training: an estimate, which compiles nothing',
+  )
+  parser.add_argument('--exact', action='store_true', help='with --fits: compile each cell, which takes minutes')
   _flags.add_settings(parser, '. The planner keeps these and chooses the other settings that change memory and time')
   parser.add_argument(
     '--evaluate', metavar='A,B', help='plan the evaluation on these benchmarks, as `mathqwen evaluate` takes them'
@@ -50,6 +57,12 @@ def add_flags(parser: _flags.Parser) -> None:
 def run(args: argparse.Namespace) -> dict:
   """Prints one row for each slice, with --evaluate for each slice and benchmark. The JSON: `topologies`, the rows."""
   asked = (*ASKED, 'dtype', 'cache_dtype')
+  if args.fits is not None:
+    return _fits(args, asked)
+  if args.config is None:
+    raise UserError('--topology needs a CONFIG; --fits alone plans the sizes of Qwen2.5')
+  if args.exact:
+    raise UserError('--exact is for --fits: leave it out; with --topology every row is compiled')
   if args.evaluate is not None:
     return _evaluation(args, _asking.given(args, asked))
   _asking.refuse_given(args, asked, 'for --evaluate only: leave it out')
@@ -59,6 +72,19 @@ def run(args: argparse.Namespace) -> dict:
   experiment = config.resolve(args.config, args.settings)
   fixed = {setting.partition('=')[0] for setting in args.settings}
   return plan_table.plan(experiment, args.topologies, fixed)
+
+
+def _fits(args: argparse.Namespace, asked: tuple[str, ...]) -> dict:
+  from mathqwen.planning import fits
+
+  if args.evaluate is not None:
+    raise UserError('--fits is about training, and --evaluate is not: name the slices with --topology')
+  _asking.refuse_given(args, asked, 'for --evaluate only: leave it out')
+  models = None if args.config is None else {args.config: _experiment(args)}
+  names = [name.strip() for name in args.fits.split(',') if name.strip()]
+  if not names:
+    raise UserError('--fits names no slice: write it as --fits v5e-1,v5e-8')
+  return fits.plan(models, names, args.settings, args.exact)
 
 
 def _evaluation(args: argparse.Namespace, asked: dict) -> dict:

@@ -8,7 +8,7 @@ from mathqwen import config
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 from mathqwen.hardware.flops import Shape, model_flops, recomputed_flops
-from mathqwen.model.config import ModelConfig
+from mathqwen.planning import estimate
 
 ATTEMPTS = 4  # settings that are compiled for a slice before it counts as too small
 MARGIN = 0.94  # share of HBM that an estimate may fill: estimates err, and compiling takes minutes
@@ -33,7 +33,7 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
   """
   from mathqwen.hardware import sharding
 
-  mesh = _mesh(experiment, where, fixed)
+  mesh = mesh_for(experiment, where, fixed)
   rows = experiment.data.batch_size // sharding.batch_shards(mesh)
   remats = [experiment.train.remat] if 'train.remat' in fixed else POLICIES
   counts = [experiment.train.micro_batches] if 'train.micro_batches' in fixed else _divisors(rows)
@@ -51,46 +51,12 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
   ]
 
 
-def estimated_bytes(
-  cfg: ModelConfig, mesh: dict[str, int], remat: str, tokens: int, micro_batches: int, moment_bytes: int = 8
-) -> int:
-  """A rough estimate of one device's HBM in bytes. It only decides what is compiled first.
-
-  tokens: of a micro-batch, on one device. moment_bytes: of the two moments of a weight.
-  """
-  from mathqwen.model import stack
-
-  shape = Shape(cfg)
-  tensor = mesh['tensor']
-  layers = cfg.num_hidden_layers
-  if remat == 'nested':
-    # It keeps the inputs of all groups, and those of the layers in the group that is being differentiated.
-    size = stack.group_size(layers)
-    layers = layers // size + size
-
-  # Numbers that the forward pass keeps for the backward pass, per token and layer.
-  inputs_only = remat in ('full', 'nested')
-  qkv = 0 if inputs_only else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
-  hidden = cfg.hidden_size * (1 if inputs_only else 2)
-  mlp = {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size
-  kept = hidden + (qkv + mlp) // tensor
-
-  # float32 weights, and two moments; a float32 gradient, and with several micro-batches the sum of their gradients.
-  gradients = 2 if micro_batches > 1 else 1
-  state = shape.weights * (4 + moment_bytes + 4 * gradients) // (mesh['fsdp'] * mesh['context'] * tensor)
-  # What one layer holds while it runs, in bfloat16, with its weights gathered and their gradient.
-  working = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * shape.layer // tensor
-  return state + 2 * tokens * kept * layers + working
-
-
 def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, micro_batches: int) -> Candidate:
-  from mathqwen.hardware import sharding
-
   cfg = experiment.model
   batch = experiment.data.batch_size
   length = experiment.data.seq_len
-  tokens = batch // sharding.batch_shards(mesh) * (length // mesh['context']) // micro_batches
-  size = estimated_bytes(cfg, mesh, remat, tokens, micro_batches, experiment.optim.moment_bytes)
+  train = dataclasses.replace(experiment.train, remat=remat, micro_batches=micro_batches)
+  size = estimate.estimate(dataclasses.replace(experiment, train=train), mesh).total
 
   flops = model_flops(cfg, batch, length) + recomputed_flops(cfg, remat, batch, length)
   # Every micro-batch gathers the layers' weights in bfloat16 for each pass over them and scatters their gradients.
@@ -106,7 +72,7 @@ def _divisors(n: int) -> list[int]:
   return [m for m in range(1, n + 1) if n % m == 0]
 
 
-def _mesh(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
+def mesh_for(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
   """A copy of the model in each slice; within it fsdp, and where there are too few rows, context, then tensor."""
   from mathqwen.hardware import sharding
 

@@ -19,8 +19,8 @@ from mathqwen.errors import UserError
 # Texts that are no paths, by the name of the flag. A new flag that takes text belongs here, or gets a type that checks
 # its scheme: `type=_flags.path` or `type=_flags.model_path`.
 NOT_PATHS = {
-  '--beam', '--benchmark', '--benchmarks', '--distributed', '--evaluate', '--layout', '--map', '--prompt', '--rule',
-  '--set', '--slice', '--system', '--test-sets', '--topology', 'names', 'questions',
+  '--beam', '--benchmark', '--benchmarks', '--distributed', '--evaluate', '--fits', '--layout', '--map', '--prompt',
+  '--rule', '--set', '--slice', '--system', '--test-sets', '--topology', 'names', 'questions',
 }  # fmt: skip
 SETTINGS_NOT_PATHS = {'data.columns', 'data.system_prompt'}
 # What the other arguments of a command are while one of its paths is tried: nothing that exists.
@@ -73,7 +73,7 @@ def command_line(words, action, actions, value):
     name = name_of(other)
     if other is action:
       given = value
-    elif other.required or name == '--workdir':
+    elif other.required or name in ('--workdir', '--topology'):
       given = OTHERS.get(name, 'nothing-here')
     else:
       continue
@@ -126,7 +126,7 @@ def test_a_url_makes_no_local_folder(words, action, actions, nowhere, bucket, ti
     (real['workdir'] / 'experiment.json').write_text(json.dumps(experiment))
   monkeypatch.setenv('MATHQWEN_CACHE', str(nowhere.parent / 'cache'))
   line = list(words)
-  optional = {'--workdir', '--data-dir', '--out'}
+  optional = {'--workdir', '--data-dir', '--out', '--topology'}
   if words == ('data', 'augment'):
     optional = {'--rule'}  # a file reads no --data-dir
   if words[0] == 'grade':  # of --against

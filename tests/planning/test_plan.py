@@ -9,11 +9,11 @@ import jax
 import pytest
 
 from mathqwen import cli, compat, config
-from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
+from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
 from mathqwen.model.config import PRESETS
-from mathqwen.planning import compiler, plan_table, search
+from mathqwen.planning import compiler, estimate, plan_table, search
 
 TINY = """
 from mathqwen.config import DataConfig, Experiment, OptimConfig, TrainConfig
@@ -81,13 +81,25 @@ WEIGHTS = 28 * LAYER + 2 * 152064 * 3584
 
 def test_estimated_memory_by_hand():
   """12 bytes for weights and moments, 4 for a gradient, 4 for a sum of several; one gathered layer."""
-  cfg, mesh = PRESETS['Qwen2.5-7B'], {'fsdp': 16, 'context': 1, 'tensor': 1}
-  assert search.estimated_bytes(cfg, mesh, 'full', 0, 1) == WEIGHTS * 16 // 16 + 4 * LAYER
-  assert search.estimated_bytes(cfg, mesh, 'full', 0, 2) == WEIGHTS * 20 // 16 + 4 * LAYER
-  kept = 28 * 2 * (2 * 3584 + 128 * (28 + 2 * 4) + 2 * 18944)
+  mesh = {'data': 1, 'fsdp': 16, 'context': 1, 'tensor': 1}
+  vectors = 3584 + 28 * (2 * 3584 + 128 * (28 + 2 * 4))  # norms and biases, which every device has
+  counters = 2 * 4  # of the optimizer's steps
+
+  def size(rows, remat='full', micro_batches=1, **optim):
+    one = experiment(remat=remat, micro_batches=micro_batches)
+    one = dataclasses.replace(one, data=DataConfig(batch_size=16 * rows), optim=OptimConfig(**optim))
+    return estimate.estimate(one, mesh).total
+
+  kept = 2 * 28 * 3584
   working = 2 * (3 * 18944 + 6 * 3584)
-  size = lambda tokens: search.estimated_bytes(cfg, mesh, 'dots', tokens, 1)
-  assert size(1000) - size(0) == 1000 * (kept + working)
+  tokens = 1024 * (kept + working)
+  assert size(1) == WEIGHTS * 16 // 16 + vectors * 16 + counters + 4 * LAYER + tokens
+  assert size(2, micro_batches=2) == WEIGHTS * 20 // 16 + vectors * 20 + counters + 4 * LAYER + tokens
+  kept = 28 * 2 * (2 * 3584 + 128 * (28 + 2 * 4) + 2 * 18944)
+  assert size(3, 'dots') - size(2, 'dots') == 1024 * (kept + working)
+  # Moments of vectors stay float32; those in 8 bits have a scale for each row, here of 128 numbers at least.
+  assert size(1) - size(1, name='adamw_bf16') == pytest.approx(WEIGHTS * 4 / 16, rel=1e-6)
+  assert WEIGHTS * (6 - 8 / 128) / 16 < size(1) - size(1, name='adamw_8bit') < WEIGHTS * 6 / 16
 
 
 @pytest.fixture

@@ -1,0 +1,78 @@
+"""What a training step needs of HBM, without compiling it: which settings to compile first, and what fits at all.
+
+Weights, moments and gradients are counted; activations, gathered weights and logits are estimated.
+`python tests/planning/measure_fits.py` compares with the TPU compiler.
+"""
+
+import dataclasses
+import functools
+import math
+
+from jax.sharding import AbstractMesh, AxisType
+
+from mathqwen.config import Experiment, OptimConfig
+from mathqwen.hardware import sharding
+from mathqwen.hardware.flops import Shape
+from mathqwen.model import stack
+from mathqwen.model.config import ModelConfig
+from mathqwen.training import optim, step
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """Bytes on each device at the peak of a step."""
+
+  weights_bytes: int
+  moments_bytes: int
+  gradients_bytes: int  # float32, and with several micro-batches their sum as well
+  rest_bytes: int
+
+  @property
+  def total(self) -> int:
+    """All of them."""
+    return self.weights_bytes + self.moments_bytes + self.gradients_bytes + self.rest_bytes
+
+
+def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
+  """shape: the size of each mesh axis, instead of `experiment.mesh`."""
+  cfg, train = experiment.model, experiment.train
+  weights, moments = _state(cfg, experiment.optim, tuple(shape.items()))
+  rows = experiment.data.batch_size // sharding.batch_shards(shape) // train.micro_batches
+  tokens = rows * experiment.data.seq_len // shape['context']
+  tensor = shape['tensor']
+  model = Shape(cfg)
+
+  # While layers run backward: what all of them keep, and what one holds in bfloat16, its gathered weights and their
+  # gradient included. After that, a tied embedding has its gradients as table and as head, and a copy in bfloat16.
+  one_layer = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * model.layer // tensor
+  in_layers = 2 * tokens * _kept(cfg, train.remat, tensor) + one_layer
+  at_the_end = 6 * model.head // math.prod(shape.values()) * shape['data'] if cfg.tie_word_embeddings else 0
+  return Estimate(
+    weights_bytes=weights,
+    moments_bytes=moments,
+    gradients_bytes=weights * (2 if train.micro_batches > 1 else 1),
+    rest_bytes=max(in_layers, at_the_end),
+  )
+
+
+@functools.cache
+def _state(cfg: ModelConfig, adamw: OptimConfig, shape: tuple[tuple[str, int], ...]) -> tuple[int, int]:
+  """Bytes on each device of (weights, moments)."""
+  names, sizes = zip(*shape, strict=True)
+  mesh = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
+  state = step.abstract_state(mesh, cfg, optim.optimizer(adamw, 2**30))
+  return step.bytes_per_device(state.params), step.bytes_per_device(state.opt_state)
+
+
+def _kept(cfg: ModelConfig, remat: str, tensor: int) -> int:
+  """Numbers that the forward pass keeps of a token for the backward pass, in all layers."""
+  layers = cfg.num_hidden_layers
+  if remat == 'nested':
+    # It keeps the inputs of all groups, and those of the layers in the group that is being differentiated.
+    size = stack.group_size(layers)
+    layers = layers // size + size
+  inputs_only = remat in ('full', 'nested')
+  qkv = 0 if inputs_only else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
+  hidden = cfg.hidden_size * (1 if inputs_only else 2)
+  mlp = {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size
+  return layers * (hidden + (qkv + mlp) // tensor)

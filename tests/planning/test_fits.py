@@ -1,0 +1,123 @@
+"""`plan --fits`: its table, and what it refuses."""
+
+import importlib.util
+import json
+
+import pytest
+
+from mathqwen import cli, config
+from mathqwen.errors import UserError
+from mathqwen.model.config import PRESETS
+from mathqwen.planning import compiler, estimate, fits
+
+GIB = 2**30
+
+
+def cells(*slices, experiment=None, settings=(), **exact):
+  experiment = experiment or config.Experiment(PRESETS['Qwen2.5-7B'])
+  found = fits.plan({'7B': experiment}, list(slices), list(settings), **exact)['fits']
+  return {(cell['method'], cell['topology']): cell for cell in found}
+
+
+def test_what_fits(capsys):
+  """The 7B: 16 bytes a weight do not fit on eight chips of 16 GiB with room to spare, 12 and 10 bytes do."""
+  found = cells('v5e-8', 'v5e-1')
+  assert found['adamw_bf16', 'v5e-8']['decided'] and not found['adamw', 'v5e-8']['decided']
+  weights = 7.615e9
+  for method, moments in (('adamw', 8), ('adamw_bf16', 4), ('adamw_8bit', 2.02)):
+    cell = found[method, 'v5e-8']
+    assert cell['weights_bytes'] == pytest.approx(4 * weights / 8, rel=1e-3)
+    assert cell['moments_bytes'] == pytest.approx(moments * weights / 8, rel=1e-2)
+    parts = sum(cell[f'{name}_bytes'] for name in ('weights', 'moments', 'gradients', 'rest'))
+    assert cell['hbm_bytes_per_chip'] == parts and cell['fits']
+    lacking = found[method, 'v5e-1']
+    assert not lacking['fits'] and lacking['rows'] == 0 and not lacking['accumulates']
+    assert lacking['missing_bytes_per_chip'] == lacking['hbm_bytes_per_chip'] - 16 * GIB
+  shown = capsys.readouterr().out.splitlines()
+  assert shown[0] == '| model | method | v5e-8 (8 x 16 GiB) | v5e-1 (1 x 16 GiB) |'
+  cell = found['adamw_8bit', 'v5e-8']
+  missing = found['adamw_8bit', 'v5e-1']['missing_bytes_per_chip'] / GIB
+  assert shown[4] == (
+    f'| 7B | adamw_8bit | {cell["hbm_bytes_per_chip"] / GIB:.1f}, {cell["rows"]}+ rows | no (-{missing:.1f}) |'
+  )
+  assert 'Estimated, within' in shown[-2]
+
+
+def test_the_most_rows_are_the_most():
+  cell = cells('v5e-8')['adamw_bf16', 'v5e-8']
+  mesh = {'data': 1, 'fsdp': 8, 'context': 1, 'tensor': 1}
+
+  def total(rows):
+    settings = cell['settings'] | {'optim.name': 'adamw_bf16', 'data.batch_size': rows}
+    return estimate.estimate(config.override(config.Experiment(PRESETS['Qwen2.5-7B']), settings), mesh).total
+
+  assert cell['rows'] % 8 == 0 and total(cell['rows']) * (1 + fits.MARGIN) <= 16 * GIB
+  assert total(cell['rows'] + 8) * (1 + fits.MARGIN) > 16 * GIB
+
+
+def test_settings_are_kept():
+  found = cells('v5e-8', settings=['optim.name=adamw_8bit', 'train.remat=nested', 'data.seq_len=2048'])
+  assert list(found) == [('adamw_8bit', 'v5e-8')]
+  assert 'train.remat' not in found['adamw_8bit', 'v5e-8']['settings']
+  with pytest.raises(UserError, match='--set data.batch_size: --fits finds it'):
+    cells('v5e-8', settings=['data.batch_size=8'])
+  with pytest.raises(UserError, match='data.seq_len 200000 is above'):
+    cells('v5e-8', settings=['data.seq_len=200000'])
+
+
+def test_a_slice_that_no_mesh_splits(capsys):
+  small = config.Experiment(PRESETS['Qwen2.5-0.5B'])  # 896 / 256 chips
+  cell = cells('v5e-256', experiment=small, settings=['mesh.context=1', 'mesh.tensor=1'])['adamw', 'v5e-256']
+  assert not cell['fits'] and 'mesh.fsdp 256 does not divide hidden_size 896' in cell['error']
+  assert '| no: --topology v5e-256: mesh.fsdp 256' in capsys.readouterr().out
+
+
+def test_compiled_cells(monkeypatch, capsys):
+  """Settings with less memory are compiled when the first do not fit."""
+  tried = []
+
+  def compile_for(experiment, where):
+    tried.append((experiment.train.remat, experiment.train.loss_chunk, experiment.data.batch_size))
+    if len(tried) < 3:
+      return {'error': 'RESOURCE_EXHAUSTED: too large', 'compile_seconds': 1.0}
+    return {'peak_bytes_per_chip': 9 * GIB, 'weights_bytes': 2 * GIB, 'moments_bytes': 3 * GIB}
+
+  monkeypatch.setattr(compiler, 'compile_for', compile_for)
+  monkeypatch.setattr(compiler, 'check_installed', lambda: None)
+  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['adamw_bf16', 'v5e-8']
+  assert tried == [('full', 1024, 8), ('full', 256, 8), ('nested', 1024, 8)]
+  assert cell['fits'] and cell['decided'] and cell['hbm_bytes_per_chip'] == 9 * GIB
+  assert (cell['weights_bytes'], cell['moments_bytes']) == (2 * GIB, 3 * GIB)
+  assert cell['settings']['train.remat'] == 'nested'
+  assert '| 9.0, ' in capsys.readouterr().out
+  tried.clear()
+  monkeypatch.setattr(compiler, 'compile_for', lambda *_: {'error': 'RESOURCE_EXHAUSTED: 1', 'compile_seconds': 1.0})
+  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['adamw_bf16', 'v5e-8']
+  assert not cell['fits'] and cell['error'] == 'RESOURCE_EXHAUSTED: 1' and cell['rows'] == 0
+
+
+def test_the_command(capsys, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda *_: pytest.fail('an estimate needs no compiler'))
+  assert cli.main(['plan', 'Qwen2.5-1.5B', '--fits', 'v5e-1, v6e-1', '--json']) == 0
+  found = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert found['exact'] is False and found['margin'] == fits.MARGIN
+  assert [cell['topology'] for cell in found['fits']] == ['v5e-1', 'v6e-1'] * len(fits.METHODS)
+
+
+@pytest.mark.parametrize(
+  'words, line',
+  [
+    (['--fits', 'v5q-1'], '--fits v5q-1: write KIND-SIZE'),
+    (['--fits', ','], '--fits names no slice'),
+    (['--fits', 'v5e-1', '--topology', 'v5e-1'], '--topology: not allowed with argument --fits'),
+    (['--fits', 'v5e-1', '--evaluate', 'gsm8k'], '--fits is about training'),
+    (['--fits', 'v5e-1', '--price', '1'], '--price'),
+    (['gsm8k_small', '--topology', 'v5e-1', '--exact'], '--exact is for --fits'),
+    (['gsm8k_small'], '--topology --fits is required'),
+    (['--topology', 'v5e-1'], '--topology needs a CONFIG'),
+  ],
+)
+def test_refusals(words, line, capsys):
+  assert cli.main(['plan', *words]) == 2
+  (said,) = capsys.readouterr().err.splitlines()
+  assert line in said
