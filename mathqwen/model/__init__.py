@@ -12,6 +12,7 @@ For other folders to use; nothing is imported here, because most of it imports J
   cache        `KVCache`, keys and values of past tokens
   attention    `select` of the implementations of attention in training and prefill
   layers       the functions that a layer is made of; `Product`, a weight that multiplies by itself
+  quantized    `Quantized`, a frozen weight in 8 or 4 bits
   placement    `Placement`, the null form of `hardware.sharding.MeshPlacement`
   stack        the loop over layers; `REMAT`, `group_size`
 
@@ -28,6 +29,7 @@ __all__ = [
   'lora',
   'parameters',
   'placement',
+  'quantized',
   'qwen',
   'stack',
 ]

@@ -15,11 +15,12 @@ from jax.typing import DTypeLike
 
 from mathqwen.model import rotary
 from mathqwen.model.config import ModelConfig
+from mathqwen.model.quantized import is_quantized
 
 
 @runtime_checkable
 class Product(Protocol):
-  """A weight that is not an array: it has its own layout and its own product (`inference.cpu.CpuWeight`)."""
+  """A weight that is not an array, with its own layout and its own product: `Quantized`, `inference.cpu.CpuWeight`."""
 
   def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ weight.T` in `dtype`, by default that of x: [..., I] -> [..., O]; O may stand for several axes, (N, H)."""
@@ -42,7 +43,8 @@ def linear(equation: str, x_BT: jax.Array, w: jax.Array | Product) -> jax.Array:
 
 def unembed(x_BTD: jax.Array, head_VD: jax.Array | Product) -> jax.Array:
   """float32 logits [..., V] of x [..., D]; the head is cast to x's dtype."""
-  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD)  # a tree: a `Product` holds its arrays in fields
+  # A tree: a `Product` holds its arrays in fields.
+  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD, is_leaf=is_quantized)
   if isinstance(head_VD, Product):
     return head_VD.product(x_BTD, jnp.float32)
   return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)

@@ -29,6 +29,7 @@ from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import Rotation, linear, rms_norm, rope
 from mathqwen.model.placement import axes_of, cast_weights, opaque_one
+from mathqwen.model.quantized import is_quantized
 
 # (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, what the caller of the layer gets back: a new cache, keys and values, or None)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
@@ -276,8 +277,8 @@ def decode_step(
 
 
 def cast(weights: dict, dtype: DTypeLike) -> dict:
-  """Every weight in `dtype`."""
-  return jax.tree.map(lambda w: w.astype(dtype), weights)
+  """Every weight in `dtype`; a `Quantized` stays as it is."""
+  return jax.tree.map(lambda w: w.astype(dtype), weights, is_leaf=is_quantized)
 
 
 def head(params: dict) -> jax.Array:
