@@ -4,20 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_batches import examples_of, train_config
+from toy_batches import examples_of, one_per_row, train_config
 
 from mathqwen.adapter_config import AdapterConfig
+from mathqwen.config import Experiment, MeshConfig, OptimConfig
 from mathqwen.data import packing
+from mathqwen.hardware import sharding
 from mathqwen.model import lora, qwen
+from mathqwen.training import optim
 from mathqwen.training import step as step_lib
 
 # Qwen-1 has as many key heads as query heads, and acts on lengths beyond seq_length only outside of training.
-FAMILIES = {
-  'qwen1': ('qwen2', {'num_key_value_heads': 6, 'seq_length': 8, 'use_dynamic_ntk': True, 'use_logn_attn': True}),
-  'qwen2': ('qwen2', {}),
-  'qwen3': ('qwen3', {}),
-  'llama': ('llama', {'tie_word_embeddings': True}),
-}
+QWEN1 = {'num_key_value_heads': 6, 'seq_length': 8, 'use_dynamic_ntk': True, 'use_logn_attn': True}
 
 
 def random_adapters(cfg, adapter, seed=1):
@@ -46,15 +44,13 @@ def gradients(params, batch, cfg, train, base=None):
   'family, adapter, train',
   [
     ('qwen1', {'rank': 4}, {'remat': 'full', 'micro_batches': 2}),
-    ('qwen2', {'rank': 4, 'targets': ('q', 'v')}, {}),
-    ('qwen3', {'rank': 3, 'rank_stabilized': True}, {'remat': 'nested'}),
-    ('llama', {'rank': 2, 'targets': ('o', 'gate', 'down'), 'alpha': 5.0}, {'remat': 'dots'}),
+    ('qwen3', {'rank': 3, 'rank_stabilized': True, 'targets': ('v', 'o', 'up')}, {'remat': 'nested'}),
   ],
 )
 def test_gradients_are_those_of_the_merged_weights(family, adapter, train, tiny_config, random_params):
   """dA = scale B^T dW and dB = scale dW A^T, where dW is the gradient of the merged weight."""
-  name, changes = FAMILIES[family]
-  cfg, adapter = tiny_config(name, num_hidden_layers=2, **changes), AdapterConfig(**adapter)
+  cfg = tiny_config(**QWEN1) if family == 'qwen1' else tiny_config(family)
+  adapter = AdapterConfig(**adapter)
   base, trained = random_params(cfg), random_adapters(cfg, adapter)
   batch = packing.pack(examples_of(9), 24)
   batch = {key: rows[: len(rows) // 2 * 2] for key, rows in batch.items()}
@@ -76,3 +72,89 @@ def test_gradients_are_those_of_the_merged_weights(family, adapter, train, tiny_
   apart = forward(lora.join(base, trained, adapter))
   assert np.abs(apart - forward(plain)).max() < 1e-5 * np.abs(apart).max()
   assert np.abs(apart - forward(base)).max() > 0.1
+
+
+# --- beside PEFT ---
+
+PEFT = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
+
+
+class Stepper:
+  """The compiled step of an experiment with adapters, on one device."""
+
+  def __init__(self, cfg, base, adapter, optim_config, **changes):
+    train = train_config(steps=100, adapter=adapter, **changes)
+    experiment = Experiment(cfg, optim=optim_config, train=train)
+    self.mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    tx = optim.optimizer(optim_config, 100)
+    self.base = jax.tree.map(lambda w: jnp.asarray(w, adapter.base), base)
+    self.state = step_lib.init_state(self.mesh, cfg, tx, 0, adapter=adapter, base=self.base)
+    self.compiled = step_lib.compile_step(self.mesh, cfg, experiment, tx)
+
+  def __call__(self, batch):
+    self.state, metrics = self.compiled(self.state, self.base, sharding.global_batch(batch, self.mesh))
+    return {name: float(value) for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize(
+  'family, changes, adapter, options',
+  [
+    ('qwen2', {'num_key_value_heads': 6}, {'targets': ('q', 'v')}, {'target_modules': ['q_proj', 'v_proj']}),  # Qwen-1
+    ('qwen2', {}, {}, {}),
+    ('qwen3', {}, {'rank_stabilized': True, 'alpha': 5.0}, {'use_rslora': True, 'lora_alpha': 5.0}),
+    ('llama', {'tie_word_embeddings': True}, {'dora': True}, {'use_dora': True}),
+  ],
+)
+def test_twenty_steps_of_peft(family, changes, adapter, options, torch_model, from_torch):
+  torch = pytest.importorskip('torch')
+  peft = pytest.importorskip('peft', reason='PEFT, of the extra dev, is not installed')
+  reference = torch_model(family, num_hidden_layers=2, **changes)
+  cfg, base = from_torch(reference)
+  adapter = AdapterConfig(**{'rank': 4, 'alpha': 8.0, 'base': 'float32'} | adapter)
+  step = Stepper(cfg, base, adapter, OptimConfig(learning_rate=2e-2, warmup_steps=40))
+  options = {'r': 4, 'lora_alpha': 8, 'target_modules': PEFT} | options
+  torch.manual_seed(0)
+  model = peft.get_peft_model(reference, peft.LoraConfig(task_type='CAUSAL_LM', **options))
+  trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+  def ours_of(name):
+    """Our array at the place of '...layers.1.self_attn.q_proj.lora_A.default.weight', in its shape."""
+    *_, layer, _, module, part, _, _ = name.removesuffix('.weight').split('.') + ['weight']
+    ours = {'lora_A': 'a', 'lora_B': 'b', 'lora_magnitude_vector': 'magnitude'}[part]
+    found = np.asarray(step.state.params['layers'][module.removesuffix('_proj')][ours][int(layer)])
+    return torch.tensor(found.reshape(trained[name].shape))
+
+  for name, weight in trained.items():
+    start = ours_of(name)
+    if 'lora_A' in name:  # drawn, within the same bounds
+      bound = weight.shape[1] ** -0.5
+      assert all(0.9 * bound < drawn.abs().max() <= bound for drawn in (start, weight))
+    else:
+      assert torch.allclose(start, weight, atol=1e-5)
+    weight.data = start.clone()
+
+  decays = [weight for name, weight in trained.items() if 'magnitude' not in name]
+  lengths = [weight for name, weight in trained.items() if 'magnitude' in name]
+  groups = [{'params': part, 'weight_decay': decay} for part, decay in ((decays, 0.1), (lengths, 0.0)) if part]
+  tx = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
+  losses = []
+  for i in range(20):
+    batch = one_per_row(examples_of(4, seed=i % 5), 12)
+    tokens, targets, weights = (torch.tensor(batch[n]) for n in ('tokens', 'targets', 'loss_weights'))
+    nll = torch.nn.functional.cross_entropy(
+      model(input_ids=tokens).logits.flatten(0, 1), targets.long().flatten(), reduction='none'
+    )
+    mean = (nll * weights.flatten()).sum() / weights.sum()
+    tx.zero_grad()
+    mean.backward()
+    norm = float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0))
+    for group in tx.param_groups:
+      group['lr'] = 2e-2 * i / 40
+    tx.step()
+    metrics = step(batch)
+    losses.append(metrics['loss_sum'] / metrics['loss_tokens'])
+    assert abs(losses[-1] - float(mean.detach())) < 1e-4, i
+    assert metrics['grad_norm'] == pytest.approx(norm, rel=1e-3)
+  assert losses[15] < losses[0] - 0.1
+  for name, weight in trained.items():
+    assert (ours_of(name) - weight.detach()).abs().max() < 2e-4, name
