@@ -44,6 +44,12 @@ def add_flags(parser: _flags.Parser) -> None:
     help="of the weights in the files (default: bfloat16 for a run's float32 masters, otherwise as stored)",
   )
   to_hf.add_argument(
+    '--adapter',
+    action='store_true',
+    help='of a run with train.adapter: the adapter alone, as the files that PEFT and vLLM load beside the base '
+    '(default: both, merged)',
+  )
+  to_hf.add_argument(
     '--scores',
     action='append',
     type=_flags.path,
@@ -89,8 +95,12 @@ def run_to_hf(args: argparse.Namespace) -> dict:
 
   _exit_on_sigterm()
   _devices.start(args, 'the export starts from the beginning')
-  names = ('source', 'target', 'layout', 'dtype', 'scores')
+  names = ('source', 'target', 'layout', 'dtype', 'scores', 'adapter')
   hosts.agree('arguments', {name: getattr(args, name) for name in names})
+  if args.adapter:
+    from mathqwen.conversion.to_adapter import export_adapter
+
+    return export_adapter(args.source, args.target, args.layout, args.dtype, args.scores, not args.no_check)
   return convert_to_hf(args.source, args.target, args.layout, args.dtype, args.scores, compare=not args.no_check)
 
 

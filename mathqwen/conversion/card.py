@@ -12,14 +12,16 @@ from mathqwen.text.bpe import IM_START
 SETTINGS = ('data', 'optim', 'train')  # sections of the config that the card lists
 
 
-def model_card(source: Source, plan: hf.ExportPlan, dtype: str | None, scores: list[str]) -> str:
+def model_card(
+  source: Source, plan: hf.ExportPlan, dtype: str | None, scores: list[str], library: str = 'transformers'
+) -> str:
   """Markdown with the front matter that the Hugging Face hub reads.
 
   plan: of the export. dtype: of the files; None: each weight's own. scores: directories that `evaluate --out` wrote.
-  UserError: when there are no scores in one of them.
+  library: that loads the files. UserError: when there are no scores in one of the directories.
   """
   hub_name = _hub_name(source)
-  lines = ['---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
+  lines = ['---', f'library_name: {library}', 'pipeline_tag: text-generation', 'tags: [math, mathqwen]']
   if hub_name is not None:
     lines.append(f'base_model: {hub_name}')
   lines += ['---', '', f'# {_title(source.name)}', '']

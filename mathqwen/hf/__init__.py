@@ -10,6 +10,7 @@ torch_files    pytorch_model.bin, likewise, without running what is in it
 tensor_pickle  the part of such a file that says which tensors there are
 tensor_directory    the tensors of a directory, whichever files they are in
 adapters       LoRA adapters, merged into the weights as they are read
+adapter_export   adapters that were trained here, as PEFT's files
 weights        the protocol of what can be read weight by weight
 reading        the weights of a directory, read into their sharding
 export_plan    what an export will write
@@ -17,6 +18,7 @@ writing        writes it
 new_directory  a directory that appears complete or not at all
 """
 
+from mathqwen.hf.adapter_export import write_adapter
 from mathqwen.hf.adapters import ADAPTER_CONFIG, Adapter, read_adapter
 from mathqwen.hf.config_json import read_config, read_system_prompt
 from mathqwen.hf.export_plan import ExportPlan, plan_export
@@ -51,5 +53,6 @@ __all__ = [
   'set_weight',
   'together',
   'weight_at',
+  'write_adapter',
   'write_export',
 ]

@@ -21,7 +21,7 @@ from mathqwen import files
 from mathqwen.errors import UserError
 
 # Without these a directory is not a model: of Hugging Face, and of ours.
-MARKS = ('config.json', 'experiment.json')
+MARKS = ('config.json', 'experiment.json', 'adapter_config.json')
 
 
 def check_target(directory: str) -> None:

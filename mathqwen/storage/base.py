@@ -45,6 +45,7 @@ def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Me
     arrays |= found
     hf.set_weight(params, path, array)
   weights.close()
+  name = name if name.startswith(files.HUB) else files.absolute_text(name)
   return Base(params, {'name': name, 'arrays': arrays})
 
 
@@ -71,9 +72,19 @@ class MergedWeights(hf.Weights):
     self, base: hf.Weights, name: str, trained: StepWeights, workdir: str, cfg: ModelConfig, adapter: AdapterConfig
   ):
     """name: of the base, for messages."""
-    self._base, self._name, self.trained = base, name, trained
+    self._base, self.base_name, self.trained = base, name, trained
     self._workdir, self._cfg, self._adapter = workdir, cfg, adapter
     self._record = trained.json(ITEM)
+
+  @property
+  def layout(self) -> str | None:
+    """That of the base's files; None where the base is a run of ours."""
+    return getattr(self._base, 'layout', None)
+
+  @property
+  def shapes(self) -> dict:
+    """The tree of the adapters, as `jax.ShapeDtypeStruct`s."""
+    return lora.trained(self._cfg, self._adapter)
 
   def paths(self) -> list[hf.Path]:
     """The paths of all weights, in the order of `parameters.init`'s tree."""
@@ -92,6 +103,13 @@ class MergedWeights(hf.Weights):
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     parts = {part[-1]: jax.device_put(self.trained.read(part), device) for part in self._parts(path)}
     return np.asarray(self._merged(path, jax.device_put(array, device), parts, 'float32'))
+
+  def lengths(self, path: hf.Path) -> np.ndarray:
+    """float32 [L, *outputs]: the length of each row of one of the base's matrices, as it was trained on."""
+    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base], copy=False)
+    outputs = OUTPUTS[path[1]]
+    rows = lambda layer: np.sqrt(np.sum(np.square(np.float32(layer)), axis=tuple(range(outputs, layer.ndim))))
+    return np.stack([rows(layer) for layer in array])
 
   def place(self, path: hf.Path, where: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
     """One weight in this sharding; all hosts must call it."""
@@ -122,7 +140,7 @@ class MergedWeights(hf.Weights):
     return jax.jit(functools.partial(lora.merged, dtype=dtype), out_shardings=where)(adapted)
 
   def _check(self, found: dict[str, dict]) -> None:
-    check(self._record, found, self._workdir, self._name)
+    check(self._record, found, self._workdir, self.base_name)
 
   def close(self) -> None:
     """Closes the files of both. Weights that were read stay valid."""

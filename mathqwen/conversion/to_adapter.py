@@ -1,0 +1,109 @@
+"""`convert to-hf --adapter`: the adapters of a run alone, as PEFT's files."""
+
+import functools
+
+import jax
+import numpy as np
+
+from mathqwen import files, hf
+from mathqwen.chat.chat_format import save_tokenizer
+from mathqwen.conversion import card, check
+from mathqwen.errors import UserError, report
+from mathqwen.files import hub
+from mathqwen.observe.metrics import peak_rss_bytes
+from mathqwen.storage.base import MergedWeights
+from mathqwen.storage.source import Source, open_source
+
+# What the logits of base and adapter may differ from the merged ones, in standard deviations of the logits: the base's
+# files may have another dtype than the one that was trained on, and sums are rounded in another order.
+ALLOWED = 0.05
+
+
+def export_adapter(
+  source: str,
+  target: str,
+  layout: str | None = None,
+  dtype: str | None = None,
+  scores: list[str] | None = None,
+  compare: bool = True,
+) -> dict:
+  """Writes `target`, a new directory with the adapters of the run `source` as PEFT's files, and its tokenizer.
+
+  layout: of the base, where it is a run of ours (as for `convert_to_hf`). dtype: of the adapters; None: float32.
+  scores: directories that `evaluate --out` wrote, for the model card.
+  compare: refuse a result that has other logits with its base than the merged weights.
+
+  Returns {out, layout, dtype, base, check, peak_rss_bytes}; check: see `check.compare_sources`, or None.
+  UserError: when the target exists, the run has no adapters, or the result differs. Then nothing is left behind.
+  """
+  hf.check_target(target)
+  model = open_source(source)
+  weights = model.weights
+  if not isinstance(weights, MergedWeights):
+    raise UserError(f'{source} has no adapters, which a run with train.adapter.rank has: leave out --adapter')
+  cfg, adapter = model.config, model.experiment.train.adapter
+  of_files = weights.layout
+  chat = model.trained_chat()
+  plan = hf.plan_export(weights, cfg, model.tokenizer, dtype, layout or of_files, chat, model.system_prompt)
+  text = card.model_card(model, plan, dtype or 'float32', scores or [], 'peft')
+  base = _base_keys(weights.base_name)
+  if of_files is None:
+    report(
+      f'the base, {weights.base_name}, is a run of ours: write it with mathqwen convert to-hf, and name that in '
+      f'{target}/{hf.ADAPTER_CONFIG}'
+    )
+  # Both are read once for all layers.
+  read = functools.lru_cache(1)(weights.trained.read)
+  lengths = functools.lru_cache(1)(weights.lengths)
+
+  def write(folder):
+    hf.write_adapter(folder, read, lengths, cfg, adapter, plan.layout, base, hf.DTYPES[dtype or 'float32'])
+    (folder / 'README.md').write_text(text)
+    if model.tokenizer is not None:
+      save_tokenizer(model.tokenizer, folder, plan.layout, chat)
+
+  size = sum(np.prod(hf.weight_at(weights.shapes, path).shape) * 4 for path in weights.trained.paths())
+  differences = None
+  with hf.new_directory(target, int(size)) as folder:
+    hf.together((lambda: write(folder)) if jax.process_index() == 0 else None)
+    if compare and of_files is not None and jax.process_count() == 1:
+      differences = _check(model, str(folder))
+  if jax.process_index() == 0:
+    print(f'{target}: an adapter of rank {adapter.rank} for {weights.base_name}; {_verdict(differences)}')
+  return {
+    'out': target,
+    'layout': plan.layout,
+    'dtype': dtype or 'float32',
+    'base': weights.base_name,
+    'check': differences,
+    'peak_rss_bytes': peak_rss_bytes(),
+  }
+
+
+def _base_keys(name: str) -> dict[str, str | None]:
+  """The keys of adapter_config.json that name a base."""
+  if not name.startswith(files.HUB):
+    return {'base_model_name_or_path': files.absolute_text(name), 'revision': None}
+  repository, _, revision = hub.name_of(name).partition('@')
+  return {'base_model_name_or_path': repository, 'revision': revision or None}
+
+
+def _check(model: Source, folder: str) -> dict:
+  """UserError: when the logits of the written adapter on its base are not about those of the merged weights."""
+  report('comparing the adapter on its base with the merged weights (--no-check leaves it out)')
+  found = check.compare_sources(model, open_source(folder))
+  if not found['max_logit_difference'] <= ALLOWED * found['logit_std']:  # not `>`: NaN must not pass
+    raise UserError(
+      f'the written adapter on {model.weights.base_name} differs from the merged weights by '
+      f'{found["max_logit_difference"]:.3g} in a logit: nothing is kept; is the disk or the memory at fault? Try again'
+    )
+  return found
+
+
+def _verdict(differences: dict | None) -> str:
+  if differences is None:
+    return 'not compared with the merged weights'
+  return (
+    f'its logits are within {differences["max_logit_difference"]:.2g} of the merged weights (standard deviation '
+    f'{differences["logit_std"]:.2g})'
+  )
