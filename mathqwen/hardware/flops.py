@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.model.config import ModelConfig
 
 
@@ -37,19 +38,34 @@ class Shape:
     """The whole model: layers, embedding, and the head unless it is the embedding."""
     return self.cfg.num_hidden_layers * self.layer + self.head * (1 if self.cfg.tie_word_embeddings else 2)
 
+  def adapters(self, adapter: AdapterConfig) -> int:
+    """All adapters."""
+    c = self.cfg
+    D, F = c.hidden_size, c.intermediate_size
+    queries, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    others = {'q': queries, 'k': keys, 'v': keys, 'o': queries, 'gate': F, 'up': F, 'down': F}  # the other side is D
+    return c.num_hidden_layers * adapter.rank * sum(D + others[name] for name in adapter.targets)
+
+  def trained(self, adapter: AdapterConfig) -> int:
+    """What is trained: adapters, or without any the whole model."""
+    return self.adapters(adapter) if adapter.rank else self.weights
+
   def attention_flops(self, length: int) -> int:
     """Of one row in one layer's forward pass: queries times keys and probabilities times values, up to the diagonal."""
     return 4 * self.cfg.num_attention_heads * self.cfg.head_dim * length * (length + 1) // 2
 
 
-def model_flops(cfg: ModelConfig, rows: int, length: int) -> int:
+def model_flops(cfg: ModelConfig, rows: int, length: int, adapter: AdapterConfig = NO_ADAPTER) -> int:
   """FLOPs that a step on [rows, length] needs: the backward pass takes twice the forward pass, nothing is recomputed.
 
+  With adapters, no gradient of the frozen weights is needed: their backward pass takes as much as their forward pass.
   Every position counts, padding and those without loss too, and causal attention over whole rows, whatever their
   segments: the convention of MFU elsewhere.
   """
   shape, L = Shape(cfg), cfg.num_hidden_layers
-  return rows * (6 * length * (L * shape.layer + shape.head) + 3 * L * shape.attention_flops(length))
+  weights = L * shape.layer + shape.head
+  products = 4 * weights + 6 * shape.adapters(adapter) if adapter.rank else 6 * weights
+  return rows * (length * products + 3 * L * shape.attention_flops(length))
 
 
 def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> int:

@@ -115,6 +115,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   traffic = cost.collective_bytes(compiled.as_text(), turns)
   return _memory(compiled.memory_analysis()) | {
     'weights_bytes': step.bytes_per_device((base, state.params)),
+    'frozen_bytes': step.bytes_per_device(base),  # of these
     'moments_bytes': step.bytes_per_device(state.opt_state),
     'executed_flops_per_step': cost.matmul_flops(traced.jaxpr, turns),
     'collective_bytes_per_step': sum(traffic.values()),

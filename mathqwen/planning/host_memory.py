@@ -8,7 +8,7 @@ PROCESS_BYTES = 8 * 2**30  # assumed: Python, JAX, libtpu with its buffer for tr
 # Orbax encodes what it writes, at most this much at a time (`save_concurrent_gb` of its StandardCheckpointHandler).
 ENCODED_BYTES = 96 * 10**9
 ASSUMPTIONS = """\
-host: while it saves, a host holds a copy of the float32 weights and moments of its chips, and encodes it for writing (a
+host: while it saves, a host holds a copy of the trained weights and moments of its chips, and encodes it for writing (a
   second one, at most 96 GB at a time); 8 GiB are assumed for everything else. Loading, exporting and converting take
   less: they go weight by weight."""
 
@@ -20,7 +20,8 @@ def host_memory(compiled: dict[str, Any], where: chips.Slice, settings: dict[str
   """
   devices = where.machine.chips * where.chip.devices
   shards = settings['mesh.fsdp'] * settings['mesh.context'] * settings['mesh.tensor']
-  copied = (compiled['weights_bytes'] + compiled['moments_bytes']) * min(devices, shards)  # copies are saved once
+  saved = compiled['weights_bytes'] - compiled.get('frozen_bytes', 0) + compiled['moments_bytes']
+  copied = saved * min(devices, shards)  # copies are saved once
   needed = PROCESS_BYTES + copied + min(copied, ENCODED_BYTES)
   return {
     'hosts': where.hosts_per_slice * where.count,

@@ -15,7 +15,8 @@ ASSUMPTIONS = (
 fits: the TPU compiler accepted the program. Memory is the compiler's own peak of what is alive at one time;
   hbm_bytes_per_chip of --json (arguments + temporaries + outputs - aliased) counts buffers of loops twice and can
   exceed what the chip has.
-model FLOPs: 6 for each weight of a matrix multiplication and token, attention below the diagonal, every position.
+model FLOPs: 6 for each weight of a matrix multiplication and token (4 of a frozen one), attention below the diagonal,
+  every position.
 executed: matrix multiplications of the step's jaxpr with their loops, including blocks that the attention kernel skips.
 collectives: bytes that a chip receives in a step, from the compiled program with its loops.
 step: the longest of: executed FLOPs at the bf16 peak; HBM traffic (state read and written, temporaries written and
@@ -70,7 +71,9 @@ def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dic
     'fits': False,
     'hbm_bytes_per_chip': None,
     'hbm_capacity_bytes': where.chip.hbm_bytes,
-    'model_flops_per_step': model_flops(experiment.model, experiment.data.batch_size, experiment.data.seq_len),
+    'model_flops_per_step': model_flops(
+      experiment.model, experiment.data.batch_size, experiment.data.seq_len, experiment.train.adapter
+    ),
     'executed_flops_per_step': None,
     'collective_bytes_per_step': None,
     'step_seconds': None,

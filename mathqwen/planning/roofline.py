@@ -29,14 +29,16 @@ def bounds(
 def hbm_traffic(compiled: dict[str, Any], experiment: config.Experiment, settings: dict[str, Any]) -> int:
   """Bytes that a device reads and writes: state, temporaries written and read, and weights.
 
-  Weights in bfloat16 are read three times a micro-batch: forward, backward for activations, backward for weights.
+  Weights in bfloat16 are read three times a micro-batch: forward, backward for activations, backward for weights, which
+  frozen ones have not.
   """
+  reads = 2 if experiment.train.adapter.rank else 3
   weights = 2 * Shape(experiment.model).weights // settings['mesh.tensor']
   return (
     compiled['arguments_bytes']
     + compiled['outputs_bytes']
     + 2 * compiled['temporaries_bytes']
-    + 3 * settings['train.micro_batches'] * weights
+    + reads * settings['train.micro_batches'] * weights
   )
 
 
@@ -46,4 +48,5 @@ def _bytes_across_slices(where: chips.Slice, experiment: config.Experiment, sett
   An all-reduce of b bytes over n slices brings 2 b (n - 1) / n: see `cost.collective_bytes`.
   """
   shards = settings['mesh.fsdp'] * settings['mesh.context'] * settings['mesh.tensor']
-  return 8 * (where.count - 1) * Shape(experiment.model).weights // shards // where.count
+  trained = Shape(experiment.model).trained(experiment.train.adapter)
+  return 8 * (where.count - 1) * trained // shards // where.count

@@ -380,7 +380,9 @@ def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
   peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
   if peak is None:
     return None
-  return model_flops(experiment.model, experiment.data.batch_size, experiment.data.seq_len) / (mesh.size * peak)
+  data = experiment.data
+  flops = model_flops(experiment.model, data.batch_size, data.seq_len, experiment.train.adapter)
+  return flops / (mesh.size * peak)
 
 
 def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> float:

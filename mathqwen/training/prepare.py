@@ -172,9 +172,13 @@ class TrainingRun:
     memory = compiled.memory_analysis()
     # Donated arguments are outputs too: counted once.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    base = step.abstract_base(self.mesh, cfg, experiment.train.adapter) if experiment.train.adapter.rank else {}
+    trained, frozen = (sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for tree in (state.params, base))
     return {
-      'parameters': sum(math.prod(x.shape) for x in jax.tree.leaves(state.params)),
-      'weights_bytes': step.bytes_per_device(state.params),
+      'parameters': trained + frozen,
+      'trained_parameters': trained,
+      'weights_bytes': step.bytes_per_device((base, state.params)),
+      'frozen_bytes': step.bytes_per_device(base),
       'moments_bytes': step.bytes_per_device(state.opt_state),
       'arguments_bytes': memory.argument_size_in_bytes,
       'temporaries_bytes': memory.temp_size_in_bytes,
@@ -239,9 +243,12 @@ def dry_run(run: TrainingRun) -> dict:
   numbers = run.plan()
   shape = ' x '.join(f'{name} {size}' for name, size in run.mesh.shape.items())
   gib = {name: f'{size / 2**30:.2f} GiB' for name, size in numbers.items() if name.endswith('_bytes')}
-  print(f'parameters: {numbers["parameters"]:,}')
+  adapter = experiment.train.adapter
+  trained = f', of which adapters are trained: {numbers["trained_parameters"]:,}' if adapter.rank else ''
+  print(f'parameters: {numbers["parameters"]:,}{trained}')
   print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
-  print(f'  {gib["weights_bytes"]} float32 weights, {gib["moments_bytes"]} AdamW moments')
+  held = f'weights, of which {gib["frozen_bytes"]} frozen in {adapter.base}' if adapter.rank else 'float32 weights'
+  print(f'  {gib["weights_bytes"]} {held}, {gib["moments_bytes"]} AdamW moments')
   print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
   print(f'  {gib["total_bytes"]} in all')
   print('all settings:')

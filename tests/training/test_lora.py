@@ -9,9 +9,10 @@ from toy_batches import examples_of, one_per_row, train_config
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.config import Experiment, MeshConfig, OptimConfig
 from mathqwen.data import packing
-from mathqwen.hardware import sharding
+from mathqwen.hardware import cost, sharding
+from mathqwen.hardware.flops import Shape, model_flops
 from mathqwen.model import lora, qwen
-from mathqwen.training import optim
+from mathqwen.training import loss, optim
 from mathqwen.training import step as step_lib
 
 # Qwen-1 has as many key heads as query heads, and acts on lengths beyond seq_length only outside of training.
@@ -158,3 +159,41 @@ def test_twenty_steps_of_peft(family, changes, adapter, options, torch_model, fr
   assert losses[15] < losses[0] - 0.1
   for name, weight in trained.items():
     assert (ours_of(name) - weight.detach()).abs().max() < 2e-4, name
+
+
+# --- what a step costs, and leaves ---
+
+
+def test_a_step_multiplies_no_more_than_it_needs_and_leaves_the_base(tiny_config, random_params):
+  """No gradient of a frozen weight, of the head neither; and a loss that is not finite leaves the adapters, too."""
+  cfg, adapter = tiny_config(), AdapterConfig(4, targets=('q', 'down'))
+  step = Stepper(cfg, random_params(cfg), adapter, OptimConfig(learning_rate=1e-2, warmup_steps=0))
+  batch = one_per_row(examples_of(4), 12)
+  full = Experiment(cfg, optim=OptimConfig(warmup_steps=0), train=train_config(steps=100))
+  tx = optim.optimizer(full.optim, 100)
+  abstract = step_lib.abstract_state(step.mesh, cfg, tx)
+  on_mesh = sharding.global_batch(batch, step.mesh)
+  whole = step_lib.compile_step(step.mesh, cfg, full, tx).trace(abstract, on_mesh)
+  traced = step.compiled.trace(step.state, step.base, on_mesh)
+  B, T = batch['tokens'].shape
+  turns = loss.turns(B * T, train_config().loss_chunk)
+  of_step, of_whole = (cost.matmul_flops(each.jaxpr, turns) for each in (traced, whole))
+  shape = Shape(cfg)
+  head = 2 * shape.head * sum(count * size for count, size in zip(turns, (6, 3, 1), strict=True))
+  gradients = 2 * B * T * cfg.num_hidden_layers * shape.layer + head
+  assert of_whole - of_step == gradients - 6 * B * T * shape.adapters(adapter)
+  assert model_flops(cfg, B, T) - model_flops(cfg, B, T, adapter) == (
+    2 * B * T * (cfg.num_hidden_layers * shape.layer + shape.head) - 6 * B * T * shape.adapters(adapter)
+  )
+
+  before = jax.tree.map(np.asarray, step.base)
+  first = step(batch)
+  assert not first['skipped'] and first['loss_sum'] > 0
+  after = jax.tree.map(np.asarray, step.state.params)
+  good, step.base = step.base, step.base | {'norm': step.base['norm'].at[0].set(np.nan)}
+  assert step(batch)['skipped'] and int(step.state.step) == 2
+  jax.tree.map(np.testing.assert_array_equal, step.state.params, after)
+  step.base = good
+  assert not step(batch)['skipped'] and step.compiled._cache_size() == 1
+  assert all(bool(jnp.any(a != b)) for a, b in zip(*map(jax.tree.leaves, (step.state.params, after)), strict=True))
+  jax.tree.map(np.testing.assert_array_equal, step.base, before)
