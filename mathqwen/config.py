@@ -79,6 +79,12 @@ class OptimConfig:
   eps: float = setting(1e-8, help='added to the root of the mean of squares', above=0)
   weight_decay: float = setting(0.1, help='decoupled; not applied to norms and biases', at_least=0)
   clip_norm: float = setting(1.0, help='largest global norm of the gradients; inf does not clip', above=0, finite=False)
+  offload: bool = setting(
+    False,
+    help='whether the moments of adamw are in the memory of the host: the devices hold those of one layer at a time, '
+    'and a step takes longer',
+    changes_weights=False,
+  )
 
   @property
   def moment_bytes(self) -> int:
@@ -245,6 +251,11 @@ class Experiment:
       raise UserError(
         f'data.batch_size {data.batch_size} is not divisible by train.micro_batches {train.micro_batches}: '
         f'set train.micro_batches={nearest}'
+      )
+    if optim.offload and optim.name != 'adamw':
+      raise UserError(
+        f'optim.offload moves the moments of adamw to the host, and those of {optim.name} stay on the devices: set '
+        'optim.name=adamw, or optim.offload=false'
       )
     if optim.schedule != 'constant' and optim.warmup_steps >= train.steps:
       raise UserError(

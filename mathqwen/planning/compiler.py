@@ -117,6 +117,7 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
     'weights_bytes': step.bytes_per_device((base, state.params)),
     'frozen_bytes': step.bytes_per_device(base),  # of these
     'moments_bytes': step.bytes_per_device(state.opt_state),
+    'host_moments_bytes': step.bytes_per_device(state.opt_state, of_host=True),
     'executed_flops_per_step': cost.matmul_flops(traced.jaxpr, turns),
     'collective_bytes_per_step': sum(traffic.values()),
     'collectives': traffic,
@@ -146,7 +147,8 @@ def _memory(analysis) -> dict[str, int]:
   outputs = analysis.output_size_in_bytes
   return {
     'hbm_bytes_per_chip': arguments + temporaries + outputs - analysis.alias_size_in_bytes,
-    'peak_bytes_per_chip': analysis.peak_memory_in_bytes,
+    # The compiler's peak includes what is in the memory of the host.
+    'peak_bytes_per_chip': analysis.peak_memory_in_bytes - analysis.host_argument_size_in_bytes,
     'arguments_bytes': arguments,
     'temporaries_bytes': temporaries,
     'outputs_bytes': outputs,

@@ -10,6 +10,7 @@ import math
 
 from jax.sharding import AbstractMesh, AxisType
 
+from mathqwen.adapter_config import AdapterConfig
 from mathqwen.config import Experiment, OptimConfig
 from mathqwen.hardware import sharding
 from mathqwen.hardware.flops import Shape
@@ -36,32 +37,40 @@ class Estimate:
 def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
   """shape: the size of each mesh axis, instead of `experiment.mesh`."""
   cfg, train = experiment.model, experiment.train
-  weights, moments = _state(cfg, experiment.optim, tuple(shape.items()))
+  frozen, trained, moments = _state(cfg, experiment.optim, train.adapter, tuple(shape.items()))
   rows = experiment.data.batch_size // sharding.batch_shards(shape) // train.micro_batches
   tokens = rows * experiment.data.seq_len // shape['context']
   tensor = shape['tensor']
   model = Shape(cfg)
 
-  # While layers run backward: what all of them keep, and what one holds in bfloat16, its gathered weights and their
-  # gradient included. After that, a tied embedding has its gradients as table and as head, and a copy in bfloat16.
-  one_layer = 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size) + 4 * model.layer // tensor
-  in_layers = 2 * tokens * _kept(cfg, train.remat, tensor) + one_layer
-  at_the_end = 6 * model.head // math.prod(shape.values()) * shape['data'] if cfg.tie_word_embeddings else 0
+  kept = 2 * tokens * _kept(cfg, train.remat, tensor)
+  # While layers run backward: what all of them keep, and what one holds in bfloat16: its gathered weights, and their
+  # gradient where they are trained.
+  one_layer = (2 if frozen else 4) * model.layer // tensor
+  one_layer += 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size)
+  # After that, a tied embedding has its gradients as table and as head, and a copy in bfloat16.
+  tied = cfg.tie_word_embeddings and not frozen
+  at_the_end = 6 * model.head // math.prod(shape.values()) * shape['data'] if tied else 0
+  # While the loss is computed: logits of a chunk, and their gradient in bfloat16. Gradients of all weights take more.
+  in_loss = kept + 6 * min(train.loss_chunk, tokens) * cfg.vocab_size if frozen else 0
   return Estimate(
-    weights_bytes=weights,
+    weights_bytes=frozen + trained,
     moments_bytes=moments,
-    gradients_bytes=weights * (2 if train.micro_batches > 1 else 1),
-    rest_bytes=max(in_layers, at_the_end),
+    gradients_bytes=trained * (2 if train.micro_batches > 1 else 1),
+    rest_bytes=max(kept + one_layer, at_the_end, in_loss),
   )
 
 
 @functools.cache
-def _state(cfg: ModelConfig, adamw: OptimConfig, shape: tuple[tuple[str, int], ...]) -> tuple[int, int]:
-  """Bytes on each device of (weights, moments)."""
+def _state(
+  cfg: ModelConfig, adamw: OptimConfig, adapter: AdapterConfig, shape: tuple[tuple[str, int], ...]
+) -> tuple[int, int, int]:
+  """Bytes on each device of (frozen weights, trained ones, moments)."""
   names, sizes = zip(*shape, strict=True)
   mesh = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
-  state = step.abstract_state(mesh, cfg, optim.optimizer(adamw, 2**30))
-  return step.bytes_per_device(state.params), step.bytes_per_device(state.opt_state)
+  state = step.abstract_state(mesh, cfg, optim.optimizer(adamw, 2**30), adapter)
+  base = step.abstract_base(mesh, cfg, adapter) if adapter.rank else {}
+  return tuple(map(step.bytes_per_device, (base, state.params, state.opt_state)))
 
 
 def _kept(cfg: ModelConfig, remat: str, tensor: int) -> int:

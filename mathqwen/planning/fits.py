@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from mathqwen import config
+from mathqwen import config, files
+from mathqwen.adapter_config import NO_ADAPTER
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips, sharding
 from mathqwen.model.config import PRESETS
@@ -12,11 +13,13 @@ from mathqwen.planning import compiler, search
 from mathqwen.planning.estimate import estimate
 
 SIZES = ('Qwen2.5-0.5B', 'Qwen2.5-1.5B', 'Qwen2.5-3B', 'Qwen2.5-7B', 'Qwen2.5-14B', 'Qwen2.5-32B')
+RANK = 16  # of adapters, where the user sets none
 # {name: what `mathqwen train` takes for it with --set}
 METHODS: dict[str, dict[str, Any]] = {
-  'adamw': {'optim.name': 'adamw'},
-  'adamw_bf16': {'optim.name': 'adamw_bf16'},
-  'adamw_8bit': {'optim.name': 'adamw_8bit'},
+  'full adamw': {'optim.name': 'adamw', 'train.adapter.rank': 0},
+  'full adamw_bf16': {'optim.name': 'adamw_bf16', 'train.adapter.rank': 0},
+  'full adamw_8bit': {'optim.name': 'adamw_8bit', 'train.adapter.rank': 0},
+  'LoRA': {'train.adapter.base': 'bfloat16', 'train.adapter.rank': RANK},
 }
 # What is tried for each: the fastest settings first, then less memory.
 TRIED = [{'train.remat': remat, 'train.loss_chunk': chunk} for remat in ('full', 'nested') for chunk in (1024, 256)]
@@ -46,23 +49,26 @@ def plan(
   """
   slices = [chips.slice_of(name, '--fits') for name in topologies]
   models = models or {name: config.Experiment(PRESETS[name]) for name in SIZES}
-  models = {name: config.override(one, settings) for name, one in models.items()}
-  fixed = dict(setting.split('=', 1) for setting in settings)
+  fixed = dict(setting.partition('=')[::2] for setting in settings)
   for name in FOUND:
     if name in fixed:
       raise UserError(f'--set {name}: --fits finds it: leave it out, or plan with --topology')
-  methods = {name: method for name, method in METHODS.items() if _agrees(method, fixed)}
-  for one in models.values():
-    one.check_model(one.model)
+  asked = {}  # {(model, method): its experiment}
+  for name, one in models.items():
+    for method, changes in METHODS.items():
+      if _agrees(changes, fixed):
+        experiment = config.override(_changed(one, changes, fixed), settings)
+        experiment.check_model(experiment.model)
+        asked[name, method] = experiment
   if exact:
     compiler.check_installed()
   cells = []
   try:
-    for name, one in models.items():
-      for method, changes in methods.items():
-        for where in slices:
-          cell = {'model': name, 'method': method, 'topology': where.name, 'chips': where.chips}
-          cells.append(cell | _cell(config.override(one, changes), where, set(fixed), exact))
+    for (name, method), experiment in asked.items():
+      for where in slices:
+        cell = {'model': name, 'method': method, 'topology': where.name, 'chips': where.chips}
+        cell |= _cell(experiment, where, set(fixed), exact)
+        cells.append(cell | {'settings': METHODS[method] | cell.get('settings', {})})
   finally:
     if cells:
       print(_table(cells, slices))
@@ -72,8 +78,24 @@ def plan(
 
 
 def _agrees(method: dict[str, Any], fixed: dict[str, str]) -> bool:
-  """Whether these settings of the user allow the method."""
-  return all(config.SETTINGS[name].parse(name, fixed[name]) == value for name, value in method.items() if name in fixed)
+  """Whether the method can be had with these settings of the user."""
+  rank = fixed.get('train.adapter.rank')
+  asks_for_adapter = rank != '0' and any(name.startswith('train.adapter.') for name in fixed)
+  if (rank == '0') if method['train.adapter.rank'] else asks_for_adapter:
+    return False
+  return all(text == str(method.get(name, text)) for name, text in fixed.items() if name != 'train.adapter.rank')
+
+
+def _changed(experiment: config.Experiment, method: dict[str, Any], fixed: dict[str, str]) -> config.Experiment:
+  """`experiment` with the settings of the method."""
+  train = experiment.train
+  if method['train.adapter.rank']:
+    method = method | {'train.adapter.rank': train.adapter.rank or method['train.adapter.rank']}
+    # Adapters need weights that they adapt. These are never read.
+    experiment = dataclasses.replace(experiment, init=experiment.init or f'{files.HUB}any/model')
+  else:
+    experiment = dataclasses.replace(experiment, train=dataclasses.replace(train, adapter=NO_ADAPTER))
+  return config.override(experiment, {name: value for name, value in method.items() if name not in fixed})
 
 
 # --- one cell ---
@@ -82,7 +104,8 @@ def _agrees(method: dict[str, Any], fixed: dict[str, str]) -> bool:
 def _cell(experiment: config.Experiment, where: chips.Slice, fixed: set[str], exact: bool) -> dict[str, Any]:
   """What fits of a model and a method on a slice; {'fits': False, 'error'} when no mesh splits it."""
   try:
-    mesh = search.mesh_for(config.override(experiment, {'data.batch_size': where.devices}), where, fixed)
+    least = {'data.batch_size': where.devices, 'train.micro_batches': 1}
+    mesh = search.mesh_for(config.override(experiment, least), where, fixed)
   except UserError as error:
     return {'fits': False, 'error': str(error)}
   devices, capacity = where.chip.devices, where.chip.hbm_bytes // where.chip.devices
@@ -104,7 +127,7 @@ def _cell(experiment: config.Experiment, where: chips.Slice, fixed: set[str], ex
     'hbm_bytes_per_chip': parts.total * devices,
     'hbm_capacity_bytes': where.chip.hbm_bytes,
     'missing_bytes_per_chip': max(0, parts.total - capacity) * devices,
-    'rows': shards * _most(lambda rows: total(tried, rows) * (1 + MARGIN) <= capacity),
+    'rows': shards * max(parts.total <= capacity, _most(lambda rows: total(tried, rows) * (1 + MARGIN) <= capacity)),
     'accumulates': total(tried, 1, 2) * (1 + MARGIN) <= capacity,
     'settings': settings(tried),
   } | {name: size * devices for name, size in dataclasses.asdict(parts).items()}

@@ -20,9 +20,10 @@ def host_memory(compiled: dict[str, Any], where: chips.Slice, settings: dict[str
   """
   devices = where.machine.chips * where.chip.devices
   shards = settings['mesh.fsdp'] * settings['mesh.context'] * settings['mesh.tensor']
-  saved = compiled['weights_bytes'] - compiled.get('frozen_bytes', 0) + compiled['moments_bytes']
+  offloaded = compiled.get('host_moments_bytes', 0)
+  saved = compiled['weights_bytes'] - compiled.get('frozen_bytes', 0) + compiled['moments_bytes'] + offloaded
   copied = saved * min(devices, shards)  # copies are saved once
-  needed = PROCESS_BYTES + copied + min(copied, ENCODED_BYTES)
+  needed = PROCESS_BYTES + offloaded * devices + copied + min(copied, ENCODED_BYTES)
   return {
     'hosts': where.hosts_per_slice * where.count,
     'host_machine': where.machine.name,

@@ -39,9 +39,16 @@ def examine(tree: Any) -> tuple[bool, dict[str, dict]]:
   """
   leaves = _named_leaves(tree)
   where = _everywhere(next(iter(leaves.values())).sharding)
-  finite, sums = jax.device_get(_compiled(where)(list(leaves.values())))
-  found = {name: _describe(leaf, value) for (name, leaf), value in zip(leaves.items(), sums, strict=True)}
-  return bool(finite), found
+  on_host = {name: leaf for name, leaf in leaves.items() if leaf.sharding.memory_kind == 'pinned_host'}
+  on_devices = {name: leaf for name, leaf in leaves.items() if name not in on_host}
+  # Those on the host one by one: the devices may not have the memory for all of them.
+  groups = [on_devices, *({name: leaf} for name, leaf in on_host.items())]
+  finite, sums = True, {}
+  for group in groups:
+    good, values = jax.device_get(_compiled(where, group is not on_devices)(list(group.values())))
+    finite = finite and bool(good)
+    sums |= dict(zip(group, values, strict=True))
+  return finite, {name: _describe(leaf, sums[name]) for name, leaf in leaves.items()}
 
 
 def of_array(array: np.ndarray) -> dict:
@@ -72,11 +79,15 @@ def _everywhere(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
 
 
 @functools.cache
-def _compiled(where: jax.sharding.Sharding):
-  """`_examine_arrays` under jax.jit."""
+def _compiled(where: jax.sharding.Sharding, on_host: bool):
+  """`_examine_arrays` under jax.jit. on_host: the arrays are in the memory of the host."""
   (platform,) = {device.platform for device in where.device_set}
   in_blocks = platform == 'cpu' and where.num_devices == 1
-  return jax.jit(functools.partial(_examine_arrays, in_blocks=in_blocks), out_shardings=where)
+
+  def examine(arrays):
+    return _examine_arrays(jax.device_put(arrays, jax.memory.Space.Device) if on_host else arrays, in_blocks)
+
+  return jax.jit(examine, out_shardings=where)
 
 
 def _examine_arrays(arrays: list[jax.Array], in_blocks: bool) -> tuple[jax.Array, jax.Array]:

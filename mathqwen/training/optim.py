@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from mathqwen.config import OptimConfig
-from mathqwen.training import small_moments
+from mathqwen.training import offload, small_moments
 
 # The dtype of the two moments of each matrix, by optimizer.
 MOMENTS = {'adamw': jnp.float32, 'adamw_bf16': jnp.bfloat16, 'adamw_8bit': small_moments.FLOAT8}
@@ -41,12 +41,16 @@ def decay_mask(params: dict) -> dict:
   return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
+def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation | offload.Offloaded:
   """Clips by the global norm, then applies the AdamW of that name with the schedule of a run of `steps` steps."""
   clip = optax.clip_by_global_norm(cfg.clip_norm)
   rate = schedule(cfg, steps)
   if cfg.name == 'adamw':
     adamw = optax.adamw(rate, b1=cfg.beta1, b2=cfg.beta2, eps=cfg.eps, weight_decay=cfg.weight_decay, mask=decay_mask)
+    if cfg.offload:
+      # The state is that of the other chain, so that a run may continue with the other setting.
+      tx = optax.chain(optax.identity(), adamw)
+      return offload.Offloaded(tx.init, tx.update, lambda grads: clip.update(grads, optax.EmptyState())[0])
     return optax.chain(clip, adamw)
   adam = small_moments.scale_by_adam(cfg.beta1, cfg.beta2, cfg.eps, MOMENTS[cfg.name], matrices=decay_mask)
   decay = optax.add_decayed_weights(cfg.weight_decay, decay_mask)

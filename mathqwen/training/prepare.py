@@ -26,7 +26,7 @@ from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import Source, open_source
 from mathqwen.text.loading import load_tokenizer
 from mathqwen.text.tokenizer import Tokenizer
-from mathqwen.training import elastic, guard, loop, optim, reproduce, step
+from mathqwen.training import elastic, guard, loop, offload, optim, reproduce, step
 
 
 @dataclasses.dataclass
@@ -60,6 +60,8 @@ class TrainingRun:
     sharding.mesh_shape(experiment.mesh, jax.device_count())  # for its error, before anything is fetched
     if experiment.train.adapter.rank and experiment.init is None:
       raise UserError('train.adapter.rank: an adapter is trained on a model: give one with --init MODEL')
+    if experiment.optim.offload:
+      offload.check()
     source = None
     tokenizer = None
     name = hub.name_of(experiment.init) if dry and experiment.init is not None else None

@@ -18,7 +18,7 @@ from mathqwen.hardware import sharding
 from mathqwen.model import attention, lora, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
-from mathqwen.training import loss, optim
+from mathqwen.training import loss, offload, optim
 
 _ADAPTERS = 2**31 - 1  # folded into the key of a step, for dropout in adapters
 
@@ -151,13 +151,19 @@ def train_step(
   # From the step's number alone: a resumed run draws the same masks.
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
   grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh, base=base)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
   grad_norm = optax.tree.norm(grads)
   is_good = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
   if limits is not None:
     is_good &= (loss_sum / jnp.maximum(weight, 1) <= limits[0]) & (grad_norm <= limits[1])
-  params, opt_state = keep_unless(is_good, (params, opt_state), (state.params, state.opt_state))
+
+  def advance(grads, opt_state, params):
+    updates, new_state = tx.update(grads, opt_state, params)
+    return keep_unless(is_good, (optax.apply_updates(params, updates), new_state), (params, opt_state))
+
+  if isinstance(tx, offload.Offloaded):
+    params, opt_state = offload.by_layer(advance, tx, grads, state.opt_state, state.params)
+  else:
+    params, opt_state = advance(grads, state.opt_state, state.params)
   metrics = {
     'loss_sum': loss_sum,
     'loss_tokens': weight,
@@ -205,7 +211,7 @@ def state_shardings(
 
   def as_its_weight(part, weight_sharding):
     # The scales of 8-bit moments lack the weight's last axis.
-    return NamedSharding(mesh, PartitionSpec(*weight_sharding.spec[: part.ndim]))
+    return offload.place(tx, NamedSharding(mesh, PartitionSpec(*weight_sharding.spec[: part.ndim])))
 
   opt_state = optax.tree_map_params(
     tx,
@@ -258,9 +264,13 @@ def place_limits(limits: tuple[float, float], mesh: Mesh) -> jax.Array:
   return jax.make_array_from_callback((2,), sharding.replicated(mesh), lambda index: values[index])
 
 
-def bytes_per_device(tree: Any) -> int:
-  """Bytes that a tree of arrays, or of ShapeDtypeStructs with shardings, takes on each device."""
-  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+def bytes_per_device(tree: Any, of_host: bool = False) -> int:
+  """Bytes that a tree of arrays, or of ShapeDtypeStructs with shardings, takes on each device.
+
+  of_host: what it takes of the host's memory instead, for each device (`optim.offload`).
+  """
+  leaves = [x for x in jax.tree.leaves(tree) if (x.sharding.memory_kind == offload.KIND) == of_host]
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def compile_step(

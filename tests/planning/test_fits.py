@@ -11,6 +11,7 @@ from mathqwen.model.config import PRESETS
 from mathqwen.planning import compiler, estimate, fits
 
 GIB = 2**30
+FULL = {'full adamw', 'full adamw_bf16', 'full adamw_8bit'}
 
 
 def cells(*slices, experiment=None, settings=(), **exact):
@@ -22,9 +23,9 @@ def cells(*slices, experiment=None, settings=(), **exact):
 def test_what_fits(capsys):
   """The 7B: 16 bytes a weight do not fit on eight chips of 16 GiB with room to spare, 12 and 10 bytes do."""
   found = cells('v5e-8', 'v5e-1')
-  assert found['adamw_bf16', 'v5e-8']['decided'] and not found['adamw', 'v5e-8']['decided']
+  assert found['full adamw_bf16', 'v5e-8']['decided'] and not found['full adamw', 'v5e-8']['decided']
   weights = 7.615e9
-  for method, moments in (('adamw', 8), ('adamw_bf16', 4), ('adamw_8bit', 2.02)):
+  for method, moments in (('full adamw', 8), ('full adamw_bf16', 4), ('full adamw_8bit', 2.02)):
     cell = found[method, 'v5e-8']
     assert cell['weights_bytes'] == pytest.approx(4 * weights / 8, rel=1e-3)
     assert cell['moments_bytes'] == pytest.approx(moments * weights / 8, rel=1e-2)
@@ -35,16 +36,16 @@ def test_what_fits(capsys):
     assert lacking['missing_bytes_per_chip'] == lacking['hbm_bytes_per_chip'] - 16 * GIB
   shown = capsys.readouterr().out.splitlines()
   assert shown[0] == '| model | method | v5e-8 (8 x 16 GiB) | v5e-1 (1 x 16 GiB) |'
-  cell = found['adamw_8bit', 'v5e-8']
-  missing = found['adamw_8bit', 'v5e-1']['missing_bytes_per_chip'] / GIB
+  cell = found['full adamw_8bit', 'v5e-8']
+  missing = found['full adamw_8bit', 'v5e-1']['missing_bytes_per_chip'] / GIB
   assert shown[4] == (
-    f'| 7B | adamw_8bit | {cell["hbm_bytes_per_chip"] / GIB:.1f}, {cell["rows"]}+ rows | no (-{missing:.1f}) |'
+    f'| 7B | full adamw_8bit | {cell["hbm_bytes_per_chip"] / GIB:.1f}, {cell["rows"]}+ rows | no (-{missing:.1f}) |'
   )
   assert 'Estimated, within' in shown[-2]
 
 
 def test_the_most_rows_are_the_most():
-  cell = cells('v5e-8')['adamw_bf16', 'v5e-8']
+  cell = cells('v5e-8')['full adamw_bf16', 'v5e-8']
   mesh = {'data': 1, 'fsdp': 8, 'context': 1, 'tensor': 1}
 
   def total(rows):
@@ -55,10 +56,25 @@ def test_the_most_rows_are_the_most():
   assert total(cell['rows'] + 8) * (1 + fits.MARGIN) > 16 * GIB
 
 
+def test_adapters():
+  """LoRA of the 7B: 2 bytes a weight, and adapters of rank 16 with gradient and moments in 16 bytes each."""
+  cell = cells('v5e-4')['LoRA', 'v5e-4']
+  inputs_and_outputs = 3584 + 3584 + 2 * (3584 + 512) + 3584 + 3584 + 3 * (3584 + 18944)
+  adapters = 28 * 16 * inputs_and_outputs
+  assert cell['moments_bytes'] == pytest.approx(8 * adapters / 4, rel=0.1)  # ranks are on every device
+  assert cell['weights_bytes'] == pytest.approx((2 * 7.615e9 + 4 * adapters) / 4, rel=0.02)
+  assert cell['fits'] and cell['decided'] and cell['accumulates']
+  assert cell['settings']['train.adapter.rank'] == 16
+  found = cells('v5e-4', settings=['train.adapter.rank=64', 'train.adapter.alpha=32'])
+  assert 'full adamw' not in {method for method, _ in found}  # which have no adapter
+  assert found['LoRA', 'v5e-4']['moments_bytes'] == pytest.approx(4 * cell['moments_bytes'], rel=0.01)
+  assert {method for method, _ in cells('v5e-4', settings=['train.adapter.rank=0'])} == FULL
+
+
 def test_settings_are_kept():
   found = cells('v5e-8', settings=['optim.name=adamw_8bit', 'train.remat=nested', 'data.seq_len=2048'])
-  assert list(found) == [('adamw_8bit', 'v5e-8')]
-  assert 'train.remat' not in found['adamw_8bit', 'v5e-8']['settings']
+  assert {method for method, _ in found} == {'full adamw_8bit'}
+  assert 'train.remat' not in found['full adamw_8bit', 'v5e-8']['settings']
   with pytest.raises(UserError, match='--set data.batch_size: --fits finds it'):
     cells('v5e-8', settings=['data.batch_size=8'])
   with pytest.raises(UserError, match='data.seq_len 200000 is above'):
@@ -67,7 +83,7 @@ def test_settings_are_kept():
 
 def test_a_slice_that_no_mesh_splits(capsys):
   small = config.Experiment(PRESETS['Qwen2.5-0.5B'])  # 896 / 256 chips
-  cell = cells('v5e-256', experiment=small, settings=['mesh.context=1', 'mesh.tensor=1'])['adamw', 'v5e-256']
+  cell = cells('v5e-256', experiment=small, settings=['mesh.context=1', 'mesh.tensor=1'])['full adamw', 'v5e-256']
   assert not cell['fits'] and 'mesh.fsdp 256 does not divide hidden_size 896' in cell['error']
   assert '| no: --topology v5e-256: mesh.fsdp 256' in capsys.readouterr().out
 
@@ -84,7 +100,7 @@ def test_compiled_cells(monkeypatch, capsys):
 
   monkeypatch.setattr(compiler, 'compile_for', compile_for)
   monkeypatch.setattr(compiler, 'check_installed', lambda: None)
-  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['adamw_bf16', 'v5e-8']
+  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['full adamw_bf16', 'v5e-8']
   assert tried == [('full', 1024, 8), ('full', 256, 8), ('nested', 1024, 8)]
   assert cell['fits'] and cell['decided'] and cell['hbm_bytes_per_chip'] == 9 * GIB
   assert (cell['weights_bytes'], cell['moments_bytes']) == (2 * GIB, 3 * GIB)
@@ -92,7 +108,7 @@ def test_compiled_cells(monkeypatch, capsys):
   assert '| 9.0, ' in capsys.readouterr().out
   tried.clear()
   monkeypatch.setattr(compiler, 'compile_for', lambda *_: {'error': 'RESOURCE_EXHAUSTED: 1', 'compile_seconds': 1.0})
-  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['adamw_bf16', 'v5e-8']
+  cell = cells('v5e-8', settings=['optim.name=adamw_bf16'], exact=True)['full adamw_bf16', 'v5e-8']
   assert not cell['fits'] and cell['error'] == 'RESOURCE_EXHAUSTED: 1' and cell['rows'] == 0
 
 

@@ -206,6 +206,7 @@ def test_free_settings_may_change(tiny, trained, copied):
     'mesh.fsdp=1',
     'mesh.context=2',
     'mesh.tensor=2',
+    'optim.offload=true',
     'train.attention=blocks',
     'train.checkpoint_every=1',
     'train.checkpoint_minutes=0',
