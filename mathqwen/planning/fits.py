@@ -57,7 +57,7 @@ def plan(
   for name, one in models.items():
     for method, changes in METHODS.items():
       if _agrees(changes, fixed):
-        experiment = config.override(_changed(one, changes, fixed), settings)
+        experiment = config.override(_changed(one, changes), settings)
         experiment.check_model(experiment.model)
         asked[name, method] = experiment
   if exact:
@@ -86,7 +86,7 @@ def _agrees(method: dict[str, Any], fixed: dict[str, str]) -> bool:
   return all(text == str(method.get(name, text)) for name, text in fixed.items() if name != 'train.adapter.rank')
 
 
-def _changed(experiment: config.Experiment, method: dict[str, Any], fixed: dict[str, str]) -> config.Experiment:
+def _changed(experiment: config.Experiment, method: dict[str, Any]) -> config.Experiment:
   """`experiment` with the settings of the method."""
   train = experiment.train
   if method['train.adapter.rank']:
@@ -95,7 +95,7 @@ def _changed(experiment: config.Experiment, method: dict[str, Any], fixed: dict[
     experiment = dataclasses.replace(experiment, init=experiment.init or f'{files.HUB}any/model')
   else:
     experiment = dataclasses.replace(experiment, train=dataclasses.replace(train, adapter=NO_ADAPTER))
-  return config.override(experiment, {name: value for name, value in method.items() if name not in fixed})
+  return config.override(experiment, method)
 
 
 # --- one cell ---
