@@ -111,7 +111,8 @@ def run_audit(args: argparse.Namespace) -> dict:
   experiment = config.resolve(args.config, args.settings, args.init, args.data_dir)
   sources.check_data_dir(experiment.data, args.data_dir, args.settings)
   tokenizer = _tokenizer_for_audit(experiment.init, args.tokenizer)
-  return audit(experiment.data, tokenizer, args.against, args.limit, sys.stdout.isatty())
+  pairs = experiment.train.objective == 'dpo'
+  return audit(experiment.data, tokenizer, args.against, args.limit, sys.stdout.isatty(), pairs)
 
 
 def _tokenizer_for_audit(init: str | None, given: str | None) -> 'Tokenizer':
@@ -163,7 +164,7 @@ def run_verify(args: argparse.Namespace) -> dict:
   tokenizer = load_tokenizer(str(workdir / workdirs.TOKENIZER))
   chat = chat_format.trained(data.template, data.system_prompt, tokenizer)
   result = verify(
-    TrainingData(data, tokenizer, chat=chat),
+    TrainingData(data, tokenizer, chat=chat, pairs=experiment.train.objective == 'dpo'),
     lines.values,
     str(workdir / ledger.NAME),
     recorded=sessions[-1]['data'] if sessions else None,

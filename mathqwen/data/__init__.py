@@ -11,7 +11,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   origins.of                   where a source comes from, and its licence
   tfds_sets                    data sets that tensorflow-datasets prepared
   line_ranges                  parts of a JSON Lines file, for several processes
-  shapes                       the forms that records of users' files have
+  shapes, pair_shapes          the forms that records of users' files have; field_texts, the texts in them
   left_out.Report              which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions (in columns, with known_values)
   expressions                  `evaluate`, exact values of expressions; `steps`, how one gets there
@@ -41,6 +41,7 @@ __all__ = [
   'encoding',
   'examples',
   'expressions',
+  'field_texts',
   'folders',
   'formats',
   'holding_out',

@@ -37,17 +37,23 @@ _LONGEST = 4000  # characters of a conversation that are shown
 
 
 def audit(
-  cfg: DataConfig, tokenizer: Tokenizer, against: str | None = None, limit: int | None = None, color: bool = False
+  cfg: DataConfig,
+  tokenizer: Tokenizer,
+  against: str | None = None,
+  limit: int | None = None,
+  color: bool = False,
+  pairs: bool = False,
 ) -> dict:
   """Prints the counts and the first conversation that differs for each behaviour. Returns them, for JSON.
 
   against: a JSON Lines file with the ids and masks (or labels, -100 without loss) that another trainer made of the same
-  conversations in their order. limit: of conversations, from the first on. color: for a terminal.
+  conversations in their order. limit: of conversations, from the first on. color: for a terminal. pairs: both
+  answers of each pair are conversations.
   UserError: when the data, the template or the file cannot be read, or there are other conversations in the file.
   """
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
   rows = None if against is None else _read(against)[:limit]
-  conversations, refused = _render(cfg, chat, tokenizer, limit)
+  conversations, refused = _render(cfg, chat, tokenizer, limit, pairs)
   if rows is not None and len(rows) != len(conversations):
     raise UserError(
       f'{against} has {len(rows):,} rows and the config {len(conversations):,} conversations: give it a row for each '
@@ -90,12 +96,13 @@ def audit(
 
 
 def _render(
-  cfg: DataConfig, chat: ChatFormat, tokenizer: Tokenizer, limit: int | None
+  cfg: DataConfig, chat: ChatFormat, tokenizer: Tokenizer, limit: int | None, pairs: bool
 ) -> tuple[list[tuple[str, Conversation, Masked]], int]:
   """((where, messages, (ids, mask)) of each conversation, how many the template refuses). UserError: when it is all."""
   examples = []
   for source in cfg.sources:
-    examples += sources.load_training(source, cfg, chat)[0]
+    for example in sources.load_training(source, cfg, chat, pairs)[0]:
+      examples += encoding.sides(example)
   conversations = []
   refused = 0
   for example in examples[:limit]:

@@ -11,9 +11,10 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 
 from mathqwen import files
-from mathqwen.data import catalog, formats, line_ranges, published, shapes
+from mathqwen.data import catalog, formats, line_ranges, pair_shapes, published, shapes
 from mathqwen.data.formats import Malformed
 from mathqwen.data.left_out import Report
 from mathqwen.data.line_ranges import LineRange
@@ -31,6 +32,8 @@ class Example:
   extra: dict  # further fields of the source, for grouping scores
   where: str  # file name and line, counted from 1: 'train.jsonl:18'
   messages: tuple[dict, ...] | None = None  # the conversation, where the source is one
+  # Of a pair: what the assistant should not say, in place of `solution`; a conversation in place of `messages`.
+  rejected: str | tuple[dict, ...] | None = None
   tools: tuple[dict, ...] | None = None  # that the conversation may call
 
 
@@ -74,10 +77,12 @@ def parse_files(
   split: str,
   columns: Mapping[str, str] | None = None,
   any_turns: bool = False,
+  pairs: bool = False,
 ) -> tuple[list[Example], Report]:
-  """`parse_file` of several files, as if they were one. columns, any_turns: as in `shapes.read`."""
+  """`parse_file` of several files, as if they were one. Other arguments: as `stream_files`."""
   report = Report()
-  return list(_with_unique_ids(stream_files(paths, source, split, report, columns, any_turns), report)), report
+  found = stream_files(paths, source, split, report, columns, any_turns, pairs=pairs)
+  return list(_with_unique_ids(found, report)), report
 
 
 def parse_file(path: files.AnyPath, source: str, split: str) -> tuple[list[Example], Report]:
@@ -97,11 +102,12 @@ def stream_files(
   columns: Mapping[str, str] | None = None,
   any_turns: bool = False,
   part: LineRange | None = None,
+  pairs: bool = False,
 ) -> Iterator[Example]:
   """The readable records of files, one after another; the others are added to `report`. Ids may repeat.
 
-  part: of a user's file; None reads all of it. Other arguments: as `parse_files`. A user's file is read as a stream,
-  that of a named data set as a whole.
+  columns, any_turns: as in `shapes.read`. part: of a user's file; None reads all of it. pairs: read a user's file in
+  one of `pair_shapes.SHAPES`. A user's file is read as a stream, that of a named data set as a whole.
   UserError: when a file has no readable record.
   """
   data = catalog.of_source(source)
@@ -109,7 +115,7 @@ def stream_files(
     if data is not None:
       yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
     else:
-      yield from _rows_of_user(path, columns or {}, any_turns, report, part)
+      yield from _rows_of_user(path, columns or {}, any_turns, report, part, pair_shapes if pairs else shapes)
 
 
 def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report) -> Iterator[Example]:
@@ -129,10 +135,17 @@ def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, r
 
 
 def _rows_of_user(
-  path: files.AnyPath, columns: Mapping[str, str], any_turns: bool, report: Report, part: LineRange | None
+  path: files.AnyPath,
+  columns: Mapping[str, str],
+  any_turns: bool,
+  report: Report,
+  part: LineRange | None,
+  of: ModuleType,
 ) -> Iterator[Example]:
+  """of: has the shapes of the records, `shapes` or `pair_shapes`."""
+
   def fields_of(row: int, record: object, where: str) -> dict:
-    fields, shape, unread = shapes.read(_object(record), columns, any_turns)
+    fields, shape, unread = shapes.read(_object(record), columns, any_turns, of.SHAPES)
     report.shapes[str(shape)] += 1
     for name in unread:
       report.unread.setdefault(name, where)
@@ -140,10 +153,10 @@ def _rows_of_user(
 
   prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
   rows = formats.records(path) if part is None else line_ranges.records(path, part)
-  if not columns:  # otherwise a row is what these say
+  if not columns and of is shapes:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  yield from _read_rows(path, rows, fields_of, prefix, shapes.expected, report, first_row)
+  yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row)
 
 
 def _read_rows(
@@ -253,5 +266,5 @@ def _object(record: object, more: Mapping = {}) -> dict:  # noqa: B006 - it is o
       record = json.loads(record)
   if not isinstance(record, dict):
     raise Malformed('not a JSON object')
-  shapes.check_text(record)
+  formats.check_text(record)
   return {**more, **record}

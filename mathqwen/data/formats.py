@@ -40,6 +40,16 @@ class Malformed(ValueError):
   kind = 'malformed'  # under which a `Report` counts it
 
 
+def check_text(record: dict) -> None:
+  """Malformed: when any text of the record cannot be written as UTF-8."""
+  try:
+    for name, value in record.items():
+      name.encode('utf-8')
+      (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise Malformed('holds half a surrogate pair') from error
+
+
 def read_text(path: files.AnyPath) -> str:
   """The text of a UTF-8 file, compressed or not: its first bytes decide, not its name.
 

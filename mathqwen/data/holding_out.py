@@ -11,10 +11,13 @@ from mathqwen.errors import UserError
 _HELD_OUT = 256  # examples, where a config does not say how many
 
 
-def hold_out(sources: Sequence[Examples], n: int | None, seed: int) -> tuple[list[Examples], Encoded]:
+def hold_out(
+  sources: Sequence[Examples], n: int | None, seed: int, pairs: bool = False
+) -> tuple[list[Examples], Encoded]:
   """(training part of each source, held-out part): n examples with different prompts, drawn by `seed` from all sources.
 
   n: None is _HELD_OUT, or a tenth of the different prompts where that is fewer: at least one, unless there is just one.
+  pairs: the examples are pairs (`data/pairs.py`), of which n are held out whole.
 
   Every example that shares a held-out prompt is removed from training, in every source. So when a held-out question has
   several answers, one is held out and the others are in neither part.
@@ -24,7 +27,7 @@ def hold_out(sources: Sequence[Examples], n: int | None, seed: int) -> tuple[lis
   UserError: when a source has no example left to train on.
   """
   if all(isinstance(source, Encoded) for source in sources):
-    return _from_memory(sources, n, seed)
+    return _from_memory(sources, n, seed, together=2 if pairs else 1)
   return by_order(sources, n, seed)
 
 
@@ -65,8 +68,8 @@ def _check_left(training: Sequence[Examples], n: int, different: Callable[[], in
     )
 
 
-def _from_memory(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[list[Encoded], Encoded]:
-  """`hold_out` of sources in memory."""
+def _from_memory(sources: Sequence[Encoded], n: int | None, seed: int, together: int) -> tuple[list[Encoded], Encoded]:
+  """`hold_out` of sources in memory. together: how many examples with one prompt stand one after another."""
   hashes = [prompts.hash_of(source.prompt(index)) for source in sources for index in range(len(source))]
   # Groups of examples with one prompt are numbered by their first example.
   _, first, group = np.unique(np.array(hashes, np.uint64), return_index=True, return_inverse=True)
@@ -75,7 +78,7 @@ def _from_memory(sources: Sequence[Encoded], n: int | None, seed: int) -> tuple[
   drawn = np.argsort(first)[np.sort(np.random.default_rng(seed).permutation(len(first))[:n])]
 
   joined = Joined(sources)
-  held_out = first[drawn].tolist()
+  held_out = [example + i for example in first[drawn].tolist() for i in range(together)]
   removed = np.isin(group, drawn)
   training = []
   for which, source in enumerate(sources):

@@ -25,6 +25,7 @@ from mathqwen.chat import chat_format
 from mathqwen.chat.chat_format import ChatFormat, text_with_specials
 from mathqwen.config import DataConfig, Experiment
 from mathqwen.data import encoding, inspect_page, pipeline, shard_card, sources
+from mathqwen.data import pairs as pairs_lib
 from mathqwen.data.encoded import Examples
 from mathqwen.data.examples import Example
 from mathqwen.data.shard_reader import Shards
@@ -54,6 +55,7 @@ def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = 
     f'{with_loss:,} with loss, {positions - tokens:,} padding'
   ]
   answer_ids = row.get('answer_ids', np.zeros_like(segment_ids))
+  pair_ids = row.get('pair_ids', np.zeros_like(segment_ids))
   for segment in range(1, segments + 1):
     for answer in range(answer_ids[segment_ids == segment].max() + 1):
       here = (segment_ids == segment) & (answer_ids == answer)
@@ -65,7 +67,7 @@ def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = 
       # shared question begin with a copy of its last token.
       ids = [int(row['tokens'][here][0]), *targets.tolist()]
       text = marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
-      part = f', answer {answer}' if answer else ''
+      part = (f', answer {answer}' if answer else '') + pairs_lib.place(int(pair_ids[here][0]))
       lines.append(f'segment {segment}{part}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
       lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
   return '\n'.join(lines)
@@ -87,18 +89,19 @@ def statistics(
   seq_len: int,
   chat: ChatFormat | None = None,
   share_prompts: bool = False,
+  pairs: bool = False,
 ) -> dict:
   """Counts of the encoded examples, and rates measured on this machine.
 
   tokens: positions that examples take in rows of their own. positions_per_example: positions of an epoch's packed rows,
   padding too, for each example. *_per_second: by the clock; *_per_cpu_second: by the CPU time of all threads.
-  packing_efficiency: the share of a packed epoch's positions that hold a token.
+  packing_efficiency: the share of a packed epoch's positions that hold a token. Of `pairs`, a pair is an example.
   """
   encode_cpu, encode_clock = time.process_time(), time.perf_counter()
   encoded, report = encoding.encode(examples, tokenizer, seq_len, chat)
   encode_cpu, encode_clock = time.process_time() - encode_cpu, time.perf_counter() - encode_clock
   tokens = encoded.positions
-  packed = _pack(encoded, seq_len, share_prompts)
+  packed = _pack(encoded, seq_len, share_prompts, pairs)
   return packed | {
     'left_out': dict(report.counts),
     'encode_tokens_per_cpu_second': tokens / encode_cpu,
@@ -107,10 +110,10 @@ def statistics(
   }
 
 
-def _pack(encoded: Examples, seq_len: int, share_prompts: bool) -> dict:
+def _pack(encoded: Examples, seq_len: int, share_prompts: bool, pairs: bool = False) -> dict:
   """Counts of tokenised examples, and rates of packing an epoch of them, or its first _WINDOWS windows."""
   cpu, clock = time.process_time(), time.perf_counter()
-  rows = pipeline.packed_rows([encoded], (), seq_len, seed=0, share_prompts=share_prompts)
+  rows = pipeline.packed_rows([encoded], (), seq_len, seed=0, share_prompts=share_prompts, pairs=pairs)
   packed = 0
   filled = 0
   windows = range(min(_WINDOWS, max(1, rows.epoch // rows.window)))
@@ -119,12 +122,13 @@ def _pack(encoded: Examples, seq_len: int, share_prompts: bool) -> dict:
     packed += segment_ids.size
     filled += int(np.count_nonzero(segment_ids))
   cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+  sides = 2 if pairs else 1
   return {
-    'rows': len(encoded),
+    'rows': len(encoded) // sides,
     'tokens': encoded.positions,
     'loss_tokens': encoded.loss_tokens,
     'packing_efficiency': filled / packed,
-    'positions_per_example': packed / sum(map(rows.examples_in, windows)),
+    'positions_per_example': packed * sides / sum(map(rows.examples_in, windows)),
     'pack_tokens_per_cpu_second': filled / cpu,
     'pack_tokens_per_second': filled / clock,
   }
@@ -155,26 +159,28 @@ def inspect_data(experiment: Experiment, tokenizer: str | None, page: str | None
   if page is not None and files.path(page).is_dir():  # before the data are read
     raise UserError(f'{page} is a folder: name the file, as {page.rstrip("/")}/data.html')
   cfg = experiment.data
+  pairs = experiment.train.objective == 'dpo'
+  noun = 'pair' if pairs else 'example'
   loaded = load_tokenizer(tokenizer)
   chat = chat_format.for_training(cfg.template, cfg.system_prompt, loaded)
   numbers = {}
   for source in cfg.sources:
-    if shard_card.is_source(source):
+    if shard_card.is_source(source) and not pairs:
       found, how = _of_shards(source, cfg, loaded, chat), 'read and packed'
     else:
-      examples, report = sources.load_training(source, cfg, chat)
-      found, how = statistics(examples, loaded, cfg.seq_len, chat, cfg.share_prompts), 'tokenised and packed'
+      examples, report = sources.load_training(source, cfg, chat, pairs)
+      found, how = statistics(examples, loaded, cfg.seq_len, chat, cfg.share_prompts, pairs), 'tokenised and packed'
       found['left_out'] = dict(report.counts + collections.Counter(found['left_out']))
     numbers[source] = found
     print(
-      f'{source}: {found["rows"]:,} examples, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
+      f'{source}: {found["rows"]:,} {noun}s, {found["tokens"]:,} tokens, {found["loss_tokens"]:,} with loss\n'
       f'  packed to {cfg.seq_len}: {found["packing_efficiency"]:.2%} of positions hold a token, '
-      f'{found["positions_per_example"]:,.1f} positions for each example\n'
+      f'{found["positions_per_example"]:,.1f} positions for each {noun}\n'
       f'  {found["tokens_per_cpu_second"]:,.0f} tokens per CPU second, {how}'
     )
 
   # Whatever is left out is shown here, not refused.
-  data = TrainingData(dataclasses.replace(cfg, max_left_out=1.0), loaded)
+  data = TrainingData(dataclasses.replace(cfg, max_left_out=1.0), loaded, pairs=pairs)
   for line in data.describe():
     print(line)
   first_row = {name: rows[0] for name, rows in next(data.train()).items()}

@@ -13,7 +13,7 @@ import numpy as np
 
 from mathqwen import files, page
 from mathqwen.chat.chat_format import text_with_specials
-from mathqwen.data import formats, prompts, shard_card
+from mathqwen.data import formats, pairs, prompts, shard_card
 from mathqwen.data.encoded import Examples
 from mathqwen.data.left_out import Report
 from mathqwen.data.training_data import TrainingData
@@ -49,7 +49,7 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
   notes = []
   for name, source in zip(data.cfg.sources, data.sources, strict=True):
     cleaned = cleanings[name]
-    rows = [*_examples(source, data.tokenizer), *cleaned.left_out()]
+    rows = [*_examples(source, data), *cleaned.left_out()]
     reports = cleaned.reports()
     if not reports or not shard_card.is_source(name):  # cleaned shards repeat what their report says
       rows += _left_out(data.reports[name])
@@ -70,7 +70,7 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
   sets.append({'name': 'all sources together', 'fields': _FIELDS, 'rows': together})
 
   sections = {
-    'sources': ('Sources', _totals(numbers, data.cfg.seq_len) + page.notes(data.describe())),
+    'sources': ('Sources', _totals(numbers, data) + page.notes(data.describe())),
     'lengths': ('Lengths and answers', page.notes(notes) + f'<div class="panels">{"".join(panels)}</div>'),
     'left-out': ('Left out', page.table('Why', _REASONS, reasons) if reasons else ''),
     'rows': ('Rows', page.notes([_sampled()]) + page.browser(sets, _KINDS, 'rows', _LABELS)),
@@ -78,12 +78,12 @@ def write(path: files.AnyPath, title: str, data: TrainingData, numbers: Mapping[
   files.write_atomically(path, page.document(title, sections, sets, 'inspect.js').encode('utf-8', 'replace'))
 
 
-def _totals(numbers: Mapping[str, dict], seq_len: int) -> str:
+def _totals(numbers: Mapping[str, dict], data: TrainingData) -> str:
   rows = []
   for name, found in numbers.items():
     totals = [f'{found[total]:,}' for total in ('rows', 'tokens', 'loss_tokens')]
     rows.append([name, *totals, f'{found["packing_efficiency"]:.2%}'])
-  header = ['source', 'examples', 'tokens', 'with loss', f'filled, packed to {seq_len:,}']
+  header = ['source', data.noun, 'tokens', 'with loss', f'filled, packed to {data.cfg.seq_len:,}']
   return page.table('As training reads them', header, rows)
 
 
@@ -102,11 +102,13 @@ def _spread(count: int, most: int) -> list[int]:
   return list(range(count)) if count <= most else np.linspace(0, count - 1, most).astype(int).tolist()
 
 
-def _examples(source: Examples, tokenizer: Tokenizer) -> Iterator[list]:
+def _examples(source: Examples, data: TrainingData) -> Iterator[list]:
   chosen = _spread(len(source), _EXAMPLES)
   for index, (ids, mask) in zip(chosen, source.read(chosen), strict=True):
-    shown = _shown(ids.tolist(), (mask != 0).tolist(), tokenizer)
+    shown = _shown(ids.tolist(), (mask != 0).tolist(), data.tokenizer)
     facts = f'{len(ids):,} tokens, {int(np.count_nonzero(mask)):,} with loss'
+    if data.pairs:
+      facts += ', rejected' if index % 2 else ', chosen'
     heading = ''.join(text for text, _ in shown['runs'])[:400]
     yield [source.where[index], 'example', [], heading, shown | {'facts': facts}]
 
@@ -147,6 +149,8 @@ def _packed(data: TrainingData) -> list[list]:
       shown = _shown(ids, [False, *(row['loss_weights'][here] > 0).tolist()], data.tokenizer)
       # With shared prompts a row has more parts than examples.
       name = names[number][key] if len(names[number]) == len(keys) else f'segment {segment}, answer {answer}'
+      if 'pair_ids' in row:
+        name += pairs.place(int(row['pair_ids'][here][0]))
       segments.append(shown | {'name': name, 'positions': int(here.sum())})
     used = sum(segment['positions'] for segment in segments)
     heading = f'{len(segments)} segments, {used:,} of {seq_len:,} positions ({used / seq_len:.1%})'

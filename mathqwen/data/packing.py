@@ -103,7 +103,12 @@ def pack(examples: Sequence[Masked], seq_len: int, seed: int = 0) -> dict[str, n
   examples: (ids, mask) each, both [n] with n from 2 to seq_len + 1. ValueError: when one is longer.
   seed: of the order of the rows.
   """
-  return lay_out(examples, plan([len(ids) - 1 for ids, _ in examples], seq_len, seed), seq_len)
+  return lay_out(examples, examples_by_row(examples, seq_len, seed), seq_len)
+
+
+def examples_by_row(examples: Sequence[Masked], seq_len: int, seed: int) -> list[list[int]]:
+  """Which examples each row of `pack` holds, by their index, in the order of its segments."""
+  return plan([len(ids) - 1 for ids, _ in examples], seq_len, seed)
 
 
 def lay_out(examples: Sequence[Masked], rows: Sequence[Sequence[int]], seq_len: int) -> dict[str, np.ndarray]:

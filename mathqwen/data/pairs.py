@@ -24,7 +24,7 @@ FEATURES = packing.FEATURES | {'pair_ids': np.int32}
 
 
 class Pairs:
-  """Which examples are a pair, for `pipeline.PackedRows`: element i is the list of the numbers of both."""
+  """Which examples are drawn together, for `pipeline.PackedRows`: element i is the list of the numbers of a pair."""
 
   def __init__(self, sources: Sequence[Examples]):
     """The examples of the first source have the numbers from 0 on, then come the next one's."""
@@ -37,8 +37,8 @@ class Pairs:
     return [2 * index, 2 * index + 1]
 
 
-def plan(examples: Sequence[Masked], seq_len: int, seed: int) -> list[list[int]]:
-  """Rows of indices into `examples`, of which two and two are a pair. The rows are in an order drawn by `seed`."""
+def examples_by_row(examples: Sequence[Masked], seq_len: int, seed: int) -> list[list[int]]:
+  """Which examples each row of `pack` holds, by their index: two and two are a pair."""
   sizes = [len(ids) - 1 for ids, _ in examples]
   rows = packing.plan(
     [chosen + rejected for chosen, rejected in zip(sizes[::2], sizes[1::2], strict=True)], seq_len, seed
@@ -47,8 +47,13 @@ def plan(examples: Sequence[Masked], seq_len: int, seed: int) -> list[list[int]]
 
 
 def pack(examples: Sequence[Masked], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
-  """All pairs in the rows of `plan`: the features drawn above, each [rows, seq_len]."""
-  features = packing.lay_out(examples, plan(examples, seq_len, seed), seq_len)
+  """As `packing.pack`, but the examples 2 i and 2 i + 1 are in one row: the features drawn above."""
+  features = packing.lay_out(examples, examples_by_row(examples, seq_len, seed), seq_len)
   segments = features['segment_ids']
   features['pair_ids'] = np.where(segments % 2 == 1, segments + 1, -segments) // 2
   return features
+
+
+def place(pair_id: int) -> str:
+  """', chosen of pair 1': what a segment with this pair id is, in words; '' for 0."""
+  return f', {"chosen" if pair_id > 0 else "rejected"} of pair {abs(pair_id)}' if pair_id else ''

@@ -10,12 +10,14 @@ batch, so a saved position means the same on every host and for any number of ho
 import bisect
 import itertools
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset
 
 from mathqwen.data import packing, shared_prompts
+from mathqwen.data import pairs as pairs_lib
 from mathqwen.data.encoded import Encoded, Examples, Joined, Masked
 from mathqwen.errors import UserError
 
@@ -80,15 +82,18 @@ class PackedRows(grain.IterDataset):
     window: int,
     seq_len: int,
     seed: int,
-    questions: shared_prompts.Questions | None = None,
+    layout: ModuleType = packing,
+    groups: shared_prompts.Questions | pairs_lib.Pairs | None = None,
   ):
-    """order: of the numbers of the examples, or of `questions` where answers share them. window: how many are packed
-    together.
+    """layout: makes the rows: `packing`, `shared_prompts` or `pairs`. groups: the examples that are drawn together.
+
+    order: of the numbers of the examples, or of `groups`. window: how many are packed together.
     """
     super().__init__()
     self.examples = examples
-    self.questions = questions
-    self.features = packing.FEATURES if questions is None else shared_prompts.FEATURES
+    self.layout = layout
+    self.groups = groups
+    self.features = layout.FEATURES
     self.order = order
     self.window = window
     self.seq_len = seq_len
@@ -96,8 +101,7 @@ class PackedRows(grain.IterDataset):
 
   def pack(self, window: int) -> dict[str, np.ndarray]:
     """All rows of one window: features [rows, seq_len]."""
-    pack = packing.pack if self.questions is None else shared_prompts.pack
-    return pack(self.drawn(self._places(window)), self.seq_len, seed=self._window_seed(window))
+    return self.layout.pack(self.drawn(self._places(window)), self.seq_len, seed=self._window_seed(window))
 
   def drawn(self, places: Sequence[int]) -> list[Masked]:
     """The examples at these places of the endless order."""
@@ -112,12 +116,12 @@ class PackedRows(grain.IterDataset):
     """How many elements the order has before it begins again."""
     if isinstance(self.order, _Passes):
       return len(self.order)
-    return len(self.examples) if self.questions is None else len(self.questions)
+    return len(self.examples) if self.groups is None else len(self.groups)
 
   def _numbers(self, places: Sequence[int]) -> list[int]:
     """Those of the examples at these places."""
     drawn = [self.order[place] for place in places]
-    return drawn if self.questions is None else [number for which in drawn for number in self.questions[which]]
+    return drawn if self.groups is None else [number for which in drawn for number in self.groups[which]]
 
   def tokens_kept(self) -> float:
     """Positions without padding that the first window takes, by those that its examples take in rows of their own."""
@@ -129,11 +133,7 @@ class PackedRows(grain.IterDataset):
     places = self._places(window)
     drawn = self.drawn(places)
     names = self.examples.names(self._numbers(places))
-    if self.questions is None:
-      rows = packing.plan([len(ids) - 1 for ids, _ in drawn], self.seq_len, self._window_seed(window))
-    else:
-      rows = shared_prompts.plan(drawn, self.seq_len, self._window_seed(window))
-      rows = [[index for segment in row for index in segment] for row in rows]
+    rows = self.layout.examples_by_row(drawn, self.seq_len, self._window_seed(window))
     return [[names[index] for index in row] for row in rows]
 
   def _places(self, window: int) -> range:
@@ -179,11 +179,13 @@ def packed_rows(
   seed: int,
   share_prompts: bool = False,
   epochs: Sequence[float] = (),
+  pairs: bool = False,
 ) -> PackedRows:
   """The endless rows of the sources. A window is about an epoch, within the bounds of WINDOW_ROWS.
 
   share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights or
-  epochs, only answers in the same source are drawn together. epochs: as in `train_batches`.
+  epochs, only answers in the same source are drawn together. epochs: as in `train_batches`. pairs: the examples are
+  pairs, as in `pairs`.
   UserError: when an example needs more than `seq_len` positions, or the weights do not fit the sources.
   """
   for name, given in (('weights', weights), ('epochs', epochs)):
@@ -198,15 +200,18 @@ def packed_rows(
   rows = min(max(positions / seq_len, fewest), most)
   apart = bool(weights or epochs)
   counts = [len(source) for source in sources] if apart else [len(joined)]
-  questions = None
+  layout, groups = packing, None
   if share_prompts:
-    questions = shared_prompts.Questions(sources, apart=apart)
+    layout, groups = shared_prompts, shared_prompts.Questions(sources, apart=apart)
+  elif pairs:
+    layout, groups = pairs_lib, pairs_lib.Pairs(sources if apart else [joined])
+  if groups is not None:
     if weights:  # they are shares of examples
-      weights = [weight * own / count for weight, own, count in zip(weights, questions.counts, counts, strict=True)]
-    counts = questions.counts
+      weights = [weight * own / count for weight, own, count in zip(weights, groups.counts, counts, strict=True)]
+    counts = groups.counts
   window = round(rows * seq_len * sum(counts) / positions)  # a question with several answers takes fewer rows than this
   order = _Passes(counts, epochs, seed) if epochs else _order(counts, weights, seed)
-  return PackedRows(joined, order, window, seq_len, seed, questions)
+  return PackedRows(joined, order, window, seq_len, seed, layout, groups)
 
 
 class TrainBatches:
@@ -305,17 +310,18 @@ def train_batches(
   filled_to: int | None = None,
   share_prompts: bool = False,
   epochs: Sequence[float] = (),
+  pairs: bool = False,
 ) -> TrainBatches:
   """Batches without end.
 
   weights: the share of examples drawn from each source. epochs: how often a pass over the mixture has the examples of
   each source. Neither: each example once.
   batch_size: rows of a global batch. shard: (this host, hosts). filled_to: with empty rows at its end, as many as make
-  it so many rows; None: none. share_prompts: as in `packed_rows`.
+  it so many rows; None: none. share_prompts, pairs: as in `packed_rows`.
   UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
   """
-  rows = packed_rows(sources, weights, seq_len, seed, share_prompts, epochs)
-  same = fingerprint(sources, weights, seq_len, seed, share_prompts, epochs)
+  rows = packed_rows(sources, weights, seq_len, seed, share_prompts, epochs, pairs)
+  same = fingerprint(sources, weights, seq_len, seed, share_prompts, epochs, pairs)
   return TrainBatches(rows, batch_size, shard, same, filled_to)
 
 
@@ -326,6 +332,7 @@ def fingerprint(
   seed: int,
   share_prompts: bool = False,
   epochs: Sequence[float] = (),
+  pairs: bool = False,
 ) -> dict:
   """What decides the batches of a run, for JSON."""
   found = {
@@ -336,23 +343,25 @@ def fingerprint(
     'seed': seed,
   }
   # As it was before there were these settings, where they are not used.
-  return found | ({'share_prompts': True} if share_prompts else {}) | ({'epochs': list(epochs)} if epochs else {})
+  added = {'share_prompts': share_prompts, 'epochs': list(epochs), 'pairs': pairs}
+  return found | {name: value for name, value in added.items() if value}
 
 
 # --- evaluation ---
 
 
 def eval_batches(
-  encoded: Encoded, batch_size: int, seq_len: int, shard: tuple[int, int] = (0, 1)
+  encoded: Encoded, batch_size: int, seq_len: int, shard: tuple[int, int] = (0, 1), pairs: bool = False
 ) -> Iterator[dict[str, np.ndarray]]:
   """One pass over this host's part of each batch, each example once: features [batch_size / hosts, seq_len].
 
-  The last batch is filled with empty rows, whose loss weights are 0.
+  pairs: the examples are pairs. The last batch is filled with empty rows, whose loss weights are 0.
   UserError: when the batch cannot be split over the hosts.
   """
   mine = _rows_of_host(batch_size, shard)
-  rows = packing.pack([encoded[i] for i in range(len(encoded))], seq_len)
-  filler = packing.empty_rows(-len(rows['tokens']) % batch_size, seq_len)
+  layout = pairs_lib if pairs else packing
+  rows = layout.pack([encoded[i] for i in range(len(encoded))], seq_len)
+  filler = packing.empty_rows(-len(rows['tokens']) % batch_size, seq_len, layout.FEATURES)
   rows = {name: np.concatenate([values, filler[name]]) for name, values in rows.items()}
   for start in range(0, len(rows['tokens']), batch_size):
     yield {name: values[start : start + batch_size][mine] for name, values in rows.items()}

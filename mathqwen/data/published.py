@@ -11,8 +11,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from mathqwen.data.field_texts import text_field
 from mathqwen.data.formats import Malformed, Record
-from mathqwen.data.shapes import text_field
 from mathqwen.errors import UserError
 
 

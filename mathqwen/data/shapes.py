@@ -11,9 +11,10 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mathqwen.chat import chatml
+from mathqwen.data.field_texts import gold_of, text_field
 from mathqwen.data.formats import Malformed
 
 # Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
@@ -32,7 +33,7 @@ _GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
 # Fields that a row of any shape may have, and that are read.
 _COMMON = ('id', 'weight', *_GOLD)
 # What a user can say the columns of: `data.columns`.
-COLUMNS = ('question', 'solution', 'answer', 'messages', 'system', 'id')
+COLUMNS = ('question', 'solution', 'answer', 'messages', 'chosen', 'rejected', 'system', 'id')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,84 +49,23 @@ class Shape:
     return f'{{{", ".join(self.fields)}}}'
 
 
-# --- texts ---
-
-
-def text_field(record: Mapping, field: str) -> str:
-  """The text of a field, stripped; a number is text, and so is a list of one text. Malformed: when there is none."""
-  value = _single(record.get(field))
-  if value is None:
-    raise Malformed(f'no field "{field}"')
-  if isinstance(value, int | float) and not isinstance(value, bool):
-    return str(value)
-  if not isinstance(value, str) or not value.strip():
-    raise Malformed(f'field "{field}" is empty or not text')
-  return value.strip()
-
-
-def _single(value: object) -> object:
-  """The element of a list of one, as OlympiadBench writes solutions and answers; any other value as it is."""
-  return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def last_boxed(solution: str) -> str:
-  r"""Content of the last \boxed or \fbox: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2'; no box -> ''."""
-  start = max(solution.rfind('\\boxed'), solution.rfind('\\fbox'))
-  if start < 0:
-    return ''
-  rest = solution[start:].split('box', 1)[1].removeprefix('ed').lstrip()
-  if not rest.startswith('{'):
-    return re.match(r'[^\s$.]*', rest).group()
-  depth = 0
-  for at, char in enumerate(rest):
-    if char in '{}' and rest[at - 1 : at] != '\\':
-      depth += 1 if char == '{' else -1
-    if depth == 0:
-      return rest[1:at].strip()
-  return ''
-
-
-def gold_of(text: str) -> str:
-  """The answer that a solution ends with; '' where none is found.
-
-  It is what follows '####' in its line, or the content of the last box, or what follows 'The answer is:' at the end, as
-  MetaMathQA writes it, or the whole text if that is a single word.
-  """
-  if '####' in text:
-    return text.rsplit('####', 1)[1].strip().partition('\n')[0].strip().replace(',', '')
-  if boxed := last_boxed(text):
-    return boxed
-  if said := re.search(r'(?:^|\n)The answer is: ?(.+?)\.?$', text):
-    return said[1].strip()
-  return '' if re.search(r'\s', text) else text
-
-
-def check_text(record: dict) -> None:
-  """Malformed: when any text of the record cannot be written as UTF-8."""
-  try:
-    for name, value in record.items():
-      name.encode('utf-8')
-      (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode('utf-8')
-  except UnicodeEncodeError as error:
-    raise Malformed('holds half a surrogate pair') from error
-
-
-# --- records ---
-
-
-def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> tuple[dict, Shape, list[str]]:
+def read(
+  record: dict, columns: Mapping[str, str], any_turns: bool = False, among: Sequence[Shape] | None = None
+) -> tuple[dict, Shape, list[str]]:
   """(fields of `Example` without `where`, the record's shape, its fields that nothing reads).
 
   columns: the user's names, {'question': 'prob'}; empty takes the names of SHAPES. any_turns: keep roles, fields of
-  turns and tools that ChatML does not have; a chat template takes or refuses them. `id` is None where the record has
-  none. Malformed: when it has no shape.
+  turns and tools that ChatML does not have; a chat template takes or refuses them. among: the shapes that it may have;
+  None stands for SHAPES. `id` is None where the record has none. Malformed: when it has no shape.
   """
   if columns:
     record = _renamed(record, columns)
   record = _decoded(_in_lower_case(record))
-  shape = find(record)
+  among = SHAPES if among is None else among
+  shape = find(record, among)
   if shape is None:
-    raise Malformed(f'fields {", ".join(record)}: expected a question and its answer, or messages')
+    wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
+    raise Malformed(f'fields {", ".join(record)}: expected {wanted}')
   if record.get('weight') not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
   used = (*shape.fields, *shape.optional, 'id', *_GOLD)
@@ -141,10 +81,10 @@ def read(record: dict, columns: Mapping[str, str], any_turns: bool = False) -> t
   return fields, shape, _unread(record, shape)
 
 
-def find(record: Mapping) -> Shape | None:
-  """The first of SHAPES whose fields the record has; an empty field (null) counts as missing."""
+def find(record: Mapping, among: Sequence[Shape]) -> Shape | None:
+  """The first of the shapes whose fields the record has; an empty field (null) counts as missing."""
   there = {name for name, value in record.items() if value is not None}
-  return next((shape for shape in SHAPES if there.issuperset(shape.fields)), None)
+  return next((shape for shape in among if there.issuperset(shape.fields)), None)
 
 
 def _unread(record: Mapping, shape: Shape) -> list[str]:
@@ -162,7 +102,9 @@ def _decoded(record: dict) -> dict:
     text = record.get(name)
     if isinstance(text, str) and text.lstrip().startswith('['):
       with contextlib.suppress(ValueError, RecursionError):
-        found[name] = json.loads(text)
+        value = json.loads(text)
+        if all(isinstance(turn, dict) for turn in value) and (value or name == 'tools'):  # [1, 2] is an answer
+          found[name] = value
   return record | found if found else record
 
 
@@ -191,8 +133,8 @@ def _all_names() -> frozenset[str]:
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
   """The record with our names for the user's columns. Its other fields keep theirs, unless it is one of ours."""
-  needed = {'question', 'solution', 'messages'} & columns.keys()
-  if not {'solution', 'messages'} & columns.keys():
+  needed = {'question', 'solution', 'messages', 'chosen', 'rejected'} & columns.keys()
+  if not {'solution', 'messages', 'chosen'} & columns.keys():
     needed.add('answer')
   missing = [columns[name] for name in sorted(needed) if record.get(columns[name]) is None]
   if missing:
@@ -203,23 +145,23 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
 
 @functools.cache
 def _names() -> frozenset[str]:
-  """The fields of all SHAPES."""
-  return frozenset(name for shape in SHAPES for name in (*shape.fields, *shape.optional))
+  """The fields of all SHAPES, and of pairs."""
+  return frozenset(name for shape in SHAPES for name in (*shape.fields, *shape.optional)) | {'chosen', 'rejected'}
 
 
-def _pair(question_field: str, solution_field: str) -> Callable[..., dict]:
+def answered(question_field: str, solution_field: str) -> Callable[..., dict]:
   """A reader of records with a question and what the assistant should say.
 
   The question may be a list of messages, and the solution too: then the solution alone is trained on (as in TRL).
   """
 
-  def read_pair(record: dict, any_turns: bool = False) -> dict:
+  def read_answered(record: dict, any_turns: bool = False) -> dict:
     if isinstance(record[question_field], list):
       before = [
-        turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in _turns(record, question_field)
+        turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in turns_of(record, question_field)
       ]
       said = record[solution_field]
-      after = _turns(record, solution_field) if isinstance(said, list) else [{'role': 'assistant', 'content': said}]
+      after = turns_of(record, solution_field) if isinstance(said, list) else [{'role': 'assistant', 'content': said}]
       return _conversation(record, before + after, any_turns)
     question = text_field(record, question_field)
     # Without GSM8K's calculator annotations.
@@ -231,7 +173,7 @@ def _pair(question_field: str, solution_field: str) -> Callable[..., dict]:
       'messages': _with_system(record, question, solution),
     }
 
-  return read_pair
+  return read_answered
 
 
 def _answer(record: dict, solution: str, solution_field: str) -> str:
@@ -264,7 +206,7 @@ def _with_system(record: dict, question: str, solution: str, before: tuple[dict,
   return (*turns, *before, *last)
 
 
-def _alpaca(solution_field: str) -> Callable[[dict], dict]:
+def alpaca(solution_field: str) -> Callable[[dict], dict]:
   """A reader of {instruction, input, output}: the instruction, and the input or context below it where there is one.
 
   `history` holds the turns before, [[question, answer], ...], as LLaMA-Factory writes them.
@@ -274,7 +216,7 @@ def _alpaca(solution_field: str) -> Callable[[dict], dict]:
 
 def _read_alpaca(solution_field: str, record: dict) -> dict:
   parts = [text_field(record, 'instruction')]
-  parts += [text_field(record, name) for name in _BELOW if record.get(name)]
+  parts += [text_field(record, name) for name in BELOW if record.get(name)]
   question = '\n'.join(parts)
   solution = text_field(record, solution_field)
   before = []
@@ -300,20 +242,26 @@ def _tools(tools: object) -> tuple[dict, ...]:
 
 
 def _sharegpt(record: dict, any_turns: bool = False) -> dict:
-  turns = []
-  for number, turn in enumerate(_turns(record, 'conversations'), 1):
-    if 'role' in turn and 'from' not in turn:  # messages under ShareGPT's name
-      turns.append(turn)
+  return _conversation(record, with_roles(turns_of(record, 'conversations'), any_turns), any_turns)
+
+
+def with_roles(turns: list[dict], any_turns: bool) -> list[dict]:
+  """The turns with `role` and `content`, where they have ShareGPT's names for them."""
+  found = []
+  for number, turn in enumerate(turns, 1):
+    if 'role' in turn and 'from' not in turn:
+      found.append(turn)
       continue
     role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
     if role is None:
       raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
     rest = {name: value for name, value in turn.items() if name not in ('from', 'value')}
-    turns.append(rest | {'role': role, 'content': turn.get('value')})
-  return _conversation(record, turns, any_turns)
+    found.append(rest | {'role': role, 'content': turn.get('value')})
+  return found
 
 
-def _turns(record: dict, field: str) -> list[dict]:
+def turns_of(record: Mapping, field: str) -> list[dict]:
+  """The turns of a field. Malformed: when it has none."""
   turns = record[field]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
@@ -321,7 +269,7 @@ def _turns(record: dict, field: str) -> list[dict]:
 
 
 def _messages(record: dict, any_turns: bool = False) -> dict:
-  return _conversation(record, _turns(record, 'messages'), any_turns)
+  return _conversation(record, turns_of(record, 'messages'), any_turns)
 
 
 def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
@@ -382,31 +330,32 @@ def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> N
       raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
 
 
-_SYSTEM = ('system', 'system_prompt')
-_BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
-_LISTS = ('messages', 'conversations', 'prompt', 'completion', 'tools')  # what some files keep as JSON in a text
+SYSTEM = ('system', 'system_prompt')
+BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
+# What some files keep as JSON in a text.
+_LISTS = ('messages', 'conversations', 'prompt', 'completion', 'chosen', 'rejected', 'tools')
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
 # a solution is trained on with the solution. The last of each are those of CAMEL-AI.
-_QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
+QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
 _SOLUTIONS = ('solution', 'response', 'output', 'completion', 'target', 'message_2', *_GOLD)
 
 
-def _pairs() -> Iterator[Shape]:
+def _answered() -> Iterator[Shape]:
   for solution in _SOLUTIONS:
-    yield Shape(('instruction', solution), _alpaca(solution), (*_BELOW, 'history', *_SYSTEM))
-  for question in _QUESTIONS:
+    yield Shape(('instruction', solution), alpaca(solution), (*BELOW, 'history', *SYSTEM))
+  for question in QUESTIONS:
     for solution in _SOLUTIONS:
-      yield Shape((question, solution), _pair(question, solution), _SYSTEM, of_turns=True)
+      yield Shape((question, solution), answered(question, solution), SYSTEM, of_turns=True)
 
 
 # In order of preference: a published row may have its problem and its solution beside the conversation made of them.
 SHAPES = (
-  Shape(('messages',), _messages, _SYSTEM, of_turns=True),
-  Shape(('conversations',), _sharegpt, _SYSTEM, of_turns=True),
-  *_pairs(),
+  Shape(('messages',), _messages, SYSTEM, of_turns=True),
+  Shape(('conversations',), _sharegpt, SYSTEM, of_turns=True),
+  *_answered(),
 )
 _EXPECTED = (
-  f'{{messages}}, {{conversations}}, {{instruction, output}} or a question ({", ".join(_QUESTIONS)}) and what answers '
+  f'{{messages}}, {{conversations}}, {{instruction, output}} or a question ({", ".join(QUESTIONS)}) and what answers '
   f'it ({", ".join(_SOLUTIONS)}); --map '
 )
 
@@ -414,6 +363,7 @@ _EXPECTED = (
 def expected(record: Mapping | None) -> str:
   """What is expected of records, for the message about one that has no shape."""
   names = {str(name).strip().lower(): name for name in record or ()}
-  question = next((names[name] for name in ('instruction', *_QUESTIONS) if name in names), 'COLUMN')
+  question = next((names[name] for name in ('instruction', *QUESTIONS) if name in names), 'COLUMN')
   solution = next((names[name] for name in _SOLUTIONS if name in names), 'COLUMN')
-  return f'{_EXPECTED}question={question},answer={solution} names others'
+  pairs = '; pairs are for train.objective=dpo' if 'rejected' in names else ''
+  return f'{_EXPECTED}question={question},answer={solution} names others{pairs}'

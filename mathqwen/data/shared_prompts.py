@@ -188,6 +188,11 @@ def _best_answers(left: dict[int, list[Part]], sizes: Sequence[Sequence[int]], r
   return best
 
 
+def examples_by_row(examples: Sequence[Masked], seq_len: int, seed: int) -> list[list[int]]:
+  """Which examples each row of `pack` holds, by their index, in the order of its segments and their answers."""
+  return [[index for segment in row for index in segment] for row in plan(examples, seq_len, seed)]
+
+
 def pack(examples: Sequence[Masked], seq_len: int, seed: int = 0) -> dict[str, np.ndarray]:
   """All examples in the rows of `plan`: the features drawn above, each [rows, seq_len]."""
   rows = plan(examples, seq_len, seed)

@@ -21,21 +21,24 @@ def load(
   strict: bool = False,
   columns: Sequence[str] = (),
   any_turns: bool = False,
+  pairs: bool = False,
 ) -> tuple[list[Example], Report]:
   """(examples of a data set, of a file, folder or pattern of files, or of hf://ORGANISATION/NAME; what was left out).
 
   split: of a data set or a folder; ignored for a file. data_dir: a local copy; None takes what `mathqwen data prepare`
   made. columns: `data.columns`, FIELD=COLUMN each; named data sets have their own. any_turns: keep turns and tools that
-  ChatML does not have, for a chat template.
+  ChatML does not have, for a chat template. pairs: read a chosen and a rejected answer, which no named data set has.
 
   Malformed records and duplicates are left out, and a repeated id is renamed; all of these are reported. With `strict`,
   for evaluation, nothing may be missing: duplicates stay (Math401 asks eight queries twice), and a malformed record, a
   record without an answer or a repeated id is a UserError.
   UserError: also when there is no such data.
   """
+  if pairs:
+    _refuse_without_pairs(source)
   if catalog.of_source(source) and (made := examples.generated(source, split)):
     return list(made), Report()
-  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns)
+  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns, pairs)
   if strict:
     _refuse_bad(found, report, folder)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
@@ -49,6 +52,7 @@ def stream(
   data_dir: str | None = None,
   columns: Sequence[str] = (),
   any_turns: bool = False,
+  pairs: bool = False,
 ) -> Iterator[Example]:
   """The examples of a source, duplicates too, one after another: files of any size, in bounded memory.
 
@@ -56,28 +60,41 @@ def stream(
   file.
   UserError: when there is no such data, or a file is damaged, also after its first examples.
   """
+  if pairs:
+    _refuse_without_pairs(source)
   data = catalog.of_source(source)
   if data is not None and (made := examples.generated(source, split)):
     yield from made
   elif data is not None and data.is_prepared:
-    found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns)
+    found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns, pairs)
     report.merge(read_report)
     report.origin = origins.of(source)
     yield from found
   else:
     paths = find_files(source, split, data_dir)
     report.origin = origins.of(source, paths)
-    yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns)
+    yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns, pairs=pairs)
 
 
-def load_training(source: str, cfg: DataConfig, chat: ChatFormat) -> tuple[list[Example], Report]:
+def _refuse_without_pairs(source: str) -> None:
+  """UserError: when a source holds single answers, whatever is in it."""
+  if catalog.of_source(source) is not None:
+    raise UserError(
+      f'{source} holds one answer to a question, and train.objective=dpo needs pairs: `mathqwen data augment {source} '
+      '--pairs 1 --model MODEL --out DIR` makes them of the answers of a model, for data.sources=DIR/pairs.jsonl'
+    )
+
+
+def load_training(source: str, cfg: DataConfig, chat: ChatFormat, pairs: bool = False) -> tuple[list[Example], Report]:
   """`load` of one source of a config."""
-  return load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns)
+  return load(source, 'train', cfg.data_dir, columns=cfg.columns, any_turns=chat.has_own_turns, pairs=pairs)
 
 
-def stream_training(source: str, cfg: DataConfig, chat: ChatFormat, report: Report) -> Iterator[Example]:
+def stream_training(
+  source: str, cfg: DataConfig, chat: ChatFormat, report: Report, pairs: bool = False
+) -> Iterator[Example]:
   """`stream` of one source of a config."""
-  return stream(source, report, 'train', cfg.data_dir, cfg.columns, any_turns=chat.has_own_turns)
+  return stream(source, report, 'train', cfg.data_dir, cfg.columns, chat.has_own_turns, pairs)
 
 
 def parse_columns(columns: Sequence[str]) -> dict[str, str]:
@@ -93,8 +110,12 @@ def parse_columns(columns: Sequence[str]) -> dict[str, str]:
       raise UserError(f'data.columns names {field} twice: leave one of them')
     found[field] = column
   is_example = 'messages' in found or ('question' in found and ('solution' in found or 'answer' in found))
-  if found and not is_example:
-    raise UserError('data.columns needs question and solution (or answer), or messages, to make examples')
+  is_pair = 'chosen' in found and 'rejected' in found
+  if found and not is_example and not is_pair:
+    raise UserError(
+      'data.columns needs question and solution (or answer), or messages, to make examples; to make pairs it needs '
+      'chosen and rejected'
+    )
   return found
 
 
@@ -112,7 +133,7 @@ def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str
 
 
 def _read_examples(
-  source: str, split: str, data_dir: str | None, columns: Mapping[str, str], any_turns: bool
+  source: str, split: str, data_dir: str | None, columns: Mapping[str, str], any_turns: bool, pairs: bool
 ) -> tuple[list[Example], Report, files.AnyPath]:
   """(all readable examples, report, folder of the file they are from)."""
   data = catalog.of_source(source)
@@ -122,7 +143,7 @@ def _read_examples(
     return datasets.read(source, split, data_dir)
 
   paths = find_files(source, split, data_dir)
-  found, report = examples.parse_files(paths, source, split, columns, any_turns)
+  found, report = examples.parse_files(paths, source, split, columns, any_turns, pairs)
   return found, report, paths[0].parent
 
 
@@ -185,7 +206,7 @@ def _without_duplicates(found: list[Example], report: Report) -> list[Example]:
   kept = []
   seen: dict[tuple, str] = {}  # content -> where it was first
   for example in found:
-    key = (example.question, example.solution, json.dumps([example.messages, example.tools]))
+    key = (example.question, example.solution, json.dumps([example.messages, example.tools, example.rejected]))
     if key in seen:
       report.add('duplicate', example.where, f'same as {seen[key]}')
     else:

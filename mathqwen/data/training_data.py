@@ -15,6 +15,7 @@ from mathqwen.data.examples import Example
 from mathqwen.data.holding_out import hold_out
 from mathqwen.data.left_out import Report
 from mathqwen.data.shard_reader import Shards
+from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
 
@@ -28,9 +29,11 @@ class TrainingData:
     shard: tuple[int, int] = (0, 1),
     filled_to: int | None = None,
     chat: ChatFormat | None = None,
+    pairs: bool = False,
   ):
     """shard: (this host, hosts). filled_to: as in `pipeline.train_batches`. chat: None takes what `cfg` asks for.
 
+    pairs: read pairs of a chosen and a rejected answer.
     UserError: when a source cannot be read, leaves nothing to train on, or loses more rows than `max_left_out` allows.
     """
     self.cfg = cfg
@@ -38,6 +41,8 @@ class TrainingData:
     self.chat = chat or chat_format.for_training(cfg.template, cfg.system_prompt, tokenizer)
     self._shard = shard
     self._filled_to = filled_to
+    self.pairs = pairs
+    self._sides = 2 if pairs else 1  # tokenised examples of a row of a source
     self.reports: dict[str, Report] = {}  # source -> what was left out of it
 
     self._only_asked = ''  # see `ChatFormat.only_asked`; of the first example
@@ -45,23 +50,27 @@ class TrainingData:
     self.sources: list[Examples] = [self._read(source) for source in cfg.sources]
     self.held_out: Encoded | None = None
     if cfg.eval_examples != 0:
-      self.sources, held_out = hold_out(self.sources, cfg.eval_examples, cfg.seed)
+      self.sources, held_out = hold_out(self.sources, cfg.eval_examples, cfg.seed, pairs)
       self.held_out = held_out if len(held_out) else None
 
   def _read(self, source: str) -> Examples:
     """The examples of one source, tokenised. Adds what was left out of it to `reports`."""
     cfg = self.cfg
     if shard_card.is_source(source):
+      if self.pairs:
+        raise UserError(
+          f'{source} holds shards, which have no pairs: give the files that train.objective=dpo is to read'
+        )
       shards = Shards(source)
       shards.check(self.tokenizer, self.chat, cfg.seq_len)
       self.reports[source] = shards.left_out
       self.reports[source].check(source, len(shards), cfg.max_left_out)
       return shards
     report = Report()
-    examples = self._looked_at(sources.stream_training(source, cfg, self.chat, report))
+    examples = self._looked_at(sources.stream_training(source, cfg, self.chat, report, self.pairs))
     tokens, left_out = encoding.encode(examples, self.tokenizer, cfg.seq_len, self.chat)
     report.merge(left_out)
-    report.check(source, len(tokens), cfg.max_left_out)
+    report.check(source, len(tokens) // self._sides, cfg.max_left_out)
     self.reports[source] = report
     return tokens
 
@@ -74,6 +83,15 @@ class TrainingData:
         self._without_system += _has_no_system_turn(example)
       yield example
 
+  @property
+  def noun(self) -> str:
+    """What a row of a source is."""
+    return 'pairs' if self.pairs else 'examples'
+
+  def count(self, examples: Examples) -> int:
+    """How many rows of a source these are."""
+    return len(examples) // self._sides
+
   @functools.cached_property
   def tokens(self) -> int:
     """Positions of one epoch, without padding; where answers share questions, as the first window has it."""
@@ -85,15 +103,17 @@ class TrainingData:
   def rows(self) -> pipeline.PackedRows:
     """The endless packed rows of training."""
     cfg = self.cfg
-    return pipeline.packed_rows(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs)
+    return pipeline.packed_rows(
+      self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs, self.pairs
+    )
 
   def describe(self) -> list[str]:
     """Lines to print: what was read, held out and left out."""
     lines = []
     for number, (name, source) in enumerate(zip(self.cfg.sources, self.sources, strict=True)):
       lines.append(
-        f'{name}: {len(source):,} examples, {source.positions:,} tokens, {source.loss_tokens:,} of them with loss'
-        + self._how_often(number)
+        f'{name}: {self.count(source):,} {self.noun}, {source.positions:,} tokens, {source.loss_tokens:,} of them '
+        'with loss' + self._how_often(number)
       )
       shapes = self.reports[name].shapes
       if shapes:  # of a user's file
@@ -117,11 +137,11 @@ class TrainingData:
     if self.cfg.share_prompts:
       rows = self.rows
       lines.append(
-        f'{sum(map(len, self.sources)):,} answers share {len(rows.questions):,} questions: in the first window they '
+        f'{sum(map(len, self.sources)):,} answers share {len(rows.groups):,} questions: in the first window they '
         f'take {rows.tokens_kept():.1%} of the positions that they take alone'
       )
     if self.held_out is not None:
-      lines.append(f'held out for the evaluation loss: {len(self.held_out):,} examples')
+      lines.append(f'held out for the evaluation loss: {self.count(self.held_out):,} {self.noun}')
     return lines
 
   def _how_often(self, source: int) -> str:
@@ -135,7 +155,9 @@ class TrainingData:
   def fingerprint(self) -> dict:
     """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part."""
     cfg = self.cfg
-    return pipeline.fingerprint(self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs)
+    return pipeline.fingerprint(
+      self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs, self.pairs
+    )
 
   @property
   def origins(self) -> dict[str, dict]:
@@ -148,7 +170,8 @@ class TrainingData:
 
   def eval(self) -> Iterator[dict[str, np.ndarray]]:
     """Batches of one pass over the held-out examples. Call it only when the config holds examples out."""
-    return pipeline.eval_batches(self.held_out, self._filled_to or self.cfg.batch_size, self.cfg.seq_len, self._shard)
+    batch_size = self._filled_to or self.cfg.batch_size
+    return pipeline.eval_batches(self.held_out, batch_size, self.cfg.seq_len, self._shard, self.pairs)
 
 
 def _has_no_system_turn(example: Example) -> bool:

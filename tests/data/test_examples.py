@@ -11,7 +11,7 @@ from json_lines import write_lines
 
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.data.examples import parse_file
-from mathqwen.data.shapes import last_boxed
+from mathqwen.data.field_texts import last_boxed
 from mathqwen.data.sources import load
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks.math23k import plain_number

@@ -11,7 +11,7 @@ from mathqwen.data import catalog, examples, sources
 from mathqwen.data.arithmetic import GROUPS
 from mathqwen.data.examples import parse_file
 from mathqwen.data.expressions import evaluate
-from mathqwen.data.shapes import last_boxed
+from mathqwen.data.field_texts import last_boxed
 
 pytestmark = pytest.mark.usefixtures('cache')
 

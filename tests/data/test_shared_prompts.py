@@ -200,7 +200,7 @@ def test_weights_are_shares_of_examples(questions_and_answers):
 def test_epochs_are_passes_over_the_questions_of_each_source(questions_and_answers):
   examples = [questions_and_answers([count] * 4, seed=count) for count in (3, 1)]
   batches = batches_of(examples, epochs=(2, 1))
-  order, questions = batches._rows.order, batches._rows.questions
+  order, questions = batches._rows.order, batches._rows.groups
   drawn = [n for place in range(len(order)) for n in questions[order[place]]]
   batches.close()
   assert sorted(drawn) == sorted([*range(12)] * 2 + [*range(12, 16)])

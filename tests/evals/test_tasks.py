@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 TASK = """
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 
 

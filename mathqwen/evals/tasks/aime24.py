@@ -5,7 +5,7 @@
 The numeric rule, because a paper's own form of 25 is `025`.
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 

@@ -3,7 +3,7 @@
 {"id": "aime25-0", "problem": "Find the sum of ...", "expected_answer": "70"}
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import problem, test_set
 

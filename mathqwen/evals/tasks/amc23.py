@@ -3,7 +3,7 @@
 {"problem": "Cities $A$ and $B$ are ...", "answer": 27.0}
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, plain, problem, qwen_instruct, test_set
 

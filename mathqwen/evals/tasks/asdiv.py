@@ -7,7 +7,7 @@ The unit in brackets is no part of the gold answer. Some answers are names, rati
 
 import re
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, as_text, problem, test_set
 

@@ -7,7 +7,7 @@ These 600, a hundred of each grade, are what Qwen2.5-Math is measured on; its au
 """
 
 from mathqwen.data.catalog import Download, Split
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 

@@ -7,7 +7,7 @@ Some answers are the letter of a choice that the question lists. Two rows have n
 
 import re
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import (
   QWEN_DATA,

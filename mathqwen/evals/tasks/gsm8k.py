@@ -9,8 +9,8 @@ import dataclasses
 import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
+from mathqwen.data.field_texts import text_field
 from mathqwen.data.formats import Malformed
-from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.settings import setting
 

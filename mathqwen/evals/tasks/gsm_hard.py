@@ -6,7 +6,7 @@ Targets were computed by programs, so that some are negative, or fractions where
 to the cent: 1234567.33 for 1234567.3333333333, but by no more than a hundredth of it.
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import plain, problem, test_set
 

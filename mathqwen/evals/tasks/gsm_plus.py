@@ -6,7 +6,7 @@ One of the eight, "critical thinking", lacks a premise and has the answer "None"
 without it. Here it is left out and counted: no rule of ours tells a well-founded refusal from an answer not found.
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import NoAnswer, problem, test_set
 

@@ -12,8 +12,8 @@ import re
 from mathqwen import files
 from mathqwen.data.catalog import DataSet, Download, Split
 from mathqwen.data.expressions import evaluate, steps
+from mathqwen.data.field_texts import text_field
 from mathqwen.data.formats import records
-from mathqwen.data.shapes import text_field
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.settings import setting

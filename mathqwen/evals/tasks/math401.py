@@ -5,8 +5,8 @@
 
 from mathqwen.data import arithmetic
 from mathqwen.data.catalog import DataSet, Download, Split
+from mathqwen.data.field_texts import text_field
 from mathqwen.data.left_out import Report
-from mathqwen.data.shapes import text_field
 from mathqwen.evals.tasks import Benchmark
 
 ORDER = 4

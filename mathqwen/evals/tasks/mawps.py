@@ -3,7 +3,7 @@
 {"input": "Joan found 70 seashells ...", "target": 43.0, "type": "singleeq"}
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, plain, problem, test_set
 

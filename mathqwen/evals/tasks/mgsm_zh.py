@@ -3,7 +3,7 @@
 The published file is a table without a header: the question, a tab, the answer.
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import problem, test_set
 

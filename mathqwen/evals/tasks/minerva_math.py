@@ -6,8 +6,8 @@ The gold answer is the content of the last box, without the unit behind it. Meas
 equal within a ten-thousandth, as in the graders of ToRA and of Qwen2.5-Math, whose figures are the published ones.
 """
 
+from mathqwen.data.field_texts import last_boxed, text_field
 from mathqwen.data.formats import Malformed
-from mathqwen.data.shapes import last_boxed, text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 

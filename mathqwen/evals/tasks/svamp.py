@@ -3,7 +3,7 @@
 {"Body": "There are 87 oranges ...", "Question": "How big is each group?", "Answer": 145.0, "Type": "Common-Division"}
 """
 
-from mathqwen.data.shapes import text_field
+from mathqwen.data.field_texts import text_field
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, plain, problem, test_set
 
