@@ -113,6 +113,18 @@ class TrainConfig:
   """The training loop: its length, its memory, and what it writes."""
 
   steps: int = setting(50_000, help='optimizer steps', at_least=1, on_resume=STEPS_ON_RESUME)
+  objective: str = setting(
+    'sft',
+    help='sft trains on answers; dpo on pairs of a chosen and a rejected answer, against init (training/README.md)',
+    choices=('sft', 'dpo'),
+  )
+  dpo_beta: float = setting(0.1, help='of dpo: how much a preference outweighs the distance from init', above=0)
+  dpo_form: str = setting(
+    'sum',
+    help="of dpo: an answer's log-probability is the sum over its tokens, or their mean, which longer answers do not "
+    'gain from',
+    choices=('sum', 'mean'),
+  )
   micro_batches: int = setting(
     1,
     help='gradient accumulation: the batch is computed in this many parts, to save memory',
@@ -201,6 +213,16 @@ class TrainConfig:
   )
   adapter: AdapterConfig = NO_ADAPTER
 
+  @property
+  def frozen(self) -> AdapterConfig | None:
+    """How the weights of init are held that stay as they are: the base of adapters, the reference of dpo, or both.
+
+    None where there are none.
+    """
+    if self.adapter.rank:
+      return self.adapter
+    return dataclasses.replace(NO_ADAPTER, base=self.compute_dtype) if self.objective == 'dpo' else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -241,6 +263,8 @@ class Experiment:
     targets = train.adapter.targets
     if train.adapter.rank and (not targets or len(set(targets)) < len(targets)):
       raise UserError(f'train.adapter.targets is {targets}: name at least one matrix, and each once')
+    if data.share_prompts and train.objective == 'dpo':
+      raise UserError('data.share_prompts is not for pairs: set data.share_prompts=false with train.objective=dpo')
     if data.weights and data.epochs:
       raise UserError(
         'data.weights and data.epochs both say how much of each source is trained on: leave one of them, as '
@@ -368,6 +392,9 @@ def _refuse_unread(experiment: Experiment, changed: Iterable[str]) -> None:
       unread[name] = 'data.eval_examples=0 holds no examples out', 'data.eval_examples'
   if math.isinf(train.spike_factor):
     unread['train.skip_spikes'] = 'train.spike_factor=inf finds no spike', 'train.spike_factor'
+  if train.objective != 'dpo':
+    for name in ('train.dpo_beta', 'train.dpo_form'):
+      unread[name] = f'train.objective={train.objective} has no pairs', 'train.objective'
   if not train.adapter.rank:
     for name in declared(AdapterConfig, 'train.adapter.').keys() - {'train.adapter.rank'}:
       unread[name] = 'train.adapter.rank=0 trains all weights', 'train.adapter.rank'

@@ -22,6 +22,7 @@ from mathqwen.grading import grade as graders
 from mathqwen.hardware import hosts
 
 TRAIN = 'train.jsonl'
+PAIRS = results.PAIRS
 SETTINGS = 'settings.json'
 UNANSWERED = 'unanswered.json'
 _MAX_NEW_TOKENS = 512  # of an answer to a question of no benchmark
@@ -39,9 +40,14 @@ class AugmentRequest:
   per_question: int = 1  # new questions to each
   min_share: float = 0.5  # of the samples of a new question, that must agree on its answer
   keep_gold: bool = True  # whether the source's own solutions are in the result
+  pairs: int = 0  # of a right and a wrong answer to each question, at most; 0: none are written
 
   def __post_init__(self):
     check_positive(per_question=self.per_question)
+    if self.pairs < 0:
+      raise UserError(f'pairs is {self.pairs}; it must be 0 or more')
+    if self.pairs and self.ask.decoding.samples < 2:
+      raise UserError('a pair is two answers to a question: set samples=2 or more')
     if not 0 < self.min_share <= 1:
       raise UserError(f'min_share is {self.min_share}; it must be above 0 and at most 1')
     if self.questions and not self.keep_gold:
@@ -140,7 +146,9 @@ def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[s
 
 
 def augment(model: Asked, prepared: Prepared, show: bool = True) -> dict:
-  """Asks what has not been asked, and writes train.jsonl, samples.jsonl and the data card. Returns the summary.
+  """Asks what has not been asked, and writes train.jsonl, samples.jsonl, pairs.jsonl and the data card.
+
+  Returns the summary.
 
   UserError, Preempted: when answers are missing. What is there is kept; Preempted: the same call may get the rest.
   """

@@ -25,6 +25,7 @@ def text(summary: dict, prepared: 'Prepared') -> str:
     'solution, answer, source, id and paths, the number of rows with the same question.',
     f'Answers of `{summary["model"]}`, selected by rejection sampling (RFT, arXiv 2308.01825): the right ones by rule '
     f'`{prepared.rule}` whose calculations all hold, one for each list of equations.',
+    *_pairs(summary),
     '',
     *_table('of the answers', _answer_rows(summary)),
   ]
@@ -51,6 +52,15 @@ def text(summary: dict, prepared: 'Prepared') -> str:
     '```',
   ]
   return '\n'.join(lines) + '\n'
+
+
+def _pairs(summary: dict) -> list[str]:
+  if not summary.get('pairs'):
+    return []
+  return [
+    f'`pairs.jsonl` has {summary["pairs"]:,} pairs of a right and a wrong answer of this model to '
+    f'{summary["questions_with_pairs"]:,} of the questions (prompt, chosen, rejected), for train.objective=dpo.'
+  ]
 
 
 def _answer_rows(summary: dict) -> list[tuple[str, object]]:

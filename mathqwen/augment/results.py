@@ -1,4 +1,4 @@
-"""What an augmentation leaves: train.jsonl, samples.jsonl, new_questions.jsonl, summary.json and the data card.
+"""What an augmentation leaves: train, pairs, samples and new_questions (.jsonl), summary.json and the data card.
 
 All of them are made from the answers in DIR, a question at a time.
 """
@@ -16,7 +16,7 @@ from mathqwen.augment import card
 from mathqwen.augment import questions as questions_lib
 from mathqwen.augment.asking import Asking
 from mathqwen.augment.questions import NewQuestion
-from mathqwen.augment.selection import DROPPED, select
+from mathqwen.augment.selection import DROPPED, pairs, select
 from mathqwen.augment.stored import StoredAnswers
 from mathqwen.data.examples import Example
 from mathqwen.evals import records
@@ -26,6 +26,7 @@ from mathqwen.hardware import hosts
 if TYPE_CHECKING:
   from mathqwen.augment.augment import Prepared
 
+PAIRS = 'pairs.jsonl'
 _GATHERED = 64  # questions whose answers the hosts send to each other at a time
 
 
@@ -89,14 +90,18 @@ def write(
     lock.check()
     train = stack.enter_context(_replacing(out / 'train.jsonl'))
     samples = stack.enter_context(_replacing(out / 'samples.jsonl'))
+    write_pair = stack.enter_context(_replacing(out / PAIRS)) if prepared.request.pairs else None
     for i, found in gather(stored, len(asked)):
       outcome = outcome_of(asked[i], found, prepared)
       if new is not None:
         outcomes[asked[i].id] = dataclasses.replace(outcome, records=[])
       rows = [_json_line(row) for row in _rows(asked[i], outcome, prepared)]
-      counts.add(outcome, rows)
+      paired = [_json_line(row) for row in _pair_rows(asked[i], outcome, prepared)]
+      counts.add(outcome, rows, paired)
       for row in rows:
         train(row)
+      for pair in paired:
+        write_pair(pair)
       for record in outcome.records:
         samples(records.line(record))
 
@@ -138,6 +143,21 @@ def _rows(example: Example, outcome: Outcome, prepared: 'Prepared') -> list[dict
   ]
 
 
+def _pair_rows(example: Example, outcome: Outcome, prepared: 'Prepared') -> list[dict]:
+  """The rows of pairs.jsonl with that question."""
+  return [
+    {
+      'id': f'{right["id"]} {wrong["id"]}',
+      'prompt': example.question,
+      'chosen': right['response'].strip(),
+      'rejected': wrong['response'].strip(),
+      'answer': outcome.answer,
+      'source': prepared.request.source,
+    }
+    for right, wrong in pairs(outcome.records, prepared.request.pairs)
+  ]
+
+
 def _json_line(row: dict) -> bytes:
   # A lone surrogate becomes its JSON escape instead of an encoding error.
   return json.dumps(row, ensure_ascii=False).encode('utf-8', 'backslashreplace') + b'\n'
@@ -148,11 +168,11 @@ class _Counts:
 
   def __init__(self):
     self.questions = self.with_paths = self.rows = self.tokens = 0
-    self.samples = self.right = self.kept = 0
+    self.samples = self.right = self.kept = self.pairs = self.with_pairs = 0
     self.dropped: collections.Counter[str] = collections.Counter()
     self.digest = hashlib.sha256()
 
-  def add(self, outcome: Outcome, rows: list[bytes]) -> None:
+  def add(self, outcome: Outcome, rows: list[bytes], paired: list[bytes]) -> None:
     """Counts one question."""
     self.questions += 1
     self.rows += len(rows)
@@ -164,6 +184,8 @@ class _Counts:
       self.right += record['correct']
       self.kept += record['kept']
       self.dropped[record['dropped']] += not record['kept']
+    self.pairs += len(paired)
+    self.with_pairs += bool(paired)
     self.with_paths += any(record['kept'] for record in outcome.records)
 
   def summary(self, prepared: 'Prepared', askings: list[Asking]) -> dict:
@@ -171,7 +193,8 @@ class _Counts:
     settings = prepared.settings
     too_long = sorted(hosts.gather(sorted({name for asking in askings for name in asking.too_long}))[0])
     wanted = self.questions * settings['samples']
-    return {
+    found = {'pairs': self.pairs, 'questions_with_pairs': self.with_pairs} if prepared.request.pairs else {}
+    return found | {
       'out': str(prepared.request.out),
       'source': prepared.request.source,
       'model': settings['model'],

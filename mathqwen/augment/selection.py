@@ -54,6 +54,21 @@ def select(records: Sequence[dict], gold: str | None) -> list[dict]:
   return result
 
 
+def pairs(records: Sequence[dict], most: int) -> list[tuple[dict, dict]]:
+  """(right answer, wrong answer) of one question, at most so many. No two of them have the same words.
+
+  records: as `select` returns them. The right answers are those whose calculations all hold, kept ones first; a wrong
+  one was finished and has an answer. Otherwise they come in the order of their numbers.
+  """
+  right = [record for record in records if record['dropped'] in (None, 'same equations', 'same text')]
+  right.sort(key=lambda record: not record['kept'])
+  wrong = [record for record in records if record['dropped'] == 'wrong']
+  different = [
+    list({_words(record['response']): record for record in reversed(side)}.values()) for side in (right, wrong)
+  ]
+  return list(zip(*map(reversed, different), strict=False))[:most]
+
+
 def _verdict(record: dict) -> tuple[str, str] | None:
   """(one of DROPPED, why) of a sample that is no right answer; None of one that is."""
   if record['truncated']:

@@ -61,6 +61,14 @@ def add_flags(parser: _flags.Parser) -> None:
     help='share of the samples of a new question that must agree on its answer (default: 0.5)',
   )
   parser.add_argument('--without-gold', action='store_true', help="leave the source's own solutions out of train.jsonl")
+  parser.add_argument(
+    '--pairs',
+    type=int,
+    default=0,
+    metavar='N',
+    help='write pairs.jsonl as well: up to N pairs of a right and a wrong answer to each question, for '
+    'train.objective=dpo',
+  )
   _flags.add_map(parser)
   defaults = f'{SAMPLES} samples, {SAMPLES_OF_NEW} with --questions, at temperature {TEMPERATURE}'
   _asking.add_flags(
@@ -80,6 +88,11 @@ def run(args: argparse.Namespace) -> dict:
       f'{summary["undecided"]:,} undecided'
     )
     _print_dropped('not kept', summary['dropped'])
+    if 'pairs' in summary:
+      print(
+        f'{summary["out"]}/{augment.PAIRS}: {summary["pairs"]:,} pairs of a right and a wrong answer to '
+        f'{summary["questions_with_pairs"]:,} questions'
+      )
     if summary['kind']:
       why = ', '.join(f'{name} {count:,}' for name, count in summary['new_questions_dropped'].items())
       print(
@@ -124,6 +137,7 @@ def _augment(args: argparse.Namespace) -> dict:
     columns=_columns(args.settings),
     questions=args.questions,
     keep_gold=not args.without_gold,
+    pairs=args.pairs,
     **_asking.given(args, _REQUEST),
   )
   concurrency = CONCURRENCY if args.concurrency is None else args.concurrency

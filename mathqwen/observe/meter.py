@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -20,6 +20,16 @@ from mathqwen.observe.spikes import Spikes
 
 # Every run reports these, even where they are 0.
 LOST = ('compile_seconds', 'input_seconds', 'checkpoint_seconds', 'eval_seconds')
+# Sums over the pairs of a batch, of steps on pairs (`training/dpo.py`).
+PAIR_SUMS = ('reward_margin', 'reward_accuracy', 'log_prob_chosen', 'log_prob_rejected')
+_SUMS = ('loss_sum', 'loss_tokens', 'pairs', *PAIR_SUMS)  # over the steps of a window that were not skipped
+
+
+def means(sums: Mapping[str, float]) -> dict[str, float]:
+  """`loss`, per pair where there are `pairs` or else per loss token, and the means of PAIR_SUMS that are there."""
+  count = max(sums.get('pairs', sums['loss_tokens']), 1)
+  found = {name: sums[name] / count for name in PAIR_SUMS if name in sums}
+  return {'loss': sums['loss_sum'] / count, **found}
 
 
 def wait_for_end(metrics: dict) -> float:
@@ -131,7 +141,7 @@ class Meter:
     self._stepping += seconds
     self._lost['input_seconds'] += waited
     self.tokens += int(metrics['tokens'])
-    loss = metrics['loss_sum'] / max(metrics['loss_tokens'], 1)
+    loss = means(metrics)['loss']
     is_spike = self.spikes.add(launched.number, loss, metrics['grad_norm'])
     self.newest = {'step': launched.number, 'loss': loss, 'spike': is_spike, **metrics}
 
@@ -144,7 +154,7 @@ class Meter:
       text = 'update skipped'
     else:
       self.skipped = 0
-      sums.update({name: metrics[name] for name in ('loss_sum', 'loss_tokens')})
+      sums.update({name: metrics[name] for name in _SUMS if name in metrics})
       text = f'loss {loss:.4f}'
     if is_spike:
       sums.update({'spike': 1})
@@ -159,7 +169,7 @@ class Meter:
     step_seconds = sums['seconds'] / sums['steps']
     values = {
       'step': step,
-      'loss': sums['loss_sum'] / max(sums['loss_tokens'], 1) if sums['skipped'] < sums['steps'] else None,
+      **(means(sums) if sums['skipped'] < sums['steps'] else {'loss': None}),
       'learning_rate': metrics['learning_rate'],
       'grad_norm': metrics['grad_norm'],
       'packing_efficiency': sums['tokens'] / (sums['steps'] * self._positions),

@@ -95,7 +95,8 @@ def compile_here(experiment: config.Experiment, topology: str, options: dict[str
   tx = optim.optimizer(experiment.optim, experiment.train.steps)
   adapter = experiment.train.adapter
   state = step.abstract_state(mesh, experiment.model, tx, adapter)
-  base = step.abstract_base(mesh, experiment.model, adapter) if adapter.rank else {}
+  frozen = experiment.train.frozen
+  base = step.abstract_base(mesh, experiment.model, frozen) if frozen else {}
 
   started = time.monotonic()
   traced = step.compile_step(mesh, experiment.model, experiment, tx).trace(

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mathqwen import files, hf
@@ -47,6 +48,12 @@ def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Me
   weights.close()
   name = name if name.startswith(files.HUB) else files.absolute_text(name)
   return Base(params, {'name': name, 'arrays': arrays})
+
+
+def copied(params: dict, name: str, adapter: AdapterConfig) -> Base:
+  """What `read` gives, from weights that are on the mesh: a copy, which stays when they are donated."""
+  copy = jax.tree.map(lambda x: jnp.array(x, adapter.base, copy=True), params)
+  return Base(copy, {'name': name, 'arrays': checksums.examine(copy)[1]})
 
 
 def check(record: dict, found: dict[str, dict], workdir: str, name: str) -> None:

@@ -18,8 +18,8 @@ def loss(
   weights_BT: jax.Array,
   beta: float,
   form: str,
-) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-  """(sum of the loss of all pairs in nats, number of pairs, sums over the pairs of what is measured), float32 scalars.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """(sum of the loss of all pairs in nats, the number of `pairs` and sums over them by name), float32 scalars.
 
   log_probs_BT, reference_BT: of the target at each position, by the model and by the reference, which gets no gradient;
   0 where there is no loss. pair_ids_BT: as in `data/pairs.py`. weights_BT: 1 at positions with loss, 0 elsewhere.
@@ -42,11 +42,12 @@ def loss(
   rejected_BN, rejected_ratio_BN, _ = answers(-1)
   margin_BN = beta * (chosen_ratio_BN - rejected_ratio_BN)
   over_pairs = lambda values_BN: jnp.sum(jnp.where(tokens_BN > 0, values_BN, 0.0))
-  measured = {
+  sums = {
+    'pairs': over_pairs(jnp.ones_like(margin_BN)),
     'reward_margin': over_pairs(margin_BN),
     'reward_accuracy': over_pairs(margin_BN > 0),
     'log_prob_chosen': over_pairs(chosen_BN),
     'log_prob_rejected': over_pairs(rejected_BN),
   }
   loss_sum = over_pairs(-jax.nn.log_sigmoid(margin_BN))
-  return loss_sum, over_pairs(jnp.ones_like(margin_BN)), jax.lax.stop_gradient(measured)
+  return loss_sum, jax.lax.stop_gradient(sums)

@@ -1,5 +1,6 @@
 """`fit`: the loop around the training step, and what happens between steps."""
 
+import collections
 import dataclasses
 import functools
 import math
@@ -16,7 +17,7 @@ from mathqwen.errors import Preempted, UserError, report
 from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import model_flops
 from mathqwen.observe.ledger import Ledger
-from mathqwen.observe.meter import Meter
+from mathqwen.observe.meter import Meter, means
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
 from mathqwen.observe.profiling import Profile
 from mathqwen.observe.slow_hosts import SlowHosts
@@ -67,7 +68,7 @@ def fit(
   profile: how many steps to trace into WORKDIR/profile.
   strict: refuse a damaged newest checkpoint, instead of using the one before it.
   batch: how a batch is computed; None: as `experiment` says.
-  base: the frozen weights, given with `train.adapter`; `params` is None then.
+  base: the frozen weights, given with `train.frozen`; with an adapter `params` is None then.
   Returns the summary that `mathqwen train --json` prints.
   UserError: when another run writes into `workdir`, `base` is not that of the run there, too many updates in a row were
   skipped, the weights are not finite, the disk is too small or full, or no checkpoint is whole.
@@ -273,11 +274,18 @@ class TrainingLoop:
   def evaluate(self):
     """Writes the mean loss over the held-out examples."""
     with self.meter.pause('eval_seconds') as spent:
-      loss = mean_loss(self._eval_step, self._watched(self.data.eval()), self.mesh)
-    self._summary['eval_loss'] = loss
+      measured = mean_loss(self._eval_step, self._watched(self.data.eval()), self.mesh)
+    loss = measured['loss']
+    found = {f'eval_{name}': value for name, value in measured.items()}
+    self._summary |= found
     self._eval_loss = self.step, loss
-    self._writer.write(self.step, {'eval_loss': loss, **spent})
-    self.progress.note(f'step {self.step}: evaluation loss {loss:.4f} nats per loss token')
+    self._writer.write(self.step, found | spent)
+    said = f'step {self.step}: evaluation loss {loss:.4f} nats per loss token'
+    if 'reward_accuracy' in measured:
+      said = (
+        f'step {self.step}: evaluation loss {loss:.4f} nats per pair, {measured["reward_accuracy"]:.1%} of them right'
+      )
+    self.progress.note(said)
 
   def _watched(self, batches: Iterable[dict]) -> Iterator[dict]:
     """Those of an evaluation. The first one may have to compile."""
@@ -385,14 +393,14 @@ def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
   return flops / (mesh.size * peak)
 
 
-def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> float:
-  """Nats per loss token over `batches`, each this host's packed rows [B / hosts, T].
+def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> dict[str, float]:
+  """`loss`, in nats per loss token or pair, and the other means of pairs, over `batches`.
 
-  evaluate: `eval_step` of the weights, jitted: batch -> (sum of loss, sum of weights).
+  batches: each this host's packed rows [B / hosts, T]. evaluate: `eval_step` of the weights, jitted: batch -> (sum of
+  loss, other sums).
   """
-  total, weight = 0.0, 0.0
+  total: collections.Counter[str] = collections.Counter()
   for batch in batches:
-    loss_sum, loss_tokens = evaluate(sharding.global_batch(batch, mesh))
-    total += float(loss_sum)
-    weight += float(loss_tokens)
-  return total / weight
+    loss_sum, sums = evaluate(sharding.global_batch(batch, mesh))
+    total.update({name: float(value) for name, value in {'loss_sum': loss_sum, **sums}.items()})
+  return means(total)

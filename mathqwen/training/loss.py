@@ -259,3 +259,8 @@ def _loop(sizes, place, x_GPD, head_VD, targets_GP, weights_GP, with_loss_GP, lo
     fills = lambda carry, size=size: most - carry[0] > size - sizes[-1]
     carry = jax.lax.while_loop(fills, functools.partial(take, size), carry)
   return carry[1:]
+
+
+def divisor(sums: dict[str, jax.Array]) -> jax.Array:
+  """What the sum of a loss is divided by: the number of its pairs, if it is one of pairs, or else of its tokens."""
+  return jnp.maximum(sums.get('pairs', sums['loss_tokens']), 1)

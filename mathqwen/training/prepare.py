@@ -1,10 +1,8 @@
 """From an `Experiment` to a run: puts model, tokenizer, data and mesh together, checks that they fit, trains."""
 
 import dataclasses
-import functools
 import math
 import sys
-from collections.abc import Callable
 
 import jax
 
@@ -38,8 +36,7 @@ class TrainingRun:
   mesh: jax.sharding.Mesh
   batch: elastic.Batch
   chat: ChatFormat
-  # Reads the initial weights, float32 on the mesh; with adapters their `Base`. None: draw random ones.
-  read: Callable[[], dict | bases.Base] | None = None
+  source: Source | None = None  # of the initial weights, and of those that stay as they are; None: draw random ones
 
   @classmethod
   def prepare(
@@ -60,6 +57,8 @@ class TrainingRun:
     sharding.mesh_shape(experiment.mesh, jax.device_count())  # for its error, before anything is fetched
     if experiment.train.adapter.rank and experiment.init is None:
       raise UserError('train.adapter.rank: an adapter is trained on a model: give one with --init MODEL')
+    if experiment.train.objective == 'dpo' and experiment.init is None:
+      raise UserError('train.objective=dpo compares with the model that it begins with: give one with --init MODEL')
     if experiment.optim.offload:
       offload.check()
     source = None
@@ -98,15 +97,13 @@ class TrainingRun:
     for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):
       if note and jax.process_index() == 0:
         report(note)
-    read = None if source is None else functools.partial(source.read, mesh, 'float32')
-    if source is not None and experiment.train.adapter.rank:
-      read = functools.partial(bases.read, source.weights, source.name, source.config, mesh, experiment.train.adapter)
-    return cls(experiment, tokenizer, mesh, batch, chat, read)
+    return cls(experiment, tokenizer, mesh, batch, chat, source)
 
   def data(self) -> TrainingData:
     """Reads and tokenizes this host's share of the data."""
     shard = jax.process_index(), jax.process_count()
-    return TrainingData(self.experiment.data, self.tokenizer, shard, self.batch.rows, self.chat)
+    pairs = self.experiment.train.objective == 'dpo'
+    return TrainingData(self.experiment.data, self.tokenizer, shard, self.batch.rows, self.chat, pairs)
 
   def train(
     self,
@@ -144,17 +141,25 @@ class TrainingRun:
     workdirs.claim(workdir, self.experiment)
     if jax.process_index() == 0:
       workdirs.write_tokenizer(workdir, self.tokenizer, self.chat)
-    params = base = None
-    if self.experiment.train.adapter.rank:
-      base = self.read()
-    elif self.read is not None and latest is None:
-      params = self.read()
+    params, base = self._read(is_new=latest is None)
     summary = loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch, base)
     if original is None:
       return summary
     compared, lines = reproduce.compare(original, workdir)
     self._report(lines)
     return summary | {'reproduce': compared}
+
+  def _read(self, is_new: bool) -> tuple[dict | None, bases.Base | None]:
+    """(first weights of a new run that trains all of them, float32; those that stay as they are), on the mesh."""
+    source, frozen = self.source, self.experiment.train.frozen
+    params = None
+    if is_new and source is not None and not self.experiment.train.adapter.rank:
+      params = source.read(self.mesh, 'float32')
+    if frozen is None:
+      return params, None
+    if params is not None:  # the files of a large model are read once
+      return params, bases.copied(params, source.name, frozen)
+    return None, bases.read(source.weights, source.name, source.config, self.mesh, frozen)
 
   def _report(self, lines: list[str]):
     """Prints lines, once for all hosts."""

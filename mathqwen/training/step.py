@@ -13,12 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import Experiment, TrainConfig
-from mathqwen.data import packing, shared_prompts
+from mathqwen.data import packing, pairs, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.model import attention, lora, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
-from mathqwen.training import loss, offload, optim
+from mathqwen.training import dpo, loss, offload, optim
 
 _ADAPTERS = 2**31 - 1  # folded into the key of a step, for dropout in adapters
 
@@ -43,14 +43,16 @@ def loss_fn(
   mesh: Mesh | None = None,
   numbers: jax.Array | None = None,
   base: dict | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars.
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """(sum of loss, other sums by name) of packed rows [B, T], float32 scalars; `loss.divisor` says what divides them.
 
   key: for dropout; None turns it off. mesh: None is one default device. numbers: of the rows in the global batch, int32
-  [B]; None: 0, 1, ... base: the frozen weights; `params` are their adapters then.
+  [B]; None: 0, 1, ... base: the frozen weights, as `TrainConfig.frozen` has them: those that `params` are adapters of,
+  and the reference for pairs, which has neither adapters nor dropout.
   """
   adapter = train.adapter
-  if base is not None:
+  frozen = adapter.rank > 0
+  if frozen:
     params = lora.join(base, params, adapter)
   placement = sharding.placement(mesh, cfg.vocab_size)
   attend = attention.select(train.attention, mesh, train.compute_dtype)
@@ -65,13 +67,23 @@ def loss_fn(
     placement=placement,
     training=True,
   )
-  x_BTD = qwen.forward(params, cfg, rows['tokens'], rows['segment_ids'], rows['positions'], compute)
-  head = qwen.head(params)
   parts = (1, 1) if mesh is None else (sharding.batch_shards(dict(mesh.shape)), mesh.shape['context'])
-  frozen = base is not None
-  return loss.head_cross_entropy(
-    x_BTD, head, rows['targets'], rows['loss_weights'], train.loss_chunk, parts, placement, frozen
-  )
+
+  def at_head(function, params, compute):
+    """`head_cross_entropy` or `token_log_probs` of what the model with these weights computes."""
+    x_BTD = qwen.forward(params, cfg, rows['tokens'], rows['segment_ids'], rows['positions'], compute)
+    inputs = (x_BTD, qwen.head(params), rows['targets'], rows['loss_weights'])
+    return function(*inputs, train.loss_chunk, parts, placement, frozen)
+
+  if train.objective == 'sft':
+    loss_sum, weight = at_head(loss.head_cross_entropy, params, compute)
+    return loss_sum, {'loss_tokens': weight}
+  log_probs_BT = at_head(loss.token_log_probs, params, compute)
+  plain = dataclasses.replace(compute, dropout=Dropout(), adapter_dropout=Dropout())
+  reference_BT = at_head(loss.token_log_probs, jax.lax.stop_gradient(base), plain)
+  how = (rows['pair_ids'], rows['loss_weights'], train.dpo_beta, train.dpo_form)
+  loss_sum, sums = dpo.loss(log_probs_BT, reference_BT, *how)
+  return loss_sum, sums | {'loss_tokens': jnp.sum(rows['loss_weights'])}
 
 
 def gradients(
@@ -83,12 +95,12 @@ def gradients(
   train: TrainConfig,
   mesh: Mesh | None = None,
   base: dict | None = None,
-) -> tuple[dict, jax.Array, jax.Array]:
-  """(gradient of the mean loss over all loss tokens of the batch, sum of loss, sum of weights).
+) -> tuple[dict, jax.Array, dict[str, jax.Array]]:
+  """(gradient of the mean loss over all loss tokens or pairs of the batch, sum of loss, other sums).
 
   batch: packed rows, int32 and float32 [B, T] by name. key: for dropout, of this step. base: as in `loss_fn`.
   Sums are added up over the micro-batches and divided once. A mean of means would weigh each token by the number of
-  loss tokens in its micro-batch.
+  loss tokens in its micro-batch, and each pair by that of pairs.
   """
   grad_fn = jax.value_and_grad(functools.partial(loss_fn, cfg=cfg, train=train, mesh=mesh, base=base), has_aux=True)
   placement = sharding.placement(mesh, cfg.vocab_size)
@@ -97,14 +109,14 @@ def gradients(
   M = train.micro_batches
 
   def micro_batch(rows, numbers):
-    (loss_sum, weight), grads = grad_fn(params, rows, key if drops else None, numbers=numbers)
+    (loss_sum, sums), grads = grad_fn(params, rows, key if drops else None, numbers=numbers)
     grads = placement.tree(grads, axes)
     # Without this barrier, XLA for TPUs updates the embedding and the head in the layout in which their gradients
     # arrive, and holds copies of both and of their moments in that layout through the whole step: 0.4 GiB a chip for
     # Qwen2.5-7B on 16 chips.
     unstacked = {name: grad for name, grad in grads.items() if name != 'layers'}
     grads |= jax.lax.optimization_barrier(unstacked)
-    return grads, loss_sum, weight
+    return grads, loss_sum, sums
 
   def split(x_BT):
     """[B, ...] -> [M, B / M, ...], where part i has rows i, i + M, i + 2M, ...
@@ -118,13 +130,15 @@ def gradients(
     return jax.tree.map(jnp.add, total, micro_batch(*rows_and_numbers)), None
 
   if M == 1:
-    grads, loss_sum, weight = micro_batch(batch, None)
+    grads, loss_sum, sums = micro_batch(batch, None)
   else:
     numbers = jnp.arange(len(batch['tokens']))
     zero_grads = placement.tree(jax.tree.map(jnp.zeros_like, params), axes)
-    zero = (zero_grads, jnp.zeros(()), jnp.zeros(()))
-    (grads, loss_sum, weight), _ = jax.lax.scan(add, zero, (jax.tree.map(split, batch), split(numbers)))
-  return jax.tree.map(lambda grad: grad / jnp.maximum(weight, 1), grads), loss_sum, weight
+    parts = (jax.tree.map(split, batch), split(numbers))
+    first = jax.tree.map(lambda part: part[0], parts)
+    zero_sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro_batch, *first)[1:])
+    (grads, loss_sum, sums), _ = jax.lax.scan(add, (zero_grads, *zero_sums), parts)
+  return jax.tree.map(lambda grad: grad / loss.divisor(sums), grads), loss_sum, sums
 
 
 def train_step(
@@ -141,20 +155,21 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One AdamW update on a batch of packed rows [B, T]. Returns the new state and scalar metrics.
 
-  The metrics `loss_sum`, `loss_tokens` and `tokens` are sums over the batch, for the reader to add up and divide.
+  The metrics `loss_sum`, `loss_tokens`, `tokens` and those of pairs are sums over the batch, for the reader to add up
+  and divide.
   Where the loss or the gradient's norm is not finite, weights and moments stay as they are, and `skipped` is True.
   limits: float32 [2], the mean loss and the gradient's norm above which it is the same; given with `train.skip_spikes`.
-  base: the frozen weights, given with `train.adapter`; the state's are their adapters then.
+  base: the frozen weights, as in `loss_fn`.
   rate: the schedule inside `tx`. It is returned with the metrics, because evaluating it in the host loop would block on
   the running step.
   """
   # From the step's number alone: a resumed run draws the same masks.
   key = jax.random.fold_in(jax.random.key(train.seed), state.step)
-  grads, loss_sum, weight = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh, base=base)
+  grads, loss_sum, sums = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh, base=base)
   grad_norm = optax.tree.norm(grads)
   is_good = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
   if limits is not None:
-    is_good &= (loss_sum / jnp.maximum(weight, 1) <= limits[0]) & (grad_norm <= limits[1])
+    is_good &= (loss_sum / loss.divisor(sums) <= limits[0]) & (grad_norm <= limits[1])
 
   def advance(grads, opt_state, params):
     updates, new_state = tx.update(grads, opt_state, params)
@@ -166,7 +181,7 @@ def train_step(
     params, opt_state = advance(grads, state.opt_state, state.params)
   metrics = {
     'loss_sum': loss_sum,
-    'loss_tokens': weight,
+    **sums,
     'tokens': jnp.sum(batch['segment_ids'] > 0),
     'grad_norm': grad_norm,
     'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
@@ -197,8 +212,8 @@ def eval_step(
   cfg: ModelConfig,
   train: TrainConfig,
   mesh: Mesh | None = None,
-) -> tuple[jax.Array, jax.Array]:
-  """(sum of loss, sum of weights) of packed rows [B, T], float32 scalars, without dropout. base: as in `loss_fn`."""
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """(sum of loss, other sums) of packed rows [B, T], float32 scalars, without dropout. base: as in `loss_fn`."""
   return loss_fn(params, batch, None, cfg=cfg, train=train, mesh=mesh, base=base)
 
 
@@ -242,17 +257,21 @@ def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) 
   """A step's packed rows [B, T] as ShapeDtypeStructs with shardings. rows: B; None: data.batch_size."""
   shape = (rows or experiment.data.batch_size, experiment.data.seq_len)
   where = sharding.batch_sharding(mesh)
-  features = shared_prompts.FEATURES if experiment.data.share_prompts else packing.FEATURES
+  features = packing.FEATURES
+  if experiment.train.objective == 'dpo':
+    features = pairs.FEATURES
+  elif experiment.data.share_prompts:
+    features = shared_prompts.FEATURES
   return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=where) for name, dtype in features.items()}
 
 
 def abstract_inputs(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> tuple:
   """What the compiled step takes after the state, as ShapeDtypeStructs.
 
-  With `train.adapter` the frozen base; the batch; with `train.skip_spikes` limits. rows: as in `abstract_batch`.
+  With `train.frozen` the frozen base; the batch; with `train.skip_spikes` limits. rows: as in `abstract_batch`.
   """
   train = experiment.train
-  base = (abstract_base(mesh, experiment.model, train.adapter),) if train.adapter.rank else ()
+  base = (abstract_base(mesh, experiment.model, train.frozen),) if train.frozen else ()
   limits = (jax.ShapeDtypeStruct((2,), jnp.float32, sharding=sharding.replicated(mesh)),) if train.skip_spikes else ()
   return *base, abstract_batch(mesh, experiment, rows), *limits
 
@@ -287,9 +306,9 @@ def compile_step(
   train = dataclasses.replace(experiment.train, micro_batches=micro_batches or experiment.train.micro_batches)
   rate = optim.schedule(experiment.optim, train.steps)
   state = state_shardings(mesh, cfg, tx, train.adapter)
-  base = (sharding.params_shardings(mesh, cfg),) if train.adapter.rank else ()
+  base = (sharding.params_shardings(mesh, cfg),) if train.frozen else ()
   limits = (sharding.replicated(mesh),) if train.skip_spikes else ()
-  step = _train_step_on_base if train.adapter.rank else train_step
+  step = _train_step_on_base if train.frozen else train_step
   return jax.jit(
     functools.partial(step, cfg=cfg, train=train, tx=tx, rate=rate, mesh=mesh),
     in_shardings=(state, *base, sharding.batch_sharding(mesh), *limits),

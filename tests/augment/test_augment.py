@@ -67,6 +67,28 @@ def test_without_gold(run, server, lines):
   assert all('#' in row['id'] for row in lines('train'))
 
 
+def test_pairs_of_right_and_wrong_answers(run, server, lines, tmp_path):
+  replies = ['so 42', '7', '40 + 2 = 42', '7', '40 + 2 = 43, no: 42', '8', 'I do not know', '9...']
+  server.reply = lambda question, number: replies[number] if '40' in question else f'so {QUESTIONS[question]}'
+  summary = run(samples=8, pairs=5)
+  # Kept answers come first, each text once; neither the wrong calculation nor what was cut off or has no answer.
+  assert [(row['prompt'], row['chosen'], row['rejected'], row['id']) for row in lines('pairs')] == [
+    ('What is 40 + 2?', 'so 42', '7', 'rows/0#0 rows/0#1'),
+    ('What is 40 + 2?', '40 + 2 = 42', '8', 'rows/0#2 rows/0#5'),
+  ]
+  assert (summary['pairs'], summary['questions_with_pairs']) == (2, 1)
+  assert '`pairs.jsonl` has 2 pairs' in (tmp_path / 'out' / 'README.md').read_text()
+  found, report = sources.load(str(tmp_path / 'out' / 'pairs.jsonl'), pairs=True)
+  assert [(pair.solution, pair.rejected, pair.answer) for pair in found] == [
+    ('so 42', '7', '42'),
+    ('40 + 2 = 42', '8', '42'),
+  ]
+  assert run(samples=8, pairs=1)['pairs'] == 1 == len(lines('pairs'))
+  assert 'pairs' not in run(samples=8)
+  with pytest.raises(UserError, match='samples=2'):
+    run(samples=1, pairs=1)
+
+
 def test_bad_rows_are_counted(run, source, capsys):
   with open(source, 'a') as file:
     file.write(

@@ -60,8 +60,8 @@ def with_gradients(model, reference, batch, form='sum'):
 
   def value(model):
     logs = [log_probs(each, batch) for each in (model, reference)]
-    loss_sum, count, measured = dpo.loss(*logs, batch['pair_ids'], batch['loss_weights'], BETA, form)
-    return loss_sum, (count, measured)
+    loss_sum, sums = dpo.loss(*logs, batch['pair_ids'], batch['loss_weights'], BETA, form)
+    return loss_sum, (sums.pop('pairs'), sums)
 
   return jax.value_and_grad(value, has_aux=True)(model)
 
@@ -141,11 +141,11 @@ def test_a_literal_row():
   assert logs[0, 4:].tolist() == [0, 0]
   # The reference gives each token 1/3, which cancels: margin = beta * log(0.2 * 0.4 / (0.7 * 0.6)).
   reference = -np.log(3) * batch['loss_weights']
-  got, count, measured = dpo.loss(logs, reference, batch['pair_ids'], batch['loss_weights'], BETA, 'sum')
+  got, measured = dpo.loss(logs, reference, batch['pair_ids'], batch['loss_weights'], BETA, 'sum')
   margin = BETA * np.log(0.08 / 0.42)
   assert float(measured['reward_margin']) == pytest.approx(margin, rel=1e-5)
   assert float(got) == pytest.approx(np.log1p(np.exp(-margin)), rel=1e-5)
-  assert float(count) == 1 and float(measured['reward_accuracy']) == 0
+  assert float(measured['pairs']) == 1 and float(measured['reward_accuracy']) == 0
   assert float(measured['log_prob_chosen']) == pytest.approx(np.log(0.08), rel=1e-5)
 
 

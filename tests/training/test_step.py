@@ -24,7 +24,8 @@ from mathqwen.training import step as step_lib
 
 def gradients(params, batch, cfg, **changes):
   run = jax.jit(lambda p, b: step_lib.gradients(p, b, jax.random.key(0), cfg=cfg, train=train_config(**changes)))
-  return run(params, batch)
+  grads, loss_sum, sums = run(params, batch)
+  return grads, loss_sum, sums['loss_tokens']
 
 
 def assert_same_gradients(got, want):
@@ -235,7 +236,7 @@ def test_the_loss_has_a_group_of_positions_for_each_part_of_the_batch(tiny_confi
   monkeypatch.setattr(sharding, 'placement', lambda *_: NO_PLACEMENT)
   monkeypatch.setattr(attention, 'select', lambda *_: attention.reference)
   monkeypatch.setattr(qwen, 'forward', lambda *_: jnp.zeros((2, 12, 48)))
-  monkeypatch.setattr(loss, 'head_cross_entropy', lambda *arguments: shards.append(arguments[5]))
+  monkeypatch.setattr(loss, 'head_cross_entropy', lambda *arguments: (shards.append(arguments[5]), 0))
   for mesh in (None, abstract_mesh(data=2, fsdp=3, context=5, tensor=7)):
     step_lib.loss_fn({'embed': jnp.zeros((97, 48))}, batch, None, cfg=cfg, train=train_config(), mesh=mesh)
   assert shards == [(1, 1), (2 * 3, 5)]  # (of the rows, of the length)
@@ -269,12 +270,14 @@ def test_the_model_computes_as_the_settings_say(tiny_config, monkeypatch):
 def test_gradient_is_divided_by_the_loss_tokens_if_there_are_any(loss_tokens, tiny_config, monkeypatch):
   cfg = tiny_config()
   monkeypatch.setattr(
-    step_lib, 'loss_fn', lambda params, rows, key, **_: (6 * params['norm'], rows['loss_weights'].sum())
+    step_lib,
+    'loss_fn',
+    lambda params, rows, key, **_: (6 * params['norm'], {'loss_tokens': rows['loss_weights'].sum()}),
   )
   batch = {'loss_weights': jnp.arange(8).reshape(2, 4) < loss_tokens}
   params = {'norm': jnp.float32(3)}
-  grads, loss_sum, weight = step_lib.gradients(params, batch, jax.random.key(0), cfg=cfg, train=train_config())
-  assert (float(loss_sum), int(weight)) == (18, loss_tokens)
+  grads, loss_sum, sums = step_lib.gradients(params, batch, jax.random.key(0), cfg=cfg, train=train_config())
+  assert (float(loss_sum), int(sums['loss_tokens'])) == (18, loss_tokens)
   assert float(grads['norm']) == pytest.approx(6 / max(loss_tokens, 1))  # not NaN for a batch without loss
 
 
@@ -284,7 +287,7 @@ def test_a_step_by_hand(tiny_config, monkeypatch):
 
   def gradients(params, batch, key, **_):
     keys.append(jax.random.key_data(key).tolist())
-    return {'w': jnp.array([3.0, 4.0])}, jnp.float32(12), jnp.float32(5)
+    return {'w': jnp.array([3.0, 4.0])}, jnp.float32(12), {'loss_tokens': jnp.float32(5)}
 
   monkeypatch.setattr(step_lib, 'gradients', gradients)
   tx, rate = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5)), lambda step: 10 * step
