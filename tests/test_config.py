@@ -195,7 +195,8 @@ def test_choices_are_what_the_code_knows():
   rope_type = 'model.rope_scaling.rope_type'  # each of them is computed in tests/model/test_rotary.py
   others = {'optim.name', 'optim.schedule', 'train.remat', 'train.attention', 'train.compute_dtype'}
   of_adapters = {'train.adapter.targets', 'train.adapter.base'}
-  assert set(choices) == {rope_type, *others, *of_adapters}
+  of_pairs = {'train.objective', 'train.dpo_form'}  # both of each are trained in tests/training/test_dpo_run.py
+  assert set(choices) == {rope_type, *others, *of_adapters, *of_pairs}
   assert choices['train.adapter.targets'] == tuple(adapted.OUTPUTS)
   moment_bytes = {name: 2 * dtype(0).nbytes for name, dtype in optim.MOMENTS.items()}
   assert moment_bytes == {name: OptimConfig(name=name).moment_bytes for name in choices['optim.name']}
