@@ -4,7 +4,7 @@
 it configures: a name that does not exist, or that nothing reads given the other settings, is an error that names the
 nearest one.
 
-To add a setting, declare it here (data.* in `data_config.py`, train.adapter.* in `adapter_config.py`), with
+To add a setting, declare it here (data.*, optim.* and train.adapter.* in `*_config.py` beside this), with
 `setting(...)` (see `settings.py`), and read it where it acts. Its checks, `--set`, the help, and what a resumed run may
 change (`storage/resume.py`) follow from the declaration; write its page again with
 `python -m mathqwen.commands.configs > configs/README.md`. Checks of several settings at once stand in
@@ -21,6 +21,7 @@ from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.data_config import SEED, DataConfig
 from mathqwen.errors import UserError, line_of
 from mathqwen.model.config import ModelConfig
+from mathqwen.optim_config import OptimConfig
 from mathqwen.settings import (
   FREE,
   Conditional,
@@ -52,44 +53,6 @@ def _why_not_other_steps(before: 'Experiment', now: 'Experiment', step: int) -> 
 
 
 STEPS_ON_RESUME = Conditional('optim.schedule is constant and no checkpoint is beyond it', _why_not_other_steps)
-
-
-# Bytes of the two moments of a weight, by optimizer.
-_MOMENT_BYTES = {'adamw': 8, 'adamw_bf16': 4, 'adamw_8bit': 2}
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-  """AdamW. The defaults are the recipe of the Qwen Technical Report, sections 3.1.2 and 5.1."""
-
-  name: str = setting(
-    'adamw',
-    help='adamw keeps the two moments of a weight in float32, 8 bytes; adamw_bf16 in 4 and adamw_8bit in 2 bytes, '
-    'with stochastic rounding',
-    choices=tuple(_MOMENT_BYTES),
-  )
-  learning_rate: float = setting(2e-5, help='at its peak', above=0)
-  warmup_steps: int = setting(1_430, help='steps over which the learning rate rises from 0 to its peak', at_least=0)
-  schedule: str = setting('cosine', help='the learning rate after its peak', choices=('cosine', 'linear', 'constant'))
-  final_ratio: float = setting(
-    0.1, help='last learning rate, as a share of the peak (cosine and linear)', at_least=0, at_most=1
-  )
-  beta1: float = setting(0.9, help='decay of the mean of the gradients', at_least=0, below=1)
-  beta2: float = setting(0.95, help='decay of the mean of their squares', at_least=0, below=1)
-  eps: float = setting(1e-8, help='added to the root of the mean of squares', above=0)
-  weight_decay: float = setting(0.1, help='decoupled; not applied to norms and biases', at_least=0)
-  clip_norm: float = setting(1.0, help='largest global norm of the gradients; inf does not clip', above=0, finite=False)
-  offload: bool = setting(
-    False,
-    help='whether the moments of adamw are in the memory of the host: the devices hold those of one layer at a time, '
-    'and a step takes longer',
-    changes_weights=False,
-  )
-
-  @property
-  def moment_bytes(self) -> int:
-    """Of the two moments of a weight."""
-    return _MOMENT_BYTES[self.name]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,17 +55,21 @@ class Shape:
     return 4 * self.cfg.num_attention_heads * self.cfg.head_dim * length * (length + 1) // 2
 
 
-def model_flops(cfg: ModelConfig, rows: int, length: int, adapter: AdapterConfig = NO_ADAPTER) -> int:
+def model_flops(
+  cfg: ModelConfig, rows: int, length: int, adapter: AdapterConfig = NO_ADAPTER, has_reference: bool = False
+) -> int:
   """FLOPs that a step on [rows, length] needs: the backward pass takes twice the forward pass, nothing is recomputed.
 
   With adapters, no gradient of the frozen weights is needed: their backward pass takes as much as their forward pass.
+  has_reference: a forward pass of the weights that the loss of pairs compares with, too.
   Every position counts, padding and those without loss too, and causal attention over whole rows, whatever their
   segments: the convention of MFU elsewhere.
   """
   shape, L = Shape(cfg), cfg.num_hidden_layers
   weights = L * shape.layer + shape.head
   products = 4 * weights + 6 * shape.adapters(adapter) if adapter.rank else 6 * weights
-  return rows * (length * products + 3 * L * shape.attention_flops(length))
+  reference = rows * (2 * length * weights + L * shape.attention_flops(length)) if has_reference else 0
+  return reference + rows * (length * products + 3 * L * shape.attention_flops(length))
 
 
 def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> int:

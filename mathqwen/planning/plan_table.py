@@ -72,7 +72,11 @@ def _plan_row(experiment: config.Experiment, where: chips.Slice, tries: list[dic
     'hbm_bytes_per_chip': None,
     'hbm_capacity_bytes': where.chip.hbm_bytes,
     'model_flops_per_step': model_flops(
-      experiment.model, experiment.data.batch_size, experiment.data.seq_len, experiment.train.adapter
+      experiment.model,
+      experiment.data.batch_size,
+      experiment.data.seq_len,
+      experiment.train.adapter,
+      experiment.train.objective == 'dpo',
     ),
     'executed_flops_per_step': None,
     'collective_bytes_per_step': None,

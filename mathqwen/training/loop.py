@@ -275,17 +275,12 @@ class TrainingLoop:
     """Writes the mean loss over the held-out examples."""
     with self.meter.pause('eval_seconds') as spent:
       measured = mean_loss(self._eval_step, self._watched(self.data.eval()), self.mesh)
-    loss = measured['loss']
     found = {f'eval_{name}': value for name, value in measured.items()}
     self._summary |= found
-    self._eval_loss = self.step, loss
+    self._eval_loss = self.step, measured['loss']
     self._writer.write(self.step, found | spent)
-    said = f'step {self.step}: evaluation loss {loss:.4f} nats per loss token'
-    if 'reward_accuracy' in measured:
-      said = (
-        f'step {self.step}: evaluation loss {loss:.4f} nats per pair, {measured["reward_accuracy"]:.1%} of them right'
-      )
-    self.progress.note(said)
+    per = 'loss token' if len(measured) == 1 else 'pair'
+    self.progress.note(f'step {self.step}: evaluation loss {measured["loss"]:.4f} nats per {per}')
 
   def _watched(self, batches: Iterable[dict]) -> Iterator[dict]:
     """Those of an evaluation. The first one may have to compile."""
@@ -389,15 +384,15 @@ def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
   if peak is None:
     return None
   data = experiment.data
-  flops = model_flops(experiment.model, data.batch_size, data.seq_len, experiment.train.adapter)
+  train = experiment.train
+  flops = model_flops(experiment.model, data.batch_size, data.seq_len, train.adapter, train.objective == 'dpo')
   return flops / (mesh.size * peak)
 
 
 def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> dict[str, float]:
-  """`loss`, in nats per loss token or pair, and the other means of pairs, over `batches`.
+  """`loss`, in nats per loss token or pair, and the other means of pairs, over this host's rows [B / hosts, T].
 
-  batches: each this host's packed rows [B / hosts, T]. evaluate: `eval_step` of the weights, jitted: batch -> (sum of
-  loss, other sums).
+  evaluate: `eval_step` of the weights, jitted: of a batch.
   """
   total: collections.Counter[str] = collections.Counter()
   for batch in batches:

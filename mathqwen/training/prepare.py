@@ -179,10 +179,11 @@ class TrainingRun:
     memory = compiled.memory_analysis()
     # Donated arguments are outputs too: counted once.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    base = step.abstract_base(self.mesh, cfg, experiment.train.adapter) if experiment.train.adapter.rank else {}
+    train = experiment.train
+    base = step.abstract_base(self.mesh, cfg, train.frozen) if train.frozen else {}
     trained, frozen = (sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for tree in (state.params, base))
     return {
-      'parameters': trained + frozen,
+      'parameters': trained + frozen if train.adapter.rank else trained,
       'trained_parameters': trained,
       'weights_bytes': step.bytes_per_device((base, state.params)),
       'frozen_bytes': step.bytes_per_device(base),
@@ -254,7 +255,8 @@ def dry_run(run: TrainingRun) -> dict:
   trained = f', of which adapters are trained: {numbers["trained_parameters"]:,}' if adapter.rank else ''
   print(f'parameters: {numbers["parameters"]:,}{trained}')
   print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
-  held = f'weights, of which {gib["frozen_bytes"]} frozen in {adapter.base}' if adapter.rank else 'float32 weights'
+  frozen = experiment.train.frozen
+  held = f'weights, of which {gib["frozen_bytes"]} frozen in {frozen.base}' if frozen else 'float32 weights'
   print(f'  {gib["weights_bytes"]} {held}, {gib["moments_bytes"]} AdamW moments')
   print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
   print(f'  {gib["total_bytes"]} in all')

@@ -11,7 +11,7 @@ import numpy as np
 
 from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
-from mathqwen.data import packing, shared_prompts
+from mathqwen.data import packing, pairs, shared_prompts
 from mathqwen.hardware import sharding
 from mathqwen.inference import generate
 from mathqwen.inference.budget import Budget
@@ -116,6 +116,38 @@ def learn_answers(shape, shared):
   return losses, tokens
 
 
+def batch_of_pairs(step):
+  """16 rows, of which each part of a batch has another number of pairs."""
+  rng = np.random.default_rng(step)
+  examples = []
+  for _ in range(11):
+    question = rng.integers(0, 64, 2)
+    for size in rng.integers(1, 5, 2):
+      ids = np.concatenate([question, rng.integers(0, 64, size)]).astype(np.int32)
+      examples.append((ids, np.repeat(np.array([0, 1], np.uint8), [2, size])))
+  rows = pairs.pack(examples, 16)
+  return {name: np.pad(values, ((0, 16 - len(values)), (0, 0))) for name, values in rows.items()}
+
+
+def learn_pairs(shape):
+  """Means of three steps on pairs: the losses, the margins, and the norms of the gradients."""
+  mesh, tx = mesh_of(shape), optimizer(EXPERIMENT.optim, STEPS)
+  train = dataclasses.replace(EXPERIMENT.train, dropout=0.0, objective='dpo', dpo_form='mean', micro_batches=2)
+  experiment = dataclasses.replace(EXPERIMENT, train=train)
+  state = step_lib.init_state(mesh, CFG, tx, 0, weights(mesh, 0.1))
+  base = weights(mesh, 0.1)
+  step = step_lib.compile_step(mesh, CFG, experiment, tx)
+  found = []
+  for i in range(3):
+    state, metrics = step(state, base, sharding.global_batch(batch_of_pairs(i), mesh))
+    found += [
+      float(metrics['loss_sum'] / metrics['pairs']),
+      float(metrics['reward_margin']),
+      float(metrics['grad_norm']),
+    ]
+  return found
+
+
 def splash_on(shape):
   """Largest differences of splash's output and gradients, on a mesh, from those of the reference."""
   T, mesh = 256, mesh_of(shape)
@@ -181,5 +213,6 @@ if __name__ == '__main__':
     'answers': both,
     'shared': shared,
     'adapted': adapted,
+    'pairs': [learn_pairs(shape) for shape in (ONE, together, ONE | {'data': 2, 'fsdp': 4})],
   }
   print(json.dumps(found | {'splash': splash_on(together)}))

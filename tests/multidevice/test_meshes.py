@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pathlib
 import subprocess
@@ -51,6 +52,13 @@ def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_d
   (alone, many), (losses, tokens) = results['shared']
   assert len(set(alone)) == 3 and losses == pytest.approx(alone, rel=1e-5)
   assert tokens < 0.8 * many
+
+
+def test_a_mesh_learns_from_pairs_what_one_device_learns(results):
+  one, *meshes = results['pairs']
+  assert one[0] == pytest.approx(math.log(2), rel=1e-6) and one[6] != one[3] != one[0]
+  for got in meshes:
+    assert got == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
 def test_splash_on_a_mesh_sees_answers_as_the_reference(results):
