@@ -54,6 +54,10 @@ def run(args: argparse.Namespace) -> dict:
 
   others, cleaning = cleaning_settings.split(args.settings)
   experiment = config.resolve(args.config, others, data_dir=args.data_dir)
+  if experiment.train.objective == 'dpo':
+    raise UserError(
+      'data clean reads single answers, and train.objective=dpo pairs: clean the source of their questions'
+    )
   asked = None if args.test_sets is None else [name.strip() for name in args.test_sets.split(',') if name.strip()]
   for name in asked or ():
     look_up('benchmark', name, BENCHMARKS)

@@ -56,7 +56,7 @@ def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_d
 
 def test_a_mesh_learns_from_pairs_what_one_device_learns(results):
   one, *meshes = results['pairs']
-  assert one[0] == pytest.approx(math.log(2), rel=1e-6) and one[6] != one[3] != one[0]
+  assert one[0] == pytest.approx(math.log(2), rel=1e-6) and one[6] < one[0]
   for got in meshes:
     assert got == pytest.approx(one, rel=1e-4, abs=1e-6)
 
