@@ -71,6 +71,7 @@ setup(
       # The independent truth of the tests. Only this wheel of torch is a CPU build: the others bring gigabytes of CUDA.
       "torch==2.13.0; python_version == '3.11'",
       'transformers>=5,<6',
+      "peft>=0.18,<1; python_version == '3.11'",  # where torch is
       'sympy',
       'tensorboardX>=2.6',
       'nbclient',

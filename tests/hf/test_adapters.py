@@ -1,6 +1,6 @@
 """LoRA adapters: merged as PEFT merges them, and what is not merged is refused.
 
-Where PEFT is installed (pip install --no-deps peft accelerate psutil; it is in no extra), its logits are compared.
+Where PEFT is installed, of the extra dev, its logits are compared.
 """
 
 import json
@@ -153,7 +153,7 @@ PEFT = {
 @pytest.mark.parametrize('case', PEFT)
 def test_logits_are_those_of_peft(case, torch_model, tmp_path):
   """Of its model before merging: its merge of a tied embedding changes the head as well."""
-  peft = pytest.importorskip('peft', reason='PEFT, which is in no extra, is not installed')
+  peft = pytest.importorskip('peft', reason='PEFT, of the extra dev, is not installed')
   torch = pytest.importorskip('torch')
   from mathqwen.inference.model import load
 
