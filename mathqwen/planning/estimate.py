@@ -51,8 +51,9 @@ def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
   # After that, a tied embedding has its gradients as table and as head, and a copy in bfloat16.
   tied = cfg.tie_word_embeddings and not frozen
   at_the_end = 6 * model.head // math.prod(shape.values()) * shape['data'] if tied else 0
-  # While the loss is computed: logits of a chunk, and their gradient in bfloat16. Gradients of all weights take more.
-  in_loss = kept + 6 * min(train.loss_chunk, tokens) * cfg.vocab_size if frozen else 0
+  # While the loss is computed: logits of a chunk in float32, and a quarter of that beside them. With gradients of all
+  # weights the other two are larger.
+  in_loss = kept + 5 * min(train.loss_chunk, tokens) * cfg.vocab_size if frozen else 0
   return Estimate(
     weights_bytes=frozen + trained,
     moments_bytes=moments,

@@ -18,6 +18,9 @@ CELLS = {
   'bar': ('Qwen2.5-7B', 'v5e-8', {'optim.name': 'adamw_bf16'}),
   'nested': ('Qwen2.5-7B', 'v5e-8', {'optim.name': 'adamw_bf16', 'train.remat': 'nested'}),
   'sums': ('Qwen2.5-1.5B', 'v6e-1', {'optim.name': 'adamw_8bit', 'data.batch_size': 2, 'train.micro_batches': 2}),
+  'LoRA': ('Qwen2.5-7B', 'v5e-4', {'train.adapter.rank': 16}),
+  'LoRA, rows': ('Qwen2.5-1.5B', 'v5e-1', {'train.adapter.rank': 16, 'data.batch_size': 4}),
+  'QLoRA': ('Qwen2.5-7B', 'v5e-1', {'train.adapter.rank': 16, 'train.adapter.base': 'nf4'}),
   'large': ('Qwen2.5-14B', 'v5p-8', {'optim.name': 'adamw_8bit', 'data.batch_size': 8}),
 }
 
@@ -30,7 +33,7 @@ def main() -> int:
     where = chips.slice_of(topology)
     mesh = {'data': 1, 'fsdp': where.devices, 'context': 1, 'tensor': 1}
     every = {'data.batch_size': where.devices} | settings | {f'mesh.{axis}': size for axis, size in mesh.items()}
-    experiment = config.override(config.Experiment(PRESETS[model]), every)
+    experiment = config.override(config.Experiment(PRESETS[model], init='hf://any/model'), every)
     estimated = estimate(experiment, mesh).total
     compiled = compiler.compile_for(experiment, where)['peak_bytes_per_chip']
     apart = estimated / compiled - 1
