@@ -3,12 +3,15 @@
 import importlib.util
 import json
 
+import jax
 import pytest
 
 from mathqwen import cli, config
 from mathqwen.errors import UserError
-from mathqwen.model.config import PRESETS
+from mathqwen.hardware import sharding
+from mathqwen.model.config import PRESETS, ModelConfig
 from mathqwen.planning import compiler, estimate, fits
+from mathqwen.training import optim, step
 
 GIB = 2**30
 FULL = {'full adamw', 'full adamw_bf16', 'full adamw_8bit'}
@@ -141,3 +144,17 @@ def test_refusals(words, line, capsys):
   assert cli.main(['plan', *words]) == 2
   (said,) = capsys.readouterr().err.splitlines()
   assert line in said
+
+
+@pytest.mark.parametrize('name', ['adamw', 'adamw_bf16', 'adamw_8bit'])
+def test_moments_take_what_the_compiler_says(name):
+  """The update of a small model, compiled: it takes weights, gradients and the moments that are planned."""
+  model = ModelConfig(512, 128, 256, 2, 2, 1, 64, 256)
+  tx = optim.optimizer(config.OptimConfig(name=name), 10_000)
+  state = step.abstract_state(sharding.make_mesh(config.MeshConfig(), jax.devices()[:1]), model, tx)
+  compiled = jax.jit(tx.update, keep_unused=True).lower(state.params, state.opt_state, state.params).compile()
+  planned = estimate.estimate(
+    config.Experiment(model, optim=config.OptimConfig(name=name)), {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1}
+  )
+  taken = compiled.memory_analysis().argument_size_in_bytes - 2 * planned.weights_bytes
+  assert taken == planned.moments_bytes > 10_000
