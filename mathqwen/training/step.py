@@ -289,12 +289,7 @@ def bytes_per_device(tree: Any, of_host: bool = False) -> int:
   of_host: what it takes of the host's memory instead, for each device (`optim.offload`).
   """
   leaves = [x for x in jax.tree.leaves(tree) if (x.sharding.memory_kind == offload.KIND) == of_host]
-  return sum(math.prod(x.sharding.shard_shape(x.shape)) * _bits(x.dtype) for x in leaves) // 8
-
-
-def _bits(dtype: jnp.dtype) -> int:
-  """Of a number, where devices hold it. NumPy has no half bytes: there 4 bits take 8."""
-  return 4 if dtype in (jnp.int4, jnp.uint4) else 8 * dtype.itemsize
+  return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def compile_step(
