@@ -37,7 +37,8 @@ class Estimate:
 def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
   """shape: the size of each mesh axis, instead of `experiment.mesh`."""
   cfg, train = experiment.model, experiment.train
-  frozen, trained, moments = _state(cfg, experiment.optim, train.adapter, tuple(shape.items()))
+  adapted = train.adapter.rank > 0
+  frozen, trained, moments = _state(cfg, experiment.optim, train.adapter, train.frozen, tuple(shape.items()))
   rows = experiment.data.batch_size // sharding.batch_shards(shape) // train.micro_batches
   tokens = rows * experiment.data.seq_len // shape['context']
   tensor = shape['tensor']
@@ -46,14 +47,14 @@ def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
   kept = 2 * tokens * _kept(cfg, train.remat, tensor)
   # While layers run backward: what all of them keep, and what one holds in bfloat16: its gathered weights, and their
   # gradient where they are trained.
-  one_layer = (2 if frozen else 4) * model.layer // tensor
+  one_layer = (2 if adapted else 4) * model.layer // tensor
   one_layer += 2 * tokens * (3 * cfg.intermediate_size // tensor + 6 * cfg.hidden_size)
   # After that, a tied embedding has its gradients as table and as head, and a copy in bfloat16.
-  tied = cfg.tie_word_embeddings and not frozen
+  tied = cfg.tie_word_embeddings and not adapted
   at_the_end = 6 * model.head // math.prod(shape.values()) * shape['data'] if tied else 0
   # While the loss is computed: logits of a chunk in float32, and a quarter of that beside them. With gradients of all
   # weights the other two are larger.
-  in_loss = kept + 5 * min(train.loss_chunk, tokens) * cfg.vocab_size if frozen else 0
+  in_loss = kept + 5 * min(train.loss_chunk, tokens) * cfg.vocab_size if adapted else 0
   return Estimate(
     weights_bytes=frozen + trained,
     moments_bytes=moments,
@@ -64,13 +65,17 @@ def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
 
 @functools.cache
 def _state(
-  cfg: ModelConfig, adamw: OptimConfig, adapter: AdapterConfig, shape: tuple[tuple[str, int], ...]
+  cfg: ModelConfig,
+  adamw: OptimConfig,
+  adapter: AdapterConfig,
+  frozen: AdapterConfig | None,
+  shape: tuple[tuple[str, int], ...],
 ) -> tuple[int, int, int]:
-  """Bytes on each device of (frozen weights, trained ones, moments)."""
+  """Bytes on each device of (frozen weights, trained ones, moments). frozen: as `TrainConfig.frozen`."""
   names, sizes = zip(*shape, strict=True)
   mesh = AbstractMesh(sizes, names, axis_types=(AxisType.Auto,) * len(names))
   state = step.abstract_state(mesh, cfg, optim.optimizer(adamw, 2**30), adapter)
-  base = step.abstract_base(mesh, cfg, adapter) if adapter.rank else {}
+  base = step.abstract_base(mesh, cfg, frozen) if frozen else {}
   return tuple(map(step.bytes_per_device, (base, state.params, state.opt_state)))
 
 
