@@ -22,8 +22,16 @@ class AdapterConfig:
   rank_stabilized: bool = setting(False, help='rsLoRA: alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)')
   dora: bool = setting(False, help='DoRA: the length of each row is trained, too (arXiv 2402.09353)')
   base: str = setting(
-    'bfloat16', help='dtype in which the frozen weights are held, and read', choices=('float32', 'bfloat16')
+    'bfloat16',
+    help='how the frozen weights are held; int8, int4 and nf4 (QLoRA) are for the matrices of the layers, and the rest '
+    'is bfloat16',
+    choices=('float32', 'bfloat16', 'int8', 'int4', 'nf4'),
   )
+
+  @property
+  def base_dtype(self) -> str:
+    """The dtype in which the frozen weights are read, before they are quantised."""
+    return self.base if self.base in ('float32', 'bfloat16') else 'bfloat16'
 
   @property
   def scale(self) -> float:

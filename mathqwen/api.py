@@ -92,6 +92,7 @@ def evaluate(
   max_thinking_tokens: int | None = None,
   batch_size: int | None = None,
   dtype: str | None = None,
+  weights: str | None = None,
   samples: int | None = None,
   temperature: float | None = None,
   top_p: float | None = None,
@@ -115,7 +116,7 @@ def evaluate(
     out: the directory where records and scores go; the same call continues there.
     template: how turns become text: 'chatml', 'own' or a Jinja file; None takes the model's.
     system: the system turn before each question; None takes the model's.
-    dtype: of weights and activations, for a path; a `Model` has its own.
+    dtype: of weights and activations, weights: 'int8' or None, for a path; a `Model` has its own.
     The others: as the flags of the command, see `mathqwen evaluate --help`; None takes the command's default.
 
   Returns:

@@ -53,7 +53,7 @@ class OurModel:
     self._model = model
     self._read = read
     self.name = model.name
-    self.dtype = model.dtype
+    self.dtype = model.precision
     self.chat = model.chat
     self.tokenizer = model.tokenizer
     self.system_prompt = model.system_prompt

@@ -15,7 +15,7 @@ ASK = ('data_dir', 'limit', 'prompt', 'rule', 'max_new_tokens')  # fields of eva
 DECODING = ('samples', 'temperature', 'top_p', 'top_k', 'seed', 'cache_dtype')  # fields of evals.ask.Decoding
 ENDPOINT = ('requests_per_minute', 'timeout', 'request_json')  # of evals.endpoint.Endpoint
 SERVED = ('concurrency', *ENDPOINT)  # for a served model
-OURS = ('template', 'batch_size', 'dtype', 'platform', 'distributed', 'slice')  # for a model of ours
+OURS = ('template', 'batch_size', 'dtype', 'weights', 'platform', 'distributed', 'slice')  # for a model of ours
 
 
 def add_flags(parser: _flags.Parser, limit: str, sampling: str, defaults: str = '1 greedy answer') -> None:

@@ -149,7 +149,7 @@ def _augment(args: argparse.Namespace) -> dict:
     model = ServedModel(endpoint.Endpoint(args.model, **options), concurrency)
   else:
     _asking.start_devices(args, f'the answers in {args.out} are kept')
-    opened, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
+    opened, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system, args.weights)
     model = OurModel(opened, read, batch_size)
     if hosts.share()[0] == 0:
       report(asked.describe(opened, args.prompt or asked.DEFAULT))

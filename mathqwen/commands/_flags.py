@@ -9,6 +9,7 @@ from mathqwen.errors import UserError
 from mathqwen.hardware import devices
 
 DTYPES = ('bfloat16', 'float32')
+WEIGHTS = ('int8',)
 
 
 class Parser(argparse.ArgumentParser):
@@ -180,7 +181,17 @@ def add_distributed(parser: Parser, what: str) -> None:
 
 
 def add_dtype(parser: Parser) -> None:
-  """Adds --dtype, without a default: the platform decides."""
+  """Adds --dtype, without a default: the platform decides; and --weights."""
   parser.add_argument(
     '--dtype', choices=DTYPES, help='of weights and activations (default: bfloat16; float32 on a CPU)'
+  )
+  add_weights(parser)
+
+
+def add_weights(parser: argparse._ActionsContainer) -> None:
+  """Adds --weights."""
+  parser.add_argument(
+    '--weights',
+    choices=WEIGHTS,
+    help='hold the matrices, the embedding and the head in int8 with a scale for each row (default: in --dtype)',
   )

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
 
 
 def open_on_this_host(
-  path: str, dtype: str | None = None, template: str | None = None, system: str | None = None
+  path: str,
+  dtype: str | None = None,
+  template: str | None = None,
+  system: str | None = None,
+  weights: str | None = None,
 ) -> tuple[Model, Callable[[], dict]]:
   """(model without weights, function that reads them): callers check their other arguments between the two.
 
   The weights are split over the devices of this host; each of several hosts holds a copy of the model.
-  dtype: None takes bfloat16, on a CPU float32. template, system: as --template and --system.
+  dtype: None takes bfloat16, on a CPU float32. template, system: as --template and --system. weights: as --weights.
   """
   import jax
 
@@ -29,4 +33,4 @@ def open_on_this_host(
     mesh = sharding.make_mesh(sharding.fitting(source.config, jax.local_device_count()), jax.local_devices())
   if dtype is None:
     dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
-  return models.model_of(source, mesh, dtype, template, system)
+  return models.model_of(source, mesh, dtype, template, system, weights=weights)

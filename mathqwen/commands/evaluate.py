@@ -131,10 +131,12 @@ def _ask_model(args: argparse.Namespace, chosen: 'list[Benchmark]') -> dict:
     if args.dtype is not None:
       own = repr(args.model.dtype)
       raise UserError(f'dtype is {args.dtype!r}: a loaded model keeps its own, {own}; give dtype to mathqwen.load')
+    if args.weights is not None:
+      raise UserError(f'weights is {args.weights!r}: a loaded model keeps its own; give weights to mathqwen.load')
     model = args.model.asked_with(args.template, args.system)
     _report_asked(model, args, chosen)
     return run.evaluate(model, chosen, ask, out=args.out, batch_size=batch_size)
-  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
+  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system, args.weights)
   _report_asked(model, args, chosen)
   with run.prepare(model, chosen, ask, args.out, batch_size) as opened:
     model.params = read()

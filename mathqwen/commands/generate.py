@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> dict:
   """Answers the questions, or chats when there are none. The JSON: `answers`, `template` and `system_prompt`."""
   options = {name: getattr(args, name) for name in ('max_new_tokens', 'temperature', 'top_p', 'top_k', 'seed')}
   _devices.start(args)
-  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system)
+  model, read = _models.open_on_this_host(args.model, args.dtype, args.template, args.system, args.weights)
   asked = {}
   if model.tokenizer is not None:
     report(model.chat.describe(model.tokenizer))

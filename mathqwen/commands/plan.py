@@ -52,11 +52,12 @@ def add_flags(parser: _flags.Parser) -> None:
     group.add_argument(_flags.flag(name), type=kind, metavar=metavar, help=text)
   group.add_argument('--dtype', choices=_flags.DTYPES, help='of weights and activations (default: bfloat16)')
   group.add_argument('--cache-dtype', choices=_asking.CACHE_DTYPES, help='of keys and values (default: --dtype)')
+  _flags.add_weights(group)
 
 
 def run(args: argparse.Namespace) -> dict:
   """Prints one row for each slice, with --evaluate for each slice and benchmark. The JSON: `topologies`, the rows."""
-  asked = (*ASKED, 'dtype', 'cache_dtype')
+  asked = (*ASKED, 'dtype', 'cache_dtype', 'weights')
   if args.fits is not None:
     return _fits(args, asked)
   if args.config is None:

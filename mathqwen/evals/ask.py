@@ -146,7 +146,7 @@ def prepare_benchmark(model: AskedModel, benchmark: Benchmark, ask: Ask, make_pr
 
   settings = {
     'model': model.name,
-    'dtype': model.dtype,
+    'dtype': model.precision,
     'benchmark': benchmark.name,
     'prompt': prompt_name,
     **asked.of(model, prompt_name),

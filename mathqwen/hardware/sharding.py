@@ -34,6 +34,7 @@ from mathqwen.errors import UserError
 from mathqwen.model import parameters
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.placement import NO_PLACEMENT, Compound, Placement, cast_weights
+from mathqwen.model.quantized import BLOCK
 
 Rules = Mapping[str, str | tuple[str, ...] | None]  # logical axis name -> mesh axis, several of them, or none
 
@@ -261,11 +262,17 @@ def batch_shards(shape: dict[str, int]) -> int:
 
 
 def check(
-  shape: dict[str, int], cfg: ModelConfig, batch_size: int | None = None, micro_batches: int = 1, seq_len: int = 0
+  shape: dict[str, int],
+  cfg: ModelConfig,
+  batch_size: int | None = None,
+  micro_batches: int = 1,
+  seq_len: int = 0,
+  base: str = 'bfloat16',
 ):
   """UserError: names every size that the mesh does not divide. Called before anything is allocated.
 
-  batch_size None: the rows are not checked. seq_len 0: every mesh.context divides it.
+  batch_size None: the rows are not checked. seq_len 0: every mesh.context divides it. base: how the frozen weights of
+  adapters are held, as `train.adapter.base` says.
   """
   context = shape['context']
   sizes = {
@@ -278,6 +285,12 @@ def check(
     'context': {'data.seq_len': seq_len, 'hidden_size': cfg.hidden_size},
     'fsdp': {'hidden_size / mesh.context' if context > 1 else 'hidden_size': cfg.hidden_size // context},
   }
+  if base in ('int4', 'nf4'):  # see `quantized.Quantized.axes`
+    block = math.gcd(BLOCK, cfg.intermediate_size)
+    sizes['tensor'][f'intermediate_size / {block}, blocks in {base},'] = cfg.intermediate_size // block
+    size = math.gcd(BLOCK, cfg.hidden_size) // 2
+    sizes['context'][f'bytes of a block in {base},'] = size
+    sizes['fsdp'][f'bytes of a block in {base}' + (' / mesh.context,' if context > 1 else ',')] = size // context
 
   problems = []
   for axis, dims in sizes.items():

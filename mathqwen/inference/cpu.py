@@ -104,6 +104,10 @@ class CpuWeight:
       raise TypeError('a CpuWeight has no elements: index it with [...]')
     return self
 
+  def astype(self, dtype: DTypeLike) -> 'CpuWeight':
+    """The same with its numbers in `dtype`."""
+    return jax.tree.map(lambda x: x.astype(dtype), self)
+
   def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ matrix.T` in `dtype`, by default x's: [..., I] -> [..., *outputs]."""
     *batch, width = x.shape

@@ -32,6 +32,7 @@ from mathqwen.model import attention, qwen
 from mathqwen.model.cache import AXES, KVCache
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
+from mathqwen.model.layers import Product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,9 @@ def _platform(params: dict) -> str:
 
 def decoder_for(params: dict, mesh: Mesh | None) -> Decoder:
   """The only place that chooses how to decode. A mesh of CPUs decodes like accelerators."""
-  return CPU if _platform(params) == 'cpu' and mesh is None else ACCELERATOR
+  # The CPU's layout is of floats, which would be as large as weights that are not quantised.
+  in_floats = not isinstance(qwen.head(params), Product)
+  return CPU if _platform(params) == 'cpu' and mesh is None and in_floats else ACCELERATOR
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,9 +35,15 @@ class Model:
   tokenizer: Tokenizer | None  # None: its directory has no tokenizer files
   params: dict | None  # None until read, in what `open_model` returns
   dtype: str = 'bfloat16'  # of weights and activations
+  weights: str | None = None  # 'int8': how matrices and tables are held, one scale for each row; None: in `dtype`
   mesh: jax.sharding.Mesh | None = None
   chat: ChatFormat = ChatFormat()  # what prompts are made with
   saved_as: tuple[ChatFormat | None, str] = (None, '')  # the `chat` and `system_prompt` of `hf.save`
+
+  @property
+  def precision(self) -> str:
+    """For records: 'bfloat16', or 'bfloat16, int8 weights'."""
+    return self.dtype if self.weights is None else f'{self.dtype}, {self.weights} weights'
 
   @property
   def system_prompt(self) -> str:
@@ -203,7 +209,12 @@ class Model:
     )
 
   def save_hf(self, directory: str, dtype: str | None = None, layout: str | None = None, card: str = ''):
-    """Writes a Hugging Face directory. dtype: of the files, by default that of the weights. layout: as in `hf.save`."""
+    """Writes a Hugging Face directory. dtype: of the files, by default that of the weights. layout: as in `hf.save`.
+
+    UserError: when the weights are held in int8, which no longer are those of the model.
+    """
+    if self.weights is not None:
+      raise UserError(f'{self.name} is loaded with weights={self.weights!r}: to save it, load it without')
     hf.save(directory, self.params, self.config, self.tokenizer, dtype, layout, card, *self.saved_as)
 
 
@@ -220,23 +231,28 @@ def _compute_logits(params, tokens, segment_ids, positions, *, cfg, dtype):
 
 
 def load(
-  path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16', platform: str | None = None
+  path: str,
+  mesh: jax.sharding.Mesh | None = None,
+  dtype: str = 'bfloat16',
+  platform: str | None = None,
+  weights: str | None = None,
 ) -> Model:
   """A model from a Hugging Face directory, a name on the hub, or a checkpoint directory of ours.
 
   mesh: where its weights go; None is one device. dtype: of weights and activations.
   platform: 'tpu', 'gpu' or 'cpu'; None takes what JAX_PLATFORMS names, else the TPU or GPU of this machine.
+  weights: 'int8' holds the matrices, the embedding and the head so, with one scale for each row; None: in `dtype`.
   UserError: when `path` is not a complete model, or the devices cannot be used.
   """
   devices.choose(platform)
   devices.start()
-  model, read = open_model(path, mesh, dtype)
+  model, read = open_model(path, mesh, dtype, weights)
   model.params = read()
   return model
 
 
 def open_model(
-  path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16'
+  path: str, mesh: jax.sharding.Mesh | None = None, dtype: str = 'bfloat16', weights: str | None = None
 ) -> tuple[Model, Callable[[], dict]]:
   """(model without its weights, read): everything small is read and checked now; `read() -> params` reads the weights.
 
@@ -244,8 +260,10 @@ def open_model(
   """
   if dtype not in hf.DTYPES:
     raise UserError(f'dtype {dtype!r} is not one of {", ".join(hf.DTYPES)}')
+  if weights not in (None, 'int8'):
+    raise UserError(f'weights {weights!r} is not int8: leave it out for weights in {dtype}')
   # Logits need no chat template, so one that cannot be used is an error of the first prompt that is made with it.
-  return model_of(open_source(path), mesh, dtype, at_once=False)
+  return model_of(open_source(path), mesh, dtype, at_once=False, weights=weights)
 
 
 def model_of(
@@ -255,10 +273,11 @@ def model_of(
   template: str | None = None,
   system: str | None = None,
   at_once: bool = True,
+  weights: str | None = None,
 ) -> tuple[Model, Callable[[], dict]]:
   """`open_model` of a source that is open already. template, system: as `Model.asked_with` takes them.
 
-  at_once: as `Source.chat` takes it.
+  at_once: as `Source.chat` takes it. weights: as in `load`.
   """
   if mesh is not None:
     sharding.check(dict(mesh.shape), source.config)
@@ -266,5 +285,5 @@ def model_of(
   if source.tokenizer is not None or template is not None or system is not None:
     chat = source.chat(template, system, at_once)
   saved_as = (source.trained_chat(), source.system_prompt)
-  model = Model(source.name, source.config, source.tokenizer, None, dtype, mesh, chat, saved_as)
-  return model, functools.partial(source.read, mesh, dtype)
+  model = Model(source.name, source.config, source.tokenizer, None, dtype, weights, mesh, chat, saved_as)
+  return model, functools.partial(source.read, mesh, dtype, weights)

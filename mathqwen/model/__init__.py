@@ -13,6 +13,7 @@ For other folders to use; nothing is imported here, because most of it imports J
   attention    `select` of the implementations of attention in training and prefill
   layers       the functions that a layer is made of; `Product`, a weight that multiplies by itself
   quantized    `Quantized`, a frozen weight in 8 or 4 bits
+  frozen       the weights of a model as they are held, quantised or not
   placement    `Placement`, the null form of `hardware.sharding.MeshPlacement`
   stack        the loop over layers; `REMAT`, `group_size`
 
@@ -25,6 +26,7 @@ __all__ = [
   'cache',
   'compute',
   'config',
+  'frozen',
   'layers',
   'lora',
   'parameters',

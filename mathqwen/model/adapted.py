@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from mathqwen.model import layers
 from mathqwen.model.placement import Compound
+from mathqwen.model.quantized import Quantized
 
 # Of each matrix of a layer: how many of its axes are outputs; the others are inputs.
 OUTPUTS = {'q': 2, 'k': 2, 'v': 2, 'o': 1, 'gate': 1, 'up': 1, 'down': 1}
@@ -117,7 +118,8 @@ def lengths(weight: Adapted) -> jax.Array:
 
 def merge(weight: Adapted) -> jax.Array:
   """float32 [*outputs, *inputs]: W + scale * B A of one layer; without DoRA's lengths."""
-  merged = jnp.asarray(weight.base, jnp.float32)
+  quantized = isinstance(weight.base, Quantized)
+  merged = weight.base.dequantized(jnp.float32) if quantized else jnp.asarray(weight.base, jnp.float32)
   if weight.a is None:
     return merged
   b_OR, a_RI = (x.astype(jnp.float32) for x in (weight.b, weight.a))

@@ -15,7 +15,6 @@ from jax.typing import DTypeLike
 
 from mathqwen.model import rotary
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.quantized import is_quantized
 
 
 @runtime_checkable
@@ -43,8 +42,7 @@ def linear(equation: str, x_BT: jax.Array, w: jax.Array | Product) -> jax.Array:
 
 def unembed(x_BTD: jax.Array, head_VD: jax.Array | Product) -> jax.Array:
   """float32 logits [..., V] of x [..., D]; the head is cast to x's dtype."""
-  # A tree: a `Product` holds its arrays in fields.
-  head_VD = jax.tree.map(lambda w: w.astype(x_BTD.dtype), head_VD, is_leaf=is_quantized)
+  head_VD = head_VD.astype(x_BTD.dtype)
   if isinstance(head_VD, Product):
     return head_VD.product(x_BTD, jnp.float32)
   return jnp.einsum('...D,VD->...V', x_BTD, head_VD, preferred_element_type=jnp.float32)

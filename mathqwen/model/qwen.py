@@ -29,7 +29,7 @@ from mathqwen.model.compute import PLAIN, Compute
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.layers import Rotation, linear, rms_norm, rope
 from mathqwen.model.placement import axes_of, cast_weights, opaque_one
-from mathqwen.model.quantized import is_quantized
+from mathqwen.model.quantized import Quantized
 
 # (q_BTNH, k_BTKH, v_BTKH) -> (o_BTNH, what the caller of the layer gets back: a new cache, keys and values, or None)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple]
@@ -153,6 +153,8 @@ def block(cfg: ModelConfig, weights: dict) -> Block:
 def embed(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
   """The tokens' rows of the embedding, [B, T, D] in `compute.dtype`."""
   place = compute.placement
+  if isinstance(params['embed'], Quantized):
+    return place(_look_up(params, tokens_BT, compute), 'batch', 'length', 'width')
   # Each chip looks up the tokens of all chips of its model copy in its columns of the table, and then keeps its own
   # rows of the result. So the table is never whole on a chip.
   table_VD = place(params['embed'].astype(compute.dtype), 'tensor_vocab', 'embed')
@@ -163,7 +165,11 @@ def embed(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
 def _look_up(params: dict, tokens_BT: jax.Array, compute: Compute) -> jax.Array:
   """`embed` for few tokens: every chip looks up all of them in its part of the table, and no part moves."""
   place = compute.placement
-  x_BTD = params['embed'][place(tokens_BT, 'copy', 'whole')].astype(compute.dtype)
+  table_VD, tokens_BT = params['embed'], place(tokens_BT, 'copy', 'whole')
+  if isinstance(table_VD, Quantized):
+    x_BTD = table_VD.rows(tokens_BT, compute.dtype)
+  else:
+    x_BTD = table_VD[tokens_BT].astype(compute.dtype)
   return place(x_BTD, 'copy', 'whole', 'embed')
 
 
@@ -277,8 +283,8 @@ def decode_step(
 
 
 def cast(weights: dict, dtype: DTypeLike) -> dict:
-  """Every weight in `dtype`; a `Quantized` stays as it is."""
-  return jax.tree.map(lambda w: w.astype(dtype), weights, is_leaf=is_quantized)
+  """Every weight for activations in `dtype`."""
+  return jax.tree.map(lambda w: w.astype(dtype), weights, is_leaf=lambda w: isinstance(w, layers.Product))
 
 
 def head(params: dict) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mathqwen.hardware import cost, hbm, sharding
 from mathqwen.inference import generate, shapes
 from mathqwen.inference.sampling import AnswerRequest
-from mathqwen.model import parameters
+from mathqwen.model import frozen
 from mathqwen.model.config import ModelConfig
 
 
@@ -27,6 +27,7 @@ class Slots:
   width: int  # of the prompts that are prefilled together
   dtype: str  # of weights and activations
   cache_dtype: str
+  weights: str | None = None  # 'int8': how matrices and tables are held; None: in `dtype`
 
 
 def compile_here(cfg: ModelConfig, slots: Slots, devices: Sequence[jax.Device]) -> dict[str, Any]:
@@ -55,8 +56,10 @@ def _compile(cfg: ModelConfig, slots: Slots, devices: Sequence[jax.Device]) -> d
   program = generate.program_for(cfg, AnswerRequest(1, cfg.vocab_size, (0,)), execution, generate.ACCELERATOR)
 
   number = jax.ShapeDtypeStruct((), jnp.int32)
-  in_dtype = lambda x, where: jax.ShapeDtypeStruct(x.shape, slots.dtype, sharding=where)
-  params = jax.tree.map(in_dtype, parameters.abstract(cfg), sharding.params_shardings(mesh, cfg))
+  placed = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  kind = slots.weights or slots.dtype
+  shardings = sharding.params_shardings(mesh, cfg, frozen.logical_axes(cfg, kind, tables=True))
+  params = jax.tree.map(placed, frozen.abstract(cfg, slots.dtype, kind, tables=True), shardings)
   empty = generate.empty_slots.trace(program, rows, slots.positions, slots.cache_dtype)
   state = _results(empty, empty.lower().compile())
   traced = {'decode': generate.decode.trace(params, state, number, program=program, steps=shapes.STEPS)}

@@ -49,6 +49,7 @@ class Asked:
   batch_size: int = 64
   dtype: str = 'bfloat16'
   cache_dtype: str | None = None  # None: dtype
+  weights: str | None = None  # 'int8': how matrices and tables are held; None: dtype
   limit: int | None = None
   max_new_tokens: int | None = None  # None: the benchmark's
   answer_tokens: int | None = None  # mean; None: ANSWER_TOKENS
@@ -127,6 +128,7 @@ def _row(experiment: 'Experiment', work: Work, where: chips.Slice, asked: Asked)
     'width': shapes.round_up(work.prompt_tokens, 'tpu'),
     'dtype': asked.dtype,
     'cache_dtype': asked.cache_dtype or asked.dtype,
+    'weights': asked.weights,
   }
   row = {'topology': where.name, 'chips': where.chips, 'benchmark': work.name, 'fits': False}
   row |= dict.fromkeys(UNKNOWN) | slots | dataclasses.asdict(work) | {'hbm_capacity_bytes': where.chip.hbm_bytes}

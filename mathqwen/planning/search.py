@@ -89,7 +89,8 @@ def mesh_for(experiment: config.Experiment, where: chips.Slice, fixed: set[str])
       wanted = dataclasses.replace(experiment.mesh, data=data, context=context, tensor=tensor)
       try:
         mesh = sharding.mesh_shape(wanted, where.devices)
-        sharding.check(mesh, experiment.model, experiment.data.batch_size, 1, experiment.data.seq_len)
+        base = experiment.train.adapter.base
+        sharding.check(mesh, experiment.model, experiment.data.batch_size, 1, experiment.data.seq_len, base)
         return mesh
       except UserError as error:
         problem = problem or error

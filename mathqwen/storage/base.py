@@ -15,9 +15,10 @@ from mathqwen import files, hf
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
-from mathqwen.model import lora, parameters
+from mathqwen.model import frozen, lora, parameters
 from mathqwen.model.adapted import OUTPUTS, Adapted
 from mathqwen.model.config import ModelConfig
+from mathqwen.model.quantized import KINDS, Quantized, is_quantized
 from mathqwen.storage import checksums
 from mathqwen.storage.converted import StepWeights
 
@@ -38,13 +39,13 @@ def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Me
   UserError: when a file is damaged.
   """
   shardings = sharding.params_shardings(mesh, cfg)
-  params: dict = {}
   arrays: dict[str, dict] = {}
-  for path in weights.paths():
-    array = weights.place(path, hf.weight_at(shardings, path), adapter.base)
-    _, found = checksums.examine({_name(path): array})
-    arrays |= found
-    hf.set_weight(params, path, array)
+
+  def examined(path, array):
+    arrays.update(checksums.examine({_name(path): array})[1])
+    return hold(array, path, cfg, mesh, adapter.base)
+
+  params = weights.read_all(shardings, adapter.base_dtype, examined)
   weights.close()
   name = name if name.startswith(files.HUB) else files.absolute_text(name)
   return Base(params, {'name': name, 'arrays': arrays})
@@ -52,8 +53,20 @@ def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Me
 
 def copied(params: dict, name: str, adapter: AdapterConfig) -> Base:
   """What `read` gives, from weights that are on the mesh: a copy, which stays when they are donated."""
-  copy = jax.tree.map(lambda x: jnp.array(x, adapter.base, copy=True), params)
+  copy = jax.tree.map(lambda x: jnp.array(x, adapter.base_dtype, copy=True), params)
   return Base(copy, {'name': name, 'arrays': checksums.examine(copy)[1]})
+
+
+def hold(
+  array: jax.Array, path: hf.Path, cfg: ModelConfig, mesh: jax.sharding.Mesh, kind: str, tables: bool = False
+) -> jax.Array | Quantized:
+  """A weight on `mesh` as `frozen.hold` holds it there."""
+  make = functools.partial(frozen.hold, path=path, kind=kind, tables=tables)
+  if not is_quantized(jax.eval_shape(make, array)):
+    return array
+  axes = hf.weight_at(frozen.logical_axes(cfg, kind, tables), path)
+  where = sharding.params_shardings(mesh, cfg, {'weight': axes})['weight']
+  return jax.jit(make, out_shardings=where)(array)
 
 
 def check(record: dict, found: dict[str, dict], workdir: str, name: str) -> None:
@@ -98,14 +111,14 @@ class MergedWeights(hf.Weights):
     return hf.ArrayWeights(parameters.abstract(self._cfg)).paths()
 
   def dtype(self, path: hf.Path) -> np.dtype:
-    """float32 of a merged weight; of the others that in which they were trained on."""
-    return hf.DTYPES['float32' if self._is_adapted(path) else self._adapter.base]
+    """float32 of a merged or dequantised weight; of the others that in which they were trained on."""
+    return hf.DTYPES['float32' if self._is_computed(path) else self._adapter.base_dtype]
 
   def read(self, path: hf.Path) -> np.ndarray:
     """One weight, on this host alone."""
-    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base], copy=False)
+    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base_dtype], copy=False)
     self._check({_name(path): checksums.of_array(array)})
-    if not self._is_adapted(path):
+    if not self._is_computed(path):
       return array
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     parts = {part[-1]: jax.device_put(self.trained.read(part), device) for part in self._parts(path)}
@@ -120,10 +133,10 @@ class MergedWeights(hf.Weights):
 
   def place(self, path: hf.Path, where: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
     """One weight in this sharding; all hosts must call it."""
-    array = self._base.place(path, where, self._adapter.base)
+    array = self._base.place(path, where, self._adapter.base_dtype)
     self._check(checksums.examine({_name(path): array})[1])
     dtype = self.dtype(path) if dtype is None else hf.DTYPES[dtype]
-    if not self._is_adapted(path):
+    if not self._is_computed(path):
       return array.astype(dtype)
     shardings = self._shardings(where)
     parts = {part[-1]: self.trained.place(part, hf.weight_at(shardings, part)) for part in self._parts(path)}
@@ -136,15 +149,23 @@ class MergedWeights(hf.Weights):
       return sharding.params_shardings(where.mesh, self._cfg, axes)
     return jax.tree.map(lambda names: where, axes, is_leaf=lambda x: isinstance(x, tuple))
 
-  def _is_adapted(self, path: hf.Path) -> bool:
-    return path[0] == 'layers' and path[1] in self._adapter.targets
+  def _is_computed(self, path: hf.Path) -> bool:
+    """Whether a weight is not that of the base: it has an adapter, or was trained on in fewer bits."""
+    matrices = OUTPUTS if self._adapter.base in KINDS else self._adapter.targets
+    return path[0] == 'layers' and path[1] in matrices
 
   def _parts(self, path: hf.Path) -> list[hf.Path]:
     return [part for part in self.trained.paths() if part[: len(path)] == path]
 
   def _merged(self, path, array, parts, dtype, where=None) -> jax.Array:
-    adapted = Adapted(array, **({'magnitude': None} | parts), outputs=OUTPUTS[path[1]], scale=self._adapter.scale)
-    return jax.jit(functools.partial(lora.merged, dtype=dtype), out_shardings=where)(adapted)
+    parts = dict.fromkeys(('a', 'b', 'magnitude')) | parts
+
+    def merged(array, parts):
+      base = frozen.hold(array, path, self._adapter.base)
+      adapted = Adapted(base, **parts, outputs=OUTPUTS[path[1]], scale=self._adapter.scale)
+      return lora.merged(adapted, dtype)
+
+    return jax.jit(merged, out_shardings=where)(array, parts)
 
   def _check(self, found: dict[str, dict]) -> None:
     check(self._record, found, self._workdir, self.base_name)

@@ -73,14 +73,18 @@ class Source:
     """What a run of ours trained it with; None for a model that was not trained here, which keeps its own files."""
     return self.chat() if self.is_run and self.tokenizer is not None else None
 
-  def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None) -> dict:
+  def read(self, mesh: jax.sharding.Mesh | None = None, dtype: str | None = None, held: str | None = None) -> dict:
     """All weights, in `dtype` or in their own dtypes, on `mesh` or on one device; then closes the files.
+
+    held: one of `quantized.KINDS` quantises matrices and tables, each before the next is read.
 
     UserError: when a file is damaged.
     """
     if mesh is None:
       mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    params = self.weights.read_all(sharding.params_shardings(mesh, self.config), dtype)
+    shardings = sharding.params_shardings(mesh, self.config)
+    hold = lambda path, array: frozen.hold(array, path, self.config, mesh, held or 'as read', tables=True)
+    params = self.weights.read_all(shardings, dtype, hold)
     self.weights.close()
     return params
 

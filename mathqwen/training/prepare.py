@@ -93,7 +93,8 @@ class TrainingRun:
     answered = experiment.data.seq_len if experiment.data.share_prompts else None
     attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype, answered)
     batch = elastic.batch_of(experiment, shape, jax.process_count(), before)
-    sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len)
+    base = experiment.train.adapter.base
+    sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len, base)
     for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):
       if note and jax.process_index() == 0:
         report(note)

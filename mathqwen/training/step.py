@@ -15,7 +15,7 @@ from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import Experiment, TrainConfig
 from mathqwen.data import packing, pairs, shared_prompts
 from mathqwen.hardware import sharding
-from mathqwen.model import attention, lora, parameters, qwen
+from mathqwen.model import attention, frozen, lora, parameters, qwen
 from mathqwen.model.compute import Compute, Dropout
 from mathqwen.model.config import ModelConfig
 from mathqwen.training import dpo, loss, offload, optim
@@ -249,8 +249,13 @@ def abstract_state(
 
 def abstract_base(mesh: Mesh, cfg: ModelConfig, adapter: AdapterConfig) -> dict:
   """The frozen weights as ShapeDtypeStructs with shardings."""
-  held = lambda x, where: jax.ShapeDtypeStruct(x.shape, adapter.base, sharding=where)
-  return jax.tree.map(held, parameters.abstract(cfg), sharding.params_shardings(mesh, cfg))
+  held = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+  return jax.tree.map(held, frozen.abstract(cfg, adapter.base_dtype, adapter.base), base_shardings(mesh, cfg, adapter))
+
+
+def base_shardings(mesh: Mesh, cfg: ModelConfig, adapter: AdapterConfig) -> dict:
+  """The NamedShardings of the frozen weights."""
+  return sharding.params_shardings(mesh, cfg, frozen.logical_axes(cfg, adapter.base))
 
 
 def abstract_batch(mesh: Mesh, experiment: Experiment, rows: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
@@ -306,7 +311,7 @@ def compile_step(
   train = dataclasses.replace(experiment.train, micro_batches=micro_batches or experiment.train.micro_batches)
   rate = optim.schedule(experiment.optim, train.steps)
   state = state_shardings(mesh, cfg, tx, train.adapter)
-  base = (sharding.params_shardings(mesh, cfg),) if train.frozen else ()
+  base = (base_shardings(mesh, cfg, train.frozen),) if train.frozen else ()
   limits = (sharding.replicated(mesh),) if train.skip_spikes else ()
   step = _train_step_on_base if train.frozen else train_step
   return jax.jit(

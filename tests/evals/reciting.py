@@ -34,7 +34,7 @@ class RecitingModel:
   def __init__(self, answers, name='reciting', positions=512, stops_after=None, system_prompt=''):
     self.tokenizer = ByteTokenizer()
     self.config = types.SimpleNamespace(max_position_embeddings=positions, longest=positions)
-    self.name, self.dtype, self.system_prompt = name, 'float32', system_prompt
+    self.name, self.precision, self.system_prompt = name, 'float32', system_prompt
     self.chat = ChatFormat(system_prompt=system_prompt)
     self.answers, self.stops_after, self.asked, self.given = answers, stops_after, [], 0
 

@@ -52,7 +52,10 @@ def test_codes_and_scales_are_those_of_qwix(kind):
   codes = np.array([int(digits[i : i + bits // 4], 16) for i in range(0, len(digits), bits // 4)])
   if kind != 'nf4':
     codes = np.maximum(codes - (codes >= 2 ** (bits - 1)) * 2**bits, 1 - 2 ** (bits - 1))  # qwix has -8 as well
-  assert np.asarray(got.codes.astype(jnp.int32)).ravel().tolist() == codes.tolist()
+  stored = np.int32(got.codes)
+  if kind != 'int8':  # a byte has an input of the first half of its block, and above it one of the second
+    stored = np.concatenate([stored & 15, stored >> 4], axis=1) - (8 if kind == 'int4' else 0)
+  assert stored.ravel().tolist() == codes.tolist()
   np.testing.assert_allclose(got.scales.ravel(), scales, rtol=1e-6)
 
 
@@ -101,8 +104,7 @@ def test_the_product_and_its_derivative_are_those_of_the_dequantised_weight(kind
 def test_a_backward_pass_keeps_codes_not_floats():
   w, x = quantize(jnp.asarray(normal((96, 64))), 'nf4'), jnp.ones((1, 64))
   kept = jax.tree.leaves(jax.vjp(w.product, x)[1])
-  sizes = {array.dtype.itemsize for array in kept if array.size >= 96 * 64}
-  assert sizes == {1}  # of uint4, as JAX counts it
+  assert w.codes.nbytes == 96 * 64 / 2 and max(array.nbytes for array in kept) == w.codes.nbytes
 
 
 @pytest.mark.parametrize('family, kind', [('qwen2', 'int8'), ('qwen3', 'int4'), ('llama', 'nf4')])

@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 
+from mathqwen import hf
 from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.data import packing, pairs, shared_prompts
@@ -18,6 +19,7 @@ from mathqwen.inference.budget import Budget
 from mathqwen.inference.sampling import AnswerRequest
 from mathqwen.model import attention, parameters, splash
 from mathqwen.model.config import ModelConfig
+from mathqwen.storage import base as storage_base
 from mathqwen.training import step as step_lib
 from mathqwen.training.optim import optimizer
 
@@ -42,6 +44,10 @@ BESIDE_EACH_OTHER = {'data': 2, 'fsdp': 2, 'tensor': 2}
 ADAPTED_MESHES = [
   ONE | shape for shape in ({}, BESIDE_EACH_OTHER, {'fsdp': 4, 'context': 2}, {'context': 2, 'tensor': 4})
 ]
+# A base of 4 bits, with two blocks of inputs for mesh.tensor
+ON_NF4 = AdapterConfig(4, base='nf4')
+BLOCKS = dataclasses.replace(CFG, intermediate_size=128)
+BLOCKS_MESHES = [ONE | shape for shape in ({}, BESIDE_EACH_OTHER, {'fsdp': 2, 'context': 2, 'tensor': 2})]
 ODD_MESHES = [ONE | shape for shape in ({}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}, {'fsdp': 2, 'context': 4})]
 
 
@@ -72,13 +78,19 @@ def weights(mesh, scale, cfg=CFG):
   return jax.device_put(drawn, sharding.params_shardings(mesh, cfg))
 
 
+def held(params, mesh, cfg, kind, tables=False):
+  """`params` of `weights`, as they are held when they are read."""
+  hold = lambda path, array: storage_base.hold(array, path, cfg, mesh, kind, tables)
+  return hf.ArrayWeights(params).read_all(sharding.params_shardings(mesh, cfg), None, hold)
+
+
 def run(shape, cfg=CFG, adapter=NO_ADAPTER):
   mesh = mesh_of(shape)
-  sharding.check(dict(mesh.shape), cfg, 8)
+  sharding.check(dict(mesh.shape), cfg, 8, base=adapter.base)
   tx = optimizer(EXPERIMENT.optim, STEPS)
   experiment = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, adapter=adapter))
   params = weights(mesh, 0.1, cfg)
-  base = (params,) if adapter.rank else ()
+  base = (held(params, mesh, cfg, adapter.base),) if adapter.rank else ()
   state = step_lib.init_state(mesh, cfg, tx, 0, params, adapter, *base)
   step = step_lib.compile_step(mesh, cfg, experiment, tx)
   losses = []
@@ -179,8 +191,11 @@ def logits(shape, cfg=CFG):
   return sorted(set(re.findall(rf'f32\[(\d+),[1248],({V}|{V // math.prod(shape.values())})\]', compiled.as_text())))
 
 
-def answers(shape, budget=False):
-  """Of 13 prompts in 4 slots, and the programs that were made for them. budget: closes every other one's thinking."""
+def answers(shape, budget=False, kind='float32'):
+  """Of 13 prompts in 4 slots, and the programs that were made for them.
+
+  budget: closes every other one's thinking. kind: how the weights are held.
+  """
   mesh = mesh_of(shape)
   prompts = [[5, 0, 9], [1] * 11, [0], [3, 2, 1, 0, 4], [60, 61], *([i, 7] for i in range(8))]
   limits = [6, 2, 9, 1, 4, 5, 3, 8, 2, 7, 6, 3, 5]
@@ -188,20 +203,23 @@ def answers(shape, budget=False):
   before = programs()
   request, execution = AnswerRequest(limits, 60, (63,)), generate.Execution(batch_size=4, mesh=mesh)
   limited = Budget(2, lambda index, ids: [7, 8] if index % 2 else None) if budget else None
-  found = generate.generate(weights(mesh, 0.3), CFG, prompts, request, execution, budget=limited)
+  params = held(weights(mesh, 0.3), mesh, CFG, kind, tables=True)
+  found = generate.generate(params, CFG, prompts, request, execution, budget=limited)
   return found, [now - then for now, then in zip(programs(), before, strict=True)]
 
 
 if __name__ == '__main__':
-  trained, odd, adapted = (
+  trained, odd, adapted, on_nf4 = (
     [{'mesh': shape, 'name': name_of(shape)} | run(shape, cfg, adapter) for shape in shapes]
     for cfg, shapes, adapter in (
       (CFG, MESHES, NO_ADAPTER),
       (ODD, ODD_MESHES, NO_ADAPTER),
       (CFG, ADAPTED_MESHES, ADAPTER),
+      (BLOCKS, BLOCKS_MESHES, ON_NF4),
     )
   )
   both = [answers(shape, budget) for budget in (False, True) for shape in (ONE, ONE | BESIDE_EACH_OTHER)]
+  in_int8 = [answers(shape, kind='int8') for shape in (ONE, ONE | BESIDE_EACH_OTHER, ONE | {'tensor': 8})]
   split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
   together = ONE | {'fsdp': 2, 'context': 2, 'tensor': 2}
   shared = [learn_answers(ONE, False), learn_answers(together, True)]
@@ -214,5 +232,7 @@ if __name__ == '__main__':
     'shared': shared,
     'adapted': adapted,
     'pairs': [learn_pairs(shape) for shape in (ONE, together, ONE | {'data': 2, 'fsdp': 4})],
+    'on_nf4': on_nf4,
+    'in_int8': in_int8,
   }
   print(json.dumps(found | {'splash': splash_on(together)}))

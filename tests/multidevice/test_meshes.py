@@ -48,6 +48,19 @@ def test_adapters_learn_on_a_mesh_what_they_learn_on_one_device(results):
     assert got['compiled'] == 1, got['name']
 
 
+def test_adapters_on_a_base_in_4_bits_learn_on_a_mesh_what_they_learn_on_one_device(results):
+  one, *meshes = results['on_nf4']
+  assert len(meshes) == 2 and one['losses'][0] - one['losses'][4] > 0.02
+  for got in meshes:
+    assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
+    assert got['compiled'] == 1, got['name']
+
+
+def test_weights_in_int8_answer_on_a_mesh_as_on_one_device(results):
+  (one, _), *meshes = results['in_int8']
+  assert [answers for answers, _ in meshes] == [one, one] and one != results['answers'][0][0]
+
+
 def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_device(results):
   (alone, many), (losses, tokens) = results['shared']
   assert len(set(alone)) == 3 and losses == pytest.approx(alone, rel=1e-5)

@@ -151,11 +151,12 @@ SMALL = ModelConfig(8192, 1024, 2816, 2, 8, 8, 128, 2048)
 
 
 @NEEDS_COMPILER
-def test_a_step_reads_weights_and_cache_once():
-  slots = {'rows': 32, 'positions': 256, 'width': 128, 'dtype': 'bfloat16', 'cache_dtype': 'bfloat16'}
+@pytest.mark.parametrize('held', [None, 'int8'])
+def test_a_step_reads_weights_and_cache_once(held):
+  slots = {'rows': 32, 'positions': 256, 'width': 128, 'dtype': 'bfloat16', 'cache_dtype': 'bfloat16', 'weights': held}
   found = compiler.compile_answers(Experiment(SMALL), slots, chips.slice_of('v5e-4'))
   assert found['mesh']['fsdp'] * found['mesh']['tensor'] == 4
-  weights = 2 * (2 * (2 * 1024 * 128 * (8 + 8) + 3 * 1024 * 2816) + 8192 * 1024)
+  weights = (1 if held else 2) * (2 * (2 * 1024 * 128 * (8 + 8) + 3 * 1024 * 2816) + 8192 * 1024)
   cache = 2 * 2 * 2 * 32 * 256 * 8 * 128
   assert found['read_bytes'] == pytest.approx(weights + cache, rel=0.01)
   # Even if a call decoded a single token: it copies neither the cache nor more than a part of the weights.
