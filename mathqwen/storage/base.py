@@ -125,8 +125,8 @@ class MergedWeights(hf.Weights):
     return np.asarray(self._merged(path, jax.device_put(array, device), parts, 'float32'))
 
   def lengths(self, path: hf.Path) -> np.ndarray:
-    """float32 [L, *outputs]: the length of each row of one of the base's matrices, as it was trained on."""
-    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base], copy=False)
+    """float32 [L, *outputs]: the length of each row of one of the base's matrices, as it is read."""
+    array = self._base.read(path).astype(hf.DTYPES[self._adapter.base_dtype], copy=False)
     outputs = OUTPUTS[path[1]]
     rows = lambda layer: np.sqrt(np.sum(np.square(np.float32(layer)), axis=tuple(range(outputs, layer.ndim))))
     return np.stack([rows(layer) for layer in array])
