@@ -187,7 +187,7 @@ def test_json_with_a_wrong_type(base):
 def test_choices_are_what_the_code_knows():
   """config.py imports neither JAX nor the code that these names choose from."""
   from mathqwen.commands import _asking
-  from mathqwen.model import adapted, attention, cache, stack
+  from mathqwen.model import adapted, attention, cache, quantized, stack
   from mathqwen.planning import search
   from mathqwen.training import optim
 
@@ -198,6 +198,7 @@ def test_choices_are_what_the_code_knows():
   of_pairs = {'train.objective', 'train.dpo_form'}  # both of each are trained in tests/training/test_dpo_run.py
   assert set(choices) == {rope_type, *others, *of_adapters, *of_pairs}
   assert choices['train.adapter.targets'] == tuple(adapted.OUTPUTS)
+  assert choices['train.adapter.base'] == ('float32', 'bfloat16', *quantized.KINDS)
   moment_bytes = {name: 2 * dtype(0).nbytes for name, dtype in optim.MOMENTS.items()}
   assert moment_bytes == {name: OptimConfig(name=name).moment_bytes for name in choices['optim.name']}
   assert choices['train.remat'] == tuple(stack.REMAT) == ('none', *search.POLICIES)
