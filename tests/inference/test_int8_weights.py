@@ -62,7 +62,7 @@ def test_answers_are_those_of_the_dequantised_weights(tiny_config, random_params
   assert answers[0] == answers[1] and len({tuple(answer) for answer in answers[0]}) == 3
 
 
-def test_a_run_answers_with_int8_weights(trained, tmp_path, capsys):
+def test_a_run_answers_with_int8_weights(tiny, trained, tmp_path, capsys):
   model = mathqwen.load(str(trained), dtype='float32', weights='int8')
   plain = mathqwen.load(str(trained), dtype='float32')
   held, whole = (sum(w.nbytes for w in jax.tree.leaves(m.params)) for m in (model, plain))
@@ -72,7 +72,8 @@ def test_a_run_answers_with_int8_weights(trained, tmp_path, capsys):
   answers = json.loads(capsys.readouterr().out.splitlines()[-1])['answers']
   assert answers == model.generate(questions, max_new_tokens=4)
 
-  options = ['--benchmarks', 'arithmetic', '--limit', '4', '--max-new-tokens', '3', '--out', str(tmp_path)]
+  options = ['--benchmarks', 'arithmetic', '--data-dir', tiny.data_dir, '--out', str(tmp_path)]
+  options += ['--limit', '4', '--max-new-tokens', '3']
   assert main(['evaluate', str(trained), *options, '--weights', 'int8']) == 0
   scores = json.loads((tmp_path / 'arithmetic' / 'scores.json').read_text())
   assert scores['dtype'] == 'float32, int8 weights'
