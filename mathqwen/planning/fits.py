@@ -20,6 +20,8 @@ METHODS: dict[str, dict[str, Any]] = {
   'full adamw_bf16': {'optim.name': 'adamw_bf16', 'train.adapter.rank': 0},
   'full adamw_8bit': {'optim.name': 'adamw_8bit', 'train.adapter.rank': 0},
   'LoRA': {'train.adapter.base': 'bfloat16', 'train.adapter.rank': RANK},
+  'QLoRA int8': {'train.adapter.base': 'int8', 'train.adapter.rank': RANK},
+  'QLoRA nf4': {'train.adapter.base': 'nf4', 'train.adapter.rank': RANK},
 }
 # What is tried for each: the fastest settings first, then less memory.
 TRIED = [{'train.remat': remat, 'train.loss_chunk': chunk} for remat in ('full', 'nested') for chunk in (1024, 256)]

@@ -16,7 +16,7 @@ from mathqwen.cli import build_parser
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 FOLDER = ROOT / 'launch' / 'colab'
-FIGURES = {'finetune': 2, 'generate': 1, 'evaluate': 1, 'convert': 0, 'sharding': 3}
+FIGURES = {'finetune': 2, 'generate': 1, 'evaluate': 1, 'convert': 0, 'qlora': 1, 'sharding': 3}
 
 
 def read(name):
@@ -148,6 +148,16 @@ def check_convert(cells, folder):
   assert float(difference[1]) < 1e-4
 
 
+def check_qlora(cells, folder):
+  assert 'parameters: ' in printed(cells['dry-run'])
+  lines = [json.loads(line) for line in (folder / 'runs/qlora/metrics.jsonl').read_text().splitlines()]
+  losses = [line['loss'] for line in lines if 'loss' in line]
+  assert losses[-1] < losses[0]
+  assert printed(cells['ask']).strip()
+  assert 'adapter_config.json' in printed(cells['export']) and 'adapter_model.safetensors' in printed(cells['export'])
+  assert json.loads((folder / 'adapter/adapter_config.json').read_text())['r'] == 16
+
+
 def check_sharding(cells, folder):
   losses = {}
   for mesh in ('fsdp=8', 'fsdp=4,tensor=2'):
@@ -162,6 +172,7 @@ CHECKS = {
   'generate': check_generate,
   'evaluate': check_evaluate,
   'convert': check_convert,
+  'qlora': check_qlora,
   'sharding': check_sharding,
 }
 

@@ -20,6 +20,7 @@ CELLS = {
   'sums': ('Qwen2.5-1.5B', 'v6e-1', {'optim.name': 'adamw_8bit', 'data.batch_size': 2, 'train.micro_batches': 2}),
   'LoRA': ('Qwen2.5-7B', 'v5e-4', {'train.adapter.rank': 16}),
   'LoRA, rows': ('Qwen2.5-1.5B', 'v5e-1', {'train.adapter.rank': 16, 'data.batch_size': 4}),
+  'QLoRA': ('Qwen2.5-7B', 'v5e-1', {'train.adapter.rank': 16, 'train.adapter.base': 'nf4'}),
   'large': ('Qwen2.5-14B', 'v5p-8', {'optim.name': 'adamw_8bit', 'data.batch_size': 8}),
 }
 
