@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mathqwen.data import encoding, examples, pairs, pipeline
+from mathqwen.data import encoding, examples, inspect_page, pairs, pipeline
 from mathqwen.data.encoded import Encoded
 from mathqwen.data.training_data import TrainingData
 from mathqwen.data_config import DataConfig
@@ -121,7 +121,7 @@ def pairs_in(features):
   return found
 
 
-def test_the_row_countsin_the_docstring():
+def test_the_row_drawn_in_the_docstring():
   S, a, b, C, E, D = range(11, 17)
   side = lambda ids: (np.array(ids, np.int32), np.array([0, 0, 0, *[1] * (len(ids) - 3)], np.uint8))
   features = pairs.pack([side([S, a, b, C, E]), side([S, a, b, D])], 9)
@@ -172,6 +172,8 @@ def test_what_training_reads_of_a_file_of_pairs(tmp_path):
   path = jsonl(tmp_path / 'pairs.jsonl', [*records, records[3], long])
   cfg = DataConfig(sources=(str(path),), seq_len=80, batch_size=2, eval_examples=5)
   data = TrainingData(cfg, load_tokenizer(), pairs=True)
+  segments = [segment['name'] for row in inspect_page._packed(data) for segment in row[4]['segments']]
+  assert segments[0].endswith(', chosen of pair 1') and segments[1].endswith(', rejected of pair 1')
   lines = data.describe()
   assert lines[0].startswith(f'{path}: 35 pairs, ') and 'held out for the evaluation loss: 5 pairs' in lines
   assert data.reports[str(path)].counts == {'duplicate': 1, 'too_long': 1}
