@@ -112,7 +112,8 @@ class DirectoryWeights(Weights):
 
   def place(self, path: Path, sharding: jax.sharding.Sharding | None, dtype: str | None = None) -> jax.Array:
     """One weight in this sharding; without one on the default device."""
-    return jax.device_put(self.read(path, sharding, dtype))
+    array = self.read(path, sharding, dtype)
+    return jax.device_put(array) if sharding is None else array  # which may be over several hosts
 
   def _read_boxes(self, place: layouts.WeightPlace, dtype: np.dtype, boxes: list[Box]) -> list[np.ndarray]:
     """One array for each box of a weight. Rows that several boxes need are read once."""

@@ -132,6 +132,26 @@ def test_hosts_train_like_one_device(hosts, devices, mesh, one, tiny, tmp_path):
 ENDLESS = ('train.steps=100000', 'train.checkpoint_every=100000', 'train.eval_every=100000')
 
 
+def test_hosts_train_adapters_like_one_device_and_merge_them(tiny, trained, tmp_path):
+  settings = 'data.batch_size=8', 'train.adapter.rank=4', 'train.steps=4', 'train.log_every=1', 'train.eval_every=4'
+  base = tmp_path / 'base'
+  convert_to_hf(str(trained), str(base), compare=False)
+  command = ['train', tiny.config, '--init', str(base), *set_all(*settings, 'optim.warmup_steps=1')]
+  assert main([*command, '--workdir', str(tmp_path / 'one')]) == 0
+  processes = start_command(tiny, *command, '--workdir', str(tmp_path / 'two'), *set_all('mesh.data=2', 'mesh.fsdp=2'))
+  statuses, said = ends(processes)
+  assert statuses == [0, 0], said
+  (_, one), (_, two) = (zip(*losses(tmp_path / name), strict=True) for name in ('one', 'two'))
+  assert two == pytest.approx(one, rel=1e-5) and len(set(one)) == 4
+  # Both hosts read the base, compare it, and write their shares of the merged model.
+  processes = start_command(tiny, 'convert', 'to-hf', str(tmp_path / 'two'), str(tmp_path / 'out'), '--dtype=float32')
+  statuses, said = ends(processes)
+  assert statuses == [0, 0], said
+  convert_to_hf(str(tmp_path / 'one'), str(tmp_path / 'alone'), dtype='float32', compare=False)
+  ours, theirs = (hf.load_params(str(tmp_path / name)) for name in ('alone', 'out'))
+  assert max(abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (ours, theirs)), strict=True)) < 1e-4
+
+
 @pytest.mark.parametrize('number, name', [(signal.SIGTERM, 'SIGTERM'), (signal.SIGINT, 'Ctrl-C')])
 def test_a_signal_to_one_host_stops_both_at_one_step(tiny, tmp_path, number, name):
   """Meanwhile a second run of two hosts is refused."""
