@@ -383,8 +383,7 @@ def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
   peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
   if peak is None:
     return None
-  data = experiment.data
-  train = experiment.train
+  data, train = experiment.data, experiment.train
   flops = model_flops(experiment.model, data.batch_size, data.seq_len, train.adapter, train.objective == 'dpo')
   return flops / (mesh.size * peak)
 
