@@ -63,10 +63,15 @@ def pairs(records: Sequence[dict], most: int) -> list[tuple[dict, dict]]:
   right = [record for record in records if record['dropped'] in (None, 'same equations', 'same text')]
   right.sort(key=lambda record: not record['kept'])
   wrong = [record for record in records if record['dropped'] == 'wrong']
-  different = [
-    list({_words(record['response']): record for record in reversed(side)}.values()) for side in (right, wrong)
-  ]
-  return list(zip(*map(reversed, different), strict=False))[:most]
+  return list(zip(_different(right), _different(wrong), strict=False))[:most]
+
+
+def _different(records: Sequence[dict]) -> list[dict]:
+  """The first record of each wording."""
+  found: dict[str, dict] = {}
+  for record in records:
+    found.setdefault(_words(record['response']), record)
+  return list(found.values())
 
 
 def _verdict(record: dict) -> tuple[str, str] | None:

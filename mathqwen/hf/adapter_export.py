@@ -44,11 +44,14 @@ def write_adapter(
   lengths: the length of each row of one of the base's matrices, [L, *outputs]; only read with DoRA, for rows that have
   no adapter and share a tensor with rows that have one. base: the keys of adapter_config.json that name the base.
   """
-  modules = {}
-  for tensor in layouts.file_tensors(cfg, layout):
-    if any(part.path[-1] in adapter.targets and part.layer is not None for part in tensor.parts):
-      modules[tensor.name.removesuffix('.weight')] = _parts(tensor, read, lengths, adapter)
-  values = _config(modules, adapter) | base
+  tensors = {tensor.name.removesuffix('.weight'): tensor for tensor in layouts.file_tensors(cfg, layout)}
+  modules = {
+    module: _parts(tensor, read, lengths, adapter)
+    for module, tensor in tensors.items()
+    if any(part.path[-1] in adapter.targets and part.layer is not None for part in tensor.parts)
+  }
+  names = {module: _short(module, list(tensors)) for module in modules}
+  values = _config({names[module]: len(parts['lora_A.weight']) for module, parts in modules.items()}, adapter) | base
   (folder / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + '\n')
   arrays = {
     f'base_model.model.{module}.{name}': np.asarray(array, dtype)
@@ -82,9 +85,8 @@ def _parts(tensor: layouts.FileTensor, read: Read, lengths: Read, adapter: Adapt
   return found
 
 
-def _config(modules: dict[str, dict[str, np.ndarray]], adapter: AdapterConfig) -> dict:
-  """adapter_config.json without the base."""
-  ranks = {_short(module, modules): len(parts['lora_A.weight']) for module, parts in modules.items()}
+def _config(ranks: dict[str, int], adapter: AdapterConfig) -> dict:
+  """adapter_config.json without the base. ranks: of each kind of module, by the end of its name."""
   # The scale, alpha / rank or alpha / sqrt(rank), is the same in a module of several adapters.
   alpha_of = lambda rank: adapter.scale * (math.sqrt(rank) if adapter.rank_stabilized else rank)
   several = {name: rank for name, rank in ranks.items() if rank != adapter.rank}
@@ -107,7 +109,7 @@ def _config(modules: dict[str, dict[str, np.ndarray]], adapter: AdapterConfig) -
   }
 
 
-def _short(module: str, modules: dict) -> str:
+def _short(module: str, modules: list[str]) -> str:
   """'q_proj' for 'model.layers.0.self_attn.q_proj'; 'attn.c_proj' where the last part is not enough to tell."""
   *_, before, last = module.split('.')
   is_clear = all(other.split('.')[-2] == before for other in modules if other.split('.')[-1] == last)

@@ -11,6 +11,7 @@ from mathqwen.hardware import chips, sharding
 from mathqwen.model.config import PRESETS
 from mathqwen.planning import compiler, search
 from mathqwen.planning.estimate import estimate
+from mathqwen.settings import to_flat
 
 SIZES = ('Qwen2.5-0.5B', 'Qwen2.5-1.5B', 'Qwen2.5-3B', 'Qwen2.5-7B', 'Qwen2.5-14B', 'Qwen2.5-32B')
 RANK = 16  # of adapters, where the user sets none
@@ -55,13 +56,7 @@ def plan(
   for name in FOUND:
     if name in fixed:
       raise UserError(f'--set {name}: --fits finds it: leave it out, or plan with --topology')
-  asked = {}  # {(model, method): its experiment}
-  for name, one in models.items():
-    for method, changes in METHODS.items():
-      if _agrees(changes, fixed):
-        experiment = config.override(_changed(one, changes), settings)
-        experiment.check_model(experiment.model)
-        asked[name, method] = experiment
+  asked = _experiments(models, fixed, settings)
   if exact:
     compiler.check_installed()
   cells = []
@@ -70,13 +65,41 @@ def plan(
       for where in slices:
         cell = {'model': name, 'method': method, 'topology': where.name, 'chips': where.chips}
         cell |= _cell(experiment, where, set(fixed), exact)
-        cells.append(cell | {'settings': METHODS[method] | cell.get('settings', {})})
+        values = to_flat(experiment)
+        chosen = {name: values[name] for name in METHODS[method]}
+        cells.append(cell | {'settings': chosen | cell.get('settings', {})})
   finally:
     if cells:
       print(_table(cells, slices))
+      lengths = sorted({experiment.data.seq_len for experiment in asked.values()})
+      print(f'A row has {" or ".join(map(str, lengths))} tokens (data.seq_len).')
       print(LEGEND)
       print(COMPILED if exact else ESTIMATED)
   return {'fits': cells, 'exact': exact, 'margin': MARGIN}
+
+
+def _experiments(
+  models: dict[str, config.Experiment], fixed: dict[str, str], settings: list[str]
+) -> dict[tuple[str, str], config.Experiment]:
+  """{(model, method): its experiment}; a line names what the settings do not allow. UserError: when nothing is left."""
+  asked, refused = {}, {}
+  for name, one in models.items():
+    for method, changes in METHODS.items():
+      if not _agrees(changes, fixed):
+        continue
+      try:
+        experiment = config.override(_changed(one, changes), settings)
+        experiment.check_model(experiment.model)
+      except UserError as error:
+        refused[name, method] = str(error)
+      else:
+        asked[name, method] = experiment
+  if not asked:
+    given = ', '.join(settings)
+    raise UserError(next(iter(refused.values()), f'--set {given}: no method of --fits has these settings: change them'))
+  for (name, method), why in refused.items():
+    report(f'{name}, {method}: left out: {why}')
+  return asked
 
 
 def _agrees(method: dict[str, Any], fixed: dict[str, str]) -> bool:

@@ -30,9 +30,9 @@ def hbm_traffic(compiled: dict[str, Any], experiment: config.Experiment, setting
   """Bytes that a device reads and writes: state, temporaries written and read, and weights.
 
   Weights in bfloat16 are read three times a micro-batch: forward, backward for activations, backward for weights, which
-  frozen ones have not.
+  frozen ones have not; and once more for what the loss of pairs compares with.
   """
-  reads = 2 if experiment.train.adapter.rank else 3
+  reads = (2 if experiment.train.adapter.rank else 3) + (experiment.train.objective == 'dpo')
   weights = 2 * Shape(experiment.model).weights // settings['mesh.tensor']
   return (
     compiled['arguments_bytes']

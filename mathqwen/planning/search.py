@@ -58,7 +58,8 @@ def _estimate(experiment, where: chips.Slice, mesh: dict[str, int], remat: str, 
   train = dataclasses.replace(experiment.train, remat=remat, micro_batches=micro_batches)
   size = estimate.estimate(dataclasses.replace(experiment, train=train), mesh).total
 
-  flops = model_flops(cfg, batch, length, train.adapter) + recomputed_flops(cfg, remat, batch, length)
+  flops = model_flops(cfg, batch, length, train.adapter, train.objective == 'dpo')
+  flops += recomputed_flops(cfg, remat, batch, length)
   # Every micro-batch gathers the layers' weights in bfloat16 for each pass over them and scatters their gradients.
   sent_bytes = 8 if remat == 'nested' else 6
   traffic = 0

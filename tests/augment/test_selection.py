@@ -94,3 +94,14 @@ def test_answers_without_equations_are_told_apart_by_formulas_and_words():
   texts = ['Since $a = b$, it is 2.', 'As $a=b$ we get 2.', 'From $x = b$: 2', 'It is 2.', 'It  is 2.', 'Clearly 2.']
   kept = [record['kept'] for record in selection.select([sample(i, text) for i, text in enumerate(texts)], None)]
   assert kept.count(True) == 4 and kept[2:] == [True, True, False, True]
+
+
+def test_pairs_begin_with_the_answers_that_are_kept():
+  """Of two right answers with the same words the first counts: a later one does not lose its place."""
+  right = [
+    {'response': text, 'dropped': dropped, 'kept': dropped is None}
+    for text, dropped in (('b', 'same equations'), ('a', None), ('a', 'same text'))
+  ]
+  wrong = [{'response': text, 'dropped': 'wrong', 'kept': False} for text in ('x', 'y', 'x')]
+  found = selection.pairs([*wrong, *right], 2)
+  assert [(chosen['response'], rejected['response']) for chosen, rejected in found] == [('a', 'x'), ('b', 'y')]

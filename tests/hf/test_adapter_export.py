@@ -1,5 +1,7 @@
 """Adapters as PEFT's files: PEFT, and our reader of such files, compute with them what we do."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from mathqwen import hf
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.inference.model import load
 from mathqwen.model import lora, qwen
+from mathqwen.model.config import ModelConfig
 
 
 @pytest.mark.filterwarnings('ignore')
@@ -46,3 +49,16 @@ def test_peft_and_ours_compute_with_the_files_what_training_does(family, adapter
   assert np.abs(theirs - want).max() < 1e-4 * want.std()
   assert np.abs(plain - want).max() > 0.1 * want.std()
   assert np.abs(load(str(folder), dtype='float32').logits(tokens) - want).max() < 1e-4 * want.std()
+
+
+def test_names_of_modules_end_where_they_are_clear(tmp_path):
+  """PEFT adapts every module whose name ends so: Qwen-1's `c_proj` would also be that of attention."""
+  cfg = ModelConfig(
+    vocab_size=8, hidden_size=4, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+    head_dim=2, tie_word_embeddings=False,
+  )  # fmt: skip
+  adapter = AdapterConfig(2, targets=('down',))
+  trained = jax.tree.map(lambda struct: np.zeros(struct.shape, np.float32), lora.trained(cfg, adapter))
+  read = lambda path: hf.weight_at(trained, path)
+  hf.write_adapter(tmp_path, read, None, cfg, adapter, 'qwen1', {}, np.dtype('float32'))
+  assert json.loads((tmp_path / 'adapter_config.json').read_text())['target_modules'] == ['mlp.c_proj']

@@ -84,6 +84,16 @@ def test_settings_are_kept():
     cells('v5e-8', settings=['data.seq_len=200000'])
 
 
+def test_settings_that_some_methods_do_not_allow(capsys):
+  found = cells('v5e-8', settings=['optim.offload=true', 'train.adapter.rank=64'])
+  assert found['LoRA', 'v5e-8']['settings']['train.adapter.rank'] == 64
+  found = cells('v5e-8', settings=['optim.offload=true'])
+  assert {method for method, _ in found} & FULL == {'full adamw'}
+  assert '7B, full adamw_8bit: left out: optim.offload' in capsys.readouterr().err
+  with pytest.raises(UserError, match='--set train.adapter.base=float32: no method'):
+    cells('v5e-8', settings=['train.adapter.base=float32'])
+
+
 def test_a_slice_that_no_mesh_splits(capsys):
   small = config.Experiment(PRESETS['Qwen2.5-0.5B'])  # 896 / 256 chips
   cell = cells('v5e-256', experiment=small, settings=['mesh.context=1', 'mesh.tensor=1'])['full adamw', 'v5e-256']
