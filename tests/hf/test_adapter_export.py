@@ -55,7 +55,7 @@ def test_names_of_modules_end_where_they_are_clear(tmp_path):
   """PEFT adapts every module whose name ends so: Qwen-1's `c_proj` would also be that of attention."""
   cfg = ModelConfig(
     vocab_size=8, hidden_size=4, intermediate_size=6, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
-    head_dim=2, tie_word_embeddings=False,
+    head_dim=2, max_position_embeddings=16, tie_word_embeddings=False,
   )  # fmt: skip
   adapter = AdapterConfig(2, targets=('down',))
   trained = jax.tree.map(lambda struct: np.zeros(struct.shape, np.float32), lora.trained(cfg, adapter))
