@@ -43,18 +43,20 @@ class Adapted:
 
   def product(self, x_BTI: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """[B, T, *outputs] of x [B, T, I], in `dtype`, by default that of x."""
-    y = self._frozen(x_BTI)
+    # Lengths of DoRA change by less in a step than bfloat16 can tell apart: float32 until they have multiplied.
+    y = self._frozen(x_BTI, x_BTI.dtype if self.magnitude is None else jnp.float32)
     if self.a is not None:
       y = self._adapted(x_BTI, y)
     return y.astype(dtype or x_BTI.dtype)
 
-  def _frozen(self, x_BTI):
-    """The product of the base alone."""
+  def _frozen(self, x_BTI, dtype):
+    """The product of the base alone, in `dtype`."""
     if isinstance(self.base, layers.Product):
-      return self.base.product(x_BTI)
+      return self.base.product(x_BTI, dtype)
     outputs = self.base.shape[: self.outputs]
     # Not `layers.linear`, whose derivative computes the gradient of the weight in any case.
-    y_BTO = jnp.einsum('BTI,OI->BTO', x_BTI, self.base.reshape(math.prod(outputs), -1))
+    w_OI = self.base.reshape(math.prod(outputs), -1)
+    y_BTO = jnp.einsum('BTI,OI->BTO', x_BTI, w_OI, preferred_element_type=dtype)
     return y_BTO.reshape(*x_BTI.shape[:2], *outputs)
 
   def _adapted(self, x_BTI, y):
@@ -65,10 +67,11 @@ class Adapted:
     added = self.scale * layers.linear('BTR,OR->BTO', small_BTR, self.b.reshape(-1, rank)).reshape(y.shape)
     if self.magnitude is None:
       return y + added
-    factor = (self.magnitude / jax.lax.stop_gradient(lengths(self))).astype(y.dtype)
+    factor = self.magnitude / jax.lax.stop_gradient(lengths(self))
     if self.drop is None:
       return factor * (y + added)
-    return y + (factor - 1) * self._frozen(dropped_BTI) + factor * added  # as PEFT: the base's share is dropped, too
+    # As PEFT: the base's share is dropped, too
+    return y + (factor - 1) * self._frozen(dropped_BTI, jnp.float32) + factor * added
 
   def axes(self, names: tuple[str, ...]) -> 'Adapted':
     """The names of the axes of its arrays; names: of those of the base."""
@@ -80,7 +83,7 @@ class Adapted:
     return dataclasses.replace(self, **{part: found[part] for part in found if getattr(self, part) is not None})
 
   def cast(self, cast: Callable[[jax.Array], jax.Array]) -> 'Adapted':
-    """Its arrays in the dtype of the computation, but for `magnitude`, which is divided in float32."""
+    """Its arrays in the dtype of the computation, but for `magnitude`, which multiplies in float32."""
     base = self.base.cast(cast) if isinstance(self.base, Compound) else cast(self.base)
     a, b = (None if x is None else cast(x) for x in (self.a, self.b))
     return self.replaced(base=base, a=a, b=b)
