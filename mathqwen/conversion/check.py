@@ -61,10 +61,10 @@ def verdict_on(differences: dict | None) -> str:
   return f'the same logits as its source to the bit, at {differences["positions"]} positions'
 
 
-def compare_sources(a: Source, b: Source, dtype: str | None = None) -> dict:
+def compare_sources(a: Source, b: Source, dtype: str | None = None, b_dtype: str | None = None) -> dict:
   """Compares the float32 logits of two models on a small batch. One model is in memory at a time, in its files' dtype.
 
-  dtype: round the weights of `a` to it first. Returns
+  dtype, b_dtype: round the weights of `a`, of `b`, to it first. Returns
 
     max_logit_difference   over all positions and ids
     kl_divergence          of `b` from `a`, nats per position
@@ -77,7 +77,7 @@ def compare_sources(a: Source, b: Source, dtype: str | None = None) -> dict:
   tokens_BT, segments_BT = _sample(a, vocab, positions)
   is_text = segments_BT > 0
   a_logits = _sample_logits(a, tokens_BT, segments_BT, dtype)[is_text][:, :vocab]  # [positions, vocab]
-  b_logits = _sample_logits(b, tokens_BT, segments_BT, None)[is_text][:, :vocab]
+  b_logits = _sample_logits(b, tokens_BT, segments_BT, b_dtype)[is_text][:, :vocab]
   a_log_probs, b_log_probs = _log_softmax(a_logits), _log_softmax(b_logits)
   return {
     'max_logit_difference': float(np.abs(a_logits - b_logits).max()),
@@ -107,10 +107,10 @@ def _sample(source: Source, vocab: int, positions: int) -> tuple[np.ndarray, np.
 def _sample_logits(source: Source, tokens_BT: np.ndarray, segments_BT: np.ndarray, dtype: str | None) -> np.ndarray:
   """float32 [B, T, V]. The weights are freed on return."""
   params = source.read(None, dtype)
-  logits = jax.jit(functools.partial(_forward, cfg=source.config))(params, tokens_BT, segments_BT)
-  return np.asarray(logits)
+  return np.asarray(_forward(params, tokens_BT, segments_BT, cfg=source.config))
 
 
+@functools.partial(jax.jit, static_argnames='cfg')
 def _forward(params: dict, tokens_BT: jax.Array, segments_BT: jax.Array, *, cfg: ModelConfig) -> jax.Array:
   return qwen.unembed(params, qwen.forward(params, cfg, tokens_BT, segments_BT))
 

@@ -1,5 +1,6 @@
 """`convert to-hf --adapter`: the adapters of a run alone, as PEFT's files."""
 
+import dataclasses
 import functools
 
 import jax
@@ -31,9 +32,12 @@ def export_adapter(
 
   layout: of the base, where it is a run of ours (as for `convert_to_hf`). dtype: of the adapters; None: float32.
   scores: directories that `evaluate --out` wrote, for the model card.
-  compare: refuse a result that has other logits with its base than the merged weights.
+  compare: refuse a result that has other logits with its base than the merged weights. Where the run's base was
+    quantised, both are computed with the base as its files have it; how far these logits are from those of the run is
+    reported.
 
-  Returns {out, layout, dtype, base, check, peak_rss_bytes}; check: see `check.compare_sources`, or None.
+  Returns {out, layout, dtype, base, check, of_quantized, peak_rss_bytes}; check, of_quantized: see
+  `check.compare_sources`, or None. The second is of the run with its quantised base, and the adapter on its files.
   UserError: when the target exists, the run has no adapters, or the result differs. Then nothing is left behind.
   """
   hf.check_target(target)
@@ -52,9 +56,8 @@ def export_adapter(
       f'the base, {weights.base_name}, is a run of ours: write it with mathqwen convert to-hf, and name that in '
       f'{target}/{hf.ADAPTER_CONFIG}'
     )
-  # Both are read once for all layers.
-  read = functools.lru_cache(1)(weights.trained.read)
-  lengths = functools.lru_cache(1)(weights.lengths)
+  read = functools.cache(weights.trained.read)  # once for all layers
+  lengths = functools.cache(weights.lengths)
 
   def write(folder):
     hf.write_adapter(folder, read, lengths, cfg, adapter, plan.layout, base, hf.DTYPES[dtype or 'float32'])
@@ -63,19 +66,28 @@ def export_adapter(
       save_tokenizer(model.tokenizer, folder, plan.layout, chat)
 
   size = sum(np.prod(hf.weight_at(weights.shapes, path).shape) * 4 for path in weights.trained.paths())
-  differences = None
+  differences = of_quantized = None
   with hf.new_directory(target, int(size)) as folder:
     hf.together((lambda: write(folder)) if jax.process_index() == 0 else None)
     if compare and of_files is not None and jax.process_count() == 1:
       differences = _check(model, str(folder))
+      if weights.is_quantized:
+        # Opened again: their files were closed when they were read.
+        of_quantized = check.compare_sources(open_source(source), open_source(str(folder)), *_dtypes(weights))
   if jax.process_index() == 0:
     print(f'{target}: an adapter of rank {adapter.rank} for {weights.base_name}; {_verdict(differences)}')
+    if of_quantized is not None:
+      print(
+        f'the run computed with its base in {adapter.base}, whose logits are within '
+        f'{of_quantized["max_logit_difference"]:.2g} of these: convert to-hf without --adapter writes that model'
+      )
   return {
     'out': target,
     'layout': plan.layout,
     'dtype': dtype or 'float32',
     'base': weights.base_name,
     'check': differences,
+    'of_quantized': of_quantized,
     'peak_rss_bytes': peak_rss_bytes(),
   }
 
@@ -91,13 +103,19 @@ def _base_keys(name: str) -> dict[str, str | None]:
 def _check(model: Source, folder: str) -> dict:
   """UserError: when the logits of the written adapter on its base are not about those of the merged weights."""
   report('comparing the adapter on its base with the merged weights (--no-check leaves it out)')
-  found = check.compare_sources(model, open_source(folder))
+  unquantized = dataclasses.replace(model, weights=model.weights.unquantized())
+  found = check.compare_sources(unquantized, open_source(folder), *_dtypes(model.weights))
   if not found['max_logit_difference'] <= ALLOWED * found['logit_std']:  # not `>`: NaN must not pass
     raise UserError(
       f'the written adapter on {model.weights.base_name} differs from the merged weights by '
       f'{found["max_logit_difference"]:.3g} in a logit: nothing is kept; is the disk or the memory at fault? Try again'
     )
   return found
+
+
+def _dtypes(weights: MergedWeights) -> tuple[str | None, str | None]:
+  """Of both sides of a comparison: their own, float32; half of it for a quantised base, whose model may be large."""
+  return (weights.base_dtype,) * 2 if weights.is_quantized else (None, None)
 
 
 def _verdict(differences: dict | None) -> str:

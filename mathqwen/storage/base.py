@@ -102,6 +102,21 @@ class MergedWeights(hf.Weights):
     return getattr(self._base, 'layout', None)
 
   @property
+  def is_quantized(self) -> bool:
+    """Whether the base was trained on in fewer bits than its files have."""
+    return self._adapter.base in KINDS
+
+  @property
+  def base_dtype(self) -> str:
+    """In which the base is read."""
+    return self._adapter.base_dtype
+
+  def unquantized(self) -> 'MergedWeights':
+    """The same adapters on the base as it was read, before it was quantised."""
+    adapter = dataclasses.replace(self._adapter, base=self.base_dtype)
+    return MergedWeights(self._base, self.base_name, self.trained, self._workdir, self._cfg, adapter)
+
+  @property
   def shapes(self) -> dict:
     """The tree of the adapters, as `jax.ShapeDtypeStruct`s."""
     return lora.trained(self._cfg, self._adapter)
@@ -151,7 +166,7 @@ class MergedWeights(hf.Weights):
 
   def _is_computed(self, path: hf.Path) -> bool:
     """Whether a weight is not that of the base: it has an adapter, or was trained on in fewer bits."""
-    matrices = OUTPUTS if self._adapter.base in KINDS else self._adapter.targets
+    matrices = OUTPUTS if self.is_quantized else self._adapter.targets
     return path[0] == 'layers' and path[1] in matrices
 
   def _parts(self, path: hf.Path) -> list[hf.Path]:

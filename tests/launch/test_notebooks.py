@@ -76,7 +76,7 @@ def test_shared_cells_are_the_same():
 def test_commands_parse(name):
   """What only a TPU would run, too."""
   text = '\n'.join(cell.source for cell in read(name).cells)
-  commands = re.findall(r'%mathqwen ([^`\n]+)', text)
+  commands = re.findall(r'(?:[%!]|-m )mathqwen ([^`\n]+)', text)
   assert commands
   for command in commands:
     words = re.sub(r'\{(RUN|OPTIONS|steps|settings\[mesh\])\}', lambda m: 'CONFIG' if m[1] == 'RUN' else '', command)
@@ -154,6 +154,7 @@ def check_qlora(cells, folder):
   losses = [line['loss'] for line in lines if 'loss' in line]
   assert losses[-1] < losses[0]
   assert printed(cells['ask']).strip()
+  assert "load(WORKDIR, weights='int8')" in cells['ask'].source and 'weights int8' in cells['next'].source  # 7B fits
   assert 'adapter_config.json' in printed(cells['export']) and 'adapter_model.safetensors' in printed(cells['export'])
   assert json.loads((folder / 'adapter/adapter_config.json').read_text())['r'] == 16
 

@@ -128,6 +128,16 @@ def test_its_weights_are_those_of_the_dequantised_base_with_the_adapters(run, ba
     np.testing.assert_allclose(merged[name], want, rtol=0, atol=1e-5, err_msg=name)
 
 
+def test_its_adapter_is_compared_on_the_base_of_the_files(run, tmp_path, capsys):
+  assert main(['convert', 'to-hf', str(run), str(tmp_path / 'adapter'), '--adapter', '--json']) == 0
+  out = capsys.readouterr().out
+  found = json.loads(out.splitlines()[-1])
+  check, of_quantized = found['check'], found['of_quantized']
+  assert check['max_logit_difference'] < 0.02 * check['logit_std']
+  assert of_quantized['max_logit_difference'] > 0.1 * of_quantized['logit_std']
+  assert 'the run computed with its base in nf4, whose logits are within' in out
+
+
 def test_the_first_loss_is_near_that_of_the_base_in_bfloat16(tiny, base, run, tmp_path):
   changes = ('train.adapter.base=bfloat16', 'train.steps=2', 'train.checkpoint_every=2')
   assert main(train(tiny, base, tmp_path / 'plain', *changes)) == 0
