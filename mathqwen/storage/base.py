@@ -4,6 +4,7 @@ A checkpoint of such a run has the adapters alone, and in its item `base` the na
 of its weights, as they were trained on. Whatever is read as the base later is compared with these.
 """
 
+import contextlib
 import dataclasses
 import functools
 
@@ -14,12 +15,12 @@ import numpy as np
 from mathqwen import files, hf
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.errors import UserError
-from mathqwen.hardware import sharding
+from mathqwen.hardware import hosts, sharding
 from mathqwen.model import frozen, lora, parameters
 from mathqwen.model.adapted import OUTPUTS, Adapted
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.quantized import KINDS, Quantized, is_quantized
-from mathqwen.storage import checksums
+from mathqwen.storage import checksums, reading
 from mathqwen.storage.converted import StepWeights
 
 ITEM = 'base'  # of a checkpoint; and a folder of the workdir in which the base may be, if not where it was
@@ -33,28 +34,48 @@ class Base:
   record: dict  # for JSON: its name, and its weights as `checksums.examine` describes them
 
 
-def read(weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Mesh, adapter: AdapterConfig) -> Base:
+def read(
+  weights: hf.Weights, name: str, cfg: ModelConfig, mesh: jax.sharding.Mesh, adapter: AdapterConfig, workdir: str
+) -> Base:
   """Reads the base that is called `name`, one weight at a time; then closes its files. All hosts must call it.
 
-  UserError: when a file is damaged.
+  workdir: of the run; where it continues, each weight is compared with the one that it began with.
+  UserError: when a file is damaged, or this is another base.
   """
   shardings = sharding.params_shardings(mesh, cfg)
-  arrays: dict[str, dict] = {}
+  base = _named(name, {})
+  record = hosts.gather(recorded(workdir))[0]
 
   def examined(path, array):
-    arrays.update(checksums.examine({_name(path): array})[1])
+    found = checksums.examine({_name(path): array})[1]
+    if record is not None:
+      check(record, found, workdir, base['name'])
+    base['arrays'].update(found)
     return hold(array, path, cfg, mesh, adapter.base)
 
   params = weights.read_all(shardings, adapter.base_dtype, examined)
   weights.close()
-  name = name if name.startswith(files.HUB) else files.absolute_text(name)
-  return Base(params, {'name': name, 'arrays': arrays})
+  return Base(params, base)
 
 
 def copied(params: dict, name: str, adapter: AdapterConfig) -> Base:
   """What `read` gives, from weights that are on the mesh: a copy, which stays when they are donated."""
   copy = jax.tree.map(lambda x: jnp.array(x, adapter.base_dtype, copy=True), params)
-  return Base(copy, {'name': name, 'arrays': checksums.examine(copy)[1]})
+  return Base(copy, _named(name, checksums.examine(copy)[1]))
+
+
+def recorded(workdir: str) -> dict | None:
+  """The record of the base in the newest checkpoint that has a whole one; None without any."""
+  folder = files.path(workdir) / 'checkpoints'
+  for step in reversed(reading.finished_steps(folder)):
+    with contextlib.suppress(reading.Damage), reading.explained(folder / str(step)):
+      return checksums.read_json(folder / str(step), ITEM, checksums.read(folder / str(step)))
+  return None
+
+
+def _named(name: str, arrays: dict[str, dict]) -> dict:
+  """A record of the base that is called `name`; a directory is found from anywhere."""
+  return {'name': name if name.startswith(files.HUB) else files.absolute_text(name), 'arrays': arrays}
 
 
 def hold(

@@ -138,11 +138,11 @@ class TrainingRun:
       session = provenance.collect(self.experiment, self.mesh, batch, data.fingerprint, 0)
       self._report(reproduce.differences(original, session))
 
+    params, base = self._read(workdir, is_new=latest is None)
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)
     if jax.process_index() == 0:
       workdirs.write_tokenizer(workdir, self.tokenizer, self.chat)
-    params, base = self._read(is_new=latest is None)
     summary = loop.fit(self.experiment, workdir, data, self.mesh, params, profile or 0, strict, self.batch, base)
     if original is None:
       return summary
@@ -150,7 +150,7 @@ class TrainingRun:
     self._report(lines)
     return summary | {'reproduce': compared}
 
-  def _read(self, is_new: bool) -> tuple[dict | None, bases.Base | None]:
+  def _read(self, workdir: str, is_new: bool) -> tuple[dict | None, bases.Base | None]:
     """(first weights of a new run that trains all of them, float32; those that stay as they are), on the mesh."""
     source, frozen = self.source, self.experiment.train.frozen
     params = None
@@ -160,7 +160,7 @@ class TrainingRun:
       return params, None
     if params is not None:  # the files of a large model are read once
       return params, bases.copied(params, source.name, frozen)
-    return None, bases.read(source.weights, source.name, source.config, self.mesh, frozen)
+    return None, bases.read(source.weights, source.name, source.config, self.mesh, frozen, workdir)
 
   def _report(self, lines: list[str]):
     """Prints lines, once for all hosts."""

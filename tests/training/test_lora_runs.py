@@ -4,6 +4,7 @@ The base is a Qwen-1 in its own format, where one tensor holds q, k and v; only 
 """
 
 import json
+import re
 import shutil
 
 import jax
@@ -12,9 +13,11 @@ import pytest
 
 import mathqwen
 from mathqwen import hf
+from mathqwen.adapter_config import AdapterConfig
 from mathqwen.cli import main
 from mathqwen.model import lora, qwen
 from mathqwen.model.config import ModelConfig
+from mathqwen.storage import base as storage_base
 from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import open_source
@@ -109,8 +112,8 @@ def test_what_a_run_is_refused(tiny, base, adapted, tmp_path, fails):
   assert not (tmp_path / 'new').exists()
 
 
-def test_another_base_is_refused(tiny, base, adapted, tmp_path, fails):
-  """By its checksums: here one number of one matrix differs, in its last bit."""
+def test_another_base_is_refused(tiny, base, adapted, tmp_path, fails, monkeypatch):
+  """By its checksums: here one number of one matrix differs, in its last bit. The workdir stays as it was."""
   shutil.copytree(adapted, tmp_path / 'run')
   shutil.copytree(base, tmp_path / 'other')
   file = tmp_path / 'other' / 'model.safetensors'
@@ -118,7 +121,13 @@ def test_another_base_is_refused(tiny, base, adapted, tmp_path, fails):
   content[-100] ^= 1
   file.write_bytes(content)
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '6')
-  line = fails(*train(tiny, tmp_path / 'other', tmp_path / 'run'))
+  held, hold = [], storage_base.hold
+  with monkeypatch.context() as patched:
+    patched.setattr(storage_base, 'hold', lambda array, path, *rest: held.append(path) or hold(array, path, *rest))
+    line = fails(*train(tiny, tmp_path / 'other', tmp_path / 'run'))
+  (weight,) = re.findall('whose (.*) was another', line)
+  assert held and tuple(weight.split('/')) not in held
+  assert json.loads((tmp_path / 'run' / 'experiment.json').read_text())['init'] == str(base)
   assert f'{tmp_path}/other is not the base of {tmp_path}/run, whose layers/' in line
   assert 'put back the model that the run began with' in line
   # A link beside the checkpoints counts before the name in them.
@@ -128,6 +137,13 @@ def test_another_base_is_refused(tiny, base, adapted, tmp_path, fails):
   record = tmp_path / 'run' / 'checkpoints' / '3' / 'base' / 'metadata'
   record.write_text(record.read_text().replace(str(base), str(tmp_path / 'gone')))
   assert 'base differs from what was written' in fails('generate', tmp_path / 'run', '1+1=')
+
+
+def test_the_name_of_a_base_that_is_on_the_mesh_already(base, monkeypatch):
+  """As of one that is read: a directory, from wherever the command ran."""
+  monkeypatch.chdir(base.parent)
+  copied = lambda name: storage_base.copied({'norm': np.ones(3, np.float32)}, name, AdapterConfig()).record['name']
+  assert copied(base.name) == str(base) and copied('hf://Qwen/Qwen3-8B') == 'hf://Qwen/Qwen3-8B'
 
 
 def test_a_base_that_is_gone(base, tmp_path, adapted, fails):
