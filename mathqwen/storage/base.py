@@ -7,6 +7,7 @@ of its weights, as they were trained on. Whatever is read as the base later is c
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -156,9 +157,14 @@ class MergedWeights(hf.Weights):
     self._check({_name(path): checksums.of_array(array)})
     if not self._is_computed(path):
       return array
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    parts = {part[-1]: jax.device_put(self.trained.read(part), device) for part in self._parts(path)}
-    return np.asarray(self._merged(path, jax.device_put(array, device), parts, 'float32'))
+    device = jax.local_devices()[0]
+    parts = {part[-1]: self.trained.read(part) for part in self._parts(path)}
+    merged = jax.jit(self._merging(path, 'float32'))
+    found = np.empty(array.shape, np.float32)
+    for layer in range(len(array)):  # one on the device at a time
+      one = slice(layer, layer + 1)
+      found[one] = merged(*jax.device_put((array[one], {name: x[one] for name, x in parts.items()}), device))
+    return found
 
   def lengths(self, path: hf.Path) -> np.ndarray:
     """float32 [L, *outputs]: the length of each row of one of the base's matrices, as it is read."""
@@ -176,7 +182,7 @@ class MergedWeights(hf.Weights):
       return array.astype(dtype)
     shardings = self._shardings(where)
     parts = {part[-1]: self.trained.place(part, hf.weight_at(shardings, part)) for part in self._parts(path)}
-    return self._merged(path, array, parts, dtype, where)
+    return jax.jit(self._merging(path, dtype), out_shardings=where)(array, parts)
 
   def _shardings(self, where):
     """Of the adapters, where a weight is in the sharding `where`."""
@@ -193,15 +199,16 @@ class MergedWeights(hf.Weights):
   def _parts(self, path: hf.Path) -> list[hf.Path]:
     return [part for part in self.trained.paths() if part[: len(path)] == path]
 
-  def _merged(self, path, array, parts, dtype, where=None) -> jax.Array:
-    parts = dict.fromkeys(('a', 'b', 'magnitude')) | parts
+  def _merging(self, path, dtype) -> Callable:
+    """(weight of the base [L, ...], {'a': [L, ...], ...}) -> the merged weight in `dtype`"""
 
     def merged(array, parts):
+      parts = dict.fromkeys(('a', 'b', 'magnitude')) | parts
       base = frozen.hold(array, path, self._adapter.base)
       adapted = Adapted(base, **parts, outputs=OUTPUTS[path[1]], scale=self._adapter.scale)
       return lora.merged(adapted, dtype)
 
-    return jax.jit(merged, out_shardings=where)(array, parts)
+    return merged
 
   def _check(self, found: dict[str, dict]) -> None:
     check(self._record, found, self._workdir, self.base_name)

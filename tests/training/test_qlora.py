@@ -128,14 +128,29 @@ def test_its_weights_are_those_of_the_dequantised_base_with_the_adapters(run, ba
     np.testing.assert_allclose(merged[name], want, rtol=0, atol=1e-5, err_msg=name)
 
 
-def test_its_adapter_is_compared_on_the_base_of_the_files(run, tmp_path, capsys):
+def test_its_adapter_is_compared_on_the_base_of_the_files(run, tmp_path, capsys, monkeypatch):
+  reads = []
+  read = converted.StepWeights.read
+  monkeypatch.setattr(converted.StepWeights, 'read', lambda self, path: reads.append(path) or read(self, path))
   assert main(['convert', 'to-hf', str(run), str(tmp_path / 'adapter'), '--adapter', '--json']) == 0
   out = capsys.readouterr().out
   found = json.loads(out.splitlines()[-1])
   check, of_quantized = found['check'], found['of_quantized']
   assert check['max_logit_difference'] < 0.02 * check['logit_std']
   assert of_quantized['max_logit_difference'] > 0.1 * of_quantized['logit_std']
+  seen = sorted(reads)
+  assert seen == sorted(weights_of(run))  # once each, not once for each layer
   assert 'the run computed with its base in nf4, whose logits are within' in out
+
+
+def test_its_weights_are_merged_one_layer_at_a_time(run, monkeypatch):
+  weights, shapes = open_source(str(run)).weights, []
+  merge = lora.merged
+  monkeypatch.setattr(lora, 'merged', lambda weight, dtype: shapes.append(weight.a.shape) or merge(weight, dtype))
+  got = weights.read(('layers', 'q'))
+  assert shapes == [(1, 4, 32)]  # traced once
+  placed = weights.place(('layers', 'q'), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+  assert got.shape[0] == 2 and np.array_equal(got, placed)
 
 
 def test_the_first_loss_is_near_that_of_the_base_in_bfloat16(tiny, base, run, tmp_path):
