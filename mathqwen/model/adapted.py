@@ -33,7 +33,7 @@ class Adapted:
   magnitude: jax.Array | None  # float32 [*outputs], of DoRA
   outputs: int  # how many axes of `base` are outputs
   scale: float
-  drop: Callable | None = None  # dropout on what enters the adapter: (x, part=(0, 1)) -> x
+  drop: Callable | None = None  # dropout on what enters the adapter: (x, half=None) -> x
 
   def __getitem__(self, index):
     """Itself: the layers read every weight as `self.q[...]`."""
@@ -100,17 +100,17 @@ def with_dropout(weights: dict, dropout: Callable, index: jax.Array) -> dict:
 
   def dropping(number, name):
     site = index * len(OUTPUTS) + number
-    return weights[name].replaced(drop=lambda x_BTI, part=(0, 1): dropout(x_BTI, site, part))
+    return weights[name].replaced(drop=lambda x_BTI, half=None: dropout(x_BTI, site, half))
 
   adapted = [(number, name) for number, name in enumerate(OUTPUTS) if isinstance(weights[name], Adapted)]
   return weights | {name: dropping(number, name) for number, name in adapted}
 
 
-def at(weight: Any, part: tuple[int, int]) -> Any:
-  """`weight`, with the dropout of these tokens where it has any. part: as in `compute.Dropout`."""
+def at(weight: Any, half: jax.Array | None) -> Any:
+  """`weight`, with the dropout of these tokens where it has any. half: as in `compute.Dropout`."""
   if not isinstance(weight, Adapted) or weight.drop is None:
     return weight
-  return weight.replaced(drop=functools.partial(weight.drop, part=part))
+  return weight.replaced(drop=functools.partial(weight.drop, half=half))
 
 
 def lengths(weight: Adapted) -> jax.Array:

@@ -24,11 +24,11 @@ class Dropout:
   key: jax.Array | None = None
   rows: jax.Array | None = None  # [B], the numbers of the rows in the global batch; None: 0, 1, ...
 
-  def __call__(self, x_BTD: jax.Array, site: int | jax.Array, part: tuple[int, int] = (0, 1)) -> jax.Array:
+  def __call__(self, x_BTD: jax.Array, site: int | jax.Array, half: jax.Array | None = None) -> jax.Array:
     """`x_BTD` with dropout. site: the number of this place in the model; each draws its own random masks.
 
     The mask of a row depends on its number alone, so it is the same with any number of micro-batches and empty rows.
-    part: (0, 2) where x has the tokens 0, 2, 4, ... of the rows; (1, 2) the others.
+    half: 0 where x has the tokens 0, 2, 4, ... of the rows, 1 where it has the others; None: it has all.
     """
     if self.key is None or self.rate == 0:
       return x_BTD
@@ -36,7 +36,12 @@ class Dropout:
     rows = jnp.arange(len(x_BTD)) if self.rows is None else self.rows
 
     def drop(x_TD, row):
-      return layers.dropout(x_TD, self.rate, jax.random.fold_in(site_key, row), part)
+      row_key = jax.random.fold_in(site_key, row)
+      if half is None:
+        return layers.dropout(x_TD, self.rate, row_key)
+      T, D = x_TD.shape
+      doubled = layers.dropout(jnp.repeat(x_TD, 2, axis=0), self.rate, row_key)  # drawn as for whole rows
+      return doubled.reshape(T, 2, D)[:, half]
 
     return jax.vmap(drop)(x_BTD, rows)
 

@@ -203,13 +203,8 @@ def swiglu(
   return linear('BTF,DF->BTD', jax.nn.silu(gate_BTF) * up_BTF, down_DF)
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array | None, part: tuple[int, int] = (0, 1)) -> jax.Array:
-  """Inverted dropout: what is kept is divided by 1 - rate. Without a key, x unchanged.
-
-  part: (first, step) of the entries that `x` has of a whole array, along its first axis.
-  """
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+  """Inverted dropout: what is kept is divided by 1 - rate. Without a key, x unchanged."""
   if key is None or rate == 0:
     return x
-  first, step = part
-  keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0] * step, *x.shape[1:]))[first::step]
-  return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+  return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)

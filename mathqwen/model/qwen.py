@@ -128,10 +128,10 @@ class Block(nnx.Module):
       o_BTD += self.o_bias[...]
     return checkpoint_name(x_BTD + drop(o_BTD, 0), 'mid'), kept
 
-  def mlp(self, x_BTD: jax.Array, part: tuple[int, int] = (0, 1)) -> jax.Array:
-    """The MLP branch [B, T, D], not yet added to x. part: as in `compute.Dropout`."""
+  def mlp(self, x_BTD: jax.Array, half: jax.Array | None = None) -> jax.Array:
+    """The MLP branch [B, T, D], not yet added to x. half: as in `compute.Dropout`."""
     h_BTD = rms_norm(x_BTD, self.post_norm[...], self.cfg.rms_norm_eps)
-    return layers.swiglu(h_BTD, *(adapted.at(w[...], part) for w in (self.gate, self.up, self.down)))
+    return layers.swiglu(h_BTD, *(adapted.at(w[...], half) for w in (self.gate, self.up, self.down)))
 
 
 @functools.lru_cache

@@ -62,17 +62,16 @@ def checkpoint_nested(mix: Callable, mlp: Callable) -> tuple[Callable, Callable]
 
   At any time the backward pass holds only what attention needs, or only what the MLP needs for half of the tokens.
   """
-  return jax.checkpoint(mix), functools.partial(_by_halves, mlp)
+  return jax.checkpoint(mix), functools.partial(_by_halves, jax.checkpoint(mlp))
 
 
 def _by_halves(f, x_BTD):
-  """`f` of every second token, then of the others, each checkpointed: `f` must treat each token by itself.
+  """`f(half of x, its number)` of every second token, then of the others: `f` must treat each token by itself.
 
   Not the first half, then the second: when the length is split over chips, each chip must hold tokens of both halves.
   """
   B, T, D = x_BTD.shape
   if T % 2:
-    return jax.checkpoint(f)(x_BTD)
+    return f(x_BTD)
   halves = jnp.unstack(x_BTD.reshape(B, T // 2, 2, D), axis=2)
-  done = [jax.checkpoint(functools.partial(f, part=(i, 2)))(half) for i, half in enumerate(halves)]
-  return jnp.stack(done, axis=2).reshape(B, T, D)
+  return jnp.stack([f(half, jnp.int32(number)) for number, half in enumerate(halves)], axis=2).reshape(B, T, D)

@@ -76,7 +76,23 @@ def test_gradients_are_those_of_the_merged_weights(family, adapter, train, tiny_
   assert np.abs(apart - forward(base)).max() > 0.1
 
 
-@pytest.mark.parametrize('drop', [None, lambda x, part=(0, 1): x])
+def test_dropout_in_adapters_is_the_same_with_every_remat(tiny_config, random_params):
+  """Also with 'nested', which computes every second token of the MLP apart."""
+  cfg = tiny_config(num_hidden_layers=1)
+  adapter = AdapterConfig(rank=2, dropout=0.5, targets=('gate', 'down'))
+  base, trained = random_params(cfg), random_adapters(cfg, adapter)
+  batch = packing.pack(examples_of(9), 24)
+  losses = {
+    remat: float(gradients(trained, batch, cfg, train_config(adapter=adapter, remat=remat), base)[1])
+    for remat in ('none', 'nested')
+  }
+  assert losses['nested'] == pytest.approx(losses['none'], rel=1e-6)
+  kept = AdapterConfig(rank=2, targets=('gate', 'down'))
+  plain = float(gradients(trained, batch, cfg, train_config(adapter=kept), base)[1])
+  assert abs(plain - losses['none']) > 1e-4 * plain
+
+
+@pytest.mark.parametrize('drop', [None, lambda x, half=None: x])
 def test_lengths_of_dora_count_in_bfloat16(drop):
   """Also by less than a step of bfloat16, 0.8% above 1: what is trained is what the merged weights compute."""
   rng = np.random.default_rng(0)
