@@ -131,8 +131,9 @@ def _weights_of_run(workdir: str, step: int, experiment: Experiment) -> hf.Weigh
   try:
     source = open_source(frozen.place_of(recorded, workdir))
   except UserError as error:
+    beside = 'a copy of it' if workdir.startswith(files.GCS) else 'a link to it'  # there are no links on GCS
     raise UserError(
-      f'the base of {workdir}, {recorded}, cannot be opened ({error}); put it back, or a link to it at '
+      f'the base of {workdir}, {recorded}, cannot be opened ({error}); put it back, or {beside} at '
       f'{files.join(workdir, frozen.ITEM)}'
     ) from None
   return frozen.MergedWeights(source.weights, source.name, trained, workdir, experiment.model, adapter)

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import ml_dtypes
@@ -12,10 +13,13 @@ import numpy as np
 import pytest
 
 from mathqwen import hf
-from mathqwen.config import MeshConfig
+from mathqwen.adapter_config import AdapterConfig
+from mathqwen.config import MeshConfig, TrainConfig
 from mathqwen.conversion.from_hf import convert_from_hf
 from mathqwen.conversion.to_hf import convert_to_hf
+from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
+from mathqwen.storage import source
 from mathqwen.storage.source import open_source
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -81,3 +85,15 @@ def test_weights_are_the_same_wherever_they_are(kind, stored):
       assert array.dtype == (ml_dtypes.bfloat16 if dtype else np.float32)
       assert np.array_equal(array, want.astype(array.dtype)), path
   weights.close()
+
+
+def test_where_the_base_of_a_run_may_be_instead(monkeypatch, tmp_path):
+  """A bucket has no links."""
+  gone = types.SimpleNamespace(json=lambda item: {'name': str(tmp_path / 'gone')})
+  monkeypatch.setattr(source.converted, 'StepWeights', lambda *args: gone)
+  monkeypatch.setattr(source.frozen, 'place_of', lambda name, workdir: name)
+  train = TrainConfig(adapter=AdapterConfig(4))
+  experiment = types.SimpleNamespace(model=None, train=train)
+  for workdir, instead in ((f'{tmp_path}/run', 'a link to it'), ('gs://bucket/run', 'a copy of it')):
+    with pytest.raises(UserError, match=f'put it back, or {instead} at {workdir}/base'):
+      source._weights_of_run(workdir, 6, experiment)
