@@ -21,12 +21,17 @@ def hold(w: jax.Array, path: tuple[str, ...], kind: str, tables: bool = False) -
   """
   if kind not in quantized.KINDS:
     return w
-  if path[0] == 'layers' and path[1] in OUTPUTS:
+  if is_matrix(path):
     # Layer by layer, so that only one layer is held in float32.
     return jax.lax.map(functools.partial(quantized.quantize, kind=kind, outputs=OUTPUTS[path[1]]), w)
   if tables and path[0] in ('embed', 'head'):
     return quantized.quantize(w, kind)
   return w
+
+
+def is_matrix(path: tuple[str, ...]) -> bool:
+  """Whether the weight at `path` is a matrix of the layers."""
+  return path[0] == 'layers' and path[1] in OUTPUTS
 
 
 def abstract(cfg: ModelConfig, dtype: DTypeLike, kind: str, tables: bool = False) -> dict:

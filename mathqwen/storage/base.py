@@ -47,16 +47,32 @@ def read(
   base = _named(name, {})
   record = hosts.gather(recorded(workdir))[0]
 
-  def examined(path, array):
-    found = checksums.examine({_name(path): array})[1]
+  params: dict = {}
+  for path in weights.paths():
+    array = _read_one(weights, path, shardings, adapter)
+    found = _described(path, array)
     if record is not None:
       check(record, found, workdir, base['name'])
     base['arrays'].update(found)
-    return hold(array, path, cfg, mesh, adapter.base)
-
-  params = weights.read_all(shardings, adapter.base_dtype, examined)
+    hf.set_weight(params, path, hold(array, path, cfg, mesh, adapter.base))
   weights.close()
   return Base(params, base)
+
+
+def _read_one(weights, path, shardings, adapter) -> jax.Array | np.ndarray:
+  """One weight of the base; on the host, if it is to be quantised, so that its layers reach the devices one by one.
+
+  With several hosts it is on the devices, of which each then has a small part.
+  """
+  if adapter.base in KINDS and frozen.is_matrix(path) and jax.process_count() == 1:
+    return weights.read(path).astype(hf.DTYPES[adapter.base_dtype], copy=False)
+  return weights.place(path, hf.weight_at(shardings, path), adapter.base_dtype)
+
+
+def _described(path: hf.Path, array: jax.Array | np.ndarray) -> dict[str, dict]:
+  if isinstance(array, np.ndarray):
+    return {_name(path): checksums.of_array(array)}
+  return checksums.examine({_name(path): array})[1]
 
 
 def copied(params: dict, name: str, adapter: AdapterConfig) -> Base:
@@ -80,15 +96,34 @@ def _named(name: str, arrays: dict[str, dict]) -> dict:
 
 
 def hold(
-  array: jax.Array, path: hf.Path, cfg: ModelConfig, mesh: jax.sharding.Mesh, kind: str, tables: bool = False
+  array: jax.Array | np.ndarray,
+  path: hf.Path,
+  cfg: ModelConfig,
+  mesh: jax.sharding.Mesh,
+  kind: str,
+  tables: bool = False,
 ) -> jax.Array | Quantized:
-  """A weight on `mesh` as `frozen.hold` holds it there."""
+  """A weight on `mesh` as `frozen.hold` holds it there. A stacked one on the host gets there layer by layer."""
   make = functools.partial(frozen.hold, path=path, kind=kind, tables=tables)
-  if not is_quantized(jax.eval_shape(make, array)):
+  held = jax.eval_shape(make, array)
+  if not is_quantized(held):
     return array
   axes = hf.weight_at(frozen.logical_axes(cfg, kind, tables), path)
   where = sharding.params_shardings(mesh, cfg, {'weight': axes})['weight']
-  return jax.jit(make, out_shardings=where)(array)
+  if not isinstance(array, np.ndarray):
+    return jax.jit(make, out_shardings=where)(array)
+  plain = hf.weight_at(sharding.params_shardings(mesh, cfg), path)
+
+  @functools.partial(jax.jit, out_shardings=where, donate_argnums=0)
+  def put(stacked, one, layer):
+    into = lambda all_layers, one: jax.lax.dynamic_update_slice_in_dim(all_layers, one, layer, 0)
+    return jax.tree.map(into, stacked, make(one))
+
+  stacked = jax.jit(lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), held), out_shardings=where)()
+  for layer in range(len(array)):
+    # Waits, so that the layers after this one are not sent before there is room.
+    stacked = jax.block_until_ready(put(stacked, jax.device_put(array[layer : layer + 1], plain), layer))
+  return stacked
 
 
 def check(record: dict, found: dict[str, dict], workdir: str, name: str) -> None:

@@ -13,6 +13,7 @@ from toy_batches import examples_of, train_config
 from mathqwen import hf
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.cli import main
+from mathqwen.config import MeshConfig
 from mathqwen.data import packing
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
@@ -20,7 +21,8 @@ from mathqwen.model import frozen, lora
 from mathqwen.model.adapted import OUTPUTS
 from mathqwen.model.config import ModelConfig
 from mathqwen.model.quantized import is_quantized, quantize
-from mathqwen.storage import converted
+from mathqwen.storage import base as storage_base
+from mathqwen.storage import checksums, converted
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import open_source
 from mathqwen.text.testing import tiny_bpe_tokenizer
@@ -151,6 +153,24 @@ def test_its_weights_are_merged_one_layer_at_a_time(run, monkeypatch):
   assert shapes == [(1, 4, 32)]  # traced once
   placed = weights.place(('layers', 'q'), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
   assert got.shape[0] == 2 and np.array_equal(got, placed)
+
+
+def test_matrices_reach_the_devices_one_layer_at_a_time(base, tmp_path, monkeypatch):
+  mesh, stored = sharding.make_mesh(MeshConfig(), jax.devices()[:1]), hf.load_params(str(base))
+  placed, sent = [], []
+  place, put = hf.DirectoryWeights.place, jax.device_put
+  monkeypatch.setattr(hf.DirectoryWeights, 'place', lambda self, *args: placed.append(args[0]) or place(self, *args))
+  with monkeypatch.context() as patched:
+    patched.setattr(jax, 'device_put', lambda x, *args: sent.append(np.shape(x)) or put(x, *args))
+    weights = hf.DirectoryWeights(str(base))
+    got = storage_base.read(weights, str(base), CFG, mesh, AdapterConfig(4, base='nf4'), str(tmp_path / 'run'))
+  assert not [path for path in placed if path[-1] in OUTPUTS]
+  of_matrices = [shape for shape in sent if len(shape) > 2]
+  assert len(of_matrices) == 2 * len(OUTPUTS) and all(shape[0] == 1 for shape in of_matrices)
+  whole = storage_base.hold(stored['layers']['down'], ('layers', 'down'), CFG, mesh, 'nf4')
+  jax.tree.map(np.testing.assert_array_equal, got.params['layers']['down'], whole)
+  record = checksums.examine({'layers': {'down': stored['layers']['down']}})[1]
+  assert got.record['arrays']['layers/down'] == record['layers/down']
 
 
 def test_the_first_loss_is_near_that_of_the_base_in_bfloat16(tiny, base, run, tmp_path):
