@@ -7,6 +7,7 @@ of its weights, as they were trained on. Whatever is read as the base later is c
 import contextlib
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable
 
 import jax
@@ -32,7 +33,7 @@ class Base:
   """The frozen weights of a run, on its mesh."""
 
   params: dict  # as `parameters.init`, in `train.adapter.base`
-  record: dict  # for JSON: its name, and its weights as `checksums.examine` describes them
+  record: dict  # for JSON: its name, and its weights as `described` gives them
 
 
 def read(
@@ -50,7 +51,7 @@ def read(
   params: dict = {}
   for path in weights.paths():
     array = _read_one(weights, path, shardings, adapter)
-    found = _described(path, array)
+    found = described(weights, path, array)
     if record is not None:
       check(record, found, workdir, base['name'])
     base['arrays'].update(found)
@@ -69,16 +70,20 @@ def _read_one(weights, path, shardings, adapter) -> jax.Array | np.ndarray:
   return weights.place(path, hf.weight_at(shardings, path), adapter.base_dtype)
 
 
-def _described(path: hf.Path, array: jax.Array | np.ndarray) -> dict[str, dict]:
+def copied(params: dict, weights: hf.Weights, name: str, adapter: AdapterConfig) -> Base:
+  """What `read` gives, from `params` on the mesh, which were read: a copy, which stays when they are donated."""
+  copy = jax.tree.map(lambda x: jnp.array(x, adapter.base_dtype, copy=True), params)
+  found = [described(weights, path, hf.weight_at(copy, path)) for path in weights.paths()]
+  return Base(copy, _named(name, functools.reduce(operator.or_, found)))
+
+
+def described(weights: hf.Weights, path: hf.Path, array: jax.Array | np.ndarray) -> dict[str, dict]:
+  """{its name: what a record has of it}, of a weight that was read: its checksum, or of a merged one `made_of`."""
+  if isinstance(weights, MergedWeights):
+    return {_name(path): weights.made_of(path)}
   if isinstance(array, np.ndarray):
     return {_name(path): checksums.of_array(array)}
   return checksums.examine({_name(path): array})[1]
-
-
-def copied(params: dict, name: str, adapter: AdapterConfig) -> Base:
-  """What `read` gives, from weights that are on the mesh: a copy, which stays when they are donated."""
-  copy = jax.tree.map(lambda x: jnp.array(x, adapter.base_dtype, copy=True), params)
-  return Base(copy, _named(name, checksums.examine(copy)[1]))
 
 
 def recorded(workdir: str) -> dict | None:
@@ -129,7 +134,7 @@ def hold(
 def check(record: dict, found: dict[str, dict], workdir: str, name: str) -> None:
   """UserError: names the first weight of what is called `name` that is not that of the base of a run.
 
-  record: of a checkpoint. found: as `checksums.examine` describes weights.
+  record: of a checkpoint. found: as `described` gives it.
   """
   for weight, description in found.items():
     if record['arrays'].get(weight) != description:
@@ -189,7 +194,7 @@ class MergedWeights(hf.Weights):
   def read(self, path: hf.Path) -> np.ndarray:
     """One weight, on this host alone."""
     array = self._base.read(path).astype(hf.DTYPES[self._adapter.base_dtype], copy=False)
-    self._check({_name(path): checksums.of_array(array)})
+    self._check(path, array)
     if not self._is_computed(path):
       return array
     device = jax.local_devices()[0]
@@ -211,13 +216,21 @@ class MergedWeights(hf.Weights):
   def place(self, path: hf.Path, where: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
     """One weight in this sharding; all hosts must call it."""
     array = self._base.place(path, where, self._adapter.base_dtype)
-    self._check(checksums.examine({_name(path): array})[1])
+    self._check(path, array)
     dtype = self.dtype(path) if dtype is None else hf.DTYPES[dtype]
     if not self._is_computed(path):
       return array.astype(dtype)
     shardings = self._shardings(where)
     parts = {part[-1]: self.trained.place(part, hf.weight_at(shardings, part)) for part in self._parts(path)}
     return jax.jit(self._merging(path, dtype), out_shardings=where)(array, parts)
+
+  def made_of(self, path: hf.Path) -> dict:
+    """What one weight is computed from. Its own last bits depend on the mesh, where rows have lengths (DoRA)."""
+    base = self._record['arrays'][_name(path)]
+    if not self._is_computed(path):
+      return base
+    parts = {part[-1]: self.trained.checksum(part) for part in self._parts(path)}
+    return {'base': base, 'held': self._adapter.base, 'scale': self._adapter.scale, 'adapter': parts}
 
   def _shardings(self, where):
     """Of the adapters, where a weight is in the sharding `where`."""
@@ -245,8 +258,8 @@ class MergedWeights(hf.Weights):
 
     return merged
 
-  def _check(self, found: dict[str, dict]) -> None:
-    check(self._record, found, self._workdir, self.base_name)
+  def _check(self, path, array) -> None:
+    check(self._record, described(self._base, path, array), self._workdir, self.base_name)
 
   def close(self) -> None:
     """Closes the files of both. Weights that were read stay valid."""

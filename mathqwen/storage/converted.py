@@ -66,6 +66,13 @@ class StepWeights(hf.Weights):
       self._reader.check(found)
     return array if dtype is None else array.astype(hf.DTYPES[dtype])
 
+  def checksum(self, path: hf.Path) -> dict:
+    """What was written down of a weight, which `read` and `place` compare; also after `close`."""
+    with explain_damage(self._checkpoints, self._step):
+      if self._reader.record is None:
+        raise reading.Damage('its checksums are missing')
+      return self._reader.record['arrays'][_name(path)]
+
   def json(self, item: str) -> Any:
     """A JSON item of the step."""
     return self._checkpoints.json(self._step, item)

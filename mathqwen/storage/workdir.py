@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -100,11 +101,20 @@ def sessions_of(step: files.AnyPath) -> list[dict]:
 
   UserError: when they are not what was written.
   """
-  if not (step / 'sessions').exists():
-    return []
+  found = item_of(step, 'sessions')
+  return [] if found is None else found['sessions']
+
+
+def item_of(step: files.AnyPath, item: str) -> Any:
+  """A JSON item of a checkpoint, given its directory; None where it has none.
+
+  UserError: when it is not what was written.
+  """
+  if not (step / item).exists():
+    return None
   try:
     with reading.explained(step):
-      return checksums.read_json(step, 'sessions', checksums.read(step))['sessions']
+      return checksums.read_json(step, item, checksums.read(step))
   except reading.Damage as damage:
     raise UserError(reading.damage_text(step, [], str(damage))) from damage
 

@@ -133,12 +133,12 @@ class TrainingRun:
     hosts.agree('data', data.fingerprint)
     for line in data.describe():
       report(line)
+    params, base = self._read(workdir, is_new=latest is None)
     if original is not None:
       batch = dataclasses.asdict(self.batch)
       session = provenance.collect(self.experiment, self.mesh, batch, data.fingerprint, 0)
-      self._report(reproduce.differences(original, session))
+      self._report(reproduce.differences(original, session, base))
 
-    params, base = self._read(workdir, is_new=latest is None)
     # Only now: a run that is refused leaves the workdir as it was.
     workdirs.claim(workdir, self.experiment)
     if jax.process_index() == 0:
@@ -159,7 +159,7 @@ class TrainingRun:
     if frozen is None:
       return params, None
     if params is not None:  # the files of a large model are read once
-      return params, bases.copied(params, source.name, frozen)
+      return params, bases.copied(params, source.weights, source.name, frozen)
     return None, bases.read(source.weights, source.name, source.config, self.mesh, frozen, workdir)
 
   def _report(self, lines: list[str]):

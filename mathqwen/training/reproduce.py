@@ -8,6 +8,7 @@ from mathqwen.config import Experiment
 from mathqwen.errors import UserError
 from mathqwen.observe import ledger
 from mathqwen.observe.metrics import read_lines
+from mathqwen.storage import base as bases
 from mathqwen.storage import workdir as workdirs
 
 _DEVICES = ('platform', 'device_kind', 'devices', 'hosts', 'mesh')
@@ -23,6 +24,7 @@ class Original:
   step: int  # of the checkpoint
   experiment: Experiment  # its `init` is what the run started from, whatever was given when it continued
   sessions: list[dict]  # up to the checkpoint, oldest first; [] where an earlier version of mathqwen wrote none
+  base: dict | None = None  # the record of its frozen weights, where it has any
 
 
 def find_original(path: str) -> Original:
@@ -34,21 +36,22 @@ def find_original(path: str) -> Original:
   if found is None or workdirs.is_converted(found[0]):
     raise UserError(f'{path} holds no checkpoint of a run: give the --workdir of a run, or one of its checkpoints')
   workdir, experiment, step = found
-  sessions = workdirs.sessions_of(workdirs.step_path(workdir, step))
+  folder = workdirs.step_path(workdir, step)
+  sessions = workdirs.sessions_of(folder)
   if sessions:
     experiment = dataclasses.replace(experiment, init=sessions[0]['settings']['init'])
-  return Original(workdir, step, experiment, sessions)
+  return Original(workdir, step, experiment, sessions, workdirs.item_of(folder, bases.ITEM))
 
 
-def differences(original: Original, now: dict) -> list[str]:
+def differences(original: Original, now: dict, base: bases.Base | None = None) -> list[str]:
   """A line for each kind of thing in which a session differs from the first one of a run.
 
-  now: the session, as `collect` returns it.
+  now: the session, as `collect` returns it. base: its frozen weights.
   """
   if not original.sessions:
     return ['an earlier version of mathqwen made the original, and did not write down on what it ran']
   first, *later = original.sessions
-  lines = [f'not as in the original: {line}' for line in _compare(first, now)]
+  lines = [f'not as in the original: {line}' for line in [*_compare(first, now), *_compare_bases(original.base, base)]]
   for session in later:
     changes = _compare(first, session)
     if changes:
@@ -69,9 +72,22 @@ def _compare(before: dict, now: dict) -> list[str]:
     old, new = before.get(name, {}), now.get(name, {})
     changes = [f'{key} {old.get(key)} -> {new.get(key)}' for key in old | new if old.get(key) != new.get(key)]
     if changes:
-      more = f' and {len(changes) - _NAMED} more' if len(changes) > _NAMED else ''
-      lines.append(f'{name}: {", ".join(changes[:_NAMED])}{more}')
+      lines.append(f'{name}: {_listed(changes)}')
   return lines
+
+
+def _compare_bases(before: dict | None, now: bases.Base | None) -> list[str]:
+  """A line when the frozen weights are others, whatever they are called."""
+  if before is None or now is None:
+    return []
+  others = now.record['arrays']
+  changed = [weight for weight, description in before['arrays'].items() if others.get(weight) != description]
+  return [f'base {now.record["name"]}: {_listed(changed)}'] if changed else []
+
+
+def _listed(changes: list[str]) -> str:
+  more = f' and {len(changes) - _NAMED} more' if len(changes) > _NAMED else ''
+  return f'{", ".join(changes[:_NAMED])}{more}'
 
 
 def compare(original: Original, workdir: str) -> tuple[dict, list[str]]:

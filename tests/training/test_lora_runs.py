@@ -15,6 +15,7 @@ import mathqwen
 from mathqwen import hf
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.cli import main
+from mathqwen.errors import UserError
 from mathqwen.model import lora, qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import base as storage_base
@@ -139,11 +140,32 @@ def test_another_base_is_refused(tiny, base, adapted, tmp_path, fails, monkeypat
   assert 'base differs from what was written' in fails('generate', tmp_path / 'run', '1+1=')
 
 
+def test_a_run_that_is_made_again_on_another_base(base, adapted, tmp_path, monkeypatch, capsys):
+  """Under the same name. Said before the first step, here before anything is written."""
+
+  def stop(*_):
+    raise UserError('as far as this')
+
+  monkeypatch.setattr(workdirs, 'claim', stop)
+  again = ['train', '--reproduce', str(adapted), '--workdir', str(tmp_path / 'again')]
+  line = f'not as in the original: base {base}: layers/'
+  file = base / 'model.safetensors'
+  content = file.read_bytes()
+  assert main(again) == 2 and line not in capsys.readouterr().err
+  try:
+    file.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
+    assert main(again) == 2 and line in capsys.readouterr().err
+  finally:
+    file.write_bytes(content)
+
+
 def test_the_name_of_a_base_that_is_on_the_mesh_already(base, monkeypatch):
   """As of one that is read: a directory, from wherever the command ran."""
   monkeypatch.chdir(base.parent)
-  copied = lambda name: storage_base.copied({'norm': np.ones(3, np.float32)}, name, AdapterConfig()).record['name']
-  assert copied(base.name) == str(base) and copied('hf://Qwen/Qwen3-8B') == 'hf://Qwen/Qwen3-8B'
+  params = {'norm': np.ones(3, np.float32)}
+  for name, recorded in ((base.name, str(base)), ('hf://Qwen/Qwen3-8B', 'hf://Qwen/Qwen3-8B')):
+    copied = storage_base.copied(params, hf.ArrayWeights(params), name, AdapterConfig())
+    assert copied.record['name'] == recorded and copied.record['arrays']['norm']['dtype'] == 'bfloat16'
 
 
 def test_a_base_that_is_gone(base, tmp_path, adapted, fails):
@@ -192,9 +214,19 @@ def test_exports(adapted, base, tmp_path, capsys):
   assert max(np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) < 1e-6
 
 
-def test_an_adapter_on_the_merged_weights_of_a_run(tiny, adapted, tmp_path, fails):
+def test_an_adapter_on_the_merged_weights_of_a_run(tiny, adapted, tmp_path, fails, monkeypatch):
+  """Whose last bits another mesh computes otherwise: that is not another base, and another step of the run is."""
   changes = 'train.adapter.dora=false', 'train.adapter.targets=k', 'train.steps=2', 'train.eval_every=2'
   assert main(train(tiny, adapted, tmp_path / 'run', *changes)) == 0
   first, second = (open_source(str(folder)).read() for folder in (adapted, tmp_path / 'run'))
   assert np.array_equal(np.asarray(first['layers']['q'].astype('bfloat16')), np.asarray(second['layers']['q']))
   assert np.abs(first['layers']['k'] - second['layers']['k']).max() > 1e-3
+  merged = lora.merged
+  with monkeypatch.context() as patched:
+    patched.setattr(lora, 'merged', lambda weight, dtype: (merged(weight, 'float32') * (1 + 2**-7)).astype(dtype))
+    elsewhere = open_source(str(tmp_path / 'run')).read()
+  assert not np.array_equal(elsewhere['layers']['q'], second['layers']['q'])
+  earlier = tmp_path / 'run' / 'base'
+  shutil.copytree(adapted, earlier, ignore=shutil.ignore_patterns('6'))
+  assert 'is not the base of' in fails(*train(tiny, earlier, tmp_path / 'run', *changes))
+  assert 'is not the base of' in fails('generate', tmp_path / 'run', '1+1=')
