@@ -131,9 +131,12 @@ def test_a_continued_run_has_the_same_reference(finished, prepared, fails, train
     assert [line[name] for line in again] == [line[name] for line in steps], name
 
 
-def test_adapters_learn_what_is_preferred(prepared, tmp_path):
+@pytest.mark.parametrize('base', ['bfloat16', 'nf4'])
+def test_adapters_learn_what_is_preferred(base, prepared, tmp_path):
+  """The reference is the base as it is held, in 4 bits too: at first nothing is preferred."""
   _, command = prepared
-  adapter = with_settings({'train.adapter.rank': 2, 'train.steps': 3, 'train.dpo_form': 'mean', 'train.dpo_beta': 1})
+  adapter = with_settings({'train.adapter.base': base})
+  adapter += with_settings({'train.adapter.rank': 2, 'train.steps': 3, 'train.dpo_form': 'mean', 'train.dpo_beta': 1})
   assert cli.main([*command, *adapter, '--workdir', str(tmp_path / 'run')]) == 0
   steps = [line for line in lines_of(tmp_path / 'run') if 'loss' in line]
   assert steps[0]['loss'] == pytest.approx(np.log(2), abs=1e-5) and steps[-1]['loss'] < np.log(2)

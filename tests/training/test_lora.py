@@ -8,12 +8,13 @@ from toy_batches import examples_of, one_per_row, train_config
 
 from mathqwen.adapter_config import AdapterConfig
 from mathqwen.config import Experiment, MeshConfig, OptimConfig
-from mathqwen.data import packing
+from mathqwen.data import packing, shared_prompts
+from mathqwen.errors import UserError
 from mathqwen.hardware import cost, sharding
 from mathqwen.hardware.flops import Shape, model_flops
-from mathqwen.model import lora, qwen
+from mathqwen.model import frozen, lora, qwen
 from mathqwen.model.adapted import Adapted, lengths
-from mathqwen.training import loss, optim
+from mathqwen.training import loss, offload, optim
 from mathqwen.training import step as step_lib
 
 # Qwen-1 has as many key heads as query heads, and acts on lengths beyond seq_length only outside of training.
@@ -105,6 +106,43 @@ def test_lengths_of_dora_count_in_bfloat16(drop):
   assert got.dtype == jnp.bfloat16
   ratio = float(jnp.sum(jnp.float32(got) * want) / jnp.sum(want * want))
   assert ratio == pytest.approx(1, abs=5e-4)
+
+
+def test_the_moments_of_adapters_may_be_smaller_or_on_the_host(tiny_config, random_params):
+  cfg, adapter = tiny_config(num_hidden_layers=1), AdapterConfig(4, targets=('q', 'down'), dora=True)
+  base, batch = random_params(cfg), one_per_row(examples_of(4), 12)
+
+  def losses_and_moments(**changes):
+    step = Stepper(cfg, base, adapter, OptimConfig(learning_rate=1e-2, warmup_steps=0, **changes))
+    return [step(batch)['loss_sum'] for _ in range(4)], [x for x in jax.tree.leaves(step.state.opt_state) if x.ndim]
+
+  want, _ = losses_and_moments()
+  losses, moments = losses_and_moments(name='adamw_8bit')
+  assert losses == pytest.approx(want, rel=1e-3) and losses[-1] < losses[0]
+  assert {x.dtype.name for x in moments} == {'float8_e4m3fn', 'float32'}  # of lengths, which are vectors, float32
+  try:
+    offload.check()
+  except UserError:
+    pytest.skip('JAX 0.7 has no memory of the host beside a CPU')
+  losses, moments = losses_and_moments(offload=True)
+  assert losses == pytest.approx(want, rel=1e-5)
+  assert {x.sharding.memory_kind for x in moments} == {offload.KIND}
+
+
+def test_answers_that_share_a_question_teach_adapters_what_they_teach_alone(
+  tiny_config, random_params, questions_and_answers
+):
+  cfg = tiny_config('qwen2', num_hidden_layers=1)
+  adapter = AdapterConfig(3, targets=('k', 'o', 'up'), base='int8', dora=True)
+  layers = {name: frozen.hold(w, ('layers', name), 'int8') for name, w in random_params(cfg)['layers'].items()}
+  base, trained = random_params(cfg) | {'layers': layers}, random_adapters(cfg, adapter)
+  examples = questions_and_answers([4, 1, 3])
+  shared, alone = shared_prompts.pack(examples, 32), one_per_row(examples, 16)
+  assert shared['answer_ids'].max() > 1
+  got, want = (gradients(trained, batch, cfg, train_config(adapter=adapter), base) for batch in (shared, alone))
+  assert float(got[1]) == pytest.approx(float(want[1]), rel=2e-6)
+  for a, b in zip(jax.tree.leaves(got[0]), jax.tree.leaves(want[0]), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
 # --- beside PEFT ---
