@@ -50,24 +50,28 @@ def read(
 
   params: dict = {}
   for path in weights.paths():
-    array = _read_one(weights, path, shardings, adapter)
+    array = read_one(weights, path, shardings, adapter.base_dtype, adapter.base)
     found = described(weights, path, array)
     if record is not None:
       check(record, found, workdir, base['name'])
     base['arrays'].update(found)
     hf.set_weight(params, path, hold(array, path, cfg, mesh, adapter.base))
+    del array  # before the next is read
   weights.close()
   return Base(params, base)
 
 
-def _read_one(weights, path, shardings, adapter) -> jax.Array | np.ndarray:
-  """One weight of the base; on the host, if it is to be quantised, so that its layers reach the devices one by one.
+def read_one(
+  weights: hf.Weights, path: hf.Path, shardings: dict, dtype: str | None, kind: str
+) -> jax.Array | np.ndarray:
+  """One weight for `hold`; on the host, if it is to be quantised, so that its layers reach the devices one by one.
 
   With several hosts it is on the devices, of which each then has a small part.
   """
-  if adapter.base in KINDS and frozen.is_matrix(path) and jax.process_count() == 1:
-    return weights.read(path).astype(hf.DTYPES[adapter.base_dtype], copy=False)
-  return weights.place(path, hf.weight_at(shardings, path), adapter.base_dtype)
+  if kind in KINDS and frozen.is_matrix(path) and jax.process_count() == 1:
+    array = weights.read(path)
+    return array if dtype is None else array.astype(hf.DTYPES[dtype], copy=False)
+  return weights.place(path, hf.weight_at(shardings, path), dtype)
 
 
 def copied(params: dict, weights: hf.Weights, name: str, adapter: AdapterConfig) -> Base:

@@ -83,8 +83,12 @@ class Source:
     if mesh is None:
       mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
     shardings = sharding.params_shardings(mesh, self.config)
-    hold = lambda path, array: frozen.hold(array, path, self.config, mesh, held or 'as read', tables=True)
-    params = self.weights.read_all(shardings, dtype, hold)
+    kind = held or 'as read'
+    params: dict = {}
+    for path in self.weights.paths():
+      array = frozen.read_one(self.weights, path, shardings, dtype, kind)
+      hf.set_weight(params, path, frozen.hold(array, path, self.config, mesh, kind, tables=True))
+      del array  # before the next is read
     self.weights.close()
     return params
 

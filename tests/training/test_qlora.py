@@ -169,6 +169,9 @@ def test_matrices_reach_the_devices_one_layer_at_a_time(base, tmp_path, monkeypa
   assert len(of_matrices) == 2 * len(OUTPUTS) and all(shape[0] == 1 for shape in of_matrices)
   whole = storage_base.hold(stored['layers']['down'], ('layers', 'down'), CFG, mesh, 'nf4')
   jax.tree.map(np.testing.assert_array_equal, got.params['layers']['down'], whole)
+  placed.clear()
+  open_source(str(base)).read(mesh, 'bfloat16', 'int8')  # as `mathqwen.load(..., weights='int8')` reads it
+  assert placed and not [path for path in placed if path[-1] in OUTPUTS]
   record = checksums.examine({'layers': {'down': stored['layers']['down']}})[1]
   assert got.record['arrays']['layers/down'] == record['layers/down']
 
