@@ -60,8 +60,10 @@ def test_inputs_that_the_backward_pass_keeps(remat, inputs):
 @pytest.mark.parametrize('length, places', [(6, [0, 0, 1, 1, 2, 2]), (5, [0, 1, 2, 3, 4])])
 def test_nested_runs_the_mlp_on_every_second_token(length, places):
   """Each half has tokens of the whole length, so that chips that hold parts of it share both halves."""
-  mlp = lambda x_BTD: 10 * x_BTD + jnp.arange(x_BTD.shape[1])[:, None]  # shows the place of a token in its half
+  # shows the place of a token in its half, and 100 in the second half
+  mlp = lambda x_BTD, half=0: 10 * x_BTD + jnp.arange(x_BTD.shape[1])[:, None] + 100 * half
   mix, mlp_by_halves = stack.checkpoint_nested(lambda x_BTD: -x_BTD, mlp)
   x_BTD = jnp.broadcast_to(jnp.arange(length)[:, None], (2, length, 3))
-  np.testing.assert_array_equal(mlp_by_halves(x_BTD), 10 * x_BTD + np.array(places)[:, None])
+  halves = 100 * (np.arange(length) % 2) * (length % 2 == 0)
+  np.testing.assert_array_equal(mlp_by_halves(x_BTD), 10 * x_BTD + np.array(places)[:, None] + halves[:, None])
   np.testing.assert_array_equal(mix(x_BTD), -x_BTD)
