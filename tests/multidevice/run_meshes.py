@@ -41,13 +41,12 @@ MESHES = [ONE, *(shape for shape in SHAPES if shape['context'] == 1), *(ONE | sh
 # With dropout of its own, and lengths, which the frozen base gives
 ADAPTER = AdapterConfig(4, dropout=0.1, targets=('q', 'k', 'o', 'up', 'down'), dora=True, base='float32')
 BESIDE_EACH_OTHER = {'data': 2, 'fsdp': 2, 'tensor': 2}
-ADAPTED_MESHES = [
-  ONE | shape for shape in ({}, BESIDE_EACH_OTHER, {'fsdp': 4, 'context': 2}, {'context': 2, 'tensor': 4})
-]
+SPLIT_ALL_WAYS = {'fsdp': 2, 'context': 2, 'tensor': 2}
+ADAPTED_MESHES = [ONE | shape for shape in ({}, SPLIT_ALL_WAYS)]
 # A base of 4 bits, with two blocks of inputs for mesh.tensor
 ON_NF4 = AdapterConfig(4, base='nf4')
 BLOCKS = dataclasses.replace(CFG, intermediate_size=128)
-BLOCKS_MESHES = [ONE | shape for shape in ({}, BESIDE_EACH_OTHER, {'fsdp': 2, 'context': 2, 'tensor': 2})]
+BLOCKS_MESHES = ADAPTED_MESHES
 ODD_MESHES = [ONE | shape for shape in ({}, {'fsdp': 8}, {'fsdp': 4, 'tensor': 2}, {'fsdp': 2, 'context': 4})]
 
 
@@ -219,7 +218,7 @@ if __name__ == '__main__':
     )
   )
   both = [answers(shape, budget) for budget in (False, True) for shape in (ONE, ONE | BESIDE_EACH_OTHER)]
-  in_int8 = [answers(shape, kind='int8') for shape in (ONE, ONE | BESIDE_EACH_OTHER, ONE | {'tensor': 8})]
+  in_int8 = [answers(shape, kind='int8') for shape in (ONE, ONE | BESIDE_EACH_OTHER)]
   split, whole = logits(ONE | {'fsdp': 4, 'tensor': 2}), logits(ONE | {'fsdp': 8}, ODD)
   together = ONE | {'fsdp': 2, 'context': 2, 'tensor': 2}
   shared = [learn_answers(ONE, False), learn_answers(together, True)]
@@ -231,7 +230,7 @@ if __name__ == '__main__':
     'answers': both,
     'shared': shared,
     'adapted': adapted,
-    'pairs': [learn_pairs(shape) for shape in (ONE, together, ONE | {'data': 2, 'fsdp': 4})],
+    'pairs': [learn_pairs(shape) for shape in (ONE, together)],
     'on_nf4': on_nf4,
     'in_int8': in_int8,
   }

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)  # a minute of compiling, on a machine that does nothing else
+pytestmark = pytest.mark.timeout(1500)  # minutes of compiling, on a machine that may do other work
 SCRIPT = pathlib.Path(__file__).parent / 'run_meshes.py'
 ROOT = SCRIPT.parents[2]
 
@@ -19,7 +19,7 @@ def results():
     'XLA_FLAGS': os.environ['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=8',
     'PYTHONPATH': str(ROOT),
   }
-  done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=590)
+  done = subprocess.run([sys.executable, str(SCRIPT)], env=env, capture_output=True, text=True, timeout=1490)
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout)
 
@@ -42,7 +42,7 @@ def test_a_vocabulary_that_the_mesh_does_not_divide_trains_like_one_device(resul
 
 def test_adapters_learn_on_a_mesh_what_they_learn_on_one_device(results):
   one, *meshes = results['adapted']
-  assert len(meshes) == 3 and one['losses'][0] - one['losses'][4] > 0.02
+  assert len(meshes) == 1 and one['losses'][0] - one['losses'][4] > 0.02
   for got in meshes:
     assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
     assert got['compiled'] == 1, got['name']
@@ -50,7 +50,7 @@ def test_adapters_learn_on_a_mesh_what_they_learn_on_one_device(results):
 
 def test_adapters_on_a_base_in_4_bits_learn_on_a_mesh_what_they_learn_on_one_device(results):
   one, *meshes = results['on_nf4']
-  assert len(meshes) == 2 and one['losses'][0] - one['losses'][4] > 0.02
+  assert len(meshes) == 1 and one['losses'][0] - one['losses'][4] > 0.02
   for got in meshes:
     assert got['losses'] == pytest.approx(one['losses'], rel=1e-5), got['name']
     assert got['compiled'] == 1, got['name']
@@ -58,7 +58,7 @@ def test_adapters_on_a_base_in_4_bits_learn_on_a_mesh_what_they_learn_on_one_dev
 
 def test_weights_in_int8_answer_on_a_mesh_as_on_one_device(results):
   (one, _), *meshes = results['in_int8']
-  assert [answers for answers, _ in meshes] == [one, one] and one != results['answers'][0][0]
+  assert [answers for answers, _ in meshes] == [one] and one != results['answers'][0][0]
 
 
 def test_a_mesh_learns_answers_with_one_question_like_rows_of_their_own_on_one_device(results):
