@@ -20,7 +20,7 @@ class AskedModel(Protocol):
   """What an evaluation needs from a model: `inference.model.Model` has it, and so has `endpoint.Endpoint`."""
 
   name: str
-  dtype: str | None
+  precision: str | None
   chat: ChatFormat | None  # None: the server's own template applies
   system_prompt: str
 

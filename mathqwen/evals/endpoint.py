@@ -42,7 +42,7 @@ class _Stopped(Exception):
 class Endpoint:
   """A served model. It takes the place of a model of ours in `run.run`."""
 
-  dtype = None  # only the server knows
+  precision = None  # only the server knows
   chat = None  # the server has its own template, which may have a system turn
 
   def __init__(
