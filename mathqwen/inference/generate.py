@@ -32,7 +32,7 @@ from mathqwen.model import attention, qwen
 from mathqwen.model.cache import AXES, KVCache
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
-from mathqwen.model.layers import Product
+from mathqwen.model.quantized import Quantized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _platform(params: dict) -> str:
 def decoder_for(params: dict, mesh: Mesh | None) -> Decoder:
   """The only place that chooses how to decode. A mesh of CPUs decodes like accelerators."""
   # The CPU's layout is of floats, which would be as large as weights that are not quantised.
-  in_floats = not isinstance(qwen.head(params), Product)
-  return CPU if _platform(params) == 'cpu' and mesh is None and in_floats else ACCELERATOR
+  quantized = isinstance(qwen.head(params), Quantized)
+  return CPU if _platform(params) == 'cpu' and mesh is None and not quantized else ACCELERATOR
 
 
 @dataclasses.dataclass(frozen=True)
