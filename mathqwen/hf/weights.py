@@ -1,6 +1,6 @@
 """`Weights`: a model that is read weight by weight, wherever it is stored; `ArrayWeights`: one in memory."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import jax
@@ -37,21 +37,15 @@ class Weights(Protocol):
     """One weight in this sharding, in `dtype` or in its own; all hosts must call it."""
     ...
 
-  def read_all(
-    self,
-    shardings: dict | None = None,
-    dtype: str | None = None,
-    hold: Callable[[Path, jax.Array], Any] = lambda path, array: array,
-  ) -> dict:
+  def read_all(self, shardings: dict | None = None, dtype: str | None = None) -> dict:
     """All weights as a tree of jax.Arrays in the given tree of shardings, in `dtype` or in their own dtypes.
 
     Each is placed as soon as it is read. Without shardings a `DirectoryWeights` places them on one device.
-    hold(path, array): what the tree has for a weight; called before the next is read.
     """
     params: dict = {}
     for path in self.paths():
       sharding = None if shardings is None else weight_at(shardings, path)
-      set_weight(params, path, hold(path, self.place(path, sharding, dtype)))
+      set_weight(params, path, self.place(path, sharding, dtype))
     return params
 
   def close(self) -> None:

@@ -44,24 +44,44 @@ def read(
   workdir: of the run; where it continues, each weight is compared with the one that it began with.
   UserError: when a file is damaged, or this is another base.
   """
-  shardings = sharding.params_shardings(mesh, cfg)
   base = _named(name, {})
   record = hosts.gather(recorded(workdir))[0]
 
-  params: dict = {}
-  for path in weights.paths():
-    array = read_one(weights, path, shardings, adapter.base_dtype, adapter.base)
+  def compare(path, array):
     found = described(weights, path, array)
     if record is not None:
       check(record, found, workdir, base['name'])
     base['arrays'].update(found)
-    hf.set_weight(params, path, hold(array, path, cfg, mesh, adapter.base))
-    del array  # before the next is read
+
+  params = read_held(weights, cfg, mesh, adapter.base_dtype, adapter.base, seen=compare)
   weights.close()
   return Base(params, base)
 
 
-def read_one(
+def read_held(
+  weights: hf.Weights,
+  cfg: ModelConfig,
+  mesh: jax.sharding.Mesh,
+  dtype: str | None,
+  kind: str,
+  tables: bool = False,
+  seen: Callable[[hf.Path, jax.Array | np.ndarray], None] = lambda path, array: None,
+) -> dict:
+  """All weights on `mesh` as `frozen.hold` holds them, each before the next is read.
+
+  dtype: that they are read in; None: their own. seen(path, array): called with each weight before it is held.
+  """
+  shardings = sharding.params_shardings(mesh, cfg)
+  params: dict = {}
+  for path in weights.paths():
+    array = _read_one(weights, path, shardings, dtype, kind)
+    seen(path, array)
+    hf.set_weight(params, path, hold(array, path, cfg, mesh, kind, tables))
+    del array  # before the next is read
+  return params
+
+
+def _read_one(
   weights: hf.Weights, path: hf.Path, shardings: dict, dtype: str | None, kind: str
 ) -> jax.Array | np.ndarray:
   """One weight for `hold`; on the host, if it is to be quantised, so that its layers reach the devices one by one.

@@ -82,13 +82,7 @@ class Source:
     """
     if mesh is None:
       mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    shardings = sharding.params_shardings(mesh, self.config)
-    kind = held or 'as read'
-    params: dict = {}
-    for path in self.weights.paths():
-      array = frozen.read_one(self.weights, path, shardings, dtype, kind)
-      hf.set_weight(params, path, frozen.hold(array, path, self.config, mesh, kind, tables=True))
-      del array  # before the next is read
+    params = frozen.read_held(self.weights, self.config, mesh, dtype, held or 'as read', tables=True)
     self.weights.close()
     return params
 

@@ -25,7 +25,7 @@ def unread(monkeypatch):
   def refuse(*_):
     raise AssertionError('weights were read')
 
-  for name in ('read', 'read_all'):
+  for name in ('read', 'place'):
     monkeypatch.setattr(converted.StepWeights, name, refuse)
 
 

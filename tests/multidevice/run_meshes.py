@@ -79,8 +79,7 @@ def weights(mesh, scale, cfg=CFG):
 
 def held(params, mesh, cfg, kind, tables=False):
   """`params` of `weights`, as they are held when they are read."""
-  hold = lambda path, array: storage_base.hold(array, path, cfg, mesh, kind, tables)
-  return hf.ArrayWeights(params).read_all(sharding.params_shardings(mesh, cfg), None, hold)
+  return storage_base.read_held(hf.ArrayWeights(params), cfg, mesh, None, kind, tables)
 
 
 def run(shape, cfg=CFG, adapter=NO_ADAPTER):
