@@ -10,6 +10,7 @@ import importlib.metadata
 import io
 import logging
 import os
+import signal
 import sys
 
 import mathqwen
@@ -86,6 +87,9 @@ def program() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     atexit.register(os._exit, status)
+  else:
+    # The command has ended: Ctrl-C would only stop what other packages clean up, with a traceback from each.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
   sys.exit(status)
 
 

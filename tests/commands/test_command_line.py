@@ -183,12 +183,23 @@ def test_an_interrupted_program_ends_at_once(monkeypatch):
   ended = []
   monkeypatch.setattr(hosts, '_is_program', False)  # put back afterwards: this process is the tests'
   monkeypatch.setattr(cli.atexit, 'register', lambda *call: ended.append(call))
+  monkeypatch.setattr(cli.signal, 'signal', lambda *call: None)
   for status, exits in ((130, [(os._exit, 130)]), (2, []), (0, [])):
     ended.clear()
     monkeypatch.setattr(cli, 'main', lambda status=status: status)
     with pytest.raises(SystemExit) as left:
       cli.program()
     assert (ended, left.value.code) == (exits, status)
+
+
+def test_ctrl_c_after_a_command_has_ended_changes_nothing():
+  """While packages clean up, in which Python shows a traceback of whatever is interrupted."""
+  code = (
+    'import atexit, os, signal, sys\nfrom mathqwen import cli\nsys.argv[1:] = ["configs"]\n'
+    'atexit.register(os.kill, os.getpid(), signal.SIGINT)\ncli.program()'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert (done.returncode, done.stderr) == (0, '') and done.stdout
 
 
 def test_an_error_of_several_lines_is_one(fails, monkeypatch):
