@@ -167,7 +167,11 @@ class Stops:
 
   def _agree(self):
     """Has all hosts stop after the same step: the next one of the host that is furthest."""
-    with self._lock:  # no host goes on meanwhile
+    from jax.errors import JaxRuntimeError
+
+    # After its last step a host agrees to nothing, and the store ends with the run. The store of a host that is lost
+    # ends too, which `hosts` notices.
+    with self._lock, contextlib.suppress(JaxRuntimeError):  # the lock: no host goes on meanwhile
       said = hosts.gather({'step': self._step, 'reason': self.reason}, once='stop')
       self._last_step = max(host['step'] for host in said) + 1
       self.reason = said[0]['reason']

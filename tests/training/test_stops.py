@@ -188,3 +188,18 @@ def test_a_second_interrupt_of_a_notebook():
       assert time.monotonic() < end
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
+
+
+def test_a_stop_that_the_end_of_the_run_overtakes_is_no_error(monkeypatch):
+  """One host asks the others when to stop; they have made their last step, and the store ends with the run."""
+  from jax.errors import JaxRuntimeError
+
+  def ended(value, once):
+    raise JaxRuntimeError('CANCELLED: CANCELLED')
+
+  monkeypatch.setattr(stops.hosts, 'gather', ended)
+  monkeypatch.setattr(stops.hosts, 'has_store', lambda: True)
+  stop = stops.Stops()
+  assert not stop.asked(12)
+  stop._agree()
+  assert not stop.asked(12)
