@@ -31,7 +31,7 @@ class OptimConfig:
   clip_norm: float = setting(1.0, help='largest global norm of the gradients; inf does not clip', above=0, finite=False)
   offload: bool = setting(
     False,
-    help='whether the moments of adamw are in the memory of the host: the devices hold those of one layer at a time, '
+    help='whether the moments of adamw are in the memory of the host: the devices hold those of few layers at a time, '
     'and a step takes longer',
     changes_weights=False,
   )

@@ -1,4 +1,4 @@
-"""Moments in the memory of the host (`optim.offload`): the devices hold those of one layer at a time.
+"""Moments in the memory of the host (`optim.offload`): the devices hold those of few layers at a time.
 
 The compiled step itself reads and writes them, layer by layer after the backward pass. Read all at once, they would
 take as much memory of the devices as if they were there.

@@ -7,9 +7,11 @@ import json
 import re
 import shutil
 
+import adapter_runs
 import jax
 import numpy as np
 import pytest
+from adapter_runs import adapters_of
 
 import mathqwen
 from mathqwen import hf
@@ -19,7 +21,6 @@ from mathqwen.errors import UserError
 from mathqwen.model import lora, qwen
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import base as storage_base
-from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import open_source
 from mathqwen.text.testing import tiny_bpe_tokenizer
@@ -41,8 +42,7 @@ SETTINGS = (
 
 
 def train(tiny, base, workdir, *changes):
-  sets = [f'--set={setting}' for setting in (*SETTINGS, *changes)]
-  return ['train', tiny.config, '--init', str(base), '--workdir', str(workdir), *sets]
+  return adapter_runs.command(tiny, base, workdir, *SETTINGS, *changes)
 
 
 @pytest.fixture(scope='module')
@@ -58,14 +58,6 @@ def adapted(tiny, base, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'adapted'
   assert main(train(tiny, base, workdir)) == 0
   return workdir
-
-
-def adapters_of(workdir):
-  _, experiment, step = workdirs.find_checkpoint(str(workdir))
-  read = converted.StepWeights(str(workdir), step, experiment.model, experiment.train.adapter)
-  found = {path: read.read(path) for path in read.paths()}
-  read.close()
-  return found
 
 
 def test_a_checkpoint_holds_the_adapters_and_what_their_base_was(adapted, base):

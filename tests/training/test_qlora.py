@@ -4,10 +4,12 @@ import functools
 import json
 import shutil
 
+import adapter_runs
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapter_runs import adapters_of
 from toy_batches import examples_of, train_config
 
 from mathqwen import hf
@@ -23,7 +25,6 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.model.quantized import is_quantized, quantize
 from mathqwen.storage import base as storage_base
 from mathqwen.storage import checksums, converted
-from mathqwen.storage import workdir as workdirs
 from mathqwen.storage.source import open_source
 from mathqwen.text.testing import tiny_bpe_tokenizer
 from mathqwen.training import step as step_lib
@@ -74,8 +75,7 @@ def test_gradients_are_those_on_the_dequantised_base(kind, remat, tiny_config, r
 
 
 def train(tiny, base, workdir, *changes):
-  sets = [f'--set={setting}' for setting in (*SETTINGS, *changes)]
-  return ['train', tiny.config, '--init', str(base), '--workdir', str(workdir), *sets]
+  return adapter_runs.command(tiny, base, workdir, *SETTINGS, *changes)
 
 
 @pytest.fixture(scope='module')
@@ -93,14 +93,6 @@ def run(tiny, base, tmp_path_factory):
   return workdir
 
 
-def weights_of(workdir):
-  _, experiment, step = workdirs.find_checkpoint(str(workdir))
-  read = converted.StepWeights(str(workdir), step, experiment.model, experiment.train.adapter)
-  found = {path: read.read(path) for path in read.paths()}
-  read.close()
-  return found
-
-
 def losses_of(workdir):
   rows = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
   return {row['step']: row['loss'] for row in rows if 'loss' in row}
@@ -110,7 +102,7 @@ def test_a_run_continues_as_if_it_had_not_stopped_and_its_loss_falls(tiny, base,
   shutil.copytree(run, tmp_path / 'run')
   shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '6')
   assert main(train(tiny, base, tmp_path / 'run')) == 0
-  want, got = weights_of(run), weights_of(tmp_path / 'run')
+  want, got = adapters_of(run), adapters_of(tmp_path / 'run')
   assert {path: array.tobytes() for path, array in got.items()} == {path: a.tobytes() for path, a in want.items()}
   losses = losses_of(run)
   assert losses_of(tmp_path / 'run') == losses and losses[6] < losses[1] - 0.3
@@ -118,7 +110,7 @@ def test_a_run_continues_as_if_it_had_not_stopped_and_its_loss_falls(tiny, base,
 
 def test_its_weights_are_those_of_the_dequantised_base_with_the_adapters(run, base):
   stored = hf.load_params(str(base))['layers']
-  adapters = weights_of(run)
+  adapters = adapters_of(run)
   merged = open_source(str(run)).read()['layers']
   for name, outputs in OUTPUTS.items():
     codes = jax.vmap(functools.partial(quantize, kind='nf4', outputs=outputs))(stored[name])
@@ -141,7 +133,7 @@ def test_its_adapter_is_compared_on_the_base_of_the_files(run, tmp_path, capsys,
   assert check['max_logit_difference'] < 0.02 * check['logit_std']
   assert of_quantized['max_logit_difference'] > 0.1 * of_quantized['logit_std']
   seen = sorted(reads)
-  assert seen == sorted(weights_of(run))  # once each, not once for each layer
+  assert seen == sorted(adapters_of(run))  # once each, not once for each layer
   assert 'the run computed with its base in nf4, whose logits are within' in out
 
 
