@@ -73,7 +73,9 @@ def export_adapter(
       differences = _check(model, str(folder))
       if weights.is_quantized:
         # Opened again: their files were closed when they were read.
-        of_quantized = check.compare_sources(open_source(source), open_source(str(folder)), *_dtypes(weights))
+        of_quantized = check.compare_sources(
+          open_source(source), open_source(str(folder), quiet=True), *_dtypes(weights)
+        )
   if jax.process_index() == 0:
     print(f'{target}: an adapter of rank {adapter.rank} for {weights.base_name}; {_verdict(differences)}')
     if of_quantized is not None:
@@ -104,7 +106,7 @@ def _check(model: Source, folder: str) -> dict:
   """UserError: when the logits of the written adapter on its base are not about those of the merged weights."""
   report('comparing the adapter on its base with the merged weights (--no-check leaves it out)')
   unquantized = dataclasses.replace(model, weights=model.weights.unquantized())
-  found = check.compare_sources(unquantized, open_source(folder), *_dtypes(model.weights))
+  found = check.compare_sources(unquantized, open_source(folder, quiet=True), *_dtypes(model.weights))
   if not found['max_logit_difference'] <= ALLOWED * found['logit_std']:  # not `>`: NaN must not pass
     raise UserError(
       f'the written adapter on {model.weights.base_name} differs from the merged weights by '

@@ -87,9 +87,10 @@ class Source:
     return params
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str, quiet: bool = False) -> Source:
   """Finds and checks what `path` names: a directory, a URL, or a name on the hub, which is then downloaded.
 
+  quiet: without the line about an adapter that is merged.
   UserError: when it is not a model, or files are missing or do not fit together.
   """
   hub_name = hub.name_of(str(path))
@@ -100,7 +101,7 @@ def open_source(path: str) -> Source:
     raise UserError(f'no model at {path}: give a Hugging Face directory, or the --workdir of a run')
   adapter = hf.read_adapter(place)
   if adapter is not None or files.is_there(place / 'config.json'):
-    return _hugging_face(name, place, adapter)
+    return _hugging_face(name, place, adapter, quiet)
 
   if found := workdirs.find_checkpoint(path):
     workdir, experiment, step = found
@@ -142,13 +143,13 @@ def _is_published(place: files.AnyPath) -> bool:
   return any(files.is_there(place / name) for name in (hf.ADAPTER_CONFIG, 'config.json'))
 
 
-def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None) -> Source:
+def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None, quiet: bool) -> Source:
   """The model in a Hugging Face directory. adapter: that in the directory, beside its base or alone."""
   # Some trainers copy the base's config.json beside the adapter, without its weights.
   base = place if adapter is None or hf.has_weights(place) else _base_of(adapter)
   system_prompt = hf.read_system_prompt(str(base))
   weights = hf.DirectoryWeights(str(base), adapter)
-  if adapter is not None and jax.process_index() == 0:
+  if adapter is not None and jax.process_index() == 0 and not quiet:
     report(adapter.describe(str(base)))
   tokenizer = _tokenizer(str(place), str(place), weights.config)
   if base != place:  # an adapter's directory may have a tokenizer of its own, but seldom a generation_config.json
