@@ -29,11 +29,16 @@ def bounds(
 def hbm_traffic(compiled: dict[str, Any], experiment: config.Experiment, settings: dict[str, Any]) -> int:
   """Bytes that a device reads and writes: state, temporaries written and read, and weights.
 
-  Weights in bfloat16 are read three times a micro-batch: forward, backward for activations, backward for weights, which
-  frozen ones have not; and once more for what the loss of pairs compares with.
+  Weights are read three times a micro-batch: forward, backward for activations, backward for weights, which frozen ones
+  have not; and once more for what the loss of pairs compares with. Trained ones are read in bfloat16, frozen ones as
+  they are held.
   """
-  reads = (2 if experiment.train.adapter.rank else 3) + (experiment.train.objective == 'dpo')
-  weights = 2 * Shape(experiment.model).weights // settings['mesh.tensor']
+  adapted = experiment.train.adapter.rank > 0
+  reads = (2 if adapted else 3) + (experiment.train.objective == 'dpo')
+  if adapted:
+    weights = compiled['frozen_bytes'] * settings['mesh.fsdp'] * settings['mesh.context']
+  else:
+    weights = 2 * Shape(experiment.model).weights // settings['mesh.tensor']
   return (
     compiled['arguments_bytes']
     + compiled['outputs_bytes']

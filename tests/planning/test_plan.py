@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from mathqwen import cli, compat, config
+from mathqwen.adapter_config import AdapterConfig
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import chips
@@ -147,6 +148,19 @@ SIZES = {
   'temporaries_bytes': 4e9, 'outputs_bytes': 2e9, 'executed_flops_per_step': 1e15, 'collective_bytes_per_step': 50e9,
   'compile_seconds': 2.0,
 }  # fmt: skip
+
+
+def test_frozen_weights_are_read_as_they_are_held(compiled):
+  """Twice a micro-batch, each time all of them in their own type, of which a device holds a sixteenth."""
+  held = 3 * 2**27
+  compiled += [SIZES | {'weights_bytes': held + 2**20, 'frozen_bytes': held, 'moments_bytes': 2**21}]
+  one = experiment(micro_batches=4)
+  adapter = AdapterConfig(rank=16, base='nf4')
+  one = dataclasses.replace(one, init='hf:any/model', train=dataclasses.replace(one.train, adapter=adapter))
+  (row,) = plan_table.plan(one, ['v5p-32'], {'train.micro_batches'})['topologies']
+  assert row['bounds_seconds']['hbm'] == pytest.approx((3e9 + 2e9 + 2 * 4e9 + 4 * 2 * 16 * held) / 2.765e12)
+
+
 PROCESS = 8 * 2**30
 
 
