@@ -25,9 +25,8 @@ from mathqwen.model.config import ModelConfig
 def join(base: dict, trained: dict, adapter: AdapterConfig) -> dict:
   """The tree of the model, from the frozen base (as `parameters.init`) and its adapters.
 
-  trained: {}, or without some of the matrices: those are frozen alone. No gradient reaches the base.
+  trained: {}, or without some of the matrices: those are frozen alone.
   """
-  base = jax.lax.stop_gradient(base)
   of_layers = trained.get('layers', {})
 
   def adapted(name):

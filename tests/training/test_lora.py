@@ -13,7 +13,8 @@ from mathqwen.errors import UserError
 from mathqwen.hardware import cost, sharding
 from mathqwen.hardware.flops import Shape, model_flops
 from mathqwen.model import frozen, lora, qwen
-from mathqwen.model.adapted import Adapted, lengths
+from mathqwen.model.adapted import Adapted, lengths, with_dropout
+from mathqwen.model.compute import Dropout
 from mathqwen.training import loss, offload, optim
 from mathqwen.training import step as step_lib
 
@@ -91,6 +92,52 @@ def test_dropout_in_adapters_is_the_same_with_every_remat(tiny_config, random_pa
   kept = AdapterConfig(rank=2, targets=('gate', 'down'))
   plain = float(gradients(trained, batch, cfg, train_config(adapter=kept), base)[1])
   assert abs(plain - losses['none']) > 1e-4 * plain
+
+
+def test_every_matrix_of_every_layer_has_dropout_of_its_own(tiny_config, random_params):
+  cfg, adapter = tiny_config(), AdapterConfig(rank=2, dropout=0.5)
+  weights = lora.join(random_params(cfg), random_adapters(cfg, adapter), adapter)['layers']
+  dropout, ones = Dropout(adapter.dropout, jax.random.key(0)), jnp.ones((1, 4, 8))
+  masks = {
+    np.asarray(weight.drop(ones)).tobytes()
+    for index in range(3)
+    for weight in with_dropout(weights, dropout, index).values()
+    if isinstance(weight, Adapted)
+  }
+  assert len(masks) == 3 * 7
+
+
+def test_no_two_matrices_begin_with_the_same_adapter(tiny_config):
+  """Not even in part: q, k, v, gate and up have equal inputs, and so have the layers."""
+  cfg, adapter = tiny_config(), AdapterConfig(rank=2)
+  of_matrices = lora.init(jax.random.key(0), cfg, adapter)['layers']
+  inputs = [row[:4].tobytes() for parts in of_matrices.values() for row in np.asarray(parts['a']).reshape(-1, 48)]
+  assert len(set(inputs)) == len(inputs) >= 5 * 3 * 2
+
+
+def test_dropout_with_dora_is_that_of_peft():
+  """The share of the base in the product changes, too."""
+  torch, peft = pytest.importorskip('torch'), pytest.importorskip('peft')
+  rng = np.random.default_rng(0)
+  w, a, b, mask, x = (
+    np.float32(rng.standard_normal(shape)) for shape in ((6, 8), (2, 8), (6, 2), (1, 3, 8), (1, 3, 8))
+  )
+  magnitude = 1 + np.abs(w[:, 0])
+
+  class Masked(torch.nn.Module):
+    def forward(self, x):
+      return x * torch.from_numpy(mask)
+
+  base = torch.nn.Linear(8, 6, bias=False)
+  base.weight.data = torch.from_numpy(w)
+  config = peft.LoraConfig(r=2, lora_alpha=3, lora_dropout=0.5, use_dora=True, target_modules=['0'])
+  theirs = peft.get_peft_model(torch.nn.Sequential(base), config).base_model.model[0]
+  theirs.lora_A['default'].weight.data, theirs.lora_B['default'].weight.data = map(torch.from_numpy, (a, b))
+  theirs.lora_magnitude_vector['default'].weight.data = torch.from_numpy(magnitude)
+  theirs.lora_dropout['default'] = Masked()
+  weight = Adapted(*map(jnp.asarray, (w, a, b, magnitude)), outputs=1, scale=1.5, drop=lambda x, half=None: x * mask)
+  want = theirs.train()(torch.from_numpy(x)).detach().numpy()
+  np.testing.assert_allclose(weight.product(jnp.asarray(x)), want, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('drop', [None, lambda x, half=None: x])
