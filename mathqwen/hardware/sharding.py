@@ -261,20 +261,8 @@ def batch_shards(shape: dict[str, int]) -> int:
   return shape['data'] * shape['fsdp']
 
 
-def check(
-  shape: dict[str, int],
-  cfg: ModelConfig,
-  batch_size: int | None = None,
-  micro_batches: int = 1,
-  seq_len: int = 0,
-  base: str = 'bfloat16',
-):
-  """UserError: names every size that the mesh does not divide. Called before anything is allocated.
-
-  batch_size None: the rows are not checked. seq_len 0: every mesh.context divides it. base: how the frozen weights of
-  adapters are held, as `train.adapter.base` says.
-  """
-  context = shape['context']
+def split_sizes(context: int, cfg: ModelConfig, seq_len: int = 0, base: str = 'bfloat16') -> dict[str, dict[str, int]]:
+  """{axis of the mesh: {what: its size}}: all that the axis must divide. The arguments are those of `check`."""
   sizes = {
     'tensor': {
       'num_attention_heads': cfg.num_attention_heads,
@@ -291,16 +279,33 @@ def check(
     size = math.gcd(BLOCK, cfg.hidden_size) // 2
     sizes['context'][f'bytes of a block in {base},'] = size
     sizes['fsdp'][f'bytes of a block in {base}' + (' / mesh.context,' if context > 1 else ',')] = size // context
+  return sizes
 
+
+def check(
+  shape: dict[str, int],
+  cfg: ModelConfig,
+  batch_size: int | None = None,
+  micro_batches: int = 1,
+  seq_len: int = 0,
+  base: str = 'bfloat16',
+):
+  """UserError: names every size that the mesh does not divide. Called before anything is allocated.
+
+  batch_size None: the rows are not checked. seq_len 0: every mesh.context divides it. base: how the frozen weights of
+  adapters are held, as `train.adapter.base` says.
+  """
   problems = []
-  for axis, dims in sizes.items():
+  for axis, dims in split_sizes(shape['context'], cfg, seq_len, base).items():
     undivided_dims = {name: size for name, size in dims.items() if size % shape[axis]}
     if not undivided_dims:
       continue
-    common = math.gcd(*dims.values())
-    nearest = max(size for size in range(1, shape[axis] + 1) if common % size == 0)
+    largest = math.gcd(shape[axis], *dims.values())
     listed = ', '.join(f'{name} {size}' for name, size in undivided_dims.items())
-    problems.append(f'mesh.{axis} {shape[axis]} does not divide {listed}: set mesh.{axis}={nearest}')
+    remedy = f'set mesh.{axis}={largest}'
+    if axis == 'fsdp':  # which takes the devices that others leave, but leaves none itself
+      remedy += f' and mesh.data={shape["data"] * shape["fsdp"] // largest}'
+    problems.append(f'mesh.{axis} {shape[axis]} does not divide {listed}: {remedy}')
   if batch_size is not None and batch_size // micro_batches % batch_shards(shape):
     step = batch_shards(shape) * micro_batches
     nearest = max(step, round(batch_size / step) * step)

@@ -24,14 +24,15 @@ class Batch:
   micro_batches: int
 
 
-def mesh_of(cfg: MeshConfig, model: ModelConfig, devices: int) -> MeshConfig:
+def mesh_of(cfg: MeshConfig, model: ModelConfig, devices: int, base: str = 'bfloat16') -> MeshConfig:
   """The mesh on which a run of this config continues: where its fsdp of -1 does not divide the width, less of it.
 
-  The devices that fsdp leaves hold copies. UserError: as in `sharding.mesh_shape`.
+  The devices that fsdp leaves hold copies. base: as in `sharding.check`, which may ask for still less.
+  UserError: as in `sharding.mesh_shape`.
   """
   shape = sharding.mesh_shape(cfg, devices)
-  width = model.hidden_size // shape['context']
-  fsdp = math.gcd(shape['fsdp'], width)
+  sizes = sharding.split_sizes(shape['context'], model, base=base)['fsdp']
+  fsdp = math.gcd(shape['fsdp'], *sizes.values())
   if cfg.fsdp != -1 or fsdp == shape['fsdp']:
     return cfg
   return dataclasses.replace(cfg, data=shape['data'] * (shape['fsdp'] // fsdp), fsdp=fsdp)

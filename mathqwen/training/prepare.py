@@ -86,7 +86,7 @@ class TrainingRun:
     before = _last_session(workdir)
     mesh_config = experiment.mesh
     if before is not None:
-      mesh_config = elastic.mesh_of(mesh_config, experiment.model, jax.device_count())
+      mesh_config = elastic.mesh_of(mesh_config, experiment.model, jax.device_count(), experiment.train.adapter.base)
     mesh = sharding.make_mesh(mesh_config)
     shape = dict(mesh.shape)
     # Called for its error: it refuses an attention that these devices cannot run.

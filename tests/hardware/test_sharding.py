@@ -168,14 +168,18 @@ def test_sizes_that_fit(tiny_config):
       {},
       'mesh.tensor 4 does not divide num_attention_heads 6, num_key_value_heads 2: set mesh.tensor=2',
     ),
-    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48: set mesh.fsdp=6'),
+    ({'fsdp': 7}, {}, 'mesh.fsdp 7 does not divide hidden_size 48: set mesh.fsdp=1 and mesh.data=7'),
     ({'data': 4}, {'batch_size': 7}, 'data.batch_size 7 in 1 micro-batches .*set data.batch_size=8'),
     ({'data': 2, 'fsdp': 2}, {'batch_size': 10}, 'set data.batch_size=8'),
     ({'data': 4}, {'batch_size': 4, 'micro_batches': 2}, 'set data.batch_size=8'),
     ({'data': 8}, {'batch_size': 2}, 'set data.batch_size=8'),
-    ({'context': 4}, {'seq_len': 18}, 'mesh.context 4 does not divide data.seq_len 18: set mesh.context=3'),
+    ({'context': 4}, {'seq_len': 18}, 'mesh.context 4 does not divide data.seq_len 18: set mesh.context=2'),
     ({'context': 8}, {'seq_len': 20}, 'mesh.context 8 does not divide data.seq_len 20: set mesh.context=4'),  # and 48
-    ({'context': 4, 'fsdp': 8}, {'seq_len': 16}, 'mesh.fsdp 8 .* hidden_size / mesh.context 12: set mesh.fsdp=6'),
+    (
+      {'context': 4, 'fsdp': 8},
+      {'seq_len': 16},
+      'mesh.fsdp 8 .* hidden_size / mesh.context 12: set mesh.fsdp=4 and mesh.data=2',
+    ),
   ],
 )
 def test_sizes_that_do_not_fit_name_the_nearest_that_does(mesh, batch, remedy, tiny_config):

@@ -7,6 +7,7 @@ import pytest
 from mathqwen.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from mathqwen.errors import UserError
 from mathqwen.hardware import sharding
+from mathqwen.model.config import PRESETS
 from mathqwen.settings import to_flat
 from mathqwen.training import elastic
 from mathqwen.training.elastic import Batch
@@ -73,6 +74,18 @@ def test_mesh(tiny_config):
   assert mesh(5, fsdp=5) == MeshConfig(fsdp=5)  # as asked for: refused by `sharding.check`
   with pytest.raises(UserError, match='does not divide the 3 devices'):
     mesh(3, fsdp=4)
+
+
+@pytest.mark.parametrize('base', ['bfloat16', 'int8', 'int4', 'nf4'])
+def test_frozen_weights_in_4_bits_continue_on_any_number_of_devices(base):
+  """A block of Qwen2.5-7B has 32 bytes, which 7 does not divide, though it divides the width."""
+  cfg = PRESETS['Qwen2.5-7B']
+  for devices in range(1, 40):
+    mesh = elastic.mesh_of(MeshConfig(), cfg, devices, base)
+    sharding.check(sharding.mesh_shape(mesh, devices), cfg, base=base)
+  assert elastic.mesh_of(MeshConfig(), cfg, 7, base) == (
+    MeshConfig() if base in ('bfloat16', 'int8') else MeshConfig(data=7, fsdp=1)
+  )
 
 
 def test_what_is_said(tiny_config):

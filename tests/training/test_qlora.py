@@ -185,7 +185,7 @@ def test_another_form_of_the_base_is_refused(tiny, base, run, capsys):
   'mesh, line',
   [
     ({'tensor': 2}, 'mesh.tensor 2 does not divide intermediate_size / 16, blocks in nf4, 5: set mesh.tensor=1'),
-    ({'fsdp': 16}, 'mesh.fsdp 16 does not divide bytes of a block in nf4, 8: set mesh.fsdp=8'),
+    ({'fsdp': 16}, 'mesh.fsdp 16 does not divide bytes of a block in nf4, 8: set mesh.fsdp=8 and mesh.data=2'),
     ({'context': 16}, 'mesh.context 16 does not divide bytes of a block in nf4, 8: set mesh.context=8'),
   ],
 )
