@@ -5,6 +5,8 @@ import math
 
 from mathqwen.settings import setting
 
+MATRICES = ('q', 'k', 'v', 'o', 'gate', 'up', 'down')  # of a layer, in the order of `targets`
+
 
 @dataclasses.dataclass(frozen=True)
 class AdapterConfig:
@@ -14,9 +16,9 @@ class AdapterConfig:
   alpha: float = setting(16.0, help='the product of an adapter is multiplied by alpha / rank', above=0)
   dropout: float = setting(0.0, help='on what enters an adapter', at_least=0, below=1)
   targets: tuple[str, ...] = setting(
-    ('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+    MATRICES,
     help='the matrices that have one',
-    choices=('q', 'k', 'v', 'o', 'gate', 'up', 'down'),
+    choices=MATRICES,
     remedy='q_proj of PEFT is q here, up_proj is up, and so on; c_attn of Qwen-1 is q,k,v',
   )
   rank_stabilized: bool = setting(False, help='rsLoRA: alpha / sqrt(rank) instead of alpha / rank (arXiv 2312.03732)')
@@ -27,6 +29,11 @@ class AdapterConfig:
     'is bfloat16',
     choices=('float32', 'bfloat16', 'int8', 'int4', 'nf4'),
   )
+
+  def __post_init__(self):
+    """The order in which a user names matrices changes nothing, and makes no other run."""
+    if set(self.targets) <= set(MATRICES):  # any other name is refused where settings are checked
+      object.__setattr__(self, 'targets', tuple(sorted(self.targets, key=MATRICES.index)))
 
   @property
   def base_dtype(self) -> str:

@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from mathqwen import config, config_files
+from mathqwen.adapter_config import AdapterConfig
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig, TrainConfig, load, override
 from mathqwen.errors import UserError
 from mathqwen.model.config import PRESETS, ModelConfig, RopeScaling
@@ -322,3 +323,7 @@ def test_the_recipe(name, model):
   assert (e.optim.beta1, e.optim.beta2, e.optim.eps) == (0.9, 0.95, 1e-8)
   assert (e.optim.weight_decay, e.optim.clip_norm) == (0.1, 1.0)
   assert (e.train.steps, e.train.dropout, e.train.compute_dtype) == (50_000, 0.1, 'bfloat16')
+
+
+def test_the_order_of_the_targets_of_adapters_makes_no_other_run():
+  assert AdapterConfig(targets=('v', 'gate', 'q')) == AdapterConfig(targets=('q', 'v', 'gate'))

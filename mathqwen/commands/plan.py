@@ -89,15 +89,17 @@ def _fits(args: argparse.Namespace, asked: tuple[str, ...]) -> dict:
 
 
 def _evaluation(args: argparse.Namespace, asked: dict) -> dict:
+  from mathqwen import config
   from mathqwen.evals import benchmarks
   from mathqwen.planning import evaluation
 
   chosen = benchmarks.choose(args.evaluate, 'number')  # of a file of problems: the rule changes no row of the plan
-  return evaluation.plan(_experiment(args), chosen, args.topologies, evaluation.Asked(**asked))
+  experiment = config.override(_experiment(args), args.settings)
+  return evaluation.plan(experiment, chosen, args.topologies, evaluation.Asked(**asked))
 
 
 def _experiment(args: argparse.Namespace):
-  """The experiment with the model that is to be evaluated. UserError: when there is no such model."""
+  """The experiment of the CONFIG or MODEL, before --set. UserError: when there is no such model."""
   from mathqwen import config, config_files, hf
   from mathqwen.model.config import PRESETS
   from mathqwen.storage import workdir
@@ -118,7 +120,7 @@ def _experiment(args: argparse.Namespace):
     experiment = config.load(args.config)
   else:
     raise UserError(f'no model {args.config!r}: give the folder of a MODEL, a CONFIG, or {_known(PRESETS)}')
-  return config.override(experiment, args.settings)
+  return experiment
 
 
 def _known(presets: dict) -> str:

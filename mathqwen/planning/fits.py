@@ -8,6 +8,7 @@ from mathqwen import config, files
 from mathqwen.adapter_config import NO_ADAPTER
 from mathqwen.errors import UserError, report
 from mathqwen.hardware import chips, sharding
+from mathqwen.model import quantized
 from mathqwen.model.config import PRESETS
 from mathqwen.planning import compiler, search
 from mathqwen.planning.estimate import estimate
@@ -56,7 +57,8 @@ def plan(
   for name in FOUND:
     if name in fixed:
       raise UserError(f'--set {name}: --fits finds it: leave it out, or plan with --topology')
-  asked = _experiments(models, fixed, settings)
+  methods = _methods(fixed)
+  asked = _experiments(models, methods, fixed, settings)
   if exact:
     compiler.check_installed()
   cells = []
@@ -66,7 +68,7 @@ def plan(
         cell = {'model': name, 'method': method, 'topology': where.name, 'chips': where.chips}
         cell |= _cell(experiment, where, set(fixed), exact)
         values = to_flat(experiment)
-        chosen = {name: values[name] for name in METHODS[method]}
+        chosen = {name: values[name] for name in methods[method]}
         cells.append(cell | {'settings': chosen | cell.get('settings', {})})
   finally:
     if cells:
@@ -78,13 +80,22 @@ def plan(
   return {'fits': cells, 'exact': exact, 'margin': MARGIN}
 
 
+def _methods(fixed: dict[str, str]) -> dict[str, dict[str, Any]]:
+  """METHODS, and one for a base that the user sets and none of them has."""
+  base = fixed.get('train.adapter.base')
+  if base is None or any(base == changes.get('train.adapter.base') for changes in METHODS.values()):
+    return METHODS
+  name = 'QLoRA' if base in quantized.KINDS else 'LoRA'
+  return METHODS | {f'{name} {base}': {'train.adapter.base': base, 'train.adapter.rank': RANK}}
+
+
 def _experiments(
-  models: dict[str, config.Experiment], fixed: dict[str, str], settings: list[str]
+  models: dict[str, config.Experiment], methods: dict[str, dict], fixed: dict[str, str], settings: list[str]
 ) -> dict[tuple[str, str], config.Experiment]:
   """{(model, method): its experiment}; a line names what the settings do not allow. UserError: when nothing is left."""
   asked, refused = {}, {}
   for name, one in models.items():
-    for method, changes in METHODS.items():
+    for method, changes in methods.items():
       if not _agrees(changes, fixed):
         continue
       try:

@@ -180,6 +180,9 @@ class TrainingRun:
     memory = compiled.memory_analysis()
     # Donated arguments are outputs too: counted once.
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # Offloaded moments are no memory of a device; a TPU's compiler leaves them out itself, a CPU's counts them.
+    on_host = step.bytes_per_device(state.opt_state, of_host=True)
+    arguments = memory.argument_size_in_bytes - (on_host - memory.host_argument_size_in_bytes)
     train = experiment.train
     base = step.abstract_base(self.mesh, cfg, train.frozen) if train.frozen else {}
     trained, frozen = (sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for tree in (state.params, base))
@@ -189,9 +192,10 @@ class TrainingRun:
       'weights_bytes': step.bytes_per_device((base, state.params)),
       'frozen_bytes': step.bytes_per_device(base),
       'moments_bytes': step.bytes_per_device(state.opt_state),
-      'arguments_bytes': memory.argument_size_in_bytes,
+      'host_moments_bytes': on_host,
+      'arguments_bytes': arguments,
       'temporaries_bytes': memory.temp_size_in_bytes,
-      'total_bytes': memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs,
+      'total_bytes': arguments + memory.temp_size_in_bytes + outputs,
     }
 
 
@@ -258,7 +262,8 @@ def dry_run(run: TrainingRun) -> dict:
   print(f'mesh: {shape}; memory per device, from the step compiled for {jax.default_backend()}:')
   frozen = experiment.train.frozen
   held = f'weights, of which {gib["frozen_bytes"]} frozen in {frozen.base}' if frozen else 'float32 weights'
-  print(f'  {gib["weights_bytes"]} {held}, {gib["moments_bytes"]} AdamW moments')
+  offloaded = f', and {gib["host_moments_bytes"]} of them on the host' if numbers['host_moments_bytes'] else ''
+  print(f'  {gib["weights_bytes"]} {held}, {gib["moments_bytes"]} AdamW moments{offloaded}')
   print(f'  {gib["temporaries_bytes"]} activations, gradients and other temporaries')
   print(f'  {gib["total_bytes"]} in all')
   print('all settings:')

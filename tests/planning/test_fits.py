@@ -90,8 +90,22 @@ def test_settings_that_some_methods_do_not_allow(capsys):
   found = cells('v5e-8', settings=['optim.offload=true'])
   assert {method for method, _ in found} & FULL == {'full adamw'}
   assert '7B, full adamw_8bit: left out: optim.offload' in capsys.readouterr().err
-  with pytest.raises(UserError, match='--set train.adapter.base=float32: no method'):
-    cells('v5e-8', settings=['train.adapter.base=float32'])
+  with pytest.raises(UserError, match='no method'):
+    cells('v5e-8', settings=['train.adapter.rank=0', 'optim.name=sgd'])
+
+
+def test_a_base_that_no_method_of_the_table_has_is_a_method_of_its_own():
+  def only(base):
+    ((_, cell),) = cells('v5p-8', settings=[f'train.adapter.base={base}']).items()
+    assert cell['settings']['train.adapter.base'] == base
+    return cell['method'], cell['weights_bytes']
+
+  (int4, size), (nf4, same) = only('int4'), only('nf4')
+  assert (int4, nf4) == ('QLoRA int4', 'QLoRA nf4') and size == same
+  (float32, size), (lora, half) = only('float32'), only('bfloat16')
+  assert (float32, lora) == ('LoRA float32', 'LoRA') and size - half == pytest.approx(2 * 7.615e9 / 4, rel=1e-3)
+  with pytest.raises(UserError, match='train.adapter.base .*nf8'):
+    cells('v5p-8', settings=['train.adapter.base=nf8'])
 
 
 def test_a_slice_that_no_mesh_splits(capsys):
@@ -135,6 +149,11 @@ def test_the_command(capsys, monkeypatch):
   found = json.loads(capsys.readouterr().out.splitlines()[-1])
   assert found['exact'] is False and found['margin'] == fits.MARGIN
   assert [cell['topology'] for cell in found['fits']] == ['v5e-1', 'v6e-1'] * len(fits.METHODS)
+  # Settings of adapters are for the methods that have some, whatever the CONFIG has.
+  words = ['Qwen2.5-1.5B', '--fits', 'v5e-1', '--set', 'train.adapter.base=nf4', '--set', 'train.adapter.targets=q,v']
+  assert cli.main(['plan', *words, '--json']) == 0
+  (cell,) = json.loads(capsys.readouterr().out.splitlines()[-1])['fits']
+  assert cell['method'] == 'QLoRA nf4'
 
 
 @pytest.mark.parametrize(

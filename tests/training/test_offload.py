@@ -102,6 +102,18 @@ def test_a_run_goes_on_with_its_moments_on_the_host(tiny, trained, tmp_path):
   assert (workdir / 'checkpoints' / '20').is_dir()
 
 
+@needs_host_memory
+def test_a_dry_run_says_what_is_on_the_host(tiny, capsys):
+  assert main(['train', tiny.config, '--dry-run', '--json', '--set', 'optim.offload=true']) == 0
+  lines = capsys.readouterr().out.splitlines()
+  found = json.loads(lines[-1])
+  assert found['host_moments_bytes'] == 8 * found['parameters'] and found['moments_bytes'] == 8  # two counters
+  rows = 4 * 64 * 5 * 4  # five numbers for each position
+  assert found['arguments_bytes'] == pytest.approx(found['weights_bytes'] + rows, rel=0.01)
+  assert found['total_bytes'] < found['arguments_bytes'] + found['temporaries_bytes'] + found['host_moments_bytes']
+  assert any('AdamW moments, and 0.00 GiB of them on the host' in line for line in lines)
+
+
 def test_where_there_is_none_nothing_is_allocated(tiny, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(offload, 'KIND', 'no_such_memory')
   workdir = tmp_path / 'run'
