@@ -107,6 +107,25 @@ def test_every_matrix_of_every_layer_has_dropout_of_its_own(tiny_config, random_
   assert len(masks) == 3 * 7
 
 
+def test_adapters_and_residual_branches_draw_from_keys_of_their_own(tiny_config, random_params, monkeypatch):
+  """Their places in the model have the same numbers."""
+  cfg, adapter = tiny_config(num_hidden_layers=1), AdapterConfig(rank=2, dropout=0.5)
+  base, trained = random_params(cfg), random_adapters(cfg, adapter)
+  computes, forward = [], qwen.forward
+  monkeypatch.setattr(qwen, 'forward', lambda *args: computes.append(args[-1]) or forward(*args))
+  rows, key = one_per_row(examples_of(2), 12), jax.random.key(0)
+  step_lib.loss_fn(trained, rows, key, cfg=cfg, train=train_config(adapter=adapter, dropout=0.5), base=base)
+  (compute,) = computes
+  assert compute.adapter_dropout.key != compute.dropout.key
+
+
+def test_adapters_multiply_in_the_dtype_of_the_computation():
+  """All but the lengths of DoRA."""
+  weight = Adapted(*(jnp.ones(shape) for shape in ((4, 3), (2, 3), (4, 2), (4,))), outputs=1, scale=1.0)
+  cast = weight.cast(lambda x: x.astype('bfloat16'))
+  assert {cast.base.dtype, cast.a.dtype, cast.b.dtype} == {jnp.dtype('bfloat16')} and cast.magnitude.dtype == 'float32'
+
+
 def test_no_two_matrices_begin_with_the_same_adapter(tiny_config):
   """Not even in part: q, k, v, gate and up have equal inputs, and so have the layers."""
   cfg, adapter = tiny_config(), AdapterConfig(rank=2)
