@@ -80,7 +80,7 @@ def loss_fn(
     return loss_sum, {'loss_tokens': weight}
   log_probs_BT = at_head(loss.token_log_probs, params, compute)
   plain = dataclasses.replace(compute, dropout=Dropout(), adapter_dropout=Dropout())
-  reference_BT = at_head(loss.token_log_probs, jax.lax.stop_gradient(base), plain)
+  reference_BT = at_head(loss.token_log_probs, base, plain)
   how = (rows['pair_ids'], rows['loss_weights'], train.dpo_beta, train.dpo_form)
   loss_sum, sums = dpo.loss(log_probs_BT, reference_BT, *how)
   return loss_sum, sums | {'loss_tokens': jnp.sum(rows['loss_weights'])}

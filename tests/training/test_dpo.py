@@ -147,6 +147,8 @@ def test_a_literal_row():
   assert float(got) == pytest.approx(np.log1p(np.exp(-margin)), rel=1e-5)
   assert float(measured['pairs']) == 1 and float(measured['reward_accuracy']) == 0
   assert float(measured['log_prob_chosen']) == pytest.approx(np.log(0.08), rel=1e-5)
+  of_reference = lambda x: dpo.loss(logs, x, batch['pair_ids'], batch['loss_weights'], BETA, 'sum')[0]
+  assert not np.any(jax.grad(of_reference)(reference))  # it is no function of what is trained
 
 
 def test_a_model_that_is_its_reference_and_rows_without_pairs():

@@ -69,6 +69,19 @@ def test_the_gradient_of_packed_pairs_is_that_of_pairs_alone(adapted, tiny_confi
     np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max())
 
 
+def test_the_reference_has_no_dropout(tiny_config, random_params, monkeypatch):
+  cfg, adapter = tiny_config(num_hidden_layers=1), AdapterConfig(2, targets=('q',), dropout=0.5)
+  base = random_params(cfg)
+  params = lora.init(jax.random.key(0), cfg, adapter)
+  rows = {name: jnp.asarray(values) for name, values in pairs.pack(pairs_of(2), 24).items()}
+  train = train_config(adapter=adapter, objective='dpo', dropout=0.5)
+  computes, forward = [], qwen.forward
+  monkeypatch.setattr(qwen, 'forward', lambda *args: computes.append(args[-1]) or forward(*args))
+  step_lib.loss_fn(params, rows, jax.random.key(1), cfg=cfg, train=train, base=base)
+  drops = [[each.key is not None for each in (compute.dropout, compute.adapter_dropout)] for compute in computes]
+  assert drops == [[True, True], [False, False]]
+
+
 # --- runs ---
 
 
