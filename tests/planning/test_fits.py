@@ -74,6 +74,19 @@ def test_adapters():
   assert {method for method, _ in cells('v5e-4', settings=['train.adapter.rank=0'])} == FULL
 
 
+@pytest.mark.parametrize('loss_chunk', [1024, 256])
+def test_what_a_step_with_adapters_takes_beside_its_state(loss_chunk):
+  """No gradients of the base: the larger of one layer's weights in bfloat16, and a chunk's logits in float32."""
+  settings = ['data.batch_size=4', 'train.adapter.rank=16', 'train.remat=full', f'train.loss_chunk={loss_chunk}']
+  experiment = config.override(config.Experiment(PRESETS['Qwen2.5-7B'], init='hf://any/model'), settings)
+  found = estimate.estimate(experiment, {'data': 1, 'fsdp': 4, 'context': 1, 'tensor': 1})
+  layer = 2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944
+  one_layer = 2 * layer + 2 * 1024 * (3 * 18944 + 6 * 3584)
+  logits = 4 * loss_chunk * 152064 * 5 // 4
+  assert (logits > one_layer) == (loss_chunk == 1024)
+  assert found.rest_bytes == pytest.approx(2 * 1024 * 28 * 3584 + max(one_layer, logits), rel=1e-3)
+
+
 def test_settings_are_kept():
   found = cells('v5e-8', settings=['optim.name=adamw_8bit', 'train.remat=nested', 'data.seq_len=2048'])
   assert {method for method, _ in found} & FULL == {'full adamw_8bit'} and ('LoRA', 'v5e-8') in found
