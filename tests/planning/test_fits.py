@@ -87,6 +87,12 @@ def test_what_a_step_with_adapters_takes_beside_its_state(loss_chunk):
   assert found.rest_bytes == pytest.approx(2 * 1024 * 28 * 3584 + max(one_layer, logits), rel=1e-3)
 
 
+def test_a_tied_embedding_is_updated_with_two_gradients_and_a_copy():
+  experiment = config.override(config.Experiment(PRESETS['Qwen2.5-0.5B']), ['data.batch_size=1', 'train.remat=full'])
+  found = estimate.estimate(experiment, {'data': 1, 'fsdp': 1, 'context': 1, 'tensor': 1})
+  assert found.rest_bytes == 6 * 151936 * 896
+
+
 def test_settings_are_kept():
   found = cells('v5e-8', settings=['optim.name=adamw_8bit', 'train.remat=nested', 'data.seq_len=2048'])
   assert {method for method, _ in found} & FULL == {'full adamw_8bit'} and ('LoRA', 'v5e-8') in found
