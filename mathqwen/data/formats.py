@@ -8,6 +8,7 @@ The first bytes of a file say what it is; the name only tells CSV, and JSON that
 
 import bz2
 import codecs
+import collections
 import contextlib
 import csv
 import gzip
@@ -280,6 +281,7 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
     lines_left = itertools.chain([first], text)
     rows = csv.DictReader(lines_left, columns or None, delimiter=separator, strict=True, skipinitialspace=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+    _check_names(path, filter(None, rows.fieldnames))  # spreadsheets leave columns without a name
     for row in rows:
       line = before + rows.line_num - sum(str(cell).count('\n') for cell in row.values())  # its first
       if None in row:
@@ -323,6 +325,7 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
   row = 0
   try:
     for batch in open_batches():
+      _check_names(path, batch.schema.names)
       for value in batch.to_pylist():
         row += 1
         yield row, DECODER.decode(json.dumps(value, default=_as_text))
@@ -330,6 +333,13 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
     raise UserError(
       f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
     ) from error
+
+
+def _check_names(path: files.AnyPath, names: Iterable[str]) -> None:
+  """UserError: when two columns of a table have one name. A record could hold only the last of them."""
+  name, count = max(collections.Counter(names).items(), key=lambda item: item[1], default=('', 0))
+  if count > 1:
+    raise UserError(f'{path}: {count} columns are called {name!r}: give each a name of its own')
 
 
 def _as_text(value: object) -> str:

@@ -165,6 +165,26 @@ def test_rows_of_a_table_with_other_numbers_of_cells_are_malformed(tmp_path):
   assert [example.where for example in kept] == ['b.csv:2'] and 'b.csv:4 (fewer cells' in report.lines()[0]
 
 
+@pytest.mark.parametrize('name', ['a.csv', 'a.parquet', 'a.arrow'])
+def test_two_columns_of_one_name_are_refused(name, tmp_path):
+  from pyarrow import parquet
+
+  (tmp_path / 'a.csv').write_text('question,answer, answer\n1+1=,2,3\n')
+  table = pyarrow.table([pyarrow.array([text]) for text in ('1+1=', '2', '3')], names=['question', 'answer', 'answer'])
+  parquet.write_table(table, tmp_path / 'a.parquet')
+  with pyarrow.ipc.new_stream(str(tmp_path / 'a.arrow'), table.schema) as writer:
+    writer.write_table(table)
+  with pytest.raises(UserError, match=f"{name}: 2 columns are called 'answer': give each a name of its own"):
+    load(str(tmp_path / name))
+
+
+def test_columns_without_a_name_are_none(tmp_path):
+  """Spreadsheets write separators behind the last column."""
+  (tmp_path / 'a.csv').write_text('question,answer,,\n1+1=,2,,\n')
+  ((example,), _) = load(str(tmp_path / 'a.csv'))
+  assert (example.question, example.answer) == ('1+1=', '2')
+
+
 def test_a_folder_is_its_files_of_the_split(tmp_path):
   (tmp_path / 'data').mkdir()
   (tmp_path / '.cache').mkdir()
