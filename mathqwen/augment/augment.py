@@ -66,6 +66,7 @@ class Prepared:
   max_new_tokens: int
   examples: list[Example]  # that are asked, or that new questions are made of
   left_out: dict[str, int]  # rows of the source that cannot, by why
+  origin: dict[str, str]  # of the source, as `origins.of` has it
   settings: dict  # two runs with the same settings are the same run
 
 
@@ -87,7 +88,7 @@ def prepare(request: AugmentRequest, model: Asked) -> Prepared:
       f'{", ".join(graders.RULES)}'
     )
   prompt = prompts.get(prompt_name)
-  examples, left_out = _examples(request, rule)
+  examples, left_out, origin = _examples(request, rule)
   model.requests(prompt, examples[:1])  # raises where the template cannot render it
   digest = hashlib.sha256(json.dumps([(x.id, x.question, x.answer) for x in examples]).encode()).hexdigest()
   settings = {
@@ -108,17 +109,16 @@ def prepare(request: AugmentRequest, model: Asked) -> Prepared:
     'samples': ask.decoding.samples,
     **{name: getattr(ask.decoding, name) for name in model.drawn},
   }
-  return Prepared(
-    request, rule, prompt, settings['max_new_tokens'], subset(examples, ask.limit, ask.limit_seed), left_out, settings
-  )
+  asked_now = subset(examples, ask.limit, ask.limit_seed)
+  return Prepared(request, rule, prompt, settings['max_new_tokens'], asked_now, left_out, origin, settings)
 
 
 def _name_of(source: str) -> str:
   return source if catalog.of_source(source) is None else catalog.name_of(source)
 
 
-def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[str, int]]:
-  """(the rows of the source that can be asked and graded, how many others there are, by why)"""
+def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[str, int], dict[str, str]]:
+  """(the rows of the source that can be asked and graded; how many others there are, by why; where they come from)"""
   found, left_out = sources.load(request.source, 'train', request.ask.data_dir, columns=request.columns)
   for line in left_out.lines():
     report(f'{request.source}: {line}')
@@ -142,7 +142,7 @@ def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[s
     report(f'{request.source}: {counts[why]:,} rows {why} are left out, such as {where}')
   if not kept:
     raise UserError(f'{request.source}: no row has a question and a gold answer that rule {rule} can read')
-  return kept, counts
+  return kept, counts, left_out.origin
 
 
 def augment(model: Asked, prepared: Prepared, show: bool = True) -> dict:

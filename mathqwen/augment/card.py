@@ -5,7 +5,6 @@ import sys
 from typing import TYPE_CHECKING
 
 from mathqwen.augment.questions import INSTRUCTIONS
-from mathqwen.data import origins
 from mathqwen.storage import provenance
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def text(summary: dict, prepared: 'Prepared') -> str:
     lines += _table('rows of the source that are left out', summary['left_out'].items())
   if summary['missing']:
     lines += [f'{summary["missing"]:,} answers are missing: `unanswered.json` has the reasons.', '']
-  lines += ['## Source', '', f'- {request.source}; licence: {_licence(request.source)}']
+  lines += ['## Source', '', f'- {request.source}; licence: {_licence(prepared.origin)}']
   lines += [f'- SHA-256 of its questions and answers: `{prepared.settings["source_sha256"]}`']
   lines += ['', '## How it was made', '', *_settings(prepared)]
   if request.questions in INSTRUCTIONS:
@@ -102,5 +101,6 @@ def _settings(prepared: 'Prepared') -> list[str]:
   return [f'- {name}: {value!r}' for name, value in shown.items()]
 
 
-def _licence(source: str) -> str:
-  return origins.of(source).get('licence', 'that of its owner; this program does not know it')
+def _licence(origin: dict[str, str]) -> str:
+  revision = f', revision {origin["revision"]}' if origin.get('revision') else ''
+  return origin.get('licence', 'that of its owner; this program does not know it') + revision

@@ -19,6 +19,14 @@ def is_hub(source: str) -> bool:
   return source.startswith(files.HUB_SHORT) or published.find(_plain(source)) is not None
 
 
+def place(source: str) -> tuple[str, str | None, str | None] | None:
+  """(ORGANISATION/NAME, configuration, revision) of a source on the hub; None when it does not have this form."""
+  plain = _plain(source)
+  known = published.find(plain)
+  match = _NAME.fullmatch(known.hub if known else plain.removeprefix(files.HUB).removeprefix(files.HUB_SHORT))
+  return match and match.groups()
+
+
 def _plain(source: str) -> str:
   return source.removesuffix(published.ACCEPT)
 
@@ -31,12 +39,10 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
   forbids commercial use.
   """
   plain, accepted = _plain(source), source.endswith(published.ACCEPT)
-  known = published.find(plain)
-  place = known.hub if known else plain.removeprefix(files.HUB).removeprefix(files.HUB_SHORT)
-  match = _NAME.fullmatch(place)
-  if not match:
+  named = place(source)
+  if named is None:
     raise UserError(f'{source}: write {files.HUB}ORGANISATION/NAME, which /CONFIGURATION and @REVISION may follow')
-  name, wanted, revision = match.groups()
+  name, wanted, revision = named
   known = published.find(name)
   size = ''
   if known:  # before anything is fetched

@@ -24,5 +24,6 @@ def of(source: str, paths: Sequence[files.AnyPath] = ()) -> dict[str, str]:
     return {'name': name, 'revision': match[3], 'licence': hub_sets.licence(files.path(path[: match.end()]), name)}
   if tfds_sets.FILE.search(path):
     return tfds_sets.origin(paths[0])
-  known = published.find(source.removesuffix(published.ACCEPT))
+  place = hub_sets.place(source) if hub_sets.is_hub(source) else None
+  known = published.find(place[0]) if place else None
   return {'name': known.hub, 'licence': known.licence} if known else {}

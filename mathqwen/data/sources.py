@@ -37,7 +37,9 @@ def load(
   if pairs:
     _refuse_without_pairs(source)
   if catalog.of_source(source) and (made := examples.generated(source, split)):
-    return list(made), Report()
+    report = Report()
+    report.origin = origins.of(source)
+    return list(made), report
   found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns, pairs)
   if strict:
     _refuse_bad(found, report, folder)
@@ -68,7 +70,6 @@ def stream(
   elif data is not None and data.is_prepared:
     found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns, pairs)
     report.merge(read_report)
-    report.origin = origins.of(source)
     yield from found
   else:
     paths = find_files(source, split, data_dir)
@@ -140,10 +141,13 @@ def _read_examples(
   if data is not None and data.is_prepared:
     from mathqwen.data import datasets  # imports TFDS, which takes seconds
 
-    return datasets.read(source, split, data_dir)
+    found, report, folder = datasets.read(source, split, data_dir)
+    report.origin = origins.of(source)
+    return found, report, folder
 
   paths = find_files(source, split, data_dir)
   found, report = examples.parse_files(paths, source, split, columns, any_turns, pairs)
+  report.origin = origins.of(source, paths)
   return found, report, paths[0].parent
 
 

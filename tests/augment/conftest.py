@@ -50,11 +50,13 @@ def server():
 def run(server, source, tmp_path):
   """run(samples=3, ...) -> summary. Rows, samples and new questions are read by `lines`."""
 
-  def one(samples=3, concurrency=1, temperature=0.7, out=tmp_path / 'out', limit=None, rule='number', **options):
+  def one(
+    samples=3, concurrency=1, temperature=0.7, out=tmp_path / 'out', limit=None, rule='number', of=source, **options
+  ):
     retries = {name: options.pop(name) for name in ('tries', 'timeout') if name in options}
     model = endpoint.Endpoint(server.model, backoff=0.001, **{'tries': 3} | retries)
     ask = Ask(limit=limit, rule=rule, decoding=Decoding(samples=samples, temperature=temperature))
-    request = augment.AugmentRequest(source, str(out), ask, **options)
+    request = augment.AugmentRequest(of, str(out), ask, **options)
     served = asking.ServedModel(model, concurrency)
     return augment.augment(served, augment.prepare(request, served), show=False)
 

@@ -10,7 +10,7 @@ from fake_server import FAILURES, echo_key
 from four_questions import QUESTIONS
 
 from mathqwen import cli, files
-from mathqwen.data import sources
+from mathqwen.data import hub_sets, sources
 from mathqwen.errors import Preempted, UserError
 from mathqwen.files import large
 
@@ -55,6 +55,17 @@ def test_rows_samples_and_card(run, server, lines, tmp_path):
   found, left_out = sources.load(str(tmp_path / 'out' / 'train.jsonl'))  # a source for training
   assert [example.solution for example in found] == [row['solution'] for row in lines('train')]
   assert not left_out.counts and found[0].answer == '42'
+
+
+def test_the_card_has_the_licence_and_revision_of_a_data_set_on_the_hub(run, source, tmp_path, monkeypatch):
+  commit = 'ab' * 20
+  snapshot = tmp_path / 'datasets--some--rows' / 'snapshots' / commit
+  snapshot.mkdir(parents=True)
+  pathlib.Path(source).rename(snapshot / 'train.jsonl')
+  (snapshot / 'README.md').write_text('---\nlicense: cc-by-4.0\n---\n')
+  monkeypatch.setattr(hub_sets.hub, 'fetch_data', lambda name, revision: str(snapshot))
+  run(samples=1, of='hf:some/rows')
+  assert f'- hf:some/rows; licence: cc-by-4.0, revision {commit}\n' in (tmp_path / 'out' / 'README.md').read_text()
 
 
 def test_without_gold(run, server, lines):

@@ -7,7 +7,7 @@ from json_lines import write_lines
 
 from mathqwen import files
 from mathqwen.config import DataConfig
-from mathqwen.data import hub_sets, published
+from mathqwen.data import hub_sets, origins, published
 from mathqwen.data.left_out import Report
 from mathqwen.data.sources import load, stream
 from mathqwen.data.training_data import TrainingData
@@ -150,6 +150,22 @@ def test_rows_of(name, on_the_hub, capsys):
   assert len({e.where for e in copy}) == len(copy) and report.counts['malformed'] == left_out.get('malformed', 0)
 
 
+@pytest.mark.parametrize(
+  'source, name',
+  [
+    ('metamathqa', 'meta-math/MetaMathQA'),
+    ('meta-math/MetaMathQA', 'meta-math/MetaMathQA'),
+    ('hf:openai/gsm8k', 'openai/gsm8k'),
+    ('hf://openai/gsm8k/socratic@main', 'openai/gsm8k'),
+    ('hf:openai/gsm8k?non_commercial=yes', 'openai/gsm8k'),
+    ('hf:some/rows', None),
+    ('openai/gsm8k/train.jsonl', None),  # a file
+  ],
+)
+def test_the_origin_of_a_name_whose_files_are_not_found_yet(source, name):
+  assert origins.of(source) == ({'name': name, 'licence': 'mit'} if name else {})
+
+
 def test_gsm8k_on_the_hub_is_its_main_configuration(on_the_hub, tmp_path):
   configs = [
     {'config_name': name, 'data_files': [{'split': 'train', 'path': f'{name}.jsonl'}]} for name in ('main', 'socratic')
@@ -206,6 +222,7 @@ def test_the_revision_that_was_fetched_is_said_and_recorded(on_the_hub, tmp_path
   data = TrainingData(DataConfig(sources=('hf:some/rows@v2',), seq_len=64, batch_size=2), load_tokenizer())
   wanted = {'name': 'some/rows', 'revision': commit, 'licence': 'cc-by-4.0'}
   assert data.origins == {'hf:some/rows@v2': wanted}  # what WORKDIR/sessions.jsonl has
+  assert load('hf:some/rows@v2')[1].origin == wanted
   assert f'some/rows: licence cc-by-4.0, revision {commit}\n' in capsys.readouterr().err
 
 
