@@ -83,7 +83,10 @@ def _examples(this: Job, piece: Piece, report: Report) -> Iterator[Example]:
     return sources.stream(source, report, 'train', this.data_dir, any_turns=this.any_turns)
   path = [files.path(piece.path)]
   columns = sources.parse_columns(this.columns)
-  return examples.stream_files(path, source, 'train', report, columns, this.any_turns, piece.lines)
+  has_others = sum(other.source == piece.source for other in this.pieces) > 1
+  return examples.stream_files(
+    path, source, 'train', report, columns, this.any_turns, piece.lines, may_be_empty=has_others
+  )
 
 
 def _read_part(this: Job, tests, rows: Iterator[Example], path: files.AnyPath, piece: Piece) -> int:

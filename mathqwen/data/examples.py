@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 
 from mathqwen import files
@@ -103,22 +103,32 @@ def stream_files(
   any_turns: bool = False,
   part: LineRange | None = None,
   pairs: bool = False,
+  may_be_empty: bool = False,
 ) -> Iterator[Example]:
   """The readable records of files, one after another; the others are added to `report`. Ids may repeat.
 
   columns, any_turns: as in `shapes.read`. part: of a user's file; None reads all of it. pairs: read a user's file in
   one of `pair_shapes.SHAPES`. A user's file is read as a stream, that of a named data set as a whole.
-  UserError: when a file has no readable record.
+  may_be_empty: there are other files, in which there may be rows.
+  UserError: when none of the files has rows, or one that has rows has no readable record.
   """
   data = catalog.of_source(source)
+  has_rows = may_be_empty
   for path in paths:
     if data is not None:
-      yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
+      has_rows |= yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
     else:
-      yield from _rows_of_user(path, columns or {}, any_turns, report, part, pair_shapes if pairs else shapes)
+      of = pair_shapes if pairs else shapes
+      has_rows |= yield from _rows_of_user(path, columns or {}, any_turns, report, part, of)
+  if not has_rows and paths:
+    of_many = f'{paths[0]}: none of the {len(paths):,} files has rows; fetch or write them again'
+    raise UserError(f'{paths[0]} has no rows; fetch or write it again' if len(paths) == 1 else of_many)
 
 
-def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report) -> Iterator[Example]:
+def _rows_of_data_set(
+  path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report
+) -> Generator[Example, None, bool]:
+  """As `_read_rows`."""
   rows = list(formats.records(path, data.header))
   file_ids = _ids_beside(path, data, len(rows))
   more = data.more_fields(rows, report) if data.more_fields else None
@@ -131,7 +141,7 @@ def _rows_of_data_set(path: files.AnyPath, data: catalog.DataSet, prefix: str, r
       fields['id'] = f'{prefix}/{fields["id"]}'
     return fields
 
-  yield from _read_rows(path, rows, fields_of, prefix, lambda _: ', '.join(data.fields), report)
+  return (yield from _read_rows(path, rows, fields_of, prefix, lambda _: ', '.join(data.fields), report))
 
 
 def _rows_of_user(
@@ -141,8 +151,8 @@ def _rows_of_user(
   report: Report,
   part: LineRange | None,
   of: ModuleType,
-) -> Iterator[Example]:
-  """of: has the shapes of the records, `shapes` or `pair_shapes`."""
+) -> Generator[Example, None, bool]:
+  """As `_read_rows`. of: has the shapes of the records, `shapes` or `pair_shapes`."""
 
   def fields_of(row: int, record: object, where: str) -> dict:
     fields, shape, unread = shapes.read(_object(record), columns, any_turns, of.SHAPES)
@@ -156,7 +166,7 @@ def _rows_of_user(
   if not columns and of is shapes:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row)
+  return (yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row))
 
 
 def _read_rows(
@@ -167,8 +177,8 @@ def _read_rows(
   expected: Callable[[dict | None], str],
   report: Report,
   first_row: int = 0,
-) -> Iterator[Example]:
-  """An example of each readable row.
+) -> Generator[Example, None, bool]:
+  """An example of each readable row. Returns whether there are rows; a file without is added to the report.
 
   fields_of: (row, record, where) -> fields, or raises Malformed. expected: the first object -> what it should have.
   """
@@ -191,13 +201,15 @@ def _read_rows(
     yield Example(id=f'{prefix}/{row}' if example_id is None else example_id, where=where, **fields)
 
   if row < first_row:
-    raise UserError(f'{path} has no rows; fetch or write it again')
+    report.add('empty_file', path.name, 'no rows')
+    return False
   if not readable:
     found = 'no object' if first_object is None else ', '.join(map(str, first_object))
     raise UserError(
       f'{path}: no usable record among {row + 1 - first_row}: fields found: {found}; expected: '
       f'{expected(first_object)}; first error: {first_trouble}'
     )
+  return True
 
 
 def _with_unique_ids(examples: Iterable[Example], report: Report) -> Iterator[Example]:

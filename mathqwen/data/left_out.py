@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mathqwen.errors import UserError
 
+FILES = ('file_not_read', 'empty_file')  # kinds that count files, not rows
 _KEPT = 100  # rows that a report names for each kind
 # Kinds of rows that are lost. A duplicate is none: its first copy is trained on. Nor is what an option leaves out.
 LOST = ('malformed', 'too_long', 'no_loss_token')
@@ -15,8 +16,8 @@ class Report:
   """What was left out of a data set, and where, by kind.
 
   Kinds are 'malformed', 'duplicate', 'repeated_id', 'no_loss_token', 'too_long', 'unverified' for what a published data
-  set marks as wrong, and 'not_wanted' for what an option of a source leaves out. All rows are counted; the first _KEPT
-  of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
+  set marks as wrong, 'not_wanted' for what an option of a source leaves out, and FILES. All are counted;
+  the first _KEPT of each kind are named. `unread` has the fields of rows that are kept but that nothing reads.
   """
 
   def __init__(self, named: int | None = None):
