@@ -58,7 +58,7 @@ def clean(
     # First what fails at once: a wrong flag has one line.
     pipeline.check_options(beam_options)
     sources.parse_columns(cfg.columns)
-    pieces, probes = job.plan_pieces(cfg.sources, cfg.data_dir)
+    pieces, probes, not_read = job.plan_pieces(cfg.sources, cfg.data_dir)
     problems, missing = find_problems(test_sets, asked, cfg.data_dir)
     this = Job(
       sources=cfg.sources,
@@ -77,7 +77,7 @@ def clean(
     _prepare(target, work, this, problems)
     pipeline.run(str(work), beam_options)
     stages.check_folder(str(work))
-    result = _report(this, str(work), missing, cfg, command)
+    result = _report(this, str(work), not_read, missing, cfg, command)
     _check_left_out(this, result, cfg.max_left_out)
     _join(target, work)
     if how is not None:
@@ -143,10 +143,11 @@ def _prepare(target: files.AnyPath, work: files.AnyPath, this: Job, problems: li
   files.write_atomically(work / 'job.json', this.to_json().encode())
 
 
-def _report(this: Job, work: str, missing: dict[str, str], cfg: DataConfig, command: Sequence[str]) -> dict:
-  """What report.json holds."""
+def _report(
+  this: Job, work: str, reports: list[Report], missing: dict[str, str], cfg: DataConfig, command: Sequence[str]
+) -> dict:
+  """What report.json holds. reports: of the files of each source; those of the rows are added."""
   folder = files.path(work)
-  reports = [Report() for _ in this.sources]
   kept = [0] * len(this.sources)
   read = [0] * len(this.sources)
   unread: list[set[str]] = [set() for _ in this.sources]
@@ -228,9 +229,15 @@ def _versions() -> dict[str, str]:
 
 
 def _check_left_out(this: Job, result: dict, limit: float) -> None:
-  """UserError: when a source loses too many rows to the filters. Duplicates and test problems do not count."""
-  for entry in result['sources']:
+  """UserError: when a source has no rows, or the filters leave out too many of them.
+
+  Duplicates and test problems do not count.
+  """
+  for number, entry in enumerate(result['sources']):
     left_out = Report.from_dict(entry['left_out'])
+    pieces = sum(piece.source == number for piece in this.pieces)
+    if left_out.counts['empty_file'] == pieces:
+      raise UserError(f'{entry["source"]}: none of its {pieces:,} files has rows; fetch or write them again')
     left_out.check(entry['source'], entry['rows'] + left_out.counts['near_duplicate'], limit, (*LOST, *REASONS))
 
 

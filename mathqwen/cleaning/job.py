@@ -10,6 +10,7 @@ from mathqwen import files
 from mathqwen.cleaning.settings import Cleaning
 from mathqwen.data import catalog, line_ranges, sources
 from mathqwen.data.contamination import Problem, TestSets, read_problems
+from mathqwen.data.left_out import Report
 from mathqwen.data.line_ranges import LineRange
 from mathqwen.errors import UserError
 from mathqwen.settings import from_dict
@@ -85,17 +86,21 @@ class Job:
       raise ValueError(str(error)) from None
 
 
-def plan_pieces(names: Sequence[str], data_dir: str | None) -> tuple[list[Piece], list[str]]:
-  """(the pieces of all sources, in order; a probe of each file). UserError: when a source cannot be found."""
+def plan_pieces(names: Sequence[str], data_dir: str | None) -> tuple[list[Piece], list[str], list[Report]]:
+  """(the pieces of all sources, in order; a probe of each file; which files each source leaves out).
+
+  UserError: when a source cannot be found.
+  """
   pieces: list[Piece] = []
   probes = []
+  reports = [Report() for _ in names]
   for number, source in enumerate(names):
     data = catalog.of_source(source)
     if data is not None:
       pieces.append(Piece(number, None, NAMED_BYTES))
       probes.append(catalog.options_of(source))
       continue
-    for path in sources.find_files(source, 'train'):
+    for path in sources.find_files(source, 'train', left_out=reports[number]):
       probe, size = _probe(path)
       probes.append(probe)
       ranges = line_ranges.split(path, PIECE_BYTES)
@@ -103,7 +108,7 @@ def plan_pieces(names: Sequence[str], data_dir: str | None) -> tuple[list[Piece]
         pieces += [Piece(number, str(path), part.stop - part.start, part) for part in ranges]
       else:
         pieces.append(Piece(number, str(path), size))
-  return pieces, probes
+  return pieces, probes, reports
 
 
 def _probe(path: files.AnyPath) -> tuple[str, int]:

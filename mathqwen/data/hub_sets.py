@@ -7,6 +7,7 @@ import re
 
 from mathqwen import files
 from mathqwen.data import folders, published
+from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError, report
 from mathqwen.files import hub
 
@@ -31,9 +32,10 @@ def _plain(source: str) -> str:
   return source.removesuffix(published.ACCEPT)
 
 
-def data_files(source: str, split: str) -> list[files.AnyPath]:
+def data_files(source: str, split: str, left_out: Report | None = None) -> list[files.AnyPath]:
   """The files of a split of a data set on the hub, downloaded first if necessary. Reports its licence.
 
+  left_out: as in `folders.data_files`.
   source: hf://ORGANISATION/NAME[/CONFIGURATION][@REVISION], hf: for short; or a name. `published.ACCEPT` may follow.
   UserError: when the hub does not give them, the data set has several configurations and none is named, or its licence
   forbids commercial use.
@@ -62,7 +64,7 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
 
   configurations = _configurations(front, folder)
   if not configurations:
-    return folders.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split)
+    return folders.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split, left_out)
   patterns = _choose(source, configurations, wanted).get(split)
   if patterns is None:
     raise UserError(f'{source} has no split {split!r}')

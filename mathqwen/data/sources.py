@@ -72,7 +72,7 @@ def stream(
     report.merge(read_report)
     yield from found
   else:
-    paths = find_files(source, split, data_dir)
+    paths = find_files(source, split, data_dir, report)
     report.origin = origins.of(source, paths)
     yield from examples.stream_files(paths, source, split, report, parse_columns(columns), any_turns, pairs=pairs)
 
@@ -145,28 +145,33 @@ def _read_examples(
     report.origin = origins.of(source)
     return found, report, folder
 
-  paths = find_files(source, split, data_dir)
-  found, report = examples.parse_files(paths, source, split, columns, any_turns, pairs)
+  report = Report()
+  paths = find_files(source, split, data_dir, report)
+  found, of_rows = examples.parse_files(paths, source, split, columns, any_turns, pairs)
+  report.merge(of_rows)
   report.origin = origins.of(source, paths)
   return found, report, paths[0].parent
 
 
-def find_files(source: str, split: str, data_dir: str | None = None) -> list[files.AnyPath]:
+def find_files(
+  source: str, split: str, data_dir: str | None = None, left_out: Report | None = None
+) -> list[files.AnyPath]:
   """The files that a source is read from, when it is not a data set that `mathqwen data prepare` keeps.
 
+  left_out: files of a folder that are not read are added to it.
   UserError: when there are none.
   """
   data = catalog.of_source(source)
   if data is not None:
     return [_find_local(data, source, split, data_dir)]
   if hub_sets.is_hub(source):
-    return hub_sets.data_files(source, split)
+    return hub_sets.data_files(source, split, left_out)
   if source.startswith(tfds_sets.PREFIX):
     return tfds_sets.data_files(source, split)
-  return _paths_of_user(source, split)
+  return _paths_of_user(source, split, left_out)
 
 
-def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
+def _paths_of_user(source: str, split: str, left_out: Report | None) -> list[files.AnyPath]:
   path = files.path(source)
   if not path.exists() and '/' not in source and '.' not in path.name and not set('*?[') & set(source):
     names = ', '.join([*catalog.names(), *published.names()])
@@ -176,7 +181,7 @@ def _paths_of_user(source: str, split: str) -> list[files.AnyPath]:
     )
   if shard_card.is_source(source):
     raise UserError(f'{source} holds shards, examples without their text: give the sources that they were made of')
-  return folders.data_files(path, split)
+  return folders.data_files(path, split, left_out)
 
 
 def _find_local(data: catalog.DataSet, source: str, split: str, data_dir: str | None) -> files.AnyPath:

@@ -93,7 +93,7 @@ def _texts(source: str, data_dir: str | None, skipped: 'Report') -> Iterator[tup
       for number, turn in enumerate(turns_of(example)):
         yield f'{source} {example.where}', turn['content'] or '', number == 0
     return
-  for path in sources.find_files(source, 'train'):
+  for path in sources.find_files(source, 'train', left_out=skipped):
     for line, record in formats.records(path):
       where = f'{path.name}:{line}'
       if isinstance(record, formats.Malformed):

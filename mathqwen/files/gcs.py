@@ -5,7 +5,7 @@ import errno
 import fnmatch
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mathqwen.files import gcs_requests
 
@@ -131,14 +131,28 @@ class GcsPath:
       yield GcsPath(self.bucket, key)
 
   def glob(self, pattern: str) -> Iterator['GcsPath']:
-    """The objects and folders below whose names match, part by part: '*.json', '*/records.jsonl'."""
+    """The objects and folders below whose names match, part by part: '*.json', '*/records.jsonl', '**/*.json'."""
+    if '**' in pattern.split('/'):
+      yield from self._glob_at_any_depth(pattern.split('/'))
+      return
     first, _, rest = pattern.partition('/')
-    for found in self.iterdir():
+    objects, folders = gcs_requests.list_below(self.bucket, self.prefix)
+    for key in sorted({*folders, *(() if rest else (found.key for found in objects))}):
+      found = GcsPath(self.bucket, key)
       if fnmatch.fnmatchcase(found.name, first):
         if rest:
           yield from found.glob(rest)
         else:
           yield found
+
+  def _glob_at_any_depth(self, parts: list[str]) -> Iterator['GcsPath']:
+    names = set()
+    for found in self.rglob('*'):
+      name = found.relative_to(self)
+      names.update((name, *name.parents[:-1]))
+    for name in sorted(names):
+      if _matches(name.parts, parts):
+        yield self / name
 
   def rglob(self, pattern: str) -> Iterator['GcsPath']:
     """The objects at any depth below whose last part matches."""
@@ -170,3 +184,12 @@ class GcsPath:
     """Removes an object. FileNotFoundError: when there is none."""
     if not gcs_requests.delete(self.bucket, self.key) and not missing_ok:
       raise FileNotFoundError(errno.ENOENT, 'no such object', str(self))
+
+
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+  """Whether the parts of a pattern match those of a name. '**' stands for any number of names."""
+  if not parts:
+    return not names
+  if parts[0] == '**':
+    return any(_matches(names[start:], parts[1:]) for start in range(len(names) + 1))
+  return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])

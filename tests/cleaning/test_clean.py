@@ -84,7 +84,8 @@ def test_the_whole_way_and_after_a_full_disk(mixture, tmp_path, monkeypatch):
   # Training reads the folder, without the lists of what was left out.
   kept, report = load(str(out))
   assert [example.where for example in kept] == [f'train-00000-0000.jsonl:{n}' for n in range(1, 5)]
-  assert [example.question for example in kept] == [ROWS[n]['question'] for n in (0, 3, 7, 8)] and not report.counts
+  assert [example.question for example in kept] == [ROWS[n]['question'] for n in (0, 3, 7, 8)]
+  assert report.lines() == ['2 file_not_read: left_out.jsonl (not taken as train), report.json (not taken as train)']
   lines = [json.loads(line) for line in (out / 'left_out.jsonl').read_text().splitlines()]
   assert len(lines) == sum(REASONS.values()) - REASONS['malformed']
   (near,) = [line for line in lines if line['reason'] == 'near_duplicate']
@@ -96,6 +97,24 @@ def test_the_whole_way_and_after_a_full_disk(mixture, tmp_path, monkeypatch):
   assert run(mixture, out)['rows'] == 4  # complete: nothing is done
   with pytest.raises(UserError, match='holds another cleaning .*: give another --out'):
     run(mixture, out, Cleaning(near_duplicates=0.0))
+
+
+def test_files_without_rows_and_files_that_are_not_read(mixture, tmp_path):
+  folder = tmp_path / 'parts'
+  folder.mkdir()
+  (folder / 'train-0.csv').write_text('question,answer\n')
+  shutil.copy(mixture[0], folder / 'extra.jsonl')
+  with pytest.raises(UserError, match='train-0.csv has no rows'):
+    run((str(folder), mixture[1]), tmp_path / 'none')
+  (folder / 'train-1.csv').write_text('question,answer\n')
+  with pytest.raises(UserError, match='parts: none of its 2 files has rows'):
+    run((str(folder), mixture[1]), tmp_path / 'no_rows')
+  shutil.copy(mixture[0], folder / 'train-2.jsonl')
+  (entry,) = run((str(folder), mixture[1]), tmp_path / 'out')['sources']
+  assert entry['rows'] == 4
+  assert entry['left_out']['file_not_read'] == {'count': 1, 'rows': [['extra.jsonl', 'not taken as train']]}
+  assert sorted(entry['left_out']['empty_file']['rows']) == [['train-0.csv', 'no rows'], ['train-1.csv', 'no rows']]
+  assert '| file_not_read | 1 | extra.jsonl: not taken as train |' in (tmp_path / 'out' / 'README.md').read_text()
 
 
 KILLED = """

@@ -37,17 +37,21 @@ def csv_of(rows, separator=','):
   return b'\xef\xbb\xbf' + text.getvalue().encode()
 
 
+def _as_table(rows):
+  return rows if isinstance(rows, pyarrow.Table) else pyarrow.Table.from_pylist(rows)
+
+
 def parquet_of(rows):
   from pyarrow import parquet
 
   sink = pyarrow.BufferOutputStream()
-  parquet.write_table(pyarrow.Table.from_pylist(rows), sink, compression='zstd')
+  parquet.write_table(_as_table(rows), sink, compression='zstd')
   return sink.getvalue().to_pybytes()
 
 
 def arrow_of(rows, new=pyarrow.ipc.new_stream):
   sink = pyarrow.BufferOutputStream()
-  table = pyarrow.Table.from_pylist(rows)
+  table = _as_table(rows)
   with new(sink, table.schema) as writer:
     writer.write_table(table)
   return sink.getvalue().to_pybytes()
@@ -228,6 +232,93 @@ def test_a_folder_that_datasets_saved(tmp_path):
     load(str(tmp_path), 'validation')
   assert len(load(str(tmp_path))[0]) == len(ROWS) and len(load(str(tmp_path), 'test')[0]) == 1
   assert len(load(str(tmp_path / 'train'))[0]) == len(ROWS)
+
+
+@pytest.mark.parametrize('state', ['state.json', 'dataset_info.json'])
+def test_what_map_and_filter_leave_beside_a_saved_folder_is_not_read(state, tmp_path):
+  """Rows again, and the numbers of the rows that a filter keeps."""
+  saved = tmp_path / 'saved'
+  saved.mkdir()
+  (saved / state).write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+  (saved / 'data-00000-of-00001.arrow').write_bytes(arrow_of(ROWS))
+  (saved / 'cache-0123.arrow').write_bytes(arrow_of([{'question': 'mapped', 'answer': '1'}]))
+  (saved / 'cache-4567.arrow').write_bytes(arrow_of([{'indices': 3}]))
+  for source in (saved, tmp_path / '*', saved / '*.arrow'):
+    kept, report = load(str(source))
+    assert [(e.question, e.solution) for e in kept] == EXPECTED and not report.counts
+  assert len(load(str(saved / 'cache-0123.arrow'))[0]) == 1  # by its own name
+
+
+def test_a_saved_folder_is_what_its_state_names(tmp_path):
+  (tmp_path / 'state.json').write_text('{"_data_files": [{"filename": "a.arrow"}, {"filename": "b.arrow"}]}')
+  for name in ('a', 'c'):
+    (tmp_path / f'{name}.arrow').write_bytes(arrow_of(ROWS))
+  with pytest.raises(UserError, match='state.json names b.arrow, which is not there'):
+    load(str(tmp_path))
+  (tmp_path / 'b.arrow').write_bytes(arrow_of([{'question': '9=', 'answer': '9'}]))
+  kept, report = load(str(tmp_path))
+  assert len(kept) == len(ROWS) + 1 and report.lines() == ['1 file_not_read: c.arrow (not taken as train)']
+
+
+@pytest.mark.parametrize(
+  'names, read, not_read',
+  [
+    (['train.jsonl', 'extra.jsonl'], 'train.jsonl', 'extra.jsonl'),
+    (['algebra.jsonl', 'mental-test.jsonl'], 'algebra.jsonl', 'mental-test.jsonl'),
+  ],
+)
+def test_files_of_a_folder_that_are_not_read_are_named(names, read, not_read, tmp_path, capsys):
+  for name in names:
+    write_lines(tmp_path / name, {'question': name, 'answer': '1'})
+  ((example,), report) = load(str(tmp_path))
+  assert example.question == read
+  assert f'{tmp_path}: 1 of 2 files read as train; not read: {not_read}\n' in capsys.readouterr().err
+  assert report.lines() == [f'1 file_not_read: {not_read} (not taken as train)']
+  assert len(list(stream(str(tmp_path), streamed := Report()))) == 1 and streamed.lines() == report.lines()
+
+
+def test_patterns_in_any_part_of_a_path(tmp_path, capsys):
+  for name in ('a/train.jsonl', 'a/test.jsonl', 'b/train.jsonl', 'b/c/rows.jsonl', 'd[1]/rows.jsonl', '.e/train.jsonl'):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    write_lines(tmp_path / name, {'question': name, 'answer': '1'})
+  (tmp_path / 'logs').mkdir()
+
+  def read(pattern):
+    return [example.question for example in load(f'{tmp_path}/{pattern}')[0]]
+
+  assert read('*/train.jsonl') == ['a/train.jsonl', 'b/train.jsonl']
+  everything = ['a/test.jsonl', 'a/train.jsonl', 'b/c/rows.jsonl', 'b/train.jsonl', 'd[1]/rows.jsonl']
+  assert read('**/*.jsonl') == read('**/**.jsonl') == everything
+  assert read('b/**/*.jsonl') == read('[b]/*/*.jsonl') + ['b/train.jsonl'] == ['b/c/rows.jsonl', 'b/train.jsonl']
+  assert read('d[1]/*.jsonl') == ['d[1]/rows.jsonl']  # a name that is there
+  assert read('.*/*.jsonl') == ['.e/train.jsonl']
+  capsys.readouterr()
+  assert read('*') == ['a/train.jsonl', 'b/train.jsonl', 'd[1]/rows.jsonl']  # folders, as if named one by one
+  assert 'read as train; not read: a/test.jsonl, b/c/rows.jsonl\n' in capsys.readouterr().err
+  assert read('**') == ['a/train.jsonl', 'b/train.jsonl']
+  with pytest.raises(UserError, match='no file matches; look at the folder'):
+    read('*/*/*/x.jsonl')
+  (tmp_path / 'a' / 'train.jsonl').unlink()
+  with pytest.raises(UserError, match='of the splits test, none of train: name the files'):
+    read('a*')
+
+
+@pytest.mark.parametrize('kind', ['parquet', 'arrow', 'csv'])
+def test_a_part_without_rows_is_named(kind, tmp_path):
+  """Spark writes a file for each partition, also for those that have no rows."""
+  content = {'parquet': parquet_of, 'arrow': arrow_of, 'csv': csv_of}[kind]
+  empty = b'question,answer\n'
+  if kind != 'csv':
+    schema = pyarrow.schema([('question', pyarrow.string()), ('answer', pyarrow.string())])
+    empty = content(schema.empty_table())
+  for number in (0, 2):
+    (tmp_path / f'part-{number}.{kind}').write_bytes(empty)
+  with pytest.raises(UserError, match='part-0.*: none of the 2 files has rows'):
+    load(str(tmp_path))
+  (tmp_path / f'part-1.{kind}').write_bytes(content(ROWS))
+  kept, report = load(str(tmp_path))
+  assert [(e.question, e.solution) for e in kept] == EXPECTED
+  assert report.lines() == [f'2 empty_file: part-0.{kind} (no rows), part-2.{kind} (no rows)']
 
 
 def turns(*contents, keys=('role', 'content'), roles=('user', 'assistant')):

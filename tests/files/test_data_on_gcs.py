@@ -6,6 +6,7 @@ import pytest
 
 from mathqwen import files
 from mathqwen.cli import main
+from mathqwen.errors import UserError
 
 ROWS = [{'question': f'{a}+1=', 'answer': f'{a + 1}\n#### {a + 1}'} for a in range(20)]
 
@@ -36,6 +37,22 @@ def test_what_is_missing_is_named(data, bucket, fails, nowhere):
   assert line.startswith(f'no gsm8k train data in {bucket}/elsewhere: tried gsm8k/train.jsonl')
   line = fails('data', 'inspect', 'gsm8k_small', '--set', f'data.sources={bucket}/none.jsonl')
   assert line.startswith(f'cannot read {bucket}/none.jsonl: no such object; check the path')
+
+
+def test_patterns_in_any_part_of_a_path(data, bucket, nowhere):
+  from mathqwen.data import folders
+
+  def read(pattern):
+    return [
+      str(path).removeprefix(f'{data}/') for path in folders.data_files(files.path(f'{bucket}/{pattern}'), 'train')
+    ]
+
+  (files.path(data) / 'more/x.jsonl').write_text('{}')
+  assert read('data/*/train.jsonl') == ['gsm8k/train.jsonl']
+  assert read('*/**/*.jsonl') == ['gsm8k/test.jsonl', 'gsm8k/train.jsonl', 'more/x.jsonl']
+  assert read('data/*') == ['gsm8k/train.jsonl', 'more/x.jsonl']
+  with pytest.raises(UserError, match=f'no file matches; look at the folder {bucket}$'):
+    read('data*/none/*.jsonl')
 
 
 def test_the_cache_is_local(monkeypatch, fails, nowhere, data):

@@ -36,6 +36,8 @@ def test_objects_and_folders(bucket):
   assert [str(x.relative_to(root)) for x in root.iterdir()] == ['a', 'a-b']
   assert [str(x.relative_to(root)) for x in (root / 'a').iterdir()] == ['a/b.txt', 'a/c']
   assert [str(x) for x in root.glob('*/*.txt')] == [f'{bucket}/a/b.txt']
+  assert [str(x) for x in root.glob('**/*.txt')] == [f'{bucket}/a/b.txt', f'{bucket}/a/c/d.txt']
+  assert [str(x.relative_to(root)) for x in root.glob('**/c')] == ['a/c']
   assert [str(x) for x in root.rglob('*.txt')] == [f'{bucket}/a/b.txt', f'{bucket}/a/c/d.txt']
 
   files.replace_tree(root / 'a', root / 'new/a', last=('b.txt',))
