@@ -45,7 +45,9 @@ def data_files(source: str, split: str) -> list[files.AnyPath]:
 
 
 def origin(path: files.AnyPath) -> dict[str, str]:
-  """`origins.of` of one of the files."""
+  """`origins.of` of one of the files; nothing where the description of the data set was not copied with it."""
+  if not (path.parent / 'dataset_info.json').is_file():
+    return {}
   about = files.read_json_object(path.parent / 'dataset_info.json')
   found = {'name': str(about.get('name')), 'revision': str(about.get('version'))}
   return found | {'licence': (about.get('redistributionInfo') or {}).get('license') or 'not stated'}
