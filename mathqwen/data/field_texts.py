@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from mathqwen.data.formats import Malformed
 
+NO_ANSWER = ()  # the answer of a record whose data set says that it has none, as a proof; no file holds a tuple
+
 
 def text_field(record: Mapping, field: str) -> str:
   """The text of a field, stripped; a number is text, and so is a list of one text. Malformed: when there is none."""
@@ -20,6 +22,12 @@ def text_field(record: Mapping, field: str) -> str:
   if not isinstance(value, str) or not value.strip():
     raise Malformed(f'field "{field}" is empty or not text')
   return value.strip()
+
+
+def is_missing(value: object) -> bool:
+  """Whether a field says nothing: null, or an empty text, which is how CSV writes null."""
+  value = single(value)
+  return value is None or (isinstance(value, str) and not value.strip())
 
 
 def single(value: object) -> object:

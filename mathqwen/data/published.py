@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from mathqwen.data.field_texts import text_field
+from mathqwen.data.field_texts import NO_ANSWER, text_field
 from mathqwen.data.formats import Malformed, Record
 from mathqwen.errors import UserError
 
@@ -196,11 +196,12 @@ def _dapo(record: dict) -> list[dict]:
 
 def _example(record: dict, solution: object, answer: object) -> dict:
   question = record['problem'] if 'problem' in record else record.get('question')
-  answer = '' if answer is None or str(answer).strip().lower() in _NO_ANSWER else str(answer)
+  if answer is not None:
+    answer = NO_ANSWER if str(answer).strip().lower() in _NO_ANSWER_WORDS else str(answer)
   return {'question': question, 'solution': text_field({'solution': solution}, 'solution'), 'answer': answer}
 
 
-_NO_ANSWER = ('n/a', 'none', 'nan', 'proof', 'notfound')  # what stands in place of one
+_NO_ANSWER_WORDS = ('n/a', 'none', 'nan', 'proof', 'notfound')  # what stands in place of one
 # Columns that tell the form of a row -> what reads it.
 _FORMS: dict[tuple[str, ...], Callable[[dict], list[dict]]] = {
   ('problem', 'generations', 'correctness_math_verify'): _openr1,

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mathqwen.chat import chatml
-from mathqwen.data.field_texts import gold_of, text_field
+from mathqwen.data.field_texts import gold_of, is_missing, text_field
 from mathqwen.data.formats import Malformed
 
 # Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
@@ -66,7 +66,7 @@ def read(
   if shape is None:
     wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
     raise Malformed(f'fields {", ".join(record)}: expected {wanted}')
-  if record.get('weight') not in (None, 1):
+  if _number(record.get('weight')) not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
   used = (*shape.fields, *shape.optional, 'id', *_GOLD)
   tools = record.get('tools') if any_turns and shape.of_turns else None
@@ -82,9 +82,26 @@ def read(
 
 
 def find(record: Mapping, among: Sequence[Shape]) -> Shape | None:
-  """The first of the shapes whose fields the record has; an empty field (null) counts as missing."""
-  there = {name for name, value in record.items() if value is not None}
-  return next((shape for shape in among if there.issuperset(shape.fields)), None)
+  """The first of the shapes whose fields the record has; null and an empty text, as of a cell of CSV, count as missing.
+
+  Where that leaves none, the one of whose fields most have a text: its reader says which one is empty.
+  """
+  named = {name for name, value in record.items() if value is not None}
+  filled = {name for name in named if not is_missing(record[name])}
+  if found := next((shape for shape in among if filled.issuperset(shape.fields)), None):
+    return found
+  empty = [shape for shape in among if named.issuperset(shape.fields)]
+  return max(empty, key=lambda shape: len(filled.intersection(shape.fields)), default=None)
+
+
+def _number(value: object) -> object:
+  """The number that a cell of CSV holds as a text; None for an empty one; any other value as it is."""
+  if is_missing(value):
+    return None
+  if isinstance(value, str):
+    with contextlib.suppress(ValueError):
+      return float(value)
+  return value
 
 
 def _unread(record: Mapping, shape: Shape) -> list[str]:
@@ -139,6 +156,9 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
   missing = [columns[name] for name in sorted(needed) if record.get(columns[name]) is None]
   if missing:
     raise Malformed(f'no column {", ".join(missing)}: it has {", ".join(record)}')
+  empty = [columns[name] for name in sorted(needed) if is_missing(record[columns[name]])]
+  if empty:
+    raise Malformed(f'nothing in column {", ".join(empty)}')
   rest = {name: value for name, value in record.items() if name not in columns.values() and name not in _names()}
   return rest | {name: record[column] for name, column in columns.items() if column in record}
 
@@ -188,11 +208,12 @@ def _answer(record: dict, solution: str, solution_field: str) -> str:
 
 
 def _own_answer(record: Mapping, solution_field: str = '') -> str | None:
-  """The answer that a record has beside its solution, several with commas; None without one."""
-  values = [record[name] for name in _GOLD if name != solution_field and record.get(name) not in (None, [])]
+  """The answer that a record has beside its solution, several with commas; '' for NO_ANSWER; None without one."""
+  found = (record.get(name) for name in _GOLD if name != solution_field)
+  values = [value for value in found if value != [] and not is_missing(value)]
   if not values:
     return None
-  answers = values[0] if isinstance(values[0], list) else values[:1]
+  answers = values[0] if isinstance(values[0], list | tuple) else values[:1]
   return ', '.join(str(answer).strip() for answer in answers)
 
 

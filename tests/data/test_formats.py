@@ -426,6 +426,36 @@ def test_a_gold_answer_of_its_own(tmp_path):
   assert [(e.solution, e.answer) for e in kept] == [('s0', '3'), ('s1', '4'), ('s2', '1, 5')]
 
 
+def test_an_empty_answer_is_none(tmp_path):
+  """As null is: the gold answer is another field's, or what the solution ends with."""
+  row = {'question': 'q', 'solution': 'So \\boxed{5}'}
+  rows = [row | {'answer': empty} for empty in ('', ' ', None, [''])]
+  kept = [load(str(write_lines(tmp_path / 'a.jsonl', one)))[0][0] for one in (*rows, rows[0] | {'gold': 6})]
+  assert [example.answer for example in kept] == ['5', '5', '5', '5', '6']
+
+
+def test_an_empty_cell_is_a_missing_field(tmp_path):
+  """CSV cannot write null."""
+  path = tmp_path / 'a.csv'
+  path.write_text('messages,question,solution,answer\n,q,,2\n,q2,a #### 3,\n,q3,,\n,,a,4\n')
+  kept, report = load(str(path))
+  assert [(e.question, e.solution, e.answer) for e in kept] == [('q', '2', '2'), ('q2', 'a #### 3', '3')]
+  assert report.counts == {'malformed': 2}  # each names the field that is empty
+  assert [why for _, why in report.rows['malformed']] == [
+    f'field "{name}" is empty or not text' for name in ('solution', 'question')
+  ]
+  # The user has named the solution, so the answer alone does not do.
+  kept, report = load(str(path), columns=('question=question', 'solution=solution', 'answer=answer'))
+  assert [e.question for e in kept] == ['q2'] and report.lines()[0].count('nothing in column solution') == 2
+
+
+def test_a_weight_in_a_cell_is_a_number(tmp_path):
+  (tmp_path / 'a.csv').write_text('question,answer,weight\n1+1=,2,1\n2+2=,4,1.0\n3+3=,6,\n4+4=,8,0\n5+5=,10,high\n')
+  kept, report = load(str(tmp_path / 'a.csv'))
+  assert [e.answer for e in kept] == ['2', '4', '6'] and report.counts == {'malformed': 2}
+  assert report.lines()[0].count('field "weight" of a row is not read') == 2
+
+
 def test_names_of_fields_in_another_case(tmp_path):
   (tmp_path / 'a.csv').write_text('ID, Question ,ANSWER,Note\nr1,1+1=,2,x\n')
   ((example,), report) = load(str(tmp_path / 'a.csv'))
