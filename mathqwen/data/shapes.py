@@ -26,6 +26,7 @@ _PROMPTS_OF_ROWS = (
 _PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
 # Of these, what a chat template may take: see `chat/conversations.py`.
 _KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
+_READ_OF_TURNS = ('role', 'content', 'weight', 'loss', *_KEPT_OF_TURNS)
 # ShareGPT's names of the roles.
 _ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
 # What the gold answer beside a solution is called, in order of preference.
@@ -106,10 +107,12 @@ def _number(value: object) -> object:
 
 def _unread(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a readable record, and of its turns, that nothing reads."""
-  known = ('role', 'content', 'weight', *_KEPT_OF_TURNS)
   found = [name for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
-  turns = record.get('messages') if shape.fields == ('messages',) else ()
-  return found + [f'messages.{name}' for turn in turns for name in turn if name not in known]
+  for field in shape.fields:
+    known = _READ_OF_TURNS if field == 'messages' else (*_READ_OF_TURNS, 'from', 'value')
+    turns = record[field] if isinstance(record[field], list) else [record[field]]
+    found += [f'{field}.{name}' for turn in turns if isinstance(turn, dict) for name in turn if name not in known]
+  return found
 
 
 def _decoded(record: dict) -> dict:
@@ -276,17 +279,31 @@ def with_roles(turns: list[dict], any_turns: bool) -> list[dict]:
     role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
     if role is None:
       raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
-    rest = {name: value for name, value in turn.items() if name not in ('from', 'value')}
-    found.append(rest | {'role': role, 'content': turn.get('value')})
+    rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
+    said = {'content': turn['value']} if 'value' in turn else {}
+    found.append(rest | {'role': role} | said)
   return found
 
 
 def turns_of(record: Mapping, field: str) -> list[dict]:
-  """The turns of a field. Malformed: when it has none."""
+  """The turns of a field, with `weight` in place of `loss`. Malformed: when it has none."""
   turns = record[field]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
-  return turns
+  return [_with_weight(turn, number) for number, turn in enumerate(turns, 1)]
+
+
+def _with_weight(turn: dict, number: int) -> dict:
+  """The turn with `weight` 1 or 0 for the true or false that ms-swift and XTuner write as its `loss`."""
+  loss = turn.get('loss')
+  rest = {name: value for name, value in turn.items() if name != 'loss'}
+  if loss is None:
+    return rest
+  if not isinstance(loss, int | float) or loss not in (0, 1):
+    raise Malformed(f'turn {number}: loss is {loss!r}: it must be true or false (not trained on)')
+  if turn.get('weight') not in (None, loss):
+    raise Malformed(f'turn {number}: loss is {loss!r} and weight is {turn["weight"]!r}: leave one of them')
+  return rest | {'weight': int(loss)}
 
 
 def _messages(record: dict, any_turns: bool = False) -> dict:

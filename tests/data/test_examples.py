@@ -299,6 +299,37 @@ def test_weights_of_turns(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'names', [('messages', 'role', 'content', 'assistant'), ('conversations', 'from', 'value', 'gpt')]
+)
+def test_the_loss_of_a_turn_is_its_weight(names, tmp_path):
+  """As ms-swift and XTuner write it."""
+  field, role, content, assistant = names
+
+  def row(first, second, **more):
+    turns = [('user', 'q', False), (assistant, 'a', first), ('user', 'r', None), (assistant, 'b', second)]
+    return {field: [{role: who, content: text, 'loss': loss, **more} for who, text, loss in turns]}
+
+  rows = row(False, True), row(True, None, note='x'), row('false', True), row(0.5, True), row(True, True, weight=0)
+  found, report = load(str(write_lines(tmp_path / 'chat.jsonl', *rows)))
+  assert [[turn.get('weight') for turn in example.messages] for example in found] == [[None, 0, None, None], [None] * 4]
+  assert report.unread == {f'{field}.note': 'chat.jsonl:2'} and report.counts == {'malformed': 3}
+  assert [why.partition(':')[2] for _, why in report.rows['malformed']] == [
+    " loss is 'false': it must be true or false (not trained on)",
+    ' loss is 0.5: it must be true or false (not trained on)',
+    ' loss is True and weight is 0: leave one of them',
+  ]
+
+
+def test_the_answers_of_a_prompt_have_no_loss_whatever_they_say(tmp_path):
+  before = [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': 'a', 'loss': True}]
+  asked = {'role': 'user', 'content': 'r', 'note': 1}
+  row = {'prompt': [*before, asked], 'completion': [{'role': 'assistant', 'content': 'b'}]}
+  ((example,), report) = load(str(write_lines(tmp_path / 'chat.jsonl', row)))
+  assert [turn.get('weight') for turn in example.messages] == [None, 0, None, None]
+  assert report.unread == {'prompt.note': 'chat.jsonl:1'}
+
+
+@pytest.mark.parametrize(
   'row, turn, words',
   [
     ({}, {'weight': 0.5}, 'turn 2: weight is 0.5: it must be 0 (not trained on) or 1'),
