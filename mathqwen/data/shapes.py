@@ -318,13 +318,16 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
       raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
     kept = {name: turn[name] for name in _KEPT_OF_TURNS if turn.get(name)} if any_turns else {}
     _refuse_unread(turn, tuple(name for name in _PROMPTS_OF_TURNS if name not in kept), f'turn {number}: ')
-    # A turn that thinks or calls a tool may say nothing else.
-    content = _content(turn) if turn.get('content') or not kept else ''
-    message = {'role': turn.get('role'), 'content': content, **kept}
     try:
+      content = _content(turn)
       has_loss = chatml.has_loss(turn)
     except ValueError as error:
       raise Malformed(f'turn {number}: {error}') from None
+    if not content and not kept:  # a turn that thinks or calls a tool may say nothing else
+      if turn['role'] == 'system' and 'content' in turn:
+        continue
+      raise Malformed(f'turn {number}: no text in field "content"')
+    message = {'role': turn.get('role'), 'content': content, **kept}
     # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
     messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
   system = record.get('system') or record.get('system_prompt')
@@ -347,17 +350,27 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
 
 
 def _content(turn: dict) -> str:
-  """The text of a turn; parts of text, [{'type': 'text', 'text': ...}, ...], are put together."""
-  parts = turn.get('content')
-  if not isinstance(parts, list):
-    return text_field(turn, 'content')
-  texts = []
-  for part in parts:
-    if not isinstance(part, dict) or part.get('type', 'text') != 'text':
-      kind = part.get('type') if isinstance(part, dict) else type(part).__name__
-      raise Malformed(f'field "content" has a part that is no text ({kind})')
-    texts.append(part.get('text'))
-  return text_field({'content': ''.join(map(str, texts))}, 'content')
+  """The text of a turn, '' without one; parts of text, [{'type': 'text', 'text': ...}, ...], are put together."""
+  content = turn.get('content')
+  if isinstance(content, list):
+    content = ''.join(_text_of_part(part) for part in content if part is not None)
+  return '' if is_missing(content) else text_field({'content': content}, 'content')
+
+
+def _text_of_part(part: object) -> str:
+  """The text of a part of a turn; '' where it is null. Malformed: when the part holds something else."""
+  if not isinstance(part, dict) or part.get('type', 'text') != 'text':
+    kind = part.get('type') if isinstance(part, dict) else type(part).__name__
+    raise Malformed(f'field "content" has a part that is no text ({kind})')
+  text = part.get('text')
+  if text is None:
+    held = [name for name, value in part.items() if name != 'type' and value is not None]
+    if held:
+      raise Malformed(f'field "content" has a part without "text", with {", ".join(held)}')
+    return ''
+  if not isinstance(text, str | int | float) or isinstance(text, bool):
+    raise Malformed(f'field "content" has a part whose "text" is no text ({type(text).__name__})')
+  return str(text)
 
 
 def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:

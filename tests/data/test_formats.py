@@ -323,7 +323,7 @@ def test_a_part_without_rows_is_named(kind, tmp_path):
 
 def turns(*contents, keys=('role', 'content'), roles=('user', 'assistant')):
   role, content = keys
-  return [{role: roles[i % 2], content: text} for i, text in enumerate(contents)]
+  return [{role: roles[i % len(roles)], content: text} for i, text in enumerate(contents)]
 
 
 CHAT = [('user', 'q'), ('assistant', 'a #### 1')]
@@ -384,6 +384,56 @@ def test_shapes(row, expected, tmp_path):
   else:
     found = example.messages or [{'role': 'user', 'content': example.question}, {'role': 'assistant', 'content': 'a'}]
     assert [(turn['role'], turn['content']) for turn in found] == expected
+
+
+def text_parts(*texts):
+  return [{'type': 'text', 'text': text} for text in texts]
+
+
+@pytest.mark.parametrize(
+  'content, expected',
+  [
+    (text_parts(None, 'x', '', 5), 'x5'),
+    ([None, *text_parts('x')], 'x'),
+    (text_parts(None), 'turn 2: no text in field "content"'),
+    ([], 'turn 2: no text in field "content"'),
+    ([*text_parts('x'), {'type': 'text', 'content': 'four'}], 'turn 2: .* has a part without "text", with content'),
+    (text_parts('x', True), 'turn 2: .* has a part whose "text" is no text .bool'),
+    (text_parts('x', ['y']), 'turn 2: .* has a part whose "text" is no text .list'),
+  ],
+)
+def test_the_text_of_parts(content, expected, tmp_path):
+  row = {'messages': [{'role': 'user', 'content': 'q'}, {'role': 'assistant', 'content': content}]}
+  path = str(write_lines(tmp_path / 'a.jsonl', row))
+  if expected.startswith('turn'):
+    with pytest.raises(UserError, match=expected):
+      load(path)
+  else:
+    assert load(path)[0][0].solution == expected
+
+
+@pytest.mark.parametrize('empty', ['', ' ', None, [], text_parts(None, '')])
+@pytest.mark.parametrize('names', [('messages', 'role', 'content'), ('conversations', 'from', 'value')])
+def test_an_empty_system_turn_says_nothing(names, empty, tmp_path):
+  field, *keys = names
+  rows = [
+    {field: turns(*said, keys=keys, roles=('system', 'user', 'assistant'))} | more
+    for said, more in (
+      ((empty, 'q', 'a'), {}),
+      ((empty, 'q2', 'a'), {'system': 'Be brief.'}),
+      (('Be brief.', empty, 'a'), {}),
+    )
+  ]
+  kept, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows)))
+  assert [[turn['content'] for turn in e.messages] for e in kept] == [['q', 'a'], ['Be brief.', 'q2', 'a']]
+  assert report.lines() == ['1 malformed: a.jsonl:3 (turn 2: no text in field "content")']
+
+
+def test_a_system_turn_with_its_text_elsewhere_is_malformed(tmp_path):
+  first = {'from': 'system', 'text': 'Be brief.'}
+  row = {'conversations': [first, *turns('q', 'a', keys=('from', 'value'))]}
+  with pytest.raises(UserError, match='turn 1: no text in field "content"'):
+    load(str(write_lines(tmp_path / 'a.jsonl', row)))
 
 
 def test_only_the_completion_of_a_conversation_is_trained_on(tmp_path):
