@@ -21,8 +21,11 @@ _ANSWERS = (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
 Turns = list[dict]
 
 
-def _pair(question: str | None, chosen: str, rejected: str) -> Callable[..., dict]:
-  """A reader of records with these fields. question: None where the prompt is in the answers."""
+def _pair(question: str | None, chosen: str, rejected: str, asked: str = '') -> Callable[..., dict]:
+  """A reader of records with these fields.
+
+  question: None where the prompt is in the answers. asked: the `question_field` of `shapes.alpaca`.
+  """
 
   def read_pair(record: dict, any_turns: bool = False) -> dict:
     prompt = None if question is None else _turns_or_text(record, question, any_turns)
@@ -32,8 +35,8 @@ def _pair(question: str | None, chosen: str, rejected: str) -> Callable[..., dic
     if prompt is None:
       raise Malformed(f'fields "{chosen}" and "{rejected}" are texts without a prompt: give the question as "prompt"')
     if question == 'instruction' and isinstance(prompt, str):
-      read = shapes.alpaca('solution')
-    elif question == 'instruction' and any(record.get(name) for name in (*shapes.BELOW, 'history')):
+      read = shapes.alpaca('solution', asked)
+    elif question == 'instruction' and any(record.get(name) for name in (*shapes.BELOW, 'history', asked)):
       raise Malformed('an instruction with more below it, and answers of several turns: write all of it as turns')
     else:
       read = functools.partial(shapes.answered('question', 'solution'), any_turns=any_turns)
@@ -91,7 +94,9 @@ def _holds(turns: Turns, prompt: str | Turns) -> bool:
 def _all() -> Iterator[Shape]:
   below = (*shapes.BELOW, 'history', *shapes.SYSTEM)
   for chosen, rejected in _ANSWERS:
-    yield Shape(('instruction', chosen, rejected), _pair('instruction', chosen, rejected), below, of_turns=True)
+    for asked in (*shapes.ASKED, ''):
+      fields = ('instruction', asked, chosen, rejected) if asked else ('instruction', chosen, rejected)
+      yield Shape(fields, _pair('instruction', chosen, rejected, asked), below, of_turns=True)
     for question in ('conversations', *shapes.QUESTIONS):
       yield Shape((question, chosen, rejected), _pair(question, chosen, rejected), shapes.SYSTEM, of_turns=True)
     yield Shape((chosen, rejected), _pair(None, chosen, rejected), shapes.SYSTEM, of_turns=True)

@@ -230,16 +230,24 @@ def _with_system(record: dict, question: str, solution: str, before: tuple[dict,
   return (*turns, *before, *last)
 
 
-def alpaca(solution_field: str) -> Callable[[dict], dict]:
+def alpaca(solution_field: str, question_field: str = '') -> Callable[[dict], dict]:
   """A reader of {instruction, input, output}: the instruction, and the input or context below it where there is one.
+
+  question_field: what is asked, below an instruction that says how to answer. Where one of the two holds the other, it
+  alone is the question.
 
   `history` holds the turns before, [[question, answer], ...], as LLaMA-Factory writes them.
   """
-  return functools.partial(_read_alpaca, solution_field)
+  return functools.partial(_read_alpaca, solution_field, question_field)
 
 
-def _read_alpaca(solution_field: str, record: dict) -> dict:
+def _read_alpaca(solution_field: str, question_field: str, record: dict) -> dict:
   parts = [text_field(record, 'instruction')]
+  if question_field:
+    parts.append(text_field(record, question_field))
+    longer = max(parts, key=len)
+    if all(part in longer for part in parts):
+      parts = [longer]
   parts += [text_field(record, name) for name in BELOW if record.get(name)]
   question = '\n'.join(parts)
   solution = text_field(record, solution_field)
@@ -383,6 +391,8 @@ def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> N
 
 SYSTEM = ('system', 'system_prompt')
 BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
+# What a row may ask beside its instruction. A `prompt` there is the whole row in a template, with its answer.
+ASKED = ('question', 'query', 'problem')
 # What some files keep as JSON in a text.
 _LISTS = ('messages', 'conversations', 'prompt', 'completion', 'chosen', 'rejected', 'tools')
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
@@ -392,8 +402,12 @@ _SOLUTIONS = ('solution', 'response', 'output', 'completion', 'target', 'message
 
 
 def _answered() -> Iterator[Shape]:
+  more = (*BELOW, 'history', *SYSTEM)
+  for question in ASKED:
+    for solution in _SOLUTIONS:
+      yield Shape(('instruction', question, solution), alpaca(solution, question), more)
   for solution in _SOLUTIONS:
-    yield Shape(('instruction', solution), alpaca(solution), (*BELOW, 'history', *SYSTEM))
+    yield Shape(('instruction', solution), alpaca(solution), more)
   for question in QUESTIONS:
     for solution in _SOLUTIONS:
       yield Shape((question, solution), answered(question, solution), SYSTEM, of_turns=True)

@@ -386,6 +386,24 @@ def test_shapes(row, expected, tmp_path):
     assert [(turn['role'], turn['content']) for turn in found] == expected
 
 
+@pytest.mark.parametrize(
+  'row, question, unread',
+  [
+    ({'question': '1+1='}, 'Solve it.\n1+1=', ()),
+    ({'query': '1+1=', 'context': 'Sums.'}, 'Solve it.\n1+1=\nSums.', ()),
+    ({'problem': '1+1=', 'question': '', 'input': ''}, 'Solve it.\n1+1=', ('question',)),
+    ({'question': 'Solve it.'}, 'Solve it.', ()),
+    ({'question': 'Solve it. 1+1='}, 'Solve it. 1+1=', ()),  # as a whole
+    ({'prompt': '### Solve it. ### 2'}, 'Solve it.', ('prompt',)),  # the row in a template, with its answer
+  ],
+)
+def test_what_is_asked_beside_an_instruction(row, question, unread, tmp_path):
+  path = write_lines(tmp_path / 'a.jsonl', {'instruction': 'Solve it.', 'answer': '2'} | row)
+  ((example,), report) = load(str(path))
+  assert (example.question, example.solution, example.answer) == (question, '2', '2')
+  assert tuple(report.unread) == unread
+
+
 def text_parts(*texts):
   return [{'type': 'text', 'text': text} for text in texts]
 

@@ -35,6 +35,7 @@ def jsonl(path, records):
     ({'prompt': '5! =', 'chosen': '[1, 2]', 'rejected': '[]'}, '[1, 2]', '[]'),
     ({'prompt': '5! =', 'chosen': [RIGHT], 'rejected': [WRONG]}, '120', '24'),
     ({'instruction': '5! =', 'input': '', 'chosen': '120', 'rejected': '24'}, '120', '24'),
+    ({'instruction': '5!', 'question': '5! =', 'chosen': '120', 'rejected': '24'}, '120', '24'),
     ({'instruction': '5! =', 'chosen_response': '120', 'rejected_response': '24'}, '120', '24'),
     ({'conversations': [HUMAN], 'chosen': GPT('120'), 'rejected': GPT('24')}, (USER, RIGHT), (USER, WRONG)),
     ({'prompt': [USER], 'chosen': [RIGHT], 'rejected': [WRONG]}, (USER, RIGHT), (USER, WRONG)),
@@ -68,6 +69,14 @@ def test_shapes_of_pairs(record, chosen, rejected, tmp_path):
   sides = encoding.sides(found)
   assert [side.rejected for side in sides] == [None, None]
   assert [side.solution if side.messages is None else side.messages for side in sides] == [chosen, rejected]
+
+
+def test_what_is_asked_beside_an_instruction(tmp_path):
+  row = {'instruction': 'Solve it.', 'question': '5! =', 'chosen': '120', 'rejected': '24'}
+  path = jsonl(tmp_path / 'pairs.jsonl', [row, row | {'chosen': [RIGHT, *EARLIER]}])
+  ((found,), report) = examples.parse_files([path], str(path), 'train', pairs=True)
+  assert found.question == 'Solve it.\n5! =' and not report.unread
+  assert 'write all of it as turns' in report.lines()[0]
 
 
 @pytest.mark.parametrize(
