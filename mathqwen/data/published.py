@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from mathqwen.data.field_texts import NO_ANSWER, text_field
+from mathqwen.data.field_texts import NO_ANSWER, is_missing, text_field
 from mathqwen.data.formats import Malformed, Record
 from mathqwen.errors import UserError
 
@@ -134,7 +134,10 @@ def _numina(record: dict) -> list[dict]:
 
 
 def _generated(record: dict) -> list[dict]:
-  """OpenMathInstruct and OpenMathReasoning."""
+  """OpenMathInstruct and OpenMathReasoning; the first version of the former marks which solutions are right."""
+  mark = record.get('is_correct')
+  if not is_missing(mark) and str(mark).strip().lower() not in ('true', '1'):  # CSV has it as a text
+    raise Unverified(f'is_correct is {mark!r}')
   return [_example(record, record['generated_solution'], record.get('expected_answer'))]
 
 
@@ -195,7 +198,7 @@ def _dapo(record: dict) -> list[dict]:
 
 
 def _example(record: dict, solution: object, answer: object) -> dict:
-  question = record['problem'] if 'problem' in record else record.get('question')
+  question = record.get('question') if is_missing(record.get('problem')) else record['problem']
   if answer is not None:
     answer = NO_ANSWER if str(answer).strip().lower() in _NO_ANSWER_WORDS else str(answer)
   return {'question': question, 'solution': text_field({'solution': solution}, 'solution'), 'answer': answer}
@@ -207,6 +210,7 @@ _FORMS: dict[tuple[str, ...], Callable[[dict], list[dict]]] = {
   ('problem', 'generations', 'correctness_math_verify'): _openr1,
   ('problem', 'solution', 'problem_is_valid', 'solution_is_valid'): _numina,
   ('problem', 'generated_solution'): _generated,
+  ('question', 'generated_solution', 'expected_answer'): _generated,
   ('question', 'final_answer', 'r1_solution_1'): _deepmath,
   ('prompt', 'reward_model'): _dapo,
 }

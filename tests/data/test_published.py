@@ -226,6 +226,16 @@ def test_the_revision_that_was_fetched_is_said_and_recorded(on_the_hub, tmp_path
   assert f'some/rows: licence cc-by-4.0, revision {commit}\n' in capsys.readouterr().err
 
 
+def test_openmathinstruct_1(tmp_path):
+  """Known by its columns."""
+  row = {'question': '1+1=', 'generated_solution': 'So \\boxed{2}', 'expected_answer': '2', 'predicted_answer': '2'}
+  marks = (True, 'True', None, False, 'False', 0)
+  rows = [row | {'question': f'{number}+1=', 'is_correct': mark} for number, mark in enumerate(marks)]
+  kept, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows, GENERATED | {'is_correct': False})))
+  assert [(e.question, e.solution, e.answer) for e in kept] == [(f'{n}+1=', 'So \\boxed{2}', '2') for n in range(3)]
+  assert report.counts == {'unverified': 4} and report.rows['unverified'][0][1] == 'is_correct is False'
+
+
 def test_a_file_of_which_no_row_is_verified(tmp_path):
   """One of many files may be so, and the others are read."""
   row = NUMINA | {'answer': '2', 'problem_is_valid': 'Yes', 'solution_is_valid': 'No'}
