@@ -187,6 +187,12 @@ def test_memory_of_the_hosts(compiled, capsys, slice, weights, moments, needed, 
   assert f'{needed / 2**30:.1f} of ' in line and machine in line and ('DOES NOT FIT' in line) == (not fits)
 
 
+def test_frozen_weights_are_not_saved(compiled):
+  compiled += [SIZES | {'weights_bytes': 3 * 2**30, 'frozen_bytes': 2 * 2**30, 'moments_bytes': 2**31}]
+  (row,) = plan_table.plan(experiment(), ['v5e-8'], set())['topologies']
+  assert row['host_bytes_while_saving'] == PROCESS + 2 * 8 * (2**30 + 2**31)
+
+
 def test_copies_within_a_host_are_saved_once(compiled):
   compiled += [SIZES | {'weights_bytes': 2**30, 'moments_bytes': 2 * 2**30}]
   (row,) = plan_table.plan(experiment(MeshConfig(data=4, fsdp=2)), ['v6e-8'], set())['topologies']

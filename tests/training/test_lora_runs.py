@@ -31,6 +31,7 @@ SETTINGS = (
   'train.adapter.rank=4',
   f'train.adapter.targets={",".join(TARGETS)}',
   'train.adapter.dora=true',
+  'train.adapter.rank_stabilized=true',
   'train.adapter.dropout=0.1',
   'train.micro_batches=2',
   'train.steps=6',
@@ -198,7 +199,9 @@ def test_exports(adapted, base, tmp_path, capsys):
   assert found['layout'] == 'qwen1' and found['check']['max_logit_difference'] < 1e-5 * found['check']['logit_std']
   values = json.loads((tmp_path / 'alone' / 'adapter_config.json').read_text())
   assert values['target_modules'] == ['c_attn', 'attn.c_proj', 'mlp.c_proj'] and values['use_dora']
-  assert values['rank_pattern'] == {'c_attn': 8} and values['alpha_pattern'] == {'c_attn': 32.0}
+  assert values['rank_pattern'] == {'c_attn': 8} and values['use_rslora']
+  scale = 16 / 4**0.5  # of all three; that of one of rank 8 is alpha / sqrt(8)
+  assert values['alpha_pattern'] == {'c_attn': pytest.approx(scale * 8**0.5)}
   assert values['base_model_name_or_path'] == str(base)
   ours, theirs = (open_source(str(tmp_path / 'alone' if alone else adapted)) for alone in (False, True))
   assert theirs.chat().template.source == ours.chat().template.source
