@@ -155,9 +155,10 @@ def _report(
   digest = hashlib.sha256()
   for number, piece in enumerate(this.pieces):
     done = json.loads((folder / 'pieces' / f'{number:05d}.json').read_bytes())
-    reports[piece.source].merge(Report.from_dict(done['report']))
+    not_read = Report.from_dict(done['report'])
+    reports[piece.source].merge(not_read)
     unread[piece.source].update(done.get('unread', ()))
-    read[piece.source] += done['report'].get('malformed', {'count': 0})['count']
+    read[piece.source] += not_read.rows_left_out  # the rows of a part do not include them
   for name, summary in stages.parts_of(work):
     source = summary['source']
     written = json.loads((folder / 'written' / f'{name}.json').read_bytes())

@@ -10,6 +10,7 @@ FILES = ('file_not_read', 'empty_file')  # kinds that count files, not rows
 _KEPT = 100  # rows that a report names for each kind
 # Kinds of rows that are lost. A duplicate is none: its first copy is trained on. Nor is what an option leaves out.
 LOST = ('malformed', 'too_long', 'no_loss_token')
+_NO_ROWS = (*FILES, 'repeated_id')  # kinds that leave out no rows; one with a repeated id stays, under another id
 
 
 class Report:
@@ -34,6 +35,11 @@ class Report:
     self.counts[kind] += 1
     if len(self.rows[kind]) < self._named:
       self.rows[kind].append((where, detail))
+
+  @property
+  def rows_left_out(self) -> int:
+    """How many rows were left out, of every kind."""
+    return sum(count for kind, count in self.counts.items() if kind not in _NO_ROWS)
 
   def lines(self, limit: int = 5) -> list[str]:
     """A line to print for each kind, naming up to `limit` rows.

@@ -13,6 +13,7 @@ import sys
 
 import pytest
 from dirty_rows import REASONS, ROWS, TEST_QUESTION, row
+from json_lines import write_lines
 
 pytest.importorskip('apache_beam', reason='the extra `beam` is not installed')
 
@@ -115,6 +116,34 @@ def test_files_without_rows_and_files_that_are_not_read(mixture, tmp_path):
   assert entry['left_out']['file_not_read'] == {'count': 1, 'rows': [['extra.jsonl', 'not taken as train']]}
   assert sorted(entry['left_out']['empty_file']['rows']) == [['train-0.csv', 'no rows'], ['train-1.csv', 'no rows']]
   assert '| file_not_read | 1 | extra.jsonl: not taken as train |' in (tmp_path / 'out' / 'README.md').read_text()
+
+
+def test_every_row_that_was_read_is_kept_or_left_out(tmp_path, monkeypatch):
+  """Whatever the kind: a published set marks rows, an option leaves rows out, and some cannot be read."""
+  numina = {'problem': '1 + 1 = ?', 'solution': 'It is 2.', 'answer': '2'}
+  marks = [('Yes', 'Yes'), ('Yes', 'Yes'), ('Yes', 'No'), ('Incomplete', 'Yes'), ('No', 'No')]
+  rows = [numina | {'problem_is_valid': problem, 'solution_is_valid': solution} for problem, solution in marks]
+  marked = write_lines(tmp_path / 'marked.jsonl', *rows, 'not JSON')
+  own = {'problem': 'Add 2 and 3.', 'solution': 'It is $\\boxed{5}$.', 'level': 'Level 1', 'type': 'Algebra'}
+  (tmp_path / 'math').mkdir()
+  write_lines(tmp_path / 'math' / 'train.jsonl', own, own | {'problem': '[asy]draw(A);[/asy] Add 3.'})
+  monkeypatch.setattr(pipeline, 'run', one_after_another)
+  cfg = DataConfig(sources=(str(marked), 'math?asy=drop'), data_dir=str(tmp_path), max_left_out=1.0)
+  result = clean(cfg, Cleaning(), str(tmp_path / 'out'), {}, None)
+  left_out = [{kind: found['count'] for kind, found in entry['left_out'].items()} for entry in result['sources']]
+  assert left_out == [{'unverified': 3, 'malformed': 1, 'duplicate': 1}, {'not_wanted': 1}]
+  assert [(entry['rows_read'], entry['rows']) for entry in result['sources']] == [(6, 1), (2, 1)]
+  assert '2 of 8 rows, made by' in (tmp_path / 'out' / 'README.md').read_text()
+
+
+def one_after_another(work, _):
+  """`pipeline.run` without Beam."""
+  for number in range(len(job.load(work)[0].pieces)):
+    stages.read(work, number)
+  for number in stages.group_numbers(work):
+    stages.group(work, number)
+  for index in range(len(stages.parts_of(work))):
+    stages.write(work, index)
 
 
 KILLED = """

@@ -4,6 +4,7 @@ import pytest
 from json_lines import write_lines
 
 from mathqwen.config import DataConfig
+from mathqwen.data.left_out import Report
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 from mathqwen.text.loading import load_tokenizer
@@ -29,6 +30,15 @@ def data(path, *rows, **settings):
   source = str(write_lines(path, *rows))
   settings = {'seq_len': 64, 'batch_size': 2, 'eval_examples': 0} | settings
   return TrainingData(DataConfig(sources=(source,), **settings), load_tokenizer())
+
+
+def test_rows_left_out_are_those_of_every_kind():
+  report = Report()
+  for kind in ('malformed', 'unverified', 'not_wanted', 'not_wanted', 'a kind of tomorrow'):
+    report.add(kind, 'a:1')
+  report.add('repeated_id', 'a:2')  # this row stays, under another id
+  report.add('empty_file', 'part-1.csv')
+  assert report.rows_left_out == 5
 
 
 @pytest.mark.parametrize('kind', LOST)
