@@ -1,6 +1,7 @@
 """`Row`: an example as its texts, and as the line that is written for it."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,24 @@ class Batch:
     self.turns_before = np.cumsum([0, *sizes])  # the turns of row i begin at [i] and end at [i + 1]
     position = np.arange(len(self.turns)) - self.turns_before[self.row_of_turn]
     self.is_answer = position >= np.repeat([len(row.questions) for row in rows], sizes)
+
+  def words_in(self, unit: str) -> list[tuple[texts.Words, np.ndarray]]:
+    """What is compared in 'words' or 'characters': (words of some texts, the turn that each text is, or -1 for none).
+
+    A turn with Chinese characters is compared in both.
+    """
+    turns = np.arange(len(self.turns))
+    has_han = self.words.has_han
+    if unit == 'characters':
+      return [(self.words, np.where(has_han, turns, -1))] if has_han.any() else []
+    found = [] if has_han.all() else [(self.words, np.where(has_han, -1, turns))]
+    return [*found, (self._words_between_han, turns[has_han])] if has_han.any() else found
+
+  @functools.cached_property
+  def _words_between_han(self) -> texts.Words:
+    """The words of the turns with Chinese characters in them."""
+    chosen = np.flatnonzero(self.words.has_han).tolist()
+    return texts.Words([self.turns[i].text for i in chosen], split_han=False)
 
   @property
   def words_before(self) -> np.ndarray:

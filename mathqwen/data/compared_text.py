@@ -1,5 +1,6 @@
 r"""The forms in which texts are compared.
 
+unwrapped 'Question: 5! = \nAnswer:' ->  '5! ='              without the usual labels and instructions around a problem
 plain     '$\dfrac{1}{2} + 2,125$.'  ->  'frac12+2125'     what makes two examples duplicates
 bare      'tan 22.5°!'               ->  'tan225°'         equal but for spacing, braces and punctuation
 formulas  'frac12+2125'              ->  12, +, 2125
@@ -31,6 +32,28 @@ _NEVER_OTHER = re.compile(r'[^\w.,+*/^=<>%!°-]')
 _SOMETIMES = re.compile(
   r'[.,!-](?:(?<=[.,])(?:(?!\d)|(?<!\d[.,]))|(?<=,)(?=\d{3}(?!\d))|(?<=!)(?<!\d!)|(?<=[^\W\d]{2}-)(?=[^\W\d]{2}))'
 )
+# What prompts usually write around a problem. First labels, at the start and the end of a line.
+_LABELS = re.compile(
+  r"""
+  ^[ \t#*>]*(?:question|problem|instruction|q|问题|题目|问)[ \t]*\d*[ \t]*[:：][ \t*]*
+  | ^[ \t#*]*(?:a|答)[ \t]*[:：][ \t*]*$
+  | (?:^|(?<=[\s.?!=$。．？！]))[ \t#*]*(?:answer|solution|response|答案|解答|解)[ \t]*[:：][ \t*]*$
+  """,
+  re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+# Then requests for steps or a box, up to the end of the sentence. They must not reach back into a formula.
+_REQUESTS = re.compile(
+  r"""
+  \b(?:please|let['’]?s|let\ us|think|reason|solve|work|answer|explain|show|put|write|give|present|enclose)\b
+    [^.?!:=$\n]{0,80}?
+    (?:step[ -]by[ -]step|(?:your|the)\ (?:final\ )?answer\ (?:within|inside)|\\boxed\s*\{\s*\})
+    [^.?!:\n]*[.?!:]?
+  | (?:请|让我们|我们)[^，。．？！；：,.?!:=\n]{0,12}(?:逐步|分步|一步一步|一步步)[^。：:\n]*[。：:]?
+  | (?:请|并)?[将把](?:你的)?(?:最终|最后的?)?答案(?:放|写|填|置)[^。：:\n]*[。：:]?
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+_IN_REQUESTS = ('by step', 'by-step', 'answer within', 'answer inside', 'boxed', '步', '答案')  # each has one of these
 # Odd numbers have an inverse modulo 2**64, so that a product loses nothing.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR = np.uint64(0xD1342543DE82EF95)
@@ -39,6 +62,25 @@ _FACTOR = np.uint64(0xD1342543DE82EF95)
 def has_han(text: str) -> bool:
   """Whether there is a Chinese character in a text."""
   return not text.isascii() and HAN.search(text) is not None
+
+
+def unwrapped(text: str) -> str:
+  """A problem without the labels and instructions that prompts usually write around it, stripped.
+
+  A text that is nothing but these stays as it is.
+  """
+  problem = text
+  if ':' in text or '：' in text:
+    problem = _LABELS.sub('', problem)
+  lower = text.lower()
+  if any(words in lower for words in _IN_REQUESTS):
+    problem = '\n'.join(map(_without_requests, problem.split('\n')))
+  return problem.strip() or text.strip()
+
+
+def _without_requests(line: str) -> str:
+  lower = line.lower()
+  return _REQUESTS.sub('', line) if any(words in lower for words in _IN_REQUESTS) else line
 
 
 def plain(text: str) -> str:
@@ -81,6 +123,14 @@ def _kinds() -> np.ndarray:
     kinds[ord(char)] = _LETTER if char.isalpha() else _DIGIT if char.isdecimal() else _OTHER
   kinds[[ord(char) for char in '+*/^<>=%!-']] = _OPERATOR
   return kinds
+
+
+@functools.cache
+def _is_han() -> np.ndarray:
+  """Whether each code point is a Chinese character, bool."""
+  is_han = np.zeros(sys.maxunicode + 1, bool)
+  is_han[[match.start() for match in HAN.finditer(''.join(map(chr, range(sys.maxunicode + 1))))]] = True
+  return is_han
 
 
 def _codes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -142,18 +192,22 @@ def formula_hashes(plain_texts: Sequence[str]) -> np.ndarray:
 class Words:
   """The words of texts, in lower case; of a text with Chinese characters its letters and digits, one by one.
 
+  split_han: False takes the words of such a text too, those between its Chinese characters.
   hashes: of all words of all texts, end to end, uint64. offsets: of the texts in them, one more than there are.
   """
 
-  def __init__(self, texts: Sequence[str]):
+  def __init__(self, texts: Sequence[str], split_han: bool = True):
     self._texts = texts
     self.has_han = np.array([has_han(text) for text in texts], bool)
     codes, starts = _codes([text.lower() for text in texts])
     kinds = _kinds()[codes]
     in_word = (kinds & _OF_WORDS) != 0
+    if not split_han:
+      in_word &= ~_is_han()[codes]
     begins = in_word.copy()
     begins[1:] &= ~in_word[:-1]
-    begins |= in_word & np.repeat(self.has_han, np.diff(starts))
+    if split_han:
+      begins |= in_word & np.repeat(self.has_han, np.diff(starts))
     self._codes = codes[in_word]  # of all words, end to end
     self._kinds = kinds[in_word]
     self._first = np.append(np.flatnonzero(begins[in_word]), len(self._codes))  # where each word begins in them

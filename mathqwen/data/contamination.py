@@ -7,7 +7,8 @@
   ngrams_any     a question has any of them: often a stock phrase
   template       but for its numbers (`compared_text.Words.templates`)
 
-13-grams are of words, in Chinese of characters; there, 30-grams are counted too.
+13-grams are of words, in Chinese of characters; there, 30-grams are counted too. The first two and `template` compare
+a question without its usual wrapping (`compared_text.unwrapped`), and each line of it with problems without 13-grams.
 """
 
 import collections
@@ -24,6 +25,7 @@ from mathqwen.data.compared_rows import Batch, Row, Text
 SIZES = {'words': (13,), 'characters': (13, 30)}  # n of n-grams; the first decides, the others are counted
 _SHOWN = 20  # rows that are listed for a test problem and kind
 _FILTER_BITS = 24
+_SPACING = 2  # a line may be so many times as long as a problem that it is compared with, by its spacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,38 +86,67 @@ class TestSets:
 
   def __init__(self, problems: Sequence[Problem]):
     self.problems = problems
-    turns = [Text.of(problem.question) for problem in problems]
-    forms = _forms(turns, texts.Words([turn.text for turn in turns]).templates())
-    self._by_form = {kind: _by_form(of_problems) for kind, of_problems in forms.items()}
     self.tables = {(unit, n): _Ngrams(problems, unit, n) for unit, sizes in SIZES.items() for n in sizes}
+    all_forms = _forms([texts.unwrapped(problem.question) for problem in problems])
+    self._by_form = {kind: _by_form(forms, range(len(problems))) for kind, forms in all_forms.items()}
+    short = np.flatnonzero(sum(self.tables[unit, sizes[0]].sizes for unit, sizes in SIZES.items()) == 0).tolist()
+    self._by_form_of_line = {kind: _by_form(forms, short) for kind, forms in all_forms.items()}
+    self._longest_line = _SPACING * max((len(problems[i].question) for i in short), default=0)
 
-  def check(self, batch: Batch, found: 'Found') -> list[dict[str, tuple[int, float]]]:
-    """{kind: (problem, share of its n-grams)} of each row, the strongest hit of each kind. Adds all hits to `found`."""
+  def check(self, batch: Batch, found: 'Found', lines: bool = True) -> list[dict[str, tuple[int, float]]]:
+    """{kind: (problem, share of its n-grams)} of each row, the strongest hit of each kind. Adds all hits to `found`.
+
+    lines: compare each line of a question with problems without n-grams. False where a question may be an answer.
+    """
     hits: list[dict[str, tuple[int, float]]] = [{} for _ in batch.rows]
-    questions = np.flatnonzero(~batch.is_answer).tolist()
-    templates = batch.words.templates()
-    forms = _forms([batch.turns[i] for i in questions], [templates[i] for i in questions])
-    of_rows = batch.row_of_turn[questions].tolist()
-    for kind, of_questions in forms.items():
-      table = self._by_form[kind]
-      for number, form in zip(of_rows, of_questions, strict=True):
-        for problem in table.get(form, ()):
-          hits[number].setdefault(kind, (problem, 1.0))
-          found.add(kind, problem, batch.rows[number], 1.0)
+    for number, kind, problem in self._equal(batch, lines):
+      hits[number].setdefault(kind, (problem, 1.0))
+      found.add(kind, problem, batch.rows[number], 1.0)
     for (unit, n), table in self.tables.items():
       self._check_ngrams(batch, table, unit, n, hits, found)
     return hits
 
+  def _equal(self, batch: Batch, by_line: bool) -> Iterable[tuple[int, str, int]]:
+    """(row, kind, problem) of the rows of which a question, or a line of it, is a problem. Each of them once."""
+    as_they_are, cut, lines = [], [], []  # cut: questions in a wrapping
+    for turn in np.flatnonzero(~batch.is_answer).tolist():
+      text = batch.turns[turn].text
+      problem = texts.unwrapped(text)
+      if problem == text.strip():
+        as_they_are.append(turn)
+      else:
+        cut.append((turn, problem))
+      if by_line:
+        lines += [(turn, line) for line in self._lines(problem)]
+    templates = batch.words.templates()
+    forms = _forms_of([batch.turns[turn] for turn in as_they_are], [templates[turn] for turn in as_they_are])
+    compared = [(as_they_are, forms, self._by_form)]
+    for parts, tables in ((cut, self._by_form), (lines, self._by_form_of_line)):
+      if parts:
+        compared.append(([turn for turn, _ in parts], _forms([text for _, text in parts]), tables))
+    equal: dict[tuple[int, str, int], None] = {}
+    for turns, forms, tables in compared:
+      of_rows = batch.row_of_turn[turns].tolist() if turns else []
+      for kind, of_turns in forms.items():
+        for number, form in zip(of_rows, of_turns, strict=True):
+          equal.update(((number, kind, problem), None) for problem in tables[kind].get(form, ()))
+    return equal
+
+  def _lines(self, text: str) -> list[str]:
+    """The lines of a text that may be a problem without n-grams. A text of one line has none."""
+    if '\n' not in text or not self._longest_line:
+      return []
+    lines = (line.strip() for line in text.split('\n'))
+    return [line for line in lines if 0 < len(line) <= self._longest_line]
+
   def _check_ngrams(self, batch: Batch, table: _Ngrams, unit: str, n: int, hits: list[dict], found: 'Found') -> None:
-    of_unit = batch.words.has_han == (unit == 'characters')
-    if not of_unit.any():
-      return
-    values, turn = texts.ngrams(batch.words.hashes, batch.words.offsets, n)
-    position = table.find(values)
-    hit = np.flatnonzero((position >= 0) & of_unit[turn])
     seen: dict[tuple[int, bool], set[int]] = collections.defaultdict(set)  # (row, of answers) -> positions in the table
-    for i in hit.tolist():
-      seen[int(batch.row_of_turn[turn[i]]), bool(batch.is_answer[turn[i]])].add(int(position[i]))
+    for words, turn_of_text in batch.words_in(unit):
+      values, text = texts.ngrams(words.hashes, words.offsets, n)
+      position = table.find(values)
+      turn = turn_of_text[text]
+      for i in np.flatnonzero((position >= 0) & (turn >= 0)).tolist():
+        seen[int(batch.row_of_turn[turn[i]]), bool(batch.is_answer[turn[i]])].add(int(position[i]))
     for (number, of_answers), positions in seen.items():
       if not of_answers:
         found.seen[unit, n].update(positions)
@@ -139,7 +170,12 @@ class TestSets:
         found.add(kind, problem, row, share)
 
 
-def _forms(turns: Sequence[Text], templates: Sequence[str | int]) -> dict[str, list[str | int]]:
+def _forms(parts: Sequence[str]) -> dict[str, list[str | int]]:
+  """`_forms_of` texts of which nothing is known yet."""
+  return _forms_of([Text.of(part) for part in parts], texts.Words(parts).templates())
+
+
+def _forms_of(turns: Sequence[Text], templates: Sequence[str | int]) -> dict[str, list[str | int]]:
   """{kind: the form of each turn in which that kind compares them}."""
   return {
     'exact': [turn.text.strip() for turn in turns],
@@ -148,12 +184,12 @@ def _forms(turns: Sequence[Text], templates: Sequence[str | int]) -> dict[str, l
   }
 
 
-def _by_form(forms: Sequence[str | int]) -> dict[str | int, list[int]]:
-  """The problems of each form. An empty text is none."""
+def _by_form(forms: Sequence[str | int], numbers: Iterable[int]) -> dict[str | int, list[int]]:
+  """The problems of these numbers by their form. An empty text is none."""
   table: dict[str | int, list[int]] = collections.defaultdict(list)
-  for number, form in enumerate(forms):
-    if form != '':
-      table[form].append(number)
+  for number in numbers:
+    if forms[number] != '':
+      table[forms[number]].append(number)
   return dict(table)
 
 

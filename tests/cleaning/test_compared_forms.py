@@ -35,6 +35,63 @@ def test_plain(a, b, equal):
   assert (text.plain(a) == text.plain(b)) == equal
 
 
+@pytest.mark.parametrize(
+  'wrapped, problem',
+  [
+    ('**Question 3:** 5! =\nAnswer:', '5! ='),
+    ('Problem:\nFind it.\n\nSolution:', 'Find it.'),
+    ("Find it. Let's think step by step.", 'Find it.'),
+    ('5! = Please reason step by step, and put your final answer within \\boxed{}.', '5! ='),
+    ('Solve the following problem step by step.\nFind it.', 'Find it.'),
+    ('题目：求和。\n答案：', '求和。'),
+    ('5! =\n请逐步推理，并将最终答案放在 \\boxed{} 中。', '5! ='),
+    ('水位逐步上升3米。', '水位逐步上升3米。'),
+    ('Tom climbs step by step. Find the answer: 5', 'Tom climbs step by step. Find the answer: 5'),
+    ('Question:', 'Question:'),
+  ],
+)
+def test_unwrapped(wrapped, problem):
+  assert text.unwrapped(wrapped) == problem
+
+
+LONG = 'Tom has 12 red boxes and puts 3 green stones into each of them, so how many stones are there?'
+CHINESE = '小明有十二个苹果，他又买了三十个苹果，然后分给五个朋友，每个朋友得到几个？'
+SHORT = 'What is half of 18 apples?'
+TESTS = TestSets([Problem('', '', question) for question in (LONG, CHINESE, SHORT, '1+1=')])
+
+
+def kinds(question, answer=''):
+  """{test problem: kinds} of a row."""
+  found = Found()
+  TESTS.check(Batch([Row('', [Text.of(question)], [Text.of(answer)], '', '', '')]), found)
+  assert set(found.rows.values()) <= {1}
+  result = {}
+  for kind, problem in found.rows:
+    result.setdefault(TESTS.problems[problem].question, set()).add(kind)
+  return result
+
+
+def test_each_language_of_a_turn_is_compared():
+  """Words of Latin letters stay whole beside Chinese ones, in questions and in answers."""
+  half = {'ngrams_half', 'ngrams_any'}
+  assert kinds(f'{LONG}\n我想知道怎样算。') == {LONG: half}
+  assert kinds(f'请看{LONG}怎样算？') == {LONG: half}
+  assert kinds(f'{LONG} {CHINESE}') == {LONG: half, CHINESE: half}
+  assert kinds('Translate this.', f'{LONG}就是{CHINESE}') == {LONG: {'solution_half'}, CHINESE: {'solution_half'}}
+  assert kinds('我想知道怎样算 12 red boxes 和 3 green stones。') == {}
+
+
+def test_short_problems_are_found_in_their_wrapping_and_as_a_line_of_a_question():
+  equal = {'exact', 'punctuation', 'template'}
+  assert kinds(f'Question: {SHORT}\nAnswer:') == {SHORT: equal}
+  assert kinds(f'{SHORT}\n请逐步推理，并将最终答案放在 \\boxed{{}} 中。') == {SHORT: equal}
+  assert kinds(f'Here are two.\n{SHORT}\n1+1=\n{SHORT}\nThanks!') == {SHORT: equal, '1+1=': equal}
+  assert kinds(f'Hello.\n{LONG}')[LONG] == {'ngrams_half', 'ngrams_any'}  # it has n-grams: no line is looked up
+  # Neither a part of a line, nor a line of an answer.
+  assert kinds(f'Ann asked: {SHORT} Bob did not know.\nWhy?') == {}
+  assert kinds('Add them all.\nShow each sum.', 'First\n1+1=\n2') == {}
+
+
 def row_of(question, answer):
   return Row.of(Example('1', question, answer, '', {}, 'a:1'), 'a')
 

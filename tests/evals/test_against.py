@@ -38,6 +38,8 @@ def test_the_kinds_of_overlap(tmp_path):
   phrase = ' '.join(LONG.split()[:13])
   assert found(tmp_path, {'text': f'{phrase} in spring.'}) == {LONG: ['ngrams_any']}
   assert found(tmp_path, {'text': f'题目：{CHINESE[:30]}'}) == {CHINESE: ['ngrams_half', 'ngrams_any']}
+  assert found(tmp_path, {'text': f'Question: {SHORT}\nAnswer:'}) == {SHORT: ['exact', 'punctuation', 'template']}
+  assert found(tmp_path, {'text': f'First\n{SUM}\n147'}) == {}  # a line, as of a worked answer
   # Every text of a record counts, at any depth. Bare arithmetic is the same but for its numbers everywhere.
   turns = [{'role': 'user', 'content': OTHER}, {'role': 'assistant', 'content': '300'}]
   assert list(found(tmp_path, {'messages': turns, 'meta': {'also': [SUM, '1+1=']}})) == [OTHER, SUM]
