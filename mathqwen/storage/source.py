@@ -147,12 +147,14 @@ def _hugging_face(name: str, place: files.AnyPath, adapter: hf.Adapter | None, q
   """The model in a Hugging Face directory. adapter: that in the directory, beside its base or alone."""
   # Some trainers copy the base's config.json beside the adapter, without its weights.
   base = place if adapter is None or hf.has_weights(place) else _base_of(adapter)
-  system_prompt = hf.read_system_prompt(str(base))
   weights = hf.DirectoryWeights(str(base), adapter)
   if adapter is not None and jax.process_index() == 0 and not quiet:
     report(adapter.describe(str(base)))
   tokenizer = _tokenizer(str(place), str(place), weights.config)
-  if base != place:  # an adapter's directory may have a tokenizer of its own, but seldom a generation_config.json
+  # The template of an adapter's directory has the system turn that the adapter was trained with, if there was one.
+  has_own_prompt = base != place and tokenizer is not None and tokenizer.has_template
+  system_prompt = '' if has_own_prompt else hf.read_system_prompt(str(base))
+  if base != place:  # trainers write a tokenizer beside an adapter, but seldom a generation_config.json
     of_base = _tokenizer(str(base), str(base), weights.config)
     if tokenizer is None:
       tokenizer = of_base

@@ -12,10 +12,12 @@ import pytest
 import safetensors.numpy
 
 from mathqwen import hf
+from mathqwen.chat.chat_format import ChatFormat, save_tokenizer
 from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
 from mathqwen.files import hub
 from mathqwen.storage.source import open_source
+from mathqwen.text.testing import tiny_bpe_tokenizer
 
 D, F, V, L = 48, 80, 97, 2  # of the base; 6 heads of 8, 2 of keys and values
 INPUTS = {'q_proj': D, 'k_proj': D, 'o_proj': D, 'gate_proj': D, 'down_proj': F, 'lm_head': D}
@@ -316,3 +318,21 @@ def test_damaged_adapters(bases, tmp_path):
   (folder / 'adapter_config.json').write_text('{')
   with pytest.raises(UserError, match='adapter_config.json is not JSON'):
     open_source(str(folder))
+
+
+def test_an_adapter_with_a_template_of_its_own_is_not_asked_with_the_system_turn_of_its_base(
+  tiny_config, random_params, tmp_path
+):
+  cfg, tokenizer = tiny_config('qwen2', vocab_size=411, num_hidden_layers=1), tiny_bpe_tokenizer()
+  base = tmp_path / 'base'
+  hf.save(str(base), random_params(cfg), cfg, tokenizer, 'float32', system_prompt='Of the base.')
+  folder = write(tmp_path / 'adapter', base, pair(Q0))
+
+  def turn():
+    source = open_source(str(folder))
+    return source.chat().system_turn(source.tokenizer)
+
+  assert turn() == 'Of the base.'
+  for trained in ('Of the adapter.', ''):
+    save_tokenizer(tokenizer, folder, chat=ChatFormat(system_prompt=trained))
+    assert turn() == trained
