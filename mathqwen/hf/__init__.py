@@ -28,7 +28,7 @@ from mathqwen.hf.reading import DirectoryWeights, load_params
 from mathqwen.hf.tensor_directory import has_weights
 from mathqwen.hf.tensor_files import DTYPES
 from mathqwen.hf.weights import ArrayWeights, Path, Weights, set_weight, weight_at
-from mathqwen.hf.writing import print_notes, save, write_export
+from mathqwen.hf.writing import print_notes, save, write_export, write_prompt
 
 __all__ = [
   'ADAPTER_CONFIG',
@@ -55,4 +55,5 @@ __all__ = [
   'weight_at',
   'write_adapter',
   'write_export',
+  'write_prompt',
 ]

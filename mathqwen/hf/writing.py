@@ -59,9 +59,7 @@ def write_export(plan: ExportPlan, weights: Weights, folder: files.AnyPath, card
   together(lambda: _write_shards(plan, weights, folder))
 
   def write_other_files():
-    if plan.tokenizer is not None:
-      (folder / 'generation_config.json').write_text(_json(plan.generation))
-      save_tokenizer(plan.tokenizer, folder, plan.layout, plan.chat)
+    write_prompt(plan, folder)
     if card:
       (folder / 'README.md').write_text(card)
     if plan.index is not None:
@@ -69,6 +67,13 @@ def write_export(plan: ExportPlan, weights: Weights, folder: files.AnyPath, card
     (folder / 'config.json').write_text(_json(plan.config))
 
   together(write_other_files if jax.process_index() == 0 else None)
+
+
+def write_prompt(plan: ExportPlan, folder: files.AnyPath) -> None:
+  """Writes what a server asks with and stops at: tokenizer, chat template, stop ids. Nothing without a tokenizer."""
+  if plan.tokenizer is not None:
+    (folder / 'generation_config.json').write_text(_json(plan.generation))
+    save_tokenizer(plan.tokenizer, folder, plan.layout, plan.chat)
 
 
 def print_notes(directory: str, plan: ExportPlan) -> None:

@@ -23,7 +23,7 @@ from mathqwen.model.config import ModelConfig
   ],
 )
 def test_peft_and_ours_compute_with_the_files_what_training_does(family, adapter, torch_model, from_torch, tmp_path):
-  torch = pytest.importorskip('torch')
+  torch, transformers = (pytest.importorskip(name) for name in ('torch', 'transformers'))
   peft = pytest.importorskip('peft', reason='PEFT, of the extra dev, is not installed')
   reference = torch_model(family, num_hidden_layers=2)
   cfg, base = from_torch(reference)
@@ -45,6 +45,11 @@ def test_peft_and_ours_compute_with_the_files_what_training_does(family, adapter
   model = peft.PeftModel.from_pretrained(reference, str(folder)).eval()
   with torch.no_grad():
     theirs = model(torch.tensor(tokens)).logits.numpy()
+    first = int(want[0, -1].argmax())
+    (folder / 'generation_config.json').write_text(json.dumps({'eos_token_id': [first]}))
+    model.generation_config = transformers.GenerationConfig.from_pretrained(folder)  # as the model card says
+    answer = model.generate(input_ids=torch.tensor(tokens), max_new_tokens=3)
+    assert answer.tolist()[0] == [*range(20), first]
     plain = model.unload()(torch.tensor(tokens)).logits.numpy()
   assert np.abs(theirs - want).max() < 1e-4 * want.std()
   assert np.abs(plain - want).max() > 0.1 * want.std()

@@ -83,6 +83,13 @@ def test_commands_parse(name):
     build_parser().parse_args(words.replace('{LIMIT}', '3').split())
 
 
+def test_the_commands_that_serve_an_adapter_stop_where_its_training_did():
+  (text,) = [cell.source for cell in read('qlora').cells if cell.id == 'next']
+  (served,) = [line for line in text.splitlines() if 'vllm serve' in line]
+  assert served.endswith('--lora-modules math=adapter --tokenizer adapter --generation-config adapter')
+  assert "model.generation_config = GenerationConfig.from_pretrained('adapter')" in text
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory, compiled_once):
   """Where all are run, one after the other: the tiny model is trained once."""
@@ -157,6 +164,7 @@ def check_qlora(cells, folder):
   assert "load(WORKDIR, weights='int8')" in cells['ask'].source and 'weights int8' in cells['next'].source  # 7B fits
   assert 'adapter_config.json' in printed(cells['export']) and 'adapter_model.safetensors' in printed(cells['export'])
   assert json.loads((folder / 'adapter/adapter_config.json').read_text())['r'] == 16
+  assert json.loads((folder / 'adapter/generation_config.json').read_text())['eos_token_id']
 
 
 def check_sharding(cells, folder):
