@@ -7,8 +7,7 @@ import jax
 import numpy as np
 
 from mathqwen import files, hf
-from mathqwen.chat.chat_format import save_tokenizer
-from mathqwen.conversion import card, check
+from mathqwen.conversion import card, check, check_template
 from mathqwen.errors import UserError, report
 from mathqwen.files import hub
 from mathqwen.observe.metrics import peak_rss_bytes
@@ -28,9 +27,10 @@ def export_adapter(
   scores: list[str] | None = None,
   compare: bool = True,
 ) -> dict:
-  """Writes `target`, a new directory with the adapters of the run `source` as PEFT's files, and its tokenizer.
+  """Writes `target`, a new directory with the adapters of the run `source` as PEFT's files, tokenizer and stop ids.
 
-  layout: of the base, where it is a run of ours (as for `convert_to_hf`). dtype: of the adapters; None: float32.
+  layout: of the base, where it is a run of ours or an adapter itself, as `convert_to_hf` then writes it.
+  dtype: of the adapters; None: float32.
   scores: directories that `evaluate --out` wrote, for the model card.
   compare: refuse a result that has other logits with its base than the merged weights. Where the run's base was
     quantised, both are computed with the base as its files have it; how far these logits are from those of the run is
@@ -38,7 +38,8 @@ def export_adapter(
 
   Returns {out, layout, dtype, base, check, of_quantized, peak_rss_bytes}; check, of_quantized: see
   `check.compare_sources`, or None. The second is of the run with its quantised base, and the adapter on its files.
-  UserError: when the target exists, the run has no adapters, or the result differs. Then nothing is left behind.
+  UserError: when the target exists, the run has no adapters, or the result or its prompts differ. Then nothing is left
+  behind.
   """
   hf.check_target(target)
   model = open_source(source)
@@ -49,12 +50,12 @@ def export_adapter(
   of_files = weights.layout
   chat = model.trained_chat()
   plan = hf.plan_export(weights, cfg, model.tokenizer, dtype, layout or of_files, chat, model.system_prompt)
-  text = card.model_card(model, plan, dtype or 'float32', scores or [], 'peft')
+  text = card.model_card(model, plan, dtype or 'float32', scores or [], is_adapter=True)
   base = _base_keys(weights.base_name)
   if of_files is None:
     report(
-      f'the base, {weights.base_name}, is a run of ours: write it with mathqwen convert to-hf, and name that in '
-      f'{target}/{hf.ADAPTER_CONFIG}'
+      f'the base, {weights.base_name}, is a run of ours or an adapter itself: write it with mathqwen convert to-hf, '
+      f'and name that in {target}/{hf.ADAPTER_CONFIG}'
     )
   read = functools.cache(weights.trained.read)  # once for all layers
   lengths = functools.cache(weights.lengths)
@@ -62,8 +63,8 @@ def export_adapter(
   def write(folder):
     hf.write_adapter(folder, read, lengths, cfg, adapter, plan.layout, base, hf.DTYPES[dtype or 'float32'])
     (folder / 'README.md').write_text(text)
-    if model.tokenizer is not None:
-      save_tokenizer(model.tokenizer, folder, plan.layout, chat)
+    hf.write_prompt(plan, folder)
+    check_template.check_written(model, folder)
 
   size = sum(np.prod(hf.weight_at(weights.shapes, path).shape) * 4 for path in weights.trained.paths())
   differences = of_quantized = None

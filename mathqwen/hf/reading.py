@@ -78,6 +78,11 @@ class DirectoryWeights(Weights):
     missing = [(name, 'is missing') for name in expected if name not in self._tensors] if complete else []
     return missing + extra + misfit
 
+  @property
+  def is_merged(self) -> bool:
+    """Whether an adapter is merged into the weights of the files."""
+    return self._adapter is not None
+
   def paths(self) -> list[Path]:
     """The paths of all weights, in the order of the layout's table."""
     return list(self._places)

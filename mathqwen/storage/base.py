@@ -184,8 +184,9 @@ class MergedWeights(hf.Weights):
 
   @property
   def layout(self) -> str | None:
-    """That of the base's files; None where the base is a run of ours."""
-    return getattr(self._base, 'layout', None)
+    """That of the base's files; None where no files hold it: it is a run of ours, or an adapter itself."""
+    is_in_files = isinstance(self._base, hf.DirectoryWeights) and not self._base.is_merged
+    return self._base.layout if is_in_files else None
 
   @property
   def is_quantized(self) -> bool:

@@ -16,7 +16,10 @@ from adapter_runs import adapters_of
 import mathqwen
 from mathqwen import hf
 from mathqwen.adapter_config import AdapterConfig
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.cli import main
+from mathqwen.conversion.to_adapter import export_adapter
+from mathqwen.conversion.to_hf import convert_to_hf
 from mathqwen.errors import UserError
 from mathqwen.model import lora, qwen
 from mathqwen.model.config import ModelConfig
@@ -205,14 +208,55 @@ def test_exports(adapted, base, tmp_path, capsys):
   assert values['base_model_name_or_path'] == str(base)
   ours, theirs = (open_source(str(tmp_path / 'alone' if alone else adapted)) for alone in (False, True))
   assert theirs.chat().template.source == ours.chat().template.source
+  stops = [json.loads((tmp_path / out / 'generation_config.json').read_text()) for out in ('merged', 'alone')]
+  assert stops[0] == stops[1] and stops[0]['eos_token_id'] == list(ours.chat().stop_ids(ours.tokenizer))
   a, b = ours.read(dtype='float32'), theirs.read(dtype='float32')
   assert max(np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)) < 1e-6
 
 
-def test_an_adapter_on_the_merged_weights_of_a_run(tiny, adapted, tmp_path, fails, monkeypatch):
+def test_the_template_of_an_exported_adapter_is_checked(adapted, tmp_path, monkeypatch, fails):
+  jinja = ChatFormat.jinja
+  monkeypatch.setattr(ChatFormat, 'jinja', lambda self: jinja(self).replace('<|im_end|>', '<|endoftext|>'))
+  assert 'a server would read' in fails('convert', 'to-hf', adapted, tmp_path / 'out', '--adapter', '--no-check')
+  assert list(tmp_path.iterdir()) == []
+
+
+CHANGES = 'train.adapter.dora=false', 'train.adapter.targets=k', 'train.steps=2', 'train.eval_every=2'
+
+
+@pytest.fixture(scope='module')
+def adapted_twice(tiny, adapted, tmp_path_factory):
+  """The workdir of a run on the merged weights of `adapted`. To be copied, not changed."""
+  workdir = tmp_path_factory.mktemp('run') / 'twice'
+  assert main(train(tiny, adapted, workdir, *CHANGES)) == 0
+  return workdir
+
+
+@pytest.mark.parametrize('kind', ['a run', 'an adapter'])
+def test_the_adapter_of_a_run_whose_base_is_in_no_files(kind, adapted, adapted_twice, tmp_path, capsys):
+  """It fits what `convert to-hf` writes of the base, which the user is asked to name."""
+  base, run = tmp_path / 'base', tmp_path / 'run'
+  shutil.copytree(adapted_twice, run)
+  if kind == 'a run':
+    base.symlink_to(adapted)
+  else:
+    export_adapter(str(adapted), str(base), compare=False)
+  (run / 'base').symlink_to(base)
+  made = export_adapter(str(run), str(tmp_path / 'out'))
+  name = made['base']
+  assert f'the base, {name}, is a run of ours or an adapter itself: write it with' in capsys.readouterr().err
+  assert '`BASE` what `mathqwen convert to-hf` writes from' in (tmp_path / 'out' / 'README.md').read_text()
+  convert_to_hf(name, str(tmp_path / 'merged'), compare=False)
+  config = tmp_path / 'out' / 'adapter_config.json'
+  config.write_text(config.read_text().replace(name, str(tmp_path / 'merged')))
+  want, got = (open_source(str(path)).read(dtype='float32')['layers'] for path in (adapted_twice, tmp_path / 'out'))
+  for weight in ('q', 'k', 'v'):
+    np.testing.assert_allclose(got[weight], want[weight], rtol=2**-7, atol=1e-3)
+
+
+def test_an_adapter_on_the_merged_weights_of_a_run(tiny, adapted, adapted_twice, tmp_path, fails, monkeypatch):
   """Whose last bits another mesh computes otherwise: that is not another base, and another step of the run is."""
-  changes = 'train.adapter.dora=false', 'train.adapter.targets=k', 'train.steps=2', 'train.eval_every=2'
-  assert main(train(tiny, adapted, tmp_path / 'run', *changes)) == 0
+  shutil.copytree(adapted_twice, tmp_path / 'run')
   first, second = (open_source(str(folder)).read() for folder in (adapted, tmp_path / 'run'))
   assert np.array_equal(np.asarray(first['layers']['q'].astype('bfloat16')), np.asarray(second['layers']['q']))
   assert np.abs(first['layers']['k'] - second['layers']['k']).max() > 1e-3
@@ -223,5 +267,5 @@ def test_an_adapter_on_the_merged_weights_of_a_run(tiny, adapted, tmp_path, fail
   assert not np.array_equal(elsewhere['layers']['q'], second['layers']['q'])
   earlier = tmp_path / 'run' / 'base'
   shutil.copytree(adapted, earlier, ignore=shutil.ignore_patterns('6'))
-  assert 'is not the base of' in fails(*train(tiny, earlier, tmp_path / 'run', *changes))
+  assert 'is not the base of' in fails(*train(tiny, earlier, tmp_path / 'run', *CHANGES))
   assert 'is not the base of' in fails('generate', tmp_path / 'run', '1+1=')
