@@ -1,7 +1,8 @@
 """Orbax checkpoints under WORKDIR/checkpoints/STEP: weights, optimizer state, position in the data, config, sessions.
 
 Each has checksums of all that (`checksums.py`), which are compared when it is restored. A checkpoint that is damaged is
-set aside, in WORKDIR/damaged/STEP, and the one before it is used.
+set aside, in WORKDIR/damaged/STEP, and the one before it is used. One that cannot be read just now, such as without the
+permission, is left where it is, and the run ends.
 """
 
 import contextlib
@@ -164,7 +165,7 @@ class Checkpoints:
     """The newest whole checkpoint, as `restore` gives it; None where there is none. All hosts must call it.
 
     Newer ones, which are damaged, are moved to WORKDIR/damaged.
-    UserError: when all are damaged, or with `strict` when the newest is.
+    UserError: when all are damaged, or with `strict` when the newest is, or when one cannot be read just now.
     """
     found = [set(steps) for steps in hosts.gather(self._steps())]
     on_all_hosts = set.intersection(*found)
@@ -260,7 +261,7 @@ def _evaluation_losses(folder: files.AnyPath) -> dict[int, float]:
   """{step: evaluation loss} of the checkpoints that have one."""
   losses = {}
   for step in reading.finished_steps(folder):
-    with contextlib.suppress(ValueError, TypeError, KeyError):  # old or damaged
+    with contextlib.suppress(reading.Damage), reading.explained(folder / str(step)):  # old or damaged
       loss = checksums.read_json(folder / str(step), 'evaluation')['loss']
       if isinstance(loss, float):
         losses[step] = loss

@@ -1,6 +1,9 @@
 """`StepReader`: reads one step of a checkpoint on this host alone, and compares what it reads with its checksums."""
 
 import contextlib
+import errno
+import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +17,11 @@ from mathqwen.errors import Unreachable, UserError
 from mathqwen.storage import checksums
 
 COMMITTED = 'commit_success.txt'  # on an object store, a step without this file is unfinished to Orbax
+# What the operating system says of a step that lacks files, or whose files name others that cannot be. All else that it
+# says is of this host and its disk: permissions, too many open files, a server that does not answer.
+_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ENAMETOOLONG}
+# How TensorStore names an error of the operating system, in its newer versions and in its older ones.
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'|OS error (\d+)")
 
 
 class StepReader:
@@ -83,7 +91,10 @@ class Damage(Exception):
 
 @contextlib.contextmanager
 def explained(step: files.AnyPath) -> Iterator[None]:
-  """Raises `Damage` for what Orbax and TensorStore raise for a step that is damaged."""
+  """Raises `Damage` for what Orbax and TensorStore raise for a step that is damaged.
+
+  Unreachable: when the step cannot be read just now, so that nobody knows whether it is damaged.
+  """
   try:
     with files.explained(step):
       yield
@@ -94,7 +105,40 @@ def explained(step: files.AnyPath) -> Iterator[None]:
   except Exception as error:
     if is_defect(error):
       raise
+    if why := _refusal(error) or _refusal_to_open(step):
+      raise Unreachable(
+        f'the checkpoint {step} cannot be read just now ({why}): it stays where it is; give this user the right to '
+        'read it, or check the disk, and run the same command again'
+      ) from error
     raise Damage(' '.join(str(error).split())[:100]) from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+  """Why the operating system did not read what is there; None where `error` comes from the content of a step."""
+  while error is not None:
+    text = ' '.join(str(error).split())
+    found = _OS_ERROR.search(text)
+    number = error.errno if isinstance(error, OSError) else found and int(found[1] or found[2])
+    if number is not None and number not in _OF_DAMAGE:
+      return os.strerror(number)
+    if number is None and text.startswith(('PERMISSION_DENIED', 'RESOURCE_EXHAUSTED')):
+      return text[:100]
+    error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+  return None
+
+
+def _refusal_to_open(step: files.AnyPath) -> str | None:
+  """Why a file of a step cannot be opened; None where all can. To Orbax, a folder that it may not enter is missing."""
+  if files.is_remote(step):
+    return None
+  errors: list[OSError] = []
+  for folder, _, names in os.walk(step, onerror=errors.append):
+    for name in names:
+      try:
+        os.close(os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NONBLOCK))
+      except OSError as error:
+        errors.append(error)
+  return next(filter(None, map(_refusal, errors)), None)
 
 
 def is_defect(error: Exception) -> bool:

@@ -1,7 +1,9 @@
 """Damaged checkpoints: seen whatever is damaged, set aside, and the run continues from the one before."""
 
+import errno
 import os
 import random
+import resource
 import shutil
 
 import jax
@@ -14,9 +16,9 @@ from mathqwen.cli import main
 from mathqwen.config import MeshConfig
 from mathqwen.conversion.from_hf import convert_from_hf
 from mathqwen.conversion.to_hf import convert_to_hf
-from mathqwen.errors import UserError
+from mathqwen.errors import Unreachable, UserError
 from mathqwen.hardware import sharding
-from mathqwen.storage import checkpoint
+from mathqwen.storage import checkpoint, checksums, reading
 from mathqwen.storage.source import open_source
 
 # In each of three tests. By hand, 120 in all: MATHQWEN_FLIPS=40 pytest tests/storage/test_damage.py -k flipped
@@ -102,6 +104,66 @@ def test_weights_that_are_not_finite_are_no_checkpoint(copied):
   restored = checkpoints.restore_newest(target.params, target.opt_state)
   checkpoints.close()
   assert restored.step == 14 and restored.damaged == {15: str(workdir / 'damaged' / '15')}
+
+
+TENSORSTORE = 'Error reading "norm/.zarray": Failed to open: "d/46": '
+
+
+@pytest.mark.parametrize(
+  'error, is_damage',
+  [
+    (PermissionError(errno.EACCES, 'Permission denied'), False),
+    (OSError(errno.EIO, 'Input/output error'), False),
+    (OSError(errno.ESTALE, 'Stale file handle'), False),
+    (ValueError(f"PERMISSION_DENIED: {TENSORSTORE}Permission denied [os_error_code='13']"), False),
+    (ValueError(f'UNKNOWN: {TENSORSTORE}[OS error 5: EIO Input/output error]'), False),
+    (ValueError('RESOURCE_EXHAUSTED: too many requests'), False),
+    (FileNotFoundError(errno.ENOENT, 'No such file or directory'), True),
+    (NotADirectoryError(errno.ENOTDIR, 'Not a directory'), True),
+    (ValueError(f"NOT_FOUND: {TENSORSTORE}[os_error_code='2']"), True),
+    (OSError('Not a gzipped file'), True),
+  ],
+  ids=lambda value: str(value)[:40],
+)
+def test_what_cannot_be_read_just_now_is_not_damaged(tmp_path, error, is_damage):
+  with pytest.raises(reading.Damage if is_damage else Unreachable), reading.explained(tmp_path / '20'):
+    try:
+      raise error
+    except OSError as cause:
+      raise ValueError('data cannot be read') from cause
+
+
+def test_a_file_that_does_not_open_is_not_missing(tmp_path):
+  """Orbax says so of a folder that it may not enter; here no more files may be open."""
+  (tmp_path / 'params').mkdir()
+  limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+  free = os.dup(0)
+  os.close(free)
+  with pytest.raises(Unreachable, match=f'the checkpoint {tmp_path} cannot be read just now .Too many open files'):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, most))
+    try:
+      with reading.explained(tmp_path):
+        raise FileNotFoundError('no subdirectory params')
+    finally:
+      resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+
+
+def test_a_checkpoint_that_cannot_be_read_just_now_stays(copied, monkeypatch):
+  workdir = copied(14)
+  read_json = checksums.read_json
+
+  def refuse(step, item, record=None):
+    if step.name == '14' and item == 'data':
+      raise PermissionError(errno.EACCES, 'Permission denied', str(step / item))
+    return read_json(step, item, record)
+
+  target = target_of(workdir)
+  checkpoints = checkpoint.Checkpoints(str(workdir), checkpoint.Keep(9))
+  monkeypatch.setattr(checksums, 'read_json', refuse)
+  with pytest.raises(UserError, match=r'14 cannot be read just now \(Permission denied\): it stays where it is'):
+    checkpoints.restore_newest(target.params, target.opt_state)
+  checkpoints.close()
+  assert (workdir / 'checkpoints' / '14').is_dir() and not (workdir / 'damaged').exists()
 
 
 def test_a_checkpoint_without_checksums_is_read(copied, capsys):
