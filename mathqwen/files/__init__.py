@@ -28,7 +28,7 @@ from mathqwen.files.naming import (
   path,
 )
 from mathqwen.files.regular import is_there, not_the_file, parse_json, read_bytes, read_json_object
-from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree
+from mathqwen.files.trees import free_bytes, make_folder, remove_tree, replace_tree, tree_bytes
 from mathqwen.files.writing import named, size_text, write_atomically
 
 __all__ = [
@@ -64,5 +64,6 @@ __all__ = [
   'replace_journal',
   'replace_tree',
   'size_text',
+  'tree_bytes',
   'write_atomically',
 ]

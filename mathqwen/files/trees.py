@@ -1,6 +1,7 @@
 """Whole folders: removed, and put in the place of another name."""
 
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import shutil
@@ -49,6 +50,19 @@ def _for_all(work, values: list) -> None:
   with concurrent.futures.ThreadPoolExecutor(_REQUESTS) as threads:
     for done in [threads.submit(work, value) for value in values]:
       done.result()
+
+
+def tree_bytes(path: AnyPath) -> int:
+  """The bytes of all files below a folder; 0 where there is none."""
+  if isinstance(path, GcsPath):
+    objects, _ = gcs_requests.list_below(path.bucket, path.prefix, recursive=True)
+    return sum(found.size for found in objects)
+  total = 0
+  for folder, _, names in os.walk(path):
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):  # another thread has just renamed it
+        total += os.path.getsize(os.path.join(folder, name))
+  return total
 
 
 def make_folder(path: AnyPath) -> None:

@@ -338,7 +338,7 @@ def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
   if free is None:
     return
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, opt_state)))
-  existing = sum(file.stat().st_size for file in files.path(workdir).rglob('*') if file.is_file())
+  existing = files.tree_bytes(files.path(workdir) / 'checkpoints')
   need = size * (keep + 1) - existing
   if need > free:
     raise UserError(

@@ -31,6 +31,7 @@ def test_space_for_the_checkpoints_kept_and_the_next(free, fits, tmp_path, monke
   params, opt_state = {'w': np.zeros(200, np.float32)}, {'m': np.zeros(100, np.float64)}
   (tmp_path / 'checkpoints').mkdir()
   (tmp_path / 'checkpoints' / 'old').write_bytes(b'x' * 800)
+  (tmp_path / 'data.jsonl').write_bytes(b'x' * 5000)  # no checkpoint will take its room
   usage = collections.namedtuple('Usage', 'total used free')(10**6, 0, free)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   if fits:
