@@ -7,6 +7,7 @@ permission, is left where it is, and the run ends.
 
 import contextlib
 import dataclasses
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +17,21 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from mathqwen import files
+from mathqwen.config import TrainConfig
 from mathqwen.errors import Unreachable, UserError, report
 from mathqwen.files import size_text
 from mathqwen.hardware import hosts
 from mathqwen.storage import checksums, reading
 
+_BY_CLOCK = (
+  2  # of the saves by the clock, so many are counted as multiples of `Keep.every`: nobody knows where they fall
+)
+# What to do about the checkpoints that a setting keeps.
+_FEWER = {
+  'train.keep_checkpoints': 'set train.keep_checkpoints=1',
+  'train.keep_every': 'raise train.keep_every',
+  'train.keep_best': 'lower train.keep_best',
+}
 _UNFINISHED = '.orbax-checkpoint-tmp'  # in the name of a folder that is being written, on a local disk
 
 
@@ -32,9 +43,15 @@ class Keep:
   every: int = 0  # all of which the step is a multiple of this; 0: none
   best: int = 0  # so many of the lowest evaluation loss
 
-  def at_most(self, steps: int) -> int:
-    """How many checkpoints are kept at the same time in a run of so many steps."""
-    return self.newest + self.best + (steps // self.every if self.every else 0)
+  def at_most(self, train: TrainConfig) -> dict[str, int]:
+    """How many checkpoints are kept at the same time at the end of a run, by the setting that keeps them."""
+    every = 0
+    if self.every:
+      saved = [train.checkpoint_every] + ([train.eval_every] if self.best else [])
+      every = sum(train.steps // math.lcm(step, self.every) for step in saved)
+      if train.checkpoint_minutes:
+        every += min(_BY_CLOCK, train.steps // math.lcm(train.log_every, self.every))
+    return {'train.keep_checkpoints': self.newest, 'train.keep_every': every, 'train.keep_best': self.best}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,17 +349,21 @@ def explain_failed_save(directory: files.AnyPath) -> Iterator[None]:
     raise SaveFailed(what.format(directory), remedy) from error
 
 
-def check_space(workdir: str, params: dict, opt_state: Any, keep: int) -> None:
-  """UserError: when a local disk cannot hold the checkpoints that will be kept and the one being written."""
+def check_space(workdir: str, params: dict, opt_state: Any, keep: dict[str, int]) -> None:
+  """UserError: when a local disk cannot hold the checkpoints that will be kept and the one being written.
+
+  keep: as `Keep.at_most` gives it.
+  """
   free = files.free_bytes(files.path(workdir))
   if free is None:
     return
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, opt_state)))
-  existing = files.tree_bytes(files.path(workdir) / 'checkpoints')
-  need = size * (keep + 1) - existing
+  count = sum(keep.values()) + 1
+  need = size * count - files.tree_bytes(files.path(workdir) / 'checkpoints')
   if need > free:
+    most = max(keep, key=keep.get)
+    fewer = f', or {_FEWER[most]}' if keep[most] > 1 else ''
     raise UserError(
-      f'{workdir} has {size_text(free)} free and {keep + 1} checkpoints of {size_text(size)} (train.keep_checkpoints '
-      f'and the one being written) need {size_text(need)} more: free some space, use another --workdir, or set '
-      'train.keep_checkpoints=1'
+      f'{workdir} has {size_text(free)} free and {count} checkpoints of {size_text(size)} ({keep[most]} by {most}, and '
+      f'the one being written) need {size_text(need)} more: free some space, use another --workdir{fewer}'
     )

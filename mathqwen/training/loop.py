@@ -146,7 +146,7 @@ class TrainingLoop:
     self._abstract_state = abstract_state(mesh, experiment.model, self._tx, train.adapter)
     keep = checkpoint.Keep(train.keep_checkpoints, train.keep_every, train.keep_best)
     abstract = self._abstract_state
-    checkpoint.check_space(workdir, abstract.params, abstract.opt_state, keep.at_most(train.steps))
+    checkpoint.check_space(workdir, abstract.params, abstract.opt_state, keep.at_most(train))
     self._checkpoints = checkpoint.Checkpoints(workdir, keep)
     self._saver = Saver(self._checkpoints, train, self._report_failed_save)
     self._batches = data.train()

@@ -35,11 +35,34 @@ def test_space_for_the_checkpoints_kept_and_the_next(free, fits, tmp_path, monke
   usage = collections.namedtuple('Usage', 'total used free')(10**6, 0, free)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   if fits:
-    checkpoint.check_space(str(tmp_path), params, opt_state, keep=2)
+    checkpoint.check_space(str(tmp_path), params, opt_state, {'train.keep_checkpoints': 2})
   else:
-    with pytest.raises(UserError, match='3 checkpoints of .* free some space, use another --workdir'):
-      checkpoint.check_space(str(tmp_path), params, opt_state, keep=2)
-  checkpoint.check_space('gs://bucket/run', params, opt_state, keep=2)  # an object store has no limit
+    with pytest.raises(UserError, match='3 checkpoints of .* free some space, use another --workdir, or set train'):
+      checkpoint.check_space(str(tmp_path), params, opt_state, {'train.keep_checkpoints': 2})
+  checkpoint.check_space(
+    'gs://bucket/run', params, opt_state, {'train.keep_checkpoints': 2}
+  )  # an object store has no limit
+
+
+@pytest.mark.parametrize(
+  'keep, remedy',
+  [
+    (
+      {'train.keep_checkpoints': 2, 'train.keep_every': 50},
+      '53 .*50 by train.keep_every, .*, or raise train.keep_every',
+    ),
+    (
+      {'train.keep_checkpoints': 1, 'train.keep_best': 3},
+      '5 .*3 by train.keep_best, .*, or lower train.keep_best',
+    ),
+    ({'train.keep_checkpoints': 1, 'train.keep_every': 0}, 'free some space, use another --workdir$'),
+  ],
+)
+def test_the_setting_that_needs_the_space_is_named(keep, remedy, tmp_path, monkeypatch):
+  usage = collections.namedtuple('Usage', 'total used free')(0, 0, 0)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(UserError, match=remedy):
+    checkpoint.check_space(str(tmp_path), {'w': np.zeros(1)}, {}, keep)
 
 
 def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):

@@ -140,4 +140,18 @@ def test_which_checkpoints_are_kept():
   assert kept(checkpoint.Keep(1, every=40), steps) == [40, 80, 90]
   assert kept(checkpoint.Keep(1, best=2), steps, losses) == [50, 70, 90]
   assert kept(checkpoint.Keep(3, every=30, best=1), steps, losses) == [30, 50, 60, 70, 80, 90]
-  assert checkpoint.Keep(3, every=30, best=1).at_most(90) == 7
+
+
+@pytest.mark.parametrize(
+  'keep, settings, by_every',
+  [
+    (checkpoint.Keep(3), {}, 0),
+    (checkpoint.Keep(1, every=1), {'steps': 5_000_000, 'checkpoint_every': 100_000}, 50),
+    (checkpoint.Keep(1, every=30), {'steps': 1000, 'checkpoint_every': 20}, 16),  # 60, 120, ...
+    (checkpoint.Keep(1, every=30, best=1), {'steps': 1000, 'checkpoint_every': 20, 'eval_every': 300}, 16 + 3),
+    (checkpoint.Keep(1, every=30), {'steps': 1000, 'checkpoint_every': 500, 'checkpoint_minutes': 10}, 2),
+  ],
+)
+def test_how_many_checkpoints_are_kept(keep, settings, by_every):
+  train = TrainConfig(**{'steps': 100, 'checkpoint_minutes': 0, **settings})
+  assert list(keep.at_most(train).values()) == [keep.newest, by_every, keep.best]
