@@ -265,13 +265,11 @@ class TrainBatches:
 
   def set_state(self, state: dict) -> None:
     """Continues at a position from `get_state`. UserError: when it was taken with other data or settings."""
-    for name, value in self.fingerprint.items():
-      saved = state['data'].get(name)
-      if saved != value:
-        raise UserError(
-          f'the data differs from what the checkpoint was trained on: {name} was {saved}, is {value}; '
-          'restore the data settings and files, or start a new --workdir'
-        )
+    for name in differing(self.fingerprint, state['data']):
+      raise UserError(
+        f'the data differs from what the checkpoint was trained on: {name} was {state["data"].get(name)}, is '
+        f'{self.fingerprint[name]}; restore the data settings and files, or start a new --workdir'
+      )
     self._batches.set_state(state['position'])
 
   def examples(self, state: dict) -> list[list[str]]:
@@ -345,6 +343,15 @@ def fingerprint(
   # As it was before there were these settings, where they are not used.
   added = {'share_prompts': share_prompts, 'epochs': list(epochs), 'pairs': pairs}
   return found | {name: value for name, value in added.items() if value}
+
+
+HELD_OUT = 'held_out'  # the checksum of the held-out part, in a fingerprint: another part gives other losses
+
+
+def differing(fingerprint: dict, saved: dict) -> list[str]:
+  """The names in which a saved fingerprint differs. Those of earlier versions say nothing about the held-out part."""
+  names = [name for name in fingerprint if name != HELD_OUT or name in saved]
+  return [name for name in names if saved.get(name) != fingerprint[name]]
 
 
 # --- evaluation ---

@@ -153,11 +153,15 @@ class TrainingData:
 
   @functools.cached_property
   def fingerprint(self) -> dict:
-    """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part."""
+    """What must be equal on all hosts, and when a run is continued: `pipeline.fingerprint` of the training part.
+
+    And the checksum of the held-out part, where there is one.
+    """
     cfg = self.cfg
-    return pipeline.fingerprint(
+    training = pipeline.fingerprint(
       self.sources, cfg.weights, cfg.seq_len, cfg.seed, cfg.share_prompts, cfg.epochs, self.pairs
     )
+    return training if self.held_out is None else training | {pipeline.HELD_OUT: self.held_out.checksum}
 
   @property
   def origins(self) -> dict[str, dict]:

@@ -9,6 +9,7 @@ It does not depend on hosts, mesh or micro-batches: two runs on the same data ha
 
 from collections.abc import Sequence
 
+from mathqwen.data import pipeline
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
 
@@ -52,10 +53,8 @@ def verify(
 
 def _compare_data(data: TrainingData, recorded: dict) -> None:
   """UserError: when the run had another fingerprint of its data; names the source where one differs."""
-  for name, value in data.fingerprint.items():
-    was = recorded.get(name)
-    if was == value:
-      continue
+  for name in pipeline.differing(data.fingerprint, recorded):
+    value, was = data.fingerprint[name], recorded.get(name)
     remedy = 'give the data and the tokenizer that the run had'
     if name in ('examples', 'crc32') and isinstance(was, list) and len(was) == len(value):
       which = next(i for i in range(len(value)) if was[i] != value[i])

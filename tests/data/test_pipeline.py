@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from encoded_sums import T, encode, sums
 
+from mathqwen.config import DataConfig
 from mathqwen.data import packing, pipeline
+from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import UserError
+from mathqwen.text.loading import load_tokenizer
 
 TOKEN_COUNTS = Path(__file__).parents[1] / 'testdata' / 'data_sets' / 'token_counts'
 
@@ -224,6 +227,29 @@ def test_state_of_other_data_is_refused(changed, message):
     other.set_state(batches.get_state())
   batches.close()
   other.close()
+
+
+def test_other_held_out_answers_are_refused(tmp_path):
+  """The training part is the same. An earlier version wrote down nothing of the other one."""
+  path = tmp_path / 'sums.jsonl'
+  rows = [{'query': f'{a}+1=', 'response': str(a + 1)} for a in range(20)]
+
+  def read():
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    cfg = DataConfig(sources=(str(path),), seq_len=64, batch_size=2, eval_examples=2)
+    return TrainingData(cfg, load_tokenizer())
+
+  before = read()
+  rows[int(before.held_out.where[0].rpartition(':')[2]) - 1]['response'] = '7777'
+  batches, after = before.train(), read().train()
+  saved = batches.get_state()
+  assert saved['data']['crc32'] == after.fingerprint['crc32']
+  with pytest.raises(UserError, match='held_out was'):
+    after.set_state(saved)
+  del saved['data'][pipeline.HELD_OUT]
+  after.set_state(saved)
+  batches.close()
+  after.close()
 
 
 def test_closed_batches_end():
