@@ -24,7 +24,7 @@ class Ledger:
       path = files.path(workdir) / NAME
       lines = read(path)
       lines.report_damage(path)
-      kept = as_lines(values for values in lines.values if values['step'] <= resume_step)
+      kept = as_lines(lines.up_to(resume_step, path))
       self._file = AppendedFile(path, kept, remote=files.is_remote(workdir))
 
   def add(self, step: int, digest: str):

@@ -67,7 +67,7 @@ class Meter:
     self._every = every
     self._positions = positions
     self._peak_seconds = peak_seconds
-    self.tokens = 0  # since the run's first step; the loop sets it when it resumes a run
+    self.tokens = 0  # since the run's first step; the loop sets it where the checkpoint of an earlier version has none
     self.text = ''  # loss and speed of the current window, for the terminal
     self.skipped = 0  # steps in a row, up to the newest that was read, whose update was skipped
     # The metrics of that step, its number as `step`, its mean `loss`, and whether it is a `spike`
@@ -80,6 +80,15 @@ class Meter:
     self._sums = collections.Counter()  # over the current window
     self._lost = collections.Counter(dict.fromkeys(LOST, 0.0))  # seconds since `_created`
     self._stepping = 0.0  # seconds in steps since `_created`
+
+  def get_state(self) -> dict:
+    """For JSON: what a run that continues counts on from."""
+    return {'recent': self.spikes.get_state(), 'tokens': self.tokens}
+
+  def set_state(self, state: dict) -> None:
+    """Continues from what `get_state` gave. An earlier version gave less."""
+    self.spikes.set_state(state.get('recent', []))
+    self.tokens = state.get('tokens', 0)
 
   def __enter__(self) -> 'Meter':
     self._thread = concurrent.futures.ThreadPoolExecutor(1)

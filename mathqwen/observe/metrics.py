@@ -134,7 +134,7 @@ class MetricsWriter:
     path = files.path(workdir) / 'metrics.jsonl'
     lines = read_lines(path)
     lines.report_damage(path)
-    kept = [values for values in lines.values if values['step'] <= resume_step]
+    kept = lines.up_to(resume_step, path)
     for values in kept:
       self.last |= {name: value for name, value in values.items() if _is_number(value)}
 
@@ -192,6 +192,14 @@ class Lines:
       numbers = ', '.join(map(str, self.damaged[:5])) + (', ...' if len(self.damaged) > 5 else '')
       count = 'a damaged line' if len(self.damaged) == 1 else f'{len(self.damaged):,} damaged lines'
       report(f'{path}: left out {count} ({numbers}); the others are kept')
+
+  def up_to(self, step: int, path: files.AnyPath) -> list[dict]:
+    """The values up to a step, that of a checkpoint. Says so where the last of them are missing."""
+    kept = [values for values in self.values if values['step'] <= step]
+    last = max((values['step'] for values in kept), default=0)
+    if last < step:
+      report(f'{path}: the lines of steps {last + 1} to {step} are missing, and the checkpoint is of step {step}')
+    return kept
 
 
 def as_lines(values: Iterable[dict]) -> bytes:

@@ -174,6 +174,7 @@ class TrainingLoop:
     self._eval_loss: tuple[int, float] | None = None  # the newest, and its step
     # A run that is resumed at its end, or less than one window before it, reports the numbers of the run before.
     self._summary = dict.fromkeys(SUMMARY) | self._writer.last
+    self._summary['tokens'] = self.meter.tokens or self._summary['tokens']
     self.meter.tokens = self._summary['tokens'] or 0
     self._seen = self.meter.newest  # the metrics that `_log` has looked at
     self._positions: dict[int, dict] = {}  # in the data, before each of the last two steps
@@ -191,7 +192,7 @@ class TrainingLoop:
       arrays = self._base.record['arrays']
       bases.check(self._checkpoints.json(self.step, bases.ITEM), arrays, self.workdir, self._base.record['name'])
     self._batches.set_state(restored.data_state)
-    self.meter.spikes.set_state(restored.data_state.get('recent', []))
+    self.meter.set_state(restored.data_state)
     report(f'continuing {self.workdir} at step {self.step}')
     # On every device, like the step that `compile_step` returns: another layout would compile a second program.
     step = jax.device_put(jnp.int32(self.step), sharding.replicated(self.mesh))
@@ -307,7 +308,8 @@ class TrainingLoop:
     if self._checkpoints.latest != self.step:
       self._save(last)
     if last:
-      self.wait_for_saves()
+      with self.meter.pause('checkpoint_seconds'):
+        self._saver.wait(last=True)
 
   def _save(self, last: bool):
     self._guard.lock.check()
@@ -325,16 +327,11 @@ class TrainingLoop:
     self._writer.sync()
     self._ledger.sync()
 
-  def wait_for_saves(self):
-    """Waits until the last checkpoint is written. UserError: when it cannot be."""
-    with self.meter.pause('checkpoint_seconds'):
-      self._saver.wait(last=True)
-
   def _start_save(self, arrays: dict[str, dict]):
     """arrays: the state's, as `checksums.examine` gives them."""
     step, loss = self._eval_loss or (None, None)
     items = {
-      'data': self._batches.get_state() | {'recent': self.meter.spikes.get_state()},
+      'data': self._batches.get_state() | self.meter.get_state(),
       'config': dataclasses.asdict(self.experiment),
       'sessions': {'sessions': self._sessions},
       'evaluation': {'loss': loss if step == self.step and math.isfinite(loss) else None},

@@ -98,7 +98,8 @@ def test_a_damaged_file_keeps_its_whole_lines(tmp_path, capsys):
   writer = MetricsWriter(str(tmp_path), resume_step=7)
   writer.close()
   assert capsys.readouterr().err.splitlines() == [
-    f'{tmp_path}/metrics.jsonl: left out 7 damaged lines (2, 3, 4, 5, 6, ...); the others are kept'
+    f'{tmp_path}/metrics.jsonl: left out 7 damaged lines (2, 3, 4, 5, 6, ...); the others are kept',
+    f'{tmp_path}/metrics.jsonl: the lines of steps 5 to 7 are missing, and the checkpoint is of step 7',
   ]
   assert writer.last == {'step': 4, 'loss': None, 'tokens': 70}  # nothing that the loop would trip over
   text = (tmp_path / 'metrics.jsonl').read_text()
@@ -111,6 +112,19 @@ def test_a_damaged_ledger_keeps_its_whole_lines(tmp_path, capsys):
   Ledger(str(tmp_path), resume_step=7).close()
   assert (tmp_path / 'ledger.jsonl').read_bytes() == b'\n'.join([*whole, b''])
   assert 'left out 8 damaged lines' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('steps, missing', [((1, 2), '3 to 4'), ((), '1 to 4'), ((1, 4), None), ((4, 5), None)])
+def test_missing_lines_are_reported(tmp_path, capsys, steps, missing):
+  for name, value in (('metrics', {'loss': 0.5}), ('ledger', {'batch': 'a'})):
+    lines = [json.dumps({'step': step, **value}) + '\n' for step in steps]
+    (tmp_path / f'{name}.jsonl').write_text(''.join(lines))
+  MetricsWriter(str(tmp_path), resume_step=4).close()
+  Ledger(str(tmp_path), resume_step=4).close()
+  said = capsys.readouterr().err.splitlines()
+  assert [line.partition(' are missing')[0] for line in said] == [
+    f'{tmp_path}/{name}.jsonl: the lines of steps {missing}' for name in ('metrics', 'ledger') if missing
+  ]
 
 
 def test_each_process_has_its_own_later_file_of_events(tmp_path):
