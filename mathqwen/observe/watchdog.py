@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 from mathqwen import files
-from mathqwen.errors import report
+from mathqwen.errors import Unreachable, report
 from mathqwen.hardware import hosts
 
 _POLLS = 20  # within the time after which the watchdog acts
@@ -38,6 +38,8 @@ class Watchdog:
     self.step = 0  # of the run, for the name of the file
     self._workdir = workdir
     self._minutes = {False: minutes, True: slow_minutes}
+    limits = [60 * limit for limit in (minutes, slow_minutes) if limit]
+    self._pause = min([_MOST_SECONDS, *(limit / _POLLS for limit in limits)])  # between two polls
     self._end = end
     self._has_acted = threading.Lock()
     self._stopped = threading.Event()
@@ -56,6 +58,26 @@ class Watchdog:
     yield
     self.beat(f'after {doing}')
 
+  @contextlib.contextmanager
+  def growing(self, doing: str, size: Callable[[], int]) -> Iterator[None]:
+    """A `beat`, and another one whenever `size()`, of what is being written meanwhile, has changed."""
+    self.beat(doing)
+    ended = threading.Event()
+
+    def look():
+      before = 0
+      while not ended.wait(self._pause):
+        with contextlib.suppress(OSError, Unreachable):
+          if (now := size()) != before and not ended.is_set():
+            self.beat(doing)
+            before = now
+
+    threading.Thread(target=look, name='growing', daemon=True).start()  # it may hang with the disk
+    try:
+      yield
+    finally:
+      ended.set()
+
   def __enter__(self) -> Self:
     hosts.listen('hang', lambda line: threading.Thread(target=self._act, args=(line,), daemon=True).start())
     self._thread.start()
@@ -67,15 +89,13 @@ class Watchdog:
     self._thread.join()
 
   def _watch(self):
-    limits = [60 * minutes for minutes in self._minutes.values() if minutes]
-    if not limits:
+    if not any(self._minutes.values()):
       return
-    pause = min(_MOST_SECONDS, min(limits) / _POLLS)
-    while not self._stopped.wait(pause):
+    while not self._stopped.wait(self._pause):
       # Polls are counted, not seconds: a process that was suspended has not hung.
       self._quiet += 1
       doing, minutes = self._state
-      if minutes and self._quiet * pause >= 60 * minutes:
+      if minutes and self._quiet * self._pause >= 60 * minutes:
         host = f'host {hosts.share()[0]}: ' if hosts.share()[1] > 1 else ''
         line = f'{host}{doing}: nothing has moved for {minutes:g} minutes'
         hosts.tell('hang', line)

@@ -141,6 +141,10 @@ class Checkpoints:
     """Whether this host is still busy with the newest save."""
     return self._manager.is_saving_in_progress()
 
+  def bytes_there(self) -> int:
+    """The bytes of all checkpoints, the one being written included."""
+    return files.tree_bytes(self._folder)
+
   def wait(self) -> None:
     """Returns when everything is written. UserError: when the newest save failed."""
     with explain_failed_save(self._folder):

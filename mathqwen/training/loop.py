@@ -301,15 +301,15 @@ class TrainingLoop:
     UserError: when the weights are not finite; when saving fails at the end, or before there is any checkpoint; when
     another run has taken the workdir over.
     """
-    self._guard.watchdog.beat(f'saving step {self.step}')
-    if last:
-      with self.meter.pause('checkpoint_seconds'):
-        self._saver.wait()  # a save of this step may be under way, and fail
-    if self._checkpoints.latest != self.step:
-      self._save(last)
-    if last:
-      with self.meter.pause('checkpoint_seconds'):
-        self._saver.wait(last=True)
+    with self._guard.watchdog.growing(f'saving step {self.step}', self._checkpoints.bytes_there):
+      if last:
+        with self.meter.pause('checkpoint_seconds'):
+          self._saver.wait()  # a save of this step may be under way, and fail
+      if self._checkpoints.latest != self.step:
+        self._save(last)
+      if last:
+        with self.meter.pause('checkpoint_seconds'):
+          self._saver.wait(last=True)
 
   def _save(self, last: bool):
     self._guard.lock.check()

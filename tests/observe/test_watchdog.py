@@ -53,6 +53,19 @@ def test_a_slow_phase_has_its_own_limit(tmp_path, ended):
   assert [line.partition(':')[0] for _, line in ended] == ['compiling']
 
 
+def test_a_save_may_take_long_while_its_files_grow(tmp_path, ended):
+  (tmp_path / 'save').write_bytes(b'')
+  size = lambda: (tmp_path / 'save').stat().st_size
+  watched = Watchdog(tmp_path, SHORT, 0, end=lambda *what: ended.append(what))
+  with watched, watched.growing('saving step 5', size):
+    for number in range(5):
+      (tmp_path / 'save').write_bytes(b'x' * number)
+      hang_here(0.25)
+    assert not ended
+    hang_here(1)  # nothing grows
+  assert [line.partition(':')[0] for _, line in ended] == ['saving step 5']
+
+
 def test_a_notebook_is_not_ended(tmp_path, capsys):
   with Watchdog(tmp_path, SHORT, 0, end=lambda *_: pytest.fail('it would end the kernel')) as watched:
     watched.beat('step 1')
