@@ -8,7 +8,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +20,13 @@ from mathqwen import config as config_lib
 from mathqwen import files
 from mathqwen.chat.chat_format import TEMPLATE_FILE, ChatFormat, save_tokenizer
 from mathqwen.errors import UserError, report
+from mathqwen.hardware import hosts
 from mathqwen.storage import checksums, reading, resume
 from mathqwen.text.tokenizer import Tokenizer
 
 EXPERIMENT = 'experiment.json'
 TOKENIZER = 'tokenizer'
+_SHARED_SECONDS = 10  # within which every host must see a new file in the workdir
 
 
 # --- the run of a workdir ---
@@ -37,6 +41,34 @@ def claim(workdir: str, experiment: config_lib.Experiment) -> None:
   if jax.process_index() == 0:
     with explained(workdir):
       files.write_atomically(files.path(workdir) / EXPERIMENT, config_lib.to_json(experiment).encode())
+
+
+def check_shared(workdir: str) -> None:
+  """UserError, on all hosts: when one does not see what host 0 writes into `workdir`. All hosts must call it."""
+  if hosts.share()[1] == 1 or files.is_remote(workdir):
+    return
+  is_first = hosts.share()[0] == 0
+  name = f'.shared.{secrets.token_hex(8)}'  # new: no network file system remembers that there was none
+  if is_first:
+    with explained(workdir):
+      (files.path(workdir) / name).touch()
+  (name, *_) = hosts.gather(name)
+  mark = files.path(workdir) / name
+  try:
+    if not all(hosts.gather(_appears(mark))):
+      raise UserError(f'the hosts see different folders at {workdir}: give all of them the same --workdir')
+  finally:
+    if is_first:
+      mark.unlink(missing_ok=True)
+
+
+def _appears(path: files.AnyPath) -> bool:
+  """Whether a file is there within `_SHARED_SECONDS`."""
+  for _ in range(10):
+    if path.exists():
+      return True
+    time.sleep(_SHARED_SECONDS / 10)
+  return False
 
 
 def check_claim(workdir: str, experiment: config_lib.Experiment) -> None:

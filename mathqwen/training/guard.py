@@ -29,7 +29,7 @@ class Guard:
 def guarded(workdir: str, experiment: Experiment) -> Iterator[Guard]:
   """Makes this run the owner of `workdir`, before anything there is read. Inside another one, it is the same.
 
-  UserError: when another run writes there, or the directory cannot be written.
+  UserError: when another run writes there, the directory cannot be written, or the hosts do not share it.
   """
   global _current
   if _current is not None:
@@ -43,6 +43,7 @@ def guarded(workdir: str, experiment: Experiment) -> Iterator[Guard]:
       with workdirs.explained(workdir):
         lock = stack.enter_context(files.locked(files.path(workdir), 'training run', 'another --workdir'))
     hosts.gather(None)  # the others go on once host 0 owns it; when it is refused, they end with it
+    workdirs.check_shared(workdir)
     watchdog = stack.enter_context(Watchdog(workdir, train.hang_minutes, train.compile_minutes))
     _current = Guard(stop, lock, watchdog)
     try:

@@ -1,5 +1,6 @@
 """What stands beside the arrays: step 0, experiment.json, the tokenizer."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -147,3 +148,16 @@ def test_a_checkpoint_by_the_clock_continues_like_any_other(tiny, trained, tmp_p
   assert main(words) == 0
   assert_same_run(workdir, trained)
   assert state_of(workdir, 9)[1] != state_of(workdir, 12)[1]
+
+
+@pytest.mark.parametrize('is_shared', [True, False])
+def test_hosts_must_share_the_workdir(is_shared, tmp_path, monkeypatch):
+  """Host 1 of 2. Host 0 has made its mark in the same folder, or in another one of the same name."""
+  if is_shared:
+    (tmp_path / 'mark').touch()
+  monkeypatch.setattr(workdirs, '_SHARED_SECONDS', 0)
+  monkeypatch.setattr(workdirs.hosts, 'share', lambda: (1, 2))
+  monkeypatch.setattr(workdirs.hosts, 'gather', lambda mine: ['mark' if isinstance(mine, str) else True, mine])
+  refused = pytest.raises(UserError, match=f'different folders at {tmp_path}: give all of them the same --workdir')
+  with contextlib.nullcontext() if is_shared else refused:
+    workdirs.check_shared(str(tmp_path))
