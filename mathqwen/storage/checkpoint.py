@@ -23,9 +23,8 @@ from mathqwen.files import size_text
 from mathqwen.hardware import hosts
 from mathqwen.storage import checksums, reading
 
-_BY_CLOCK = (
-  2  # of the saves by the clock, so many are counted as multiples of `Keep.every`: nobody knows where they fall
-)
+# Of the saves by the clock, so many are counted as multiples of `Keep.every`: nobody knows where they fall.
+_BY_CLOCK = 2
 # What to do about the checkpoints that a setting keeps.
 _FEWER = {
   'train.keep_checkpoints': 'set train.keep_checkpoints=1',
