@@ -1,9 +1,16 @@
 """Sizes and FLOPs of a training step, from the config alone. `cost` counts what a compiled program does."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from mathqwen.adapter_config import NO_ADAPTER, AdapterConfig
+from mathqwen.hardware import chips
 from mathqwen.model.config import ModelConfig
+
+if TYPE_CHECKING:
+  from jax.sharding import Mesh
+
+  from mathqwen.config import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,3 +89,13 @@ def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> in
   weights = {'dots': 0, 'gate': shape.up, 'mlp': 2 * shape.up, 'nested': nested}.get(remat, full)
   attentions = 3 if remat == 'nested' else 1
   return cfg.num_hidden_layers * rows * (2 * length * weights + attentions * shape.attention_flops(length))
+
+
+def peak_seconds(experiment: 'Experiment', mesh: 'Mesh') -> float | None:
+  """Seconds that a step's model FLOPs take at the peak of the mesh's devices; None where no peak is known."""
+  peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
+  if peak is None:
+    return None
+  data, train = experiment.data, experiment.train
+  flops = model_flops(experiment.model, data.batch_size, data.seq_len, train.adapter, train.objective == 'dpo')
+  return flops / (mesh.size * peak)

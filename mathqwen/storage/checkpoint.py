@@ -187,7 +187,8 @@ class Checkpoints:
     Newer ones, which are damaged, are moved to WORKDIR/damaged.
     UserError: when all are damaged, or with `strict` when the newest is, or when one cannot be read just now.
     """
-    found = [set(steps) for steps in hosts.gather(self._steps())]
+    # The list that decides whether a run is new, not Orbax's.
+    found = [set(steps) for steps in hosts.gather(reading.finished_steps(self._folder))]
     on_all_hosts = set.intersection(*found)
     if not on_all_hosts and any(found):
       raise UserError(f'the hosts see different checkpoints in {self._folder}: give all of them the same --workdir')

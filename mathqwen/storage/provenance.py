@@ -79,12 +79,13 @@ def collect(
   }
 
 
-def begin_session(workdir: str, session: dict, primary: bool) -> list[dict]:
+def begin_session(workdir: str, session: dict, is_new: bool, primary: bool) -> list[dict]:
   """Adds a session to WORKDIR/sessions.jsonl. Returns all sessions of the run, with this one at the end.
 
-  primary: whether this host writes; only one may.
+  is_new: whether the run starts without a checkpoint. The sessions that are there then belong to an attempt that saved
+  nothing, and are removed. primary: whether this host writes; only one may.
   """
-  sessions = [*read_sessions(workdir), session]
+  sessions = [session] if is_new else [*read_sessions(workdir), session]
   if primary:
     files.write_atomically(files.path(workdir) / SESSIONS, as_lines(sessions))
   return sessions

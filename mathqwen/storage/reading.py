@@ -164,10 +164,10 @@ def finished_steps(directory: files.AnyPath) -> list[int]:
   """The steps in WORKDIR/checkpoints, in order, whether they can be read or not."""
   if not directory.is_dir():
     return []
-  names = [path.name for path in directory.iterdir() if path.name.isdecimal() and path.name == str(int(path.name))]
-  if files.is_remote(directory):
-    names = [name for name in names if (directory / name / COMMITTED).is_file()]
-  return sorted(map(int, names))
+  found = [path for path in directory.iterdir() if path.name.isdecimal() and path.name == str(int(path.name))]
+  is_remote = files.is_remote(directory)
+  # A copy through an object store may leave a plain file where a folder was.
+  return sorted(int(path.name) for path in found if ((path / COMMITTED).is_file() if is_remote else path.is_dir()))
 
 
 def earlier(steps: list[int], step: int) -> int | None:

@@ -14,8 +14,8 @@ from mathqwen import files
 from mathqwen.config import Experiment
 from mathqwen.data.training_data import TrainingData
 from mathqwen.errors import Preempted, UserError, report
-from mathqwen.hardware import chips, sharding
-from mathqwen.hardware.flops import model_flops
+from mathqwen.hardware import sharding
+from mathqwen.hardware.flops import peak_seconds
 from mathqwen.observe.ledger import Ledger
 from mathqwen.observe.meter import Meter, means
 from mathqwen.observe.metrics import MetricsWriter, Progress, peak_rss_bytes
@@ -64,14 +64,16 @@ def fit(
 ) -> dict:
   """Trains to `train.steps`, from the newest checkpoint in `workdir` or from the start.
 
-  params: initial float32 weights on the mesh, which are donated; None draws random ones.
+  params: initial float32 weights on the mesh, which are donated; None draws random ones, unless `experiment` has an
+  `init`.
   profile: how many steps to trace into WORKDIR/profile.
   strict: refuse a damaged newest checkpoint, instead of using the one before it.
   batch: how a batch is computed; None: as `experiment` says.
   base: the frozen weights, given with `train.frozen`; with an adapter `params` is None then.
   Returns the summary that `mathqwen train --json` prints.
-  UserError: when another run writes into `workdir`, `base` is not that of the run there, too many updates in a row were
-  skipped, the weights are not finite, the disk is too small or full, or no checkpoint is whole.
+  UserError: when another run writes into `workdir`, `base` is not that of the run there, there is neither a checkpoint
+  nor the weights of `init`, too many updates in a row were skipped, the weights are not finite, the disk is too small
+  or full, or no checkpoint is whole.
   Preempted: after SIGTERM or Ctrl-C, once the run is saved.
   """
   train = experiment.train
@@ -152,7 +154,10 @@ class TrainingLoop:
     self._batches = data.train()
     self.step = 0  # steps taken so far
     damaged = self._restore(strict)
-    if self.state is None:
+    is_new = self.state is None
+    if is_new:
+      if params is None and experiment.init is not None and not train.adapter.rank:
+        raise UserError(f'the checkpoints of {workdir} have gone while the run began: run the same command again')
       frozen = None if base is None else base.params
       self.state = init_state(mesh, experiment.model, self._tx, train.seed, params, train.adapter, frozen)
     self._compiled_step = None  # see `compile`
@@ -165,7 +170,7 @@ class TrainingLoop:
     session = provenance.collect(
       experiment, mesh, dataclasses.asdict(self._batch), self._batches.get_state()['data'], self.step, data.origins
     )
-    self._sessions = provenance.begin_session(workdir, session, primary=is_first)
+    self._sessions = provenance.begin_session(workdir, session, is_new, primary=is_first)
     self._writer = MetricsWriter(workdir, resume_step=self.step, primary=is_first)
     self._ledger = Ledger(workdir, resume_step=self.step, primary=is_first)
     for step in damaged:
@@ -373,16 +378,6 @@ class TrainingLoop:
       self._summary['profile'] = self.tracing.path
     self._checkpoints.close()
     return self._summary
-
-
-def peak_seconds(experiment: Experiment, mesh: Mesh) -> float | None:
-  """Seconds that a step's model FLOPs take at the peak of the mesh's devices; None where no peak is known."""
-  peak = chips.peak_flops(mesh.devices.flat[0].device_kind, experiment.train.compute_dtype)
-  if peak is None:
-    return None
-  data, train = experiment.data, experiment.train
-  flops = model_flops(experiment.model, data.batch_size, data.seq_len, train.adapter, train.objective == 'dpo')
-  return flops / (mesh.size * peak)
 
 
 def mean_loss(evaluate: Callable, batches: Iterable[dict], mesh: Mesh) -> dict[str, float]:

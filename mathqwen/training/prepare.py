@@ -200,8 +200,9 @@ class TrainingRun:
 
 
 def _last_session(workdir: str | None) -> dict | None:
-  """The last session of the run in `workdir`, as host 0 finds it; None for a new run."""
-  sessions = provenance.read_sessions(workdir) if workdir is not None and hosts.share()[0] == 0 else []
+  """The last session of the run in `workdir`, as host 0 finds it; None for a new run, which has no checkpoint."""
+  reads = workdir is not None and hosts.share()[0] == 0
+  sessions = provenance.read_sessions(workdir) if reads and checkpoint.Checkpoints(workdir).latest is not None else []
   return hosts.gather(sessions[-1] if sessions else None)[0]
 
 

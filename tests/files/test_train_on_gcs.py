@@ -71,6 +71,7 @@ def test_a_damaged_checkpoint_is_set_aside(bucket, trained, upload, tiny, capsys
   for step in ('20', '14', '7'):
     (root / 'checkpoints' / step / 'commit_success.txt').write_text('')  # what a run writes there, and not on a disk
   (root / 'checkpoints' / '999' / 'commit_success.txt').write_text('')
+  (root / 'checkpoints' / '1000').write_text('')  # no folder: no step
   name = max((path for path in (root / 'checkpoints' / '20').rglob('*')), key=lambda path: path.stat().st_size)
   data = bytearray(name.read_bytes())
   data[len(data) // 2] ^= 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mathqwen.errors import UserError
-from mathqwen.storage import checkpoint, workdir
+from mathqwen.storage import checkpoint, reading, workdir
 
 
 def test_step_path(tmp_path):
@@ -79,4 +79,23 @@ def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):
   for error in (RuntimeError('a defect'), KeyboardInterrupt()):
     with pytest.raises(type(error)), checkpoint.explain_damage(checkpoints, 20):
       raise error
+  checkpoints.close()
+
+
+def test_a_plain_file_is_no_step(tmp_path):
+  """A copy through an object store may leave one where a folder was."""
+  folder = tmp_path / 'checkpoints'
+  for name in ('14', '009', 'x'):
+    (folder / name).mkdir(parents=True)
+  (folder / '20').write_text('')
+  assert reading.finished_steps(folder) == [14]
+
+
+def test_the_list_that_makes_a_run_new_is_the_one_that_is_restored(tmp_path, monkeypatch):
+  """Orbax sees step 7. Here it is a step that only this package does not count."""
+  (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
+  checkpoints = checkpoint.Checkpoints(str(tmp_path), checkpoint.Keep(1))
+  assert checkpoints.latest == 7
+  monkeypatch.setattr(reading, 'finished_steps', lambda _: [])
+  assert checkpoints.restore_newest({}, {}) is None
   checkpoints.close()

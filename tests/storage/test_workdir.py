@@ -13,14 +13,18 @@ from mathqwen import config
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.observe import metrics
+from mathqwen.storage import provenance
 from mathqwen.storage import workdir as workdirs
-from mathqwen.training import prepare, stops
+from mathqwen.training import prepare, reproduce, stops
 
 SHORT = ['--set', 'train.steps=3', '--set', 'optim.warmup_steps=1', '--set', 'train.log_every=1']
 
 
 def test_a_stop_before_the_first_step(tiny, trained, tmp_path, monkeypatch, capsys):
-  """While it compiles, and with a checkpoint of step 0: the weights of --init continue, not random ones."""
+  """While it compiles, and with a checkpoint of step 0: the weights of --init continue, not random ones.
+
+  An attempt that saved nothing leaves no session: neither batch nor `--reproduce` follow it.
+  """
 
   def train(name, *more):
     return main(['train', tiny.config, '--workdir', str(tmp_path / name), '--init', str(trained), *SHORT, *more])
@@ -34,17 +38,23 @@ def test_a_stop_before_the_first_step(tiny, trained, tmp_path, monkeypatch, caps
 
   with monkeypatch.context() as patch:
     patch.setattr(metrics.Progress, 'update', stopping)
-    assert train('stopped') == 75
+    assert train('stopped', '--set', 'train.seed=5', '--init', 'random') == 75
   assert list((tmp_path / 'stopped' / 'checkpoints').iterdir()) == []
+  assert len(provenance.read_sessions(str(tmp_path / 'stopped'))) == 1
+  assert prepare._last_session(str(tmp_path / 'stopped')) is None
   with monkeypatch.context() as patch:
     patch.setattr(stops.Stops, 'asked', lambda self, step: True)
     assert train('stopped') == 75
   assert [path.name for path in (tmp_path / 'stopped' / 'checkpoints').iterdir()] == ['0']
+  assert prepare._last_session(str(tmp_path / 'stopped'))['settings']['init'] == str(trained)
   assert train('stopped') == train('undisturbed') == 0
   assert f'continuing {tmp_path}/stopped at step 0' in capsys.readouterr().err
   losses = logged(tmp_path / 'stopped', 'loss')
   assert losses == logged(tmp_path / 'undisturbed', 'loss')
   assert losses[1] < logged(trained, 'loss')[3] - 0.5  # random weights have a higher one
+  original = reproduce.find_original(str(tmp_path / 'stopped'))
+  assert original.experiment.init == str(trained)
+  assert [(session['from_step'], session['settings']['train.seed']) for session in original.sessions] == [(0, 0)] * 2
 
 
 # --- experiment.json ---

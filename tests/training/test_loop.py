@@ -169,6 +169,13 @@ def test_a_batch_that_is_not_finite_is_skipped_and_named(small_run):
   assert content['examples'] == batches.examples(batches.get_state()) and len(content['examples']) == 2
 
 
+def test_a_run_does_not_begin_without_the_weights_of_init(small_run):
+  """As when its checkpoints are removed between the look for them and the restore."""
+  experiment, workdir, data, mesh = small_run()
+  with pytest.raises(UserError, match='run the same command again'):
+    loop.fit(dataclasses.replace(experiment, init='model'), workdir, data, mesh)
+
+
 def test_too_many_skipped_steps_end_the_run(small_run):
   experiment, workdir, data, mesh = small_run(steps=9, log_every=9, checkpoint_every=2, max_skipped=2)
   make = data.train
