@@ -208,8 +208,8 @@ def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
   elif directory.parent.name == 'checkpoints':
     workdir, name = directory.parent.parent, directory.name
   steps = reading.finished_steps(workdir / 'checkpoints')
-  copy = _copied_config(workdir)
-  if copy is None and not any((workdir / 'checkpoints' / str(step) / 'config').exists() for step in steps):
+  has_config = any((workdir / 'checkpoints' / str(step) / 'config').exists() for step in steps)
+  if not has_config and _copied_config(workdir) is None:
     return None
   if not steps:
     raise UserError(f'{path} holds no finished checkpoint yet: let `mathqwen train` save one first')
@@ -219,16 +219,15 @@ def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
     step = int(name)
   else:
     raise UserError(f'{path} is not a checkpoint step: give {workdir} for its newest ({steps[-1]})')
-  return str(workdir), _config_for_reading(workdir, steps, step, copy), step
+  return str(workdir), _config_for_reading(workdir, steps, step), step
 
 
-def _config_for_reading(
-  workdir: files.AnyPath, steps: list[int], step: int, copy: config_lib.Experiment | None
-) -> config_lib.Experiment:
-  """The config of a step. UserError: when it is damaged. copy: that of experiment.json."""
+def _config_for_reading(workdir: files.AnyPath, steps: list[int], step: int) -> config_lib.Experiment:
+  """The config of a step; experiment.json's counts only where the step has none. UserError: when it is damaged."""
   folder = workdir / 'checkpoints' / str(step)
-  if copy is not None and (folder / 'params').exists() and not (folder / 'config').exists():
-    return copy  # a converted model of an older version
+  is_older = (folder / 'params').exists() and not (folder / 'config').exists()  # a converted model of an older version
+  if is_older and (copy := _copied_config(workdir)) is not None:
+    return copy
   try:
     inside = config_of(folder)
   except reading.Damage as damage:
@@ -243,12 +242,15 @@ def _config_for_reading(
 def write_tokenizer(workdir: str, tokenizer: Tokenizer, chat: ChatFormat) -> None:
   """Writes a run's tokenizer into its workdir, or again those of its files that are missing, empty or damaged.
 
+  Without a checkpoint, a folder that is there is of an attempt that saved nothing, and is removed first.
   chat: what the run is trained with; its template is one of the files.
   """
   directory = files.path(workdir)
   folder = directory / TOKENIZER
   steps = reading.finished_steps(directory / 'checkpoints')
   if not steps or not folder.exists():
+    if folder.exists():
+      files.remove_tree(folder)
     save_tokenizer(tokenizer, folder, chat=chat)
     return
   written = _written_tokenizer(directory, steps)

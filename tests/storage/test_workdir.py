@@ -10,11 +10,13 @@ import pytest
 from runs import assert_same_run, fails, logged, state_of
 
 from mathqwen import config
+from mathqwen.chat import chat_format
 from mathqwen.cli import main
 from mathqwen.errors import UserError
 from mathqwen.observe import metrics
 from mathqwen.storage import provenance
 from mathqwen.storage import workdir as workdirs
+from mathqwen.text.loading import load_tokenizer
 from mathqwen.training import prepare, reproduce, stops
 
 SHORT = ['--set', 'train.steps=3', '--set', 'optim.warmup_steps=1', '--set', 'train.log_every=1']
@@ -110,6 +112,9 @@ def test_a_model_without_experiment_json_is_read(copied, capsys):
     7,
   )
   assert 'experiment.json is missing: the config in checkpoints/7 counts' in capsys.readouterr().err
+  (workdir / 'experiment.json').write_text('{"mod')
+  assert workdirs.find_checkpoint(str(workdir)) == found
+  assert 'experiment.json is damaged: the config in checkpoints/7 counts' in capsys.readouterr().err
 
 
 def test_a_refused_run_makes_no_experiment_json(tiny, tmp_path, capsys):
@@ -141,6 +146,17 @@ def test_a_damaged_tokenizer(tiny, copied, capsys, untrained, damage):
   assert train(tiny, workdir)
   assert f'{file} is damaged or missing, and is written again' in capsys.readouterr().err.splitlines()
   assert file.read_bytes() == whole
+
+
+def test_the_tokenizer_of_an_attempt_that_saved_nothing_is_removed(tmp_path):
+  """Its tokenizer.json would be read before the tokenizer.model of the run."""
+  tokenizer = load_tokenizer(None)
+  chat = chat_format.for_training('chatml', '', tokenizer)
+  (tmp_path / 'tokenizer').mkdir()
+  (tmp_path / 'tokenizer' / 'tokenizer.json').write_text('{}')
+  workdirs.write_tokenizer(str(tmp_path), tokenizer, chat)
+  assert not (tmp_path / 'tokenizer' / 'tokenizer.json').exists()
+  assert load_tokenizer(tmp_path / 'tokenizer').encode('12+3=') == tokenizer.encode('12+3=')
 
 
 # --- by the clock ---
