@@ -113,6 +113,6 @@ def _find_original(args: argparse.Namespace) -> Original | None:
   from mathqwen.training import reproduce
 
   original = reproduce.find_original(args.reproduce)
-  if args.workdir is not None and files.absolute_text(args.workdir) == original.workdir:
+  if args.workdir is not None and files.path(args.workdir).resolve() == files.path(original.workdir).resolve():
     raise UserError(f'--workdir {args.workdir} is that of the run to make again: give another one')
   return original
