@@ -1,18 +1,16 @@
 """`mathqwen train --reproduce`: a run is made again; what differs, before it starts and after it has ended."""
 
 import dataclasses
-import json
 
-from mathqwen import files, strict_json
+from mathqwen import files
 from mathqwen.config import Experiment
 from mathqwen.errors import UserError
 from mathqwen.observe import ledger
 from mathqwen.observe.metrics import read_lines
 from mathqwen.storage import base as bases
+from mathqwen.storage import provenance
 from mathqwen.storage import workdir as workdirs
 
-_DEVICES = ('platform', 'device_kind', 'devices', 'hosts', 'mesh')
-_NAMED = 5  # changes in a line
 _LOSSES = ('loss', 'eval_loss')
 
 
@@ -51,29 +49,17 @@ def differences(original: Original, now: dict, base: bases.Base | None = None) -
   if not original.sessions:
     return ['an earlier version of mathqwen made the original, and did not write down on what it ran']
   first, *later = original.sessions
-  lines = [f'not as in the original: {line}' for line in [*_compare(first, now), *_compare_bases(original.base, base)]]
+  lines = [
+    f'not as in the original: {line}'
+    for line in [*provenance.changes(first, now), *_compare_bases(original.base, base)]
+  ]
   for session in later:
-    changes = _compare(first, session)
+    changes = provenance.changes(first, session)
     if changes:
       lines.append(f'the original itself was continued at step {session["from_step"]} with {"; ".join(changes)}')
   if (first['commit'] or '').endswith('-dirty'):
     lines.append(f'the original ran commit {first["commit"]}: its changes to that commit are not known')
   return lines or ['code, versions, devices, settings and data are those of the original']
-
-
-def _compare(before: dict, now: dict) -> list[str]:
-  """'packages: jax 0.10.2 -> 0.12.0', ...: what differs between two sessions, by kind."""
-  before, now = (json.loads(strict_json.dumps(session)) for session in (before, now))
-  lines = []
-  for name in ('version', 'commit', 'python', 'system', *_DEVICES):
-    if before.get(name) != now.get(name):
-      lines.append(f'{name} {before.get(name)} -> {now.get(name)}')
-  for name in ('packages', 'environment', 'settings', 'batch', 'data'):
-    old, new = before.get(name, {}), now.get(name, {})
-    changes = [f'{key} {old.get(key)} -> {new.get(key)}' for key in old | new if old.get(key) != new.get(key)]
-    if changes:
-      lines.append(f'{name}: {_listed(changes)}')
-  return lines
 
 
 def _compare_bases(before: dict | None, now: bases.Base | None) -> list[str]:
@@ -82,12 +68,7 @@ def _compare_bases(before: dict | None, now: bases.Base | None) -> list[str]:
     return []
   others = now.record['arrays']
   changed = [weight for weight, description in before['arrays'].items() if others.get(weight) != description]
-  return [f'base {now.record["name"]}: {_listed(changed)}'] if changed else []
-
-
-def _listed(changes: list[str]) -> str:
-  more = f' and {len(changes) - _NAMED} more' if len(changes) > _NAMED else ''
-  return f'{", ".join(changes[:_NAMED])}{more}'
+  return [f'base {now.record["name"]}: {provenance.listed(changed)}'] if changed else []
 
 
 def compare(original: Original, workdir: str) -> tuple[dict, list[str]]:

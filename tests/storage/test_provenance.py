@@ -67,7 +67,9 @@ def test_what_is_no_run_to_make_again(trained, tiny, fails, tmp_path):
   assert 'are required: CONFIG' in fails('train', '--workdir', tmp_path)
   assert 'holds no checkpoint' in fails('train', '--reproduce', tmp_path, '--workdir', tmp_path / 'again')
   assert 'is not a checkpoint' in fails('train', '--reproduce', trained / 'checkpoints' / '8', '--workdir', tmp_path)
-  assert 'give another one' in fails('train', '--reproduce', trained, '--workdir', trained)
+  (tmp_path / 'link').symlink_to(trained)
+  for same in (trained, tmp_path / 'link', tmp_path / 'x' / '..' / 'link'):
+    assert 'give another one' in fails('train', '--reproduce', trained, '--workdir', same)
   with pytest.raises(UserError, match='are required: CONFIG'):
     mathqwen.train(workdir=tmp_path)
 
@@ -112,3 +114,21 @@ def test_what_differs(trained):
     f'the original itself was continued at step 7 with commit {first["commit"]} -> x; settings: '
     'train.micro_batches 1 -> 2'
   )
+
+
+def test_a_run_that_continues_elsewhere_says_so(trained, tmp_path, capsys):
+  first = provenance.read_sessions(str(trained))[0]
+  now = first | {
+    'packages': first['packages'] | {'jax': '9.9'},
+    'environment': first['environment'] | {'JAX_X': '1'},
+    'settings': {},
+  }
+  older = {name: value for name, value in first.items() if name != 'packages'}
+  for before, packages in ((first, f'packages: jax {first["packages"]["jax"]} -> 9.9; '), (older, '')):
+    provenance.begin_session(str(tmp_path), before, is_new=True, primary=True)
+    assert capsys.readouterr().err == ''
+    assert provenance.begin_session(str(tmp_path), now, is_new=False, primary=True) == [before, now]
+    assert capsys.readouterr().err == (
+      f'not as in the session before: {packages}environment: JAX_X None -> 1; the numbers may differ from an '
+      'undisturbed run\n'
+    )
