@@ -77,7 +77,7 @@ def decode_side(
   """
   batch = batch or len(prompts)
   make = lambda key: jax.tree.map(lambda x: x.astype(dtype), parameters.init(key, cfg))
-  params = jax.jit(make)(jax.random.key(0))
+  params = jax.jit(make)(parameters.random_key(0))
   params = generate.decoder_for(params, None).pack(params, cfg, batch)  # here, so that packing is not measured
 
   def decode(prompts=prompts, new_tokens=new_tokens):

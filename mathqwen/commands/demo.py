@@ -129,7 +129,7 @@ def _random_model(prepared: TrainingRun) -> Model:
     'random weights',
     experiment.model,
     prepared.tokenizer,
-    init(jax.random.key(experiment.train.seed)),
+    init(parameters.random_key(experiment.train.seed)),
     dtype=experiment.train.compute_dtype,
     chat=prepared.chat,
   )

@@ -28,7 +28,7 @@ from mathqwen.inference import cpu
 from mathqwen.inference.budget import Budget
 from mathqwen.inference.sampling import AnswerRequest, Sampling, check
 from mathqwen.inference.shapes import STEPS, ended_slots, prefill_rows, round_up, whole_shards
-from mathqwen.model import attention, qwen
+from mathqwen.model import attention, parameters, qwen
 from mathqwen.model.cache import AXES, KVCache
 from mathqwen.model.compute import Compute
 from mathqwen.model.config import ModelConfig
@@ -214,7 +214,7 @@ def empty_slots(program: Program, rows: int, slots: int, cache_dtype: str) -> Sl
   """`rows` slots without answers, none of them live; `slots` is the number of positions in the cache."""
   cache = program.decoder.empty_cache(program.cfg, rows, slots, cache_dtype)
   zeros = lambda dtype: jnp.zeros((rows,), dtype)
-  keys_B = jnp.broadcast_to(jax.random.key(0), (rows,))
+  keys_B = jnp.broadcast_to(parameters.random_key(0), (rows,))
   return _placed(Slots(cache, zeros(jnp.int32), zeros(jnp.int32), zeros(jnp.int32), keys_B, zeros(bool)), program)
 
 
@@ -264,7 +264,7 @@ class _Batch:
   def __init__(self, params, program: Program, prompts, request, execution: Execution, budget: Budget | None):
     self.program, self.prompts, self.budget = program, prompts, budget
     self.limits = request.limits(prompts)
-    self.root_key = jax.random.key(request.seed)
+    self.root_key = parameters.random_key(request.seed)
     self.streams = range(len(prompts)) if request.streams is None else request.streams
     self.answers: list[list[int]] = [[] for _ in prompts]
 

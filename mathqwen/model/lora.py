@@ -59,7 +59,7 @@ def trained(cfg: ModelConfig, adapter: AdapterConfig) -> dict:
   base = parameters.abstract(cfg)
   if not adapter.rank:
     return base
-  return jax.eval_shape(lambda base: init(jax.random.key(0), cfg, adapter, base), base)
+  return jax.eval_shape(lambda base: init(parameters.random_key(0), cfg, adapter, base), base)
 
 
 def trained_axes(cfg: ModelConfig, adapter: AdapterConfig) -> dict:

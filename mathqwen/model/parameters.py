@@ -32,6 +32,11 @@ class Qwen(nnx.Module):
       self.head = param(normal, rngs, (V, D), 'vocab', 'vocab_width')
 
 
+def random_key(seed: int) -> jax.Array:
+  """The key from which a model's random numbers are drawn; JAX_DEFAULT_PRNG_IMPL does not change it."""
+  return jax.random.key(seed, impl='threefry2x32')
+
+
 def init(key: jax.Array, cfg: ModelConfig) -> dict:
   """Random float32 weights."""
   return nnx.to_pure_dict(nnx.split(Qwen(cfg, rngs=nnx.Rngs(params=key)), nnx.Param)[1])

@@ -164,7 +164,7 @@ def train_step(
   the running step.
   """
   # From the step's number alone: a resumed run draws the same masks.
-  key = jax.random.fold_in(jax.random.key(train.seed), state.step)
+  key = jax.random.fold_in(parameters.random_key(train.seed), state.step)
   grads, loss_sum, sums = gradients(state.params, batch, key, cfg=cfg, train=train, mesh=mesh, base=base)
   grad_norm = optax.tree.norm(grads)
   is_good = jnp.isfinite(loss_sum) & jnp.isfinite(grad_norm)
@@ -346,10 +346,10 @@ def init_state(
   first_state = functools.partial(_first_state, tx=tx)
   if adapter.rank:
     draw = jax.jit(lambda key, base: first_state(lora.init(key, cfg, adapter, base)), out_shardings=shardings)
-    return draw(jax.random.key(seed), base if adapter.dora else None)
+    return draw(parameters.random_key(seed), base if adapter.dora else None)
   if params is None:
     draw = jax.jit(lambda key: first_state(parameters.init(key, cfg)), out_shardings=shardings)
-    return draw(jax.random.key(seed))
+    return draw(parameters.random_key(seed))
   return jax.jit(first_state, out_shardings=shardings, donate_argnums=0)(params)
 
 
