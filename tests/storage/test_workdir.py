@@ -149,14 +149,15 @@ def test_a_damaged_tokenizer(tiny, copied, capsys, untrained, damage):
 
 
 def test_the_tokenizer_of_an_attempt_that_saved_nothing_is_removed(tmp_path):
-  """Its tokenizer.json would be read before the tokenizer.model of the run."""
+  """A file of it may be read before those of the run: a tokenizer.json before a qwen.tiktoken."""
   tokenizer = load_tokenizer(None)
   chat = chat_format.for_training('chatml', '', tokenizer)
-  (tmp_path / 'tokenizer').mkdir()
-  (tmp_path / 'tokenizer' / 'tokenizer.json').write_text('{}')
-  workdirs.write_tokenizer(str(tmp_path), tokenizer, chat)
-  assert not (tmp_path / 'tokenizer' / 'tokenizer.json').exists()
-  assert load_tokenizer(tmp_path / 'tokenizer').encode('12+3=') == tokenizer.encode('12+3=')
+  (tmp_path / 'run' / 'tokenizer').mkdir(parents=True)
+  (tmp_path / 'run' / 'tokenizer' / 'qwen.tiktoken').write_text('of another tokenizer')
+  for name in ('run', 'fresh'):
+    workdirs.write_tokenizer(str(tmp_path / name), tokenizer, chat)
+  ours, fresh = (sorted(file.name for file in (tmp_path / name / 'tokenizer').iterdir()) for name in ('run', 'fresh'))
+  assert ours == fresh
 
 
 # --- by the clock ---
