@@ -15,6 +15,7 @@ from mathqwen.data import shapes
 from mathqwen.data.field_texts import text_field
 from mathqwen.data.formats import Malformed
 from mathqwen.data.shapes import Shape
+from mathqwen.data.turns import turns_of, with_roles
 
 # What the answers are called, in order of preference.
 _ANSWERS = (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
@@ -57,7 +58,7 @@ def _turns_or_text(record: Mapping, field: str, any_turns: bool) -> str | Turns:
     value = [value]
   if not isinstance(value, list):
     return text_field(record, field)
-  return shapes.with_roles(shapes.turns_of({field: value}, field), any_turns)
+  return with_roles(turns_of({field: value}, field), any_turns)
 
 
 def _as_turns(value: str | Turns, role: str) -> Turns:

@@ -13,22 +13,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mathqwen.chat import chatml
 from mathqwen.data.field_texts import gold_of, is_missing, text_field
 from mathqwen.data.formats import Malformed
+from mathqwen.data.turns import MASKS, READ_OF_TURNS, read_turns, refuse_unread, turns_of, with_roles
 
-# Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
-# which one of them has a value is refused. Other fields that nothing reads are named in a line.
-_MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
+# Fields that extend the prompt, where the shape of a row does not read them: such a row is refused.
 _PROMPTS_OF_ROWS = (
   'system', 'system_prompt', 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images',
 )  # fmt: skip
-_PROMPTS_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
-# Of these, what a chat template may take: see `chat/conversations.py`.
-_KEPT_OF_TURNS = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
-_READ_OF_TURNS = ('role', 'content', 'weight', 'loss', *_KEPT_OF_TURNS)
-# ShareGPT's names of the roles.
-_ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
 # What the gold answer beside a solution is called, in order of preference.
 _GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
 # Fields that a row of any shape may have, and that are read.
@@ -73,7 +65,7 @@ def read(
   tools = record.get('tools') if any_turns and shape.of_turns else None
   if tools:
     used = (*used, 'tools')
-  _refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in used))
+  refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in used))
   fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
   if tools:
     fields['tools'] = _tools(tools)
@@ -109,7 +101,7 @@ def _unread(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a readable record, and of its turns, that nothing reads."""
   found = [name for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
   for field in shape.fields:
-    known = _READ_OF_TURNS if field == 'messages' else (*_READ_OF_TURNS, 'from', 'value')
+    known = READ_OF_TURNS if field == 'messages' else (*READ_OF_TURNS, 'from', 'value')
     turns = record[field] if isinstance(record[field], list) else [record[field]]
     found += [f'{field}.{name}' for turn in turns if isinstance(turn, dict) for name in turn if name not in known]
   return found
@@ -148,7 +140,7 @@ def _ours(names: tuple[str, ...]) -> tuple[str, ...] | None:
 @functools.cache
 def _all_names() -> frozenset[str]:
   """Every field of a row that is read, or refused because it would have to be."""
-  return _names() | {*_COMMON, *_MASKS, *_PROMPTS_OF_ROWS}
+  return _names() | {*_COMMON, *MASKS, *_PROMPTS_OF_ROWS}
 
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
@@ -277,67 +269,13 @@ def _sharegpt(record: dict, any_turns: bool = False) -> dict:
   return _conversation(record, with_roles(turns_of(record, 'conversations'), any_turns), any_turns)
 
 
-def with_roles(turns: list[dict], any_turns: bool) -> list[dict]:
-  """The turns with `role` and `content`, where they have ShareGPT's names for them."""
-  found = []
-  for number, turn in enumerate(turns, 1):
-    if 'role' in turn and 'from' not in turn:
-      found.append(turn)
-      continue
-    role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
-    if role is None:
-      raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
-    rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
-    said = {'content': turn['value']} if 'value' in turn else {}
-    found.append(rest | {'role': role} | said)
-  return found
-
-
-def turns_of(record: Mapping, field: str) -> list[dict]:
-  """The turns of a field, with `weight` in place of `loss`. Malformed: when it has none."""
-  turns = record[field]
-  if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-    raise Malformed(f'field "{field}" is not a list of turns')
-  return [_with_weight(turn, number) for number, turn in enumerate(turns, 1)]
-
-
-def _with_weight(turn: dict, number: int) -> dict:
-  """The turn with `weight` 1 or 0 for the true or false that ms-swift and XTuner write as its `loss`."""
-  loss = turn.get('loss')
-  rest = {name: value for name, value in turn.items() if name != 'loss'}
-  if loss is None:
-    return rest
-  if not isinstance(loss, int | float) or loss not in (0, 1):
-    raise Malformed(f'turn {number}: loss is {loss!r}: it must be true or false (not trained on)')
-  if turn.get('weight') not in (None, loss):
-    raise Malformed(f'turn {number}: loss is {loss!r} and weight is {turn["weight"]!r}: leave one of them')
-  return rest | {'weight': int(loss)}
-
-
 def _messages(record: dict, any_turns: bool = False) -> dict:
   return _conversation(record, turns_of(record, 'messages'), any_turns)
 
 
 def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   """Fields of `Example` from turns: the first question, the last answer, and all turns."""
-  messages = []
-  for number, turn in enumerate(turns, start=1):
-    if not any_turns and turn.get('role') not in chatml.ROLES:
-      raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
-    kept = {name: turn[name] for name in _KEPT_OF_TURNS if turn.get(name)} if any_turns else {}
-    _refuse_unread(turn, tuple(name for name in _PROMPTS_OF_TURNS if name not in kept), f'turn {number}: ')
-    try:
-      content = _content(turn)
-      has_loss = chatml.has_loss(turn)
-    except ValueError as error:
-      raise Malformed(f'turn {number}: {error}') from None
-    if not content and not kept:  # a turn that thinks or calls a tool may say nothing else
-      if turn['role'] == 'system' and 'content' in turn:
-        continue
-      raise Malformed(f'turn {number}: no text in field "content"')
-    message = {'role': turn.get('role'), 'content': content, **kept}
-    # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
-    messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
+  messages = read_turns(turns, any_turns)
   system = record.get('system') or record.get('system_prompt')
   if system:
     if messages and messages[0]['role'] == 'system':
@@ -355,38 +293,6 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
     'answer': gold_of(answers[-1]) if gold is None else gold,
     'messages': tuple(messages),
   }
-
-
-def _content(turn: dict) -> str:
-  """The text of a turn, '' without one; parts of text, [{'type': 'text', 'text': ...}, ...], are put together."""
-  content = turn.get('content')
-  if isinstance(content, list):
-    content = ''.join(_text_of_part(part) for part in content if part is not None)
-  return '' if is_missing(content) else text_field({'content': content}, 'content')
-
-
-def _text_of_part(part: object) -> str:
-  """The text of a part of a turn; '' where it is null. Malformed: when the part holds something else."""
-  if not isinstance(part, dict) or part.get('type', 'text') != 'text':
-    kind = part.get('type') if isinstance(part, dict) else type(part).__name__
-    raise Malformed(f'field "content" has a part that is no text ({kind})')
-  text = part.get('text')
-  if text is None:
-    held = [name for name, value in part.items() if name != 'type' and value is not None]
-    if held:
-      raise Malformed(f'field "content" has a part without "text", with {", ".join(held)}')
-    return ''
-  if not isinstance(text, str | int | float) or isinstance(text, bool):
-    raise Malformed(f'field "content" has a part whose "text" is no text ({type(text).__name__})')
-  return str(text)
-
-
-def _refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:
-  """Malformed: when a row or a turn has a field that would change what is trained on, and that is not read."""
-  for name in (*_MASKS, *prompts):
-    if fields.get(name) not in (None, '', [], {}):
-      remedy = 'write it into the text' if name in prompts else 'use "weight": 0 on turns of `messages`'
-      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
 
 
 SYSTEM = ('system', 'system_prompt')

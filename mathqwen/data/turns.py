@@ -1,0 +1,109 @@
+"""The turns of a record's conversation, in the forms of `messages` and of ShareGPT."""
+
+from collections.abc import Mapping
+
+from mathqwen.chat import chatml
+from mathqwen.data.field_texts import is_missing, text_field
+from mathqwen.data.formats import Malformed
+
+# Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
+# which one of them has a value is refused. Other fields that nothing reads are named in a line.
+MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
+_PROMPTS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
+# Of these, what a chat template may take: see `chat/conversations.py`.
+_KEPT = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
+READ_OF_TURNS = ('role', 'content', 'weight', 'loss', *_KEPT)
+# ShareGPT's names of the roles.
+_ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
+
+
+def with_roles(turns: list[dict], any_turns: bool) -> list[dict]:
+  """The turns with `role` and `content`, where they have ShareGPT's names for them."""
+  found = []
+  for number, turn in enumerate(turns, 1):
+    if 'role' in turn and 'from' not in turn:
+      found.append(turn)
+      continue
+    role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
+    if role is None:
+      raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
+    rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
+    said = {'content': turn['value']} if 'value' in turn else {}
+    found.append(rest | {'role': role} | said)
+  return found
+
+
+def turns_of(record: Mapping, field: str) -> list[dict]:
+  """The turns of a field, with `weight` in place of `loss`. Malformed: when it has none."""
+  turns = record[field]
+  if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    raise Malformed(f'field "{field}" is not a list of turns')
+  return [_with_weight(turn, number) for number, turn in enumerate(turns, 1)]
+
+
+def _with_weight(turn: dict, number: int) -> dict:
+  """The turn with `weight` 1 or 0 for the true or false that ms-swift and XTuner write as its `loss`."""
+  loss = turn.get('loss')
+  rest = {name: value for name, value in turn.items() if name != 'loss'}
+  if loss is None:
+    return rest
+  if not isinstance(loss, int | float) or loss not in (0, 1):
+    raise Malformed(f'turn {number}: loss is {loss!r}: it must be true or false (not trained on)')
+  if turn.get('weight') not in (None, loss):
+    raise Malformed(f'turn {number}: loss is {loss!r} and weight is {turn["weight"]!r}: leave one of them')
+  return rest | {'weight': int(loss)}
+
+
+def read_turns(turns: list[dict], any_turns: bool) -> list[dict]:
+  """The turns as `Example.messages` has them. any_turns: as in `shapes.read`. Malformed: names the turn."""
+  messages = []
+  for number, turn in enumerate(turns, start=1):
+    if not any_turns and turn.get('role') not in chatml.ROLES:
+      raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
+    kept = {name: turn[name] for name in _KEPT if turn.get(name)} if any_turns else {}
+    refuse_unread(turn, tuple(name for name in _PROMPTS if name not in kept), f'turn {number}: ')
+    try:
+      content = _content(turn)
+      has_loss = chatml.has_loss(turn)
+    except ValueError as error:
+      raise Malformed(f'turn {number}: {error}') from None
+    if not content and not kept:  # a turn that thinks or calls a tool may say nothing else
+      if turn['role'] == 'system' and 'content' in turn:
+        continue
+      raise Malformed(f'turn {number}: no text in field "content"')
+    message = {'role': turn.get('role'), 'content': content, **kept}
+    # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
+    messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
+  return messages
+
+
+def _content(turn: dict) -> str:
+  """The text of a turn, '' without one; parts of text, [{'type': 'text', 'text': ...}, ...], are put together."""
+  content = turn.get('content')
+  if isinstance(content, list):
+    content = ''.join(_text_of_part(part) for part in content if part is not None)
+  return '' if is_missing(content) else text_field({'content': content}, 'content')
+
+
+def _text_of_part(part: object) -> str:
+  """The text of a part of a turn; '' where it is null. Malformed: when the part holds something else."""
+  if not isinstance(part, dict) or part.get('type', 'text') != 'text':
+    kind = part.get('type') if isinstance(part, dict) else type(part).__name__
+    raise Malformed(f'field "content" has a part that is no text ({kind})')
+  text = part.get('text')
+  if text is None:
+    held = [name for name, value in part.items() if name != 'type' and value is not None]
+    if held:
+      raise Malformed(f'field "content" has a part without "text", with {", ".join(held)}')
+    return ''
+  if not isinstance(text, str | int | float) or isinstance(text, bool):
+    raise Malformed(f'field "content" has a part whose "text" is no text ({type(text).__name__})')
+  return str(text)
+
+
+def refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:
+  """Malformed: when a row or a turn has a field that would change what is trained on, and that is not read."""
+  for name in (*MASKS, *prompts):
+    if fields.get(name) not in (None, '', [], {}):
+      remedy = 'write it into the text' if name in prompts else 'use "weight": 0 on turns of `messages`'
+      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
