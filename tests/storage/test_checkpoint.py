@@ -285,8 +285,12 @@ def test_a_workdir_without_a_checkpoint_may_change_hands(tiny, tmp_path, capsys)
 
 @pytest.mark.parametrize('text', ['{"model": {"hid', '[1]', '{}'])
 def test_a_damaged_experiment(trained, copied, capsys, text):
+  """It counts only where no checkpoint has a config, as in what an older version converted."""
   workdir = copied(7)
   (workdir / 'experiment.json').write_text(text)
+  assert workdirs.find_checkpoint(str(workdir))[2] == 7
+  assert 'experiment.json is damaged: the config in checkpoints/7 counts' in capsys.readouterr().err
+  shutil.rmtree(workdir / 'checkpoints' / '7' / 'config')
   line = fails(capsys, 'generate', workdir, '1+1=')
   assert f'{workdir}/experiment.json is not a resolved config of mathqwen' in line
 
