@@ -58,8 +58,9 @@ def read_turns(turns: list[dict], any_turns: bool) -> list[dict]:
   """The turns as `Example.messages` has them. any_turns: as in `shapes.read`. Malformed: names the turn."""
   messages = []
   for number, turn in enumerate(turns, start=1):
-    if not any_turns and turn.get('role') not in chatml.ROLES:
-      raise Malformed(f'role {turn.get("role")!r} is none of {", ".join(chatml.ROLES)}')
+    role = turn.get('role')
+    if not (isinstance(role, str) if any_turns else role in chatml.ROLES):
+      raise Malformed(f'role {role!r} is none of {", ".join(chatml.ROLES)}')
     kept = {name: turn[name] for name in _KEPT if turn.get(name)} if any_turns else {}
     refuse_unread(turn, tuple(name for name in _PROMPTS if name not in kept), f'turn {number}: ')
     try:
@@ -68,12 +69,12 @@ def read_turns(turns: list[dict], any_turns: bool) -> list[dict]:
     except ValueError as error:
       raise Malformed(f'turn {number}: {error}') from None
     if not content and not kept:  # a turn that thinks or calls a tool may say nothing else
-      if turn['role'] == 'system' and 'content' in turn:
+      if role == 'system' and 'content' in turn:
         continue
       raise Malformed(f'turn {number}: no text in field "content"')
-    message = {'role': turn.get('role'), 'content': content, **kept}
+    message = {'role': role, 'content': content, **kept}
     # A weight of 1 is left out, so that two rows that train on the same turns are duplicates.
-    messages.append(message if has_loss or turn['role'] != 'assistant' else message | {'weight': 0})
+    messages.append(message if has_loss or role != 'assistant' else message | {'weight': 0})
   return messages
 
 

@@ -447,6 +447,16 @@ def test_an_empty_system_turn_says_nothing(names, empty, tmp_path):
   assert report.lines() == ['1 malformed: a.jsonl:3 (turn 2: no text in field "content")']
 
 
+@pytest.mark.parametrize('any_turns', [False, True])
+@pytest.mark.parametrize('role', [{}, {'role': None}, {'role': ['user']}])
+def test_a_turn_without_a_role_is_malformed(role, any_turns, tmp_path):
+  """With any chat template, too: it takes other roles, and not none."""
+  answer = {'role': 'assistant', 'content': '2'}
+  rows = [{'messages': [first | {'content': '1+1='}, answer]} for first in (role, {'role': 'user'})]
+  kept, report = load(str(write_lines(tmp_path / 'a.jsonl', *rows)), any_turns=any_turns)
+  assert len(kept) == 1 and 'a.jsonl:1 (role ' in report.lines()[0]
+
+
 def test_a_system_turn_with_its_text_elsewhere_is_malformed(tmp_path):
   first = {'from': 'system', 'text': 'Be brief.'}
   row = {'conversations': [first, *turns('q', 'a', keys=('from', 'value'))]}
