@@ -114,11 +114,15 @@ _LETTER, _DIGIT, _OTHER, _OPERATOR = 1, 2, 4, 8  # kinds of characters; _OTHER: 
 _OF_WORDS = _LETTER | _DIGIT | _OTHER
 
 
+def _every_character() -> str:
+  return np.arange(sys.maxunicode + 1, dtype='<u4').tobytes().decode('utf-32-le', 'surrogatepass')
+
+
 @functools.cache
 def _kinds() -> np.ndarray:
   """The kind of each code point, uint8."""
   kinds = np.zeros(sys.maxunicode + 1, np.uint8)
-  for match in re.finditer(r'[^\W_]', ''.join(map(chr, range(sys.maxunicode + 1)))):
+  for match in re.finditer(r'[^\W_]', _every_character()):
     char = match.group()
     kinds[ord(char)] = _LETTER if char.isalpha() else _DIGIT if char.isdecimal() else _OTHER
   kinds[[ord(char) for char in '+*/^<>=%!-']] = _OPERATOR
@@ -129,7 +133,7 @@ def _kinds() -> np.ndarray:
 def _is_han() -> np.ndarray:
   """Whether each code point is a Chinese character, bool."""
   is_han = np.zeros(sys.maxunicode + 1, bool)
-  is_han[[match.start() for match in HAN.finditer(''.join(map(chr, range(sys.maxunicode + 1))))]] = True
+  is_han[[match.start() for match in HAN.finditer(_every_character())]] = True
   return is_han
 
 
