@@ -211,8 +211,8 @@ def test_a_system_prompt_that_is_no_text(exported, tmp_path):
   broken.mkdir()
   values = json.loads((exported / 'config.json').read_text()) | {'system_prompt': 3}
   (broken / 'config.json').write_text(json.dumps(values))
-  for file in exported.glob('tokenizer*'):
-    (broken / file.name).write_bytes(file.read_bytes())
+  for name in ('model.safetensors', *(file.name for file in exported.glob('tokenizer*'))):
+    (broken / name).write_bytes((exported / name).read_bytes())
   with pytest.raises(UserError, match='config.json: system_prompt is int: write text'):
     mathqwen.load(broken)
 

@@ -1,19 +1,15 @@
 """A served model that says what a test wants, and the source that it is asked about."""
 
 import json
-import pathlib
-import sys
 import threading
 
+import fake_server
 import pytest
+from four_questions import QUESTIONS
 
 from mathqwen.augment import asking, augment
 from mathqwen.evals import endpoint
 from mathqwen.evals.ask import Ask, Decoding
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / 'evals'))
-import fake_server  # noqa: E402
-from four_questions import QUESTIONS  # noqa: E402
 
 
 @pytest.fixture
