@@ -86,6 +86,8 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
       raise UserError(f'{path} is a tar archive: unpack it, and give the folder')
     if b'\0' in head[:_START]:
       raise UserError(f'{path} is binary, as the weights of a model, and no text: give JSON Lines, CSV or Parquet')
+    if path.suffix in _BINARY_SUFFIXES and not head.lstrip().startswith((b'{', b'[')):
+      raise UserError(f'{path} does not begin as {path.suffix[1:].capitalize()} does, nor as JSON: fetch it again')
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
     read = reader_of(path, file)
@@ -325,7 +327,7 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
   row = 0
   try:
     for batch in open_batches():
-      _check_names(path, batch.schema.names)
+      _check_fields(path, batch.schema)
       for value in batch.to_pylist():
         row += 1
         yield row, DECODER.decode(json.dumps(value, default=_as_text))
@@ -333,6 +335,14 @@ def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
     raise UserError(
       f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
     ) from error
+
+
+def _check_fields(path: files.AnyPath, fields: Iterable) -> None:
+  """`_check_names` of pyarrow's fields, and of those inside them."""
+  fields = list(fields)
+  _check_names(path, (field.name for field in fields))
+  for field in fields:
+    _check_fields(path, (field.type.field(i) for i in range(field.type.num_fields)))
 
 
 def _check_names(path: files.AnyPath, names: Iterable[str]) -> None:
@@ -344,12 +354,10 @@ def _check_names(path: files.AnyPath, names: Iterable[str]) -> None:
 
 def _as_text(value: object) -> str:
   """A value that JSON does not have. Some writers store texts as bytes."""
-  if isinstance(value, bytes):
-    try:
-      return value.decode()
-    except UnicodeDecodeError:  # no text: an image, for example
-      return str(value)
-  return str(value)
+  try:
+    return value.decode() if isinstance(value, bytes) else str(value)
+  except UnicodeDecodeError:  # no text: an image, for example
+    return str(value)
 
 
 def _first_line(error: Exception) -> str:
@@ -370,6 +378,7 @@ _COMPRESSED = {
   b'\x28\xb5\x2f\xfd': _zstd,
 }
 _BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
+_BINARY_SUFFIXES = ('.parquet', '.arrow')
 _START = 64  # bytes, in which text has no 0 and binary files mostly do
 # What people take for a file of records, and what to do with it.
 _NO_RECORDS = {

@@ -182,6 +182,26 @@ def test_two_columns_of_one_name_are_refused(name, tmp_path):
     load(str(tmp_path / name))
 
 
+@pytest.mark.parametrize('name', ['a.parquet', 'a.arrow'])
+def test_two_fields_of_one_name_inside_a_column_are_refused(name, tmp_path):
+  from pyarrow import parquet
+
+  turn = pyarrow.StructArray.from_arrays([pyarrow.array([text]) for text in ('user', '1+1=', '2')], ['role', 'a', 'a'])
+  table = pyarrow.table([pyarrow.ListArray.from_arrays([0, 1], turn)], names=['messages'])
+  parquet.write_table(table, tmp_path / 'a.parquet')
+  with pyarrow.ipc.new_stream(str(tmp_path / 'a.arrow'), table.schema) as writer:
+    writer.write_table(table)
+  with pytest.raises(UserError, match=f"{name}: 2 columns are called 'a': give each a name of its own"):
+    load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize('name, format', [('a.parquet', 'Parquet'), ('a.arrow', 'Arrow')])
+def test_bytes_that_are_not_what_the_name_says(name, format, tmp_path):
+  (tmp_path / name).write_bytes(b'\x9c\xe1\x07' * 40)
+  with pytest.raises(UserError, match=f'{name} does not begin as {format} does, nor as JSON: fetch it again'):
+    load(str(tmp_path / name))
+
+
 def test_columns_without_a_name_are_none(tmp_path):
   """Spreadsheets write separators behind the last column."""
   (tmp_path / 'a.csv').write_text('question,answer,,\n1+1=,2,,\n')
