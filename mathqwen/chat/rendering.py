@@ -9,7 +9,7 @@ from mathqwen.chat import answers, chatml, whole
 from mathqwen.chat.conversations import Conversation, check, plain, split
 from mathqwen.chat.engine import Engine
 from mathqwen.chat.engine_functions import Refusal
-from mathqwen.chat.traced import LimitError, Text
+from mathqwen.chat.traced import LimitError, Text, turns_said
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -95,6 +95,20 @@ class Session:
     check(conversation, self.template.source + (self.template.tool_source or ''), self.template.name)
     return split(conversation)
 
+  def check_said(self, messages: Sequence[Mapping], text: Text) -> None:
+    """UserError: when the template has left out a turn, as many do with roles that they do not know.
+
+    Of what the assistant says, a template may leave out earlier reasoning.
+    """
+    said = turns_said(text)
+    for turn, message in enumerate(messages):
+      is_silent = not message.get('content') or not str(message['content']).strip()
+      if said is not None and turn not in said and not is_silent and message['role'] != 'assistant':
+        raise UserError(
+          f'message {turn} ({message["role"]}): the template {self.template.name} writes nothing of it; give it another '
+          'role, or use another template'
+        )
+
   def encode(self, conversations: Sequence[tuple[Sequence[Mapping], list | None]], texts: Sequence[Text]):
     """Tokens of the rendered conversations. UserError: when a text cannot be kept from becoming a special token."""
     says = []
@@ -152,6 +166,7 @@ def render_batch(
     messages, tools = run.check(conversation)
     split.append((messages, tools))
     texts.append(run.text(messages, tools))
+    run.check_said(messages, texts[-1])
   rendered = []
   for (messages, tools), text, encoded in zip(split, texts, run.encode(split, texts), strict=True):
     rendered.append((encoded.ids, whole.loss_mask(encoded, run.spans(messages, tools, text, encoded))))
@@ -163,6 +178,7 @@ def prompt(template: 'Template', conversation: Conversation, tokenizer: Tokenize
   run = session(template, tokenizer)
   messages, tools = run.check(conversation)
   text = run.text(messages, tools, generation_prompt=True)
+  run.check_said(messages, text)
   return run.encode([(messages, tools)], [text])[0].ids
 
 

@@ -270,6 +270,14 @@ class Text(str):
     return joined((literal(padding[:left]), self, literal(padding[left + len(self) :])))
 
 
+def turns_said(text: 'Text') -> set[int] | None:
+  """The messages of which `text` has a character that they say; None when the origin of any character is lost."""
+  origins = {where for length, where in known(text)._runs if length}
+  if any(where & 3 == UNKNOWN for where in origins):
+    return None
+  return {where // 8 - 1 for where in origins if where & 3 == OWN}
+
+
 def each(runs: Runs) -> list[int]:
   """The origin of each character."""
   return [where for length, where in runs for _ in range(length)]

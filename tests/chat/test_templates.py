@@ -390,6 +390,22 @@ def test_tool_calls_are_generated_to_their_end(tmp_path):
     )
 
 
+@pytest.mark.parametrize('role', ['developer', 'observation', 'tool'])
+def test_a_turn_that_the_template_leaves_out_is_named(role, tmp_path):
+  ours, _ = with_tokens(['<|user|>', '<|assistant|>'], tmp_path)
+  known = "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}<|{{ m.role }}|>{{ m.content }}</s>{% endif %}"
+  template = jinja(known + "{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}")
+  asked = [{'role': 'user', 'content': 'a'}, {'role': role, 'content': 'b'}]
+  for call in (
+    lambda: template.render_batch([[*asked, {'role': 'assistant', 'content': 'c'}]], ours),
+    lambda: template.prompt(asked, ours),
+  ):
+    with pytest.raises(UserError, match=rf'message 1 \({role}\): the template test writes nothing of it; give it an'):
+      call()
+  asked[1]['content'] = ' '  # nothing is lost
+  assert template.prompt(asked, ours) == template.prompt(asked[:1], ours)
+
+
 @settings(max_examples=60, deadline=None)
 @given(conversations(thinking=False))
 def test_chatml_through_the_engine_is_the_short_path(messages):
