@@ -42,7 +42,7 @@ class DataConfig:
   columns: tuple[str, ...] = setting(
     (),
     help='names of the columns of files and hub data sets, FIELD=COLUMN each (question, solution, answer, messages, '
-    'system, id); empty recognises the usual names',
+    'system, body, which stands above the question, id); empty recognises the usual names',
   )
   seq_len: int = setting(1024, help='tokens in a packed row', at_least=2)
   batch_size: int = setting(128, help='packed rows in a step, over all hosts and micro-batches', at_least=1)

@@ -105,8 +105,8 @@ class Session:
       is_silent = not message.get('content') or not str(message['content']).strip()
       if said is not None and turn not in said and not is_silent and message['role'] != 'assistant':
         raise UserError(
-          f'message {turn} ({message["role"]}): the template {self.template.name} writes nothing of it; give it another '
-          'role, or use another template'
+          f'message {turn} ({message["role"]}): the template {self.template.name} writes nothing of it; give it '
+          'another role, or use another template'
         )
 
   def encode(self, conversations: Sequence[tuple[Sequence[Mapping], list | None]], texts: Sequence[Text]):

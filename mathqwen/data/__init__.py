@@ -12,7 +12,7 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   tfds_sets                    data sets that tensorflow-datasets prepared
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes, pair_shapes          the forms that records of users' files have; field_texts, the texts in them
-  left_out.Report              which rows are not trained on, and why
+  malformed.Malformed          a record that is no example; left_out.Report, which rows are not trained on, and why
   arithmetic, worked           generated arithmetic, with worked solutions (in columns, with known_values)
   expressions                  `evaluate`, exact values of expressions; `steps`, how one gets there
   training_data.TrainingData   a config's data: read, tokenised, split, batched
@@ -49,6 +49,7 @@ __all__ = [
   'known_values',
   'left_out',
   'line_ranges',
+  'malformed',
   'origins',
   'packing',
   'pairs',

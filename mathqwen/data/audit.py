@@ -25,6 +25,7 @@ from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.chat.conversations import Conversation
 from mathqwen.config import DataConfig
 from mathqwen.data import encoding, formats, inspect, other_masks, sources
+from mathqwen.data.malformed import Malformed
 from mathqwen.data.other_masks import BEHAVIOURS, Masked
 from mathqwen.errors import UserError
 from mathqwen.text.tokenizer import Tokenizer
@@ -177,7 +178,7 @@ def _read(against: str) -> list[Masked]:
 
 def _row(value: object, where: str) -> Masked:
   if not isinstance(value, dict):
-    found = str(value) if isinstance(value, formats.Malformed) else 'not a JSON object'
+    found = str(value) if isinstance(value, Malformed) else 'not a JSON object'
     raise UserError(f'{where}: {found}; write ids and mask, or ids and labels')
   ids = next((value[name] for name in _IDS if name in value), None)
   mask = next((value[name] for name in _MASKS if name in value), None)

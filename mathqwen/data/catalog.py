@@ -58,7 +58,7 @@ class DataSet:
   about: str
   licence: str
   splits: Mapping[str, Split]
-  # A JSON object -> fields of examples.Example; raises formats.Malformed. With `options` and files, it takes a value of
+  # A JSON object -> fields of examples.Example; raises Malformed. With `options` and files, it takes a value of
   # `options` as second argument, and `of_source` and `find_split` give it only the first to be called with.
   parse: Callable[..., dict]
   fields: tuple[str, ...]  # what a row has, for error messages

@@ -15,9 +15,9 @@ from types import ModuleType
 
 from mathqwen import files
 from mathqwen.data import catalog, formats, line_ranges, pair_shapes, published, shapes
-from mathqwen.data.formats import Malformed
 from mathqwen.data.left_out import Report
 from mathqwen.data.line_ranges import LineRange
+from mathqwen.data.malformed import Malformed, check_text
 from mathqwen.errors import UserError
 
 
@@ -204,10 +204,10 @@ def _read_rows(
     report.add('empty_file', path.name, 'no rows')
     return False
   if not readable:
-    found = 'no object' if first_object is None else ', '.join(map(str, first_object))
+    found = '' if first_object is None else f'fields found: {shapes.names_of(first_object)}; '
     raise UserError(
-      f'{path}: no usable record among {row + 1 - first_row}: fields found: {found}; expected: '
-      f'{expected(first_object)}; first error: {first_trouble}'
+      f'{path}: no usable record among {row + 1 - first_row}: {found}expected: {expected(first_object)}; first error: '
+      f'{first_trouble}'
     )
   return True
 
@@ -278,5 +278,5 @@ def _object(record: object, more: Mapping = {}) -> dict:  # noqa: B006 - it is o
       record = json.loads(record)
   if not isinstance(record, dict):
     raise Malformed('not a JSON object')
-  formats.check_text(record)
+  check_text(record)
   return {**more, **record}

@@ -7,7 +7,7 @@ r"""The text of a field of a record, and the gold answer that a solution ends wi
 import re
 from collections.abc import Mapping
 
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 
 NO_ANSWER = ()  # the answer of a record whose data set says that it has none, as a proof; no file holds a tuple
 
@@ -19,9 +19,18 @@ def text_field(record: Mapping, field: str) -> str:
     raise Malformed(f'no field "{field}"')
   if isinstance(value, int | float) and not isinstance(value, bool):
     return str(value)
-  if not isinstance(value, str) or not value.strip():
-    raise Malformed(f'field "{field}" is empty or not text')
+  if not isinstance(value, str):
+    raise Malformed(f'field "{field}" is no text but {kind_of(value)}')
+  if not value.strip():
+    raise Malformed(f'field "{field}" is empty')
   return value.strip()
+
+
+def kind_of(value: object) -> str:
+  """What a JSON value is, in words, for messages: 'a list of 2'."""
+  if isinstance(value, bool):
+    return str(value).lower()
+  return f'a list of {len(value)}' if isinstance(value, list) else 'an object'
 
 
 def is_missing(value: object) -> bool:
@@ -52,16 +61,32 @@ def last_boxed(solution: str) -> str:
   return ''
 
 
+# A comma of '1,250', not that of '(1,2)'.
+_THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
+_SAID = re.compile(r'(?:^|\n)The answer is: ?(.+?)\.?$')
+
+
 def gold_of(text: str) -> str:
   """The answer that a solution ends with; '' where none is found.
 
-  It is what follows '####' in its line, or the content of the last box, or what follows 'The answer is:' at the end, as
-  MetaMathQA writes it, or the whole text if that is a single word.
+  It is what follows '####' in the last line, or in the one before 'The answer is: ...', as MetaMathQA writes it; or the
+  content of the last box, or what follows 'The answer is:', or the whole text if that is a single word. A '####' that
+  stands elsewhere begins a heading.
   """
-  if '####' in text:
-    return text.rsplit('####', 1)[1].strip().partition('\n')[0].strip().replace(',', '')
+  marked, _, after = text.rpartition('####')[2].strip().partition('\n')
+  if '####' in text and (not after.strip() or _SAID.fullmatch(after.strip())):
+    return _THOUSANDS.sub('', marked.strip())
   if boxed := last_boxed(text):
     return boxed
-  if said := re.search(r'(?:^|\n)The answer is: ?(.+?)\.?$', text):
+  if said := _SAID.search(text):
     return said[1].strip()
-  return '' if re.search(r'\s', text) else text
+  return '' if is_prose(text) or re.search(r'\s', text) else text
+
+
+def is_prose(text: str) -> bool:
+  """Whether a line is a sentence, or has tags of HTML or of reasoning, and so no answer by itself."""
+  words = re.findall(r'[^\W\d_]{2,}', re.sub(r'\\[A-Za-z]+', '', text))
+  return bool(
+    re.search(r'[，。；！？]|</\w+>|[\u4e00-\u9fff]{5}', text)
+    or (len(words) > 5 and text.rstrip().endswith(('.', '!', '?')))
+  )

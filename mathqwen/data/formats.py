@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from mathqwen import files
 from mathqwen.data import tfds_sets
 from mathqwen.data.json_rows import DECODER, rows_of
+from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError
 
 _CHUNK = 2**20  # bytes read at once
@@ -33,22 +34,6 @@ COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'  # what may follow the end of a file's na
 _BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
 
 Record = tuple[int | str, object]  # (line or row, counted from 1; the value, as JSON has it, or a `Malformed`)
-
-
-class Malformed(ValueError):
-  """A record that cannot be read; the message says why."""
-
-  kind = 'malformed'  # under which a `Report` counts it
-
-
-def check_text(record: dict) -> None:
-  """Malformed: when any text of the record cannot be written as UTF-8."""
-  try:
-    for name, value in record.items():
-      name.encode('utf-8')
-      (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode('utf-8')
-  except UnicodeEncodeError as error:
-    raise Malformed('holds half a surrogate pair') from error
 
 
 def read_text(path: files.AnyPath) -> str:
@@ -280,7 +265,9 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
     before = line - 1
     is_tsv = '.tsv' in path.name.lower() and '\t' in first
     separator = '\t' if is_tsv else max('\t,;|', key=re.sub(r'"[^"]*"', '', first).count)
-    lines_left = itertools.chain([first], text)
+    if said := re.fullmatch(r'sep=(.)\s*', first):  # a line for Excel
+      separator, first, before = said[1], '', line
+    lines_left = itertools.chain([first] if first else [], text)
     rows = csv.DictReader(lines_left, columns or None, delimiter=separator, strict=True, skipinitialspace=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
     _check_names(path, filter(None, rows.fieldnames))  # spreadsheets leave columns without a name
@@ -290,6 +277,11 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
         yield line, Malformed('more cells than the first line names columns')
       elif None in row.values():
         yield line, Malformed('fewer cells than the first line names columns')
+      elif is_tsv and any('\t' in cell and '\n' in cell for cell in row.values()):
+        raise UserError(
+          f'{path}:{line}: a cell that begins with a quotation mark goes on over several lines and columns; write the '
+          'file as JSON Lines or CSV'
+        )
       else:
         yield line, row
   except UnicodeDecodeError as error:
@@ -382,6 +374,9 @@ _BINARY_SUFFIXES = ('.parquet', '.arrow')
 _START = 64  # bytes, in which text has no 0 and binary files mostly do
 # What people take for a file of records, and what to do with it.
 _NO_RECORDS = {
+  b'<?xml': 'XML: give JSON Lines, JSON, CSV or Parquet',
+  b'\xd0\xcf\x11\xe0': 'an old Excel or Word document: save it as CSV',
+  b'Rar!': 'a RAR archive: unpack it, and give the folder',
   b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',
   b'7z\xbc\xaf': 'a 7z archive: unpack it, and give the folder',
   b'\x04"M\x18': 'compressed with lz4: decompress it, or compress it with gzip or zstd',
@@ -394,6 +389,7 @@ _NO_RECORDS = {
   b'Obj\x01': 'an Avro file: export it as Parquet or JSON Lines',
   b'FEA1': 'a Feather file of version 1: save it as Parquet, or as Feather of version 2',
   b'\x93NUMPY': 'a NumPy array: save it as Parquet or JSON Lines',
+  b'\x80\x02': 'a pickle, which may run code: save it as Parquet or JSON Lines',
   b'\x80\x04': 'a pickle, which may run code: save it as Parquet or JSON Lines',
   b'\x80\x05': 'a pickle, which may run code: save it as Parquet or JSON Lines',
 }

@@ -1,7 +1,7 @@
 """JSON as files of records have it: what is decoded, and the rows of an object that is a table.
 
 {"data": [{"question": "1+1=", ...}, ...]}              the only list of objects
-{"0": {"question": "1+1=", ...}, "1": {...}}            numbered rows
+{"0": {"question": "1+1=", ...}, "1": {...}}            numbered rows, or rows by name, {"train_7": {...}, ...}
 {"question": ["1+1=", ...], "answer": ["2", ...]}       columns
 {"question": {"0": "1+1=", ...}, "answer": {...}}       columns of numbered rows, as pandas writes them
 """
@@ -9,32 +9,38 @@
 import itertools
 import json
 
-from mathqwen.errors import UserError
+from mathqwen.errors import UserError, report
 
 # Python writes these numbers, which JSON does not have: a value that is missing, and texts.
 _CONSTANTS = {'NaN': None, 'Infinity': 'inf', '-Infinity': '-inf'}
 DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__, strict=False)  # a tab in a text is a tab
 # How names of files, folders and tables spell the splits.
 SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
+_OF_A_ROW = ('question', 'problem', 'query', 'prompt', 'instruction', 'solution', 'answer')
 _TABLES = {'eval', *itertools.chain.from_iterable(SPLITS.values())}
 
 
 def rows_of(value: object, where: str) -> list | None:
   """The rows of an object that is a table; None where it is a row itself. where: the file, for messages.
 
-  UserError: when it has several tables.
+  What it says beside its rows is named in a line. UserError: when it has several tables.
   """
   if not isinstance(value, dict) or not value:
     return None
   inner = list(value.values())
-  if len(value) > 1 and set(value) <= _TABLES and all(isinstance(part, list) for part in inner):
+  if any(isinstance(value.get(name), str) for name in _OF_A_ROW):
+    return None
+  if len(value) > 1 and set(value) <= _TABLES and all(isinstance(part, list | dict) for part in inner):
     raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
   if all(isinstance(part, dict) for part in inner):
     return _numbered_rows(value)
   lists = [part for part in inner if isinstance(part, list)]
   if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
-    # A conversation is a list of objects as well.
-    return None if {'role', 'from'} & set(lists[0][0]) else lists[0]
+    if {'role', 'from'} & set(lists[0][0]):  # a conversation is a list of objects as well
+      return None
+    if beside := [name for name, part in value.items() if part is not lists[0]]:
+      report(f'{where}: its rows are a list beside {", ".join(beside[:10])}, which training does not read')
+    return lists[0]
   is_columns = len(inner) > 1 and len(lists) == len(inner) and len(set(map(len, lists))) == 1
   if is_columns and not any(isinstance(part[0], dict) for part in lists if part):
     return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
@@ -42,10 +48,11 @@ def rows_of(value: object, where: str) -> list | None:
 
 
 def _numbered_rows(value: dict[str, dict]) -> list | None:
-  """The rows of an object of objects, whose outer or inner keys are their numbers."""
-  if all(key.isdecimal() for key in value):
-    return list(value.values())
+  """The rows of an object of objects: by number or name, or columns of numbered rows."""
   first = next(iter(value.values()))
-  if first and all(column.keys() == first.keys() for column in value.values()) and all(map(str.isdecimal, first)):
+  are_alike = all(part.keys() == first.keys() for part in value.values())
+  if first and are_alike and all(map(str.isdecimal, first)):
     return [{name: column[number] for name, column in value.items()} for number in first]
+  if all(key.isdecimal() for key in value) or (first and are_alike and len(value) > 1):
+    return list(value.values())
   return None

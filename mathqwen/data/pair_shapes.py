@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from mathqwen.data import shapes
 from mathqwen.data.field_texts import text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 from mathqwen.data.shapes import Shape
-from mathqwen.data.turns import turns_of, with_roles
+from mathqwen.data.turns import turns_of
 
 # What the answers are called, in order of preference.
 _ANSWERS = (('chosen', 'rejected'), ('chosen_response', 'rejected_response'))
@@ -58,7 +58,7 @@ def _turns_or_text(record: Mapping, field: str, any_turns: bool) -> str | Turns:
     value = [value]
   if not isinstance(value, list):
     return text_field(record, field)
-  return with_roles(turns_of({field: value}, field), any_turns)
+  return turns_of({field: value}, field, any_turns)
 
 
 def _as_turns(value: str | Turns, role: str) -> Turns:

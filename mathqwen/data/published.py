@@ -8,18 +8,16 @@ out and counted as `unverified`. Sizes and licences are those that the cards on 
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from mathqwen.data.field_texts import NO_ANSWER, is_missing, text_field
-from mathqwen.data.formats import Malformed, Record
+from mathqwen.data.field_texts import NO_ANSWER, gold_of, is_missing, text_field
+from mathqwen.data.formats import Record
+from mathqwen.data.malformed import Malformed, Unverified
+from mathqwen.data.shapes import PROMPTS_OF_ROWS
+from mathqwen.data.turns import MASKS
 from mathqwen.errors import UserError
-
-
-class Unverified(Malformed):
-  """A row that its data set marks as wrong, or does not mark as right."""
-
-  kind = 'unverified'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +113,10 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
     except Malformed as error:
       yield line, error
       continue
+    # These are read, or refused, in rows of every form.
+    rest = {name: record[name] for name in (*PROMPTS_OF_ROWS, *MASKS, 'weight') if name in record}
     for number, made in enumerate(found, start=1):
-      yield line if number == 1 else f'{line}.{number}', made
+      yield line if number == 1 else f'{line}.{number}', rest | made
 
 
 def _reader_of(record: object) -> Callable[[dict], list[dict]] | None:
@@ -189,12 +189,26 @@ def _dapo(record: dict) -> list[dict]:
   turns, reward = record['prompt'], record['reward_model']
   if isinstance(turns, str):
     turns = [{'content': turns}]
-  if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], dict) or not isinstance(reward, dict):
-    raise Malformed('field "prompt" is not a list of one message, or field "reward_model" no object')
-  question = text_field(turns[0], 'content')
-  question = question.removeprefix(_DAPO[0]).removesuffix(_DAPO[1])
-  answer = text_field(reward, 'ground_truth')
-  return [{'question': question, 'solution': answer, 'answer': answer}]
+  if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns) or not isinstance(reward, dict):
+    raise Malformed('field "prompt" is no list of messages, or field "reward_model" no object')
+  question = turns  # Eurus-2 has a system turn before the question
+  if len(turns) == 1:
+    question = text_field(turns[0], 'content').removeprefix(_DAPO[0]).removesuffix(_DAPO[1])
+  answer = ', '.join(_texts_of(text_field(reward, 'ground_truth')))
+  # verl keeps the worked solution of GSM8K here.
+  extra = record.get('extra_info')
+  worked = extra.get('answer') if isinstance(extra, dict) else None
+  is_worked = isinstance(worked, str) and gold_of(worked.strip()) == answer != worked.strip()
+  return [{'question': question, 'solution': worked if is_worked else answer, 'answer': answer}]
+
+
+def _texts_of(answer: str) -> list[str]:
+  """The texts in an answer that is a list in JSON, as Skywork-OR1 has it; otherwise the answer."""
+  try:
+    values = json.loads(answer)
+  except (ValueError, RecursionError):
+    return [answer]
+  return values if isinstance(values, list) and values and all(isinstance(x, str) for x in values) else [answer]
 
 
 def _example(record: dict, solution: object, answer: object) -> dict:

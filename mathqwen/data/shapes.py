@@ -13,20 +13,31 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mathqwen.data.field_texts import gold_of, is_missing, text_field
-from mathqwen.data.formats import Malformed
-from mathqwen.data.turns import MASKS, READ_OF_TURNS, read_turns, refuse_unread, turns_of, with_roles
+from mathqwen.data.field_texts import gold_of, is_missing, is_prose, kind_of, text_field
+from mathqwen.data.malformed import Malformed, Unverified
+from mathqwen.data.turns import MASKS, read_turns, refuse_unread, turns_of, unread_of_turn
 
+SYSTEM = ('system', 'system_prompt', 'system_message', 'system_instruction')
 # Fields that extend the prompt, where the shape of a row does not read them: such a row is refused.
-_PROMPTS_OF_ROWS = (
-  'system', 'system_prompt', 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images',
+PROMPTS_OF_ROWS = (
+  *SYSTEM, 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images', 'image', 'picture', 'body',
+  'initial_reason_steps',
 )  # fmt: skip
+# Texts that a question is asked about, or that it chooses from: refused unless the question holds them.
+_ASKED_ABOUT = ('passage', 'table', 'options', 'choices')
+# Fields that may say, with true or false, whether an answer is right.
+_VERDICTS = ('is_correct', 'correct', 'label')
 # What the gold answer beside a solution is called, in order of preference.
 _GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
 # Fields that a row of any shape may have, and that are read.
 _COMMON = ('id', 'weight', *_GOLD)
 # What a user can say the columns of: `data.columns`.
-COLUMNS = ('question', 'solution', 'answer', 'messages', 'chosen', 'rejected', 'system', 'id')
+COLUMNS = ('question', 'solution', 'answer', 'messages', 'chosen', 'rejected', 'system', 'body', 'id')
+
+
+_SHOWN = 20  # names of fields in a message
+# GSM8K's annotations, '<<48/2=24>>', and nothing else between such signs: '<<' is an operator in code.
+_CALCULATOR = re.compile(r'<<[\d\s.,+\-*/()%$]*=[\d\s.,+\-*/()=%$]*>>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +69,48 @@ def read(
   shape = find(record, among)
   if shape is None:
     wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
-    raise Malformed(f'fields {", ".join(record)}: expected {wanted}')
+    raise Malformed(f'fields {names_of(record)}: expected {wanted}')
+  for name in _VERDICTS:
+    if record.get(name) is False or str(record.get(name)).strip().lower() == 'false':  # CSV has it as a text
+      raise Unverified(f'{name} is {record[name]!r}')
   if _number(record.get('weight')) not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
   used = (*shape.fields, *shape.optional, 'id', *_GOLD)
   tools = record.get('tools') if any_turns and shape.of_turns else None
   if tools:
     used = (*used, 'tools')
-  refuse_unread(record, tuple(name for name in _PROMPTS_OF_ROWS if name not in used))
+  refuse_unread(record, tuple(name for name in PROMPTS_OF_ROWS if name not in used))
   fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
+  if shape.fields[0] not in TURNS:
+    _refuse_unasked(record, fields['question'])
   if tools:
     fields['tools'] = _tools(tools)
   fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
   fields['extra'] = {key: value for key, value in record.items() if key not in used}
   return fields, shape, _unread(record, shape)
+
+
+def _refuse_unasked(record: Mapping, question: str) -> None:
+  """Malformed: when a row has a text or options for its question that the question does not hold."""
+  beside = {name: record.get(name) for name in _ASKED_ABOUT}
+  if {'A', 'B', 'C'} <= record.keys():
+    beside['A", "B", "C'] = [record[name] for name in 'ABCDE' if name in record]
+  asked = _letters(question)
+  for name, held in beside.items():
+    parts = held if isinstance(held, list) else list(held.values()) if isinstance(held, dict) else [held]
+    if any(part is not None and _letters(str(part)) not in asked for part in parts):
+      raise Malformed(f'field "{name}" is not read, and the question does not hold it: write it into the text')
+
+
+def _letters(text: str) -> str:
+  """A text without signs and spaces: 'A) 21' -> 'a21'."""
+  return re.sub(r'[\W_]+', '', text).lower()
+
+
+def names_of(record: Mapping) -> str:
+  """The names of a record's fields, for messages."""
+  names = [str(name) for name in record]
+  return ', '.join(names[:_SHOWN]) + (f', ... ({len(names):,} in all)' if len(names) > _SHOWN else '')
 
 
 def find(record: Mapping, among: Sequence[Shape]) -> Shape | None:
@@ -101,9 +140,8 @@ def _unread(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a readable record, and of its turns, that nothing reads."""
   found = [name for name in record if name not in (*shape.fields, *shape.optional, *_COMMON, 'tools')]
   for field in shape.fields:
-    known = READ_OF_TURNS if field == 'messages' else (*READ_OF_TURNS, 'from', 'value')
     turns = record[field] if isinstance(record[field], list) else [record[field]]
-    found += [f'{field}.{name}' for turn in turns if isinstance(turn, dict) for name in turn if name not in known]
+    found += [f'{field}.{name}' for turn in turns if isinstance(turn, dict) for name in unread_of_turn(turn)]
   return found
 
 
@@ -140,7 +178,7 @@ def _ours(names: tuple[str, ...]) -> tuple[str, ...] | None:
 @functools.cache
 def _all_names() -> frozenset[str]:
   """Every field of a row that is read, or refused because it would have to be."""
-  return _names() | {*_COMMON, *MASKS, *_PROMPTS_OF_ROWS}
+  return _names() | {*_COMMON, *MASKS, *PROMPTS_OF_ROWS, *_ASKED_ABOUT, *_VERDICTS}
 
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
@@ -150,7 +188,7 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
     needed.add('answer')
   missing = [columns[name] for name in sorted(needed) if record.get(columns[name]) is None]
   if missing:
-    raise Malformed(f'no column {", ".join(missing)}: it has {", ".join(record)}')
+    raise Malformed(f'no column {", ".join(missing)}: it has {names_of(record)}')
   empty = [columns[name] for name in sorted(needed) if is_missing(record[columns[name]])]
   if empty:
     raise Malformed(f'nothing in column {", ".join(empty)}')
@@ -172,15 +210,17 @@ def answered(question_field: str, solution_field: str) -> Callable[..., dict]:
 
   def read_answered(record: dict, any_turns: bool = False) -> dict:
     if isinstance(record[question_field], list):
-      before = [
-        turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in turns_of(record, question_field)
-      ]
-      said = record[solution_field]
-      after = turns_of(record, solution_field) if isinstance(said, list) else [{'role': 'assistant', 'content': said}]
+      asked = turns_of(record, question_field, any_turns)
+      before = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in asked]
+      if isinstance(record[solution_field], list):
+        after = turns_of(record, solution_field, any_turns)
+      else:
+        after = [{'role': 'assistant', 'content': record[solution_field]}]
       return _conversation(record, before + after, any_turns)
     question = text_field(record, question_field)
-    # Without GSM8K's calculator annotations.
-    solution = re.sub(r'<<[^<>]*>>', '', text_field(record, solution_field))
+    if not is_missing(record.get('body')):  # SVAMP and ASDiv: what the question is about
+      question = f'{text_field(record, "body")}\n{question}'
+    solution = _CALCULATOR.sub('', text_field(record, solution_field))
     return {
       'question': question,
       'solution': solution,
@@ -197,7 +237,7 @@ def _answer(record: dict, solution: str, solution_field: str) -> str:
   if own is not None:
     return own
   answer = gold_of(solution)
-  if not answer and solution_field in _GOLD and '\n' not in solution:
+  if not answer and solution_field in _GOLD and '\n' not in solution and not is_prose(solution):
     return solution  # 'answer' on one line is the answer itself: 'x = 3'
   return answer
 
@@ -209,17 +249,27 @@ def _own_answer(record: Mapping, solution_field: str = '') -> str | None:
   if not values:
     return None
   answers = values[0] if isinstance(values[0], list | tuple) else values[:1]
+  if any(isinstance(answer, list | dict) for answer in answers):
+    raise Malformed(
+      f'the gold answer is no text but {kind_of(values[0])}: name another column with --map answer=COLUMN'
+    )
   return ', '.join(str(answer).strip() for answer in answers)
 
 
 def _with_system(record: dict, question: str, solution: str, before: tuple[dict, ...] = ()) -> tuple[dict, ...] | None:
   """The conversation of a record that has a system turn of its own, or turns before the question; otherwise None."""
-  system = record.get('system') or record.get('system_prompt')
+  system = _system_of(record)
   if not system and not before:
     return None
-  turns = [{'role': 'system', 'content': text_field({'system': system}, 'system')}] if system else []
+  turns = [{'role': 'system', 'content': system}] if system else []
   last = [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': solution}]
   return (*turns, *before, *last)
+
+
+def _system_of(record: Mapping) -> str:
+  """The system turn that a field of the record holds; '' without one."""
+  name = next((name for name in SYSTEM if not is_missing(record.get(name))), None)
+  return text_field(record, name) if name else ''
 
 
 def alpaca(solution_field: str, question_field: str = '') -> Callable[[dict], dict]:
@@ -265,22 +315,19 @@ def _tools(tools: object) -> tuple[dict, ...]:
   return tuple(tools)
 
 
-def _sharegpt(record: dict, any_turns: bool = False) -> dict:
-  return _conversation(record, with_roles(turns_of(record, 'conversations'), any_turns), any_turns)
-
-
-def _messages(record: dict, any_turns: bool = False) -> dict:
-  return _conversation(record, turns_of(record, 'messages'), any_turns)
+def _read_turns_in(field: str) -> Callable[..., dict]:
+  return lambda record, any_turns=False: _conversation(record, turns_of(record, field, any_turns), any_turns)
 
 
 def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   """Fields of `Example` from turns: the first question, the last answer, and all turns."""
   messages = read_turns(turns, any_turns)
-  system = record.get('system') or record.get('system_prompt')
-  if system:
-    if messages and messages[0]['role'] == 'system':
-      raise Malformed('a field "system" beside a system turn: leave one of them')
-    messages.insert(0, {'role': 'system', 'content': text_field({'system': system}, 'system')})
+  system = _system_of(record)
+  first = messages[0] if messages else {}
+  if system and first.get('role') == 'system' and first['content'].strip() != system:
+    raise Malformed('a field "system" beside another system turn: leave one of them')
+  if system and first.get('role') != 'system':
+    messages.insert(0, {'role': 'system', 'content': system})
 
   questions = [message['content'] for message in messages if message['role'] == 'user']
   answers = [message['content'] for message in messages if message['role'] == 'assistant']
@@ -295,12 +342,11 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   }
 
 
-SYSTEM = ('system', 'system_prompt')
 BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
 # What a row may ask beside its instruction. A `prompt` there is the whole row in a template, with its answer.
 ASKED = ('question', 'query', 'problem')
 # What some files keep as JSON in a text.
-_LISTS = ('messages', 'conversations', 'prompt', 'completion', 'chosen', 'rejected', 'tools')
+_LISTS = ('messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected', 'tools')
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
 # a solution is trained on with the solution. The last of each are those of CAMEL-AI.
 QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
@@ -316,15 +362,12 @@ def _answered() -> Iterator[Shape]:
     yield Shape(('instruction', solution), alpaca(solution), more)
   for question in QUESTIONS:
     for solution in _SOLUTIONS:
-      yield Shape((question, solution), answered(question, solution), SYSTEM, of_turns=True)
+      yield Shape((question, solution), answered(question, solution), (*SYSTEM, 'body'), of_turns=True)
 
 
+TURNS = ('messages', 'conversations', 'conversation')
 # In order of preference: a published row may have its problem and its solution beside the conversation made of them.
-SHAPES = (
-  Shape(('messages',), _messages, SYSTEM, of_turns=True),
-  Shape(('conversations',), _sharegpt, SYSTEM, of_turns=True),
-  *_answered(),
-)
+SHAPES = (*(Shape((name,), _read_turns_in(name), SYSTEM, of_turns=True) for name in TURNS), *_answered())
 _EXPECTED = (
   f'{{messages}}, {{conversations}}, {{instruction, output}} or a question ({", ".join(QUESTIONS)}) and what answers '
   f'it ({", ".join(_SOLUTIONS)}); --map '
@@ -337,4 +380,7 @@ def expected(record: Mapping | None) -> str:
   question = next((names[name] for name in ('instruction', *QUESTIONS) if name in names), 'COLUMN')
   solution = next((names[name] for name in _SOLUTIONS if name in names), 'COLUMN')
   pairs = '; pairs are for train.objective=dpo' if 'rejected' in names else ''
-  return f'{_EXPECTED}question={question},answer={solution} names others{pairs}'
+  lists = [name for name, value in (record or {}).items() if isinstance(value, list) and value]
+  turns = [name for name in lists if isinstance(record[name][0], dict)]
+  of_turns = f' or messages={turns[0]}' if turns else ''
+  return f'{_EXPECTED}question={question},answer={solution}{of_turns} names others{pairs}'

@@ -74,7 +74,7 @@ def records(path: files.AnyPath) -> Iterator[tuple[int, object]]:
   """(row, value) of each record of a file, as `formats.records` has them. UserError: when it cannot be decoded."""
   import tensorflow_datasets as tfds
 
-  from mathqwen.data.formats import Malformed
+  from mathqwen.data.malformed import Malformed
 
   folder = path.parent
   if not (folder / 'features.json').is_file():

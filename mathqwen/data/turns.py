@@ -1,44 +1,76 @@
 """The turns of a record's conversation, in the forms of `messages` and of ShareGPT."""
 
+import json
 from collections.abc import Mapping
 
 from mathqwen.chat import chatml
+from mathqwen.chat.conversations import REASONING
 from mathqwen.data.field_texts import is_missing, text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 
 # Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
 # which one of them has a value is refused. Other fields that nothing reads are named in a line.
-MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable')
-_PROMPTS = ('name', 'tool_calls', 'tool_call_id', 'function_call', 'reasoning_content', 'thinking', 'images')
-# Of these, what a chat template may take: see `chat/conversations.py`.
-_KEPT = ('name', 'tool_calls', 'tool_call_id', 'reasoning_content', 'thinking')
-READ_OF_TURNS = ('role', 'content', 'weight', 'loss', *_KEPT)
-# ShareGPT's names of the roles.
+MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable', 'train_detail')
+# Of a turn, what a chat template may take: see `chat/conversations.py`.
+_KEPT = ('name', 'tool_calls', 'tool_call_id', *REASONING)
+_PROMPTS = (*_KEPT, 'function_call', 'images')
+_READ = ('role', 'content', 'weight', 'loss', *_KEPT)
+# ShareGPT's names of the roles, and those that LLaMA-Factory adds for tools.
 _ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
+_TOOL_ROLES = {'observation': 'tool', 'function_call': 'assistant'}
 
 
-def with_roles(turns: list[dict], any_turns: bool) -> list[dict]:
-  """The turns with `role` and `content`, where they have ShareGPT's names for them."""
-  found = []
-  for number, turn in enumerate(turns, 1):
-    if 'role' in turn and 'from' not in turn:
-      found.append(turn)
-      continue
-    role = _ROLES.get(str(turn.get('from')).lower(), turn.get('from') if any_turns else None)
-    if role is None:
-      raise Malformed(f'turn {number}: "from" is {turn.get("from")!r}, none of {", ".join(_ROLES)}')
-    rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
-    said = {'content': turn['value']} if 'value' in turn else {}
-    found.append(rest | {'role': role} | said)
-  return found
+def turns_of(record: Mapping, field: str, any_turns: bool = False) -> list[dict]:
+  """The turns of a field, with our names for what they have in other programs. any_turns: as in `shapes.read`.
 
-
-def turns_of(record: Mapping, field: str) -> list[dict]:
-  """The turns of a field, with `weight` in place of `loss`. Malformed: when it has none."""
+  Malformed: when it has none.
+  """
   turns = record[field]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
-  return [_with_weight(turn, number) for number, turn in enumerate(turns, 1)]
+  if turns and all('input' in turn and 'output' in turn for turn in turns):
+    turns = _of_exchanges(turns)
+  return [_with_weight(_with_role(turn, number, any_turns), number) for number, turn in enumerate(turns, 1)]
+
+
+def unread_of_turn(turn: Mapping) -> list[str]:
+  """The fields of a turn that nothing reads."""
+  forms = {'from': ('from', 'value'), 'output': ('system', 'input', 'output')}
+  also = [name for sign, names in forms.items() if sign in turn for name in names]
+  return [name for name in turn if name not in _READ and name not in also]
+
+
+def _of_exchanges(exchanges: list[dict]) -> list[dict]:
+  """The turns of XTuner's [{'system': ..., 'input': ..., 'output': ...}, ...]."""
+  roles = {'system': 'system', 'input': 'user', 'output': 'assistant'}
+  said = ((roles[name], exchange.get(name)) for exchange in exchanges for name in roles)
+  return [{'role': role, 'content': text} for role, text in said if not is_missing(text)]
+
+
+def _with_role(turn: dict, number: int, any_turns: bool) -> dict:
+  """The turn with `role` and `content`, where it has ShareGPT's names for them."""
+  if 'from' not in turn:
+    return turn
+  said = str(turn['from']).lower()
+  role = _ROLES.get(said, _TOOL_ROLES.get(said, turn['from']) if any_turns else None)
+  if role is None:
+    raise Malformed(f'turn {number}: "from" is {turn["from"]!r}, none of {", ".join(_ROLES)}')
+  rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
+  if said == 'function_call' and any_turns:
+    return rest | {'role': role, 'tool_calls': _calls(turn.get('value'), number)}
+  return rest | {'role': role} | ({'content': turn['value']} if 'value' in turn else {})
+
+
+def _calls(value: object, number: int) -> list[dict]:
+  """The calls that a `function_call` turn holds as JSON, {"name": ..., "arguments": {...}} or a list of these."""
+  try:
+    calls = json.loads(value) if isinstance(value, str) else value
+  except (ValueError, RecursionError):
+    calls = None
+  calls = calls if isinstance(calls, list) else [calls]
+  if not all(isinstance(call, dict) and isinstance(call.get('name'), str) and 'arguments' in call for call in calls):
+    raise Malformed(f'turn {number}: function_call is not JSON with "name" and "arguments"')
+  return [{'type': 'function', 'function': call} for call in calls]
 
 
 def _with_weight(turn: dict, number: int) -> dict:

@@ -88,6 +88,7 @@ def _texts(source: str, data_dir: str | None, skipped: 'Report') -> Iterator[tup
   """(where, text, whether it is the first of its record) of every text of a source, one after another."""
   from mathqwen.data import catalog, formats, sources
   from mathqwen.data.compared_rows import turns_of
+  from mathqwen.data.malformed import Malformed
 
   if catalog.of_source(source) is not None:
     for example in sources.stream(source, skipped, data_dir=data_dir):
@@ -97,7 +98,7 @@ def _texts(source: str, data_dir: str | None, skipped: 'Report') -> Iterator[tup
   for path in sources.find_files(source, 'train', left_out=skipped):
     for line, record in formats.records(path):
       where = f'{path.name}:{line}'
-      if isinstance(record, formats.Malformed):
+      if isinstance(record, Malformed):
         skipped.add('malformed', where, str(record))
         continue
       for number, text in enumerate(_leaves(record)):

@@ -393,8 +393,8 @@ def test_tool_calls_are_generated_to_their_end(tmp_path):
 @pytest.mark.parametrize('role', ['developer', 'observation', 'tool'])
 def test_a_turn_that_the_template_leaves_out_is_named(role, tmp_path):
   ours, _ = with_tokens(['<|user|>', '<|assistant|>'], tmp_path)
-  known = "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}<|{{ m.role }}|>{{ m.content }}</s>{% endif %}"
-  template = jinja(known + "{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}")
+  known = "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}<|{{ m.role }}|>{{ m.content }}</s>"
+  template = jinja(known + "{% endif %}{% endfor %}{{ '<|assistant|>' if add_generation_prompt }}")
   asked = [{'role': 'user', 'content': 'a'}, {'role': role, 'content': 'b'}]
   for call in (
     lambda: template.render_batch([[*asked, {'role': 'assistant', 'content': 'c'}]], ours),

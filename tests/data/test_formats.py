@@ -497,7 +497,7 @@ def test_only_the_completion_of_a_conversation_is_trained_on(tmp_path):
     ({'messages': [{'role': 'user', 'content': [{'type': 'image'}]}]}, 'a part that is no text (image)'),
     (
       {'messages': turns('q', 'a') and [{'role': 'system', 'content': 's'}, *turns('q', 'a')], 'system': 't'},
-      'beside a system turn',
+      'beside another system turn',
     ),
     ({'instruction': 'q', 'output': 'a', 'history': ['q']}, '"history" is not a list of [question, answer]'),
     ({'conversations': 'q'}, 'field "conversations" is not a list of turns'),
@@ -540,7 +540,7 @@ def test_an_empty_cell_is_a_missing_field(tmp_path):
   assert [(e.question, e.solution, e.answer) for e in kept] == [('q', '2', '2'), ('q2', 'a #### 3', '3')]
   assert report.counts == {'malformed': 2}  # each names the field that is empty
   assert [why for _, why in report.rows['malformed']] == [
-    f'field "{name}" is empty or not text' for name in ('solution', 'question')
+    f'field "{name}" is empty' for name in ('solution', 'question')
   ]
   # The user has named the solution, so the answer alone does not do.
   kept, report = load(str(path), columns=('question=question', 'solution=solution', 'answer=answer'))

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from mathqwen.data.catalog import DataSet, Download, Split
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 
 # Most are republished together, in one format, by the authors of Qwen2.5-Math.
 QWEN_DATA = (

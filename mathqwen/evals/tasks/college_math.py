@@ -10,7 +10,7 @@ counted, so that no accuracy that was published on all of them is comparable.
 import re
 
 from mathqwen.data.field_texts import text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, test_set, without_marks
 

@@ -10,7 +10,7 @@ import re
 
 from mathqwen.data.catalog import DataSet, Download, Split
 from mathqwen.data.field_texts import text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.settings import setting
 

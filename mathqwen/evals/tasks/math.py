@@ -18,7 +18,8 @@ import tarfile
 from mathqwen import files
 from mathqwen.data.catalog import DataSet, Split
 from mathqwen.data.field_texts import last_boxed, text_field
-from mathqwen.data.formats import Malformed, opened
+from mathqwen.data.formats import opened
+from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError
 from mathqwen.evals.tasks import Benchmark, PromptSettings
 from mathqwen.settings import setting

@@ -7,7 +7,7 @@ equal within a ten-thousandth, as in the graders of ToRA and of Qwen2.5-Math, wh
 """
 
 from mathqwen.data.field_texts import last_boxed, text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set
 

@@ -8,7 +8,7 @@ unit is told apart from the answer: a response may say it or not.
 """
 
 from mathqwen.data.field_texts import text_field
-from mathqwen.data.formats import Malformed
+from mathqwen.data.malformed import Malformed
 from mathqwen.evals.tasks import Benchmark
 from mathqwen.evals.tasks._published import QWEN_DATA, problem, qwen_instruct, test_set, without_marks
 
