@@ -92,13 +92,12 @@ def read(
 
 def _refuse_unasked(record: Mapping, question: str) -> None:
   """Malformed: when a row has a text or options for its question that the question does not hold."""
-  beside = {name: record.get(name) for name in _ASKED_ABOUT}
+  beside = {name: record[name] for name in _ASKED_ABOUT if name in record}
   if {'A', 'B', 'C'} <= record.keys():
     beside['A", "B", "C'] = [record[name] for name in 'ABCDE' if name in record]
-  asked = _letters(question)
   for name, held in beside.items():
     parts = held if isinstance(held, list) else list(held.values()) if isinstance(held, dict) else [held]
-    if any(part is not None and _letters(str(part)) not in asked for part in parts):
+    if any(part is not None and _letters(str(part)) not in _letters(question) for part in parts):
       raise Malformed(f'field "{name}" is not read, and the question does not hold it: write it into the text')
 
 
