@@ -148,18 +148,19 @@ def test_added_tokens_that_are_not_special():
 
 
 def test_the_day_is_that_of_the_template():
-  template = templates.Template('own', "{{ strftime_now('%d %b %Y') }}", date='2026-03-01')
+  source = "{{ strftime_now('%d %b %Y') }}: {{ messages[0].content }}"
+  template = templates.Template('own', source, date='2026-03-01')
   tokenizer = tiny_bpe_tokenizer()
-  assert tokenizer.decode(template.prompt(QUESTION, tokenizer)) == '01 Mar 2026'
+  assert tokenizer.decode(template.prompt(QUESTION, tokenizer)) == '01 Mar 2026: a'
 
 
 def test_options_and_named_tokens():
   tokenizer = tokenizer_with(**config_with(''))
-  source = '{{ eos_token }}{{ enable_thinking }}{{ bos_token }}'
+  source = '{{ eos_token }}{{ enable_thinking }} {{ messages[0].content }}{{ bos_token }}'
   template = templates.Template('own', source, date='2026-03-01', options=(('enable_thinking', False),))
   ids = template.prompt(QUESTION, tokenizer)
   assert ids[0] == 402
-  assert tokenizer.decode(ids) == 'False'
+  assert tokenizer.decode(ids) == 'False a'
 
 
 def test_an_answer_without_loss():
