@@ -191,7 +191,8 @@ class _Counts:
   def summary(self, prepared: 'Prepared', askings: list[Asking]) -> dict:
     """What --json prints, without the speed."""
     settings = prepared.settings
-    too_long = sorted(hosts.gather(sorted({name for asking in askings for name in asking.too_long}))[0])
+    of_hosts = hosts.gather([name for asking in askings for name in asking.too_long])
+    too_long = {name for of_host in of_hosts for name in of_host}  # a host knows only of the questions that it asked
     wanted = self.questions * settings['samples']
     found = {'pairs': self.pairs, 'questions_with_pairs': self.with_pairs} if prepared.request.pairs else {}
     return found | {

@@ -63,3 +63,18 @@ def test_two_hosts(augmented, tmp_path, monkeypatch, disks):
   models = [Reciter(), Reciter()]
   again = on_two_hosts(monkeypatch, lambda host: augmented(models[host], out[host]))
   assert len(models[0].streams + models[1].streams) == 1 and again[0]['sha256'] == whole['sha256']
+
+
+class Narrow(Reciter):
+  """Has no room for an answer to the questions of `full`."""
+
+  full = (list(QUESTIONS)[0], list(QUESTIONS)[1], list(QUESTIONS)[3])  # one of host 0's, and both of host 1's
+
+  def room(self, request):
+    return 0 if request in self.full else None
+
+
+def test_questions_without_room_are_those_of_all_hosts(augmented, tmp_path, monkeypatch):
+  summaries = on_two_hosts(monkeypatch, lambda host: augmented(Narrow(), tmp_path / 'out'))
+  assert [(found['samples'], found['too_long'], found['missing']) for found in summaries] == [(3, 3, 0)] * 2
+  assert 'answers are missing' not in (tmp_path / 'out' / 'README.md').read_text()
