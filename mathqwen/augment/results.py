@@ -7,6 +7,7 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -82,7 +83,7 @@ def write(
 ) -> dict:
   """Writes all files, on host 0. Returns the summary, on every host.
 
-  asked: the questions that had samples. new: new questions, dropped ones too. askings: how all were asked.
+  asked: the questions that had samples. new: new questions, dropped ones too. askings: how all were asked, the samples first.
   """
   counts = _Counts()
   outcomes: dict[str, Outcome] = {}  # of new questions, without their samples
@@ -191,8 +192,9 @@ class _Counts:
   def summary(self, prepared: 'Prepared', askings: list[Asking]) -> dict:
     """What --json prints, without the speed."""
     settings = prepared.settings
-    of_hosts = hosts.gather([name for asking in askings for name in asking.too_long])
-    too_long = {name for of_host in of_hosts for name in of_host}  # a host knows only of the questions that it asked
+    by_host = hosts.gather([asking.too_long for asking in askings])
+    # Of each asking. A host knows only of the questions that it asked itself.
+    too_long = [set(itertools.chain(*of_asking)) for of_asking in zip(*by_host, strict=True)]
     wanted = self.questions * settings['samples']
     found = {'pairs': self.pairs, 'questions_with_pairs': self.with_pairs} if prepared.request.pairs else {}
     return found | {
@@ -202,9 +204,10 @@ class _Counts:
       'kind': settings['questions'],
       'questions': self.questions,
       'left_out': prepared.left_out,
-      'too_long': len(too_long),
+      'too_long': sum(map(len, too_long)),
       'samples': self.samples,
-      'missing': wanted - self.samples - len(too_long) * settings['samples'],
+      # Only of the questions that need samples: what leaves the teacher no room never becomes one of them.
+      'missing': wanted - self.samples - len(too_long[0]) * settings['samples'],
       'right': self.right,
       'undecided': self.dropped['undecided'],
       'kept': self.kept,

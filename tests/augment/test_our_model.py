@@ -22,14 +22,14 @@ def model(tiny_config, random_params, compiled_once):
 
 @pytest.fixture
 def augmented(model, source):
-  """augmented(out, batch_size) -> (summary, lines of samples.jsonl)"""
+  """augmented(out, batch_size, questions) -> (summary, lines of samples.jsonl)"""
   with open(source, 'a') as file:
     file.write(json.dumps({'question': LONG, 'answer': '#### 40'}) + '\n')
 
-  def one(out, batch_size=4):
+  def one(out, batch_size=4, questions=None):
     ask = Ask(rule='number', max_new_tokens=5, decoding=Decoding(samples=3, temperature=1.5, top_p=0.9, seed=2))
     ours = asking.OurModel(model, lambda: model.params, batch_size)
-    prepared = augment.prepare(augment.AugmentRequest(source, str(out), ask), ours)
+    prepared = augment.prepare(augment.AugmentRequest(source, str(out), ask, questions=questions), ours)
     summary = augment.augment(ours, prepared, show=False)
     return summary, (out / 'samples.jsonl').read_text().splitlines()
 
@@ -66,3 +66,9 @@ def test_samples_of_our_model(augmented, model, tmp_path, monkeypatch):
     augmented(tmp_path / 'b', batch_size=4)
   monkeypatch.undo()
   assert augmented(tmp_path / 'b', batch_size=4)[1] == lines
+
+
+def test_no_samples_are_missing_where_the_teacher_had_no_room(augmented, tmp_path):
+  """What the teacher is not asked for is no question, and needs no samples."""
+  summary, _ = augmented(tmp_path / 'out', questions='rephrase')
+  assert summary['too_long'] > 0 and summary['missing'] == 0
