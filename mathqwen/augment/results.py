@@ -109,8 +109,8 @@ def write(
   summary = counts.summary(prepared, askings)
   if new is not None:
     summary |= _write_new_questions(out, lock, new, outcomes)
+  summary |= _speed(out, askings)
   if hosts.share()[0] == 0:
-    summary |= _speed(out, askings)
     records.write_json(out / 'summary.json', summary)
     files.write_atomically(out / 'README.md', card.text(summary, prepared).encode())
   return summary
@@ -222,14 +222,21 @@ class _Counts:
 
 
 def _speed(out: files.AnyPath, askings: list[Asking]) -> dict:
-  """The speed of this run; that of an earlier one, when there was nothing to ask."""
-  answers = sum(asking.answers for asking in askings)
+  """The speed of this run, of all hosts together; that of an earlier one, when there was nothing to ask.
+
+  All hosts must call it.
+  """
+  by_host = hosts.gather([[asking.answers, asking.tokens, asking.seconds] for asking in askings])
+  answers = tokens = 0
+  seconds = 0.0
+  for of_asking in zip(*by_host, strict=True):
+    answers += sum(of_host[0] for of_host in of_asking)
+    tokens += sum(of_host[1] for of_host in of_asking)
+    seconds += max(of_host[2] for of_host in of_asking)  # the hosts ask at the same time, and wait for the last one
   if not answers:
     path = out / 'summary.json'
     before = records.read_json(path, 'delete it') if path.exists() else {}
     return {name: before.get(name) for name in ('seconds', 'answers_per_second', 'tokens_per_second')}
-  seconds = sum(asking.seconds for asking in askings)
-  tokens = sum(asking.tokens for asking in askings)
   return {'seconds': seconds, 'answers_per_second': answers / seconds, 'tokens_per_second': tokens / seconds}
 
 

@@ -50,6 +50,8 @@ def test_two_hosts(augmented, tmp_path, monkeypatch, disks):
   assert sorted(models[0].streams + models[1].streams) == list(range(12)) and len(models[0].streams) == 6
   for summary in summaries:
     assert (summary['sha256'], summary['samples'], summary['rows']) == (whole['sha256'], 12, 16)
+    assert summary['seconds'] * summary['answers_per_second'] == pytest.approx(12)
+    assert summary['seconds'] * summary['tokens_per_second'] == pytest.approx(12 * 9)
   for name in ('train.jsonl', 'samples.jsonl'):
     assert (out[0] / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
   assert disks[0] == disks[1] or not (out[1] / 'train.jsonl').exists()
