@@ -83,7 +83,8 @@ def write(
 ) -> dict:
   """Writes all files, on host 0. Returns the summary, on every host.
 
-  asked: the questions that had samples. new: new questions, dropped ones too. askings: how all were asked, the samples first.
+  asked: the questions that had samples. new: new questions, dropped ones too. askings: how all were asked, the samples
+  first.
   """
   counts = _Counts()
   outcomes: dict[str, Outcome] = {}  # of new questions, without their samples
