@@ -86,7 +86,7 @@ def recomputed_flops(cfg: ModelConfig, remat: str, rows: int, length: int) -> in
   shape = Shape(cfg)
   full = shape.attention + 2 * shape.up  # all but the MLP's last matrix, whose output nothing needs
   nested = full + shape.layer + shape.attention  # the groups' forward pass too, and attention once more in it
-  weights = {'dots': 0, 'gate': shape.up, 'mlp': 2 * shape.up, 'nested': nested}.get(remat, full)
+  weights = {'dots': 0, 'gate': shape.up, 'mlp': 2 * shape.up, 'full': full, 'nested': nested}[remat]
   attentions = 3 if remat == 'nested' else 1
   return cfg.num_hidden_layers * rows * (2 * length * weights + attentions * shape.attention_flops(length))
 

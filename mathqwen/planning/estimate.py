@@ -1,7 +1,8 @@
 """What a training step needs of HBM, without compiling it: which settings to compile first, and what fits at all.
 
 Weights, moments and gradients are counted; activations, gathered weights and logits are estimated.
-`python tests/planning/measure_fits.py` compares with the TPU compiler.
+`python tests/planning/measure_fits.py` compares with the TPU compiler, which was not asked about train.remat=none: that
+is counted for `search`, whose candidates are compiled, and `fits` refuses it.
 """
 
 import dataclasses
@@ -45,6 +46,8 @@ def estimate(experiment: Experiment, shape: dict[str, int]) -> Estimate:
   model = Shape(cfg)
 
   kept = 2 * tokens * _kept(cfg, train.remat, tensor)
+  if train.remat == 'none':
+    kept += 2 * model.layer * cfg.num_hidden_layers // tensor  # the gathered weights of all layers, in bfloat16
   # While layers run backward: what all of them keep, and what one holds in bfloat16: its gathered weights, and their
   # gradient where they are trained.
   one_layer = (2 if adapted else 4) * model.layer // tensor
@@ -80,14 +83,23 @@ def _state(
 
 
 def _kept(cfg: ModelConfig, remat: str, tensor: int) -> int:
-  """Numbers that the forward pass keeps of a token for the backward pass, in all layers."""
+  """Numbers of 16 bits that the forward pass keeps of a token for the backward pass, in all layers."""
   layers = cfg.num_hidden_layers
   if remat == 'nested':
     # It keeps the inputs of all groups, and those of the layers in the group that is being differentiated.
     size = stack.group_size(layers)
     layers = layers // size + size
-  inputs_only = remat in ('full', 'nested')
-  qkv = 0 if inputs_only else cfg.head_dim * (cfg.num_attention_heads + 2 * cfg.num_key_value_heads)
-  hidden = cfg.hidden_size * (1 if inputs_only else 2)
-  mlp = {'gate': 1, 'dots': 2}.get(remat, 0) * cfg.intermediate_size
-  return layers * (hidden + (qkv + mlp) // tensor)
+  D, F = cfg.hidden_size, cfg.intermediate_size
+  queries, keys = cfg.head_dim * cfg.num_attention_heads, cfg.head_dim * cfg.num_key_value_heads
+  qkv = queries + 2 * keys
+  # Of one layer: (as wide as the residual stream; of the heads and the MLP, which tensor parallelism splits)
+  whole, split = {
+    # Every operand of every product and norm. The norms are in float32, whose numbers count twice.
+    'none': (8 * D, qkv + 2 * queries + 6 * F),
+    'dots': (2 * D, qkv + 2 * F),
+    'gate': (2 * D, qkv + F),
+    'mlp': (2 * D, qkv),
+    'full': (D, 0),
+    'nested': (D, 0),
+  }[remat]
+  return layers * (whole + split // tensor)

@@ -57,6 +57,8 @@ def plan(
   for name in FOUND:
     if name in fixed:
       raise UserError(f'--set {name}: --fits finds it: leave it out, or plan with --topology')
+  if fixed.get('train.remat') == 'none':
+    raise UserError('--set train.remat=none: --fits has no good estimate of it: leave it out, or plan with --topology')
   methods = _methods(fixed)
   asked = _experiments(models, methods, fixed, settings)
   if exact:
