@@ -98,7 +98,7 @@ def plan_pieces(names: Sequence[str], data_dir: str | None) -> tuple[list[Piece]
     data = catalog.of_source(source)
     if data is not None:
       pieces.append(Piece(number, None, NAMED_BYTES))
-      probes.append(catalog.options_of(source))
+      probes.append(catalog.options_of(data, source))
       continue
     for path in sources.find_files(source, 'train', left_out=reports[number]):
       probe, size = _probe(path)

@@ -148,10 +148,12 @@ def name_of(source: str) -> str:
   return source.partition('?')[0]
 
 
-def options_of(source: str) -> str:
-  """The options of a source that differ from their defaults, in one spelling: 'marks=keep', or ''."""
-  data = _data_sets().get(name_of(source))
-  options = _parse_options(data, source) if data and data.options else None
+def options_of(data: DataSet, source: str) -> str:
+  """The options of a source that differ from their defaults, in one spelling: 'marks=keep', or ''.
+
+  data: what `find_split` or `of_source` returned for that source.
+  """
+  options = _parse_options(data, source)
   if options is None:
     return ''
   changed = [name for name, option in declared(data.options).items() if getattr(options, name) != option.default]

@@ -105,7 +105,7 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   UserError: when there is no such data, or a file is damaged.
   """
   data, own_split = catalog.find_split(source, split)
-  root, path = _locate(data.name, own_split, data_dir, catalog.options_of(source))
+  root, path = _locate(data.name, own_split, data_dir, catalog.options_of(data, source))
   found, report = _rows(data.name, own_split, root)
   return found, report, path.parent
 

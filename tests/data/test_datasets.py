@@ -103,6 +103,20 @@ def test_a_split_needs_its_own_file_only(data):
     sources.load('math500', 'train', str(data))
 
 
+def test_a_split_that_is_known_by_another_name_has_the_options_of_its_data_set(data):
+  (data / 'math').mkdir()
+  rows = [{'problem': 'What is 1 + 1?', 'solution': r'\boxed{2}', 'answer': '2'}]
+  rows.append({'problem': 'How long? [asy]draw((0,0));[/asy]', 'solution': r'\boxed{3}', 'answer': '3'})
+  (data / 'math' / 'test500.jsonl').write_bytes(jsonl(*rows))
+
+  def questions(source):
+    return [example.question for example in sources.load(source, 'test', str(data))[0]]
+
+  assert questions('math500') == questions('math500?asy=keep') == [row['problem'] for row in rows]
+  assert questions('math500?asy=strip') == ['What is 1 + 1?', 'How long?']
+  assert questions('math500?asy=drop') == ['What is 1 + 1?']
+
+
 def test_a_killed_preparation_leaves_nothing_that_is_read(data, cache):
   code = """
 import os, signal
