@@ -66,6 +66,7 @@ def stream(
     _refuse_without_pairs(source)
   data = catalog.of_source(source)
   if data is not None and (made := examples.generated(source, split)):
+    report.origin = origins.of(source)
     yield from made
   elif data is not None and data.is_prepared:
     found, read_report, _ = _read_examples(source, split, data_dir, {}, any_turns, pairs)

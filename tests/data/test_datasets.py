@@ -12,6 +12,7 @@ import pytest
 from json_lines import GSM8K, jsonl
 
 from mathqwen.data import catalog, datasets, examples, sources
+from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,14 @@ def test_rows_in_order_as_the_parser_reads_them(data):
     loaded, report = sources.load('gsm8k', 'train', str(data))
     assert loaded == parsed and not report.counts
   assert files_below(data) == before
+
+
+@pytest.mark.parametrize('source', ['gsm8k', 'arithmetic?count=20'])
+def test_the_licence_is_known_however_a_data_set_is_read(source, data):
+  streamed = Report()
+  assert list(sources.stream(source, streamed, 'train', str(data)))
+  _, loaded = sources.load(source, 'train', str(data))
+  assert streamed.origin == loaded.origin == {'licence': catalog.of_source(source).licence}
 
 
 def test_no_tensorflow(data):
