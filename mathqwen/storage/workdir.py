@@ -33,11 +33,10 @@ _SHARED_SECONDS = 10  # within which every host must see a new file in the workd
 
 
 def claim(workdir: str, experiment: config_lib.Experiment) -> None:
-  """Makes `workdir` this experiment's: creates it and writes the resolved config into it.
+  """Makes `workdir` this experiment's: writes the resolved config into it, on host 0. Call `check_claim` before it.
 
-  UserError: as `check_claim`.
+  UserError: when it cannot be written.
   """
-  check_claim(workdir, experiment)
   if jax.process_index() == 0:
     with explained(workdir):
       files.write_atomically(files.path(workdir) / EXPERIMENT, config_lib.to_json(experiment).encode())

@@ -227,6 +227,7 @@ def test_free_settings_may_change(tiny, trained, copied):
 )
 def test_settings_that_may_change(tiny, copied, setting):
   workdir, experiment = copied(7), config.override(config.load(tiny.config), [setting])
+  workdirs.check_claim(str(workdir), experiment)
   workdirs.claim(str(workdir), experiment)
   assert config.from_json((workdir / 'experiment.json').read_text(), 'experiment.json') == experiment
 
@@ -239,7 +240,7 @@ def test_any_other_setting_may_not_change(tiny, copied):
   workdir, experiment = copied(7), config.load(tiny.config)
   for setting in ('model.hidden_size=64', 'data.seed=1', 'optim.beta1=0.8', 'train.dropout=0.2', 'train.seed=1'):
     with pytest.raises(UserError, match=f'holds a run of another config .{setting.partition("=")[0]} '):
-      workdirs.claim(str(workdir), config.override(experiment, [setting]))
+      workdirs.check_claim(str(workdir), config.override(experiment, [setting]))
 
 
 CONSTANT = ['--set', 'optim.schedule=constant']
@@ -279,6 +280,7 @@ def test_a_workdir_without_a_checkpoint_may_change_hands(tiny, tmp_path, capsys)
   assert 'cannot read' in fails(
     capsys, 'train', tiny.config, '--workdir', workdir, '--set', f'data.sources={tmp_path}/none.jsonl'
   )
+  workdirs.check_claim(str(workdir), config.load(tiny.config))
   workdirs.claim(str(workdir), config.load(tiny.config))
   assert json.loads((workdir / 'experiment.json').read_text())['data']['sources'] == [tiny.train]
 
