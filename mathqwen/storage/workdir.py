@@ -83,11 +83,12 @@ def check_claim(workdir: str, experiment: config_lib.Experiment) -> None:
     steps = reading.finished_steps(directory / 'checkpoints')
     if not steps:
       return
-    before = _newest_config(directory, steps)
+    step, before = _newest_config(directory, steps)
     if before is None:  # none can be read: restoring will say why, if the copy does not refuse first
       before = _copied_config(directory)
     else:
-      _report_other_copy(directory, before, steps[-1])
+      _report_other_copy(directory, before, step)
+    # Of the newest step, even where its config is damaged: its weights may be whole, and are restored then.
     if before is not None and (refusal := resume.refusal(before, experiment, steps[-1])):
       raise UserError(f'{workdir} {refusal}')
 
@@ -103,12 +104,12 @@ def explained(workdir: str) -> Iterator[None]:
     raise UserError(f'--workdir {workdir}: {error.strerror or error}; use a directory that can be written') from None
 
 
-def _newest_config(directory: files.AnyPath, steps: list[int]) -> config_lib.Experiment | None:
-  """The config of the newest step that has a whole one."""
+def _newest_config(directory: files.AnyPath, steps: list[int]) -> tuple[int, config_lib.Experiment] | tuple[None, None]:
+  """(step, its config) of the newest step that has a whole one; (None, None) where none has."""
   for step in reversed(steps):
     with contextlib.suppress(reading.Damage):
-      return config_of(directory / 'checkpoints' / str(step))
-  return None
+      return step, config_of(directory / 'checkpoints' / str(step))
+  return None, None
 
 
 def config_of(step: files.AnyPath) -> config_lib.Experiment:
@@ -123,7 +124,7 @@ def config_of_run(workdir: files.AnyPath) -> config_lib.Experiment | None:
 
   UserError: when experiment.json counts, and is damaged.
   """
-  inside = _newest_config(workdir, reading.finished_steps(workdir / 'checkpoints'))
+  _, inside = _newest_config(workdir, reading.finished_steps(workdir / 'checkpoints'))
   return _copied_config(workdir) if inside is None else inside
 
 

@@ -96,12 +96,20 @@ def test_the_config_in_the_checkpoint_counts(tiny, copied, capsys, untrained):
     said = capsys.readouterr().err.splitlines()
     assert said.count(f'{file} {difference}: the config in checkpoints/14 counts') == 1
     assert file.read_text() == whole
-  # Also where the newest one is damaged
-  file.unlink()
+
+
+def test_the_newest_config_that_is_whole_counts(tiny, copied, capsys):
+  """The line names the step that has it. The weights of the newest step are whole, and the run continues from them."""
+  workdir = copied(14)
+  (workdir / 'experiment.json').unlink()
   (workdir / 'checkpoints' / '14' / 'config' / 'metadata').write_text('{}')
-  assert '0.003 -> 0.001' in fails(
-    capsys, 'train', tiny.config, '--workdir', workdir, '--set', 'optim.learning_rate=1e-3'
-  )
+  experiment = config.load(tiny.config)
+  workdirs.check_claim(str(workdir), experiment)
+  assert 'experiment.json is missing: the config in checkpoints/7 counts' in capsys.readouterr().err
+  with pytest.raises(UserError, match='optim.learning_rate 0.003 -> 0.001'):
+    workdirs.check_claim(str(workdir), config.override(experiment, ['optim.learning_rate=1e-3']))
+  with pytest.raises(UserError, match='at step 14 it would jump'):
+    workdirs.check_claim(str(workdir), config.override(experiment, ['train.steps=30']))
 
 
 def test_a_model_without_experiment_json_is_read(copied, capsys):
