@@ -178,7 +178,7 @@ class Checkpoints:
     """
     restored, damage = self._read(step, params, opt_state)
     if restored is None:
-      raise UserError(reading.damage_text(self.folder(step), self._steps(), damage))
+      raise UserError(reading.damage_text(self.folder(step), damage))
     return restored
 
   def restore_newest(self, params: dict, opt_state: Any, strict: bool = False) -> Restored | None:
@@ -202,9 +202,7 @@ class Checkpoints:
         break
     if damages:
       newest = max(damages)
-      raise UserError(
-        reading.damage_text(self.folder(newest), [] if len(damages) > 1 else self._steps(), damages[newest])
-      )
+      raise UserError(reading.damage_text(self.folder(newest), damages[newest], damaged=damages))
     return None
 
   def _read(self, step: int, params: dict, opt_state: Any) -> tuple[tuple[dict, Any, dict] | None, str]:
@@ -254,12 +252,8 @@ class Checkpoints:
 
   def json(self, step: int, item: str) -> Any:
     """A JSON item of a step. UserError: when it is damaged."""
-    with explain_damage(self, step):
+    with reading.explain_damage(self.folder(step)):
       return checksums.read_json(self.folder(step), item, checksums.read(self.folder(step)))
-
-  def earlier(self, step: int) -> int | None:
-    """The newest finished step before `step`."""
-    return reading.earlier(self._steps(), step)
 
 
 class _Preservation(ocp.checkpoint_managers.PreservationPolicy):
@@ -308,17 +302,6 @@ def _ignore_closed_event_loops() -> None:
 
   hook.ignores_closed_event_loops = True
   sys.unraisablehook = hook
-
-
-@contextlib.contextmanager
-def explain_damage(checkpoints: Checkpoints, step: int) -> Iterator[None]:
-  """Turns what Orbax raises for a damaged checkpoint into one line."""
-  try:
-    with reading.explained(checkpoints.folder(step)):
-      yield
-  except reading.Damage as damage:
-    steps = [number for number in (checkpoints.earlier(step),) if number is not None]
-    raise UserError(reading.damage_text(checkpoints.folder(step), steps, str(damage))) from damage
 
 
 class SaveFailed(UserError):

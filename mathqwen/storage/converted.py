@@ -15,7 +15,7 @@ from mathqwen.chat.chat_format import save_tokenizer
 from mathqwen.model import lora
 from mathqwen.model.config import ModelConfig
 from mathqwen.storage import checksums, reading
-from mathqwen.storage.checkpoint import Checkpoints, explain_damage, explain_failed_save
+from mathqwen.storage.checkpoint import Checkpoints, explain_failed_save
 from mathqwen.storage.workdir import EXPERIMENT
 from mathqwen.text.tokenizer import Tokenizer
 
@@ -36,7 +36,7 @@ class StepWeights(hf.Weights):
     """adapter: of a run that has one; its checkpoints hold what it trains, and no other weights."""
     self._checkpoints, self._step = Checkpoints(workdir), step
     self._shapes = lora.trained(cfg, adapter)
-    with explain_damage(self._checkpoints, step):
+    with reading.explain_damage(self._checkpoints.folder(step)):
       self._reader = reading.StepReader(self._checkpoints.folder(step))
       self._metadata = self._reader.metadata('params')
 
@@ -50,7 +50,7 @@ class StepWeights(hf.Weights):
 
   def read(self, path: hf.Path) -> np.ndarray:
     """One weight in its own dtype, on this host alone."""
-    with explain_damage(self._checkpoints, self._step):
+    with reading.explain_damage(self._checkpoints.folder(self._step)):
       array = self._reader.weight('params', path, reading.as_numpy())
       self._reader.check({_name(path): checksums.of_array(array)})
     return array
@@ -58,7 +58,7 @@ class StepWeights(hf.Weights):
   def place(self, path: hf.Path, sharding: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
     """One weight in this sharding; all hosts must call it."""
     shape = hf.weight_at(self._shapes, path).shape
-    with explain_damage(self._checkpoints, self._step):
+    with reading.explain_damage(self._checkpoints.folder(self._step)):
       args = reading.on_devices(shape, self.dtype(path), sharding)
       array = self._reader.weight('params', path, args)
       # In its own dtype, in which it was written
@@ -68,7 +68,7 @@ class StepWeights(hf.Weights):
 
   def checksum(self, path: hf.Path) -> dict:
     """What was written down of a weight, which `read` and `place` compare; also after `close`."""
-    with explain_damage(self._checkpoints, self._step):
+    with reading.explain_damage(self._checkpoints.folder(self._step)):
       if self._reader.record is None:
         raise reading.Damage('its checksums are missing')
       return self._reader.record['arrays'][_name(path)]

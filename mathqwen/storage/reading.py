@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -170,13 +170,18 @@ def finished_steps(directory: files.AnyPath) -> list[int]:
   return sorted(int(path.name) for path in found if ((path / COMMITTED).is_file() if is_remote else path.is_dir()))
 
 
-def earlier(steps: list[int], step: int) -> int | None:
-  """The newest of `steps` before `step`."""
-  return max((s for s in steps if s < step), default=None)
+def damage_text(step: files.AnyPath, damage: str, damaged: Collection[int] = ()) -> str:
+  """The line for a user. step: the directory of the damaged step. damaged: other steps that cannot be used either."""
+  usable = [number for number in finished_steps(step.parent) if number < int(step.name) and number not in damaged]
+  remedy = f'to continue from step {usable[-1]}, delete {step}' if usable else 'there is no earlier one'
+  return f'the checkpoint {step} is damaged ({damage} ...): copy it again; {remedy}'
 
 
-def damage_text(folder: files.AnyPath, steps: list[int], damage: str) -> str:
-  """The line for a user. folder: of the damaged step. steps: all of the workdir that may be used instead."""
-  before = earlier(steps, int(folder.name))
-  remedy = 'there is no earlier one' if before is None else f'to continue from step {before}, delete {folder}'
-  return f'the checkpoint {folder} is damaged ({damage} ...): copy it again; {remedy}'
+@contextlib.contextmanager
+def explain_damage(step: files.AnyPath) -> Iterator[None]:
+  """Turns what Orbax raises for a damaged checkpoint, and `Damage`, into one line. step: its directory."""
+  try:
+    with explained(step):
+      yield
+  except Damage as damage:
+    raise UserError(damage_text(step, str(damage))) from damage

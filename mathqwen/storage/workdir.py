@@ -144,11 +144,8 @@ def item_of(step: files.AnyPath, item: str) -> Any:
   """
   if not (step / item).exists():
     return None
-  try:
-    with reading.explained(step):
-      return checksums.read_json(step, item, checksums.read(step))
-  except reading.Damage as damage:
-    raise UserError(reading.damage_text(step, [], str(damage))) from damage
+  with reading.explain_damage(step):
+    return checksums.read_json(step, item, checksums.read(step))
 
 
 def _copied_config(directory: files.AnyPath) -> config_lib.Experiment | None:
@@ -219,19 +216,17 @@ def find_checkpoint(path: str) -> tuple[str, config_lib.Experiment, int] | None:
     step = int(name)
   else:
     raise UserError(f'{path} is not a checkpoint step: give {workdir} for its newest ({steps[-1]})')
-  return str(workdir), _config_for_reading(workdir, steps, step), step
+  return str(workdir), _config_for_reading(workdir, step), step
 
 
-def _config_for_reading(workdir: files.AnyPath, steps: list[int], step: int) -> config_lib.Experiment:
+def _config_for_reading(workdir: files.AnyPath, step: int) -> config_lib.Experiment:
   """The config of a step; experiment.json's counts only where the step has none. UserError: when it is damaged."""
   folder = workdir / 'checkpoints' / str(step)
   is_older = (folder / 'params').exists() and not (folder / 'config').exists()  # a converted model of an older version
   if is_older and (copy := _copied_config(workdir)) is not None:
     return copy
-  try:
+  with reading.explain_damage(folder):
     inside = config_of(folder)
-  except reading.Damage as damage:
-    raise UserError(reading.damage_text(folder, steps, str(damage))) from damage
   _report_other_copy(workdir, inside, step)
   return inside
 

@@ -65,21 +65,21 @@ def test_the_setting_that_needs_the_space_is_named(keep, remedy, tmp_path, monke
     checkpoint.check_space(str(tmp_path), {'w': np.zeros(1)}, {}, keep)
 
 
-def test_the_remedy_names_the_newest_step_before(monkeypatch, tmp_path):
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
+def test_the_remedy_names_the_newest_step_before(tmp_path):
   for step in (3, 7, 20, 30):
     (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
-  checkpoints.close()
-  checkpoints = checkpoint.Checkpoints(str(tmp_path))
-  assert [checkpoints.earlier(step) for step in (20, 7, 3, 100)] == [7, 3, None, 30]
-  for error in (ValueError('x'), KeyError('x'), OSError('x'), TypeError('x'), Exception('x')):
-    message = f'20 is damaged .*to continue from step 7, delete {tmp_path}/checkpoints/20'
-    with pytest.raises(UserError, match=message), checkpoint.explain_damage(checkpoints, 20):
+  damaged = tmp_path / 'checkpoints' / '20'
+  for error in (ValueError('x'), KeyError('x'), OSError('x'), TypeError('x'), Exception('x'), reading.Damage('x')):
+    message = f'20 is damaged .*to continue from step 7, delete {damaged}'
+    with pytest.raises(UserError, match=message), reading.explain_damage(damaged):
       raise error
   for error in (RuntimeError('a defect'), KeyboardInterrupt()):
-    with pytest.raises(type(error)), checkpoint.explain_damage(checkpoints, 20):
+    with pytest.raises(type(error)), reading.explain_damage(damaged):
       raise error
-  checkpoints.close()
+  first = tmp_path / 'checkpoints' / '3'
+  assert reading.damage_text(first, 'x').endswith('there is no earlier one')
+  assert reading.damage_text(damaged, 'x', damaged=[20, 7]).endswith(f'to continue from step 3, delete {damaged}')
+  assert reading.damage_text(damaged, 'x', damaged=[20, 7, 3]).endswith('there is no earlier one')
 
 
 def test_a_plain_file_is_no_step(tmp_path):

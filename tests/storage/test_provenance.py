@@ -78,13 +78,15 @@ def test_what_is_no_run_to_make_again(trained, tiny, fails, tmp_path):
   'item, old, new', [('config', '0.003', '0.002'), ('sessions', '"from_step": 0', '"from_step": 1')]
 )
 def test_a_changed_checkpoint_is_not_made_again(item, old, new, trained, fails, tmp_path):
-  step = tmp_path / 'run' / 'checkpoints' / '7'
-  shutil.copytree(trained / 'checkpoints' / '7', step)
+  for number in ('7', '14'):
+    shutil.copytree(trained / 'checkpoints' / number, tmp_path / 'run' / 'checkpoints' / number)
+  step = tmp_path / 'run' / 'checkpoints' / '14'
   file = step / item / 'metadata'
   assert old in file.read_text()
   file.write_text(file.read_text().replace(old, new, 1))
   line = fails('train', '--reproduce', step, '--workdir', tmp_path / 'again')
   assert f'{step} is damaged ({item} differs from what was written' in line and not (tmp_path / 'again').exists()
+  assert line.endswith(f'to continue from step 7, delete {step}')
 
 
 def test_what_differs(trained):
