@@ -269,4 +269,4 @@ def dry_run(run: TrainingRun) -> dict:
   print(f'  {gib["total_bytes"]} in all')
   print('all settings:')
   print(config_lib.to_json(experiment), end='')
-  return numbers | {'parameters_dtype': 'float32', 'vocab_size': experiment.model.vocab_size}
+  return numbers | {'vocab_size': experiment.model.vocab_size}
