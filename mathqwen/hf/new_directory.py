@@ -13,12 +13,9 @@ import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from mathqwen import files
 from mathqwen.errors import UserError
+from mathqwen.hardware import hosts
 
 # Without these a directory is not a model: of Hugging Face, and of ours.
 MARKS = ('config.json', 'experiment.json', 'adapter_config.json')
@@ -46,7 +43,7 @@ def new_directory(directory: str, size: int) -> Iterator[files.AnyPath]:
   With several hosts all of them enter, and an error inside must be raised on all of them (see `together`).
   """
   target = files.path(directory).absolute()  # Orbax needs absolute paths
-  is_first = jax.process_index() == 0
+  is_first = hosts.share()[0] == 0
   work = _on_store if files.is_remote(target) else _on_disk
   try:
     with work(target, is_first) as (temporary, make, rename):
@@ -110,8 +107,10 @@ def _on_store(target: files.AnyPath, is_first: bool) -> Iterator[Steps]:
 def together(work: Callable[[], None] | None) -> None:
   """Does this host's work and waits for the other hosts; when it fails on one of them, an error is raised on all.
 
-  Without this, the hosts that succeed would wait forever in the next collective operation.
-  UserError: on a host that succeeded, when another failed. Else the UserError or OSError of the work itself.
+  Without this, the hosts that succeed would wait forever in the next collective operation. They wait here without the
+  devices, whose collectives have time limits: a host may write for minutes.
+  UserError: on a host that succeeded, when another failed, with its text. Else the UserError or OSError of the work
+  itself.
   """
   error = None
   try:
@@ -119,19 +118,17 @@ def together(work: Callable[[], None] | None) -> None:
       work()
   except (UserError, OSError) as raised:
     error = raised
-  if jax.process_count() > 1:
-    failed = multihost_utils.process_allgather(np.int32(error is not None))
-    if error is None and failed.any():
-      raise UserError(f'host {int(np.argmax(failed))} could not continue: see its message')
+  texts = hosts.gather(None if error is None else str(error))
   if error is not None:
     raise error
+  for host, text in enumerate(texts):
+    if text is not None:
+      raise UserError(f'host {host} could not continue: {text}')
 
 
 def _process_id() -> int:
   """The id of host 0's process, the same on all hosts, because they write into one temporary directory."""
-  if jax.process_count() == 1:
-    return os.getpid()
-  return int(multihost_utils.broadcast_one_to_all(np.int32(os.getpid())))
+  return hosts.gather(os.getpid())[0]
 
 
 def _remove_leftovers(target: pathlib.Path):

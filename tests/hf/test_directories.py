@@ -1,9 +1,12 @@
 import json
+import os
 import pathlib
+import threading
 
 import jax
 import numpy as np
 import pytest
+from two_hosts import on_two_hosts
 
 from mathqwen import hf
 from mathqwen.chat import chatml
@@ -228,3 +231,31 @@ def test_a_directory_with_something_in_it_is_left_alone(exported, tmp_path, tiny
   with pytest.raises(UserError, match='is not empty'):
     hf.save(directory, {}, cfg, tiny_bpe_tokenizer())
   assert sorted(pathlib.Path(directory).iterdir()) == before
+
+
+# --- several hosts ---
+
+
+def test_why_one_host_could_not_write_is_said_on_all(monkeypatch):
+  def work():
+    raise OSError(28, 'No space left on device', 'x')
+
+  def message(host):
+    with pytest.raises(OSError if host == 1 else UserError) as error:
+      hf.together(work if host == 1 else None)
+    return str(error.value)
+
+  why = "[Errno 28] No space left on device: 'x'"
+  assert on_two_hosts(monkeypatch, message) == [f'host 1 could not continue: {why}', why]
+
+
+def test_the_hosts_write_into_one_directory(tmp_path, monkeypatch):
+  def write(host):
+    with hf.new_directory(str(tmp_path / 'export'), 10) as folder:
+      (folder / f'of host {host}').write_text('')
+    return folder
+
+  monkeypatch.setattr(os, 'getpid', threading.get_ident)  # as in two processes
+  folders = on_two_hosts(monkeypatch, write)
+  assert folders[0] == folders[1]
+  assert sorted(path.name for path in (tmp_path / 'export').iterdir()) == ['of host 0', 'of host 1']
