@@ -48,6 +48,9 @@ def outcome_of(example: Example, found: list[dict], prepared: 'Prepared') -> Out
     return Outcome(select(found, example.solution if request.keep_gold else None), example.answer, None, '')
   if not found:
     return Outcome([], '', 0.0, 'no sample has an answer')
+  if not example.answer:
+    # An earlier run may have judged some of them by the answer that was most frequent then.
+    found = [graders.unjudged(record, prepared.rule) for record in found]
   answer, share, why = questions_lib.verify(example.answer, found, request.min_share)
   if answer is not None and graders.readable(answer, graders.get(prepared.rule)) is None:
     answer, why = None, 'no majority'

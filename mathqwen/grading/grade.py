@@ -213,6 +213,13 @@ def judged(record: dict, rule: str) -> dict:
   return {**record, **fields, 'verdict': state, 'rule': rule}
 
 
+def unjudged(record: dict, rule: str) -> dict:
+  """A copy of the record with its answer and no verdict: for a question whose gold answer is not known."""
+  extracted = get(rule).answer(record['response'])
+  fields = {'gold': None, 'extracted': extracted, 'correct': False, 'reason': '', 'verdict': None, 'rule': rule}
+  return {**record, **fields}
+
+
 def judge(records: Sequence[dict], rule: str, workers: int | None = None) -> list[dict]:
   """`judged` of each record, in order.
 

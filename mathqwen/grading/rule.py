@@ -47,6 +47,11 @@ class Rule:
       return Verdict(False, extracted[:MAX_ANSWER], f'answer of {len(extracted)} characters is too long to compare')
     return verdict_of(*self.compare(extracted, gold), extracted)
 
+  def answer(self, response: str) -> str | None:
+    """The answer in a response to a question whose gold answer is not known."""
+    without_comparison = dataclasses.replace(self, compare=lambda answer, gold: (False, ''))
+    return without_comparison(response, '0').extracted
+
 
 def verdict_of(equal: bool | None, reason: str, extracted: str) -> Verdict:
   """The verdict of a comparison."""

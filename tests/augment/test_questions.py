@@ -1,5 +1,6 @@
 """New questions: what a teacher's reply says, masked numbers, and the majority that confirms an answer."""
 
+import fake_server
 import pytest
 from four_questions import QUESTIONS
 
@@ -114,6 +115,53 @@ def test_a_teachers_questions(run, server, lines, kind):
   assert summary['dropped'] == {'unverified question': 4}
   asked = len(server.asked)
   assert run(samples=4, questions=kind)['sha256'] == summary['sha256'] and len(server.asked) == asked
+
+
+def replies_of(*answers):
+  """What a server says that makes one question with other numbers, and solves it with these answers in turn."""
+
+  def reply(question, number):
+    return '<question>What is 50 + 2?</question>' if question.startswith('Write a new') else answers[number]
+
+  return reply
+
+
+def test_a_resumed_run_counts_its_votes_as_one_that_was_not_stopped(run, server, lines, tmp_path):
+  """The samples of the first run were judged by the majority of that time, those of the second are not yet."""
+  answers = ['so 52', 'it is 52', '40 + 12 = 52', '51 + 1 = 52']
+  server.reply = replies_of(*answers)
+  run(samples=4, questions='numbers', limit=1, out=tmp_path / 'whole')
+
+  failing = iter([False, False, False, True, True])  # the new question, then its answers
+  texts = iter(answers)
+  teach = replies_of('')
+
+  def respond(handler):
+    if next(failing, False):
+      handler.say(b'{}', 400)
+      return
+    text = teach(handler.question, 0) or next(texts)
+    handler.say(fake_server.answer('', message={'role': 'assistant', 'content': text}))
+
+  server.respond = respond
+  with pytest.raises(UserError, match='2 problems have no answer'):
+    run(samples=4, questions='numbers', limit=1)
+  run(samples=4, questions='numbers', limit=1)
+  for name in ('new_questions', 'train'):
+    assert (tmp_path / 'out' / f'{name}.jsonl').read_text() == (tmp_path / 'whole' / f'{name}.jsonl').read_text()
+  assert lines('new_questions')[0]['share'] == 1.0 and len(lines('train')) == 4
+
+
+def test_the_least_share_may_change(run, server, lines):
+  """What the first run found right by its majority votes again by its own words: 25% is not 25."""
+  server.reply = replies_of(*['The answer is 25'] * 2, 'The answer is 25%', 'The answer is 7')
+  run(samples=4, questions='numbers', limit=1, min_share=0.5)
+  assert (lines('new_questions')[0]['share'], lines('new_questions')[0]['answer']) == (0.5, '25')
+  assert {sample['correct'] for sample in lines('samples')} == {True, False}
+  asked = len(server.asked)
+  run(samples=4, questions='numbers', limit=1, min_share=0.6)
+  assert (lines('new_questions')[0]['share'], lines('new_questions')[0]['dropped']) == (0.5, 'no majority')
+  assert len(server.asked) == asked and lines('train') == []
 
 
 def test_backward_questions_are_solved(run, server, lines):
