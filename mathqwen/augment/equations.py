@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 from mathqwen.data.expressions import canonical, evaluate
 from mathqwen.grading.cleaning import clean
@@ -43,15 +44,20 @@ _PART_OF = re.compile(
   r'\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and)\s*$',
   re.IGNORECASE,
 )
+# `- 5 + 3 = 8` is an item of a list, or begins with a minus.
+_BULLET = re.compile(r'\s*-\s+')
+# `Step 1 - 5 + 3 = 8`, and `2.20-5=15` of `2．20-5=15`.
+_LABEL = re.compile(r'\s*\d{1,2}(?:\s+-\s+|\.(?=\d))')
+_BEFORE_LABEL = re.compile(r'[\s#>*•|-]*(?:[A-Z][a-z]+)?\s*')
 # With these, an equation that is wrong as it stands may be right as it is meant.
 _DOUBTFUL = re.compile(
   r'%'  # 100 - 20% = 80
-  r'|/\s*[\d.]+\s*/'  # 25 / 1/3 = 75
+  r'|/[\d.]+/'  # 25 / 1/3 = 75
   r'|(?<![\d.,])0\d'  # 0900 - 0130 = 0730
 )
 _DOUBTFUL_AFTER = re.compile(
-  r'\s*(?:cents?\b|¢|and \(?\$?\d+/)'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
-  r'|.*\bremainder\b',  # 13/6 = 2 with a remainder of 1
+  r'\s*(?:cents?\b|¢|and \(?\$?\d+/'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
+  r')|.*\bremainder\b',  # 13/6 = 2 with a remainder of 1
   re.IGNORECASE,
 )
 
@@ -117,26 +123,58 @@ def _of_run(line: str, run: re.Match) -> list[Equation]:
   return found
 
 
+class _Side(NamedTuple):
+  """One side of an equation, in one way to read it."""
+
+  text: str  # in one spelling
+  values: list[Fraction]  # that it may mean; none when it is no calculation
+  has_operator: bool
+
+
 def _of_chain(before: str, chain: str, after: str) -> list[Equation]:
   """The equations of 'A = B = C', each side with the next. before, after: the rest of the line."""
   sides = _balanced(chain).split('=')
-  values = [[] if _TWO_NUMBERS.search(side) else _values(_side(side)) for side in sides]
-  if not _begins(before, sides[0]) or not _has_operator(sides[0]):
-    values[0] = []
+  readings = [[_read_side(side)] for side in sides]
+  readings[0] = [side for side in map(_read_side, _beginnings(before, sides[0])) if side.has_operator]
   if not _ends(sides[-1], after):
-    values[-1] = []
+    readings[-1] = []
 
   found = []
   for i in range(len(sides) - 1):
-    left, right = values[i], values[i + 1]
-    if not left or not right or not (_has_operator(sides[i]) or _has_operator(sides[i + 1])):
-      continue
-    holds = _agree(left, right)
     follows = after if i == len(sides) - 2 else ''
-    if not holds and (_DOUBTFUL.search(f'{sides[i]}={sides[i + 1]}') or _DOUBTFUL_AFTER.match(follows)):
-      continue
-    found.append(Equation(f'{_side(sides[i])}={_side(sides[i + 1])}', holds))
+    pairs = [(left, right) for left in readings[i] for right in readings[i + 1]]
+    ways = [_of_sides(left, right, follows) for left, right in pairs]
+    right = [equation for equation in ways if equation and equation.holds]
+    if right or None not in ways:  # it is wrong when it is so in each way to read it
+      found += (right or ways)[:1]
   return found
+
+
+def _read_side(side: str) -> _Side:
+  text = _side(side)
+  return _Side(text, [] if _TWO_NUMBERS.search(side) else _values(text), _has_operator(text))
+
+
+def _of_sides(left: _Side, right: _Side, after: str) -> Equation | None:
+  """The equation of two sides; None when they are none, or when it is not certain that it is wrong."""
+  if not left.values or not right.values or not (left.has_operator or right.has_operator):
+    return None
+  text = f'{left.text}={right.text}'
+  if _agree(left.values, right.values):
+    return Equation(text, holds=True)
+  if _DOUBTFUL.search(text) or _DOUBTFUL_AFTER.match(after):
+    return None
+  return Equation(text, holds=False)
+
+
+def _beginnings(before: str, side: str) -> list[str]:
+  """The ways to read the first side of a chain, the likely one first; none where its calculation may begin earlier."""
+  if not _begins(before, side):
+    return []
+  if bullet := _BULLET.match(side):
+    return [side[bullet.end() :], side]
+  label = _LABEL.match(side) if _BEFORE_LABEL.fullmatch(before) else None
+  return [side, side[label.end() :]] if label else [side]
 
 
 def _begins(before: str, side: str) -> bool:
@@ -147,7 +185,9 @@ def _begins(before: str, side: str) -> bool:
   attached = before[-1:] if text == side else ''  # '2x' before '+3': a letter that the number belongs to
   if attached.isalnum() or attached in ('_', '\\', '}', '{', '.', ':', '^', '|'):
     return False
-  return not _PART_OF.search(before) and not before.rstrip().endswith(('*', '/', '^', '×', '÷', '<', '>', '!'))
+  if _PART_OF.search(before):
+    return False
+  return not before.rstrip().endswith(('*', '/', '^', '×', '÷', '<', '>', '!'))
 
 
 def _ends(side: str, after: str) -> bool:
@@ -176,7 +216,8 @@ def _side(text: str) -> str:
 
 
 def _has_operator(side: str) -> bool:
-  return _OPERATOR.search(_side(side)) is not None
+  """Whether a side in one spelling has one."""
+  return _OPERATOR.search(side) is not None
 
 
 def _values(side: str) -> list[Fraction]:

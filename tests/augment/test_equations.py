@@ -67,6 +67,31 @@ def test_what_is_not_certain_is_no_equation(text):
   assert plain(text) == []
 
 
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('- 5 + 3 = 8', ('5+3=8', True)),
+    ('- $20 - $5 = $15', ('20-5=15', True)),
+    ('- **5 x 3 = 15**', ('5*3=15', True)),
+    (r'  - \(5 \times 3 = 15\)', ('5*3=15', True)),
+    ('– 3 × 4 = 12', ('3*4=12', True)),
+    ('- 10 - 5 = -15', ('-10-5=-15', True)),  # a minus
+    ('-10 + 5 = -5', ('-10+5=-5', True)),
+    ('- 5 + 3 = 9', ('5+3=9', False)),
+    ('-5 + 3 = 8', ('-5+3=8', False)),
+    ('Step 1 - 5 + 3 = 8', ('5+3=8', True)),
+    ('**Step 1** - 5 + 3 = 9', ('1-5+3=9', False)),
+    ('1 - 20% - 30% = 50%', ('1-20%-30%=50%', True)),
+    ('2．20-5=15', ('20-5=15', True)),
+    ('３．５＋１＝４．５', ('3.5+1=4.5', True)),
+    ('1.5 + 3 = 5.5', ('1.5+3=5.5', False)),
+    ('He has 3 - 5 + 2 = 7', ('3-5+2=7', False)),
+  ],
+)
+def test_what_begins_a_line_may_be_no_part_of_the_equation(text, expected):
+  assert plain(text) == [expected]
+
+
 def test_a_long_text_is_read_once():
   text = '1+' * 5_000 + '1 = 3 ' + '(' * 5_000 + '= ' * 5_000
   assert [equation.holds for equation in equations.read(text)] in ([], [False])
