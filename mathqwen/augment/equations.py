@@ -39,16 +39,22 @@ _BARE_POINT = re.compile(r'(?<!\d)\.(?=\d)')  # .5
 _UNARY_PLUS = re.compile(r'(?<![\d)%])\+')
 _OPERATOR = re.compile(r'(?<=[\d)%])[-+*/^]')
 _TWO_NUMBERS = re.compile(r'[\d.]\s+[$€£¥]?\s*[\d.]')  # 1 1/2, or `= 4 $5 bills`
+_HAN = '\u3400-\u9fff'
 # A word behind which a number is a part of something larger: `20% of 30 + 20`.
 _PART_OF = re.compile(
-  r'\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and)\s*$',
+  r'(?:\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and)'
+  r'|加上?|减去?|乘以?|除以?|的|比|从|到|至|第|约|分之|负|又|根号|平方|倍|和|与)\s*$',
   re.IGNORECASE,
 )
+# What belongs to a number directly behind it: `三十5`, `2小时30`.
+_PART_OF_ATTACHED = re.compile(rf'[零一二三四五六七八九十百千万亿两半点]$|\d\s?[{_HAN}]{{1,2}}$')
 # `- 5 + 3 = 8` is an item of a list, or begins with a minus.
 _BULLET = re.compile(r'\s*-\s+')
 # `Step 1 - 5 + 3 = 8`, and `2.20-5=15` of `2．20-5=15`.
 _LABEL = re.compile(r'\s*\d{1,2}(?:\s+-\s+|\.(?=\d))')
 _BEFORE_LABEL = re.compile(r'[\s#>*•|-]*(?:[A-Z][a-z]+)?\s*')
+# In `5*2=10,100-10=90`, the comma may stand between two equations.
+_COMMA = re.compile(rf'(?<=\d),(?=[1-9]\d\d\s*[-+*/×÷^={_HAN}])')
 # With these, an equation that is wrong as it stands may be right as it is meant.
 _DOUBTFUL = re.compile(
   r'%'  # 100 - 20% = 80
@@ -56,10 +62,16 @@ _DOUBTFUL = re.compile(
   r'|(?<![\d.,])0\d'  # 0900 - 0130 = 0730
 )
 _DOUBTFUL_AFTER = re.compile(
-  r'\s*(?:cents?\b|¢|and \(?\$?\d+/'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
+  r'\s*(?:cents?\b|¢|角|and \(?\$?\d+/'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
   r')|.*\bremainder\b',  # 13/6 = 2 with a remainder of 1
   re.IGNORECASE,
 )
+_AND_SO_ON = re.compile(r'\s*(?:…|⋯|\.{3})')  # 22/7 = 3.14...
+_SCALES = {'dozen': 12, 'hundred': 100, 'thousand': 1000, 'million': 10**6, 'billion': 10**9}
+_SCALES |= {'百': 100, '千': 1000, '万': 10**4, '亿': 10**8}
+_SCALE = re.compile(rf'\s*({"|".join(_SCALES)})', re.IGNORECASE)  # 500000 * 4 = 2 million
+# Behind the whole part of a quotient: 7÷2=3……1, 7÷2=3余1, 7 / 2 = 3 R 1, 7 / 2 = 3, and 1 is left over.
+_REMAINDER = re.compile(r'[^=]*?(?:…|⋯|\.{3}|余|剩|\bleft[ -]?over|\bremain)|\s*R\.?\s?\d', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,9 +117,26 @@ def _plain(text: str) -> list[Equation]:
   text = _TIMES.sub('*', text)
   found = []
   for line in text.split('\n'):
-    for run in _RUN.finditer(line):
-      found += _of_run(line, run)
+    found += _of_line(line)
   return found
+
+
+def _of_line(line: str) -> list[Equation]:
+  """The equations of a line. A comma before three digits parts two of them where more of them hold then."""
+  found = _of_runs(line)
+  commas = [] if all(equation.holds for equation in found) else list(_COMMA.finditer(line))
+  for comma in reversed(commas):
+    parted = f'{line[: comma.end()]} {line[comma.end() :]}'
+    other = _of_runs(parted)
+    right, right_now = (sum(equation.holds for equation in equations) for equations in (found, other))
+    if right_now > right and len(other) - right_now < len(found) - right:
+      line, found = parted, other
+  return found
+
+
+def _of_runs(line: str) -> list[Equation]:
+  """The equations of a line, its commas read as they stand."""
+  return [equation for run in _RUN.finditer(line) for equation in _of_run(line, run)]
 
 
 def _of_run(line: str, run: re.Match) -> list[Equation]:
@@ -162,7 +191,11 @@ def _of_sides(left: _Side, right: _Side, after: str) -> Equation | None:
   text = f'{left.text}={right.text}'
   if _agree(left.values, right.values):
     return Equation(text, holds=True)
-  if _DOUBTFUL.search(text) or _DOUBTFUL_AFTER.match(after):
+  if (scale := _SCALE.match(after)) and _agree(left.values, [b * _SCALES[scale[1].lower()] for b in right.values]):
+    return None
+  is_cut = '.' in right.text and _AND_SO_ON.match(after)
+  is_whole_part = '/' in left.text and any(a // 1 == b for a in left.values for b in right.values)
+  if is_cut or (is_whole_part and _REMAINDER.match(after)) or _DOUBTFUL.search(text) or _DOUBTFUL_AFTER.match(after):
     return None
   return Equation(text, holds=False)
 
@@ -183,9 +216,10 @@ def _begins(before: str, side: str) -> bool:
   if not text or text[0] in '+*/^÷×)' or (text[0] == '-' and before.strip(' \t:,;(')):
     return False
   attached = before[-1:] if text == side else ''  # '2x' before '+3': a letter that the number belongs to
-  if attached.isalnum() or attached in ('_', '\\', '}', '{', '.', ':', '^', '|'):
+  is_word = attached.isalnum() and not re.match(f'[{_HAN}]', attached)  # Chinese has no blanks between words
+  if is_word or attached in ('_', '\\', '}', '{', '.', ':', '^', '|'):
     return False
-  if _PART_OF.search(before):
+  if _PART_OF.search(before) or (attached and _PART_OF_ATTACHED.search(before)):
     return False
   return not before.rstrip().endswith(('*', '/', '^', '×', '÷', '<', '>', '!'))
 

@@ -92,6 +92,37 @@ def test_what_begins_a_line_may_be_no_part_of_the_equation(text, expected):
   assert plain(text) == [expected]
 
 
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('一共有5×2=11个', [('5*2=11', False)]),  # no blanks between words
+    ('共5×2=10个，答案是10', [('5*2=10', True)]),
+    ('5×2=10，100-10=90', [('5*2=10', True), ('100-10=90', True)]),
+    ('5×2=10，100-10=95', [('5*2=10', True), ('100-10=95', False)]),
+    ('5×2=10，100元减10元', [('5*2=10', True)]),
+    ('5×2=10，110-10=100，200-100=100', [('5*2=10', True), ('110-10=100', True), ('200-100=100', True)]),
+    ('12×5=60,160-60=100', [('12*5=60', True), ('160-60=100', True)]),
+    ('3 × 4,000 + 100 = 12,000 + 100 = 12,100', [('3*4000+100=12000+100', True), ('12000+100=12100', True)]),
+    ('3 × 4,000 = 12,500', [('3*4000=12500', False)]),
+    ('7/2 = 3, so there are 3', [('7/2=3', False)]),
+  ],
+)
+def test_chinese_and_commas(text, expected):
+  assert plain(text) == expected
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '23÷5=4（袋）……3（个）', '7÷2=3……1', '23÷5=4(组)......3(人)', '23÷5=4余3', '23 ÷ 5 = 4 …… 3', '7 / 2 = 3 R 1',
+    '- 23÷5=4余3', '7 / 2 = 3, and 1 is left over',
+    '22/7 = 3.14...', '50000×2=10万', '5加3×2=11', '20的1/2+3=13', '2小时30+15=45',
+  ],
+)  # fmt: skip
+def test_remainders_and_parts_of_chinese_numbers_are_not_certain(text):
+  assert plain(text) == []
+
+
 def test_a_long_text_is_read_once():
   text = '1+' * 5_000 + '1 = 3 ' + '(' * 5_000 + '= ' * 5_000
   assert [equation.holds for equation in equations.read(text)] in ([], [False])
