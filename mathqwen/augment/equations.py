@@ -12,6 +12,7 @@ inside the calculation, or the `20% of` before one.
 import dataclasses
 import functools
 import re
+import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ _LATEX = (  # LaTeX as the signs that `expressions.evaluate` knows
   (re.compile(r'\\[()\[\]]|&'), ' '),
   (re.compile(r'\^\{([^{}]*)\}'), r'^(\1)'),
 )
-_TIMES = re.compile(r'(?<=[\d)%])\s?[x×]\s?(?=[\d($.])')
+_TIMES = re.compile(r'(?<=[\d)%])\s?[x×⋅∗✕✖]\s?(?=[\d($.])|(?<=[\d)])·(?=[\d(])')
 _RUN = re.compile(r'[0-9.,+\-*/×÷^()\[\]%$€£¥= ]*=[0-9.,+\-*/×÷^()\[\]%$€£¥= ]*')  # all that an equation may consist of
 _PUNCTUATION = re.compile(r'[.,]+(?=\s|$)')
 _CURRENCY = re.compile(r'[$€£¥]')
@@ -40,9 +41,16 @@ _UNARY_PLUS = re.compile(r'(?<![\d)%])\+')
 _OPERATOR = re.compile(r'(?<=[\d)%])[-+*/^]')
 _TWO_NUMBERS = re.compile(r'[\d.]\s+[$€£¥]?\s*[\d.]')  # 1 1/2, or `= 4 $5 bills`
 _HAN = '\u3400-\u9fff'
-# A word behind which a number is a part of something larger: `20% of 30 + 20`.
+_DOTS = '·•・'  # 2 · 3, or the sign before an item of a list, or between two of them
+_NEUTRAL = '→←↔⇒⇔⟹⟶∴∵≈≡|'  # symbols between an equation and what has no part in it
+# A word behind which a number is a part of something larger: `20% of 30 + 20`, `17 mod 5 + 1`, `\log_{2} 8 + 1`.
 _PART_OF = re.compile(
-  r'(?:\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and)'
+  r'(?:\b(?:of|times|plus|minus|by|than|over|from|to|squared|percent|dozen|half|twice|double|x|\d\s+and'
+  r'|(?:(?:a|arc)?(?:sin|cos|tan)|cot|sec|csc|log|ln|lg|exp|sqrt|mod|max|min|gcd|lcm|abs)'
+  r'(?:[_^](?:\{[^{}]*\}|[^\W_]+))*)'
+  r'|\\(?!(?:q?quad|implies|(?:long)?(?:left)?rightarrow|therefore|because|so|to|iff|item|newline|displaystyle|hline'
+  r'|approx|equiv|sim|[lgn]eq?)'
+  r'(?![a-z]))[a-z]+(?:[_^](?:\{[^{}]*\}|\w))*'
   r'|加上?|减去?|乘以?|除以?|的|比|从|到|至|第|约|分之|负|又|根号|平方|倍|和|与)\s*$',
   re.IGNORECASE,
 )
@@ -63,6 +71,8 @@ _DOUBTFUL = re.compile(
 )
 _DOUBTFUL_AFTER = re.compile(
   r'\s*(?:cents?\b|¢|角|and \(?\$?\d+/'  # $1 / 2 = 50 cents; 4/3 = 1 and 1/3
+  r'|(?:in )?(?:mod|modulo|base|binary)\b'  # 9 + 5 = 2 (mod 12)
+  r"|[b-fknp-ru-z](?![a-z')])"  # 10 + 5 = 3 x
   r')|.*\bremainder\b',  # 13/6 = 2 with a remainder of 1
   re.IGNORECASE,
 )
@@ -221,16 +231,26 @@ def _begins(before: str, side: str) -> bool:
     return False
   if _PART_OF.search(before) or (attached and _PART_OF_ATTACHED.search(before)):
     return False
-  return not before.rstrip().endswith(('*', '/', '^', '×', '÷', '<', '>', '!'))
+  last = before.rstrip()[-1:]
+  # A dot is an operator where there is something before it.
+  return not _is_operator(last) or (last in _DOTS and not before.strip(f' \t{_DOTS}'))
 
 
 def _ends(side: str, after: str) -> bool:
   """Whether the last side of a chain ends where its calculation does: not in `20x`, `20^{...`, `6 \\sqrt`, `20!`."""
   if not side.strip() or side.rstrip()[-1] in '+-*/^÷×(':
     return False
-  if re.match(r'\s*[\\{!:<>|]', after):
+  following = after.lstrip()[:1]
+  if following and (following in '\\{:|' or _is_operator(following)):
     return False
   return side != side.rstrip() or not re.match(r'[A-Za-z_](?![a-z])', after)
+
+
+def _is_operator(sign: str) -> bool:
+  """Whether a sign beside a number may join it to another one."""
+  if not sign or sign in _NEUTRAL:
+    return False
+  return sign in f'*/^!{_DOTS}✕✖' or unicodedata.category(sign) == 'Sm'
 
 
 def _balanced(chain: str) -> str:

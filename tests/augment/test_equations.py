@@ -123,6 +123,27 @@ def test_remainders_and_parts_of_chinese_numbers_are_not_certain(text):
   assert plain(text) == []
 
 
+@pytest.mark.parametrize(
+  'text, expected',
+  [
+    ('2·3 + 4 = 10', [('2*3+4=10', True)]),
+    ('2 ⋅ 3 + 4 = 11', [('2*3+4=11', False)]),
+    ('10 + 10 = 4∗5', [('10+10=4*5', True)]),
+    ('2 ✕ 3 = 6', [('2*3=6', True)]),
+    ('• 5 + 3 = 9', [('5+3=9', False)]),
+    (r'\Rightarrow 5 + 3 = 9', [('5+3=9', False)]),
+    ('∴ 5 + 3 = 9', [('5+3=9', False)]),
+    ('5 + 3 = 9 b) 4 + 2 = 6', [('5+3=9', False)]),
+    ('2 • 3 + 4 = 10', []), ('10 + 10 = 4 · 5', []), ('9 + 5 = 2 (mod 12)', []), ('17 mod 5 + 1 = 3', []),
+    (r'\log 100 + 1 = 3', []), (r'\log_{2} 8 + 1 = 4', []), ('sin 30 + 1 = 1.5', []), ('∛27 + 1 = 4', []),
+    (r'\approx 3 * 4 = 12', [('3*4=12', True)]), ('10 + 5 = 3 x', []),
+    ('500000 * 4 = 2 million', []), ('16 + 12 = $29 million', [('16+12=29', False)]),
+  ],
+)  # fmt: skip
+def test_signs_and_words_that_join_numbers(text, expected):
+  assert plain(text) == expected
+
+
 def test_a_long_text_is_read_once():
   text = '1+' * 5_000 + '1 = 3 ' + '(' * 5_000 + '= ' * 5_000
   assert [equation.holds for equation in equations.read(text)] in ([], [False])
