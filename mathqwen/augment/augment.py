@@ -164,6 +164,7 @@ def augment(model: Asked, prepared: Prepared, show: bool = True) -> dict:
     asking = Asking(model, prepared.prompt, request.ask.decoding, prepared.max_new_tokens, show, why=why)
     askings = [asking]
     new = None
+    passed_over: list[str] = []
     questions = prepared.examples
     try:
       if request.questions:
@@ -176,8 +177,10 @@ def augment(model: Asked, prepared: Prepared, show: bool = True) -> dict:
         askings.append(teaching)
         new = _new_questions(teaching, prepared, out, lock, late)
         questions = [question.example() for question in new if question.dropped is None]
+        # With a reply that an earlier run had to do without, a question may be a duplicate that was none then.
+        passed_over = [question.id for question in new if question.dropped is not None]
       ids = [question.id for question in questions]
-      stored = stack.enter_context(StoredAnswers(out, 'samples', ids, request.ask.decoding.samples, lock))
+      stored = stack.enter_context(StoredAnswers(out, 'samples', ids, request.ask.decoding.samples, lock, passed_over))
       make_record = _grading(prepared.rule)
       asking.ask('samples', questions, stored, make_record, late, _state(prepared, questions, stored))
       stored.end()

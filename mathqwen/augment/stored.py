@@ -10,6 +10,7 @@ an object store is copied to a local file without a name, and so is each line th
 import json
 import re
 import tempfile
+from collections.abc import Collection
 from typing import BinaryIO
 
 from mathqwen import files
@@ -21,16 +22,26 @@ from mathqwen.hardware import hosts
 class StoredAnswers:
   """The answers in NAME.jsonl, by question and number. To be used with `with`, which closes the files."""
 
-  def __init__(self, folder: files.AnyPath, name: str, ids: list[str], samples: int, lock: files.Lock):
+  def __init__(
+    self,
+    folder: files.AnyPath,
+    name: str,
+    ids: list[str],
+    samples: int,
+    lock: files.Lock,
+    passed_over: Collection[str] = (),
+  ):
     """ids: of the questions. samples: answers that each may have. lock: of `folder`.
 
-    UserError: when a line is damaged, or answers none of these questions.
+    passed_over: ids of questions that an earlier run may have asked and this one does not; their answers are not read.
+    UserError: when a line is damaged, or answers none of all these questions.
     """
     host, _ = hosts.share()
     self._path = folder / (f'{name}.{host}.jsonl' if host else f'{name}.jsonl')
     self._lock = lock
     self._index = {question: i for i, question in enumerate(ids)}
     self._samples = samples
+    self._passed_over = frozenset(passed_over)
     self._places: dict[int, dict[int, tuple[BinaryIO, int]]] = {}  # question -> number of the answer -> (file, offset)
     self._files: list[BinaryIO] = []
     self._journal: files.Journal | None = None  # of this host, once there is something to add
@@ -58,23 +69,27 @@ class StoredAnswers:
     is_ended = True
     for number, line in enumerate(file, 1):
       try:
-        question, sample = self._key_of(json.loads(line))
+        key = self._key_of(json.loads(line))
       except (ValueError, RecursionError) as error:
         if not line.endswith(b'\n'):
           report(f'{path}:{number}: half-written last line dropped')
           break
         raise UserError(f'{path}:{number}: not an answer of this run ({error}); delete the line') from None
-      self._places.setdefault(question, {}).setdefault(sample, (file, size))
+      if key is not None:
+        question, sample = key
+        self._places.setdefault(question, {}).setdefault(sample, (file, size))
       size += len(line)
       is_ended = line.endswith(b'\n')
     if path == self._path:
       self._own, self._size, self._lacks_newline = file, size, not is_ended
 
-  def _key_of(self, record: object) -> tuple[int, int]:
-    """(question, number of the answer). ValueError: when it is no record of such an answer."""
+  def _key_of(self, record: object) -> tuple[int, int] | None:
+    """(question, number of the answer); None: it is passed over. ValueError: it is no record of such an answer."""
     if not isinstance(record, dict) or not isinstance(record.get('response'), str):
       raise ValueError('no response in it')
     question, _, number = str(record.get('id')).rpartition('#')
+    if question in self._passed_over:
+      return None
     if question not in self._index or not re.fullmatch('[0-9]{1,9}', number) or int(number) >= self._samples:
       raise ValueError(f'{record.get("id")!r} is not asked')
     return self._index[question], int(number)
@@ -94,7 +109,10 @@ class StoredAnswers:
   def add(self, record: dict) -> None:
     """Appends an answer. When this returns, it is on disk (gs://: see `files.Journal`)."""
     self._lock.check()
-    question, number = self._key_of(record)
+    key = self._key_of(record)
+    if key is None:
+      raise ValueError(f'{record["id"]} is passed over')
+    question, number = key
     if self._journal is None:
       self._begin()
     line = records.line(record)

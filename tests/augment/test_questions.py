@@ -164,6 +164,32 @@ def test_the_least_share_may_change(run, server, lines):
   assert len(server.asked) == asked and lines('train') == []
 
 
+def test_a_reply_that_comes_late_may_make_another_one_a_duplicate(run, server, lines):
+  """The answers to that one, which are there, are passed over."""
+  new = '<question>The same, in other words.</question>'
+  texts = iter([None, new, 'so {}', 'it is {}'])  # the first reply does not come
+  golds = []
+
+  def respond(handler):
+    text = next(texts)
+    golds.append(QUESTIONS.get(handler.question.rpartition('\n')[2]))
+    if text is None:
+      handler.say(b'{}', 400)
+    else:
+      text = text.format(golds[0])
+      handler.say(fake_server.answer('', message={'role': 'assistant', 'content': text}))
+
+  server.respond = respond
+  options = {'samples': 2, 'questions': 'rephrase', 'per_question': 2, 'limit': 1}
+  with pytest.raises(UserError, match='1 problem has no answer .*/rephrase#0'):
+    run(**options)
+  assert [row['id'].rpartition('/')[2] for row in lines('train')] == ['rephrase1#0', 'rephrase1#1']
+  texts = iter([new, 'so {}', 'it is {}'])
+  assert run(**options)['new_questions_dropped'] == {'duplicate': 1}
+  assert [row['id'].rpartition('/')[2] for row in lines('train')] == ['rephrase0#0', 'rephrase0#1']
+  assert len(lines('samples')) == 2
+
+
 def test_backward_questions_are_solved(run, server, lines):
   masked = {'40': '42', '10': '50', '9': '5', '8': '4', '2': '42', '5': '50', '4': '5'}
 
