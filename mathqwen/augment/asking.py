@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from mathqwen.augment.stored import StoredAnswers
@@ -28,6 +28,7 @@ class Asked(Protocol):
   system_prompt: str
   at_a_time: int
   drawn: tuple[str, ...]  # the fields of Decoding that its answers depend on, apart from their number
+  request_json: Mapping | None  # further fields of each request to a server
 
   def requests(self, prompt: prompts.Prompt, questions: Sequence[Example]) -> list:
     """What each question is asked with."""
@@ -45,6 +46,7 @@ class OurModel:
   """A model of ours, over the devices of this host."""
 
   drawn = DRAWN
+  request_json = None
 
   def __init__(self, model: Model, read: Callable[[], dict] | None, batch_size: int):
     """read: reads its weights, once something is to be asked; None: it has them."""
@@ -96,6 +98,7 @@ class ServedModel:
     self._model = model
     self.name = model.name
     self.system_prompt = model.system_prompt
+    self.request_json = model.request_json or None
     self.at_a_time = concurrency
 
   def requests(self, prompt: prompts.Prompt, questions: Sequence[Example]) -> list:

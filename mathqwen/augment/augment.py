@@ -109,6 +109,7 @@ def prepare(request: AugmentRequest, model: Asked) -> Prepared:
     or (benchmark.max_new_tokens if benchmark else _MAX_NEW_TOKENS),
     'samples': ask.decoding.samples,
     **{name: getattr(ask.decoding, name) for name in model.drawn},
+    'request_json': model.request_json,
   }
   asked_now = subset(examples, ask.limit, ask.limit_seed)
   return Prepared(request, rule, prompt, settings['max_new_tokens'], asked_now, left_out, origin, settings)

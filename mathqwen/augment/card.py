@@ -40,6 +40,8 @@ def text(summary: dict, prepared: 'Prepared') -> str:
   lines += ['## Source', '', f'- {request.source}; licence: {_licence(prepared.origin)}']
   lines += [f'- SHA-256 of its questions and answers: `{prepared.settings["source_sha256"]}`']
   lines += ['', '## How it was made', '', *_settings(prepared)]
+  if summary['request_changes']:
+    lines += [f'- the server did not take this part of the requests: {", ".join(summary["request_changes"])}']
   if request.questions in INSTRUCTIONS:
     lines += ['- the teacher was asked: ' + INSTRUCTIONS[request.questions]]
   lines += [

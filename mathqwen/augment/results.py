@@ -175,6 +175,7 @@ class _Counts:
     self.questions = self.with_paths = self.rows = self.tokens = 0
     self.samples = self.right = self.kept = self.pairs = self.with_pairs = 0
     self.dropped: collections.Counter[str] = collections.Counter()
+    self.request_changes: set[str] = set()  # what of the requests the server did not take
     self.digest = hashlib.sha256()
 
   def add(self, outcome: Outcome, rows: list[bytes], paired: list[bytes]) -> None:
@@ -186,6 +187,7 @@ class _Counts:
     for record in outcome.records:
       self.samples += 1
       self.tokens += record['tokens'] or 0
+      self.request_changes.update(record.get('request_changes', ()))
       self.right += record['correct']
       self.kept += record['kept']
       self.dropped[record['dropped']] += not record['kept']
@@ -221,6 +223,7 @@ class _Counts:
       'questions_with_paths': self.with_paths,
       'rows': self.rows,
       'tokens': self.tokens,
+      'request_changes': sorted(self.request_changes),
       'sha256': self.digest.hexdigest(),  # of train.jsonl
     }
 

@@ -49,7 +49,7 @@ def run(server, source, tmp_path):
   def one(
     samples=3, concurrency=1, temperature=0.7, out=tmp_path / 'out', limit=None, rule='number', of=source, **options
   ):
-    retries = {name: options.pop(name) for name in ('tries', 'timeout') if name in options}
+    retries = {name: options.pop(name) for name in ('tries', 'timeout', 'request_json') if name in options}
     model = endpoint.Endpoint(server.model, backoff=0.001, **{'tries': 3} | retries)
     ask = Ask(limit=limit, rule=rule, decoding=Decoding(samples=samples, temperature=temperature))
     request = augment.AugmentRequest(of, str(out), ask, **options)

@@ -226,6 +226,30 @@ def test_other_settings_are_refused(run, source, tmp_path):
     run(out=other)
 
 
+def test_the_fields_of_the_requests_are_settings(run, tmp_path):
+  more = {'chat_template_kwargs': {'enable_thinking': False}}
+  run(samples=1, request_json=more)
+  assert "- request_json: {'chat_template_kwargs': " in (tmp_path / 'out' / 'README.md').read_text()
+  with pytest.raises(UserError, match='request_json .* there and None now'):
+    run(samples=1)
+  run(samples=1, request_json=more)
+
+
+def test_what_the_server_does_not_take_is_on_the_card(run, server, tmp_path):
+  respond = server.respond
+
+  def refusing(handler):
+    if 'temperature' in handler.body:
+      handler.say({'error': {'message': "'temperature' is not supported", 'param': 'temperature'}}, 400)
+    else:
+      respond(handler)
+
+  server.respond = refusing
+  assert run(samples=1)['request_changes'] == ['temperature left out']
+  card = (tmp_path / 'out' / 'README.md').read_text()
+  assert '- the server did not take this part of the requests: temperature left out\n' in card
+
+
 def test_the_command(server, source, tmp_path, capsys):
   words = ['data', 'augment', source, '--out', str(tmp_path / 'out')]
   assert cli.main([*words, '--model', server.model, '--samples', '2', '--rule', 'number', '--json']) == 0

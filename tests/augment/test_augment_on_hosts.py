@@ -14,6 +14,7 @@ class Reciter:
   """Takes the place of `asking.OurModel`: answers from what a stream of it stands for, and keeps what it was asked."""
 
   name, dtype, chat, system_prompt, at_a_time, drawn = 'reciter', 'float32', None, '', 2, ('temperature', 'seed')
+  request_json = None
 
   def __init__(self):
     self.streams = []
