@@ -117,11 +117,12 @@ def _ask_for(unknown: str, example: Example) -> str:
   )
 
 
-def verify(answer: str, records: Sequence[dict], min_share: float) -> tuple[str | None, float, str]:
+def verify(answer: str, records: Sequence[dict], samples: int, min_share: float) -> tuple[str | None, float, str]:
   """(the answer that the samples of a new question confirm, or None; its share of them; why it is None)
 
-  answer: as expected, '' where the samples decide. Samples vote by their answers; one without an answer counts, and has
-  no vote. The most frequent answer must have the share `min_share` of the samples, alone, and be the expected one.
+  answer: as expected, '' where the samples decide. samples: how many were asked for. They vote by their answers; one
+  without an answer, or that never came, counts and has no vote. The most frequent answer must have the share
+  `min_share` of the samples, alone, and be the expected one.
   """
   voters = [record for record in records if record['extracted'] is not None and not record['truncated']]
   votes: dict[object, list[dict]] = {}
@@ -131,7 +132,7 @@ def verify(answer: str, records: Sequence[dict], min_share: float) -> tuple[str 
     return None, 0.0, 'no sample has an answer'
   ordered = sorted(votes.values(), key=len, reverse=True)
   first = ordered[0]
-  share = len(first) / len(records)
+  share = len(first) / samples
   if len(ordered) > 1 and len(ordered[1]) == len(first):
     return None, share, 'tie'
   if share < min_share:

@@ -37,7 +37,7 @@ class Outcome:
 
   records: list[dict]  # its samples, each with `kept`, `dropped` and `why`
   answer: str  # gold, expected, or of the majority; '' when a new question is dropped
-  share: float | None  # of the samples of a new question, that agree on its answer
+  share: float | None  # of all samples of a new question, that agree on its answer
   why: str  # why a new question is dropped
 
 
@@ -51,7 +51,7 @@ def outcome_of(example: Example, found: list[dict], prepared: 'Prepared') -> Out
   if not example.answer:
     # An earlier run may have judged some of them by the answer that was most frequent then.
     found = [graders.unjudged(record, prepared.rule) for record in found]
-  answer, share, why = questions_lib.verify(example.answer, found, request.min_share)
+  answer, share, why = questions_lib.verify(example.answer, found, prepared.settings['samples'], request.min_share)
   if answer is not None and graders.readable(answer, graders.get(prepared.rule)) is None:
     answer, why = None, 'no majority'
   if answer is None:

@@ -81,7 +81,14 @@ def votes(*answers, gold='7'):
 )
 def test_the_majority(expected, answers, least, outcome):
   records = votes(*answers, gold=expected or None)
-  assert questions.verify(expected, records, least) == outcome
+  assert questions.verify(expected, records, len(records), least) == outcome
+
+
+def test_samples_that_never_came_count():
+  """One of ten may be any answer."""
+  records = votes('7', gold=None)
+  assert questions.verify('', records, 10, 0.5) == (None, 0.1, 'no majority')
+  assert questions.verify('', records * 5, 10, 0.5) == ('7', 0.5, '')
 
 
 SOLUTIONS = {
