@@ -14,7 +14,6 @@ from mathqwen.augment.questions import NewQuestion
 from mathqwen.augment.stored import StoredAnswers, parts
 from mathqwen.data import catalog, sources
 from mathqwen.data.examples import Example
-from mathqwen.data.left_out import FILES
 from mathqwen.errors import Preempted, UserError, report
 from mathqwen.evals import asked, benchmarks, endpoint, folder, prompts, records, run
 from mathqwen.evals.ask import Ask, check_positive, subset
@@ -124,7 +123,7 @@ def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[s
   found, left_out = sources.load(request.source, 'train', request.ask.data_dir, columns=request.columns)
   for line in left_out.lines():
     report(f'{request.source}: {line}')
-  counts = {kind: count for kind, count in left_out.counts.items() if kind in ('malformed', 'duplicate', *FILES)}
+  counts = {kind: count for kind, count in left_out.counts.items() if kind != 'repeated_id'}  # such a row stays
   grader = graders.get(rule)
   kept = []
   first: dict[str, str] = {}

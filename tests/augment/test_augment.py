@@ -113,6 +113,18 @@ def test_bad_rows_are_counted(run, source, capsys):
   assert 'rows.jsonl:5' in capsys.readouterr().err
 
 
+def test_rows_that_their_authors_mark_as_wrong_are_counted(run, source, tmp_path):
+  row = {'problem': 'What is 1 + 1?', 'solution': 'so 2', 'answer': '2', 'problem_is_valid': 'Yes'}
+  with open(source, 'w') as file:
+    for question, answer in QUESTIONS.items():
+      more = {'problem': question, 'solution': f'so {answer}', 'answer': answer, 'solution_is_valid': 'Yes'}
+      file.write(json.dumps(row | more) + '\n')
+    file.write(json.dumps(row | {'problem_is_valid': 'No', 'solution_is_valid': 'Yes'}) + '\n')
+  summary = run(samples=1)
+  assert summary['questions'] == 4 and summary['left_out'] == {'unverified': 1}
+  assert '| unverified | 1 |' in (tmp_path / 'out' / 'README.md').read_text()
+
+
 @pytest.mark.parametrize('name', ['500', 'garbage', 'half', 'slow'])
 def test_a_temporary_failure_changes_nothing(run, server, name):
   server.script = [FAILURES[name]] * 2
