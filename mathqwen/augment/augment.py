@@ -64,7 +64,8 @@ class Prepared:
   rule: str
   prompt: prompts.Prompt
   max_new_tokens: int
-  examples: list[Example]  # that are asked, or that new questions are made of
+  examples: list[Example]  # that are asked, or that new questions are made of; no two have the same question
+  golds: dict[str, list[Example]]  # by the id of each of them: all rows of the source with its question
   left_out: dict[str, int]  # rows of the source that cannot, by why
   origin: dict[str, str]  # of the source, as `origins.of` has it
   settings: dict  # two runs with the same settings are the same run
@@ -110,8 +111,12 @@ def prepare(request: AugmentRequest, model: Asked) -> Prepared:
     **{name: getattr(ask.decoding, name) for name in model.drawn},
     'request_json': model.request_json,
   }
-  asked_now = subset(examples, ask.limit, ask.limit_seed)
-  return Prepared(request, rule, prompt, settings['max_new_tokens'], asked_now, left_out, origin, settings)
+  rows: dict[str, list[Example]] = {}
+  for example in examples:
+    rows.setdefault(example.question, []).append(example)
+  golds = {same[0].id: same for same in rows.values()}
+  asked_now = subset([same[0] for same in golds.values()], ask.limit, ask.limit_seed)
+  return Prepared(request, rule, prompt, settings['max_new_tokens'], asked_now, golds, left_out, origin, settings)
 
 
 def _name_of(source: str) -> str:
@@ -164,7 +169,8 @@ def augment(model: Asked, prepared: Prepared, show: bool = True) -> dict:
     asking = Asking(model, prepared.prompt, request.ask.decoding, prepared.max_new_tokens, show, why=why)
     askings = [asking]
     new = None
-    passed_over: list[str] = []
+    # Earlier versions asked each row.
+    passed_over = [row.id for same in prepared.golds.values() for row in same[1:]]
     questions = prepared.examples
     try:
       if request.questions:

@@ -45,7 +45,8 @@ def outcome_of(example: Example, found: list[dict], prepared: 'Prepared') -> Out
   """Selects among the samples of a question; of a new one, after its answer is verified."""
   request = prepared.request
   if not request.questions:
-    return Outcome(select(found, example.solution if request.keep_gold else None), example.answer, None, '')
+    golds = [row.solution for row in prepared.golds[example.id]] if request.keep_gold else []
+    return Outcome(select(found, golds), example.answer, None, '')
   if not found:
     return Outcome([], '', 0.0, 'no sample has an answer')
   if not example.answer:
@@ -59,7 +60,7 @@ def outcome_of(example: Example, found: list[dict], prepared: 'Prepared') -> Out
     return Outcome(dropped, '', share, why)
   if not example.answer:
     found = [graders.judged({**record, 'gold': answer}, prepared.rule) for record in found]
-  return Outcome(select(found, None), answer, share, '')
+  return Outcome(select(found, []), answer, share, '')
 
 
 def gather(stored: StoredAnswers, count: int) -> Iterator[tuple[int, list[dict]]]:
@@ -131,20 +132,22 @@ def _replacing(path: files.AnyPath) -> Iterator[Callable[[bytes], None]]:
 
 
 def _rows(example: Example, outcome: Outcome, prepared: 'Prepared') -> list[dict]:
-  """The rows of train.jsonl with that question: the gold one, then the samples that are kept."""
-  solutions = [(record['id'], record['response'].strip()) for record in outcome.records if record['kept']]
-  if prepared.request.keep_gold and example.solution:
-    solutions.insert(0, (example.id, example.solution))
+  """The rows of train.jsonl with that question: the gold ones, then the samples that are kept."""
+  # A new question has no gold one.
+  golds = prepared.golds.get(example.id, []) if prepared.request.keep_gold else []
+  kept = [record for record in outcome.records if record['kept']]
+  solutions = [(row.id, row.solution, row.answer) for row in golds if row.solution]
+  solutions += [(record['id'], record['response'].strip(), outcome.answer) for record in kept]
   return [
     {
       'id': name,
       'question': example.question,
       'solution': solution,
-      'answer': outcome.answer,
+      'answer': answer,
       'source': prepared.request.source,
       'paths': len(solutions),
     }
-    for name, solution in solutions
+    for name, solution, answer in solutions
   ]
 
 

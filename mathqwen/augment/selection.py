@@ -9,7 +9,7 @@ equation is known by its formulas (LaTeX), and without those by its words.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mathqwen.augment import equations
 
@@ -17,21 +17,21 @@ from mathqwen.augment import equations
 DROPPED = ('undecided', 'no answer', 'cut off', 'wrong', 'wrong calculation', 'same equations', 'same text')
 
 
-def select(records: Sequence[dict], gold: str | None) -> list[dict]:
+def select(records: Sequence[dict], golds: Collection[str]) -> list[dict]:
   """The records, graded samples of one question in their order, each with `kept`, `dropped` and `why`.
 
-  gold: the solution that is kept beside them; a sample with its very words is not. dropped: one of DROPPED, None for a
-  kept one; why: in words.
+  golds: solutions that are kept beside them; a sample with the very words of one is not. dropped: one of DROPPED, None
+  for a kept one; why: in words.
   """
   verdicts = [_verdict(record) for record in records]
   kept: list[int] = []  # positions of records, one for each list of equations
   place: dict[tuple, int] = {}  # list of equations -> index in `kept`
-  gold_words = _words(gold) if gold else None
+  gold_words = {_words(gold) for gold in golds if gold}
   for i, record in enumerate(records):
     if verdicts[i]:
       continue
     text = record['response']
-    if _words(text) == gold_words:
+    if _words(text) in gold_words:
       verdicts[i] = ('same text', 'as the gold answer')
       continue
     key = _key(text)

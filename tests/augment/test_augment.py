@@ -78,6 +78,21 @@ def test_without_gold(run, server, lines):
   assert all('#' in row['id'] for row in lines('train'))
 
 
+def test_rows_with_one_question_are_one_question(run, server, source, lines):
+  """It is asked once, and the solutions of all its rows stay."""
+  with open(source, 'a') as file:
+    file.write(json.dumps({'question': 'What is 40 + 2?', 'answer': '41 + 1 = 42\n#### 42'}) + '\n')
+  replies = ['20 + 22 = 42', '7', '41 + 1 = 42\n#### 42', '30 + 12 = 42']
+  server.reply = lambda question, number: replies[number] if '40' in question else f'so {QUESTIONS[question]}'
+  summary = run(samples=4, pairs=9)
+  assert len(server.asked) == 16 and summary['questions'] == 4
+  first = [row for row in lines('train') if row['question'] == 'What is 40 + 2?']
+  assert [(row['id'], row['paths']) for row in first] == [
+    ('rows/0', 4), ('rows/4', 4), ('rows/0#0', 4), ('rows/0#3', 4)
+  ]  # fmt: skip
+  assert lines('samples')[2]['why'] == 'as the gold answer' and len(lines('pairs')) == 1
+
+
 def test_pairs_of_right_and_wrong_answers(run, server, lines, tmp_path):
   replies = ['so 42', '7', '40 + 2 = 42', '7', '40 + 2 = 43, no: 42', '8', 'I do not know', '9...']
   server.reply = lambda question, number: replies[number] if '40' in question else f'so {QUESTIONS[question]}'

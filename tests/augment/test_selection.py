@@ -61,7 +61,7 @@ def test_kept_are_those_of_the_authors_script():
         text += ' '.join(draw.choices(words, k=draw.randrange(1, 6))) + f' <<{a}+{b}={result}>> '
       texts.append(text)
     records = [sample(i, text) for i, text in enumerate(texts)]
-    selected = selection.select(records, None)
+    selected = selection.select(records, [])
     assert [i for i, record in enumerate(selected) if record['kept']] == sorted(slow_rule(texts))
     replaced += any('differs more' in record['why'] for record in selected)
   assert replaced > 10
@@ -79,7 +79,7 @@ def test_why_a_sample_is_dropped():
     sample(7, 'The  gold\nanswer'),
     sample(8, '2 - 0 = 2'),
   ]
-  selected = selection.select(records, 'The gold answer')
+  selected = selection.select(records, ['A gold answer', 'The gold answer'])
   wanted = [
     None, 'cut off', 'wrong', 'undecided', 'no answer', 'wrong calculation', 'same equations', 'same text', None
   ]  # fmt: skip
@@ -87,12 +87,12 @@ def test_why_a_sample_is_dropped():
   assert [record['kept'] for record in selected] == [dropped is None for dropped in wanted]
   assert set(filter(None, wanted)) == set(selection.DROPPED)
   assert selected[5]['why'] == '1+1=3' and selected[6]['why'] == 'as q#0'
-  assert selection.select(records, None)[7]['kept']  # without the gold answer, its words are as good as others
+  assert selection.select(records, [])[7]['kept']  # without the gold answer, its words are as good as others
 
 
 def test_answers_without_equations_are_told_apart_by_formulas_and_words():
   texts = ['Since $a = b$, it is 2.', 'As $a=b$ we get 2.', 'From $x = b$: 2', 'It is 2.', 'It  is 2.', 'Clearly 2.']
-  kept = [record['kept'] for record in selection.select([sample(i, text) for i, text in enumerate(texts)], None)]
+  kept = [record['kept'] for record in selection.select([sample(i, text) for i, text in enumerate(texts)], [])]
   assert kept.count(True) == 4 and kept[2:] == [True, True, False, True]
 
 
