@@ -74,6 +74,13 @@ class _OurRule(Rule):
 class _MathRule(_OurRule):
   """MATH. Where the gold answer has several parts, they may stand in as many boxes of the last paragraph."""
 
+  def answer(self, response: str) -> str | None:
+    """As `Rule.answer`; None where only the gold answer would show whether several boxes are parts of one answer."""
+    together = [box for box in extract.boxes(_last_paragraph(thinking.apart(response).text)) if '\\boxed' not in box]
+    if not all(mathematics.same_text(one, together[0]) for one in together):
+      return None
+    return super().answer(response)
+
   def judge(self, text: str, gold: str) -> Verdict:
     """As `_OurRule.judge`."""
     bare = text.strip()
@@ -85,12 +92,16 @@ class _MathRule(_OurRule):
       return Verdict(True, verdict.extracted, 'equal in each of its forms')  # 1/2 or 0.5
     if verdict.correct or '\\boxed' not in text:
       return verdict
-    together = extract.boxes(_PARAGRAPH.split(text.strip())[-1])
+    together = extract.boxes(_last_paragraph(text))
     if 2 <= len(together) <= 20:
       joined = super().judge(f'\\boxed{{{", ".join(together)}}}', gold)
       if joined.correct:
         return joined
     return verdict
+
+
+def _last_paragraph(text: str) -> str:
+  return _PARAGRAPH.split(text.strip())[-1]
 
 
 def _extract_mathematics(response: str) -> str | None:

@@ -48,7 +48,7 @@ class Rule:
     return verdict_of(*self.compare(extracted, gold), extracted)
 
   def answer(self, response: str) -> str | None:
-    """The answer in a response to a question whose gold answer is not known."""
+    """The answer in a response to a question whose gold answer is not known; None where it is not certain."""
     without_comparison = dataclasses.replace(self, compare=lambda answer, gold: (False, ''))
     return without_comparison(response, '0').extracted
 

@@ -167,3 +167,24 @@ def test_relative_error_to_a_negative_target():
 
 def test_relative_error_divides_by_one_at_least():
   assert grade.relative_error('0.25', '0.125') == 0.125
+
+
+@pytest.mark.parametrize(
+  'rule, response, answer',
+  [
+    ('number', 'so 18', '18'),
+    ('number', '<think>it is 18', None),
+    ('math', 'Thus \\boxed{2, 3}.', '2, 3'),
+    ('math', 'First \\boxed{6}.\n\nThe answer is \\boxed{7}.', '7'),
+    ('math', 'Thus $\\boxed{2}$, that is \\boxed{ 2 }.', '2'),
+    ('math', '\\boxed{\\boxed{2}}', '2'),
+    # Two parts of an answer, or a step and the answer: only the gold answer would show it.
+    ('math', 'The roots are $\\boxed{2}$ and $\\boxed{3}$.', None),
+  ],
+)
+def test_an_answer_whose_gold_answer_is_not_known(rule, response, answer):
+  assert grade.RULES[rule].answer(response) == answer
+  assert grade.unjudged({'id': 'a#0', 'response': response, 'gold': '7', 'correct': True}, rule) == {
+    'id': 'a#0', 'response': response, 'gold': None, 'extracted': answer, 'correct': False, 'reason': '',
+    'verdict': None, 'rule': rule,
+  }  # fmt: skip
