@@ -35,6 +35,15 @@ _TAGGED = re.compile(r'<question>(.*?)</question>', re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r'(?<![\w.,/:^\\{-])(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w/:^}-]|[.,]\d)', re.ASCII)
 _CHINESE = re.compile('[\u4e00-\u9fff]')
 _UNKNOWNS = 'XYZNABC'
+# What shows that the numbers are other ones: digits and words. `one` and 一 are left out: `one of them` counts nothing.
+_DIGITS_AND_WORDS = re.compile(
+  r'\d+(?:[.,]\d+)*'
+  r'|\b(?:zero|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen'
+  r'|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|dozens?|half|twice|thirds?'
+  r'|quarters?|double|triple)\b'
+  r'|[零〇二两三四五六七八九十百千万半]',
+  re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,4 +156,4 @@ def _words(text: str) -> str:
 
 
 def _numbers(text: str) -> list[str]:
-  return re.findall(r'\d+(?:[.,]\d+)*', text)
+  return _DIGITS_AND_WORDS.findall(text.lower())

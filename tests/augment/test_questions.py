@@ -36,6 +36,21 @@ def test_replies_of_a_teacher():
   assert [(question.dropped, question.answer) for question in found] == [('unchanged', ''), (None, '')]
 
 
+@pytest.mark.parametrize(
+  'source, new, dropped',
+  [
+    ('Tom has three apples and buys two.', 'Tom has four apples and buys six.', None),
+    ('Tom has three apples and buys 2.', 'Tom has Three pears, buys 2.', 'unchanged'),
+    ('One of 3 boys has twenty-two pens.', 'A boy, one of 3, has twenty-two pens.', 'unchanged'),
+    ('小明有三个苹果，买了两个。', '小明有五个苹果，买了两个。', None),
+    ('小明有三个苹果。', '小红一共有三个苹果。', 'unchanged'),
+  ],
+)
+def test_other_numbers_may_be_words(source, new, dropped):
+  [found] = replies('numbers', f'<question>{new}</question>', question=source)
+  assert found.dropped == dropped
+
+
 def test_the_instruction_holds_the_question():
   asked = questions.instruction('numbers', example('How many?'))
   assert asked.question.endswith('\n\nHow many?') and '<question>' in asked.question and asked.id == 'rows/0/numbers'
