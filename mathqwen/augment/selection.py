@@ -77,7 +77,7 @@ def _different(records: Sequence[dict]) -> list[dict]:
 def _verdict(record: dict) -> tuple[str, str] | None:
   """(one of DROPPED, why) of a sample that is no right answer; None of one that is."""
   if record['truncated']:
-    return 'cut off', 'it reached its limit of tokens'
+    return 'cut off', 'it is not finished'
   if record['verdict'] != 'right':
     return record['verdict'], record['reason']
   for equation in equations.read(record['response']):

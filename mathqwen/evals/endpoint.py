@@ -369,7 +369,7 @@ def response_of_answer(answer: Answer, stop: Sequence[str]) -> dict:
   fields = {
     'response': response,
     'tokens': answer.tokens,
-    'truncated': False if at_stop_text else answer.truncated,
+    'truncated': False if at_stop_text else answer.filtered or answer.truncated,
     'served_model': answer.served_model,
   }
   thinks = answer.reasoning is not None or thinking.has_tag(response)

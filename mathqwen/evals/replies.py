@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 _AT_LIMIT = ('length', 'max_tokens', 'max_output_tokens', 'model_length')
 # finish_reason when the server gave up: SGLang and vLLM, OpenRouter, DeepSeek.
 _INTERRUPTED = ('abort', 'aborted', 'error', 'cancelled', 'insufficient_system_resource')
+_WITHHELD = ('content_filter', 'safety', 'recitation')  # finish_reason when a filter ended it: OpenAI, Gemini
 _THINKING_PARTS = ('thinking', 'reasoning', 'reasoning_text')
 # Fields of a message: DeepSeek and vLLM, OpenRouter, Ollama.
 _REASONING = ('reasoning_content', 'reasoning', 'thinking')
@@ -26,13 +27,14 @@ class Answer:
 
   text: str
   tokens: int | None  # as the server counts them; None when it does not say
-  truncated: bool | None  # None: the server says neither why the answer ended nor how long it is
+  truncated: bool | None  # at its limit; None: the server says neither why the answer ended nor how long it is
   served_model: str | None  # the exact name behind an alias
   reasoning: str | None = None  # the thinking, of a server that sends it apart from the answer
   reasoning_tokens: int | None = None  # how many of `tokens` they are
   prompt_tokens: int | None = None
   changes: tuple[str, ...] = ()  # what of the request the server does not take: see `dialect`
   thinking_cut: bool = False  # whether the thinking was closed because it reached its budget
+  filtered: bool = False  # whether a filter of the server ended it in the middle
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,8 @@ def _answer(reply: dict, limit: int, clean: Callable[[str], str]) -> Answer:
     raise Failure(f'the server interrupted the answer (finish_reason {clean(reason)})')
   if text is None and isinstance(message.get('refusal'), str):
     text = message['refusal']
-  if text is None and (thought or reason in ('length', 'content_filter')):
+  filtered = isinstance(reason, str) and reason.lower() in _WITHHELD
+  if text is None and (thought or filtered or reason == 'length'):
     text = ''  # truncated while it was thinking, or withheld
   if text is None or not isinstance(reason, str | None) or not (text or thought or reason):
     raise Failure('an answer without text')
@@ -109,6 +112,7 @@ def _answer(reply: dict, limit: int, clean: Callable[[str], str]) -> Answer:
     reasoning=clean(thought) or None,
     reasoning_tokens=_count((usage.get('completion_tokens_details') or usage).get('reasoning_tokens')),
     prompt_tokens=_count(usage.get('prompt_tokens')),
+    filtered=filtered and bool(text),
   )
 
 

@@ -29,6 +29,15 @@ def test_an_answer_that_was_withheld(server, data_dir, tmp_path):
   assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('', False)
 
 
+@pytest.mark.parametrize('reason', ['content_filter', 'SAFETY'])
+def test_an_answer_that_a_filter_ended_is_not_finished(server, data_dir, tmp_path, reason):
+  message = {'role': 'assistant', 'content': '1 + 1 = 2 and'}
+  server.script = [lambda h: h.say(answer('1+1=', message=message, finish_reason=reason))]
+  scores = evaluate(server, data_dir, tmp_path, limit=1)['benchmarks']['arithmetic']
+  assert (lines(tmp_path)[0]['response'], lines(tmp_path)[0]['truncated']) == ('1 + 1 = 2 and', True)
+  assert scores['truncated'] == 1
+
+
 def test_a_server_that_counts_no_tokens(server, data_dir, tmp_path):
   body = answer('1+1=')
   del body['usage']
