@@ -158,3 +158,13 @@ def test_the_gold_answers_of_gsm8k():
   without = [equation for row in rows for equation in equations.read(re.sub('<<.*?>>', '', row))]
   assert len(marked) > 2 * len(rows) and sum(not equation.holds for equation in marked) < len(marked) / 100
   assert len(without) > len(marked) / 2 and sum(not equation.holds for equation in without) < len(without) / 100
+
+
+def test_right_answers_of_a_model():
+  """In Markdown and LaTeX. One of them divides the wrong way around: 1 ÷ 50 = 50."""
+  path = __file__.replace('tests/augment/test_equations.py', 'tests/testdata/grading/qwen25math_math_half.jsonl.gz')
+  with gzip.open(path, 'rt') as file:
+    rows = [row for row in map(json.loads, file) if row['correct']]
+  read = [equations.read(row['response']) for row in rows]
+  wrong = [row['id'] for row, found in zip(rows, read, strict=True) if not all(one.holds for one in found)]
+  assert len(rows) == 93 and len(wrong) == 1 and sum(map(len, read)) > 2 * len(rows)
