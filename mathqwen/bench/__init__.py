@@ -4,8 +4,11 @@ For other folders to use; nothing is imported here, so that each module costs on
 
   measurement.run   measures 'train' or 'decode', prints a line for each side, returns the JSON of the command
   sides             our training step and decoding as functions to time, and the rows and prompts they take
+
+Only for these:
+
   torch_side        the same in torch and transformers
   turns             sides timed in turn, each in a process of its own
 """
 
-__all__ = ['measurement', 'sides', 'torch_side', 'turns']
+__all__ = ['measurement', 'sides']

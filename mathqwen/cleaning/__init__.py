@@ -5,9 +5,8 @@ For other folders to use:
   card                         what the folder of a cleaning says about itself
   clean.clean                  cleans a config's data into a folder
   settings.Cleaning, .split    what is left out; its settings from texts
-  pipeline.import_beam         whether Apache Beam is there
 
 stages.py has the work itself; it passes what is large through files, and names through Beam.
 """
 
-__all__ = ['card', 'clean', 'pipeline', 'settings']
+__all__ = ['card', 'clean', 'settings']

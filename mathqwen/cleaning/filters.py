@@ -29,7 +29,7 @@ _REFUSAL = re.compile(
 )
 _FINAL = re.compile(r'\d|\\boxed|\\fbox|answer is|答案|Answer:|\\text|\b(yes|no|true|false)\b', re.IGNORECASE)
 _OPEN_END = re.compile(r'([,;:+*/=<(\[{&\\，；：、（]|(?<!\d)-|\b(and|or|the|of|is|to|so|we|that|because|where))$')
-_LONG = 800  # characters, from which on an answer may be repetitive
+_LONG = 800  # characters: only longer answers can be repetitive
 _REPETITIVE = 0.12  # compressed to this share: prose is at 0.3 and above, a table of steps at 0.2
 
 

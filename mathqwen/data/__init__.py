@@ -9,16 +9,14 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   folders.data_files           the files of a folder or a pattern, by split
   formats                      records of a file: JSON Lines, JSON, CSV, Parquet, Arrow, compressed or not
   origins.of                   where a source comes from, and its licence
-  tfds_sets                    data sets that tensorflow-datasets prepared
   line_ranges                  parts of a JSON Lines file, for several processes
   shapes, pair_shapes          the forms that records of users' files have; field_texts, the texts in them
   malformed.Malformed          a record that is no example; left_out.Report, which rows are not trained on, and why
-  arithmetic, worked           generated arithmetic, with worked solutions (in columns, with known_values)
+  arithmetic                   generated arithmetic, with worked solutions
   expressions                  `evaluate`, exact values of expressions; `steps`, how one gets there
   training_data.TrainingData   a config's data: read, tokenised, split, batched
   encoding                     examples to tokenised examples
-  pipeline                     tokenised examples to batches, in an order that can be resumed
-  shards.Writer, shard_reader.Shards   tokenised examples on disk, written once and read at random
+  shards                       tokenised examples on disk, written once; shard_card, what such a folder says of itself
   packing                      where targets are shifted and rows are made
   pairs                        the same for pairs of a chosen and a rejected answer
   shared_prompts               the same for several answers to one question, which a row then holds once
@@ -26,13 +24,20 @@ For other folders to use; nothing is imported here, because TFDS and Grain take 
   contamination                which texts overlap with test problems; compared_rows and compared_text, the forms for it
   inspect                      counts of a config's data, and a packed row as text
   verify                       whether the data gives the batches that a run's ledger names
+
+Only for these:
+
+  pipeline                     tokenised examples to batches, in an order that can be resumed
+  holding_out                  which examples are held out for the evaluation loss
+  shard_reader                 reads shards at random
+  tfds_sets                    data sets that tensorflow-datasets prepared
+  worked                       the worked solutions of arithmetic, with columns and known_values
 """
 
 __all__ = [
   'arithmetic',
   'audit',
   'catalog',
-  'columns',
   'compared_rows',
   'compared_text',
   'contamination',
@@ -44,24 +49,18 @@ __all__ = [
   'field_texts',
   'folders',
   'formats',
-  'holding_out',
   'inspect',
-  'known_values',
   'left_out',
   'line_ranges',
   'malformed',
   'origins',
   'packing',
   'pairs',
-  'pipeline',
   'shapes',
   'shard_card',
-  'shard_reader',
   'shards',
   'shared_prompts',
   'sources',
-  'tfds_sets',
   'training_data',
   'verify',
-  'worked',
 ]

@@ -24,7 +24,7 @@ Others use these. They are modules, imported when first named:
 
     grade.RULES, grade.get, grade.grade, grade.judged, grade.judge, grade.relative_error
     rule.Rule, rule.Verdict
-    extract.*, values.value, latex.normalise, cleaning.clean, thinking.apart
+    values.value, latex.normalise, cleaning.clean, thinking.apart
 """
 
-__all__ = ['cleaning', 'extract', 'grade', 'latex', 'rule', 'thinking', 'values']
+__all__ = ['cleaning', 'grade', 'latex', 'rule', 'thinking', 'values']

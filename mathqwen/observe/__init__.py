@@ -5,12 +5,11 @@ For other folders to use; nothing is imported here, so that each module costs on
   ledger                   which batch each step had: ledger.jsonl
   meter.Meter              times steps, averages metrics over windows
   metrics.Progress         the bar or the lines on standard error
-  metrics.MetricsWriter    metrics.jsonl and TensorBoard files
+  metrics.MetricsWriter    metrics.jsonl and TensorBoard files (of which tensorboard makes the bytes)
   metrics.peak_rss_bytes   peak memory of this process
   profiling.Profile        traces for xprof; `profiling.check` refuses a run that is too short for one
   slow_hosts.SlowHosts     which of several hosts holds the others up
-  tensorboard              the bytes of event files
   watchdog.Watchdog        ends a run in which nothing moves, and writes where it stands
 """
 
-__all__ = ['ledger', 'meter', 'metrics', 'profiling', 'slow_hosts', 'tensorboard', 'watchdog']
+__all__ = ['ledger', 'meter', 'metrics', 'profiling', 'slow_hosts', 'watchdog']

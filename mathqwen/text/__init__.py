@@ -4,7 +4,6 @@ For other folders to use; nothing is imported here, so that each module costs on
 
   loading.load_tokenizer     the tokenizer of a directory, or the small one in this package
   tokenizer.Tokenizer        what every tokenizer can do; subclasses in huggingface, rank_file, sentencepiece_model
-  declared_stops             the stop ids that generation_config.json and config.json declare
   bpe                        Qwen's special tokens, and conversions between vocabulary files
   thinking_tags              the marks around the thinking of published models
   testing                    a tiny tokenizer of Qwen2's kind, for tests
@@ -12,7 +11,6 @@ For other folders to use; nothing is imported here, so that each module costs on
 
 __all__ = [
   'bpe',
-  'declared_stops',
   'huggingface',
   'loading',
   'rank_file',
