@@ -15,8 +15,8 @@ Path = tuple[str, ...]  # of a weight in our tree of parameters: ('embed',) or (
 class Weights(Protocol):
   """The weights of one model. A conversion or an export holds one of them at a time.
 
-  `DirectoryWeights` (a Hugging Face directory), `ArrayWeights` (memory) and `storage.converted.StepWeights` (a step of
-  a run) implement it.
+  `DirectoryWeights` (a Hugging Face directory), `ArrayWeights` (memory), `storage.converted.StepWeights` (a step of a
+  run) and `storage.base.MergedWeights` (the step of a run with adapters, with its base) implement it.
   """
 
   collective: bool = False  # whether all hosts must call `read` together

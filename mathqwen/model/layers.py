@@ -19,7 +19,10 @@ from mathqwen.model.config import ModelConfig
 
 @runtime_checkable
 class Product(Protocol):
-  """A weight that is not an array, with its own layout and its own product: `Quantized`, `inference.cpu.CpuWeight`."""
+  """A weight that is not an array, with its own layout and its own product.
+
+  `quantized.Quantized`, `adapted.Adapted` and `inference.cpu.CpuWeight` implement it.
+  """
 
   def product(self, x: jax.Array, dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ weight.T` in `dtype`, by default that of x: [..., I] -> [..., O]; O may stand for several axes, (N, H)."""

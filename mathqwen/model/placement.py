@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 @runtime_checkable
 class Compound(Protocol):
-  """A frozen weight, or one with an adapter (`lora.Adapted`): a dataclass of arrays instead of an array."""
+  """A frozen weight, or one with an adapter (`adapted.Adapted`): a dataclass of arrays instead of an array."""
 
   def axes(self, names: tuple[str, ...]) -> Any:
     """The same dataclass with the names of the axes of its arrays. names: those of a plain weight."""
