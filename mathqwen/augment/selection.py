@@ -13,7 +13,8 @@ from collections.abc import Collection, Sequence
 
 from mathqwen.augment import equations
 
-# Why a sample is not kept, in the order in which it is looked at. The first five are the verdicts of a grader.
+# Why a sample is not kept, in the order of the card. The first four are verdicts of a grader; a sample that reached its
+# limit of tokens is 'cut off' whatever the grader says.
 DROPPED = ('undecided', 'no answer', 'cut off', 'wrong', 'wrong calculation', 'same equations', 'same text')
 
 

@@ -126,7 +126,7 @@ def _probe(path: files.AnyPath) -> tuple[str, int]:
 
 @functools.cache
 def load(work: str) -> tuple[Job, TestSets]:
-  """(job, index of its test problems) of a folder that `save` wrote. Cached: a worker process needs them once."""
+  """(job, index of its test problems) of a folder that `clean` wrote. Cached: a worker process needs them once."""
   folder = files.path(work)
   return Job.from_json((folder / 'job.json').read_bytes()), TestSets(read_problems(folder / 'test_problems.jsonl'))
 

@@ -79,7 +79,6 @@ def fit(
   train = experiment.train
   with guard.guarded(workdir, experiment) as guarded:
     loop = TrainingLoop(experiment, workdir, data, mesh, params, profile, strict, batch, base, guarded)
-    del params  # they were donated to the state: without this the dead arrays would stay alive
 
     with loop.progress, loop.meter, loop.tracing:
       if loop.step < train.steps:

@@ -30,7 +30,7 @@ class TrainState:
 
   step: jax.Array  # int32 [], steps taken so far
   params: dict  # float32 master weights; with adapters these alone, and the frozen base is an argument of the step
-  opt_state: optax.OptState  # float32 moments
+  opt_state: optax.OptState  # moments: float32, or 16 or 8 bits (`small_moments.py`)
 
 
 def loss_fn(
