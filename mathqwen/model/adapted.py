@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jax.typing import DTypeLike
 from mathqwen.model import layers
 from mathqwen.model.placement import Compound
 from mathqwen.model.quantized import Quantized
+
+if TYPE_CHECKING:
+  from mathqwen.model.compute import Dropout
 
 # Of each matrix of a layer: how many of its axes are outputs; the others are inputs.
 OUTPUTS = {'q': 2, 'k': 2, 'v': 2, 'o': 1, 'gate': 1, 'up': 1, 'down': 1}
@@ -93,8 +96,8 @@ class Adapted:
     return dataclasses.replace(self, **changes)
 
 
-def with_dropout(weights: dict, dropout: Callable, index: jax.Array) -> dict:
-  """The weights of layer number `index`, with this dropout (a `compute.Dropout`) on what enters their adapters."""
+def with_dropout(weights: dict, dropout: 'Dropout', index: jax.Array) -> dict:
+  """The weights of layer number `index`, with this dropout on what enters their adapters."""
   if dropout.key is None or dropout.rate == 0:
     return weights
 

@@ -14,10 +14,10 @@ from mathqwen.model.config import ModelConfig
 from mathqwen.model.quantized import Quantized
 
 
-def hold(w: jax.Array, path: tuple[str, ...], kind: str, tables: bool = False) -> jax.Array | Quantized:
+def hold(w: jax.Array, path: tuple[str, ...], kind: str | None, tables: bool = False) -> jax.Array | Quantized:
   """The weight at `path` of the tree of `parameters.init` as it is held.
 
-  kind: one of `quantized.KINDS`, or a dtype: then `w` itself.
+  kind: one of `quantized.KINDS`; a dtype or None: then `w` itself.
   """
   if kind not in quantized.KINDS:
     return w
@@ -34,7 +34,7 @@ def is_matrix(path: tuple[str, ...]) -> bool:
   return path[0] == 'layers' and path[1] in OUTPUTS
 
 
-def abstract(cfg: ModelConfig, dtype: DTypeLike, kind: str, tables: bool = False) -> dict:
+def abstract(cfg: ModelConfig, dtype: DTypeLike, kind: str | None, tables: bool = False) -> dict:
   """All weights as `hold` makes them of weights in `dtype`, as `jax.ShapeDtypeStruct`s."""
 
   def struct(keys, w):
@@ -44,7 +44,7 @@ def abstract(cfg: ModelConfig, dtype: DTypeLike, kind: str, tables: bool = False
   return jax.tree_util.tree_map_with_path(struct, parameters.abstract(cfg))
 
 
-def logical_axes(cfg: ModelConfig, kind: str, tables: bool = False) -> dict:
+def logical_axes(cfg: ModelConfig, kind: str | None, tables: bool = False) -> dict:
   """The same tree with the names of axes."""
   names = parameters.logical_axes(cfg)
   held = abstract(cfg, 'float32', kind, tables)

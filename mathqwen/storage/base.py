@@ -63,7 +63,7 @@ def read_held(
   cfg: ModelConfig,
   mesh: jax.sharding.Mesh,
   dtype: str | None,
-  kind: str,
+  kind: str | None,
   tables: bool = False,
   seen: Callable[[hf.Path, jax.Array | np.ndarray], None] = lambda path, array: None,
 ) -> dict:
@@ -82,7 +82,7 @@ def read_held(
 
 
 def _read_one(
-  weights: hf.Weights, path: hf.Path, shardings: dict, dtype: str | None, kind: str
+  weights: hf.Weights, path: hf.Path, shardings: dict, dtype: str | None, kind: str | None
 ) -> jax.Array | np.ndarray:
   """One weight for `hold`; on the host, if it is to be quantised, so that its layers reach the devices one by one.
 
@@ -129,7 +129,7 @@ def hold(
   path: hf.Path,
   cfg: ModelConfig,
   mesh: jax.sharding.Mesh,
-  kind: str,
+  kind: str | None,
   tables: bool = False,
 ) -> jax.Array | Quantized:
   """A weight on `mesh` as `frozen.hold` holds it there. A stacked one on the host gets there layer by layer."""

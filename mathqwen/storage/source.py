@@ -82,7 +82,7 @@ class Source:
     """
     if mesh is None:
       mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    params = frozen.read_held(self.weights, self.config, mesh, dtype, held or 'as read', tables=True)
+    params = frozen.read_held(self.weights, self.config, mesh, dtype, held, tables=True)
     self.weights.close()
     return params
 
