@@ -77,12 +77,12 @@ class _Problems(tfds.core.GeneratorBasedBuilder):
     result = {}
     for split in self.wanted or _present(self.name, source):
       name, public_split = catalog.known_name(catalog.get(self.name), split)
-      parsed, report = examples.parse_file(
+      parsed, left_out = examples.parse_file(
         self.file or _split_file(self.name, split, source),
         f'{name}?{self.options}' if self.options else name,
         public_split,
       )
-      self.info.metadata['report'][split] = report.to_dict()
+      self.info.metadata['report'][split] = left_out.to_dict()
       result[split] = self._generate_examples(parsed)
     return result
 
@@ -106,8 +106,8 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   """
   data, own_split = catalog.find_split(source, split)
   root, path = _locate(data.name, own_split, data_dir, catalog.options_of(data, source))
-  found, report = _rows(data.name, own_split, root)
-  return found, report, path.parent
+  found, left_out = _rows(data.name, own_split, root)
+  return found, left_out, path.parent
 
 
 def _locate(name: str, split: str, data_dir: str | None, options: str = '') -> tuple[Path, files.AnyPath]:
@@ -160,7 +160,7 @@ def prepare(name: str, data_dir: str | None = None, download: bool = False) -> d
     _choose(name, data_dir)
 
   splits = {}
-  report = {}
+  reports = {}
   source = None
   # Without any choice `_locate` raises for the first split, with the remedy.
   for split in _chosen(name) or list(data.splits)[:1]:
@@ -168,9 +168,9 @@ def prepare(name: str, data_dir: str | None = None, download: bool = False) -> d
     with _undamaged(root):
       info = builder_class(name)(data_dir=str(root)).info
       splits[split] = info.splits[split].num_examples
-      report[split] = dict(info.metadata['report'][split])
+      reports[split] = dict(info.metadata['report'][split])
     source = str(path.parent.parent)
-  return {'name': name, 'source': source, 'path': str(cache_dir() / 'prepared'), 'splits': splits, 'report': report}
+  return {'name': name, 'source': source, 'path': str(cache_dir() / 'prepared'), 'splits': splits, 'report': reports}
 
 
 def _choose(name: str, data_dir: str) -> None:

@@ -104,10 +104,10 @@ def copied(params: dict, weights: hf.Weights, name: str, adapter: AdapterConfig)
 def described(weights: hf.Weights, path: hf.Path, array: jax.Array | np.ndarray) -> dict[str, dict]:
   """{its name: what a record has of it}, of a weight that was read: its checksum, or of a merged one `made_of`."""
   if isinstance(weights, MergedWeights):
-    return {_name(path): weights.made_of(path)}
+    return {_name_in_record(path): weights.made_of(path)}
   if isinstance(array, np.ndarray):
-    return {_name(path): checksums.of_array(array)}
-  return checksums.examine({_name(path): array})[1]
+    return {_name_in_record(path): checksums.of_array(array)}
+  return checksums.examine({_name_in_record(path): array})[1]
 
 
 def recorded(workdir: str) -> dict | None:
@@ -251,7 +251,7 @@ class MergedWeights(hf.Weights):
 
   def made_of(self, path: hf.Path) -> dict:
     """What one weight is computed from. Its own last bits depend on the mesh, where rows have lengths (DoRA)."""
-    base = self._record['arrays'][_name(path)]
+    base = self._record['arrays'][_name_in_record(path)]
     if not self._is_computed(path):
       return base
     parts = {part[-1]: self.trained.checksum(part) for part in self._parts(path)}
@@ -298,6 +298,6 @@ def place_of(record_name: str, workdir: str) -> str:
   return str(beside) if beside.exists() else record_name
 
 
-def _name(path: hf.Path) -> str:
-  """A weight's name in the checksums."""
+def _name_in_record(path: hf.Path) -> str:
+  """A weight's name in the record of a base."""
   return '/'.join(path)

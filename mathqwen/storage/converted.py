@@ -52,7 +52,7 @@ class StepWeights(hf.Weights):
     """One weight in its own dtype, on this host alone."""
     with reading.explain_damage(self._checkpoints.folder(self._step)):
       array = self._reader.weight('params', path, reading.as_numpy())
-      self._reader.check({_name(path): checksums.of_array(array)})
+      self._reader.check({_name_in_step(path): checksums.of_array(array)})
     return array
 
   def place(self, path: hf.Path, sharding: jax.sharding.Sharding, dtype: str | None = None) -> jax.Array:
@@ -62,7 +62,7 @@ class StepWeights(hf.Weights):
       args = reading.on_devices(shape, self.dtype(path), sharding)
       array = self._reader.weight('params', path, args)
       # In its own dtype, in which it was written
-      _, found = checksums.examine({_name(path): array})
+      _, found = checksums.examine({_name_in_step(path): array})
       self._reader.check(found)
     return array if dtype is None else array.astype(hf.DTYPES[dtype])
 
@@ -71,7 +71,7 @@ class StepWeights(hf.Weights):
     with reading.explain_damage(self._checkpoints.folder(self._step)):
       if self._reader.record is None:
         raise reading.Damage('its checksums are missing')
-      return self._reader.record['arrays'][_name(path)]
+      return self._reader.record['arrays'][_name_in_step(path)]
 
   def json(self, item: str) -> Any:
     """A JSON item of the step."""
@@ -83,8 +83,8 @@ class StepWeights(hf.Weights):
     self._checkpoints.close()
 
 
-def _name(path: hf.Path) -> str:
-  """A weight's name in the checksums."""
+def _name_in_step(path: hf.Path) -> str:
+  """A weight's name in the checksums of a step."""
   return '/'.join(('params', *path))
 
 
@@ -127,7 +127,7 @@ def _write_weights(params: files.AnyPath, weights: hf.Weights) -> dict[str, dict
     hf.set_weight(tree, path, weights.read(path))
     hf.set_weight(save_args, path, ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES))
     handler.save(epath.Path(str(params)), args=ocp.args.PyTreeSave(tree, save_args=save_args))
-    arrays[_name(path)] = checksums.of_array(hf.weight_at(tree, path))
+    arrays[_name_in_step(path)] = checksums.of_array(hf.weight_at(tree, path))
     del tree  # before the next is read
     # It has written a description of this weight alone.
     description = json.loads((params / _TREE_METADATA).read_text())

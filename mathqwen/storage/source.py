@@ -13,7 +13,7 @@ from mathqwen.errors import NoTokenizer, UserError, report
 from mathqwen.files import hub
 from mathqwen.hardware import sharding
 from mathqwen.model.config import ModelConfig
-from mathqwen.storage import base as frozen
+from mathqwen.storage import base as bases
 from mathqwen.storage import converted
 from mathqwen.storage import workdir as workdirs
 from mathqwen.text.loading import load_tokenizer
@@ -82,7 +82,7 @@ class Source:
     """
     if mesh is None:
       mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    params = frozen.read_held(self.weights, self.config, mesh, dtype, held, tables=True)
+    params = bases.read_held(self.weights, self.config, mesh, dtype, held, tables=True)
     self.weights.close()
     return params
 
@@ -126,16 +126,16 @@ def _weights_of_run(workdir: str, step: int, experiment: Experiment) -> hf.Weigh
   trained = converted.StepWeights(workdir, step, experiment.model, adapter)
   if not adapter.rank:
     return trained
-  recorded = trained.json(frozen.ITEM)['name']
+  recorded = trained.json(bases.ITEM)['name']
   try:
-    source = open_source(frozen.place_of(recorded, workdir))
+    source = open_source(bases.place_of(recorded, workdir))
   except UserError as error:
     beside = 'a copy of it' if workdir.startswith(files.GCS) else 'a link to it'  # there are no links on GCS
     raise UserError(
       f'the base of {workdir}, {recorded}, cannot be opened ({error}); put it back, or {beside} at '
-      f'{files.join(workdir, frozen.ITEM)}'
+      f'{files.join(workdir, bases.ITEM)}'
     ) from None
-  return frozen.MergedWeights(source.weights, source.name, trained, workdir, experiment.model, adapter)
+  return bases.MergedWeights(source.weights, source.name, trained, workdir, experiment.model, adapter)
 
 
 def _is_published(place: files.AnyPath) -> bool:

@@ -51,8 +51,8 @@ def loss_fn(
   and the reference for pairs, which has neither adapters nor dropout.
   """
   adapter = train.adapter
-  frozen = adapter.rank > 0
-  if frozen:
+  head_is_frozen = adapter.rank > 0
+  if head_is_frozen:
     params = lora.join(base, params, adapter)
   placement = sharding.placement(mesh, cfg.vocab_size)
   attend = attention.select(train.attention, mesh, train.compute_dtype)
@@ -73,7 +73,7 @@ def loss_fn(
     """`head_cross_entropy` or `token_log_probs` of what the model with these weights computes."""
     x_BTD = qwen.forward(params, cfg, rows['tokens'], rows['segment_ids'], rows['positions'], compute)
     inputs = (x_BTD, qwen.head(params), rows['targets'], rows['loss_weights'])
-    return function(*inputs, train.loss_chunk, parts, placement, frozen)
+    return function(*inputs, train.loss_chunk, parts, placement, head_is_frozen)
 
   if train.objective == 'sft':
     loss_sum, weight = at_head(loss.head_cross_entropy, params, compute)
