@@ -175,7 +175,6 @@ def _signed(number: str) -> str:
 
 def _log_lines(number: Fraction, shown: str, lines: list[str]) -> Fraction:
   """ln of `number`: it is divided by a digit, then by 1.d, then by 1.0d, and the rest is near 1."""
-  total = Fraction(0)
   terms = []
   rest = number
   for scale in (1, 10, 100, 1000):

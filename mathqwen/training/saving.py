@@ -46,8 +46,8 @@ class Saver:
     retry = self._writing is None and self._failures == 1
     return due or by_clock or retry
 
-  def save(self, step: int, start: Callable[[], None], last: bool) -> bool:
-    """Starts to save `step`. Returns whether that went well, which may show only later.
+  def save(self, step: int, start: Callable[[], None], last: bool) -> None:
+    """Starts to save `step`. Whether that went well may show only later.
 
     start: calls `Checkpoints.save`. last: the run ends here.
     UserError: when it fails, and there is no older checkpoint or the run ends.
@@ -55,7 +55,7 @@ class Saver:
     self.wait()  # before: what is reported then is about the save before
     self._saved_at = time.monotonic()
     self._writing = step
-    return self._agree(start, last)
+    self._agree(start, last)
 
   def wait(self, last: bool = False) -> None:
     """Waits for the newest save. UserError: as `save`."""
