@@ -41,13 +41,15 @@ class Report:
     """How many rows were left out, of every kind."""
     return sum(count for kind, count in self.counts.items() if kind not in _NO_ROWS)
 
-  def lines(self, limit: int = 5) -> list[str]:
-    """A line to print for each kind, naming up to `limit` rows.
+  def lines(self, limit: int = 5, kinds: Sequence[str] | None = None) -> list[str]:
+    """A line to print for each kind, or each of `kinds`, naming up to `limit` rows.
 
     '3 malformed: train.jsonl:18 (no field "answer"), train.jsonl:99 (not JSON), ...'
     """
     result = []
     for kind, count in self.counts.items():
+      if kinds is not None and kind not in kinds:
+        continue
       named = [f'{where} ({detail})' if detail else where for where, detail in self.rows[kind][:limit]]
       if count > len(named):
         named.append('...')
@@ -72,7 +74,7 @@ class Report:
     rows = kept + self.counts['duplicate'] + self.counts['not_wanted'] + lost
     share = lost / max(rows, 1)
     if share > limit:
-      reasons = '; '.join(line for line in self.lines(3) if line.split()[1].rstrip(':') in kinds)
+      reasons = '; '.join(self.lines(3, kinds))
       longer = ' (for too_long: raise data.seq_len)' if self.counts['too_long'] else ''
       raise UserError(
         f'{source}: {lost:,} of {rows:,} rows cannot be trained on, and data.max_left_out is {limit:g}: {reasons}: '

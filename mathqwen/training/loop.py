@@ -284,7 +284,7 @@ class TrainingLoop:
     self._summary |= found
     self._eval_loss = self.step, measured['loss']
     self._writer.write(self.step, found | spent)
-    per = 'loss token' if len(measured) == 1 else 'pair'
+    per = 'pair' if self.experiment.train.objective == 'dpo' else 'loss token'
     self.progress.note(f'step {self.step}: evaluation loss {measured["loss"]:.4f} nats per {per}')
 
   def _watched(self, batches: Iterable[dict]) -> Iterator[dict]:
