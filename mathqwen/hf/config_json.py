@@ -44,7 +44,7 @@ _COMPUTED = frozenset([SYSTEM_PROMPT, *SHARED, *_WINDOW, *rope_json.KEYS])
 _COMPUTED_QWEN1 = frozenset(
   [SYSTEM_PROMPT, 'tie_word_embeddings', 'initializer_range', 'use_dynamic_ntk', 'use_logn_attn']
 )
-_COMPUTED_QWEN1 |= {name for names in QWEN1.values() for name in names if name != 'rotary_emb_base'}
+_COMPUTED_QWEN1 |= {name for names in QWEN1.values() for name in names}
 # A null means here what a missing key means, as transformers 4 wrote unset keys. Elsewhere transformers refuses it.
 _MAY_BE_NULL = ('tie_word_embeddings', 'initializer_range')
 

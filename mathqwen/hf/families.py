@@ -20,7 +20,6 @@ class Family:
 
 
 _COMMON = {
-  'hidden_act': 'silu',
   'rms_norm_eps': 1e-6,
   'rope_theta': 10_000.0,
   'initializer_range': 0.02,
