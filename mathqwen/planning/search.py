@@ -6,7 +6,7 @@ from typing import Any
 
 from mathqwen import config
 from mathqwen.errors import UserError
-from mathqwen.hardware import chips
+from mathqwen.hardware import chips, sharding
 from mathqwen.hardware.flops import Shape, model_flops, recomputed_flops
 from mathqwen.planning import estimate
 
@@ -31,8 +31,6 @@ def candidates(experiment: config.Experiment, where: chips.Slice, fixed: set[str
   fixed: names of settings that keep the experiment's value. So do mesh sizes that differ from the defaults.
   UserError: when no mesh fits the slice.
   """
-  from mathqwen.hardware import sharding
-
   mesh = mesh_for(experiment, where, fixed)
   rows = experiment.data.batch_size // sharding.batch_shards(mesh)
   remats = [experiment.train.remat] if 'train.remat' in fixed else POLICIES
@@ -75,7 +73,6 @@ def _divisors(n: int) -> list[int]:
 
 def mesh_for(experiment: config.Experiment, where: chips.Slice, fixed: set[str]) -> dict[str, int]:
   """A copy of the model in each slice; within it fsdp, and where there are too few rows, context, then tensor."""
-  from mathqwen.hardware import sharding
 
   def choices(name: str, values: Sequence[int]) -> Sequence[int]:
     size = getattr(experiment.mesh, name)
