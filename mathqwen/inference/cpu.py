@@ -187,7 +187,8 @@ class CpuCache(KVCache):
 
   def write(self, layer: int, k_BTKH: jax.Array, v_BTKH: jax.Array) -> 'CpuCache':
     """As in `KVCache`."""
-    rows_B1, slots_BT = self._next_slots(*k_BTKH.shape[:2])
+    B, T = k_BTKH.shape[:2]
+    rows_B1, slots_BT = jnp.arange(B)[:, None], self.lengths[:, None] + jnp.arange(T)
 
     def set_keys(old, new):
       return old.at[rows_B1, :, slots_BT // WIDTH, :, slots_BT % WIDTH].set(new)

@@ -150,10 +150,6 @@ class KVCache:
     v = jax.tree.map(lambda a: resize_axis(a, -2, slots), self.v)
     return dataclasses.replace(self, k=k, v=v)
 
-  def _next_slots(self, batch: int, tokens: int):
-    """Indices ([B, 1], [B, T]) of the next T slots of each row."""
-    return jnp.arange(batch)[:, None], self.lengths[:, None] + jnp.arange(tokens)
-
   def _set_rows(self, old, rows_P, new_LPKTH):
     """`old`, which is k or v, with the first T slots of these rows set to `new`."""
     return jax.tree.map(lambda o, n: o.at[:, rows_P, :, : n.shape[3]].set(n), old, new_LPKTH)
