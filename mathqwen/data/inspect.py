@@ -12,7 +12,6 @@ segment 2: 14 tokens, 2 with loss
 
 import collections
 import dataclasses
-import itertools
 import json
 import sys
 import time
@@ -22,10 +21,9 @@ import numpy as np
 
 from mathqwen import files
 from mathqwen.chat import chat_format
-from mathqwen.chat.chat_format import ChatFormat, text_with_specials
+from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.config import DataConfig, Experiment
-from mathqwen.data import encoding, inspect_page, pipeline, shard_card, sources
-from mathqwen.data import pairs as pairs_lib
+from mathqwen.data import encoding, inspect_page, pipeline, row_parts, shard_card, sources
 from mathqwen.data.encoded import Examples
 from mathqwen.data.examples import Example
 from mathqwen.data.shard_reader import Shards
@@ -54,33 +52,19 @@ def describe(row: Mapping[str, np.ndarray], tokenizer: Tokenizer, color: bool = 
     f'row of {positions:,} positions: {segments:,} segments, {tokens:,} tokens ({tokens / positions:.1%}), '
     f'{with_loss:,} with loss, {positions - tokens:,} padding'
   ]
-  answer_ids = row.get('answer_ids', np.zeros_like(segment_ids))
-  pair_ids = row.get('pair_ids', np.zeros_like(segment_ids))
-  for segment in range(1, segments + 1):
-    for answer in range(answer_ids[segment_ids == segment].max() + 1):
-      here = (segment_ids == segment) & (answer_ids == answer)
-      if not here.any():  # a question of one token, which each answer repeats
-        continue
-      targets = row['targets'][here]
-      has_loss = row['loss_weights'][here] > 0
-      # The targets are the ids shifted by one, so the first token and the targets are all the ids. The answers to a
-      # shared question begin with a copy of its last token.
-      ids = [int(row['tokens'][here][0]), *targets.tolist()]
-      text = marked(ids, [False, *has_loss.tolist()], tokenizer, GREEN if color else BRACKETS)
-      part = (f', answer {answer}' if answer else '') + pairs_lib.place(int(pair_ids[here][0]))
-      lines.append(f'segment {segment}{part}: {len(targets):,} tokens, {int(has_loss.sum()):,} with loss')
-      lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
+  for part in row_parts.parts(row):
+    text = marked(part.ids, part.has_loss, tokenizer, GREEN if color else BRACKETS)
+    which = (f', answer {part.answer}' if part.answer else '') + part.place
+    lines.append(f'segment {part.segment}{which}: {len(part.ids) - 1:,} tokens, {sum(part.has_loss):,} with loss')
+    lines += [f'  {line}' for line in text.rstrip('\n').split('\n')]
   return '\n'.join(lines)
 
 
 def marked(ids: list[int], has_loss: list[bool], tokenizer: Tokenizer, marks: tuple[str, str]) -> str:
   """The text of the ids, special tokens included, with `marks` (BRACKETS, GREEN) around each run that has loss."""
   before, after = marks
-  text = ''
-  for marked, run in itertools.groupby(zip(ids, has_loss, strict=True), key=lambda pair: pair[1]):
-    part = text_with_specials([token_id for token_id, _ in run], tokenizer)
-    text += before + part + after if marked else part
-  return text
+  runs = row_parts.runs(ids, has_loss, tokenizer)
+  return ''.join(before + text + after if with_loss else text for text, with_loss in runs)
 
 
 def statistics(

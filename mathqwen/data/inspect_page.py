@@ -5,7 +5,6 @@ report that `mathqwen data clean` wrote beside its rows.
 """
 
 import collections
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from mathqwen import files, page
 from mathqwen.chat.chat_format import text_with_specials
-from mathqwen.data import formats, pairs, prompts, shard_card
+from mathqwen.data import formats, prompts, row_parts, shard_card
 from mathqwen.data.encoded import Examples
 from mathqwen.data.left_out import Report
 from mathqwen.data.training_data import TrainingData
@@ -115,9 +114,7 @@ def _examples(source: Examples, data: TrainingData) -> Iterator[list]:
 
 def _shown(ids: Sequence[int], has_loss: Sequence[bool], tokenizer: Tokenizer) -> dict:
   """The text of ids in runs with and without loss, and token by token."""
-  runs = []
-  for marked, run in itertools.groupby(zip(ids, has_loss, strict=True), key=lambda pair: pair[1]):
-    runs.append([text_with_specials([token_id for token_id, _ in run], tokenizer), int(marked)])
+  runs = [[text, int(with_loss)] for text, with_loss in row_parts.runs(ids, has_loss, tokenizer)]
   return {'runs': runs, 'pieces': _pieces(ids, tokenizer), 'loss': ''.join('01'[marked] for marked in has_loss)}
 
 
@@ -139,19 +136,14 @@ def _packed(data: TrainingData) -> list[list]:
   features, names = data.rows.pack(0), data.rows.names_by_row(0)
   found = []
   for number in range(min(_PACKED, len(features['tokens']))):
-    row = {name: values[number] for name, values in features.items()}
-    answer_ids = row.get('answer_ids', np.zeros_like(row['segment_ids']))
+    parts = row_parts.parts({name: values[number] for name, values in features.items()})
+    # With shared prompts a row has more parts than examples.
+    has_names = len(names[number]) == len(parts)
     segments = []
-    keys = sorted({(int(s), int(a)) for s, a in zip(row['segment_ids'], answer_ids, strict=True) if s})
-    for key, (segment, answer) in enumerate(keys):
-      here = (row['segment_ids'] == segment) & (answer_ids == answer)
-      ids = [int(row['tokens'][here][0]), *row['targets'][here].tolist()]
-      shown = _shown(ids, [False, *(row['loss_weights'][here] > 0).tolist()], data.tokenizer)
-      # With shared prompts a row has more parts than examples.
-      name = names[number][key] if len(names[number]) == len(keys) else f'segment {segment}, answer {answer}'
-      if 'pair_ids' in row:
-        name += pairs.place(int(row['pair_ids'][here][0]))
-      segments.append(shown | {'name': name, 'positions': int(here.sum())})
+    for index, part in enumerate(parts):
+      name = names[number][index] if has_names else f'segment {part.segment}, answer {part.answer}'
+      shown = _shown(part.ids, part.has_loss, data.tokenizer)
+      segments.append(shown | {'name': name + part.place, 'positions': len(part.ids) - 1})
     used = sum(segment['positions'] for segment in segments)
     heading = f'{len(segments)} segments, {used:,} of {seq_len:,} positions ({used / seq_len:.1%})'
     found.append([f'row {number + 1}', 'packed', [], heading, {'segments': segments, 'positions': seq_len}])
