@@ -183,14 +183,12 @@ def packed_rows(
 ) -> PackedRows:
   """The endless rows of the sources. A window is about an epoch, within the bounds of WINDOW_ROWS.
 
+  weights: the share of examples drawn from each source. epochs: how often a pass over the mixture has the examples of
+  each source. Neither: each example once. A config has one number above 0 for each source, or none.
   share_prompts: draw questions with their answers, not examples, and pack them as in `shared_prompts`. With weights or
-  epochs, only answers in the same source are drawn together. epochs: as in `train_batches`. pairs: the examples are
-  pairs, as in `pairs`.
-  UserError: when an example needs more than `seq_len` positions, or the weights do not fit the sources.
+  epochs, only answers in the same source are drawn together. pairs: the examples are pairs, as in `pairs`.
+  UserError: when an example needs more than `seq_len` positions.
   """
-  for name, given in (('weights', weights), ('epochs', epochs)):
-    if given and (len(given) != len(sources) or min(given) <= 0):
-      raise UserError(f'data.{name} {list(given)}: give one number above 0 for each of the {len(sources)} sources')
   longest = max(source.longest for source in sources)
   if longest > seq_len:
     raise UserError(f'an example needs {longest} positions, seq_len is {seq_len}; encode with this seq_len')
@@ -229,9 +227,11 @@ class TrainBatches:
     fingerprint: dict,
     filled_to: int | None = None,
   ):
-    """shard: (this host, hosts). fingerprint: what must be equal for a saved state to be continued.
+    """batch_size: rows of a global batch. shard: (this host, hosts).
 
-    filled_to: as in `train_batches`.
+    fingerprint: what must be equal for a saved state to be continued.
+    filled_to: with empty rows at its end, as many as make it so many rows; None: none.
+    UserError: when the batch cannot be split over the hosts.
     """
     filled_to = filled_to or batch_size
     mine = _rows_of_host(filled_to, shard)
@@ -296,31 +296,6 @@ def _rows_of_host(batch_size: int, shard: tuple[int, int]) -> slice:
     )
   rows = batch_size // count
   return slice(index * rows, (index + 1) * rows)
-
-
-def train_batches(
-  sources: Sequence[Examples],
-  weights: Sequence[float],
-  batch_size: int,
-  seq_len: int,
-  seed: int,
-  shard: tuple[int, int] = (0, 1),
-  filled_to: int | None = None,
-  share_prompts: bool = False,
-  epochs: Sequence[float] = (),
-  pairs: bool = False,
-) -> TrainBatches:
-  """Batches without end.
-
-  weights: the share of examples drawn from each source. epochs: how often a pass over the mixture has the examples of
-  each source. Neither: each example once.
-  batch_size: rows of a global batch. shard: (this host, hosts). filled_to: with empty rows at its end, as many as make
-  it so many rows; None: none. share_prompts, pairs: as in `packed_rows`.
-  UserError: when the weights do not fit the sources, or the batch cannot be split over the hosts.
-  """
-  rows = packed_rows(sources, weights, seq_len, seed, share_prompts, epochs, pairs)
-  same = fingerprint(sources, weights, seq_len, seed, share_prompts, epochs, pairs)
-  return TrainBatches(rows, batch_size, shard, same, filled_to)
 
 
 def fingerprint(

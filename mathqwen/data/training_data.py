@@ -31,7 +31,7 @@ class TrainingData:
     chat: ChatFormat | None = None,
     pairs: bool = False,
   ):
-    """shard: (this host, hosts). filled_to: as in `pipeline.train_batches`. chat: None takes what `cfg` asks for.
+    """shard: (this host, hosts). filled_to: as in `pipeline.TrainBatches`. chat: None takes what `cfg` asks for.
 
     pairs: read pairs of a chosen and a rejected answer.
     UserError: when a source cannot be read, leaves nothing to train on, or loses more rows than `max_left_out` allows.

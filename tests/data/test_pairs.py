@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from train_batches import train_batches
 
 from mathqwen.data import encoding, examples, inspect_page, pairs, pipeline
 from mathqwen.data.encoded import Encoded
@@ -147,7 +148,7 @@ def test_batches_of_pairs_on_hosts_and_after_a_stop(monkeypatch):
   """Every pair is whole and comes once an epoch; two hosts and a continued run have the batches of one host."""
   monkeypatch.setattr(pipeline, 'WINDOW_ROWS', (2, 4))
   sources = [Encoded.from_rendered(drawn(range(20))), Encoded.from_rendered(drawn(range(20, 30), seed=1))]
-  make = lambda shard=(0, 1), weights=(): pipeline.train_batches(
+  make = lambda shard=(0, 1), weights=(): train_batches(
     sources, weights, 4, 32, 3, shard, pairs=True
   )  # fmt: skip
   one, hosts = make(), [make((host, 2)) for host in range(2)]
@@ -164,7 +165,7 @@ def test_batches_of_pairs_on_hosts_and_after_a_stop(monkeypatch):
   again = make()
   again.set_state(state)
   np.testing.assert_array_equal(next(again)['pair_ids'], found[3]['pair_ids'])
-  plain = pipeline.train_batches(sources, (), 4, 32, 3)
+  plain = train_batches(sources, (), 4, 32, 3)
   with pytest.raises(UserError, match='pairs was None, is True'):
     again.set_state(plain.get_state())
   for batches in (one, again, plain, *hosts):

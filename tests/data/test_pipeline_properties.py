@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train_batches import train_batches
 
 from mathqwen.data import packing, pipeline
 from mathqwen.data.encoded import Encoded
@@ -58,7 +59,7 @@ class Hosts:
   """The batches of several hosts side by side: the rows of each global batch, and its digest."""
 
   def __init__(self, arguments, count, state=None):
-    self.all = [pipeline.train_batches(*arguments, shard=(host, count)) for host in range(count)]
+    self.all = [train_batches(*arguments, shard=(host, count)) for host in range(count)]
     for batches in self.all if state else ():
       batches.set_state(state)
 
@@ -143,7 +144,7 @@ def test_each_example_is_there_exactly_once_an_epoch(arguments, epochs):
       assert sorted(in_order[epoch * len(own) : (epoch + 1) * len(own)]) == list(range(len(own)))
   # What each row holds is what the report of a bad step would name.
   state, names = {'position': {'window': 0, 'row': 0}}, []
-  batches = pipeline.train_batches(sources, weights, min(count, 4), T, seed)
+  batches = train_batches(sources, weights, min(count, 4), T, seed)
   for row in batches.examples(state):
     names.append([tuple(map(int, name.split(':'))) for name in row])
   batches.close()

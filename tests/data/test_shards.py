@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from encoded_sums import T, encode, example, sums
 from json_lines import write_lines
+from train_batches import train_batches
 
 from mathqwen.chat.chat_format import ChatFormat
 from mathqwen.cli import main
@@ -45,7 +46,7 @@ def files_of(folder):
 
 def taken(sources, weights=(), steps=12, shard=(0, 1), state=None):
   """The next batches, their digest, the examples of the first one, and the state after them."""
-  batches = pipeline.train_batches(sources, weights, 4, T, 3, shard)
+  batches = train_batches(sources, weights, 4, T, 3, shard)
   if state:
     batches.set_state(state)
   names = batches.examples(batches.get_state())

@@ -9,6 +9,7 @@ from encoded_sums import encode, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from measure_shared_prompts import encoded_answers, positions_per_answer
+from train_batches import train_batches
 
 from mathqwen import cli
 from mathqwen.data import packing, pipeline, shared_prompts
@@ -145,7 +146,7 @@ def test_eight_answers_to_a_question_of_gsm8k(published):
 
 def batches_of(examples, weights=(), shard=(0, 1), batch_size=4, seq_len=40, state=None, epochs=()):
   sources = [Encoded.from_rendered(part, [f'{i}:{n}' for n in range(len(part))]) for i, part in enumerate(examples)]
-  batches = pipeline.train_batches(sources, weights, batch_size, seq_len, 5, shard, None, True, epochs)
+  batches = train_batches(sources, weights, batch_size, seq_len, 5, shard, None, True, epochs)
   if state:
     batches.set_state(state)
   return batches
@@ -209,7 +210,7 @@ def test_epochs_are_passes_over_the_questions_of_each_source(questions_and_answe
 def test_a_state_is_not_continued_in_other_rows(questions_and_answers):
   examples = [questions_and_answers([2, 3])]
   shared = batches_of(examples)
-  plain = pipeline.train_batches([Encoded.from_rendered(examples[0])], (), 4, 40, 5)
+  plain = train_batches([Encoded.from_rendered(examples[0])], (), 4, 40, 5)
   with pytest.raises(UserError, match='share_prompts was None, is True'):
     shared.set_state(plain.get_state())
   assert list(plain.get_state()['data']) == ['examples', 'crc32', 'weights', 'seq_len', 'seed']  # as in old checkpoints

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 from encoded_sums import T, encode, sums
+from train_batches import train_batches
 
 from mathqwen import cli
-from mathqwen.data import packing, pipeline
+from mathqwen.data import packing
 
 
 def ledger(workdir):
@@ -28,7 +29,7 @@ def test_a_digest_changes_with_each_feature_and_the_order_of_rows():
 
 def test_every_host_has_the_digest_of_the_whole_batch():
   source = encode(sums(40))
-  hosts = [pipeline.train_batches([source], (), 4, T, 0, shard) for shard in ((0, 1), (0, 2), (1, 2), (3, 4))]
+  hosts = [train_batches([source], (), 4, T, 0, shard) for shard in ((0, 1), (0, 2), (1, 2), (3, 4))]
   for _ in range(5):
     for batches in hosts:
       next(batches)
@@ -100,14 +101,14 @@ def test_a_changed_data_file(change, words, trained, tiny, fails, tmp_path):
 @pytest.mark.parametrize('weights', [(), (1.0, 3.0)])
 def test_a_continued_run_has_the_same_digests(weights):
   sources = [encode(sums(15)), encode(sums(15, 100))]
-  through = pipeline.train_batches(sources, weights, 4, T, 0)
+  through = train_batches(sources, weights, 4, T, 0)
   digests = []
   for step in range(12):
     if step == 7:
       state = through.get_state()
     next(through)
     digests.append(through.digest)
-  continued = pipeline.train_batches(sources, weights, 4, T, 0, (1, 2))
+  continued = train_batches(sources, weights, 4, T, 0, (1, 2))
   continued.set_state(state)
   for digest in digests[7:]:
     next(continued)

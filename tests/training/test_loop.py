@@ -13,6 +13,7 @@ import types
 import jax
 import pytest
 from toy_batches import examples_of, train_config
+from train_batches import train_batches
 
 from mathqwen.config import DataConfig, Experiment, MeshConfig, OptimConfig
 from mathqwen.data import pipeline
@@ -63,7 +64,7 @@ def small_run(tiny_config, tmp_path):
     data = types.SimpleNamespace(
       held_out=held_out,
       origins={},
-      train=lambda: pipeline.train_batches([encoded], (), 2, 12, 0),
+      train=lambda: train_batches([encoded], (), 2, 12, 0),
       eval=lambda: pipeline.eval_batches(held_out, 2, 12),
     )
     (tmp_path / 'run').mkdir()
