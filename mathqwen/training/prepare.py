@@ -61,21 +61,7 @@ class TrainingRun:
       raise UserError('train.objective=dpo compares with the model that it begins with: give one with --init MODEL')
     if experiment.optim.offload:
       offload.check()
-    source = None
-    tokenizer = None
-    name = hub.name_of(experiment.init) if dry and experiment.init is not None else None
-    if name and (folder := hub.cached(name)):
-      opened, tokenizer, source = _open_init(dataclasses.replace(experiment, init=folder))
-      experiment = dataclasses.replace(opened, init=experiment.init)
-    elif name:
-      report(
-        f"{experiment.init} is not on this machine: sizes are the config's, and text is shown with the small tokenizer "
-        'of this package'
-      )
-    elif experiment.init is not None:
-      experiment, tokenizer, source = _open_init(experiment)
-    tokenizer = tokenizer or load_tokenizer(None)
-
+    experiment, tokenizer, source = _open(experiment, dry)
     if tokenizer.vocab_size > experiment.model.vocab_size:
       raise UserError(
         f'the tokenizer knows {tokenizer.vocab_size} tokens and model.vocab_size is {experiment.model.vocab_size}: '
@@ -83,21 +69,7 @@ class TrainingRun:
       )
     experiment.check_model(experiment.model)
     chat = _chat(experiment.data, tokenizer, original.workdir if original is not None else workdir)
-    before = _last_session(workdir)
-    mesh_config = experiment.mesh
-    if before is not None:
-      mesh_config = elastic.mesh_of(mesh_config, experiment.model, jax.device_count(), experiment.train.adapter.base)
-    mesh = sharding.make_mesh(mesh_config)
-    shape = dict(mesh.shape)
-    # Called for its error: it refuses an attention that these devices cannot run.
-    answered = experiment.data.seq_len if experiment.data.share_prompts else None
-    attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype, answered)
-    batch = elastic.batch_of(experiment, shape, jax.process_count(), before)
-    base = experiment.train.adapter.base
-    sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len, base)
-    for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):
-      if note and jax.process_index() == 0:
-        report(note)
+    mesh, batch = _mesh_and_batch(experiment, _last_session(workdir))
     return cls(experiment, tokenizer, mesh, batch, chat, source)
 
   def data(self) -> TrainingData:
@@ -222,6 +194,41 @@ def _chat(data: DataConfig, tokenizer: Tokenizer, workdir: str | None) -> ChatFo
       'now: copy the file again'
     )
   return chat
+
+
+def _mesh_and_batch(experiment: Experiment, before: dict | None) -> tuple[jax.sharding.Mesh, elastic.Batch]:
+  """Those of a run on these devices; before: its last session. UserError: when some sizes do not fit."""
+  base = experiment.train.adapter.base
+  mesh_config = experiment.mesh
+  if before is not None:
+    mesh_config = elastic.mesh_of(mesh_config, experiment.model, jax.device_count(), base)
+  mesh = sharding.make_mesh(mesh_config)
+  shape = dict(mesh.shape)
+  # Called for its error: it refuses an attention that these devices cannot run.
+  answered = experiment.data.seq_len if experiment.data.share_prompts else None
+  attention.select(experiment.train.attention, mesh, experiment.train.compute_dtype, answered)
+  batch = elastic.batch_of(experiment, shape, jax.process_count(), before)
+  sharding.check(shape, experiment.model, batch.rows, batch.micro_batches, experiment.data.seq_len, base)
+  for note in (elastic.describe(experiment, shape, batch, before), sharding.undivided(shape, experiment.model)):
+    if note and jax.process_index() == 0:
+      report(note)
+  return mesh, batch
+
+
+def _open(experiment: Experiment, dry: bool) -> tuple[Experiment, Tokenizer, Source | None]:
+  """As `_open_init`; without `init`, or with one that `dry` does not fetch, the tokenizer of this package."""
+  name = hub.name_of(experiment.init) if dry and experiment.init is not None else None
+  if name and (folder := hub.cached(name)):
+    opened, tokenizer, source = _open_init(dataclasses.replace(experiment, init=folder))
+    return dataclasses.replace(opened, init=experiment.init), tokenizer, source
+  if experiment.init is not None and not name:
+    return _open_init(experiment)
+  if name:
+    report(
+      f"{experiment.init} is not on this machine: sizes are the config's, and text is shown with the small tokenizer "
+      'of this package'
+    )
+  return experiment, load_tokenizer(None), None
 
 
 def _open_init(experiment: Experiment) -> tuple[Experiment, Tokenizer, Source]:
