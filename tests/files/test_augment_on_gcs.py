@@ -15,6 +15,7 @@ class Reciter:
   """Takes the place of a model; it is killed after some answers."""
 
   name, dtype, chat, system_prompt, at_a_time, drawn = 'reciter', 'float32', None, '', 2, ('temperature',)
+  request_json = None
 
   def __init__(self, answers=100):
     self.left = answers
