@@ -91,7 +91,7 @@ def test_where_the_base_of_a_run_may_be_instead(monkeypatch, tmp_path):
   """A bucket has no links."""
   gone = types.SimpleNamespace(json=lambda item: {'name': str(tmp_path / 'gone')})
   monkeypatch.setattr(source.converted, 'StepWeights', lambda *args: gone)
-  monkeypatch.setattr(source.frozen, 'place_of', lambda name, workdir: name)
+  monkeypatch.setattr(source.bases, 'place_of', lambda name, workdir: name)
   train = TrainConfig(adapter=AdapterConfig(4))
   experiment = types.SimpleNamespace(model=None, train=train)
   for workdir, instead in ((f'{tmp_path}/run', 'a link to it'), ('gs://bucket/run', 'a copy of it')):
