@@ -147,7 +147,7 @@ UNITS = ['7', '{', '}', '\\boxed{', '\\boxed{1}', '$', '1,', ',234', ' ', '\\fra
 
 @pytest.mark.parametrize('unit', UNITS)
 def test_time_is_linear(unit):
-  """Quadratic time would be 64 times an eighth's; 20 leaves room for a busy machine."""
+  """Quadratic time would be 64 times an eighth's; 20, in one of three tries, leaves room for a busy machine."""
   text = '1' + unit * (SIZE // len(unit))
   functions = [extract.number, extract.final_answer, extract.last_math]
 
@@ -157,7 +157,7 @@ def test_time_is_linear(unit):
       function(part)
     return time.process_time() - start
 
-  assert cost(text) < 20 * cost(text[: SIZE // 8]) + 0.5
+  assert any(cost(text) < 20 * cost(text[: SIZE // 8]) + 0.5 for _ in range(3))
 
 
 @pytest.mark.parametrize('text, value', [('-$-5', 5), ('$-5', -5), ('-$5', -5), ('+5', 5), ('-25%', Fraction(-1, 4))])
