@@ -7,6 +7,7 @@ permission, is left where it is, and the run ends.
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import sys
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ class Checkpoints:
       self._open()
 
   def _open(self):
-    _ignore_closed_event_loops()
+    _ignore_abandoned_operations()
     options = ocp.CheckpointManagerOptions(create=True, preservation_policy=_Preservation(self._keep, self._losses))
     with files.explained(self._workdir):
       self._manager = ocp.CheckpointManager(epath.Path(str(self._folder)), options=options)
@@ -287,20 +288,23 @@ def _first(texts: list[str]) -> str:
   return next(filter(None, texts), '')
 
 
-def _ignore_closed_event_loops() -> None:
-  """After a failed write, TensorStore still reports other writes to an event loop that Orbax has closed by then.
+def _ignore_abandoned_operations() -> None:
+  """Once a read or write has failed, Orbax ends its event loop under the others, and Python shows how each ends.
 
   Each would be a traceback on the terminal, before the line that says what failed.
   """
   before = sys.unraisablehook
-  if getattr(before, 'ignores_closed_event_loops', False):
+  if getattr(before, 'ignores_abandoned_operations', False):
     return
 
   def hook(unraisable):
-    if unraisable.object is not None or str(unraisable.exc_value) != 'Event loop is closed':
+    text = str(unraisable.exc_value)
+    is_write = unraisable.object is None and text == 'Event loop is closed'  # TensorStore reports to it
+    is_read = inspect.iscoroutine(unraisable.object) and text.startswith('Encountered error while reading array index')
+    if not (is_write or is_read):
       before(unraisable)
 
-  hook.ignores_closed_event_loops = True
+  hook.ignores_abandoned_operations = True
   sys.unraisablehook = hook
 
 

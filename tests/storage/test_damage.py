@@ -5,6 +5,8 @@ import os
 import random
 import resource
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
@@ -227,3 +229,26 @@ def converted(trained, tmp_path_factory):
 
 def test_a_flipped_bit_is_seen_in_a_converted_model(converted):
   flip_bits(converted, read_model, seed=3)
+
+
+def test_reads_that_a_failed_one_leaves_behind_say_nothing(monkeypatch):
+  """Orbax's coroutines turn their end into an error of their own; Python shows it when they are thrown away."""
+  seen = []
+  monkeypatch.setattr(sys, 'unraisablehook', lambda unraisable: seen.append(str(unraisable.exc_value)))
+  checkpoint._ignore_abandoned_operations()
+
+  @types.coroutine
+  def reading(text):
+    try:
+      yield
+    except GeneratorExit:
+      raise Exception(text) from None
+
+  async def read(text):
+    await reading(text)
+
+  for text in ('Encountered error while reading array index: (slice(0, 2, 1),)', 'another'):
+    coroutine = read(text)
+    coroutine.send(None)
+    del coroutine
+  assert seen == ['another']
