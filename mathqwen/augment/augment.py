@@ -128,7 +128,7 @@ def _examples(request: AugmentRequest, rule: str) -> tuple[list[Example], dict[s
   found, left_out = sources.load(request.source, 'train', request.ask.data_dir, columns=request.columns)
   for line in left_out.lines():
     report(f'{request.source}: {line}')
-  counts = {kind: count for kind, count in left_out.counts.items() if kind != 'repeated_id'}  # such a row stays
+  counts = left_out.rows_left_out()
   grader = graders.get(rule)
   kept = []
   first: dict[str, str] = {}

@@ -101,9 +101,11 @@ class Session:
     Of what the assistant says, a template may leave out earlier reasoning.
     """
     said = turns_said(text)
+    if said is None:
+      return
     for turn, message in enumerate(messages):
-      is_silent = not message.get('content') or not str(message['content']).strip()
-      if said is not None and turn not in said and not is_silent and message['role'] != 'assistant':
+      has_content = bool(message.get('content')) and bool(str(message['content']).strip())
+      if turn not in said and has_content and message['role'] != 'assistant':
         raise UserError(
           f'message {turn} ({message["role"]}): the template {self.template.name} writes nothing of it; give it '
           'another role, or use another template'

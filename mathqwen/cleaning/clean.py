@@ -158,7 +158,7 @@ def _report(
     not_read = Report.from_dict(done['report'])
     reports[piece.source].merge(not_read)
     unread[piece.source].update(done.get('unread', ()))
-    read[piece.source] += not_read.rows_left_out  # the rows of a part do not include them
+    read[piece.source] += sum(not_read.rows_left_out().values())  # the rows of a part do not include them
   for name, summary in stages.parts_of(work):
     source = summary['source']
     written = json.loads((folder / 'written' / f'{name}.json').read_bytes())

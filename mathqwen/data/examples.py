@@ -206,8 +206,8 @@ def _read_rows(
   if not readable:
     found = '' if first_object is None else f'fields found: {shapes.names_of(first_object)}; '
     raise UserError(
-      f'{path}: no usable record among {row + 1 - first_row}: {found}expected: {expected(first_object)}; first error: '
-      f'{first_trouble}'
+      f'{path}: no usable record among {row + 1 - first_row}: {first_trouble}; {found}expected: '
+      f'{expected(first_object)}'
     )
   return True
 

@@ -3,7 +3,7 @@
 {"data": [{"question": "1+1=", ...}, ...]}              the only list of objects
 {"0": {"question": "1+1=", ...}, "1": {...}}            numbered rows, or rows by name, {"train_7": {...}, ...}
 {"question": ["1+1=", ...], "answer": ["2", ...]}       columns
-{"question": {"0": "1+1=", ...}, "answer": {...}}       columns of numbered rows, as pandas writes them
+{"question": {"0": "1+1=", ...}, "answer": {...}}       columns of such rows, as pandas writes them
 """
 
 import itertools
@@ -16,7 +16,9 @@ _CONSTANTS = {'NaN': None, 'Infinity': 'inf', '-Infinity': '-inf'}
 DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__, strict=False)  # a tab in a text is a tab
 # How names of files, folders and tables spell the splits.
 SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
+# Names of fields by which a row, or a column, is known from the name of a row.
 _OF_A_ROW = ('question', 'problem', 'query', 'prompt', 'instruction', 'solution', 'answer')
+_OF_TURNS = ('messages', 'conversations', 'conversation')
 _TABLES = {'eval', *itertools.chain.from_iterable(SPLITS.values())}
 
 
@@ -34,24 +36,26 @@ def rows_of(value: object, where: str) -> list | None:
     raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
   if all(isinstance(part, dict) for part in inner):
     return _numbered_rows(value)
-  lists = [part for part in inner if isinstance(part, list)]
-  if len(lists) == 1 and lists[0] and all(isinstance(row, dict) for row in lists[0]):
-    if {'role', 'from'} & set(lists[0][0]):  # a conversation is a list of objects as well
-      return None
-    if beside := [name for name, part in value.items() if part is not lists[0]]:
-      report(f'{where}: its rows are a list beside {", ".join(beside[:10])}, which training does not read')
-    return lists[0]
-  is_columns = len(inner) > 1 and len(lists) == len(inner) and len(set(map(len, lists))) == 1
-  if is_columns and not any(isinstance(part[0], dict) for part in lists if part):
-    return [dict(zip(value, row, strict=True)) for row in zip(*lists, strict=True)]
+  lists = {name: part for name, part in value.items() if isinstance(part, list)}
+  if len(lists) == 1:
+    ((name, rows),) = lists.items()
+    if rows and all(isinstance(row, dict) for row in rows):
+      if name in _OF_TURNS or {'role', 'from'} & set(rows[0]):  # a conversation is a list of objects as well
+        return None
+      if beside := [other for other in value if other != name]:
+        report(f'{where}: its rows are a list beside {", ".join(beside[:10])}, which training does not read')
+      return rows
+  is_columns = len(inner) > 1 and len(lists) == len(inner) and len(set(map(len, inner))) == 1
+  if is_columns and not any(isinstance(part[0], dict) for part in inner if part):
+    return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
   return None
 
 
 def _numbered_rows(value: dict[str, dict]) -> list | None:
-  """The rows of an object of objects: by number or name, or columns of numbered rows."""
+  """The rows of an object of objects: by number or name, or columns of such rows."""
   first = next(iter(value.values()))
   are_alike = all(part.keys() == first.keys() for part in value.values())
-  if first and are_alike and all(map(str.isdecimal, first)):
+  if first and are_alike and (all(map(str.isdecimal, first)) or any(name in value for name in _OF_A_ROW)):
     return [{name: column[number] for name, column in value.items()} for number in first]
   if all(key.isdecimal() for key in value) or (first and are_alike and len(value) > 1):
     return list(value.values())

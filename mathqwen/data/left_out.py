@@ -36,10 +36,9 @@ class Report:
     if len(self.rows[kind]) < self._named:
       self.rows[kind].append((where, detail))
 
-  @property
-  def rows_left_out(self) -> int:
-    """How many rows were left out, of every kind."""
-    return sum(count for kind, count in self.counts.items() if kind not in _NO_ROWS)
+  def rows_left_out(self) -> dict[str, int]:
+    """How many rows were left out, by kind."""
+    return {kind: count for kind, count in self.counts.items() if kind not in _NO_ROWS}
 
   def lines(self, limit: int = 5, kinds: Sequence[str] | None = None) -> list[str]:
     """A line to print for each kind, or each of `kinds`, naming up to `limit` rows.

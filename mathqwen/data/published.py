@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from mathqwen.data.field_texts import NO_ANSWER, gold_of, is_missing, text_field
 from mathqwen.data.formats import Record
 from mathqwen.data.malformed import Malformed, Unverified
-from mathqwen.data.shapes import PROMPTS_OF_ROWS
+from mathqwen.data.shapes import PROMPTS_OF_ROWS, VERDICTS
 from mathqwen.data.turns import MASKS
 from mathqwen.errors import UserError
 
@@ -114,7 +114,7 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
       yield line, error
       continue
     # These are read, or refused, in rows of every form.
-    rest = {name: record[name] for name in (*PROMPTS_OF_ROWS, *MASKS, 'weight') if name in record}
+    rest = {name: record[name] for name in (*PROMPTS_OF_ROWS, *MASKS, *VERDICTS, 'weight') if name in record}
     for number, made in enumerate(found, start=1):
       yield line if number == 1 else f'{line}.{number}', rest | made
 
@@ -134,10 +134,7 @@ def _numina(record: dict) -> list[dict]:
 
 
 def _generated(record: dict) -> list[dict]:
-  """OpenMathInstruct and OpenMathReasoning; the first version of the former marks which solutions are right."""
-  mark = record.get('is_correct')
-  if not is_missing(mark) and str(mark).strip().lower() not in ('true', '1'):  # CSV has it as a text
-    raise Unverified(f'is_correct is {mark!r}')
+  """OpenMathInstruct and OpenMathReasoning."""
   return [_example(record, record['generated_solution'], record.get('expected_answer'))]
 
 

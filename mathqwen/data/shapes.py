@@ -25,8 +25,8 @@ PROMPTS_OF_ROWS = (
 )  # fmt: skip
 # Texts that a question is asked about, or that it chooses from: refused unless the question holds them.
 _ASKED_ABOUT = ('passage', 'table', 'options', 'choices')
-# Fields that may say, with true or false, whether an answer is right.
-_VERDICTS = ('is_correct', 'correct', 'label')
+# Fields that may say whether an answer is right, and what they have where it is not. CSV has it as a text.
+VERDICTS = {'is_correct': ('false', '0'), 'correct': ('false',), 'label': ('false',)}
 # What the gold answer beside a solution is called, in order of preference.
 _GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
 # Fields that a row of any shape may have, and that are read.
@@ -70,8 +70,8 @@ def read(
   if shape is None:
     wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
     raise Malformed(f'fields {names_of(record)}: expected {wanted}')
-  for name in _VERDICTS:
-    if record.get(name) is False or str(record.get(name)).strip().lower() == 'false':  # CSV has it as a text
+  for name, wrong in VERDICTS.items():
+    if str(record.get(name)).strip().lower() in wrong:
       raise Unverified(f'{name} is {record[name]!r}')
   if _number(record.get('weight')) not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
@@ -177,7 +177,7 @@ def _ours(names: tuple[str, ...]) -> tuple[str, ...] | None:
 @functools.cache
 def _all_names() -> frozenset[str]:
   """Every field of a row that is read, or refused because it would have to be."""
-  return _names() | {*_COMMON, *MASKS, *PROMPTS_OF_ROWS, *_ASKED_ABOUT, *_VERDICTS}
+  return _names() | {*_COMMON, *MASKS, *PROMPTS_OF_ROWS, *_ASKED_ABOUT, *VERDICTS}
 
 
 def _renamed(record: dict, columns: Mapping[str, str]) -> dict:

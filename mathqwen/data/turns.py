@@ -29,22 +29,24 @@ def turns_of(record: Mapping, field: str, any_turns: bool = False) -> list[dict]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
   if turns and all('input' in turn and 'output' in turn for turn in turns):
-    turns = _of_exchanges(turns)
+    turns = [turn for exchange in turns for turn in _of_exchange(exchange)]
   return [_with_weight(_with_role(turn, number, any_turns), number) for number, turn in enumerate(turns, 1)]
 
 
 def unread_of_turn(turn: Mapping) -> list[str]:
   """The fields of a turn that nothing reads."""
-  forms = {'from': ('from', 'value'), 'output': ('system', 'input', 'output')}
+  forms = {'from': ('from', 'value'), 'output': ('system', 'input', 'output', 'output_with_loss')}
   also = [name for sign, names in forms.items() if sign in turn for name in names]
   return [name for name in turn if name not in _READ and name not in also]
 
 
-def _of_exchanges(exchanges: list[dict]) -> list[dict]:
-  """The turns of XTuner's [{'system': ..., 'input': ..., 'output': ...}, ...]."""
+def _of_exchange(exchange: dict) -> list[dict]:
+  """The turns of XTuner's {'system': ..., 'input': ..., 'output': ..., 'output_with_loss': true}."""
   roles = {'system': 'system', 'input': 'user', 'output': 'assistant'}
-  said = ((roles[name], exchange.get(name)) for exchange in exchanges for name in roles)
-  return [{'role': role, 'content': text} for role, text in said if not is_missing(text)]
+  turns = [{'role': role, 'content': exchange.get(name)} for name, role in roles.items()]
+  # What else it says is about the answer.
+  turns[-1] |= {name.replace('output_with_loss', 'loss'): x for name, x in exchange.items() if name not in roles}
+  return [turn for turn in turns if not is_missing(turn['content'])]
 
 
 def _with_role(turn: dict, number: int, any_turns: bool) -> dict:

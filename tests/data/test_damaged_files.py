@@ -61,7 +61,7 @@ def test_last_line_without_its_end(tmp_path):
     (b'{"query": "\xff"}\n', 'a.jsonl:1: not UTF-8'),
     (
       b'{"text": "t", "label": 1}\n' * 3,
-      'no usable record among 3: fields found: text, label; expected: {messages}, {conv',
+      r'no usable record among 3: a.jsonl:1 \(.*\); fields found: text, label; expected: {messages}, {conv',
     ),
   ],
 )

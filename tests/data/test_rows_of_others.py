@@ -61,7 +61,7 @@ def test_questions_and_answers(record, question, solution, answer, tmp_path):
   [
     ({'messages': [{'from': 'human', 'value': '1+1='}, {'from': 'gpt', 'value': '2'}]}, None),
     ({'conversation': TURNS}, None),
-    ({'conversation': [{'system': 'Count.', 'input': '1+1=', 'output': '2'}]}, 'Count.'),
+    ({'conversation': [{'system': 'Count.', 'input': '1+1=', 'output': '2', 'output_with_loss': True}]}, 'Count.'),
     ({'conversations': [{'role': 'system', 'content': 'Count.'}, *TURNS], 'system_prompt': 'Count.'}, 'Count.'),
     ({'question': '1+1=', 'answer': '2', 'system_message': 'Count.'}, 'Count.'),
     ({'prompt': [{'role': 'system', 'content': 'Count.'}, TURNS[0]], 'reward_model': {'ground_truth': '2'}}, 'Count.'),
@@ -71,6 +71,17 @@ def test_conversations(record, system, tmp_path):
   example = read(tmp_path, record)[0][0]
   before = [] if system is None else [{'role': 'system', 'content': system}]
   assert example.messages == (*before, *TURNS)
+
+
+def test_an_exchange_may_be_without_loss(tmp_path):
+  exchanges = [{'input': '1+1=', 'output': '2', 'output_with_loss': False}, {'input': '1+2=', 'output': '3'}]
+  example = read(tmp_path, {'conversation': exchanges})[0][0]
+  assert [turn.get('weight', 1) for turn in example.messages] == [1, 0, 1, 1]
+  kind, reason = refusal(tmp_path, {'conversation': [exchanges[0] | {'mask': [1]}]})
+  assert (kind, reason) == (
+    'malformed',
+    'turn 2: field "mask" is not read: remove it, or use "weight": 0 on turns of `messages`',
+  )
 
 
 def test_turns_of_tools(tmp_path):
@@ -168,6 +179,27 @@ def test_an_object_with_a_question_is_a_row(tmp_path):
   (tmp_path / 'row.json').write_text(json.dumps(row))
   ((example,), report) = sources.load(str(tmp_path / 'row.json'))
   assert (example.question, list(report.unread)) == ('x?', ['sub_questions'])
+
+
+@pytest.mark.parametrize('key', ['messages', 'conversation'])
+def test_an_object_with_turns_is_a_row(key, tmp_path):
+  turns = TURNS if key == 'messages' else [{'input': '1+1=', 'output': '2'}]
+  (tmp_path / 'row.json').write_text(json.dumps({key: turns}))
+  ((example,), _) = sources.load(str(tmp_path / 'row.json'))
+  assert example.messages == tuple(TURNS)
+
+
+def test_columns_of_rows_by_name(tmp_path):
+  (tmp_path / 'rows.json').write_text(
+    json.dumps({'question': {'a': '1+1=', 'b': '1+2='}, 'answer': {'a': '2', 'b': '3'}})
+  )
+  assert [example.answer for example in sources.load(str(tmp_path / 'rows.json'))[0]] == ['2', '3']
+
+
+def test_the_reason_comes_before_what_is_expected(tmp_path):
+  path = write_lines(tmp_path / 'rows.jsonl', {'question': 'Which?', 'choices': ['3', '4'], 'answer': 1})
+  with pytest.raises(UserError, match=r'among 1: rows.jsonl:1 \(field "choices" is not read.*; expected: '):
+    sources.load(str(path))
 
 
 def test_what_stands_beside_a_list_of_rows_is_named(tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_columns_of_any_name(reciting, tmp_path):
     (
       [{'frage': 'q', 'antwort': '1'}],
       ['--rule', 'math'],
-      'mine.jsonl: no usable record among 1: fields found: fr',
+      'mine.jsonl: no usable record among 1: mine.jsonl:1 (fields frage, antwort: expected a question',
     ),
     ([{'question': 'q', 'answer': ''}], ['--rule', 'math'], 'mine.jsonl'),
     ([], ['--rule', 'math'], 'mine.jsonl is empty'),
