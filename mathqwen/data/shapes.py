@@ -40,7 +40,7 @@ _SHOWN = 20  # names of fields in a message
 _CALCULATOR = re.compile(r'<<[\d\s.,+\-*/()%$]*=[\d\s.,+\-*/()=%$]*>>')
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # each is one of its own: `_first_with` finds them by identity
 class Shape:
   """A form that records have. `read` turns one into fields of `Example` without `id`, `where` and `extra`."""
 
@@ -71,7 +71,7 @@ def read(
     wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
     raise Malformed(f'fields {names_of(record)}: expected {wanted}')
   for name, wrong in VERDICTS.items():
-    if str(record.get(name)).strip().lower() in wrong:
+    if name in record and str(record[name]).strip().lower() in wrong:
       raise Unverified(f'{name} is {record[name]!r}')
   if _number(record.get('weight')) not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
@@ -79,7 +79,7 @@ def read(
   tools = record.get('tools') if any_turns and shape.of_turns else None
   if tools:
     used = (*used, 'tools')
-  refuse_unread(record, tuple(name for name in PROMPTS_OF_ROWS if name not in used))
+  refuse_unread(record, [name for name in PROMPTS_OF_ROWS if name in record and name not in used])
   fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
   if shape.fields[0] not in TURNS:
     _refuse_unasked(record, fields['question'])
@@ -119,10 +119,15 @@ def find(record: Mapping, among: Sequence[Shape]) -> Shape | None:
   """
   named = {name for name, value in record.items() if value is not None}
   filled = {name for name in named if not is_missing(record[name])}
-  if found := next((shape for shape in among if filled.issuperset(shape.fields)), None):
+  if found := _first_with(frozenset(filled), among):
     return found
   empty = [shape for shape in among if named.issuperset(shape.fields)]
   return max(empty, key=lambda shape: len(filled.intersection(shape.fields)), default=None)
+
+
+@functools.lru_cache(maxsize=1024)  # the rows of a file have few sets of names, and there are many shapes
+def _first_with(names: frozenset[str], among: Sequence[Shape]) -> Shape | None:
+  return next((shape for shape in among if names.issuperset(shape.fields)), None)
 
 
 def _number(value: object) -> object:
@@ -147,8 +152,8 @@ def _unread(record: Mapping, shape: Shape) -> list[str]:
 def _decoded(record: dict) -> dict:
   """The record, with lists of turns and tools that it holds as JSON in a text."""
   found = {}
-  for name in _LISTS:
-    text = record.get(name)
+  for name in _LISTS & record.keys():
+    text = record[name]
     if isinstance(text, str) and text.lstrip().startswith('['):
       with contextlib.suppress(ValueError, RecursionError):
         value = json.loads(text)
@@ -345,7 +350,7 @@ BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Do
 # What a row may ask beside its instruction. A `prompt` there is the whole row in a template, with its answer.
 ASKED = ('question', 'query', 'problem')
 # What some files keep as JSON in a text.
-_LISTS = ('messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected', 'tools')
+_LISTS = {'messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected', 'tools'}
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
 # a solution is trained on with the solution. The last of each are those of CAMEL-AI.
 QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
