@@ -11,6 +11,7 @@ import numpy as np
 
 from mathqwen.data import compared_text as texts
 from mathqwen.data.examples import Example
+from mathqwen.data.field_texts import gold_of
 
 T = TypeVar('T')
 _MOST_CHARACTERS = 2**20  # of rows that are compared at once
@@ -78,7 +79,9 @@ def json_of(example: Example, source: str) -> str:
   else:
     record['question'] = example.question
     record['solution'] = example.solution
-  record |= {'answer': example.answer, 'source': source, 'where': example.where}
+  # Where there is no answer, as of a proof, an empty one would be looked for in the solution.
+  answer = example.answer or ('n/a' if gold_of(example.solution) else '')
+  record |= {'answer': answer, 'source': source, 'where': example.where}
   if example.extra:
     record['extra'] = example.extra
   return _to_json(record)

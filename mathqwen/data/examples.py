@@ -152,10 +152,17 @@ def _rows_of_user(
   part: LineRange | None,
   of: ModuleType,
 ) -> Generator[Example, None, bool]:
-  """As `_read_rows`. of: has the shapes of the records, `shapes` or `pair_shapes`."""
+  """As `_read_rows`. of: has the shapes of the records, `shapes` or `pair_shapes`.
+
+  UserError: also when a column that the user names is in no row.
+  """
+  absent = dict(columns)
 
   def fields_of(row: int, record: object, where: str) -> dict:
-    fields, shape, unread = shapes.read(_object(record), columns, any_turns, of.SHAPES)
+    record = _object(record)
+    for field in [field for field, column in absent.items() if column in record]:
+      del absent[field]
+    fields, shape, unread = shapes.read(record, columns, any_turns, of.SHAPES)
     report.shapes[str(shape)] += 1
     for name in unread:
       report.unread.setdefault(name, where)
@@ -166,7 +173,11 @@ def _rows_of_user(
   if not columns and of is shapes:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  return (yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row))
+  has_rows = yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row)
+  if has_rows and absent and first_row == 0:  # a later part of a file need not have a column that few rows have
+    field, column = next(iter(absent.items()))
+    raise UserError(f'{path}: no row has a column {column!r}, which --map {field}={column} names: correct its name')
+  return has_rows
 
 
 def _read_rows(

@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 
 from mathqwen.data.malformed import Malformed
+from mathqwen.data.written_lists import list_in
 
+_NONE = ('n/a', 'nan', 'null', 'proof', 'notfound')  # what stands in place of a gold answer
 NO_ANSWER = ()  # the answer of a record whose data set says that it has none, as a proof; no file holds a tuple
 
 
@@ -44,6 +46,25 @@ def single(value: object) -> object:
   return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
+def own_gold(value: object) -> str:
+  """The gold answer that a field beside a solution holds, several with commas; '' where it says that there is none.
+
+  Malformed: when it is no text.
+  """
+  if isinstance(value, str) and value.startswith("['"):  # a list, as Python prints it
+    value = list_in(value) or value
+  answers = value if isinstance(value, list | tuple) else [value]
+  if any(isinstance(answer, list | dict) for answer in answers):
+    raise Malformed(f'the gold answer is no text but {kind_of(value)}: name another column with --map answer=COLUMN')
+  text = ', '.join(str(answer).strip() for answer in answers)
+  return '' if text.lower() in _NONE else text
+
+
+def is_worked(answer: str) -> bool:
+  """Whether a gold answer is a whole solution, which ends with it."""
+  return bool(re.search(r'\S\s*\n', answer)) and gold_of(answer) not in ('', answer)
+
+
 def last_boxed(solution: str) -> str:
   r"""Content of the last \boxed or \fbox: '\boxed{\frac{1}{2}}' -> '\frac{1}{2}', '\boxed 2' -> '2'; no box -> ''."""
   start = max(solution.rfind('\\boxed'), solution.rfind('\\fbox'))
@@ -63,7 +84,13 @@ def last_boxed(solution: str) -> str:
 
 # A comma of '1,250', not that of '(1,2)'.
 _THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
-_SAID = re.compile(r'(?:^|\n)The answer is: ?(.+?)\.?$')
+# 'The answer is: x + 1', and without the colon no more than '12 apples'.
+_SAID = re.compile(
+  r'(?:^|\n|(?<=[.!] ))(?:(?:So,? |Thus,? |Therefore,? |Hence,? )?[Tt]he (?:final )?answer is|Answer|答案)'
+  r'(?:(?::|：|是|为)[:：]? *(\S.*?)| ((?=[^ ]*[\d\\$])\S+?(?: \S+?){0,2}?|[^\s,.]+))\.?$'
+)
+# A short sentence says something of someone; an answer does not.
+_VERB = re.compile(r'\b(?:is|are|was|were|has|have|had|will|can|so|therefore)\b', re.IGNORECASE)
 
 
 def gold_of(text: str) -> str:
@@ -79,7 +106,7 @@ def gold_of(text: str) -> str:
   if boxed := last_boxed(text):
     return boxed
   if said := _SAID.search(text):
-    return said[1].strip()
+    return (said[1] or said[2]).strip()
   return '' if is_prose(text) or re.search(r'\s', text) else text
 
 
@@ -88,5 +115,5 @@ def is_prose(text: str) -> bool:
   words = re.findall(r'[^\W\d_]{2,}', re.sub(r'\\[A-Za-z]+', '', text))
   return bool(
     re.search(r'[，。；！？]|</\w+>|[\u4e00-\u9fff]{5}', text)
-    or (len(words) > 5 and text.rstrip().endswith(('.', '!', '?')))
+    or (text.rstrip().endswith(('.', '!', '?')) and (len(words) > 5 or _VERB.search(text)))
   )

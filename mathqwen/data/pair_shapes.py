@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from mathqwen.data import shapes
-from mathqwen.data.field_texts import text_field
+from mathqwen.data.field_texts import is_missing, text_field
 from mathqwen.data.malformed import Malformed
 from mathqwen.data.shapes import Shape
 from mathqwen.data.turns import turns_of
@@ -28,6 +28,8 @@ def _pair(question: str | None, chosen: str, rejected: str, asked: str = '') -> 
   question: None where the prompt is in the answers. asked: the `question_field` of `shapes.alpaca`.
   """
 
+  below = (*shapes.BELOW, 'history')
+
   def read_pair(record: dict, any_turns: bool = False) -> dict:
     prompt = None if question is None else _turns_or_text(record, question, any_turns)
     answers = [_turns_or_text(record, field, any_turns) for field in (chosen, rejected)]
@@ -37,7 +39,7 @@ def _pair(question: str | None, chosen: str, rejected: str, asked: str = '') -> 
       raise Malformed(f'fields "{chosen}" and "{rejected}" are texts without a prompt: give the question as "prompt"')
     if question == 'instruction' and isinstance(prompt, str):
       read = shapes.alpaca('solution', asked)
-    elif question == 'instruction' and any(record.get(name) for name in (*shapes.BELOW, 'history', asked)):
+    elif question == 'instruction' and not all(is_missing(record.get(name)) for name in (*below, asked)):
       raise Malformed('an instruction with more below it, and answers of several turns: write all of it as turns')
     else:
       read = functools.partial(shapes.answered('question', 'solution'), any_turns=any_turns)

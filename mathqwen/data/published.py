@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from mathqwen.data.field_texts import NO_ANSWER, gold_of, is_missing, text_field
 from mathqwen.data.formats import Record
 from mathqwen.data.malformed import Malformed, Unverified
-from mathqwen.data.shapes import PROMPTS_OF_ROWS, VERDICTS
-from mathqwen.data.turns import MASKS
 from mathqwen.errors import UserError
 
 
@@ -101,28 +99,38 @@ def check_licence(source: str, licence: str, accepted: bool) -> None:
 # --- rows ---
 
 
+@dataclasses.dataclass(frozen=True)
+class _Form:
+  """A form of rows that some published data sets have."""
+
+  columns: tuple[str, ...]  # by which it is known
+  read: Callable[[dict], list[dict]]  # a row -> {question, solution, answer} of each of its answers
+  also: re.Pattern = re.compile('problem|answer|expected_answer')  # further columns that it reads, or need not read
+
+
 def expanded(records: Iterable[Record]) -> Iterator[Record]:
   """The records, those of a published form as {question, solution, answer}: one for each of their answers."""
   for line, record in records:
-    read = _reader_of(record)
-    if read is None:
+    form = _form_of(record)
+    if form is None:
       yield line, record
       continue
     try:
-      found = read(record)
+      found = form.read(record)
     except Malformed as error:
       yield line, error
       continue
-    # These are read, or refused, in rows of every form.
-    rest = {name: record[name] for name in (*PROMPTS_OF_ROWS, *MASKS, *VERDICTS, 'weight') if name in record}
+    # The others are read, refused or named as in rows of any form. Several examples need ids of their own.
+    dropped = (*form.columns, 'id')
+    rest = {name: value for name, value in record.items() if name not in dropped and not form.also.fullmatch(name)}
     for number, made in enumerate(found, start=1):
       yield line if number == 1 else f'{line}.{number}', rest | made
 
 
-def _reader_of(record: object) -> Callable[[dict], list[dict]] | None:
+def _form_of(record: object) -> _Form | None:
   if not isinstance(record, dict):
     return None
-  return next((read for columns, read in _FORMS.items() if all(map(record.__contains__, columns))), None)
+  return next((form for form in _FORMS if all(map(record.__contains__, form.columns))), None)
 
 
 def _numina(record: dict) -> list[dict]:
@@ -179,32 +187,48 @@ _DAPO = (
 
 
 def _dapo(record: dict) -> list[dict]:
-  """DAPO-Math-17k, in the form of verl: a prompt of messages and the answer for the reward; no solution.
+  """DAPO-Math-17k, in the form of verl: a prompt of messages and the answer for the reward.
 
-  The prompt is the question alone in open-r1/DAPO-Math-17k-Processed.
+  The prompt is the question alone in open-r1/DAPO-Math-17k-Processed. Most have no solution.
   """
   turns, reward = record['prompt'], record['reward_model']
   if isinstance(turns, str):
     turns = [{'content': turns}]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns) or not isinstance(reward, dict):
     raise Malformed('field "prompt" is no list of messages, or field "reward_model" no object')
+  if isinstance(record.get('responses'), list):
+    raise Malformed('field "responses" has several answers, right and wrong ones: write a row for each right one')
   question = turns  # Eurus-2 has a system turn before the question
   if len(turns) == 1:
     question = text_field(turns[0], 'content').removeprefix(_DAPO[0]).removesuffix(_DAPO[1])
   answer = ', '.join(_texts_of(text_field(reward, 'ground_truth')))
-  # verl keeps the worked solution of GSM8K here.
+  own = next((record[name] for name in _SOLUTIONS if not is_missing(record.get(name))), None)
+  solution = _worked(record, answer) if own is None else own
+  return [{'question': question, 'solution': solution, 'answer': answer}]
+
+
+_SOLUTIONS = ('solution', 'response', 'output')  # a generated or worked one beside verl's columns
+
+
+def _worked(record: dict, answer: str) -> str:
+  """The worked solution that verl keeps of GSM8K in `extra_info`; the answer where it has none."""
   extra = record.get('extra_info')
   worked = extra.get('answer') if isinstance(extra, dict) else None
   is_worked = isinstance(worked, str) and gold_of(worked.strip()) == answer != worked.strip()
-  return [{'question': question, 'solution': worked if is_worked else answer, 'answer': answer}]
+  return worked if is_worked else answer
 
 
 def _texts_of(answer: str) -> list[str]:
-  """The texts in an answer that is a list in JSON, as Skywork-OR1 has it; otherwise the answer."""
+  """The texts in an answer that is a list in JSON, as Skywork-OR1 has it; otherwise the answer.
+
+  Malformed: when it has test cases of a program, as Eurus-2.
+  """
   try:
     values = json.loads(answer)
   except (ValueError, RecursionError):
     return [answer]
+  if isinstance(values, dict) or (isinstance(values, list) and any(isinstance(x, dict) for x in values)):
+    raise Malformed('field "ground_truth" is no answer but an object, as of test cases')
   return values if isinstance(values, list) and values and all(isinstance(x, str) for x in values) else [answer]
 
 
@@ -216,12 +240,15 @@ def _example(record: dict, solution: object, answer: object) -> dict:
 
 
 _NO_ANSWER_WORDS = ('n/a', 'none', 'nan', 'proof', 'notfound')  # what stands in place of one
-# Columns that tell the form of a row -> what reads it.
-_FORMS: dict[tuple[str, ...], Callable[[dict], list[dict]]] = {
-  ('problem', 'generations', 'correctness_math_verify'): _openr1,
-  ('problem', 'solution', 'problem_is_valid', 'solution_is_valid'): _numina,
-  ('problem', 'generated_solution'): _generated,
-  ('question', 'generated_solution', 'expected_answer'): _generated,
-  ('question', 'final_answer', 'r1_solution_1'): _deepmath,
-  ('prompt', 'reward_model'): _dapo,
-}
+_FORMS = (
+  _Form(
+    ('problem', 'generations', 'correctness_math_verify'),
+    _openr1,
+    re.compile('answer|solution|messages|correctness_.*|is_reasoning_complete|.*_count'),
+  ),
+  _Form(('problem', 'solution', 'problem_is_valid', 'solution_is_valid'), _numina),
+  _Form(('problem', 'generated_solution'), _generated),
+  _Form(('question', 'generated_solution', 'expected_answer'), _generated),
+  _Form(('question', 'final_answer', 'r1_solution_1'), _deepmath, re.compile(r'r1_solution_\d+')),
+  _Form(('prompt', 'reward_model'), _dapo, re.compile('|'.join(_SOLUTIONS))),
+)

@@ -9,26 +9,17 @@ A record has the first of SHAPES whose fields it has. A user's own names come in
 import contextlib
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mathqwen.data.field_texts import gold_of, is_missing, is_prose, kind_of, text_field
-from mathqwen.data.malformed import Malformed, Unverified
-from mathqwen.data.turns import MASKS, read_turns, refuse_unread, turns_of, unread_of_turn
+from mathqwen.data import unread, written_lists
+from mathqwen.data.field_texts import gold_of, is_missing, is_prose, is_worked, own_gold, text_field
+from mathqwen.data.malformed import Malformed
+from mathqwen.data.turns import read_turns, texts_of, turns_of, unread_of_turn
+from mathqwen.data.unread import SYSTEM
 
-SYSTEM = ('system', 'system_prompt', 'system_message', 'system_instruction')
-# Fields that extend the prompt, where the shape of a row does not read them: such a row is refused.
-PROMPTS_OF_ROWS = (
-  *SYSTEM, 'instruction', 'input', 'context', 'history', 'tools', 'functions', 'images', 'image', 'picture', 'body',
-  'initial_reason_steps',
-)  # fmt: skip
-# Texts that a question is asked about, or that it chooses from: refused unless the question holds them.
-_ASKED_ABOUT = ('passage', 'table', 'options', 'choices')
-# Fields that may say whether an answer is right, and what they have where it is not. CSV has it as a text.
-VERDICTS = {'is_correct': ('false', '0'), 'correct': ('false',), 'label': ('false',)}
 # What the gold answer beside a solution is called, in order of preference.
-_GOLD = ('answer', 'expected_answer', 'final_answer', 'gold')
+_GOLD = ('answer', 'expected_answer', 'final_answer', 'gold', 'ground_truth')
 # Fields that a row of any shape may have, and that are read.
 _COMMON = ('id', 'weight', *_GOLD)
 # What a user can say the columns of: `data.columns`.
@@ -62,48 +53,38 @@ def read(
   turns and tools that ChatML does not have; a chat template takes or refuses them. among: the shapes that it may have;
   None stands for SHAPES. `id` is None where the record has none. Malformed: when it has no shape.
   """
-  if columns:
-    record = _renamed(record, columns)
-  record = _decoded(_in_lower_case(record))
+  record, rivals = _renamed(record, columns) if columns else (record, [])
+  record = written_lists.read_in(_in_lower_case(record))
   among = SHAPES if among is None else among
   shape = find(record, among)
   if shape is None:
     wanted = 'a question and its answer, or messages' if among is SHAPES else 'a chosen and a rejected answer'
     raise Malformed(f'fields {names_of(record)}: expected {wanted}')
-  for name, wrong in VERDICTS.items():
-    if name in record and str(record[name]).strip().lower() in wrong:
-      raise Unverified(f'{name} is {record[name]!r}')
+  unread.refuse_wrong(record)
   if _number(record.get('weight')) not in (None, 1):
     raise Malformed('field "weight" of a row is not read: remove it, or use "weight": 0 on turns of `messages`')
   used = (*shape.fields, *shape.optional, 'id', *_GOLD)
   tools = record.get('tools') if any_turns and shape.of_turns else None
   if tools:
     used = (*used, 'tools')
-  refuse_unread(record, [name for name in PROMPTS_OF_ROWS if name in record and name not in used])
+  unread.refuse_in_row(record, (*used, *_copies(record, shape)))
   fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
   if shape.fields[0] not in TURNS:
-    _refuse_unasked(record, fields['question'])
+    unread.refuse_unasked(record, fields['question'])
   if tools:
     fields['tools'] = _tools(tools)
   fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
   fields['extra'] = {key: value for key, value in record.items() if key not in used}
-  return fields, shape, _unread(record, shape)
+  return fields, shape, [*rivals, *_unread(record, shape)]
 
 
-def _refuse_unasked(record: Mapping, question: str) -> None:
-  """Malformed: when a row has a text or options for its question that the question does not hold."""
-  beside = {name: record[name] for name in _ASKED_ABOUT if name in record}
-  if {'A', 'B', 'C'} <= record.keys():
-    beside['A", "B", "C'] = [record[name] for name in 'ABCDE' if name in record]
-  for name, held in beside.items():
-    parts = held if isinstance(held, list) else list(held.values()) if isinstance(held, dict) else [held]
-    if any(part is not None and _letters(str(part)) not in _letters(question) for part in parts):
-      raise Malformed(f'field "{name}" is not read, and the question does not hold it: write it into the text')
-
-
-def _letters(text: str) -> str:
-  """A text without signs and spaces: 'A) 21' -> 'a21'."""
-  return re.sub(r'[\W_]+', '', text).lower()
+def _copies(record: Mapping, shape: Shape) -> list[str]:
+  """The fields of a row whose text its conversation holds, as those of Magpie."""
+  beside = [name for name in ('instruction', *BELOW) if isinstance(record.get(name), str)]
+  if not beside or shape.fields[0] not in TURNS:
+    return []
+  said = '\n'.join(texts_of(record[shape.fields[0]]))
+  return [name for name in beside if record[name].strip() in said]
 
 
 def names_of(record: Mapping) -> str:
@@ -113,12 +94,12 @@ def names_of(record: Mapping) -> str:
 
 
 def find(record: Mapping, among: Sequence[Shape]) -> Shape | None:
-  """The first of the shapes whose fields the record has; null and an empty text, as of a cell of CSV, count as missing.
+  """The first of the shapes whose fields the record has; null, an empty text and an empty list count as missing.
 
   Where that leaves none, the one of whose fields most have a text: its reader says which one is empty.
   """
   named = {name for name, value in record.items() if value is not None}
-  filled = {name for name in named if not is_missing(record[name])}
+  filled = {name for name in named if record[name] != [] and not is_missing(record[name])}
   if found := _first_with(frozenset(filled), among):
     return found
   empty = [shape for shape in among if named.issuperset(shape.fields)]
@@ -149,19 +130,6 @@ def _unread(record: Mapping, shape: Shape) -> list[str]:
   return found
 
 
-def _decoded(record: dict) -> dict:
-  """The record, with lists of turns and tools that it holds as JSON in a text."""
-  found = {}
-  for name in _LISTS & record.keys():
-    text = record[name]
-    if isinstance(text, str) and text.lstrip().startswith('['):
-      with contextlib.suppress(ValueError, RecursionError):
-        value = json.loads(text)
-        if all(isinstance(turn, dict) for turn in value) and (value or name == 'tools'):  # [1, 2] is an answer
-          found[name] = value
-  return record | found if found else record
-
-
 def _in_lower_case(record: dict) -> dict:
   """The record with 'Question' or ' QUESTION' under our name for it, unless it has that name as well."""
   names = _ours(tuple(record))
@@ -182,11 +150,14 @@ def _ours(names: tuple[str, ...]) -> tuple[str, ...] | None:
 @functools.cache
 def _all_names() -> frozenset[str]:
   """Every field of a row that is read, or refused because it would have to be."""
-  return _names() | {*_COMMON, *MASKS, *PROMPTS_OF_ROWS, *_ASKED_ABOUT, *VERDICTS}
+  return _names() | unread.NAMES | {*_COMMON}
 
 
-def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
-  """The record with our names for the user's columns. Its other fields keep theirs, unless it is one of ours."""
+def _renamed(record: dict, columns: Mapping[str, str]) -> tuple[dict, list[str]]:
+  """(the record with our names for the user's columns, the fields that it loses because a column took their place).
+
+  Fields that say something else, as a system turn, stay.
+  """
   needed = {'question', 'solution', 'messages', 'chosen', 'rejected'} & columns.keys()
   if not {'solution', 'messages', 'chosen'} & columns.keys():
     needed.add('answer')
@@ -196,8 +167,22 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> dict:
   empty = [columns[name] for name in sorted(needed) if is_missing(record[columns[name]])]
   if empty:
     raise Malformed(f'nothing in column {", ".join(empty)}')
-  rest = {name: value for name, value in record.items() if name not in columns.values() and name not in _names()}
-  return rest | {name: record[column] for name, column in columns.items() if column in record}
+  rest = {name: value for name, value in record.items() if name not in columns.values()}
+  lost = _rivals(frozenset(columns))
+  rivals = [name for name in rest if name.strip().lower() in lost]
+  ours = {name: record[column] for name, column in columns.items() if column in record}
+  return {name: value for name, value in rest.items() if name not in rivals} | ours, rivals
+
+
+@functools.cache
+def _rivals(columns: frozenset[str]) -> frozenset[str]:
+  """The fields whose place these columns take: of several questions, the one that the user names."""
+  lost = {*_names(), 'answer'} - {*SYSTEM, *BELOW, 'history', 'body', *_GOLD}
+  if 'answer' in columns:
+    lost |= {*_GOLD}
+  if 'system' in columns:
+    lost |= {*SYSTEM}
+  return frozenset(lost | columns)
 
 
 @functools.cache
@@ -213,57 +198,59 @@ def answered(question_field: str, solution_field: str) -> Callable[..., dict]:
   """
 
   def read_answered(record: dict, any_turns: bool = False) -> dict:
+    before = _history(record)
     if isinstance(record[question_field], list):
+      if before:
+        raise Malformed('field "history" beside a list of turns is not read: write it as turns')
       asked = turns_of(record, question_field, any_turns)
-      before = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in asked]
+      asked = [turn | {'weight': 0} if turn.get('role') == 'assistant' else turn for turn in asked]
       if isinstance(record[solution_field], list):
         after = turns_of(record, solution_field, any_turns)
       else:
         after = [{'role': 'assistant', 'content': record[solution_field]}]
-      return _conversation(record, before + after, any_turns)
+      return _conversation(record, asked + after, any_turns)
     question = text_field(record, question_field)
     if not is_missing(record.get('body')):  # SVAMP and ASDiv: what the question is about
-      question = f'{text_field(record, "body")}\n{question}'
-    solution = _CALCULATOR.sub('', text_field(record, solution_field))
+      body = text_field(record, 'body')
+      question = question if body in question else f'{body}\n{question}'
+    solution, answer = _solution_and_answer(record, solution_field)
     return {
       'question': question,
       'solution': solution,
-      'answer': _answer(record, solution, solution_field),
-      'messages': _with_system(record, question, solution),
+      'answer': answer,
+      'messages': _with_system(record, question, solution, before),
     }
 
   return read_answered
 
 
-def _answer(record: dict, solution: str, solution_field: str) -> str:
-  """The gold answer: the record's own, or what the solution ends with."""
+def _solution_and_answer(record: dict, solution_field: str) -> tuple[str, str]:
+  """(what the assistant should say, the gold answer): the record's own answer, or what the solution ends with."""
+  solution = _CALCULATOR.sub('', text_field(record, solution_field))
   own = _own_answer(record, solution_field)
-  if own is not None:
-    return own
-  answer = gold_of(solution)
-  if not answer and solution_field in _GOLD and '\n' not in solution and not is_prose(solution):
-    return solution  # 'answer' on one line is the answer itself: 'x = 3'
-  return answer
+  if own is None:
+    answer = gold_of(solution)
+    if not answer and solution_field in _GOLD and '\n' not in solution and not is_prose(solution):
+      answer = solution  # 'answer' on one line is the answer itself: 'x = 3'
+    return solution, answer
+  if is_worked(own):
+    own, worked = gold_of(own), own
+    if solution == own:  # {'output': '72', 'answer': '48+24=72\n#### 72'}
+      return _CALCULATOR.sub('', worked), own
+  return solution, own
 
 
 def _own_answer(record: Mapping, solution_field: str = '') -> str | None:
   """The answer that a record has beside its solution, several with commas; '' for NO_ANSWER; None without one."""
   found = (record.get(name) for name in _GOLD if name != solution_field)
   values = [value for value in found if value != [] and not is_missing(value)]
-  if not values:
-    return None
-  answers = values[0] if isinstance(values[0], list | tuple) else values[:1]
-  if any(isinstance(answer, list | dict) for answer in answers):
-    raise Malformed(
-      f'the gold answer is no text but {kind_of(values[0])}: name another column with --map answer=COLUMN'
-    )
-  return ', '.join(str(answer).strip() for answer in answers)
+  return own_gold(values[0]) if values else None
 
 
 def _with_system(record: dict, question: str, solution: str, before: tuple[dict, ...] = ()) -> tuple[dict, ...] | None:
   """The conversation of a record that has a system turn of its own, or turns before the question; otherwise None."""
   system = _system_of(record)
-  if not system and not before:
+  if not system and not before and not record.get('tools'):  # tools belong to a conversation
     return None
   turns = [{'role': 'system', 'content': system}] if system else []
   last = [{'role': 'user', 'content': question}, {'role': 'assistant', 'content': solution}]
@@ -272,8 +259,22 @@ def _with_system(record: dict, question: str, solution: str, before: tuple[dict,
 
 def _system_of(record: Mapping) -> str:
   """The system turn that a field of the record holds; '' without one."""
-  name = next((name for name in SYSTEM if not is_missing(record.get(name))), None)
-  return text_field(record, name) if name else ''
+  found = [text_field(record, name) for name in SYSTEM if not is_missing(record.get(name))]
+  if len(set(found)) > 1:
+    raise Malformed('two fields with different system turns: leave one of them')
+  return found[0] if found else ''
+
+
+def _history(record: Mapping) -> tuple[dict, ...]:
+  """The turns before the question: [[question, answer], ...], as LLaMA-Factory and ms-swift write them."""
+  turns: list[dict] = []
+  held = record.get('history')
+  for exchange in [] if is_missing(held) else held:
+    if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+      raise Malformed('field "history" is not a list of [question, answer]')
+    asked, answered = (text_field({'turn': text}, 'turn') for text in exchange)
+    turns += [{'role': 'user', 'content': asked}, {'role': 'assistant', 'content': answered}]
+  return tuple(turns)
 
 
 def alpaca(solution_field: str, question_field: str = '') -> Callable[[dict], dict]:
@@ -281,8 +282,6 @@ def alpaca(solution_field: str, question_field: str = '') -> Callable[[dict], di
 
   question_field: what is asked, below an instruction that says how to answer. Where one of the two holds the other, it
   alone is the question.
-
-  `history` holds the turns before, [[question, answer], ...], as LLaMA-Factory writes them.
   """
   return functools.partial(_read_alpaca, solution_field, question_field)
 
@@ -294,21 +293,14 @@ def _read_alpaca(solution_field: str, question_field: str, record: dict) -> dict
     longer = max(parts, key=len)
     if all(part in longer for part in parts):
       parts = [longer]
-  parts += [text_field(record, name) for name in BELOW if record.get(name)]
+  parts += [text_field(record, name) for name in BELOW if not is_missing(record.get(name))]
   question = '\n'.join(parts)
-  solution = text_field(record, solution_field)
-  before = []
-  for turn in record.get('history') or ():
-    if not isinstance(turn, list | tuple) or len(turn) != 2:
-      raise Malformed('field "history" is not a list of [question, answer]')
-    asked, answered = ({'turn': text} for text in turn)
-    before.append({'role': 'user', 'content': text_field(asked, 'turn')})
-    before.append({'role': 'assistant', 'content': text_field(answered, 'turn')})
+  solution, answer = _solution_and_answer(record, solution_field)
   return {
     'question': question,
     'solution': solution,
-    'answer': _answer(record, solution, solution_field),
-    'messages': _with_system(record, question, solution, tuple(before)),
+    'answer': answer,
+    'messages': _with_system(record, question, solution, _history(record)),
   }
 
 
@@ -327,16 +319,19 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
   """Fields of `Example` from turns: the first question, the last answer, and all turns."""
   messages = read_turns(turns, any_turns)
   system = _system_of(record)
-  first = messages[0] if messages else {}
-  if system and first.get('role') == 'system' and first['content'].strip() != system:
+  own = [message['content'].strip() for message in messages if message['role'] == 'system']
+  if system and own and own[0] != system:
     raise Malformed('a field "system" beside another system turn: leave one of them')
-  if system and first.get('role') != 'system':
+  if system and not own:
     messages.insert(0, {'role': 'system', 'content': system})
 
   questions = [message['content'] for message in messages if message['role'] == 'user']
   answers = [message['content'] for message in messages if message['role'] == 'assistant']
   if not questions or not answers:
-    raise Malformed('messages without a user turn or without an assistant turn')
+    beside = next((name for name in _SOLUTIONS if questions and not is_missing(record.get(name))), None)
+    field = next((name for name in TURNS if name in record), 'messages')
+    remedy = f': --map question={field},answer={beside} takes its answer from there' if beside else ''
+    raise Malformed(f'messages without a user turn or without an assistant turn{remedy}')
   gold = _own_answer(record)
   return {
     'question': questions[0],
@@ -349,8 +344,6 @@ def _conversation(record: dict, turns: list[dict], any_turns: bool) -> dict:
 BELOW = ('input', 'context')  # an instruction, in the forms of Alpaca and of Dolly
 # What a row may ask beside its instruction. A `prompt` there is the whole row in a template, with its answer.
 ASKED = ('question', 'query', 'problem')
-# What some files keep as JSON in a text.
-_LISTS = {'messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected', 'tools'}
 # What a question and what the assistant should say are called, in order of preference. A question beside its answer and
 # a solution is trained on with the solution. The last of each are those of CAMEL-AI.
 QUESTIONS = ('question', 'query', 'problem', 'prompt', 'input', 'message_1')
@@ -366,7 +359,7 @@ def _answered() -> Iterator[Shape]:
     yield Shape(('instruction', solution), alpaca(solution), more)
   for question in QUESTIONS:
     for solution in _SOLUTIONS:
-      yield Shape((question, solution), answered(question, solution), (*SYSTEM, 'body'), of_turns=True)
+      yield Shape((question, solution), answered(question, solution), (*SYSTEM, 'body', 'history'), of_turns=True)
 
 
 TURNS = ('messages', 'conversations', 'conversation')

@@ -1,5 +1,6 @@
 """The turns of a record's conversation, in the forms of `messages` and of ShareGPT."""
 
+import itertools
 import json
 from collections.abc import Mapping
 
@@ -7,14 +8,15 @@ from mathqwen.chat import chatml
 from mathqwen.chat.conversations import REASONING
 from mathqwen.data.field_texts import is_missing, text_field
 from mathqwen.data.malformed import Malformed
+from mathqwen.data.unread import refuse
 
-# Fields by which other programs choose what is trained on, or extend the prompt. Nothing here reads them, so a row in
-# which one of them has a value is refused. Other fields that nothing reads are named in a line.
-MASKS = ('weights', 'mask', 'loss_mask', 'loss_weight', 'train', 'training', 'trainable', 'train_detail')
 # Of a turn, what a chat template may take: see `chat/conversations.py`.
 _KEPT = ('name', 'tool_calls', 'tool_call_id', *REASONING)
 _PROMPTS = (*_KEPT, 'function_call', 'images')
 _READ = ('role', 'content', 'weight', 'loss', *_KEPT)
+_ASKED_SAID = ('user', 'assistant')
+# What an exchange of a system turn, a question and an answer has, in the forms of XTuner and of Firefly.
+_EXCHANGES = (('system', 'input', 'output'), ('system', 'human', 'assistant'))
 # ShareGPT's names of the roles, and those that LLaMA-Factory adds for tools.
 _ROLES = {'human': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant'} | {role: role for role in chatml.ROLES}
 _TOOL_ROLES = {'observation': 'tool', 'function_call': 'assistant'}
@@ -26,23 +28,33 @@ def turns_of(record: Mapping, field: str, any_turns: bool = False) -> list[dict]
   Malformed: when it has none.
   """
   turns = record[field]
+  if isinstance(turns, list) and turns and len(turns) % 2 == 0 and all(isinstance(turn, str) for turn in turns):
+    turns = [{'role': role, 'content': text} for role, text in zip(itertools.cycle(_ASKED_SAID), turns, strict=False)]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
-  if turns and all('input' in turn and 'output' in turn for turn in turns):
-    turns = [turn for exchange in turns for turn in _of_exchange(exchange)]
+  for names in _EXCHANGES:
+    if turns and all(name in turn for turn in turns for name in names[1:]):
+      turns = [turn for exchange in turns for turn in _of_exchange(exchange, names)]
   return [_with_weight(_with_role(turn, number, any_turns), number) for number, turn in enumerate(turns, 1)]
+
+
+def texts_of(turns: object) -> list[str]:
+  """The texts of a conversation that may not be readable."""
+  fields = ('content', 'value', 'input', 'human')
+  held = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+  return [turn[name] for turn in held for name in fields if isinstance(turn.get(name), str)]
 
 
 def unread_of_turn(turn: Mapping) -> list[str]:
   """The fields of a turn that nothing reads."""
-  forms = {'from': ('from', 'value'), 'output': ('system', 'input', 'output', 'output_with_loss')}
+  forms = {'from': ('from', 'value')} | {names[-1]: (*names, 'output_with_loss') for names in _EXCHANGES}
   also = [name for sign, names in forms.items() if sign in turn for name in names]
   return [name for name in turn if name not in _READ and name not in also]
 
 
-def _of_exchange(exchange: dict) -> list[dict]:
-  """The turns of XTuner's {'system': ..., 'input': ..., 'output': ..., 'output_with_loss': true}."""
-  roles = {'system': 'system', 'input': 'user', 'output': 'assistant'}
+def _of_exchange(exchange: dict, names: tuple[str, str, str]) -> list[dict]:
+  """The turns of one of _EXCHANGES, as {'system': ..., 'input': ..., 'output': ..., 'output_with_loss': true}."""
+  roles = dict(zip(names, ('system', *_ASKED_SAID), strict=True))
   turns = [{'role': role, 'content': exchange.get(name)} for name, role in roles.items()]
   # What else it says is about the answer.
   turns[-1] |= {name.replace('output_with_loss', 'loss'): x for name, x in exchange.items() if name not in roles}
@@ -51,6 +63,8 @@ def _of_exchange(exchange: dict) -> list[dict]:
 
 def _with_role(turn: dict, number: int, any_turns: bool) -> dict:
   """The turn with `role` and `content`, where it has ShareGPT's names for them."""
+  if turn.get('from') is None and 'role' in turn:  # a table has the columns of all its rows
+    return turn
   if 'from' not in turn:
     return turn
   said = str(turn['from']).lower()
@@ -58,9 +72,10 @@ def _with_role(turn: dict, number: int, any_turns: bool) -> dict:
   if role is None:
     raise Malformed(f'turn {number}: "from" is {turn["from"]!r}, none of {", ".join(_ROLES)}')
   rest = {name: value for name, value in turn.items() if name not in ('from', 'value', 'content')}
+  value = turn.get('content') if turn.get('value') is None else turn['value']
   if said == 'function_call' and any_turns:
-    return rest | {'role': role, 'tool_calls': _calls(turn.get('value'), number)}
-  return rest | {'role': role} | ({'content': turn['value']} if 'value' in turn else {})
+    return rest | {'role': role, 'tool_calls': _calls(value, number)}
+  return rest | {'role': role} | ({} if value is None else {'content': value})
 
 
 def _calls(value: object, number: int) -> list[dict]:
@@ -96,7 +111,7 @@ def read_turns(turns: list[dict], any_turns: bool) -> list[dict]:
     if not (isinstance(role, str) if any_turns else role in chatml.ROLES):
       raise Malformed(f'role {role!r} is none of {", ".join(chatml.ROLES)}')
     kept = {name: turn[name] for name in _KEPT if turn.get(name)} if any_turns else {}
-    refuse_unread(turn, tuple(name for name in _PROMPTS if name not in kept), f'turn {number}: ')
+    refuse(turn, [name for name in _PROMPTS if name not in kept], f'turn {number}: ')
     try:
       content = _content(turn)
       has_loss = chatml.has_loss(turn)
@@ -134,11 +149,3 @@ def _text_of_part(part: object) -> str:
   if not isinstance(text, str | int | float) or isinstance(text, bool):
     raise Malformed(f'field "content" has a part whose "text" is no text ({type(text).__name__})')
   return str(text)
-
-
-def refuse_unread(fields: dict, prompts: tuple[str, ...], where: str = '') -> None:
-  """Malformed: when a row or a turn has a field that would change what is trained on, and that is not read."""
-  for name in (*MASKS, *prompts):
-    if fields.get(name) not in (None, '', [], {}):
-      remedy = 'write it into the text' if name in prompts else 'use "weight": 0 on turns of `messages`'
-      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')

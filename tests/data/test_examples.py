@@ -341,7 +341,7 @@ def test_the_answers_of_a_prompt_have_no_loss_whatever_they_say(tmp_path):
     ({'weight': 0}, {}, 'field "weight" of a row is not read'),
     ({'loss_mask': [0, 1]}, {}, 'field "loss_mask" is not read'),
     ({'tools': [{}]}, {}, 'field "tools" is not read'),
-    ({'history': [['a', 'b']]}, {}, 'field "history" is not read'),
+    ({'functions': [{}]}, {}, 'field "functions" is not read'),
   ],
 )
 def test_fields_that_would_change_what_is_trained_are_refused(row, turn, words, tmp_path):

@@ -1,0 +1,216 @@
+"""Columns beside a question and its answer: those that change what a row teaches are read, or the row is refused."""
+
+import json
+
+import pytest
+from json_lines import write_lines
+
+from mathqwen.data import sources
+from mathqwen.errors import UserError
+
+TURNS = [{'role': 'user', 'content': '1+1='}, {'role': 'assistant', 'content': '2'}]
+EARLIER = [{'role': 'user', 'content': '0+1='}, {'role': 'assistant', 'content': '1'}]
+TOOL = {'type': 'function', 'function': {'name': 'add', 'parameters': {}}}
+VERL = {'prompt': [TURNS[0]], 'reward_model': {'ground_truth': '2', 'style': 'rule'}}
+PLAIN = {'question': 'plain?', 'answer': '0'}
+
+
+def read(tmp_path, record, other=PLAIN, **options):
+  """(the examples of a file with this row and another one, report)."""
+  return sources.load(str(write_lines(tmp_path / 'rows.jsonl', record, other)), **options)
+
+
+def refusal(tmp_path, record, **options):
+  """(kind, reason) of the first row that is left out."""
+  _, report = read(tmp_path, record, **options)
+  ((kind, ((_, reason),)),) = report.rows.items()
+  return kind, reason
+
+
+# --- read ---
+
+
+@pytest.mark.parametrize(
+  ('record', 'question', 'solution', 'answer'),
+  [
+    # A number that is 0 is as much of an instruction as any other.
+    ({'instruction': 'Add one.', 'input': 0, 'output': 1}, 'Add one.\n0', '1', '1'),
+    # The worked solution is trained on, whatever its column is called.
+    ({'question': '1+1=', 'target': '2', 'answer': 'One more.\n#### 2'}, '1+1=', 'One more.\n#### 2', '2'),
+    ({'question': '1+1=', 'output': 'It is 2.', 'answer': 'One more.\n#### 2'}, '1+1=', 'It is 2.', '2'),
+    # SVAMP: where the question holds the text that it is about, that is not asked twice.
+    ({'Body': 'Ann has 3.', 'Question': 'Ann has 3. And now?', 'Answer': 3}, 'Ann has 3. And now?', '3', '3'),
+    # verl, after generation.
+    (VERL | {'response': 'One more: 2'}, '1+1=', 'One more: 2', '2'),
+    # A list of gold answers as Python prints it.
+    ({'question': '1+1=', 'solution': 'So 2.', 'final_answer': "['$2$']"}, '1+1=', 'So 2.', '$2$'),
+    # A word that stands for no answer.
+    ({'problem': 'Show it.', 'solution': 'Clear: 2', 'answer': 'proof'}, 'Show it.', 'Clear: 2', ''),
+    # The answer of a sentence, and sentences that are none.
+    ({'question': '2+2=', 'answer': 'The answer is 4.'}, '2+2=', 'The answer is 4.', '4'),
+    ({'question': '2+2=', 'answer': 'We add. So the answer is 4 pens.'}, '2+2=', None, '4 pens'),
+    ({'question': '2+2=', 'answer': '答案是4'}, '2+2=', '答案是4', '4'),
+    ({'question': '2+2=', 'answer': 'Answer: 4'}, '2+2=', 'Answer: 4', '4'),
+    ({'question': '2+2=', 'answer': '4 pens are left.'}, '2+2=', '4 pens are left.', ''),
+    ({'question': 'How long?', 'answer': '3 hours and 5 minutes'}, 'How long?', None, '3 hours and 5 minutes'),
+    # The options stand in the question.
+    (
+      {'question': 'Which? (A) -1 (B) 1 (C) $\\frac12$', 'choices': ['-1', '1', '\\frac12'], 'answer': 'A'},
+      'Which? (A) -1 (B) 1 (C) $\\frac12$', 'A', 'A',
+    ),
+    # A union of two schemas: the conversation of this row is empty.
+    ({'messages': [], 'question': '1+1=', 'answer': '2'}, '1+1=', '2', '2'),
+  ],
+)  # fmt: skip
+def test_questions_and_answers(record, question, solution, answer, tmp_path):
+  example = read(tmp_path, record)[0][0]
+  wanted = record['answer'] if solution is None else solution
+  assert (example.question, example.solution, example.answer) == (question, wanted, answer)
+
+
+@pytest.mark.parametrize(
+  ('record', 'turns'),
+  [
+    ({'query': '1+1=', 'response': '2', 'history': [['0+1=', '1']]}, [*EARLIER, *TURNS]),  # ms-swift
+    ({'instruction': '1+1=', 'output': '2', 'history': '[["0+1=", "1"]]', 'images': '[]'}, [*EARLIER, *TURNS]),  # CSV
+    ({'conversations': ['0+1=', '1', '1+1=', '2']}, [*EARLIER, *TURNS]),  # LIMA
+    ({'conversation': [{'human': '1+1=', 'assistant': '2'}]}, TURNS),  # Firefly
+    ({'conversations': [{'from': 'user', 'content': '1+1='}, {'from': 'assistant', 'content': '2'}]}, TURNS),
+    ({'messages': [{'from': None, 'value': None, **turn} for turn in TURNS]}, TURNS),  # Parquet: columns of all rows
+    ({'messages': str(TURNS)}, TURNS),  # CSV by pandas: as Python prints it
+    ({'prompt': str(TURNS[:1]), 'completion': '2'}, TURNS),
+    # Magpie keeps its single turn beside the conversation.
+    ({'instruction': '1+1=', 'response': '2', 'conversations': TURNS}, TURNS),
+    ({'messages': TURNS, 'chat_template_kwargs': {'custom_instructions': '', 'xml_tools': []}}, TURNS),
+  ],
+)
+def test_conversations(record, turns, tmp_path):
+  assert read(tmp_path, record)[0][0].messages == tuple(turns)
+
+
+@pytest.mark.parametrize('record', [{'query': '1+1=', 'response': '2'}, {'prompt': '1+1=', 'completion': '2'}, VERL])
+def test_tools_of_a_row_without_turns_make_it_a_conversation(record, tmp_path):
+  example = read(tmp_path, record | {'tools': [TOOL]}, any_turns=True)[0][0]
+  assert example.messages == tuple(TURNS)
+  assert example.tools == (TOOL,)
+
+
+def test_tools_of_a_pair(tmp_path):
+  record = {'prompt': '1+1=', 'chosen': '2', 'rejected': '3', 'tools': [TOOL]}
+  other = {'prompt': 'plain?', 'chosen': '0', 'rejected': '1'}
+  example = read(tmp_path, record, other, any_turns=True, pairs=True)[0][0]
+  assert example.messages == tuple(TURNS)
+  assert example.rejected == (TURNS[0], {'role': 'assistant', 'content': '3'})
+
+
+# --- refused ---
+
+
+@pytest.mark.parametrize(
+  ('record', 'reason'),
+  [
+    # Published forms: what they do not read is refused as in any row.
+    ({'problem': 'Which?', 'generated_solution': 'B', 'expected_answer': 'B', 'options': ['1', '2']}, 'options'),
+    (VERL | {'passage': 'Ann has 3 pens.'}, 'passage'),
+    (VERL | {'responses': ['2', '3']}, 'responses'),
+    (VERL | {'reward_model': {'ground_truth': '{"inputs": ["1"], "outputs": ["2"]}'}}, 'test cases'),
+    # Options, whatever they are called; a digit of the question is no option.
+    ({'question': 'Which?', 'option_a': '1', 'option_b': '2', 'answer': 'B'}, 'option_a'),
+    ({'question': 'Which?', 'A': '1', 'B': '2', 'answer': 'B'}, '"A", "B"'),
+    ({'question': 'Which?', 'answer_choices': ['1', '2'], 'answer': 'B'}, 'answer_choices'),
+    ({'question': '24135 modulo 7?', 'choices': ['1', '2', '3'], 'answer': 1}, 'choices'),
+    ({'question': 'Which sign?', 'choices': ['+', '-', '×'], 'answer': '+'}, 'choices'),
+    ({'question': 'Which is 1?', 'choices': ['-1', '1'], 'answer': 'B'}, 'choices'),
+    ({'question': 'q', 'answer': 'a', 'image_1': 'x.png'}, 'image_1'),
+    ({'question': 'q', 'answer': 'a', 'decoded_image': {'bytes': 'x'}}, 'decoded_image'),
+    ({'question': 'q', 'answer': 'a', 'figure_path': 'x.png'}, 'figure_path'),
+    ({'question': 'q', 'answer': 'a', 'reasoning_content': 'first this, then that'}, 'reasoning_content'),
+    ({'messages': TURNS, 'chat_template_kwargs': {'custom_instructions': 'Be brief.'}}, 'custom_instructions'),
+    ({'messages': [TURNS[0], TURNS[1] | {'loss_scale': 0.0}]}, 'loss_scale'),
+    ({'messages': TURNS, 'assistant_masks': [0, 1]}, 'assistant_masks'),
+    ({'question': 'q', 'answer': 'a', 'system': 'One.', 'system_prompt': 'Other.'}, 'system'),
+    ({'messages': [*EARLIER, {'role': 'system', 'content': 'Other.'}, *TURNS], 'system': 'One.'}, 'system'),
+    ({'instruction': 'Another.', 'response': '2', 'conversations': TURNS}, 'instruction'),
+    ({'messages': TURNS[:1], 'ground_truth': '2'}, '--map question=messages,answer=ground_truth'),
+    ({'prompt': "[{'role': 'user', 'content': array([1])}]", 'completion': '2'}, 'Python'),
+    ({'messages': TURNS, 'history': [['0+1=', '1']]}, 'history'),
+    ({'prompt': [TURNS[0]], 'completion': '2', 'history': [['0+1=', '1']]}, 'history'),
+  ],
+)
+def test_what_a_row_cannot_be_read_with(record, reason, tmp_path):
+  kind, found = refusal(tmp_path, record)
+  assert kind == 'malformed'
+  assert reason in found
+
+
+@pytest.mark.parametrize(
+  'verdict',
+  [{'kto_tag': False}, {'isCorrect': False}, {'is_correct': 0.0}, {'is_correct': '0.0'}, {'is_correct': [False]},
+   {'verified': 'no'}, {'correctness': 'incorrect'}, {'label': 'incorrect'}],
+)  # fmt: skip
+def test_what_its_data_set_calls_wrong_is_unverified(verdict, tmp_path):
+  assert refusal(tmp_path, {'instruction': 'q', 'output': 'a'} | verdict)[0] == 'unverified'
+
+
+@pytest.mark.parametrize('verdict', [{'label': 0}, {'correct': 0}, {'is_correct': 1.0}, {'kto_tag': True}])
+def test_what_may_be_right_stays(verdict, tmp_path):
+  assert len(read(tmp_path, {'instruction': 'q', 'output': 'a'} | verdict)[0]) == 2
+
+
+def test_the_other_columns_of_a_published_form_are_named(tmp_path):
+  _, report = read(tmp_path, VERL | {'data_source': 'x', 'ability': 'math', 'id': 3})
+  assert set(report.unread) == {'data_source', 'ability'}
+
+
+# --- --map ---
+
+MAPPED = {'q': '1+1=', 'a': '2'}
+BY_NAME = ('question=q', 'answer=a')
+
+
+def test_columns_that_the_user_names_do_not_hide_a_system_turn(tmp_path):
+  example = read(tmp_path, MAPPED | {'System': 'Count.'}, MAPPED, columns=BY_NAME)[0][0]
+  assert example.messages == ({'role': 'system', 'content': 'Count.'}, *TURNS)
+
+
+def test_they_do_not_hide_the_gold_answer(tmp_path):
+  rows, _ = read(tmp_path, {'q': '1+1=', 's': 'So 2.', 'answer': '2'}, MAPPED, columns=('question=q', 'solution=s'))
+  assert [(row.solution, row.answer) for row in rows] == [('So 2.', '2')]
+
+
+@pytest.mark.parametrize('column', ['input', 'context', 'history'])
+def test_more_of_the_prompt_beside_them(column, tmp_path):
+  value = [['0+1=', '1']] if column == 'history' else 'more'
+  examples, report = read(tmp_path, MAPPED | {column: value}, MAPPED, columns=BY_NAME)
+  if column == 'history':
+    assert examples[0].messages == (*EARLIER, *TURNS)
+  else:
+    assert column in report.rows['malformed'][0][1]
+
+
+def test_the_column_whose_place_they_take_is_named(tmp_path):
+  examples, report = read(tmp_path, MAPPED | {'problem': 'another', 'solution': 'So 2.'}, MAPPED, columns=BY_NAME)
+  assert (examples[0].question, examples[0].solution) == ('1+1=', '2')
+  assert set(report.unread) == {'problem', 'solution'}
+
+
+@pytest.mark.parametrize('field', ['system', 'body', 'id'])
+def test_a_column_that_is_in_no_row_is_refused(field, tmp_path):
+  with pytest.raises(UserError, match=f"no row has a column 'ther', which --map {field}=ther names"):
+    read(tmp_path, MAPPED, MAPPED, columns=(*BY_NAME, f'{field}=ther'))
+
+
+def test_a_column_may_be_in_few_rows(tmp_path):
+  examples, _ = read(tmp_path, MAPPED, MAPPED | {'said': 'Count.'}, columns=(*BY_NAME, 'system=said'))
+  assert [bool(example.messages) for example in examples] == [False, True]
+
+
+# --- written and read again ---
+
+
+def test_a_proof_has_no_answer_when_it_is_read_again(tmp_path):
+  from mathqwen.data.compared_rows import json_of
+
+  examples, _ = read(tmp_path, {'problem': 'Show it.', 'solution': 'So $\\boxed{2}$.', 'answer': 'proof'})
+  again, _ = read(tmp_path, json.loads(json_of(examples[0], 'rows.jsonl')))
+  assert (examples[0].answer, again[0].answer) == ('', '')
