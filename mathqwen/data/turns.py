@@ -8,7 +8,7 @@ from mathqwen.chat import chatml
 from mathqwen.chat.conversations import REASONING
 from mathqwen.data.field_texts import is_missing, text_field
 from mathqwen.data.malformed import Malformed
-from mathqwen.data.unread import refuse
+from mathqwen.data.unread import MASKS, refuse
 
 # Of a turn, what a chat template may take: see `chat/conversations.py`.
 _KEPT = ('name', 'tool_calls', 'tool_call_id', *REASONING)
@@ -111,7 +111,7 @@ def read_turns(turns: list[dict], any_turns: bool) -> list[dict]:
     if not (isinstance(role, str) if any_turns else role in chatml.ROLES):
       raise Malformed(f'role {role!r} is none of {", ".join(chatml.ROLES)}')
     kept = {name: turn[name] for name in _KEPT if turn.get(name)} if any_turns else {}
-    refuse(turn, [name for name in _PROMPTS if name not in kept], f'turn {number}: ')
+    refuse(turn, [name for name in (*MASKS, *_PROMPTS) if name not in kept], f'turn {number}: ')
     try:
       content = _content(turn)
       has_loss = chatml.has_loss(turn)

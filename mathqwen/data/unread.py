@@ -8,6 +8,7 @@
 Other fields that nothing reads change nothing, and are named in a line.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -45,10 +46,39 @@ _TOKEN = re.compile(r'\d+(?:\.\d+)?|[^\W\d_]+|[-+*/^=<>×÷−%]')
 NAMES = frozenset((*PROMPTS, *MASKS, *VERDICTS, *_PASSAGES, 'options', 'choices', 'chat_template_kwargs'))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Watched:
+  """Those names of a row that something here looks at. The rows of a file have few sets of names."""
+
+  verdicts: list[str]
+  refused: list[str]  # masks, and what extends the prompt
+  thoughts: list[str]
+  about: list[str]  # passages and lists of options
+  options: list[list[str]]  # fields that hold an option each: 'A', 'B', ... or 'option_a', 'option_b', ...
+
+
+@functools.lru_cache(maxsize=1024)
+def _watched(names: tuple[str, ...]) -> _Watched:
+  upper = [letter for letter in 'ABCDE' if letter in names]
+  lower = [letter for letter in 'abcde' if letter in names]
+  options = [
+    sorted(name for name in names if _OPTION.fullmatch(name)),
+    upper if upper[:2] == ['A', 'B'] else [],
+    lower if lower[:3] == ['a', 'b', 'c'] else [],
+  ]
+  return _Watched(
+    [name for name in names if name in VERDICTS],
+    [name for name in names if name in MASKS or name in PROMPTS or _PICTURES.fullmatch(name)],
+    [name for name in names if name in REASONING],
+    [name for name in names if name in _PASSAGES or _OPTIONS.fullmatch(name)],
+    [fields for fields in options if fields],
+  )
+
+
 def refuse_wrong(record: Mapping) -> None:
   """Unverified: when a row says that its answer is wrong."""
-  for name, wrong in VERDICTS.items():
-    if name in record and str(single(record[name])).strip().lower() in wrong:
+  for name in _watched(tuple(record)).verdicts:
+    if str(single(record[name])).strip().lower() in VERDICTS[name]:
       raise Unverified(f'{name} is {record[name]!r}')
 
 
@@ -58,25 +88,19 @@ def refuse_in_row(record: Mapping, used: Collection[str]) -> None:
   used: the fields that it reads.
   """
   watched = _watched(tuple(record))
-  refuse(record, [name for name in watched if name not in used])
+  refuse(record, [name for name in watched.refused if name not in used])
   settings = record.get('chat_template_kwargs')
   if isinstance(settings, dict):
     refuse(settings, PROMPTS, 'chat_template_kwargs: ')
-  for name in REASONING:
-    value = record.get(name)
-    if name in record and name not in used and isinstance(value, str) and len(value.split()) > 1:  # not 'on'
+  for name in watched.thoughts:
+    value = record[name]
+    if name not in used and isinstance(value, str) and len(value.split()) > 1:  # not 'on'
       raise Malformed(f'field "{name}" is not read: remove it, write it into the answer, or name it with --map')
 
 
-@functools.lru_cache(maxsize=1024)  # the rows of a file have few sets of names
-def _watched(names: tuple[str, ...]) -> tuple[str, ...]:
-  """Those names of a row that extend its prompt or mask its tokens."""
-  return tuple(name for name in names if name in PROMPTS or name in MASKS or _PICTURES.fullmatch(name))
-
-
-def refuse(fields: Mapping, prompts: Iterable[str], where: str = '') -> None:
-  """Malformed: when a row or a turn has a mask, or something in one of `prompts`. where: before the message."""
-  for name in (*MASKS, *prompts):
+def refuse(fields: Mapping, names: Iterable[str], where: str = '') -> None:
+  """Malformed: when a row or a turn has something in one of these fields. where: before the message."""
+  for name in names:
     if fields.get(name) not in (None, '', [], {}, [None]):
       remedy = 'use "weight": 0 on turns of `messages`' if name in MASKS else 'write it into the text'
       raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
@@ -84,35 +108,12 @@ def refuse(fields: Mapping, prompts: Iterable[str], where: str = '') -> None:
 
 def refuse_unasked(record: Mapping, question: str) -> None:
   """Malformed: when a row has a text or options for its question that the question does not hold."""
-  for name, parts in _asked_about(record).items():
+  watched = _watched(tuple(record))
+  asked = {name: _parts(record[name]) for name in watched.about}
+  asked |= {'", "'.join(names): [record[name] for name in names] for names in watched.options}
+  for name, parts in asked.items():
     if not _holds(question, [str(part) for part in parts if part is not None]):
       raise Malformed(f'field "{name}" is not read, and the question does not hold it: write it into the text')
-
-
-def _asked_about(record: Mapping) -> dict[str, list]:
-  """Field -> the texts in it that belong to the question; the names of several fields of one option each together."""
-  found = {name: _parts(record[name]) for name in _names_about(tuple(record))}
-  for names in _option_fields(tuple(record)):
-    found['", "'.join(names)] = [record[name] for name in names]
-  return found
-
-
-@functools.lru_cache(maxsize=1024)
-def _names_about(names: tuple[str, ...]) -> tuple[str, ...]:
-  return tuple(name for name in names if name in _PASSAGES or _OPTIONS.fullmatch(name))
-
-
-@functools.lru_cache(maxsize=1024)
-def _option_fields(names: tuple[str, ...]) -> list[list[str]]:
-  """The fields that hold an option each: 'A', 'B', ..., 'a', 'b', 'c', ... or 'option_a', 'opb', 'choice1', ..."""
-  named = [sorted(name for name in names if _OPTION.fullmatch(name))]
-  upper = [letter for letter in 'ABCDE' if letter in names]
-  lower = [letter for letter in 'abcde' if letter in names]
-  if upper[:2] == ['A', 'B']:
-    named.append(upper)
-  if lower[:3] == ['a', 'b', 'c']:
-    named.append(lower)
-  return [fields for fields in named if fields]
 
 
 def _parts(held: object) -> list:
