@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from mathqwen.data.malformed import Malformed
 from mathqwen.data.written_lists import list_in
 
-_NONE = ('n/a', 'nan', 'null', 'proof', 'notfound')  # what stands in place of a gold answer
-NO_ANSWER = ()  # the answer of a record whose data set says that it has none, as a proof; no file holds a tuple
+_NO_ANSWER = ('n/a', 'none', 'nan', 'null', 'proof', 'notfound')  # what stands in place of a gold answer
+_EMPTY = ('', '[]', '{}')
 
 
 def text_field(record: Mapping, field: str) -> str:
@@ -41,6 +41,15 @@ def is_missing(value: object) -> bool:
   return value is None or (isinstance(value, str) and not value.strip())
 
 
+def is_empty(value: object) -> bool:
+  """Whether a field that may hold a list, an object or a flag says nothing: also [] and {}, as texts too, and false."""
+  if isinstance(value, str):
+    return value.strip() in _EMPTY
+  if isinstance(value, dict):
+    return all(map(is_missing, value.values()))
+  return value is None or value is False or value == [] or value == [None]
+
+
 def single(value: object) -> object:
   """The element of a list of one, as OlympiadBench writes solutions and answers; any other value as it is."""
   return value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -51,18 +60,20 @@ def own_gold(value: object) -> str:
 
   Malformed: when it is no text.
   """
-  if isinstance(value, str) and value.startswith("['"):  # a list, as Python prints it
-    value = list_in(value) or value
+  if isinstance(value, str) and value.startswith("['"):
+    found = list_in(value)
+    if found and str(found) == value and all(isinstance(answer, str) for answer in found):  # as Python prints it
+      value = found
   answers = value if isinstance(value, list | tuple) else [value]
   if any(isinstance(answer, list | dict) for answer in answers):
     raise Malformed(f'the gold answer is no text but {kind_of(value)}: name another column with --map answer=COLUMN')
   text = ', '.join(str(answer).strip() for answer in answers)
-  return '' if text.lower() in _NONE else text
+  return '' if text.lower() in _NO_ANSWER else text
 
 
 def is_worked(answer: str) -> bool:
-  """Whether a gold answer is a whole solution, which ends with it."""
-  return bool(re.search(r'\S\s*\n', answer)) and gold_of(answer) not in ('', answer)
+  """Whether a gold answer is a whole solution, of several lines, which ends with it."""
+  return '\n' in answer and gold_of(answer) not in ('', answer)
 
 
 def last_boxed(solution: str) -> str:
@@ -84,13 +95,19 @@ def last_boxed(solution: str) -> str:
 
 # A comma of '1,250', not that of '(1,2)'.
 _THOUSANDS = re.compile(r'(?<=\d),(?=\d{3}(?!\d))')
-# 'The answer is: x + 1', and without the colon no more than '12 apples'.
-_SAID = re.compile(
-  r'(?:^|\n|(?<=[.!] ))(?:(?:So,? |Thus,? |Therefore,? |Hence,? )?[Tt]he (?:final )?answer is|Answer|答案)'
-  r'(?:(?::|：|是|为)[:：]? *(\S.*?)| ((?=[^ ]*[\d\\$])\S+?(?: \S+?){0,2}?|[^\s,.]+))\.?$'
+_SAID = re.compile(r'The answer is: ?(.+?)\.?')
+# What a last line says in other words: no more than a number or a formula and its unit.
+_SAID_SHORTLY = re.compile(
+  r"""
+  (?:^|[.!]\ )
+  (?:(?:So,?\ |Thus,?\ |Therefore,?\ |Hence,?\ )?[Tt]he\ (?:final\ )?answer\ is:?\ |Answer:\ ?|答案[是为]?[：:]?\ ?)
+  (
+    (?:\$[^$]+\$|\\\S+?|[^\s\u4e00-\u9fff，。]{0,40}\d[^\s\u4e00-\u9fff，。]{0,40}?)
+    (?:\ [^\W\d_]+|[\u4e00-\u9fff]{1,2})?
+  )[.。]?$
+  """,
+  re.VERBOSE,
 )
-# A short sentence says something of someone; an answer does not.
-_VERB = re.compile(r'\b(?:is|are|was|were|has|have|had|will|can|so|therefore)\b', re.IGNORECASE)
 
 
 def gold_of(text: str) -> str:
@@ -105,8 +122,9 @@ def gold_of(text: str) -> str:
     return _THOUSANDS.sub('', marked.strip())
   if boxed := last_boxed(text):
     return boxed
-  if said := _SAID.search(text):
-    return (said[1] or said[2]).strip()
+  last = text.rpartition('\n')[2]
+  if said := _SAID.fullmatch(last) or _SAID_SHORTLY.search(last):
+    return said[1].strip()
   return '' if is_prose(text) or re.search(r'\s', text) else text
 
 
@@ -115,5 +133,5 @@ def is_prose(text: str) -> bool:
   words = re.findall(r'[^\W\d_]{2,}', re.sub(r'\\[A-Za-z]+', '', text))
   return bool(
     re.search(r'[，。；！？]|</\w+>|[\u4e00-\u9fff]{5}', text)
-    or (text.rstrip().endswith(('.', '!', '?')) and (len(words) > 5 or _VERB.search(text)))
+    or (len(words) > 5 and text.rstrip().endswith(('.', '!', '?')))
   )

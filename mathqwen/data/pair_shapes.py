@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 
 from mathqwen.data import shapes
-from mathqwen.data.field_texts import is_missing, text_field
+from mathqwen.data.field_texts import is_empty, text_field
 from mathqwen.data.malformed import Malformed
 from mathqwen.data.shapes import Shape
 from mathqwen.data.turns import turns_of
@@ -39,7 +39,7 @@ def _pair(question: str | None, chosen: str, rejected: str, asked: str = '') -> 
       raise Malformed(f'fields "{chosen}" and "{rejected}" are texts without a prompt: give the question as "prompt"')
     if question == 'instruction' and isinstance(prompt, str):
       read = shapes.alpaca('solution', asked)
-    elif question == 'instruction' and not all(is_missing(record.get(name)) for name in (*below, asked)):
+    elif question == 'instruction' and not all(is_empty(record.get(name)) for name in (*below, asked)):
       raise Malformed('an instruction with more below it, and answers of several turns: write all of it as turns')
     else:
       read = functools.partial(shapes.answered('question', 'solution'), any_turns=any_turns)

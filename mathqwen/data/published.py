@@ -12,9 +12,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from mathqwen.data.field_texts import NO_ANSWER, gold_of, is_missing, text_field
+from mathqwen.data.field_texts import gold_of, is_empty, is_missing, single, text_field
 from mathqwen.data.formats import Record
 from mathqwen.data.malformed import Malformed, Unverified
+from mathqwen.data.turns import TURNS
 from mathqwen.errors import UserError
 
 
@@ -120,8 +121,9 @@ def expanded(records: Iterable[Record]) -> Iterator[Record]:
     except Malformed as error:
       yield line, error
       continue
-    # The others are read, refused or named as in rows of any form. Several examples need ids of their own.
-    dropped = (*form.columns, 'id')
+    # The others are read, refused or named as in rows of any form. Several examples need ids of their own, and a
+    # conversation is made of one answer, which need not be right.
+    dropped = (*form.columns, 'id', *TURNS)
     rest = {name: value for name, value in record.items() if name not in dropped and not form.also.fullmatch(name)}
     for number, made in enumerate(found, start=1):
       yield line if number == 1 else f'{line}.{number}', rest | made
@@ -196,18 +198,18 @@ def _dapo(record: dict) -> list[dict]:
     turns = [{'content': turns}]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns) or not isinstance(reward, dict):
     raise Malformed('field "prompt" is no list of messages, or field "reward_model" no object')
-  if isinstance(record.get('responses'), list):
+  if isinstance(record.get('responses'), list) and len(record['responses']) > 1:
     raise Malformed('field "responses" has several answers, right and wrong ones: write a row for each right one')
   question = turns  # Eurus-2 has a system turn before the question
   if len(turns) == 1:
     question = text_field(turns[0], 'content').removeprefix(_DAPO[0]).removesuffix(_DAPO[1])
   answer = ', '.join(_texts_of(text_field(reward, 'ground_truth')))
-  own = next((record[name] for name in _SOLUTIONS if not is_missing(record.get(name))), None)
-  solution = _worked(record, answer) if own is None else own
+  found = (single(record[name]) for name in _SOLUTIONS if not is_empty(record.get(name)))
+  solution = next((text for text in found if text != answer), _worked(record, answer))
   return [{'question': question, 'solution': solution, 'answer': answer}]
 
 
-_SOLUTIONS = ('solution', 'response', 'output')  # a generated or worked one beside verl's columns
+_SOLUTIONS = ('solution', 'response', 'responses', 'output')  # a generated or worked one beside verl's columns
 
 
 def _worked(record: dict, answer: str) -> str:
@@ -234,12 +236,9 @@ def _texts_of(answer: str) -> list[str]:
 
 def _example(record: dict, solution: object, answer: object) -> dict:
   question = record.get('question') if is_missing(record.get('problem')) else record['problem']
-  if answer is not None:
-    answer = NO_ANSWER if str(answer).strip().lower() in _NO_ANSWER_WORDS else str(answer)
   return {'question': question, 'solution': text_field({'solution': solution}, 'solution'), 'answer': answer}
 
 
-_NO_ANSWER_WORDS = ('n/a', 'none', 'nan', 'proof', 'notfound')  # what stands in place of one
 _FORMS = (
   _Form(
     ('problem', 'generations', 'correctness_math_verify'),

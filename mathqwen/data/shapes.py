@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mathqwen.data import unread, written_lists
-from mathqwen.data.field_texts import gold_of, is_missing, is_prose, is_worked, own_gold, text_field
+from mathqwen.data.field_texts import gold_of, is_empty, is_missing, is_prose, is_worked, own_gold, text_field
 from mathqwen.data.malformed import Malformed
-from mathqwen.data.turns import read_turns, texts_of, turns_of, unread_of_turn
+from mathqwen.data.turns import TURNS, questions_in, read_turns, turns_of, unread_of_turn
 from mathqwen.data.unread import SYSTEM
 
 # What the gold answer beside a solution is called, in order of preference.
@@ -70,7 +70,9 @@ def read(
   unread.refuse_in_row(record, (*used, *_copies(record, shape)))
   fields = {'messages': None} | (shape.read(record, any_turns) if shape.of_turns else shape.read(record))
   if shape.fields[0] not in TURNS:
-    unread.refuse_unasked(record, fields['question'])
+    unread.refuse_unasked(record, fields['question'], fields['answer'])
+  if is_worked(fields['answer']):
+    fields |= _with_worked_gold(fields, of_pair=among is not SHAPES)
   if tools:
     fields['tools'] = _tools(tools)
   fields['id'] = str(record['id']) if isinstance(record.get('id'), str | int) else None
@@ -78,12 +80,23 @@ def read(
   return fields, shape, [*rivals, *_unread(record, shape)]
 
 
+def _with_worked_gold(fields: dict, of_pair: bool) -> dict:
+  r"""The fields that change where the gold answer is a whole solution: {'output': '72', 'answer': '48+24=72\n#### 72'}.
+
+  It is trained on in place of its bare answer, unless that is one of a pair, or in a conversation.
+  """
+  worked = fields['answer']
+  gold = gold_of(worked)
+  is_bare = fields['solution'] == gold and fields['messages'] is None and not of_pair
+  return {'answer': gold} | ({'solution': _CALCULATOR.sub('', worked)} if is_bare else {})
+
+
 def _copies(record: Mapping, shape: Shape) -> list[str]:
   """The fields of a row whose text its conversation holds, as those of Magpie."""
   beside = [name for name in ('instruction', *BELOW) if isinstance(record.get(name), str)]
   if not beside or shape.fields[0] not in TURNS:
     return []
-  said = '\n'.join(texts_of(record[shape.fields[0]]))
+  said = '\n'.join(questions_in(record[shape.fields[0]]))
   return [name for name in beside if record[name].strip() in said]
 
 
@@ -177,11 +190,11 @@ def _renamed(record: dict, columns: Mapping[str, str]) -> tuple[dict, list[str]]
 @functools.cache
 def _rivals(columns: frozenset[str]) -> frozenset[str]:
   """The fields whose place these columns take: of several questions, the one that the user names."""
-  lost = {*_names(), 'answer'} - {*SYSTEM, *BELOW, 'history', 'body', *_GOLD}
+  lost = _names() - {*SYSTEM, *BELOW, 'history', 'body', *_GOLD}
   if 'answer' in columns:
-    lost |= {*_GOLD}
+    lost |= set(_GOLD)
   if 'system' in columns:
-    lost |= {*SYSTEM}
+    lost |= set(SYSTEM)
   return frozenset(lost | columns)
 
 
@@ -228,20 +241,16 @@ def _solution_and_answer(record: dict, solution_field: str) -> tuple[str, str]:
   """(what the assistant should say, the gold answer): the record's own answer, or what the solution ends with."""
   solution = _CALCULATOR.sub('', text_field(record, solution_field))
   own = _own_answer(record, solution_field)
-  if own is None:
-    answer = gold_of(solution)
-    if not answer and solution_field in _GOLD and '\n' not in solution and not is_prose(solution):
-      answer = solution  # 'answer' on one line is the answer itself: 'x = 3'
-    return solution, answer
-  if is_worked(own):
-    own, worked = gold_of(own), own
-    if solution == own:  # {'output': '72', 'answer': '48+24=72\n#### 72'}
-      return _CALCULATOR.sub('', worked), own
-  return solution, own
+  if own is not None:
+    return solution, own
+  answer = gold_of(solution)
+  if not answer and solution_field in _GOLD and '\n' not in solution and not is_prose(solution):
+    answer = solution  # 'answer' on one line is the answer itself: 'x = 3'
+  return solution, answer
 
 
 def _own_answer(record: Mapping, solution_field: str = '') -> str | None:
-  """The answer that a record has beside its solution, several with commas; '' for NO_ANSWER; None without one."""
+  """The answer that a record has beside its solution, several with commas; '' for 'n/a'; None without one."""
   found = (record.get(name) for name in _GOLD if name != solution_field)
   values = [value for value in found if value != [] and not is_missing(value)]
   return own_gold(values[0]) if values else None
@@ -268,11 +277,12 @@ def _system_of(record: Mapping) -> str:
 def _history(record: Mapping) -> tuple[dict, ...]:
   """The turns before the question: [[question, answer], ...], as LLaMA-Factory and ms-swift write them."""
   turns: list[dict] = []
-  held = record.get('history')
-  for exchange in [] if is_missing(held) else held:
-    if not isinstance(exchange, list | tuple) or len(exchange) != 2:
+  held = [] if is_empty(record.get('history')) else record['history']
+  exchanges = held if isinstance(held, list) else [held]
+  for exchange in exchanges:
+    if not isinstance(exchange, list) or len(exchange) != 2 or any(map(is_missing, exchange)):
       raise Malformed('field "history" is not a list of [question, answer]')
-    asked, answered = (text_field({'turn': text}, 'turn') for text in exchange)
+    asked, answered = (text_field({'history': text}, 'history') for text in exchange)
     turns += [{'role': 'user', 'content': asked}, {'role': 'assistant', 'content': answered}]
   return tuple(turns)
 
@@ -293,7 +303,7 @@ def _read_alpaca(solution_field: str, question_field: str, record: dict) -> dict
     longer = max(parts, key=len)
     if all(part in longer for part in parts):
       parts = [longer]
-  parts += [text_field(record, name) for name in BELOW if not is_missing(record.get(name))]
+  parts += [text_field(record, name) for name in BELOW if not is_empty(record.get(name))]
   question = '\n'.join(parts)
   solution, answer = _solution_and_answer(record, solution_field)
   return {
@@ -362,7 +372,6 @@ def _answered() -> Iterator[Shape]:
       yield Shape((question, solution), answered(question, solution), (*SYSTEM, 'body', 'history'), of_turns=True)
 
 
-TURNS = ('messages', 'conversations', 'conversation')
 # In order of preference: a published row may have its problem and its solution beside the conversation made of them.
 SHAPES = (*(Shape((name,), _read_turns_in(name), SYSTEM, of_turns=True) for name in TURNS), *_answered())
 _EXPECTED = (

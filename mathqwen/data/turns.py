@@ -10,6 +10,7 @@ from mathqwen.data.field_texts import is_missing, text_field
 from mathqwen.data.malformed import Malformed
 from mathqwen.data.unread import MASKS, refuse
 
+TURNS = ('messages', 'conversations', 'conversation')  # fields that hold a conversation
 # Of a turn, what a chat template may take: see `chat/conversations.py`.
 _KEPT = ('name', 'tool_calls', 'tool_call_id', *REASONING)
 _PROMPTS = (*_KEPT, 'function_call', 'images')
@@ -28,7 +29,8 @@ def turns_of(record: Mapping, field: str, any_turns: bool = False) -> list[dict]
   Malformed: when it has none.
   """
   turns = record[field]
-  if isinstance(turns, list) and turns and len(turns) % 2 == 0 and all(isinstance(turn, str) for turn in turns):
+  is_texts = isinstance(turns, list) and bool(turns) and all(isinstance(turn, str) for turn in turns)
+  if is_texts and field in TURNS and len(turns) % 2 == 0:  # LIMA
     turns = [{'role': role, 'content': text} for role, text in zip(itertools.cycle(_ASKED_SAID), turns, strict=False)]
   if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
     raise Malformed(f'field "{field}" is not a list of turns')
@@ -38,11 +40,13 @@ def turns_of(record: Mapping, field: str, any_turns: bool = False) -> list[dict]
   return [_with_weight(_with_role(turn, number, any_turns), number) for number, turn in enumerate(turns, 1)]
 
 
-def texts_of(turns: object) -> list[str]:
-  """The texts of a conversation that may not be readable."""
-  fields = ('content', 'value', 'input', 'human')
+def questions_in(turns: object) -> list[str]:
+  """The texts of the user's turns in a conversation that may not be readable."""
   held = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-  return [turn[name] for turn in held for name in fields if isinstance(turn.get(name), str)]
+  asked = [turn for turn in held if turn.get('role', turn.get('from')) in ('user', 'human')]
+  found = [turn.get(name) for turn in asked for name in ('content', 'value')]
+  found += [turn.get(name) for turn in held for name in ('input', 'human')]
+  return [text for text in found if isinstance(text, str)]
 
 
 def unread_of_turn(turn: Mapping) -> list[str]:

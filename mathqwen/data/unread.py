@@ -1,6 +1,6 @@
 """Fields that would change what a row teaches, though no shape reads them: the row is refused, or left out as wrong.
 
-{"question": ..., "answer": ..., "history": [...]}      more of the prompt
+{"question": ..., "answer": ..., "tools": [...]}        more of the prompt
 {"question": "Which?", "options": ["1", "2"], ...}      what a question chooses from, unless it holds that
 {"messages": [...], "loss_mask": [...]}                 what another program trains on
 {"question": ..., "answer": ..., "is_correct": false}   an answer that its own data set calls wrong
@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from mathqwen.chat.conversations import REASONING
-from mathqwen.data.field_texts import single
+from mathqwen.data.field_texts import is_empty, single
 from mathqwen.data.malformed import Malformed, Unverified
 
 SYSTEM = ('system', 'system_prompt', 'system_message', 'system_instruction')
@@ -41,8 +41,11 @@ VERDICTS = dict.fromkeys(
 _PASSAGES = ('passage', 'table')
 _OPTIONS = re.compile(r'options?|choices|(?:answer|mc)_choices', re.IGNORECASE)
 _OPTION = re.compile(r'(?:option|opt?|choice)[ _]?[a-e1-5]', re.IGNORECASE)
+_LETTER = re.compile(r'\(?[A-Ea-e][).]?')  # an answer that names an option
 _LABEL = re.compile(r'\s*\(?[A-Ea-e][).:]\s*')  # of an option: 'A) 21'
-_TOKEN = re.compile(r'\d+(?:\.\d+)?|[^\W\d_]+|[-+*/^=<>×÷−%]')
+_TOKEN = re.compile(r'\d+(?:\.\d+)?|[\u3400-\u9fff]|[^\W\d_\u3400-\u9fff]+|[-+*/^=<>×÷%]')
+_SPELLINGS = re.compile(r'(?P<thousands>(?<=\d),(?=\d{3}(?!\d)))|(?P<minus>[−–—])|\\[dt](?=frac)')
+_FEW_WORDS = 6  # of reasoning, which is then a label
 NAMES = frozenset((*PROMPTS, *MASKS, *VERDICTS, *_PASSAGES, 'options', 'choices', 'chat_template_kwargs'))
 
 
@@ -52,6 +55,7 @@ class _Watched:
 
   verdicts: list[str]
   refused: list[str]  # masks, and what extends the prompt
+  pictures: list[str]
   thoughts: list[str]
   about: list[str]  # passages and lists of options
   options: list[list[str]]  # fields that hold an option each: 'A', 'B', ... or 'option_a', 'option_b', ...
@@ -68,10 +72,11 @@ def _watched(names: tuple[str, ...]) -> _Watched:
   ]
   return _Watched(
     [name for name in names if name in VERDICTS],
-    [name for name in names if name in MASKS or name in PROMPTS or _PICTURES.fullmatch(name)],
+    [name for name in names if name in MASKS or name in PROMPTS],
+    [name for name in names if _PICTURES.fullmatch(name)],
     [name for name in names if name in REASONING],
     [name for name in names if name in _PASSAGES or _OPTIONS.fullmatch(name)],
-    [fields for fields in options if fields],
+    [fields for fields in options if len(fields) > 1],
   )
 
 
@@ -89,48 +94,71 @@ def refuse_in_row(record: Mapping, used: Collection[str]) -> None:
   """
   watched = _watched(tuple(record))
   refuse(record, [name for name in watched.refused if name not in used])
+  # A picture is a path, bytes or an address; a flag or a number only says something of one.
+  refuse(record, [name for name in watched.pictures if not isinstance(record[name], int | float)])
   settings = record.get('chat_template_kwargs')
   if isinstance(settings, dict):
     refuse(settings, PROMPTS, 'chat_template_kwargs: ')
   for name in watched.thoughts:
-    value = record[name]
-    if name not in used and isinstance(value, str) and len(value.split()) > 1:  # not 'on'
+    if name not in used and len(str(record[name]).split()) >= _FEW_WORDS:
       raise Malformed(f'field "{name}" is not read: remove it, write it into the answer, or name it with --map')
 
 
 def refuse(fields: Mapping, names: Iterable[str], where: str = '') -> None:
   """Malformed: when a row or a turn has something in one of these fields. where: before the message."""
   for name in names:
-    if fields.get(name) not in (None, '', [], {}, [None]):
-      remedy = 'use "weight": 0 on turns of `messages`' if name in MASKS else 'write it into the text'
-      raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
+    value = fields.get(name)
+    if value is None or (_masks_nothing(value) if name in MASKS else is_empty(value)):
+      continue
+    remedy = 'use "weight": 0 on turns of `messages`' if name in MASKS else 'write it into the text'
+    raise Malformed(f'{where}field "{name}" is not read: remove it, or {remedy}')
 
 
-def refuse_unasked(record: Mapping, question: str) -> None:
+def _masks_nothing(value: object) -> bool:
+  return value == 1 or (value is not False and is_empty(value))
+
+
+def refuse_unasked(record: Mapping, question: str, answer: str) -> None:
   """Malformed: when a row has a text or options for its question that the question does not hold."""
   watched = _watched(tuple(record))
   asked = {name: _parts(record[name]) for name in watched.about}
-  asked |= {'", "'.join(names): [record[name] for name in names] for names in watched.options}
+  for names in watched.options:
+    options = [record[name] for name in names]
+    if _LETTER.fullmatch(answer) or answer in map(str, options):  # otherwise they are numbers of the problem
+      asked['", "'.join(names)] = options
   for name, parts in asked.items():
-    if not _holds(question, [str(part) for part in parts if part is not None]):
+    if not _holds(question, [str(part) for part in parts if not is_empty(part)]):
       raise Malformed(f'field "{name}" is not read, and the question does not hold it: write it into the text')
 
 
 def _parts(held: object) -> list:
+  """The texts of a passage, or of a list of options. A single letter says which option is right."""
   if isinstance(held, dict):  # ARC has {'label': ['A', ...], 'text': ['1', ...]}
     return held['text'] if isinstance(held.get('text'), list) else list(held.values())
-  return held if isinstance(held, list) else [held]
+  if isinstance(held, list):
+    return held
+  return [] if _LETTER.fullmatch(str(held)) else [held]
 
 
 def _holds(question: str, parts: list[str]) -> bool:
-  """Whether a question holds the words and numbers of each part, one part behind the other."""
-  left = _TOKEN.findall(question.lower())
+  """Whether a question holds the words, numbers and signs of each part."""
+  tokens = _tokens(question)
   for part in parts:
-    wanted = _TOKEN.findall(_LABEL.sub('', part, count=1).lower())
-    if not wanted and part.strip() not in question:
+    wanted = _tokens(_LABEL.sub('', part, count=1))
+    if wanted.strip() and wanted not in tokens and not _is_spelled(part, question):
       return False
-    at = next((at for at in range(len(left) - len(wanted) + 1) if left[at : at + len(wanted)] == wanted), None)
-    if at is None:
+    if not wanted.strip() and part.strip() not in question:
       return False
-    left = left[at + len(wanted) :]
   return True
+
+
+def _tokens(text: str) -> str:
+  """The words, numbers and signs of a text, one spelling of each, with a space around them."""
+  plain = _SPELLINGS.sub(lambda match: '-' if match['minus'] else '' if match['thousands'] else '\\', text.lower())
+  return f' {" ".join(_TOKEN.findall(plain))} '
+
+
+def _is_spelled(part: str, question: str) -> bool:
+  """Whether a question holds the letters and digits of a part with a word in it, whatever stands between them."""
+  letters = re.sub(r'[\W_]+', '', part).lower()
+  return bool(re.search(r'[^\W\d_]{2}', letters)) and letters in re.sub(r'[\W_]+', '', question).lower()

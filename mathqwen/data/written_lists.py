@@ -16,7 +16,7 @@ from mathqwen.data.malformed import Malformed
 _OF_OBJECTS = {'messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected'}
 _OF_ANYTHING = {'tools', 'history', 'images', 'image'}
 _FIELDS = _OF_OBJECTS | _OF_ANYTHING
-_OBJECTS = re.compile(r"\[\s*\{\s*'")  # as Python prints a list of them
+_TURNS = re.compile(r"\[\s*\{\s*'(?:role|content|from|value)'")  # as Python prints a list of them
 
 
 def read_in(record: dict) -> dict:
@@ -30,8 +30,8 @@ def read_in(record: dict) -> dict:
     # '[1, 2]' and '[]' are answers.
     if value is not None and (name in _OF_ANYTHING or (value and all(isinstance(turn, dict) for turn in value))):
       found[name] = value
-    elif value is None and _OBJECTS.match(text.lstrip()):
-      raise Malformed(f'field "{name}" is a text of Python objects that cannot be read: write it as JSON')
+    elif value is None and _TURNS.match(text.lstrip()):
+      raise Malformed(f'field "{name}" is a text of turns, printed by Python, that cannot be read: write it as JSON')
   return record | found if found else record
 
 

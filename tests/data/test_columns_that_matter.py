@@ -1,11 +1,13 @@
 """Columns beside a question and its answer: those that change what a row teaches are read, or the row is refused."""
 
 import json
+import time
 
 import pytest
 from json_lines import write_lines
 
 from mathqwen.data import sources
+from mathqwen.data.field_texts import gold_of
 from mathqwen.errors import UserError
 
 TURNS = [{'role': 'user', 'content': '1+1='}, {'role': 'assistant', 'content': '2'}]
@@ -51,7 +53,6 @@ def refusal(tmp_path, record, **options):
     ({'question': '2+2=', 'answer': 'We add. So the answer is 4 pens.'}, '2+2=', None, '4 pens'),
     ({'question': '2+2=', 'answer': '答案是4'}, '2+2=', '答案是4', '4'),
     ({'question': '2+2=', 'answer': 'Answer: 4'}, '2+2=', 'Answer: 4', '4'),
-    ({'question': '2+2=', 'answer': '4 pens are left.'}, '2+2=', '4 pens are left.', ''),
     ({'question': 'How long?', 'answer': '3 hours and 5 minutes'}, 'How long?', None, '3 hours and 5 minutes'),
     # The options stand in the question.
     (
@@ -124,7 +125,10 @@ def test_tools_of_a_pair(tmp_path):
     ({'question': 'q', 'answer': 'a', 'image_1': 'x.png'}, 'image_1'),
     ({'question': 'q', 'answer': 'a', 'decoded_image': {'bytes': 'x'}}, 'decoded_image'),
     ({'question': 'q', 'answer': 'a', 'figure_path': 'x.png'}, 'figure_path'),
-    ({'question': 'q', 'answer': 'a', 'reasoning_content': 'first this, then that'}, 'reasoning_content'),
+    (
+      {'question': 'q', 'answer': 'a', 'reasoning_content': 'this, then that, then all of it'},
+      'reasoning_content',
+    ),
     ({'messages': TURNS, 'chat_template_kwargs': {'custom_instructions': 'Be brief.'}}, 'custom_instructions'),
     ({'messages': [TURNS[0], TURNS[1] | {'loss_scale': 0.0}]}, 'loss_scale'),
     ({'messages': TURNS, 'assistant_masks': [0, 1]}, 'assistant_masks'),
@@ -203,6 +207,133 @@ def test_a_column_that_is_in_no_row_is_refused(field, tmp_path):
 def test_a_column_may_be_in_few_rows(tmp_path):
   examples, _ = read(tmp_path, MAPPED, MAPPED | {'said': 'Count.'}, columns=(*BY_NAME, 'system=said'))
   assert [bool(example.messages) for example in examples] == [False, True]
+
+
+# --- gold answers ---
+
+
+@pytest.mark.parametrize(
+  ('solution', 'gold'),
+  [
+    ('48+24=72\n#### 72', '72'),
+    ('It is 72.\n#### 72\nThe answer is: 72', '72'),  # MetaMathQA
+    # A heading is no answer.
+    ('#### Step 3\nSo 72.\n\n#### Final Answer\nThe final answer is $\\boxed{72}$.', '72'),
+    ('#### Conclusion\nThe answer is \\boxed{5}.', '5'),
+    ('#### 答案\n答案是\\boxed{5}', '5'),
+    ('#### 5. Answer\nAnswer: \\boxed{12}', '12'),
+    ('Work.\n\n#### Final Answer\n\nThus, the answer is $72$.', '$72$'),
+    # The last line says it.
+    ('We add.\nThe answer is 4.', '4'),
+    ('We add. So the answer is 4 pens.', '4 pens'),
+    ('The answer is $x = 3$.', '$x = 3$'),
+    ('答案：4。', '4'),
+    ('Answer: 7', '7'),
+    # More than an answer is none.
+    ('Answer: First we take 12, and then divide by 4 to get 3 apples each.', ''),
+    ('Answer: 4. Explanation: we add 2 and 2.', ''),
+    ('The answer is 4 since 2+2=4.', ''),
+    ('The answer is below.', ''),
+    ('答案是正确的。', ''),
+    ('答案：小明有4个苹果，因为2+2=4。', ''),
+    ('Show your work. Answer carefully.', ''),
+  ],
+)
+def test_gold_of_a_solution(solution, gold):
+  assert gold_of(solution) == gold
+
+
+def test_gold_of_a_long_text_takes_no_time():
+  started = time.process_time()
+  assert gold_of('Answer: x. ' * 100_000 + '\nfoo bar') == ''
+  assert gold_of('Answer: ' + '1' * 100_000 + ' a b c') == ''
+  assert time.process_time() - started < 5
+
+
+def test_the_gold_answer_of_a_conversation_may_be_worked(tmp_path):
+  example = read(tmp_path, {'messages': TURNS, 'answer': 'One more.\n#### 2'})[0][0]
+  assert example.answer == '2'
+
+
+@pytest.mark.parametrize('value', ["['1' '2']", "['\\frac{1}{2}']", "['1', ['2']]"])
+def test_a_text_that_is_no_list_of_texts_stays(value, tmp_path):
+  example = read(tmp_path, {'question': 'q', 'solution': 'So it is.', 'final_answer': value})[0][0]
+  assert example.answer == value
+
+
+# --- the answers of a pair are what they are ---
+
+
+@pytest.mark.parametrize('gold', ['2', '3'])
+def test_a_worked_gold_answer_takes_the_place_of_no_answer_of_a_pair(gold, tmp_path):
+  record = {'prompt': '1+1=', 'chosen': '2', 'rejected': '3', 'answer': f'One more.\n#### {gold}'}
+  example = read(tmp_path, record, {'prompt': 'p', 'chosen': '0', 'rejected': '1'}, pairs=True)[0][0]
+  assert (example.solution, example.rejected, example.answer) == ('2', '3', gold)
+
+
+# --- columns that change nothing ---
+
+
+@pytest.mark.parametrize(
+  'beside',
+  [
+    {'a': 1, 'b': -3, 'c': 2},  # coefficients
+    {'A': 12, 'B': 7},
+    {'op1': 3, 'op2': '+'},
+    {'option': 'A'},
+    {'choices': '[]'},
+    {'table': ''},
+    {'figure': False},
+    {'diagram': 0},
+    {'image': {'bytes': None, 'path': None}},
+    {'images': '[]'},
+    {'reasoning': 'multi-step arithmetic'},
+    {'do_train': True},
+    {'loss_scale': 1.0},
+    {'history': False},
+  ],
+)
+def test_columns_that_change_nothing(beside, tmp_path):
+  record = {'question': 'What is 7 more than 12?', 'answer': '19'}
+  example = read(tmp_path, record | beside)[0][0]
+  assert (example.question, example.solution, example.messages) == (record['question'], '19', None)
+
+
+@pytest.mark.parametrize('history', [5, 'before', [['0+1=', None]], [['0+1=', '1', '2']]])
+def test_a_history_of_another_form(history, tmp_path):
+  reason = 'field "history" is not a list of [question, answer]'
+  assert refusal(tmp_path, {'query': 'q', 'response': 'a', 'history': history}) == ('malformed', reason)
+
+
+@pytest.mark.parametrize(
+  ('question', 'options'),
+  [
+    ('Which? (A) 1,000 (B) 2,000', [1000, 2000]),
+    ('Which? (A) −1 (B) 1', ['-1', '1']),
+    ('Which? A. $\\dfrac12$ B. 3', ['\\frac12', '3']),
+    ('Which? A. $\\frac{1}{2}$ B. 3', ['\\frac12', '3']),
+    ('哪个？A苹果B梨', ['苹果', '梨']),
+    ('Which is more, 1 or 2?', ['2', '1']),
+  ],
+)
+def test_options_that_the_question_holds(question, options, tmp_path):
+  assert read(tmp_path, {'question': question, 'options': options, 'answer': 'A'})[0][0].question == question
+
+
+def test_two_texts_are_a_conversation_only_where_conversations_stand(tmp_path):
+  assert refusal(tmp_path, {'problem': ['Ann has 3 pens.', 'How many?'], 'solution': '3'})[0] == 'malformed'
+
+
+def test_the_right_one_of_several_generations_is_trained_on(tmp_path):
+  record = {'problem': 'p', 'generations': ['g1', 'g2'], 'correctness_math_verify': [True, False], 'answer': '5'}
+  wrong = [{'from': 'human', 'value': 'p'}, {'from': 'gpt', 'value': 'g2'}]
+  examples, _ = read(tmp_path, record | {'conversations': wrong})
+  assert [example.solution for example in examples] == ['g1', '0']
+
+
+def test_a_prompt_that_looks_like_python_is_a_prompt(tmp_path):
+  record = {'prompt': "[{'a': 1}][0]['a'] is what?", 'completion': '1'}
+  assert read(tmp_path, record)[0][0].question == record['prompt']
 
 
 # --- written and read again ---
