@@ -23,7 +23,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from mathqwen import files
-from mathqwen.data import arithmetic, catalog, examples, expressions, field_texts, formats, json_rows
+from mathqwen.data import arithmetic, arrow_tables, catalog, examples, expressions, field_texts, formats, json_rows
 from mathqwen.data.cache import cache_dir
 from mathqwen.data.examples import Example
 from mathqwen.data.left_out import Report
@@ -280,7 +280,7 @@ def _digest(name: str, split: str, path: files.AnyPath, options: str) -> str:
   data = catalog.get(name)
   task_file = inspect.getsourcefile(data.parse)
   shared = sorted(catalog.TASKS.glob('_*.py'))  # what several task files import
-  modules = (arithmetic, examples, expressions, field_texts, formats, json_rows)
+  modules = (arithmetic, arrow_tables, examples, expressions, field_texts, formats, json_rows)
   code = (task_file, *shared, *(module.__file__ for module in modules), __file__)
   for file in (path, examples.companion(path, data), *map(Path, code)):
     try:

@@ -8,13 +8,11 @@ The first bytes of a file say what it is; the name only tells CSV, and JSON that
 
 import bz2
 import codecs
-import collections
 import contextlib
 import csv
 import gzip
 import io
 import itertools
-import json
 import lzma
 import re
 import sys
@@ -22,13 +20,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
-from mathqwen.data import tfds_sets
-from mathqwen.data.json_rows import DECODER, rows_of
+from mathqwen.data import arrow_tables, tfds_sets
+from mathqwen.data.json_rows import DECODER, check_names, rows_of
 from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError
 
 _CHUNK = 2**20  # bytes read at once
-_BATCH = 1024  # rows of a table that are made objects at once
 COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'  # what may follow the end of a file's name
 # What comes before an element of a JSON array, or before its end.
 _BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
@@ -270,7 +267,7 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
     lines_left = itertools.chain([first] if first else [], text)
     rows = csv.DictReader(lines_left, columns or None, delimiter=separator, strict=True, skipinitialspace=True)
     rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-    _check_names(path, filter(None, rows.fieldnames))  # spreadsheets leave columns without a name
+    check_names(path, filter(None, rows.fieldnames))  # spreadsheets leave columns without a name
     for row in rows:
       line = before + rows.line_num - sum(str(cell).count('\n') for cell in row.values())  # its first
       if None in row:
@@ -292,68 +289,9 @@ def _table(path: files.AnyPath, file: io.BufferedReader, columns: Sequence[str] 
     text.detach()
 
 
-def _parquet(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
-  from pyarrow import parquet
-
-  # Its table of contents is at the end, which a decompressor cannot seek.
-  source = file if isinstance(file.raw, Ranges) else io.BytesIO(file.read())
-  yield from _batches(path, lambda: parquet.ParquetFile(source).iter_batches(_BATCH))
-
-
-def _arrow(path: files.AnyPath, file: io.BufferedReader) -> Iterator[Record]:
-  """An Arrow file, or the stream that `datasets.save_to_disk` writes."""
-  from pyarrow import ipc
-
-  def batches():
-    if not file.peek(6).startswith(b'ARROW1'):
-      return ipc.open_stream(file)
-    reader = ipc.open_file(file if isinstance(file.raw, Ranges) else io.BytesIO(file.read()))
-    return (reader.get_batch(i) for i in range(reader.num_record_batches))
-
-  yield from _batches(path, batches)
-
-
-def _batches(path: files.AnyPath, open_batches: Callable) -> Iterator[Record]:
-  import pyarrow
-
-  row = 0
-  try:
-    for batch in open_batches():
-      _check_fields(path, batch.schema)
-      for value in batch.to_pylist():
-        row += 1
-        yield row, DECODER.decode(json.dumps(value, default=_as_text))
-  except (pyarrow.ArrowException, OSError) as error:
-    raise UserError(
-      f'{path}: half-written or damaged after row {row} ({_first_line(error)}); fetch it again'
-    ) from error
-
-
-def _check_fields(path: files.AnyPath, fields: Iterable) -> None:
-  """`_check_names` of pyarrow's fields, and of those inside them."""
-  fields = list(fields)
-  _check_names(path, (field.name for field in fields))
-  for field in fields:
-    _check_fields(path, (field.type.field(i) for i in range(field.type.num_fields)))
-
-
-def _check_names(path: files.AnyPath, names: Iterable[str]) -> None:
-  """UserError: when two columns of a table have one name. A record could hold only the last of them."""
-  name, count = max(collections.Counter(names).items(), key=lambda item: item[1], default=('', 0))
-  if count > 1:
-    raise UserError(f'{path}: {count} columns are called {name!r}: give each a name of its own')
-
-
-def _as_text(value: object) -> str:
-  """A value that JSON does not have. Some writers store texts as bytes."""
-  try:
-    return value.decode() if isinstance(value, bytes) else str(value)
-  except UnicodeDecodeError:  # no text: an image, for example
-    return str(value)
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0]
+def _seekable(file: io.BufferedReader) -> io.BufferedIOBase:
+  """The file; decompressed, in memory: these formats have their table of contents at the end."""
+  return file if isinstance(file.raw, Ranges) else io.BytesIO(file.read())
 
 
 def _zstd(raw: io.BufferedReader):
@@ -369,7 +307,11 @@ _COMPRESSED = {
   b'\xfd7zXZ\x00': lzma.LZMAFile,
   b'\x28\xb5\x2f\xfd': _zstd,
 }
-_BINARY = {b'PAR1': _parquet, b'ARROW1': _arrow, b'\xff\xff\xff\xff': _arrow}
+_BINARY = {
+  b'PAR1': lambda path, file: arrow_tables.parquet_rows(path, _seekable(file)),
+  b'ARROW1': lambda path, file: arrow_tables.arrow_file_rows(path, _seekable(file)),
+  b'\xff\xff\xff\xff': arrow_tables.arrow_stream_rows,
+}
 _BINARY_SUFFIXES = ('.parquet', '.arrow')
 _START = 64  # bytes, in which text has no 0 and binary files mostly do
 # What people take for a file of records, and what to do with it.

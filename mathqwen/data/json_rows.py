@@ -6,8 +6,10 @@
 {"question": {"0": "1+1=", ...}, "answer": {...}}       columns of such rows, as pandas writes them
 """
 
+import collections
 import itertools
 import json
+from collections.abc import Iterable
 
 from mathqwen.errors import UserError, report
 
@@ -60,3 +62,15 @@ def _numbered_rows(value: dict[str, dict]) -> list | None:
   if all(key.isdecimal() for key in value) or (first and are_alike and len(value) > 1):
     return list(value.values())
   return None
+
+
+def check_names(where: object, names: Iterable[str]) -> None:
+  """UserError: when two columns of a table have one name. A record could hold only the last of them."""
+  name, count = max(collections.Counter(names).items(), key=lambda item: item[1], default=('', 0))
+  if count > 1:
+    raise UserError(f'{where}: {count} columns are called {name!r}: give each a name of its own')
+
+
+def shortest(value) -> float:
+  """The shortest decimal of a float16 or float32 of NumPy, 0.1 and not 0.10000000149011612. A whole number is exact."""
+  return float(value) if value == value.round() else float(str(value))

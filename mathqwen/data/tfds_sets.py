@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterator
 
 from mathqwen import files
+from mathqwen.data.json_rows import shortest
 from mathqwen.errors import UserError, report
 
 PREFIX = 'tfds:'
@@ -125,6 +126,7 @@ def _tfrecord(path: files.AnyPath) -> Iterator[bytes]:
 
 def _plain(value: object, feature: object) -> object:
   """A decoded value as JSON has it. A list of objects, which TFDS gives as an object of lists, is one again."""
+  import numpy as np
   import tensorflow_datasets as tfds
 
   if isinstance(feature, tfds.features.FeaturesDict):
@@ -137,6 +139,8 @@ def _plain(value: object, feature: object) -> object:
     return [_plain(one, inner) for one in value]
   if isinstance(value, bytes):
     return value.decode()
+  if getattr(feature, 'np_dtype', None) in (np.float16, np.float32):
+    return _decimals(np.asarray(value, feature.np_dtype))
   if hasattr(value, 'tolist'):
     return _texts(value.tolist())
   return value
@@ -146,3 +150,8 @@ def _texts(value: object) -> object:
   if isinstance(value, list):
     return [_texts(one) for one in value]
   return value.decode() if isinstance(value, bytes) else value
+
+
+def _decimals(values) -> object:
+  """`shortest` of a number, or of each one of an array."""
+  return [_decimals(part) for part in values] if values.ndim else shortest(values[()])

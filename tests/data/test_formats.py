@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from json_lines import write_lines
 
-from mathqwen.data import formats
+from mathqwen.data import arrow_tables, formats
 from mathqwen.data.left_out import Report
 from mathqwen.data.sources import load, stream
 from mathqwen.errors import UserError
@@ -693,7 +693,7 @@ def test_turns_that_a_template_takes(tmp_path):
 def test_files_are_read_as_a_stream(name, tmp_path, monkeypatch):
   """In pieces that end inside of records and characters; what comes before the damage is there."""
   monkeypatch.setattr(formats, '_CHUNK', 37)
-  monkeypatch.setattr(formats, '_BATCH', 2)
+  monkeypatch.setattr(arrow_tables, '_BATCH', 2)
   rows = [{'question': f'{n}+1= é 一', 'answer': str(n + 1)} for n in range(9)]
   content = {
     'a.json': json.dumps(rows, ensure_ascii=False, indent=1).encode(),

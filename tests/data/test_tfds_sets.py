@@ -118,3 +118,10 @@ def test_a_split_that_is_not_there(prepared, monkeypatch):
   for source in ('tfds:my_sums', str(prepared / 'my_sums' / '1.0.0')):
     with pytest.raises(UserError, match='none called validation'):
       load(source, 'validation')
+
+
+def test_short_floats_are_their_shortest_decimals(tmp_path):
+  features = {'question': tfds.features.Text(), 'answer': tfds.features.Scalar(np.float32)}
+  build('my_tenths', [{'question': '1/10', 'answer': np.float32(0.1)}], features, tmp_path)
+  ((example,), _) = load(str(tmp_path / 'my_tenths' / '1.0.0'))
+  assert example.answer == '0.1'

@@ -1,0 +1,113 @@
+"""Files and folders as other people keep them: what is read of them, and what is refused by what it is."""
+
+import datetime
+
+import numpy as np
+import pytest
+
+from mathqwen.data import sources
+from mathqwen.data.formats import records
+from mathqwen.errors import UserError
+
+pyarrow = pytest.importorskip('pyarrow')
+
+
+# --- values of Parquet and Arrow ---
+
+
+def write_table(path, columns):
+  """path, after writing a table as its suffix says."""
+  from pyarrow import parquet
+
+  table = pyarrow.table(columns)
+  if path.suffix == '.parquet':
+    parquet.write_table(table, path, version='2.6')
+  else:
+    with pyarrow.ipc.new_stream(str(path), table.schema) as writer:
+      writer.write_table(table)
+  return path
+
+
+def value_in(path, column):
+  """The only value of a table's column, as records have it."""
+  write_table(path, {'question': ['1+1='], 'answer': ['2'], 'x': column})
+  assert len(sources.load(str(path))[0]) == 1
+  ((_, record),) = records(path)
+  return record['x']
+
+
+SECOND = 1_700_000_000
+NANOSECONDS = pyarrow.array([SECOND * 10**9 + 123_456_789])
+STAMP = '2023-11-14 22:13:20'
+
+
+@pytest.mark.parametrize('suffix', ['parquet', 'arrow'])
+@pytest.mark.parametrize(
+  ('column', 'text'),
+  [
+    (NANOSECONDS.cast(pyarrow.timestamp('ns')), f'{STAMP}.123456789'),
+    (NANOSECONDS.cast(pyarrow.timestamp('ns')).dictionary_encode(), f'{STAMP}.123456789'),
+    (pyarrow.array([datetime.datetime(2024, 1, 2)]), '2024-01-02 00:00:00'),
+    (pyarrow.array([SECOND], pyarrow.timestamp('us', tz='UTC')), '1970-01-01 00:28:20Z'),
+    (pyarrow.array([datetime.date(2024, 5, 6)]), '2024-05-06'),
+    (pyarrow.array([1_234_567_891], pyarrow.time64('ns')), '00:00:01.234567891'),
+    (pyarrow.array([1_500_000_000], pyarrow.duration('ns')), '1.5 s'),
+    (pyarrow.array([10**15]).cast(pyarrow.timestamp('s')), '<value out of range: 1000000000000000>'),
+    (pyarrow.array([10**8], pyarrow.int32()).cast(pyarrow.date32()), '<value out of range: 100000000>'),
+    (
+      pyarrow.array([[{'at': SECOND * 10**9 + 1}]], pyarrow.list_(pyarrow.struct([('at', pyarrow.timestamp('ns'))]))),
+      [{'at': f'{STAMP}.000000001'}],
+    ),
+    (pyarrow.array([[('a', 1)]], pyarrow.map_(pyarrow.string(), pyarrow.duration('s'))), [['a', '1.0 s']]),
+    (pyarrow.array([None], pyarrow.timestamp('ns')), None),
+  ],
+)
+def test_times_are_text(column, text, suffix, tmp_path):
+  """Also those that Python cannot hold, in a column that nothing reads."""
+  if suffix == 'parquet' and pyarrow.types.is_timestamp(column.type) and column.type.unit == 's':
+    pytest.skip('Parquet has no such type')
+  assert value_in(tmp_path / f'a.{suffix}', column) == text
+
+
+@pytest.mark.parametrize('kind', [pyarrow.float32(), pyarrow.float16()])
+def test_short_floats_are_their_shortest_decimals(kind, tmp_path):
+  columns = {
+    'plain': (pyarrow.array([0.1], kind), 0.1),
+    'list': (pyarrow.array([[0.1, None, 65504]], pyarrow.list_(kind)), [0.1, None, 65504]),
+    'struct': (
+      pyarrow.array([{'a': 0.1, 'b': 'x'}], pyarrow.struct([('a', kind), ('b', pyarrow.string())])),
+      {
+        'a': 0.1,
+        'b': 'x',
+      },
+    ),
+    'fixed': (pyarrow.array([[0.7]], pyarrow.list_(kind, 1)), [0.7]),
+    'infinite': (pyarrow.array([np.inf], kind), 'inf'),
+    'none': (pyarrow.array([np.nan], kind), None),
+  }
+  for name, (column, value) in columns.items():
+    assert value_in(tmp_path / 'a.arrow', column) == value, name
+  whole = 2.0**30 if kind == pyarrow.float32() else 65504.0
+  assert value_in(tmp_path / 'a.arrow', pyarrow.array([whole], kind)) == whole
+  path = write_table(tmp_path / 'a.arrow', {'question': ['a', 'b'], 'answer': pyarrow.array([0.1, 38.1], kind)})
+  kept, _ = sources.load(str(path))
+  assert [example.answer for example in kept] == ['0.1', '38.1']
+
+
+def not_utf8(count):
+  """A column of texts whose last one is not UTF-8."""
+  ends = np.arange(1, count + 1, dtype=np.int32)
+  return pyarrow.Array.from_buffers(
+    pyarrow.string(),
+    count,
+    [None, pyarrow.py_buffer(np.append(0, ends).astype(np.int32)), pyarrow.py_buffer(b'a' * (count - 1) + b'\xff')],
+  )
+
+
+@pytest.mark.parametrize('suffix', ['parquet', 'arrow'])
+def test_a_column_that_is_not_utf8_is_named(suffix, tmp_path):
+  rows = 1500  # more than are read at once
+  texts = [str(n) for n in range(rows)]
+  path = write_table(tmp_path / f'a.{suffix}', {'question': texts, 'answer': texts, 'note': not_utf8(rows)})
+  with pytest.raises(UserError, match=f"a.{suffix}: row {rows}: column 'note' is not UTF-8; write it again"):
+    sources.load(str(path))
