@@ -20,13 +20,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
-from mathqwen.data import arrow_tables, tfds_sets
+from mathqwen.data import arrow_tables, not_records, tfds_sets
 from mathqwen.data.json_rows import DECODER, check_names, rows_of
 from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError
 
 _CHUNK = 2**20  # bytes read at once
-COMPRESSION = r'(\.(gz|bz2|xz|zst))?$'  # what may follow the end of a file's name
+COMPRESSION = r'(\.(gz|bz2|xz|zst|lzma))?$'  # what may follow the end of a file's name
+_JSON_OBJECT = re.compile(rb'\[?\s*\{\s*"')  # how JSON of objects begins, whatever the file is called
 # What comes before an element of a JSON array, or before its end.
 _BEFORE = re.compile(r'\s*(?P<comma>,\s*)?')
 
@@ -59,17 +60,7 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
       if head.startswith(magic):
         yield from read(path, file)
         return
-    if instead := files.not_the_file(head):
-      raise UserError(f'{path} {instead}')
-    for magic, what in _NO_RECORDS.items():
-      if head.startswith(magic):
-        raise UserError(f'{path} is {what}')
-    if head[_TAR[0] :].startswith(_TAR[1]):
-      raise UserError(f'{path} is a tar archive: unpack it, and give the folder')
-    if b'\0' in head[:_START]:
-      raise UserError(f'{path} is binary, as the weights of a model, and no text: give JSON Lines, CSV or Parquet')
-    if path.suffix in _BINARY_SUFFIXES and not head.lstrip().startswith((b'{', b'[')):
-      raise UserError(f'{path} does not begin as {path.suffix[1:].capitalize()} does, nor as JSON: fetch it again')
+    not_records.check_bytes(path, head)
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
     read = reader_of(path, file)
@@ -77,16 +68,19 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
 
 
 def reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
-  """The reader of a text file. UserError: when there is nothing but white space."""
+  """The reader of a text file. UserError: when there is nothing but white space, or text that holds no records."""
   name = re.sub(COMPRESSION, '', path.name.lower())
   head = file.peek(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip()
   if not head:
     raise UserError(f'{path} is empty; fetch or write it again')
-  if name.endswith(('.csv', '.tsv')):
+  if name.endswith(('.csv', '.tsv')) and not _JSON_OBJECT.match(head):
     return _table
   if head.startswith(b'['):
-    return lines if _is_list_on_a_line(head) else _array
-  return _objects if name.endswith('.json') or _is_spread(head) else lines
+    read = lines if _is_list_on_a_line(head) else _array
+  else:
+    read = _objects if name.endswith('.json') or _is_spread(head) else lines
+  not_records.check_text(path, head, read is lines)
+  return read
 
 
 def _is_spread(head: bytes) -> bool:
@@ -305,6 +299,7 @@ _COMPRESSED = {
   b'\x1f\x8b': lambda raw: gzip.GzipFile(fileobj=raw),
   b'BZh': bz2.BZ2File,
   b'\xfd7zXZ\x00': lzma.LZMAFile,
+  b']\x00\x00': lzma.LZMAFile,  # .lzma, what came before .xz
   b'\x28\xb5\x2f\xfd': _zstd,
 }
 _BINARY = {
@@ -312,27 +307,3 @@ _BINARY = {
   b'ARROW1': lambda path, file: arrow_tables.arrow_file_rows(path, _seekable(file)),
   b'\xff\xff\xff\xff': arrow_tables.arrow_stream_rows,
 }
-_BINARY_SUFFIXES = ('.parquet', '.arrow')
-_START = 64  # bytes, in which text has no 0 and binary files mostly do
-# What people take for a file of records, and what to do with it.
-_NO_RECORDS = {
-  b'<?xml': 'XML: give JSON Lines, JSON, CSV or Parquet',
-  b'\xd0\xcf\x11\xe0': 'an old Excel or Word document: save it as CSV',
-  b'Rar!': 'a RAR archive: unpack it, and give the folder',
-  b'PK\x03\x04': 'a zip archive (or a spreadsheet): unpack it, or save it as CSV',
-  b'7z\xbc\xaf': 'a 7z archive: unpack it, and give the folder',
-  b'\x04"M\x18': 'compressed with lz4: decompress it, or compress it with gzip or zstd',
-  b'\xff\xfe': 'UTF-16 text: save it as UTF-8',
-  b'\xfe\xff': 'UTF-16 text: save it as UTF-8',
-  b'%PDF': 'a PDF: give JSON Lines, JSON, CSV or Parquet',
-  b'SQLite format 3': 'an SQLite database: export it as CSV',
-  b'\x89HDF': 'an HDF5 file: export it as Parquet or JSON Lines',
-  b'ORC': 'an ORC file: export it as Parquet or JSON Lines',
-  b'Obj\x01': 'an Avro file: export it as Parquet or JSON Lines',
-  b'FEA1': 'a Feather file of version 1: save it as Parquet, or as Feather of version 2',
-  b'\x93NUMPY': 'a NumPy array: save it as Parquet or JSON Lines',
-  b'\x80\x02': 'a pickle, which may run code: save it as Parquet or JSON Lines',
-  b'\x80\x04': 'a pickle, which may run code: save it as Parquet or JSON Lines',
-  b'\x80\x05': 'a pickle, which may run code: save it as Parquet or JSON Lines',
-}
-_TAR = 257, b'ustar'  # where that stands in a tar archive

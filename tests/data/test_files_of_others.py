@@ -1,6 +1,9 @@
 """Files and folders as other people keep them: what is read of them, and what is refused by what it is."""
 
 import datetime
+import json
+import lzma
+import time
 
 import numpy as np
 import pytest
@@ -111,3 +114,74 @@ def test_a_column_that_is_not_utf8_is_named(suffix, tmp_path):
   path = write_table(tmp_path / f'a.{suffix}', {'question': texts, 'answer': texts, 'note': not_utf8(rows)})
   with pytest.raises(UserError, match=f"a.{suffix}: row {rows}: column 'note' is not UTF-8; write it again"):
     sources.load(str(path))
+
+
+# --- what holds no records ---
+
+
+ROW = '{"question": "1+1=", "answer": "2"}'
+NO_RECORDS = {
+  'rows.txt': ('question,answer\n1+1=,2', 'looks like CSV: name it rows.csv'),
+  'rows': ('id,"the question",answer\n1,1+1=,2\n', 'looks like CSV: name it rows.csv'),
+  'tabs.txt': ('question\tanswer\n1+1=\t2\n', 'looks like TSV: name it tabs.tsv'),
+  'rows.yaml': ('- question: 1+1\n  answer: 2\n', 'is YAML'),
+  'named.yaml': ('question: 1+1\nanswer: 2\n', 'is YAML, or plain text'),
+  'rows.tex': ('% a comment\n\\begin{problem} $1+1$ \\end{problem}', 'is LaTeX'),
+  'rows.js': ('var rows = [{"question": "1+1=", "answer": "2"}];', 'is a program'),
+  'rows.xml': ('<ProblemSet>\n<Problem ID="1">', 'is XML'),
+  'rows.toml': ('[a]\nx=1\n[b]\nx=2\n', 'is TOML'),
+  'python.json': ("[{'question': '1+1=', 'answer': '2'}]", 'is a Python literal: write it with json.dumps'),
+  'python.jsonl': ("{'question': '1+1='}\n{'question': '1+2='}\n", 'is a Python literal'),
+  'comments.json': (f'// exported\n[{ROW}]', 'is JSON with comments: remove them'),
+  'inside.json': (f'[\n  // first\n{ROW}]', 'is JSON with comments: remove them'),
+  'old.jsonl': (f'{ROW}\r{ROW}\r', 'its lines end in CR alone.*: save it with line ends LF'),
+  'plain.txt': ('Solve 1+1\n2', r"is text and no JSON \('Solve 1\+1"),
+  'narrow.jsonl': (ROW.encode('utf-16-le'), 'is UTF-16 text: save it as UTF-8'),
+  'wide.csv': ('question,answer\n'.encode('utf-32-be'), 'is UTF-32 text'),
+  'marked.jsonl': (ROW.encode('utf-32'), 'is UTF-32 text'),
+  'nul.jsonl': ('{"question": "a\0b"}', 'is binary'),
+  'empty.zip': (b'PK\x05\x06' + bytes(18), 'is an empty zip archive'),
+  'rows.pkl': (b'\x80\x03}q\0', 'is a pickle'),
+}
+
+
+@pytest.mark.parametrize('name', NO_RECORDS)
+def test_what_holds_no_records_is_named_by_what_it_is(name, tmp_path):
+  content, words = NO_RECORDS[name]
+  (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+  with pytest.raises(UserError, match=words) as caught:
+    sources.load(str(tmp_path / name))
+  assert str(caught.value).startswith(str(tmp_path / name)) and '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('name', 'content'),
+  [
+    ('rows.csv', f'{ROW}\n'),
+    ('rows.tsv', f'[\n{ROW}]'),
+    ('spread.csv', json.dumps(json.loads(ROW), indent=1)),
+    ('rows.jsonl.lzma', lzma.compress(ROW.encode(), format=lzma.FORMAT_ALONE)),
+    ('twice.jsonl', f'{json.dumps(ROW)}\n'),
+    ('old_ends.json', f'[\r{ROW}\r]\r'),
+  ],
+)
+def test_json_is_read_whatever_its_name(name, content, tmp_path):
+  (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+  ((example,), report) = sources.load(str(tmp_path / name))
+  assert (example.question, example.answer) == ('1+1=', '2') and not report.counts
+
+
+@pytest.mark.parametrize('first', ['# exported', 'question,answer', "{'question': '1+1='}", 'null', '{"question": "1'])
+def test_a_line_that_is_no_json_among_others_is_malformed(first, tmp_path):
+  (tmp_path / 'rows.jsonl').write_text(f'{first}\n{ROW}\n')
+  kept, report = sources.load(str(tmp_path / 'rows.jsonl'))
+  assert len(kept) == 1 and report.counts == {'malformed': 1}
+
+
+def test_a_long_beginning_is_looked_at_in_linear_time(tmp_path):
+  for begins in ('% ' * 5000, '# ' * 5000, '[ ' * 5000, ' a ,' * 5000 + '!'):
+    (tmp_path / 'rows.txt').write_text(f'{begins}\n{begins}\n')
+    begin = time.process_time()
+    with pytest.raises(UserError):
+      sources.load(str(tmp_path / 'rows.txt'))
+    assert time.process_time() - begin < 5
