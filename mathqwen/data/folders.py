@@ -1,8 +1,11 @@
 r"""Which files a path means: itself, those of a folder or a pattern, as far as their names tell splits apart."""
 
+import collections
+import dataclasses
 import itertools
 import json
 import re
+from collections.abc import Iterable, Iterator
 
 from mathqwen import files
 from mathqwen.data import tfds_sets
@@ -12,11 +15,36 @@ from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError, report
 
 # What the name of a file with records ends in, where names decide: in a folder, and among the names of data sets.
-SUFFIX = re.compile(r'\.(jsonl|ndjson|json|csv|tsv|parquet|arrow)' + COMPRESSION, re.IGNORECASE)
+SUFFIX = re.compile(r'\.(jsonl|jsonlines|ndjson|json|csv|tsv|parquet|pq|arrow|feather)' + COMPRESSION, re.IGNORECASE)
 # Files that describe a data set, in folders that other programs wrote.
 _STATE = 'state.json'  # of `datasets.save_to_disk`: which files it wrote
 _ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', _STATE)
+# Files beside data that nobody takes for data: descriptions, checksums, programs, pictures.
+_BESIDE_DATA = re.compile(
+  r'(readme|licen[cs]e|notice|citation|changelog|copying|authors|_success|_(common_)?metadata|(md5|sha\d+)(sums?)?)(\..*)?'
+  r'|.*\.(md|rst|py|pyc|sh|ipynb|lock|log|md5|sha\d+|crc|png|jpe?g|gif|svg|pdf)',
+  re.IGNORECASE,
+)
+_WORDS = {
+  split: {spelling + end for spelling in spellings for end in ('', 'set', 'sets', 'data', 'split')}
+  for split, spellings in SPLITS.items()
+}
+_PART = re.compile(r'-(\d{5})-of-(\d{5})(?!\d)')  # in the name of a file that is one of several
 _SHOWN = 5  # files that are named in a line
+
+
+@dataclasses.dataclass
+class _Found:
+  """Files below a folder, or of a pattern."""
+
+  of_split: set[files.AnyPath] = dataclasses.field(default_factory=set)
+  others: set[files.AnyPath] = dataclasses.field(default_factory=set)  # with records, and not of the split
+  no_records: set[files.AnyPath] = dataclasses.field(default_factory=set)  # as far as their names say
+
+  def add(self, other: '_Found') -> None:
+    self.of_split |= other.of_split
+    self.others |= other.others
+    self.no_records |= other.no_records
 
 
 def data_files(path: files.AnyPath, split: str, left_out: Report | None = None) -> list[files.AnyPath]:
@@ -30,32 +58,64 @@ def data_files(path: files.AnyPath, split: str, left_out: Report | None = None) 
   """
   folder, pattern = _split_pattern(path)
   if pattern:
-    found, others = _matching(folder, pattern, split)
-    if not found and not others:
+    found = _matching(folder, pattern, split)
+    if not found.of_split and not found.others:
       raise UserError(f'{path}: no file matches; look at the folder {folder}')
   elif not path.is_dir():
     return [path]
   else:
-    found, others = _in_folder(path, path, split)
-    if not found and not others:
+    found = _in_folder(path, path, split)
+    if not found.of_split and not found.others:
       there = sorted(file for file in path.rglob('*') if file.is_file())
       names = ', '.join(file.name for file in there[:_SHOWN]) or 'nothing'
       raise UserError(
         f'{path}: no file of records in this folder (.jsonl, .json, .csv, .tsv, .parquet, .arrow); it has {names}'
       )
-  if not found:
-    splits = [name for name in SPLITS if any(name in _splits_of(file, folder) for file in others)]
+  if not found.of_split:
+    named = set().union(*_splits_of(found.others, folder).values())
+    splits = [name for name in SPLITS if name in named]
     raise UserError(
       f'{path}: its files are of the splits {", ".join(splits)}, none of {split}: name the files, as {path}/*.jsonl'
     )
-  if others:
-    names = [str(file.relative_to(folder)) for file in others]
-    shown = ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')
-    report(f'{path}: {len(found):,} of {len(found) + len(others):,} files read as {split}; not read: {shown}')
-    if left_out is not None:
-      for name in names:
-        left_out.add('file_not_read', name, f'not taken as {split}')
-  return found
+  check_parts(found.of_split)
+  _report_others(path, folder, found, split, left_out)
+  return sorted(found.of_split)
+
+
+def _report_others(
+  path: files.AnyPath, folder: files.AnyPath, found: _Found, split: str, left_out: Report | None
+) -> None:
+  """Names the files that are not read, in a line and in the report."""
+  names = {str(file.relative_to(folder)): f'not taken as {split}' for file in found.others - found.of_split}
+  for file in found.no_records - found.of_split:
+    names[str(file.relative_to(folder))] = 'its name is none of a file of records'
+  if not names:
+    return
+  shown = ', '.join(sorted(names)[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')
+  count = len(found.of_split)
+  report(f'{path}: {count:,} of {count + len(names):,} files read as {split}; not read: {shown}')
+  if left_out is not None:
+    for name in sorted(names):
+      left_out.add('file_not_read', name, names[name])
+
+
+def check_parts(found: Iterable[files.AnyPath]) -> None:
+  """UserError: when files are parts of a whole, as train-00000-of-00003.parquet, and another part is not there."""
+  parts = collections.defaultdict(set)
+  for file in found:
+    if match := _PART.search(file.name):
+      before, after = file.name[: match.start()], file.name[match.end() :]
+      parts[file.parent, before, match[2], after].add(int(match[1]))
+  for (folder, before, total, after), numbers in sorted(parts.items(), key=str):
+    count = int(total)
+    first = 1 if count in numbers else 0
+    missing = next((number for number in range(first, first + count) if number not in numbers), None)
+    if missing is not None:
+      name = f'{before}-{missing:05d}-of-{total}{after}'
+      raise UserError(
+        f'{folder / name} is missing, and {len(numbers):,} of the {count:,} parts are there: fetch it, or name each '
+        'file that is to be read, with commas between'
+      )
 
 
 def _split_pattern(path: files.AnyPath) -> tuple[files.AnyPath, str]:
@@ -70,48 +130,49 @@ def _split_pattern(path: files.AnyPath) -> tuple[files.AnyPath, str]:
   return path, ''
 
 
-def _matching(folder: files.AnyPath, pattern: str, split: str) -> tuple[list[files.AnyPath], list[files.AnyPath]]:
-  """(files that match, and those of the split in folders that match; the other files in these folders)."""
+def _matching(folder: files.AnyPath, pattern: str, split: str) -> _Found:
+  """The files that match, and what is in folders that match."""
   parts = [part if part == '**' else re.sub(r'\*+', '*', part) for part in pattern.split('/')]
   while parts and parts[-1] == '**':  # a folder is read with all that is below it
     parts.pop()
   takes_hidden = any(part.startswith('.') for part in parts)
-  found: set[files.AnyPath] = set()
-  others: set[files.AnyPath] = set()
+  found = _Found()
   for match in folder.glob('/'.join(parts)) if parts else [folder]:
     if match.name in _ABOUT or _is_cache(match) or (_hidden(match, folder) and not takes_hidden):
       continue
     if match.is_file():
-      found.add(match)
+      found.of_split.add(match)
     elif match.is_dir():
-      of_split, beside = _in_folder(match, folder, split)
-      found.update(of_split)
-      others.update(beside)
-  return sorted(found), sorted(others - found)
+      found.add(_in_folder(match, folder, split))
+  return found
 
 
-def _in_folder(
-  path: files.AnyPath, above: files.AnyPath, split: str
-) -> tuple[list[files.AnyPath], list[files.AnyPath]]:
-  """(the files of the split in a folder, its other files with records). Names below `above` tell splits apart."""
+def _in_folder(path: files.AnyPath, above: files.AnyPath, split: str) -> _Found:
+  """The files below a folder. Names below `above` tell splits apart."""
   if (path / 'dataset_dict.json').is_file():  # of the `datasets` library: a folder for each split
     if not (path / split).is_dir():
       names = json.loads((path / 'dataset_dict.json').read_bytes()).get('splits', [])
       raise UserError(f'{path} has the splits {", ".join(names)} and none called {split}: name one, as {path}/SPLIT')
     path = above = path / split
   if (path / 'features.json').is_file():  # of tensorflow-datasets
-    return _prepared_by_tfds(path, split), []
-  found: list[files.AnyPath] = []
-  others: list[files.AnyPath] = []
+    return _Found(set(_prepared_by_tfds(path, split)))
+  found = _Found()
   everything = (file for file in path.rglob('*') if file.is_file() and not _hidden(file, path))
   for folder, inside in itertools.groupby(sorted(everything, key=_by_folder), key=lambda file: file.parent):
-    inside = list(inside)
+    inside = [file for file in inside if not _is_cache(file)]
     saved = _saved(folder) if any(file.name == _STATE for file in inside) else None
     for file in inside:
-      if SUFFIX.search(file.name) and file.name not in _ABOUT and not _is_cache(file):
-        (found if saved is None or file.name in saved else others).append(file)
-  found, of_others = _of_split(found, above, split)
-  return sorted(found), sorted(others + of_others)
+      if file.name in _ABOUT or _BESIDE_DATA.fullmatch(file.name):
+        continue
+      if not SUFFIX.search(file.name):
+        found.no_records.add(file)
+      elif saved is None or file.name in saved:
+        found.of_split.add(file)
+      else:
+        found.others.add(file)
+  of_split = _of_split(found.of_split, above, split)
+  found.others |= found.of_split - of_split
+  return dataclasses.replace(found, of_split=of_split)
 
 
 def _by_folder(file: files.AnyPath) -> tuple[str, str]:
@@ -154,17 +215,36 @@ def _hidden(file: files.AnyPath, folder: files.AnyPath) -> bool:
   return any(part.startswith('.') for part in file.relative_to(folder).parts)
 
 
-def _splits_of(file: files.AnyPath, folder: files.AnyPath) -> list[str]:
-  """The splits that the name of a file, or of a folder that it is in, says."""
-  words = set(re.split(r'[^a-z]+', str(file.relative_to(folder)).lower()))
-  return [name for name, spellings in SPLITS.items() if words & set(spellings)]
+def _splits_of(found: Iterable[files.AnyPath], folder: files.AnyPath) -> dict[files.AnyPath, set[str]]:
+  """{file: the splits that its name, or that of a folder that it is in, says}. Names begin below `folder`.
+
+  train-0.jsonl, testSet.jsonl, dev/0.jsonl       as a word, which may end in "set"
+  gsm8ktrain.jsonl and gsm8ktest.jsonl            by a name that differs in this alone, wherever it is
+  """
+  parts = {file: file.relative_to(folder).parts for file in found}
+  alike = collections.defaultdict(set)  # a name without the split that it says -> those splits
+  for name in set(itertools.chain.from_iterable(parts.values())):
+    for split, without in _without_split(name):
+      alike[without].add(split)
+  splits = {}
+  for file, names in parts.items():
+    text = re.sub(r'(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', ' ', '/'.join(names))
+    words = set(re.findall('[a-z]+', text.lower()))
+    splits[file] = {split for split, spellings in _WORDS.items() if words & spellings}
+    splits[file] |= {split for name in names for split, without in _without_split(name) if len(alike[without]) > 1}
+  return splits
 
 
-def _of_split(
-  found: list[files.AnyPath], folder: files.AnyPath, split: str
-) -> tuple[list[files.AnyPath], list[files.AnyPath]]:
-  """(files whose name or folder says the split; where none does, those that name no split; the others)."""
-  chosen = [file for file in found if split in _splits_of(file, folder)]
-  chosen = chosen or [file for file in found if not _splits_of(file, folder)]
-  taken = set(chosen)
-  return chosen, [file for file in found if file not in taken]
+def _without_split(name: str) -> Iterator[tuple[str, str]]:
+  """(split, the name with '*' in place of it) for each spelling of a split that is part of a name."""
+  name = name.lower()
+  for split, spellings in SPLITS.items():
+    for spelling in spellings:
+      if spelling in name:
+        yield split, name.replace(spelling, '*')
+
+
+def _of_split(found: set[files.AnyPath], folder: files.AnyPath, split: str) -> set[files.AnyPath]:
+  """The files that say the split; where none does, those that say no split."""
+  splits = _splits_of(found, folder)
+  return {file for file in found if split in splits[file]} or {file for file in found if not splits[file]}

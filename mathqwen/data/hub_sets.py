@@ -71,6 +71,7 @@ def data_files(source: str, split: str, left_out: Report | None = None) -> list[
   found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
   if not found:
     raise UserError(f'{source}: its README names {", ".join(patterns)} for {split}, and there are no such files')
+  folders.check_parts(found)
   return found
 
 

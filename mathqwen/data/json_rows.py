@@ -17,11 +17,15 @@ from mathqwen.errors import UserError, report
 _CONSTANTS = {'NaN': None, 'Infinity': 'inf', '-Infinity': '-inf'}
 DECODER = json.JSONDecoder(parse_constant=_CONSTANTS.__getitem__, strict=False)  # a tab in a text is a tab
 # How names of files, folders and tables spell the splits.
-SPLITS = {'train': ('train', 'training'), 'test': ('test',), 'validation': ('validation', 'valid', 'val', 'dev')}
+SPLITS = {
+  'train': ('train', 'training'),
+  'test': ('test', 'testing'),
+  'validation': ('validation', 'valid', 'val', 'dev', 'eval', 'evaluation', 'holdout', 'heldout'),
+}
 # Names of fields by which a row, or a column, is known from the name of a row.
 _OF_A_ROW = ('question', 'problem', 'query', 'prompt', 'instruction', 'solution', 'answer')
 _OF_TURNS = ('messages', 'conversations', 'conversation')
-_TABLES = {'eval', *itertools.chain.from_iterable(SPLITS.values())}
+_TABLES = set(itertools.chain.from_iterable(SPLITS.values()))
 
 
 def rows_of(value: object, where: str) -> list | None:

@@ -43,7 +43,7 @@ _BINARY = {
 _TAR = 257, b'ustar'  # where that stands in a tar archive
 _START = 64  # bytes, in which text has no 0 and binary files mostly do
 _WIDE = {'utf-32-le': _UTF_32, 'utf-32-be': _UTF_32, 'utf-16-le': _UTF_16, 'utf-16-be': _UTF_16}
-_BINARY_SUFFIXES = ('.parquet', '.arrow')
+_BINARY_SUFFIXES = {'.parquet': 'Parquet', '.pq': 'Parquet', '.arrow': 'Arrow', '.feather': 'Arrow'}
 
 # How text begins -> what it is. None of these can begin JSON.
 _TEXTS = {
@@ -75,7 +75,7 @@ def check_bytes(path: files.AnyPath, head: bytes) -> None:
     what = next((what for encoding, what in _WIDE.items() if _is_text(head[:_START], encoding)), None)
     raise UserError(f'{path} is {what or "binary, as the weights of a model, and no text: " + _INSTEAD}')
   if path.suffix in _BINARY_SUFFIXES and not head.lstrip().startswith((b'{', b'[')):
-    raise UserError(f'{path} does not begin as {path.suffix[1:].capitalize()} does, nor as JSON: fetch it again')
+    raise UserError(f'{path} does not begin as {_BINARY_SUFFIXES[path.suffix]} does, nor as JSON: fetch it again')
 
 
 def _is_text(head: bytes, encoding: str) -> bool:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from json_lines import write_lines
 
 from mathqwen.data import sources
 from mathqwen.data.formats import records
@@ -185,3 +186,81 @@ def test_a_long_beginning_is_looked_at_in_linear_time(tmp_path):
     with pytest.raises(UserError):
       sources.load(str(tmp_path / 'rows.txt'))
     assert time.process_time() - begin < 5
+
+
+# --- folders ---
+
+
+def make(folder, *names, **contents):
+  """The folder, after writing files into it: a row that asks for the file's name, or a given content."""
+  for name in names:
+    row = {'question': name, 'answer': '1'}
+    if name.endswith(('.parquet', '.pq', '.arrow')):
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      write_table(folder / name, {key: [value] for key, value in row.items()})
+    else:
+      write_lines(folder / name, row)
+  for name, content in contents.items():
+    (folder / name).write_text(content)
+  return folder
+
+
+def names_read(source, **options):
+  """The files of `make` that a source is read from."""
+  return [example.question for example in sources.load(str(source), **options)[0]]
+
+
+def test_files_of_a_folder_that_hold_no_records_by_their_names_are_named(tmp_path, capsys):
+  read = ['part-0.jsonl', 'part-1.jsonlines', 'part-2.pq', 'part-3.ndjson']
+  others = ['part-4.jsonl.lz4', 'part-5.zip', 'part-6.txt']
+  beside = ['README.md', 'LICENSE', '.gitattributes', 'SHA256SUMS', 'part-0.jsonl.md5', '_SUCCESS', '.cache/x.bin']
+  make(tmp_path, *read, *others, *beside, 'dataset_info.json', 'load.py')
+  kept, report = sources.load(str(tmp_path))
+  assert [example.question for example in kept] == read
+  assert f'{tmp_path}: 4 of 7 files read as train; not read: {", ".join(others)}\n' in capsys.readouterr().err
+  assert report.rows['file_not_read'] == [(name, 'its name is none of a file of records') for name in others]
+  with pytest.raises(UserError, match='no file of records in this folder'):
+    sources.load(str(make(tmp_path / 'other', 'a.txt', 'b.zip')))
+
+
+PARTS = [f'data/train-{number:05d}-of-00003.parquet' for number in range(3)]
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.jsonl', '.jsonl.gz'])
+@pytest.mark.parametrize('source', ['', 'data', 'data/*', '**/train-*'])
+def test_a_missing_part_is_named(source, suffix, tmp_path):
+  names = [name.replace('.parquet', suffix) for name in PARTS]
+  make(tmp_path, *names)
+  assert len(names_read(tmp_path / source)) == 3
+  (tmp_path / names[1]).unlink()
+  with pytest.raises(UserError, match=f'{names[1]} is missing, and 2 of the 3 parts are there: fetch it, or name each'):
+    sources.load(str(tmp_path / source))
+  assert names_read(tmp_path / names[2]) == names[2:]  # by its own name
+
+
+def test_parts_are_counted_from_1_as_well(tmp_path):
+  make(tmp_path, 'a-00001-of-00002.jsonl', 'a-00002-of-00002.jsonl', 'b-00000-of-00001.jsonl')
+  assert len(names_read(tmp_path)) == 3
+  (tmp_path / 'a-00001-of-00002.jsonl').unlink()
+  with pytest.raises(UserError, match='a-00001-of-00002.jsonl is missing'):
+    sources.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ('train', 'others'),
+  [
+    (['trainset.jsonl'], ['testset.jsonl']),
+    (['trainSet.jsonl'], ['testSet.jsonl']),
+    (['GSM8KTrain.jsonl'], ['GSM8KTest.jsonl']),
+    (['gsm8ktrain.jsonl'], ['gsm8ktest.jsonl', 'gsm8kval.jsonl']),
+    (['a/mathtrain.jsonl', 'b/mathtrain.jsonl'], ['a/mathtest.jsonl']),
+    (['data.jsonl'], ['eval.jsonl', 'evaluation-2.jsonl', 'testset.jsonl', 'holdout.jsonl']),
+    (['training_set.jsonl'], ['testing_set.jsonl']),
+    (['contest.jsonl', 'developed.jsonl', 'interval.jsonl', 'latest.jsonl', 'medieval.jsonl'], []),  # none is a split
+  ],
+)
+def test_names_that_say_a_split(train, others, tmp_path):
+  make(tmp_path, *train, *others)
+  kept, report = sources.load(str(tmp_path))
+  assert sorted(example.question for example in kept) == sorted(train)
+  assert sorted(name for name, _ in report.rows['file_not_read']) == sorted(others)
