@@ -230,7 +230,7 @@ def _versions() -> dict[str, str]:
 
 
 def _check_left_out(this: Job, result: dict, limit: float) -> None:
-  """UserError: when a source has no rows, or the filters leave out too many of them.
+  """UserError: when a source has no rows, or none that can be read, or the filters leave out too many of them.
 
   Duplicates and test problems do not count.
   """
@@ -239,6 +239,9 @@ def _check_left_out(this: Job, result: dict, limit: float) -> None:
     pieces = sum(piece.source == number for piece in this.pieces)
     if left_out.counts['empty_file'] == pieces:
       raise UserError(f'{entry["source"]}: none of its {pieces:,} files has rows; fetch or write them again')
+    if left_out.counts['malformed'] == entry['rows_read'] > 0:
+      reasons = left_out.lines(3, ['malformed'])[0]
+      raise UserError(f'{entry["source"]}: none of its {entry["rows_read"]:,} rows can be read: {reasons}')
     left_out.check(entry['source'], entry['rows'] + left_out.counts['near_duplicate'], limit, (*LOST, *REASONS))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mathqwen import files
 from mathqwen.cleaning.settings import Cleaning
-from mathqwen.data import catalog, line_ranges, sources
+from mathqwen.data import catalog, examples, line_ranges, sources
 from mathqwen.data.contamination import Problem, TestSets, read_problems
 from mathqwen.data.left_out import Report
 from mathqwen.data.line_ranges import LineRange
@@ -59,6 +59,15 @@ class Job:
   def fingerprint(self) -> str:
     """Equal for jobs with the same result."""
     return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+  @functools.cached_property
+  def names(self) -> list[dict[files.AnyPath, str]]:
+    """`examples.names_of` the files of each source."""
+    paths: list[list[files.AnyPath]] = [[] for _ in self.sources]
+    for piece in self.pieces:
+      if piece.path is not None:
+        paths[piece.source].append(files.path(piece.path))
+    return list(map(examples.names_of, paths))
 
   def folder(self, source: int) -> str:
     """Where a source is written below the output: '01-math'."""

@@ -81,11 +81,10 @@ def _examples(this: Job, piece: Piece, report: Report) -> Iterator[Example]:
   source = this.sources[piece.source]
   if piece.path is None:
     return sources.stream(source, report, 'train', this.data_dir, any_turns=this.any_turns)
-  path = [files.path(piece.path)]
+  path = files.path(piece.path)
   columns = sources.parse_columns(this.columns)
-  has_others = sum(other.source == piece.source for other in this.pieces) > 1
   return examples.stream_files(
-    path, source, 'train', report, columns, this.any_turns, piece.lines, may_be_empty=has_others
+    [path], source, 'train', report, columns, this.any_turns, piece.lines, names=this.names[piece.source]
   )
 
 

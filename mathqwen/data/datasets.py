@@ -99,7 +99,7 @@ def builder_class(name: str) -> type[_Problems]:
 
 
 def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Example], Report, files.AnyPath]:
-  """(examples, report of malformed rows, folder of the source file) of a split, prepared first if necessary.
+  """(examples, report of malformed rows, the source file) of a split, prepared first if necessary.
 
   Without data_dir: from the files that `prepare` last saw, or from its copy when they are gone.
   UserError: when there is no such data, or a file is damaged.
@@ -107,7 +107,7 @@ def read(source: str, split: str, data_dir: str | None = None) -> tuple[list[Exa
   data, own_split = catalog.find_split(source, split)
   root, path = _locate(data.name, own_split, data_dir, catalog.options_of(data, source))
   found, left_out = _rows(data.name, own_split, root)
-  return found, left_out, path.parent
+  return found, left_out, path
 
 
 def _locate(name: str, split: str, data_dir: str | None, options: str = '') -> tuple[Path, files.AnyPath]:

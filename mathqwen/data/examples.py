@@ -6,12 +6,14 @@ Example                  id 'gsm8k/train/0', solution '... 24 clips ...\n#### 72
 The rows of a named data set are read by its file in `mathqwen/evals/tasks/`; all others have one of `shapes.SHAPES`.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
+from typing import NamedTuple
 
 from mathqwen import files
 from mathqwen.data import catalog, formats, line_ranges, pair_shapes, published, shapes
@@ -30,7 +32,7 @@ class Example:
   solution: str  # what the assistant should say
   answer: str  # the gold answer as graders compare it; '' where the source has none
   extra: dict  # further fields of the source, for grouping scores
-  where: str  # file name and line, counted from 1: 'train.jsonl:18'
+  where: str  # file name, as `names_of` has it, and line, counted from 1: 'train.jsonl:18'
   messages: tuple[dict, ...] | None = None  # the conversation, where the source is one
   # Of a pair: what the assistant should not say, in place of `solution`; a conversation in place of `messages`.
   rejected: str | tuple[dict, ...] | None = None
@@ -71,6 +73,23 @@ def companion(path: files.AnyPath, data: catalog.DataSet | None) -> files.AnyPat
 # --- from records to examples ---
 
 
+def names_of(paths: Sequence[files.AnyPath]) -> dict[files.AnyPath, str]:
+  """{path: what the files of one source are called where their rows are named}.
+
+  The name of the file; of files that share it, as MATH/algebra/1.json and MATH/geometry/1.json do, the path below the
+  folder that all of them are in: algebra/1.json.
+  """
+  counts = collections.Counter(path.name for path in set(paths))
+  names = {path: path.name for path in paths}
+  shared = [path for path in names if counts[path.name] > 1]
+  if shared:
+    above = shared[0].parent
+    while not all(path.is_relative_to(above) for path in names):
+      above = above.parent
+    names |= {path: str(path.relative_to(above)) for path in shared}
+  return names
+
+
 def parse_files(
   paths: Sequence[files.AnyPath],
   source: str,
@@ -103,31 +122,50 @@ def stream_files(
   any_turns: bool = False,
   part: LineRange | None = None,
   pairs: bool = False,
-  may_be_empty: bool = False,
+  names: Mapping[files.AnyPath, str] | None = None,
 ) -> Iterator[Example]:
   """The readable records of files, one after another; the others are added to `report`. Ids may repeat.
 
   columns, any_turns: as in `shapes.read`. part: of a user's file; None reads all of it. pairs: read a user's file in
   one of `pair_shapes.SHAPES`. A user's file is read as a stream, that of a named data set as a whole.
-  may_be_empty: there are other files, in which there may be rows.
-  UserError: when none of the files has rows, or one that has rows has no readable record.
+  names: `names_of` all files of the source, where `paths` are some of them; None: they are all.
+  UserError: when none of the files has rows, or readable ones; or when one has several and none of them is readable,
+  which is a file in another form. One that is a single row, as in MATH, is a row like others: it may be malformed.
   """
   data = catalog.of_source(source)
-  has_rows = may_be_empty
+  names = names or names_of(paths)
+  are_all = len(names) == len(set(paths)) and part is None
+  has_rows = has_readable = False
+  first_refusal = ''
   for path in paths:
     if data is not None:
-      has_rows |= yield from _rows_of_data_set(path, data, f'{catalog.name_of(source)}/{split}', report)
+      prefix = f'{catalog.name_of(source)}/{split}'
+      rows, refusal = yield from _rows_of_data_set(path, names[path], data, prefix, report)
     else:
       of = pair_shapes if pairs else shapes
-      has_rows |= yield from _rows_of_user(path, columns or {}, any_turns, report, part, of)
-  if not has_rows and paths:
+      rows, refusal = yield from _rows_of_user(path, names[path], columns or {}, any_turns, report, part, of)
+    if refusal and (rows > 1 or len(names) == 1):
+      raise UserError(refusal)
+    has_rows |= rows > 0
+    has_readable |= rows > 0 and not refusal
+    first_refusal = first_refusal or refusal
+  if are_all and paths and not has_rows:
     of_many = f'{paths[0]}: none of the {len(paths):,} files has rows; fetch or write them again'
     raise UserError(f'{paths[0]} has no rows; fetch or write it again' if len(paths) == 1 else of_many)
+  if are_all and first_refusal and not has_readable:
+    raise UserError(first_refusal)
+
+
+class _Outcome(NamedTuple):
+  """What became of a file."""
+
+  rows: int
+  refusal: str  # what is wrong with its rows, when that is the same with all; otherwise ''
 
 
 def _rows_of_data_set(
-  path: files.AnyPath, data: catalog.DataSet, prefix: str, report: Report
-) -> Generator[Example, None, bool]:
+  path: files.AnyPath, name: str, data: catalog.DataSet, prefix: str, report: Report
+) -> Generator[Example, None, _Outcome]:
   """As `_read_rows`."""
   rows = list(formats.records(path, data.header))
   file_ids = _ids_beside(path, data, len(rows))
@@ -141,20 +179,21 @@ def _rows_of_data_set(
       fields['id'] = f'{prefix}/{fields["id"]}'
     return fields
 
-  return (yield from _read_rows(path, rows, fields_of, prefix, lambda _: ', '.join(data.fields), report))
+  return (yield from _read_rows(path, name, rows, fields_of, prefix, lambda _: ', '.join(data.fields), report))
 
 
 def _rows_of_user(
   path: files.AnyPath,
+  name: str,
   columns: Mapping[str, str],
   any_turns: bool,
   report: Report,
   part: LineRange | None,
   of: ModuleType,
-) -> Generator[Example, None, bool]:
-  """As `_read_rows`. of: has the shapes of the records, `shapes` or `pair_shapes`.
+) -> Generator[Example, None, _Outcome]:
+  """As `_read_rows`; a file is refused also when a column that the user names is in none of its rows.
 
-  UserError: also when a column that the user names is in no row.
+  of: has the shapes of the records, `shapes` or `pair_shapes`.
   """
   absent = dict(columns)
 
@@ -168,36 +207,40 @@ def _rows_of_user(
       report.unread.setdefault(name, where)
     return fields
 
-  prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', path.name)
+  prefix = re.sub(r'(\.jsonl)?(\.gz)?$', '', name)
   rows = formats.records(path) if part is None else line_ranges.records(path, part)
   if not columns and of is shapes:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  has_rows = yield from _read_rows(path, rows, fields_of, prefix, of.expected, report, first_row)
-  if has_rows and absent and first_row == 0:  # a later part of a file need not have a column that few rows have
+  outcome = yield from _read_rows(path, name, rows, fields_of, prefix, of.expected, report, first_row)
+  # A later part of a file need not have a column that few rows have.
+  if outcome.rows and not outcome.refusal and absent and first_row == 0:
     field, column = next(iter(absent.items()))
-    raise UserError(f'{path}: no row has a column {column!r}, which --map {field}={column} names: correct its name')
-  return has_rows
+    refusal = f'{path}: no row has a column {column!r}, which --map {field}={column} names: correct its name'
+    return outcome._replace(refusal=refusal)
+  return outcome
 
 
 def _read_rows(
   path: files.AnyPath,
+  name: str,
   rows: Iterable[formats.Record],
   fields_of: Callable,
   prefix: str,
   expected: Callable[[dict | None], str],
   report: Report,
   first_row: int = 0,
-) -> Generator[Example, None, bool]:
-  """An example of each readable row. Returns whether there are rows; a file without is added to the report.
+) -> Generator[Example, None, _Outcome]:
+  """An example of each readable row. A file without rows is added to the report.
 
-  fields_of: (row, record, where) -> fields, or raises Malformed. expected: the first object -> what it should have.
+  name: of the file, in `where`. fields_of: (row, record, where) -> fields, or raises Malformed. expected: the first
+  object -> what it should have.
   """
   row = first_row - 1
   readable = False
   first_object = first_trouble = None
   for row, (line, record) in enumerate(rows, first_row):
-    where = f'{path.name}:{line}'
+    where = f'{name}:{line}'
     if first_object is None and isinstance(record, dict):
       first_object = record
     try:
@@ -212,15 +255,14 @@ def _read_rows(
     yield Example(id=f'{prefix}/{row}' if example_id is None else example_id, where=where, **fields)
 
   if row < first_row:
-    report.add('empty_file', path.name, 'no rows')
-    return False
-  if not readable:
-    found = '' if first_object is None else f'fields found: {shapes.names_of(first_object)}; '
-    raise UserError(
-      f'{path}: no usable record among {row + 1 - first_row}: {first_trouble}; {found}expected: '
-      f'{expected(first_object)}'
-    )
-  return True
+    report.add('empty_file', name, 'no rows')
+    return _Outcome(0, '')
+  rows_read = row + 1 - first_row
+  if readable:
+    return _Outcome(rows_read, '')
+  found = '' if first_object is None else f'fields found: {shapes.names_of(first_object)}; '
+  trouble = f'{path}: no usable record among {rows_read}: {first_trouble}; {found}expected: '
+  return _Outcome(rows_read, trouble + expected(first_object))
 
 
 def _with_unique_ids(examples: Iterable[Example], report: Report) -> Iterator[Example]:

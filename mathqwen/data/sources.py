@@ -40,9 +40,9 @@ def load(
     report = Report()
     report.origin = origins.of(source)
     return list(made), report
-  found, report, folder = _read_examples(source, split, data_dir, parse_columns(columns), any_turns, pairs)
+  found, report, paths = _read_examples(source, split, data_dir, parse_columns(columns), any_turns, pairs)
   if strict:
-    _refuse_bad(found, report, folder)
+    _refuse_bad(found, report, paths)
   kept = _without_duplicates(found, report)  # reports the duplicates in either case
   return found if strict else kept, report
 
@@ -136,22 +136,22 @@ def check_data_dir(cfg: DataConfig, data_dir: str | None, settings: Iterable[str
 
 def _read_examples(
   source: str, split: str, data_dir: str | None, columns: Mapping[str, str], any_turns: bool, pairs: bool
-) -> tuple[list[Example], Report, files.AnyPath]:
-  """(all readable examples, report, folder of the file they are from)."""
+) -> tuple[list[Example], Report, dict[str, files.AnyPath]]:
+  """(all readable examples, report, {the name of a file in `Example.where`: its path})."""
   data = catalog.of_source(source)
   if data is not None and data.is_prepared:
     from mathqwen.data import datasets  # imports TFDS, which takes seconds
 
-    found, report, folder = datasets.read(source, split, data_dir)
+    found, report, path = datasets.read(source, split, data_dir)
     report.origin = origins.of(source)
-    return found, report, folder
+    return found, report, {path.name: path}
 
   report = Report()
   paths = find_files(source, split, data_dir, report)
   found, of_rows = examples.parse_files(paths, source, split, columns, any_turns, pairs)
   report.merge(of_rows)
   report.origin = origins.of(source, paths)
-  return found, report, paths[0].parent
+  return found, report, {name: path for path, name in examples.names_of(paths).items()}
 
 
 def find_files(
@@ -198,17 +198,23 @@ def _is_absolute(path: str) -> bool:
   return files.is_remote(path) or files.path(path).is_absolute()
 
 
-def _refuse_bad(found: list[Example], report: Report, folder: files.AnyPath) -> None:
-  """UserError: when a record is malformed, has no answer, or repeats an id."""
+def _refuse_bad(found: list[Example], report: Report, paths: Mapping[str, files.AnyPath]) -> None:
+  """UserError: when a record is malformed, has no answer, or repeats an id. paths: as `_read_examples` has them."""
   for example in found:
     if not example.answer:
       report.add('malformed', example.where, 'no gold answer')
   bad = report.rows['malformed'] + report.rows['repeated_id']
   count = report.counts['malformed'] + report.counts['repeated_id']
   if bad:
-    named = '; '.join(f'{folder / where}: {detail}' for where, detail in bad[:_NAMED])
+    named = '; '.join(f'{_with_path(where, paths)}: {detail}' for where, detail in bad[:_NAMED])
     more = f'; {count:,} bad records in all' if count > 1 else ''
     raise UserError(f'{named}{more}; an evaluation needs every record, once: repair or replace the file')
+
+
+def _with_path(where: str, paths: Mapping[str, files.AnyPath]) -> str:
+  """`Example.where` with the path of its file."""
+  name, _, line = where.rpartition(':')
+  return f'{paths.get(name, name)}:{line}'
 
 
 def _without_duplicates(found: list[Example], report: Report) -> list[Example]:

@@ -118,6 +118,24 @@ def test_files_without_rows_and_files_that_are_not_read(mixture, tmp_path):
   assert '| file_not_read | 1 | extra.jsonl: not taken as train |' in (tmp_path / 'out' / 'README.md').read_text()
 
 
+def test_files_of_one_row_that_share_their_names(tmp_path, monkeypatch):
+  """As the original MATH has them."""
+  monkeypatch.setattr(pipeline, 'run', one_after_another)
+  rows = {'algebra/1.json': '', 'geometry/1.json': 'Add 1 and 2.', 'geometry/2.json': 'Add 2 and 3.'}
+  for name, problem in rows.items():
+    write_lines(tmp_path / 'MATH' / name, {'problem': problem, 'solution': 'It is $\\boxed{5}$.'})
+  (entry,) = run((str(tmp_path / 'MATH'), {}), tmp_path / 'out')['sources']
+  assert entry['left_out']['malformed']['rows'] == [['algebra/1.json:1', 'field "problem" is empty']]
+  kept, _ = load(str(tmp_path / 'out' / '00-MATH'))
+  assert [example.question for example in kept] == ['Add 1 and 2.', 'Add 2 and 3.']
+  written = [json.loads(line)['where'] for file in (tmp_path / 'out').rglob('train-*.jsonl') for line in file.open()]
+  assert sorted(written) == ['2.json:1', 'geometry/1.json:1']
+  for name in rows:
+    write_lines(tmp_path / 'MATH' / name, {'problem': '', 'solution': '5'})
+  with pytest.raises(UserError, match='MATH: none of its 3 rows can be read: 3 malformed: algebra/1.json:1'):
+    run((str(tmp_path / 'MATH'), {}), tmp_path / 'none')
+
+
 def test_every_row_that_was_read_is_kept_or_left_out(tmp_path, monkeypatch):
   """Whatever the kind: a published set marks rows, an option leaves rows out, and some cannot be read."""
   numina = {'problem': '1 + 1 = ?', 'solution': 'It is 2.', 'answer': '2'}

@@ -264,3 +264,42 @@ def test_names_that_say_a_split(train, others, tmp_path):
   kept, report = sources.load(str(tmp_path))
   assert sorted(example.question for example in kept) == sorted(train)
   assert sorted(name for name, _ in report.rows['file_not_read']) == sorted(others)
+
+
+MATH = ['train/algebra/1.json', 'train/geometry/1.json', 'train/geometry/2.json']
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+  make(tmp_path, *MATH)
+  kept, report = sources.load(str(tmp_path))
+  assert [example.where for example in kept] == ['algebra/1.json:1', 'geometry/1.json:1', '2.json:1']
+  assert [example.id for example in kept] == ['algebra/1.json/0', 'geometry/1.json/0', '2.json/0']
+  assert not report.counts
+  (tmp_path / MATH[0]).write_text('{"question": "x"}')
+  with pytest.raises(UserError, match=f'^{tmp_path / MATH[0]}:1: fields question: expected') as error:
+    sources.load(str(tmp_path), strict=True)
+  assert '\n' not in str(error.value)
+
+
+def test_a_row_of_its_own_file_may_be_malformed(tmp_path):
+  """As the original MATH has them. What a config allows of malformed rows decides."""
+  make(tmp_path, *MATH)
+  (tmp_path / MATH[1]).write_text(json.dumps({'question': '', 'answer': '1'}))
+  kept, report = sources.load(str(tmp_path))
+  assert len(kept) == 2
+  assert report.lines() == ['1 malformed: geometry/1.json:1 (field "question" is empty)']
+  with pytest.raises(UserError, match='1 of 3 rows cannot be trained on'):
+    report.check(str(tmp_path), len(kept), 0.01)
+  for name in MATH:
+    (tmp_path / name).write_text(json.dumps({'question': '', 'answer': '1'}))
+  with pytest.raises(UserError, match='train/algebra/1.json: no usable record among 1'):
+    sources.load(str(tmp_path))
+  with pytest.raises(UserError, match='train/algebra/1.json: no usable record among 1'):
+    sources.load(str(tmp_path / MATH[0]))
+
+
+def test_a_file_in_another_form_is_refused_among_others(tmp_path):
+  make(tmp_path, 'a.jsonl', 'c.jsonl')
+  write_lines(tmp_path / 'b.jsonl', {'text': 'x'}, {'text': 'y'})
+  with pytest.raises(UserError, match='b.jsonl: no usable record among 2'):
+    sources.load(str(tmp_path))
