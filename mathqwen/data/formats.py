@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mathqwen import files
 from mathqwen.data import arrow_tables, not_records, tfds_sets
-from mathqwen.data.json_rows import DECODER, check_names, rows_of
+from mathqwen.data.json_rows import DECODER, check_names, conversation, is_conversation, rows_of
 from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError
 
@@ -64,7 +64,10 @@ def records(path: files.AnyPath, columns: Sequence[str] = ()) -> Iterator[Record
     if head.startswith(codecs.BOM_UTF8):
       file.read(len(codecs.BOM_UTF8))
     read = reader_of(path, file)
-    yield from _table(path, file, columns) if read is _table else read(path, file)
+    if read is _table:
+      yield from _table(path, file, columns)
+    else:
+      yield from ((line, conversation(value)) for line, value in read(path, file))
 
 
 def reader_of(path: files.AnyPath, file: io.BufferedReader) -> Callable[..., Iterator[Record]]:
@@ -93,12 +96,13 @@ def _is_spread(head: bytes) -> bool:
 
 
 def _is_list_on_a_line(head: bytes) -> bool:
-  """Whether the first line is a whole list and another line follows: JSON Lines, whose rows are no objects."""
+  """Whether the first line is a whole list, and a conversation or followed by another line: JSON Lines of lists."""
   first, _, rest = head.partition(b'\n')
   try:
-    return bool(rest.strip()) and isinstance(DECODER.decode(first.decode().strip()), list)
+    value = DECODER.decode(first.decode().strip())
   except (ValueError, RecursionError):
     return False
+  return isinstance(value, list) and (bool(rest.strip()) or is_conversation(value))
 
 
 class Ranges(io.RawIOBase):

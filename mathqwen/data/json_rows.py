@@ -4,6 +4,9 @@
 {"0": {"question": "1+1=", ...}, "1": {...}}            numbered rows, or rows by name, {"train_7": {...}, ...}
 {"question": ["1+1=", ...], "answer": ["2", ...]}       columns
 {"question": {"0": "1+1=", ...}, "answer": {...}}       columns of such rows, as pandas writes them
+{"columns": ["question", ...], "data": [["1+1=", ...]]}  as pandas writes them with orient="split"
+{"rows": [{"row_idx": 0, "row": {"question": ...}}]}    an answer of the hub's /rows
+[{"role": "user", "content": "1+1="}, ...]              a row that is a conversation, as InternLM and XTuner write it
 """
 
 import collections
@@ -11,6 +14,7 @@ import itertools
 import json
 from collections.abc import Iterable
 
+from mathqwen.data.malformed import Malformed
 from mathqwen.errors import UserError, report
 
 # Python writes these numbers, which JSON does not have: a value that is missing, and texts.
@@ -38,10 +42,14 @@ def rows_of(value: object, where: str) -> list | None:
   inner = list(value.values())
   if any(isinstance(value.get(name), str) for name in _OF_A_ROW):
     return None
+  if {'columns', 'data'} <= set(value) <= {'columns', 'data', 'index'}:
+    return _split_rows(value['columns'], value['data'], where)
   if len(value) > 1 and set(value) <= _TABLES and all(isinstance(part, list | dict) for part in inner):
     raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
   if all(isinstance(part, dict) for part in inner):
     return _numbered_rows(value)
+  if 'features' in value and isinstance(value.get('rows'), list):
+    return _rows_of_hub(value['rows'])
   lists = {name: part for name, part in value.items() if isinstance(part, list)}
   if len(lists) == 1:
     ((name, rows),) = lists.items()
@@ -55,6 +63,51 @@ def rows_of(value: object, where: str) -> list | None:
   if is_columns and not any(isinstance(part[0], dict) for part in inner if part):
     return [dict(zip(value, row, strict=True)) for row in zip(*inner, strict=True)]
   return None
+
+
+def _split_rows(columns: object, data: object, where: str) -> list | None:
+  """The rows of a table that names its columns once; None where it is none. UserError: as `check_names`."""
+  if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+    return None
+  if not isinstance(data, list) or not all(isinstance(cells, list) for cells in data):
+    return None
+  check_names(where, columns)
+  return [
+    dict(zip(columns, cells, strict=True))
+    if len(cells) == len(columns)
+    else Malformed(f'{len(cells)} values for {len(columns)} columns')
+    for cells in data
+  ]
+
+
+def _rows_of_hub(rows: list) -> list | None:
+  """The rows of an answer of datasets-server.huggingface.co/rows; None where it is none."""
+  if not all(isinstance(entry, dict) and isinstance(entry.get('row'), dict) for entry in rows):
+    return None
+  return [
+    Malformed(f'cut off by the hub: {", ".join(map(str, entry["truncated_cells"]))}')
+    if entry.get('truncated_cells')
+    else entry['row']
+    for entry in rows
+  ]
+
+
+def conversation(value: object) -> object:
+  """A row that is a list: of turns as {"messages": [...]}, any other as a `Malformed`. Other rows as they are."""
+  if not isinstance(value, list):
+    return value
+  if is_conversation(value):
+    return {'messages': value}
+  return Malformed('not a JSON object but a list: name its values, as pandas does with orient="records"')
+
+
+def is_conversation(value: object) -> bool:
+  """Whether this is a list of turns."""
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(isinstance(turn, dict) and not turn.keys().isdisjoint(('role', 'from')) for turn in value)
+  )
 
 
 def _numbered_rows(value: dict[str, dict]) -> list | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mathqwen import files
 from mathqwen.data import formats
+from mathqwen.data.json_rows import conversation
 
 _READ = 2**24  # bytes at once
 
@@ -71,4 +72,4 @@ def records(path: files.AnyPath, part: LineRange) -> Iterator[formats.Record]:
         at += len(content)
         yield content
 
-    yield from formats.lines(path, inside(), part.first)
+    yield from ((line, conversation(value)) for line, value in formats.lines(path, inside(), part.first))

@@ -30,7 +30,7 @@ def test_malformed_and_duplicate_rows_are_left_out_by_line(tmp_path):
   assert report.counts == {'malformed': 4, 'duplicate': 1}
   malformed, duplicate = report.lines()
   assert malformed.startswith('4 malformed: a.jsonl:2 (not JSON: ')
-  assert 'a.jsonl:4 (field "response" is empty), a.jsonl:6 (not a JSON object)' in malformed
+  assert 'a.jsonl:4 (field "response" is empty), a.jsonl:6 (not a JSON object but a list: name ' in malformed
   assert duplicate == '1 duplicate: a.jsonl:5 (same as a.jsonl:1)'
   assert report.lines(limit=1)[0].endswith(', ...')
   with pytest.raises(UserError, match=r'a\.jsonl:2: not JSON'):

@@ -303,3 +303,52 @@ def test_a_file_in_another_form_is_refused_among_others(tmp_path):
   write_lines(tmp_path / 'b.jsonl', {'text': 'x'}, {'text': 'y'})
   with pytest.raises(UserError, match='b.jsonl: no usable record among 2'):
     sources.load(str(tmp_path))
+
+
+# --- JSON that is a table, and rows that are conversations ---
+
+
+COLUMNS = ['question', 'answer']
+
+
+def read_json(tmp_path, value, name='rows.json'):
+  """([(question, answer)], report) of a file with a value."""
+  (tmp_path / name).write_text(value if isinstance(value, str) else json.dumps(value))
+  kept, report = sources.load(str(tmp_path / name))
+  return [(example.question, example.answer) for example in kept], report
+
+
+@pytest.mark.parametrize('more', [{}, {'index': [0, 1, 2]}])
+def test_a_table_that_pandas_split(more, tmp_path):
+  data = [['1+1=', '2'], ['1+2='], ['1+3=', '4']]
+  found, report = read_json(tmp_path, {'columns': COLUMNS, **more, 'data': data})
+  assert found == [('1+1=', '2'), ('1+3=', '4')]
+  assert report.rows['malformed'] == [('rows.json:2', '1 values for 2 columns')]
+  with pytest.raises(UserError, match="2 columns are called 'answer'"):
+    read_json(tmp_path, {'columns': ['answer', 'answer'], 'data': data})
+
+
+def test_an_answer_of_the_hub(tmp_path):
+  rows = [{'row_idx': n, 'row': {'question': f'{n}+1=', 'answer': f'{n + 1}'}, 'truncated_cells': []} for n in range(2)]
+  cut = {'row_idx': 2, 'row': {'question': '2+1', 'answer': '3'}, 'truncated_cells': ['question']}
+  found, report = read_json(tmp_path, {'features': [{'name': 'question'}], 'rows': [*rows, cut], 'num_rows_total': 3})
+  assert found == [('0+1=', '1'), ('1+1=', '2')]
+  assert report.rows['malformed'] == [('rows.json:3', 'cut off by the hub: question')]
+
+
+def test_values_without_names_are_refused_by_what_they_are(tmp_path):
+  with pytest.raises(UserError, match='a list: name its values, as pandas does with orient="records"'):
+    read_json(tmp_path, [['1+1=', '2'], ['1+2=', '3']])
+
+
+@pytest.mark.parametrize('names', [('role', 'content', 'user', 'assistant'), ('from', 'value', 'human', 'gpt')])
+@pytest.mark.parametrize('form', ['lines', 'one line', 'array'])
+def test_rows_that_are_lists_of_turns(names, form, tmp_path):
+  role, content, asks, answers = names
+  rows = [[{role: asks, content: f'{n}+1='}, {role: answers, content: f'\\boxed{{{n}}}'}] for n in range(2)]
+  if form == 'array':
+    found, report = read_json(tmp_path, rows)
+  else:
+    rows = rows[:1] if form == 'one line' else rows
+    found, report = read_json(tmp_path, ''.join(f'{json.dumps(row)}\n' for row in rows), 'rows.jsonl')
+  assert found == [(f'{n}+1=', str(n)) for n in range(len(rows))] and report.shapes == {'{messages}': len(rows)}
