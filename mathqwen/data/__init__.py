@@ -31,6 +31,7 @@ Only for these:
   holding_out                  which examples are held out for the evaluation loss
   shard_reader                 reads shards at random
   arrow_tables, json_rows      the rows of Parquet and Arrow, and of JSON that is a table: what `formats` reads with
+  dataset_cards                what the README of a data set says: configurations and their files
   not_records                  what people take for a file of records, and how it is refused
   tfds_sets                    data sets that tensorflow-datasets prepared
   worked                       the worked solutions of arithmetic, with columns and known_values

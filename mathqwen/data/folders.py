@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from mathqwen import files
-from mathqwen.data import tfds_sets
+from mathqwen.data import dataset_cards, tfds_sets
 from mathqwen.data.formats import COMPRESSION
 from mathqwen.data.json_rows import SPLITS
 from mathqwen.data.left_out import Report
@@ -170,9 +170,43 @@ def _in_folder(path: files.AnyPath, above: files.AnyPath, split: str) -> _Found:
         found.of_split.add(file)
       else:
         found.others.add(file)
-  of_split = _of_split(found.of_split, above, split)
+  of_card = _by_card(path, split)
+  of_split = _of_split(found.of_split, above, split) if of_card is None else of_card
   found.others |= found.of_split - of_split
   return dataclasses.replace(found, of_split=of_split)
+
+
+def _by_card(folder: files.AnyPath, split: str) -> set[files.AnyPath] | None:
+  """The files that the README of a data set, copied from the hub, names for a split; None where it names none.
+
+  UserError: when it has several configurations, and none is the default, or no such split.
+  """
+  if not dataset_cards.names_configurations(folder):
+    return None
+  named = dataset_cards.configurations(dataset_cards.front_matter(folder), folder)
+  there = {}  # configurations of which something was copied
+  for name, splits in named.items():
+    found = {split: dataset_cards.files_of(folder, patterns) for split, patterns in splits.items()}
+    if any(found.values()):
+      there[name] = found
+  if not there:
+    return None
+  chosen = next(iter(there)) if len(there) == 1 else 'default'
+  if chosen not in there:
+    splits = named[next(iter(there))]
+    first = splits.get(split, next(iter(splits.values())))[0]
+    raise UserError(
+      f'{folder} has the configurations {", ".join(there)}, as its README.md says: name the files of one, as '
+      f"'{folder / first}'"
+    )
+  found = there[chosen]
+  if not found.get(split):
+    splits = [name for name, paths in found.items() if paths]
+    raise UserError(
+      f'{folder}: its README.md names files for {", ".join(splits)}, and none for {split} that is there: name the '
+      f"files, as '{folder / named[chosen][splits[0]][0]}'"
+    )
+  return set(found[split])
 
 
 def _by_folder(file: files.AnyPath) -> tuple[str, str]:

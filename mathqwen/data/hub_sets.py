@@ -6,7 +6,7 @@ It needs the `hf` extra.
 import re
 
 from mathqwen import files
-from mathqwen.data import folders, published
+from mathqwen.data import dataset_cards, folders, published
 from mathqwen.data.left_out import Report
 from mathqwen.errors import UserError, report
 from mathqwen.files import hub
@@ -56,43 +56,28 @@ def data_files(source: str, split: str, left_out: Report | None = None) -> list[
       size = f', {"" if revision else "about "}{known.rows:,} rows'
 
   folder = files.path(hub.fetch_data(name, revision))
-  front = _front_matter(folder)
+  front = dataset_cards.front_matter(folder)
   stated = licence(folder, name)
   published.check_licence(plain, stated, accepted)
   at = f', revision {folder.name}' if re.fullmatch('[0-9a-f]{40}', folder.name) else ''
   report(f'{name}: licence {stated}{size}{at}')
 
-  configurations = _configurations(front, folder)
+  configurations = dataset_cards.configurations(front, folder)
   if not configurations:
     return folders.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split, left_out)
   patterns = _choose(source, configurations, wanted).get(split)
   if patterns is None:
     raise UserError(f'{source} has no split {split!r}')
-  found = [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
+  found = dataset_cards.files_of(folder, patterns)
   if not found:
     raise UserError(f'{source}: its README names {", ".join(patterns)} for {split}, and there are no such files')
   folders.check_parts(found)
   return found
 
 
-def _front_matter(folder: files.AnyPath) -> dict:
-  """The values at the head of the data set's README; {} without one."""
-  readme = folder / 'README.md'
-  match = re.match(r'---\n(.*?)\n---', readme.read_text('utf-8'), re.DOTALL) if readme.is_file() else None
-  if match is None:
-    return {}
-  import yaml  # comes with huggingface_hub
-
-  try:
-    front = yaml.safe_load(match.group(1))
-  except yaml.YAMLError as error:
-    raise UserError(f'{readme}: its front matter cannot be read ({type(error).__name__}: {error})') from None
-  return front if isinstance(front, dict) else {}
-
-
 def licence(folder: files.AnyPath, name: str) -> str:
   """The licence of a data set that was fetched into a folder: that of its README, several with commas."""
-  front = _front_matter(folder)
+  front = dataset_cards.front_matter(folder)
   known = published.find(name)
   return _stated(front) or (known.licence if known else 'not stated')
 
@@ -101,28 +86,6 @@ def _stated(front: dict) -> str:
   """The licence that the README states; '' for none."""
   stated = front.get('license_name') if front.get('license') in (None, 'other') else front['license']
   return ', '.join(map(str, stated)) if isinstance(stated, list) else str(stated or front.get('license') or '')
-
-
-def _configurations(front: dict, folder: files.AnyPath) -> dict[str, dict[str, list[str]]]:
-  """{configuration: {split: patterns of files}} of the front matter of the data set's README; empty without one.
-
-  The form is that of https://huggingface.co/docs/hub/datasets-manual-configuration.
-  """
-  try:
-    entries = front.get('configs') or []
-    return {str(entry['config_name']): _by_split(entry['data_files']) for entry in entries if entry.get('data_files')}
-  except (AttributeError, KeyError, TypeError) as error:
-    raise UserError(
-      f'{folder / "README.md"}: its front matter cannot be read ({type(error).__name__}: {error})'
-    ) from None
-
-
-def _by_split(data_files: object) -> dict[str, list[str]]:
-  """{split: patterns} of a `data_files` entry: a pattern, several, or one object for each split."""
-  as_list = lambda value: [value] if isinstance(value, str) else list(value)
-  if isinstance(data_files, str) or all(isinstance(entry, str) for entry in data_files):
-    return {'train': as_list(data_files)}
-  return {str(entry['split']): as_list(entry['path']) for entry in data_files}
 
 
 def _choose(source: str, configurations: dict[str, dict], wanted: str | None) -> dict[str, list[str]]:

@@ -305,6 +305,48 @@ def test_a_file_in_another_form_is_refused_among_others(tmp_path):
     sources.load(str(tmp_path))
 
 
+def card(**configurations):
+  """A README as the hub has it: configuration -> {split: pattern}."""
+  entries = [
+    {'config_name': name, 'data_files': [{'split': split, 'path': path} for split, path in splits.items()]}
+    for name, splits in configurations.items()
+  ]
+  return f'---\nlicense: mit\nconfigs: {json.dumps(entries)}\n---\n# Rows\n'
+
+
+def test_a_copy_of_a_data_set_with_several_configurations(tmp_path):
+  names = ['main/train-0.jsonl', 'main/test-0.jsonl', 'socratic/train-0.jsonl']
+  both = {name: {'train': f'{name}/train-*', 'test': f'{name}/test-*'} for name in ('main', 'socratic')}
+  make(tmp_path, *names, **{'README.md': card(**both)})
+  with pytest.raises(UserError, match=f"main, socratic, as its README.md says: .*as '{tmp_path}/main/train-[*]'"):
+    sources.load(str(tmp_path))
+  assert names_read(tmp_path / 'socratic') == names_read(tmp_path / 'socratic/train-*') == names[2:]
+  (tmp_path / 'README.md').write_text(card(default={'train': 'main/train-*'}, socratic=both['socratic']))
+  kept, report = sources.load(str(tmp_path))
+  assert [example.question for example in kept] == names[:1]
+  assert [name for name, _ in report.rows['file_not_read']] == ['main/test-0.jsonl', 'socratic/train-0.jsonl']
+  with pytest.raises(UserError, match='names files for train, and none for test that is there'):
+    sources.load(str(tmp_path), 'test')
+
+
+def test_a_copy_of_one_configuration(tmp_path):
+  names = ['data/cot-0.jsonl', 'data/tir-0.jsonl']
+  make(tmp_path, *names, **{'README.md': card(default={'cot': 'data/cot-*'}, other={'train': 'gone/*'})})
+  with pytest.raises(
+    UserError, match=f"names files for cot, and none for train .*: name the files, as '{tmp_path}/data"
+  ):
+    sources.load(str(tmp_path))
+  assert names_read(tmp_path / 'data/cot-*') == names[:1]
+  (tmp_path / 'README.md').write_text(card(other={'train': 'gone/*'}))  # of files that are not there: as without it
+  assert names_read(tmp_path) == names
+  (tmp_path / 'README.md').write_text('---\nlicense: [\n---\n')
+  assert names_read(tmp_path) == names
+  (tmp_path / 'README.md').write_text('---\nconfigs: [\n---\n')
+  with pytest.raises(UserError, match='README.md: its front matter cannot be read') as error:
+    sources.load(str(tmp_path))
+  assert '\n' not in str(error.value)
+
+
 # --- JSON that is a table, and rows that are conversations ---
 
 
