@@ -79,8 +79,10 @@ def _values(path: files.AnyPath, batch, name: str, rows_before: int) -> list:
   """The values of a column. UserError: names the first row with one that cannot be read, as text that is not UTF-8."""
   import pyarrow
 
-  target, change = _plain(batch.column(name).type)
-  column = batch.column(name).cast(target)
+  column = batch.column(name)
+  target, change = _plain(column.type)
+  if change is not None:
+    column = column.cast(target)
   try:
     values = column.to_pylist()
   except pyarrow.ArrowException:
@@ -111,7 +113,8 @@ def _plain(kind) -> tuple[object, Callable | None]:
   from pyarrow import types
 
   if types.is_dictionary(kind):
-    return _plain(kind.value_type)
+    target, change = _plain(kind.value_type)
+    return (target, change) if change else (kind, None)
   if types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind):
     return pyarrow.string(), _unless_none(_without_zeros)
   if types.is_duration(kind):
