@@ -12,7 +12,7 @@ from mathqwen.cleaning import card, job, pipeline, stages
 from mathqwen.cleaning.filters import REASONS
 from mathqwen.cleaning.job import Job
 from mathqwen.cleaning.settings import Cleaning
-from mathqwen.data import contamination, origins, sources
+from mathqwen.data import catalog, contamination, origins, sources
 from mathqwen.data.contamination import Found, Problem, TestSets
 from mathqwen.data.left_out import LOST, Report
 from mathqwen.data_config import DataConfig
@@ -77,6 +77,7 @@ def clean(
     _prepare(target, work, this, problems)
     pipeline.run(str(work), beam_options)
     stages.check_folder(str(work))
+    _check_columns(this, work)
     result = _report(this, str(work), not_read, missing, cfg, command)
     _check_left_out(this, result, cfg.max_left_out)
     _join(target, work)
@@ -141,6 +142,18 @@ def _prepare(target: files.AnyPath, work: files.AnyPath, this: Job, problems: li
     raise UserError(f'{target} is not empty ({", ".join(sorted(others)[:3])}): give another --out')
   contamination.write_problems(work / 'test_problems.jsonl', problems)
   files.write_atomically(work / 'job.json', this.to_json().encode())
+
+
+def _check_columns(this: Job, work: files.AnyPath) -> None:
+  """UserError: when a column that --map names is in no row of a file of the user's."""
+  columns = sources.parse_columns(this.columns)
+  for number, source in enumerate(this.sources):
+    of_source = Report()
+    pieces = [at for at, piece in enumerate(this.pieces) if piece.source == number and piece.path is not None]
+    for at in pieces:
+      of_source.columns.update(json.loads((work / 'pieces' / f'{at:05d}.json').read_bytes())['columns'])
+    if pieces and catalog.of_source(source) is None:
+      of_source.check_columns(source, columns)
 
 
 def _report(

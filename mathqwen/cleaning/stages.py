@@ -68,7 +68,12 @@ def read(work: str, number: int) -> str:
     if rows_in == 0:
       break
     count += 1
-  result = {'parts': count, 'report': report.to_dict(), 'unread': sorted(report.unread)}
+  result = {
+    'parts': count,
+    'report': report.to_dict(),
+    'unread': sorted(report.unread),
+    'columns': sorted(report.columns),
+  }
   files.write_atomically(done, json.dumps(result).encode())
   return name
 

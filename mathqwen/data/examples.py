@@ -129,8 +129,9 @@ def stream_files(
   columns, any_turns: as in `shapes.read`. part: of a user's file; None reads all of it. pairs: read a user's file in
   one of `pair_shapes.SHAPES`. A user's file is read as a stream, that of a named data set as a whole.
   names: `names_of` all files of the source, where `paths` are some of them; None: they are all.
-  UserError: when none of the files has rows, or readable ones; or when one has several and none of them is readable,
-  which is a file in another form. One that is a single row, as in MATH, is a row like others: it may be malformed.
+  UserError: when none of the files has rows, or readable ones, or a column that the user names; or when one has several
+  rows and none of them is readable, which is a file in another form. One that is a single row, as in MATH, is a row
+  like others: it may be malformed.
   """
   data = catalog.of_source(source)
   names = names or names_of(paths)
@@ -154,6 +155,8 @@ def stream_files(
     raise UserError(f'{paths[0]} has no rows; fetch or write it again' if len(paths) == 1 else of_many)
   if are_all and first_refusal and not has_readable:
     raise UserError(first_refusal)
+  if are_all and data is None:
+    report.check_columns(str(paths[0]) if len(paths) == 1 else source, columns or {})
 
 
 class _Outcome(NamedTuple):
@@ -191,16 +194,15 @@ def _rows_of_user(
   part: LineRange | None,
   of: ModuleType,
 ) -> Generator[Example, None, _Outcome]:
-  """As `_read_rows`; a file is refused also when a column that the user names is in none of its rows.
-
-  of: has the shapes of the records, `shapes` or `pair_shapes`.
-  """
-  absent = dict(columns)
+  """As `_read_rows`. of: has the shapes of the records, `shapes` or `pair_shapes`."""
+  absent = set(columns.values()) - report.columns
 
   def fields_of(row: int, record: object, where: str) -> dict:
     record = _object(record)
-    for field in [field for field, column in absent.items() if column in record]:
-      del absent[field]
+    if absent:
+      found = absent & record.keys()
+      absent.difference_update(found)
+      report.columns.update(found)
     fields, shape, unread = shapes.read(record, columns, any_turns, of.SHAPES)
     report.shapes[str(shape)] += 1
     for name in unread:
@@ -212,13 +214,7 @@ def _rows_of_user(
   if not columns and of is shapes:  # otherwise a row is what these say
     rows = published.expanded(rows)
   first_row = 0 if part is None else part.first - 1
-  outcome = yield from _read_rows(path, name, rows, fields_of, prefix, of.expected, report, first_row)
-  # A later part of a file need not have a column that few rows have.
-  if outcome.rows and not outcome.refusal and absent and first_row == 0:
-    field, column = next(iter(absent.items()))
-    refusal = f'{path}: no row has a column {column!r}, which --map {field}={column} names: correct its name'
-    return outcome._replace(refusal=refusal)
-  return outcome
+  return (yield from _read_rows(path, name, rows, fields_of, prefix, of.expected, report, first_row))
 
 
 def _read_rows(

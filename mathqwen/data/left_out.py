@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mathqwen.errors import UserError
 
@@ -27,6 +27,7 @@ class Report:
     self.counts: collections.Counter[str] = collections.Counter()
     self.rows: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)  # kind -> (where, detail) of each row
     self.unread: dict[str, str] = {}  # field -> where it was first
+    self.columns: set[str] = set()  # those that the user names and that rows have
     self.origin: dict[str, str] = {}  # of the source, as `origins.of` has it
     self.shapes: collections.Counter[str] = collections.Counter()  # of the rows of a user's file: '{query, response}'
 
@@ -61,8 +62,15 @@ class Report:
       self.counts[kind] += count
       self.rows[kind] += other.rows[kind][: self._named - len(self.rows[kind])]
     self.unread = other.unread | self.unread
+    self.columns |= other.columns
     self.origin = self.origin or other.origin
     self.shapes += other.shapes
+
+  def check_columns(self, source: str, columns: Mapping[str, str]) -> None:
+    """UserError: when a column that the user names, {'system': COLUMN}, is in no row."""
+    for field, column in columns.items():
+      if column not in self.columns:
+        raise UserError(f'{source}: no row has a column {column!r}, which --map {field}={column} names: correct it')
 
   def check(self, source: str, kept: int, limit: float, kinds: Sequence[str] = LOST) -> None:
     """UserError: when more than the share `limit` of the source's rows are lost. kept: rows that are trained on.

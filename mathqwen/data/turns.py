@@ -79,7 +79,7 @@ def _with_role(turn: dict, number: int, any_turns: bool) -> dict:
   value = turn.get('content') if turn.get('value') is None else turn['value']
   if said == 'function_call' and any_turns:
     return rest | {'role': role, 'tool_calls': _calls(value, number)}
-  return rest | {'role': role} | ({} if value is None else {'content': value})
+  return rest | {'role': role} | ({'content': value} if {'value', 'content'} & turn.keys() else {})
 
 
 def _calls(value: object, number: int) -> list[dict]:

@@ -136,6 +136,19 @@ def test_files_of_one_row_that_share_their_names(tmp_path, monkeypatch):
     run((str(tmp_path / 'MATH'), {}), tmp_path / 'none')
 
 
+def test_columns_that_are_in_one_piece_or_in_none(tmp_path, monkeypatch):
+  monkeypatch.setattr(pipeline, 'run', one_after_another)
+  monkeypatch.setattr(job, 'PIECE_BYTES', 200)
+  monkeypatch.setattr('mathqwen.data.line_ranges._READ', 100)
+  rows = [{'q': f'What is one more than {number}?', 'a': number + 1} for number in range(20)]
+  path = write_lines(tmp_path / 'mine.jsonl', *rows, {'q': 'And after 20?', 'a': 21, 'said': 'Count.'})
+  columns = ('question=q', 'answer=a')
+  assert run((str(path), {}), tmp_path / 'one', columns=(*columns, 'system=said'))['rows'] == 21
+  assert len(list((tmp_path / 'one' / '00-mine').iterdir())) > 2
+  with pytest.raises(UserError, match="mine.jsonl: no row has a column 'sad', which --map system=sad names"):
+    run((str(path), {}), tmp_path / 'none', columns=(*columns, 'system=sad'))
+
+
 def test_every_row_that_was_read_is_kept_or_left_out(tmp_path, monkeypatch):
   """Whatever the kind: a published set marks rows, an option leaves rows out, and some cannot be read."""
   numina = {'problem': '1 + 1 = ?', 'solution': 'It is 2.', 'answer': '2'}

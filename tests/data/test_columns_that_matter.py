@@ -209,6 +209,15 @@ def test_a_column_may_be_in_few_rows(tmp_path):
   assert [bool(example.messages) for example in examples] == [False, True]
 
 
+def test_a_column_may_be_in_one_of_several_files(tmp_path):
+  write_lines(tmp_path / 'a.jsonl', MAPPED | {'said': 'Count.'})
+  write_lines(tmp_path / 'b.jsonl', {'q': '1+2=', 'a': '3'})
+  examples, _ = sources.load(str(tmp_path), columns=(*BY_NAME, 'system=said'))
+  assert [bool(example.messages) for example in examples] == [True, False]
+  with pytest.raises(UserError, match="no row has a column 'ther'"):
+    sources.load(str(tmp_path), columns=(*BY_NAME, 'system=ther'))
+
+
 # --- gold answers ---
 
 

@@ -570,7 +570,7 @@ def test_columns_of_the_user(tmp_path):
   path = str(write_lines(tmp_path / 'a.jsonl', *rows))
   kept, report = load(path, columns=('question=prob', 'solution=sol', 'answer=gold'))
   assert [(e.question, e.solution, e.answer) for e in kept] == [('0+1=', 'It is 1.', '1'), ('1+1=', 'It is 2.', '2')]
-  assert report.unread == {}  # the columns are read, and no other `question` is left
+  assert report.unread == {'question': 'a.jsonl:1'}  # the columns are read, in place of it
   with pytest.raises(UserError, match='no column other: it has prob, sol, gold'):
     load(path, columns=('question=prob', 'answer=other'))
   for columns, words in {
