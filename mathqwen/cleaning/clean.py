@@ -148,12 +148,14 @@ def _check_columns(this: Job, work: files.AnyPath) -> None:
   """UserError: when a column that --map names is in no row of a file of the user's."""
   columns = sources.parse_columns(this.columns)
   for number, source in enumerate(this.sources):
+    if catalog.of_source(source) is not None:
+      continue
     of_source = Report()
-    pieces = [at for at, piece in enumerate(this.pieces) if piece.source == number and piece.path is not None]
-    for at in pieces:
-      of_source.columns.update(json.loads((work / 'pieces' / f'{at:05d}.json').read_bytes())['columns'])
-    if pieces and catalog.of_source(source) is None:
-      of_source.check_columns(source, columns)
+    for at, piece in enumerate(this.pieces):
+      if piece.source == number:
+        done = json.loads((work / 'pieces' / f'{at:05d}.json').read_bytes())
+        of_source.columns.update(done.get('columns', columns.values()))  # an older version did not write them
+    of_source.check_columns(source, columns)
 
 
 def _report(

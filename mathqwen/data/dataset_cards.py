@@ -10,6 +10,7 @@ configs:
 """
 
 import re
+from collections.abc import Callable, Collection, Iterable
 
 from mathqwen import files
 from mathqwen.errors import UserError
@@ -45,7 +46,13 @@ def _text(readme: files.AnyPath) -> str:
 def names_configurations(folder: files.AnyPath) -> bool:
   """Whether the head of a README in a folder may name configurations; found without PyYAML."""
   readme = folder / 'README.md'
-  return readme.is_file() and re.match(r'---\n.*?^configs:', _text(readme), re.DOTALL | re.MULTILINE) is not None
+  return readme.is_file() and re.match(r'---\n(?:(?!---).*\n)*?configs:', _text(readme)) is not None
+
+
+def default_of(front: dict, names: Collection[str]) -> str | None:
+  """The configuration that is meant where none is named: the only one, the one that says so, or 'default'."""
+  marked = [str(entry['config_name']) for entry in front.get('configs') or [] if entry.get('default')]
+  return next((name for name in (*marked, 'default') if name in names), next(iter(names)) if len(names) == 1 else None)
 
 
 def configurations(front: dict, folder: files.AnyPath) -> Configurations:
@@ -70,11 +77,18 @@ def _by_split(data_files: object) -> dict[str, list[str]]:
   return {str(entry['split']): as_list(entry['path']) for entry in data_files}
 
 
-def files_of(folder: files.AnyPath, patterns: list[str]) -> list[files.AnyPath]:
-  """The files of patterns below a folder, in their order, each once."""
-  found = [file for pattern in patterns for file in sorted(folder.glob(_relative(pattern))) if file.is_file()]
+def files_of(folder: files.AnyPath, patterns: Iterable[str], is_data: Callable[[files.AnyPath], bool]) -> list:
+  """The files of patterns below a folder, in their order, each once. A folder that matches stands for its files."""
+  found = [
+    file
+    for pattern in patterns
+    for match in sorted(folder.glob(_relative(pattern)))
+    for file in ([match] if match.is_file() else sorted(match.rglob('*')))
+    if file.is_file() and is_data(file)
+  ]
   return list(dict.fromkeys(found))
 
 
 def _relative(pattern: str) -> str:
-  return pattern.removeprefix('./').lstrip('/') or '*'
+  """The pattern as `glob` reads it, for which '**' at the end stands for folders alone."""
+  return pattern.removeprefix('./').strip('/').removesuffix('**').rstrip('/') or '*'

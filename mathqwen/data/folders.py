@@ -2,6 +2,7 @@ r"""Which files a path means: itself, those of a folder or a pattern, as far as 
 
 import collections
 import dataclasses
+import fnmatch
 import itertools
 import json
 import re
@@ -19,7 +20,7 @@ SUFFIX = re.compile(r'\.(jsonl|jsonlines|ndjson|json|csv|tsv|parquet|pq|arrow|fe
 # Files that describe a data set, in folders that other programs wrote.
 _STATE = 'state.json'  # of `datasets.save_to_disk`: which files it wrote
 _ABOUT = ('dataset_info.json', 'dataset_infos.json', 'dataset_dict.json', _STATE)
-# Files beside data that nobody takes for data: descriptions, checksums, programs, pictures.
+# Files beside data, without a SUFFIX, that nobody takes for data: descriptions, checksums, programs, pictures.
 _BESIDE_DATA = re.compile(
   r'(readme|licen[cs]e|notice|citation|changelog|copying|authors|_success|_(common_)?metadata|(md5|sha\d+)(sums?)?)(\..*)?'
   r'|.*\.(md|rst|py|pyc|sh|ipynb|lock|log|md5|sha\d+|crc|png|jpe?g|gif|svg|pdf)',
@@ -77,7 +78,7 @@ def data_files(path: files.AnyPath, split: str, left_out: Report | None = None) 
     raise UserError(
       f'{path}: its files are of the splits {", ".join(splits)}, none of {split}: name the files, as {path}/*.jsonl'
     )
-  check_parts(found.of_split)
+  check_parts(found.of_split, pattern)
   _report_others(path, folder, found, split, left_out)
   return sorted(found.of_split)
 
@@ -99,21 +100,28 @@ def _report_others(
       left_out.add('file_not_read', name, names[name])
 
 
-def check_parts(found: Iterable[files.AnyPath]) -> None:
-  """UserError: when files are parts of a whole, as train-00000-of-00003.parquet, and another part is not there."""
-  parts = collections.defaultdict(set)
+def check_parts(found: Iterable[files.AnyPath], pattern: str = '') -> None:
+  """UserError: when files are parts of a whole, as train-00000-of-00003.parquet, and another part is not there.
+
+  pattern: by which they were found; parts that it leaves out are not missing.
+  """
+  parts = collections.defaultdict(dict)
   for file in found:
     if match := _PART.search(file.name):
       before, after = file.name[: match.start()], file.name[match.end() :]
-      parts[file.parent, before, match[2], after].add(int(match[1]))
-  for (folder, before, total, after), numbers in sorted(parts.items(), key=str):
+      # The hub wrote a hash behind the numbers, another one for each part.
+      parts[file.parent, before, match[2]][int(match[1])] = after
+  for (folder, before, total), after in sorted(parts.items(), key=str):
     count = int(total)
-    first = 1 if count in numbers else 0
-    missing = next((number for number in range(first, first + count) if number not in numbers), None)
+    first = 1 if count in after else 0
+    end = next(iter(after.values()))
+    names = {number: f'{before}-{number:05d}-of-{total}{end}' for number in range(first, first + count)}
+    is_meant = re.compile(fnmatch.translate(pattern.rpartition('/')[2] or '*')).match
+    missing = next((name for number, name in names.items() if number not in after and is_meant(name)), None)
     if missing is not None:
-      name = f'{before}-{missing:05d}-of-{total}{after}'
+      name = missing if len(set(after.values())) == 1 else missing.removesuffix(end) + '*'
       raise UserError(
-        f'{folder / name} is missing, and {len(numbers):,} of the {count:,} parts are there: fetch it, or name each '
+        f'{folder / name} is missing, and {len(after):,} of the {count:,} parts are there: fetch it, or name each '
         'file that is to be read, with commas between'
       )
 
@@ -147,6 +155,15 @@ def _matching(folder: files.AnyPath, pattern: str, split: str) -> _Found:
   return found
 
 
+def may_hold_records(file: files.AnyPath) -> bool:
+  """Whether the name of a file that a pattern means says nothing against it."""
+  return not file.name.startswith('.') and file.name not in _ABOUT and not _beside_data(file)
+
+
+def _beside_data(file: files.AnyPath) -> bool:
+  return not SUFFIX.search(file.name) and _BESIDE_DATA.fullmatch(file.name) is not None
+
+
 def _in_folder(path: files.AnyPath, above: files.AnyPath, split: str) -> _Found:
   """The files below a folder. Names below `above` tell splits apart."""
   if (path / 'dataset_dict.json').is_file():  # of the `datasets` library: a folder for each split
@@ -162,10 +179,10 @@ def _in_folder(path: files.AnyPath, above: files.AnyPath, split: str) -> _Found:
     inside = [file for file in inside if not _is_cache(file)]
     saved = _saved(folder) if any(file.name == _STATE for file in inside) else None
     for file in inside:
-      if file.name in _ABOUT or _BESIDE_DATA.fullmatch(file.name):
-        continue
       if not SUFFIX.search(file.name):
-        found.no_records.add(file)
+        found.no_records |= set() if _beside_data(file) else {file}
+      elif file.name in _ABOUT:
+        continue
       elif saved is None or file.name in saved:
         found.of_split.add(file)
       else:
@@ -183,28 +200,33 @@ def _by_card(folder: files.AnyPath, split: str) -> set[files.AnyPath] | None:
   """
   if not dataset_cards.names_configurations(folder):
     return None
-  named = dataset_cards.configurations(dataset_cards.front_matter(folder), folder)
+  try:
+    front = dataset_cards.front_matter(folder)
+    named = dataset_cards.configurations(front, folder)
+  except UserError as error:  # no card of the hub, or no PyYAML
+    report(f'{error}; {folder} is read without it')
+    return None
   there = {}  # configurations of which something was copied
   for name, splits in named.items():
-    found = {split: dataset_cards.files_of(folder, patterns) for split, patterns in splits.items()}
+    found = {split: dataset_cards.files_of(folder, patterns, may_hold_records) for split, patterns in splits.items()}
     if any(found.values()):
       there[name] = found
   if not there:
     return None
-  chosen = next(iter(there)) if len(there) == 1 else 'default'
-  if chosen not in there:
-    splits = named[next(iter(there))]
-    first = splits.get(split, next(iter(splits.values())))[0]
+  chosen = dataset_cards.default_of(front, there)
+  if chosen is None:
+    splits = {name: patterns for name, patterns in named[next(iter(there))].items() if patterns}
+    pattern = splits.get(split, next(iter(splits.values())))[0]
     raise UserError(
       f'{folder} has the configurations {", ".join(there)}, as its README.md says: name the files of one, as '
-      f"'{folder / first}'"
+      f"'{folder / pattern}'"
     )
   found = there[chosen]
   if not found.get(split):
     splits = [name for name, paths in found.items() if paths]
     raise UserError(
-      f'{folder}: its README.md names files for {", ".join(splits)}, and none for {split} that is there: name the '
-      f"files, as '{folder / named[chosen][splits[0]][0]}'"
+      f'{folder}: its README.md names files for {", ".join(splits)}, and none for {split} that is there: name those '
+      f'that are to be read as {split}'
     )
   return set(found[split])
 

@@ -65,10 +65,10 @@ def data_files(source: str, split: str, left_out: Report | None = None) -> list[
   configurations = dataset_cards.configurations(front, folder)
   if not configurations:
     return folders.data_files(folder / wanted if wanted and (folder / wanted).is_dir() else folder, split, left_out)
-  patterns = _choose(source, configurations, wanted).get(split)
+  patterns = _choose(source, configurations, wanted or dataset_cards.default_of(front, configurations)).get(split)
   if patterns is None:
     raise UserError(f'{source} has no split {split!r}')
-  found = dataset_cards.files_of(folder, patterns)
+  found = dataset_cards.files_of(folder, patterns, folders.may_hold_records)
   if not found:
     raise UserError(f'{source}: its README names {", ".join(patterns)} for {split}, and there are no such files')
   folders.check_parts(found)
@@ -88,10 +88,9 @@ def _stated(front: dict) -> str:
   return ', '.join(map(str, stated)) if isinstance(stated, list) else str(stated or front.get('license') or '')
 
 
-def _choose(source: str, configurations: dict[str, dict], wanted: str | None) -> dict[str, list[str]]:
-  names = list(configurations)
-  chosen = wanted or (names[0] if len(names) == 1 else 'default')
+def _choose(source: str, configurations: dict[str, dict], chosen: str | None) -> dict[str, list[str]]:
   if chosen not in configurations:
+    names = list(configurations)
     name = re.sub(r'@.*', '', source)
     raise UserError(f'{source} has the configurations {", ".join(names)}: name one, as {name.rstrip("/")}/{names[0]}')
   return configurations[chosen]

@@ -48,8 +48,11 @@ def rows_of(value: object, where: str) -> list | None:
     raise UserError(f'{where} holds several splits ({", ".join(value)}): write the rows of each into a file of its own')
   if all(isinstance(part, dict) for part in inner):
     return _numbered_rows(value)
-  if 'features' in value and isinstance(value.get('rows'), list):
-    return _rows_of_hub(value['rows'])
+  if isinstance(value.get('rows'), list) and (rows := _rows_of_hub(value['rows'])):
+    total = value.get('num_rows_total', len(rows))
+    if total != len(rows):
+      report(f'{where} holds {len(rows):,} of {total:,} rows: an answer of the hub has at most 100; fetch the data set')
+    return rows
   lists = {name: part for name, part in value.items() if isinstance(part, list)}
   if len(lists) == 1:
     ((name, rows),) = lists.items()
@@ -103,10 +106,14 @@ def conversation(value: object) -> object:
 
 def is_conversation(value: object) -> bool:
   """Whether this is a list of turns."""
-  return (
-    isinstance(value, list)
-    and bool(value)
-    and all(isinstance(turn, dict) and not turn.keys().isdisjoint(('role', 'from')) for turn in value)
+  if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
+    return False
+  # Rows may have a column `role` or `from` as well.
+  return all(
+    not turn.keys().isdisjoint(('role', 'from'))
+    and not turn.keys().isdisjoint(('content', 'value', 'tool_calls'))
+    and turn.keys().isdisjoint(_OF_A_ROW)
+    for turn in value
   )
 
 

@@ -102,13 +102,13 @@ def check_text(path: files.AnyPath, head: bytes, is_json_lines: bool) -> None:
   if is_json_lines and _has_old_line_ends(text):
     raise UserError(f'{path}: its lines end in CR alone, as on an old Macintosh: save it with line ends LF')
   what = next((what for begins, what in _TEXTS.items() if re.match(begins, text[:_BEGINNING])), None)
-  if what is None and (text[:1] in '{["' or _is_json(text.partition('\n')[0])):
+  if what is None and (text[:1] in '{[' or _is_json(text.partition('\n')[0])):
     return
   if is_json_lines and any(_is_json(line) for line in text.splitlines() if line.lstrip()[:1] in ('{', '[', '"')):
     return  # the lines that are not are malformed rows
   if separator := _separator(text):
     kind = 'TSV' if separator == '\t' else 'CSV'
-    stem = re.sub(r'(\.\w+)?(\.(gz|bz2|xz|zst|lzma))?$', '', path.name)
+    stem = path.name.partition('.')[0]
     raise UserError(f'{path} looks like {kind}: name it {stem}.{kind.lower()}')
   raise UserError(f'{path} is {what or f"text and no JSON ({text[:_SHOWN]!r}): {_INSTEAD}"}')
 

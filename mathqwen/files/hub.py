@@ -11,7 +11,9 @@ FILES = ('*.safetensors', '*.json', '*.txt', '*.tiktoken', 'tokenizer.model', '*
 # Weights in the format of torch.save, where there are none in safetensors; not what trainers leave beside them.
 TORCH_FILES = ('pytorch_model*.bin', 'adapter_model.bin')
 # Of a data set: records, and the README that says which of them belong together.
-DATA_FILES = ('*.parquet', '*.arrow', '*.json*', '*.ndjson*', '*.csv*', '*.tsv*', 'README.md')
+DATA_FILES = (
+  '*.parquet', '*.pq', '*.arrow', '*.feather', '*.json*', '*.ndjson*', '*.csv*', '*.tsv*', 'README.md',
+)  # fmt: skip
 
 
 def name_of(path: str) -> str | None:
