@@ -77,7 +77,9 @@ def _by_split(data_files: object) -> dict[str, list[str]]:
   return {str(entry['split']): as_list(entry['path']) for entry in data_files}
 
 
-def files_of(folder: files.AnyPath, patterns: Iterable[str], is_data: Callable[[files.AnyPath], bool]) -> list:
+def files_of(
+  folder: files.AnyPath, patterns: Iterable[str], is_data: Callable[[files.AnyPath], bool]
+) -> list[files.AnyPath]:
   """The files of patterns below a folder, in their order, each once. A folder that matches stands for its files."""
   found = [
     file

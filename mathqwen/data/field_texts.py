@@ -114,15 +114,15 @@ def gold_of(text: str) -> str:
   """The answer that a solution ends with; '' where none is found.
 
   It is what follows '####' in the last line, or in the one before 'The answer is: ...', as MetaMathQA writes it; or the
-  content of the last box, or what follows 'The answer is:', or the whole text if that is a single word. A '####' that
-  stands elsewhere begins a heading.
+  content of the last box, or what the last line says ('The answer is: x', 'So the answer is 12 apples.', '答案：4'), or
+  the whole text if that is a single word. A '####' that stands elsewhere begins a heading.
   """
   marked, _, after = text.rpartition('####')[2].strip().partition('\n')
   if '####' in text and (not after.strip() or _SAID.fullmatch(after.strip())):
     return _THOUSANDS.sub('', marked.strip())
   if boxed := last_boxed(text):
     return boxed
-  last = text.rpartition('\n')[2]
+  last = text.rstrip().rpartition('\n')[2]
   if said := _SAID.fullmatch(last) or _SAID_SHORTLY.search(last):
     return said[1].strip()
   return '' if is_prose(text) or re.search(r'\s', text) else text

@@ -28,7 +28,7 @@ SPLITS = {
 }
 # Names of fields by which a row, or a column, is known from the name of a row.
 _OF_A_ROW = ('question', 'problem', 'query', 'prompt', 'instruction', 'solution', 'answer')
-_OF_TURNS = ('messages', 'conversations', 'conversation')
+TURNS = ('messages', 'conversations', 'conversation')  # fields that hold a conversation
 _TABLES = set(itertools.chain.from_iterable(SPLITS.values()))
 
 
@@ -57,7 +57,7 @@ def rows_of(value: object, where: str) -> list | None:
   if len(lists) == 1:
     ((name, rows),) = lists.items()
     if rows and all(isinstance(row, dict) for row in rows):
-      if name in _OF_TURNS or {'role', 'from'} & set(rows[0]):  # a conversation is a list of objects as well
+      if name in TURNS or {'role', 'from'} & set(rows[0]):  # a conversation is a list of objects as well
         return None
       if beside := [other for other in value if other != name]:
         report(f'{where}: its rows are a list beside {", ".join(beside[:10])}, which training does not read')

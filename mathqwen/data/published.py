@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mathqwen.data.field_texts import gold_of, is_empty, is_missing, single, text_field
 from mathqwen.data.formats import Record
+from mathqwen.data.json_rows import TURNS
 from mathqwen.data.malformed import Malformed, Unverified
-from mathqwen.data.turns import TURNS
 from mathqwen.errors import UserError
 
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mathqwen.data import unread, written_lists
 from mathqwen.data.field_texts import gold_of, is_empty, is_missing, is_prose, is_worked, own_gold, text_field
+from mathqwen.data.json_rows import TURNS
 from mathqwen.data.malformed import Malformed
-from mathqwen.data.turns import TURNS, questions_in, read_turns, turns_of, unread_of_turn
+from mathqwen.data.turns import questions_in, read_turns, turns_of, unread_of_turn
 from mathqwen.data.unread import SYSTEM
 
 # What the gold answer beside a solution is called, in order of preference.

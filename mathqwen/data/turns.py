@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from mathqwen.chat import chatml
 from mathqwen.chat.conversations import REASONING
 from mathqwen.data.field_texts import is_missing, text_field
+from mathqwen.data.json_rows import TURNS
 from mathqwen.data.malformed import Malformed
 from mathqwen.data.unread import MASKS, refuse
 
-TURNS = ('messages', 'conversations', 'conversation')  # fields that hold a conversation
 # Of a turn, what a chat template may take: see `chat/conversations.py`.
 _KEPT = ('name', 'tool_calls', 'tool_call_id', *REASONING)
 _PROMPTS = (*_KEPT, 'function_call', 'images')
@@ -67,9 +67,8 @@ def _of_exchange(exchange: dict, names: tuple[str, str, str]) -> list[dict]:
 
 def _with_role(turn: dict, number: int, any_turns: bool) -> dict:
   """The turn with `role` and `content`, where it has ShareGPT's names for them."""
-  if turn.get('from') is None and 'role' in turn:  # a table has the columns of all its rows
-    return turn
-  if 'from' not in turn:
+  # A table has the columns of all its rows, so `from` may be there and empty.
+  if 'from' not in turn or (turn['from'] is None and 'role' in turn):
     return turn
   said = str(turn['from']).lower()
   role = _ROLES.get(said, _TOOL_ROLES.get(said, turn['from']) if any_turns else None)

@@ -101,7 +101,9 @@ def refuse_in_row(record: Mapping, used: Collection[str]) -> None:
     refuse(settings, PROMPTS, 'chat_template_kwargs: ')
   for name in watched.thoughts:
     if name not in used and len(str(record[name]).split()) >= _FEW_WORDS:
-      raise Malformed(f'field "{name}" is not read: remove it, write it into the answer, or name it with --map')
+      raise Malformed(
+        f'field "{name}" is not read: remove it, write it into the answer, or train on it with --map solution={name}'
+      )
 
 
 def refuse(fields: Mapping, names: Iterable[str], where: str = '') -> None:

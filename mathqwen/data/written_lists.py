@@ -10,13 +10,14 @@ import contextlib
 import json
 import re
 
+from mathqwen.data.json_rows import TURNS
 from mathqwen.data.malformed import Malformed
 
 # Fields that hold lists of objects, and fields that hold lists of anything.
-_OF_OBJECTS = {'messages', 'conversations', 'conversation', 'prompt', 'completion', 'chosen', 'rejected'}
+_OF_OBJECTS = {*TURNS, 'prompt', 'completion', 'chosen', 'rejected'}
 _OF_ANYTHING = {'tools', 'history', 'images', 'image'}
 _FIELDS = _OF_OBJECTS | _OF_ANYTHING
-_TURNS = re.compile(r"\[\s*\{\s*'(?:role|content|from|value)'")  # as Python prints a list of them
+_PRINTED_TURNS = re.compile(r"\[\s*\{\s*'(?:role|content|from|value)'")  # as Python prints a list of them
 
 
 def read_in(record: dict) -> dict:
@@ -30,7 +31,7 @@ def read_in(record: dict) -> dict:
     # '[1, 2]' and '[]' are answers.
     if value is not None and (name in _OF_ANYTHING or (value and all(isinstance(turn, dict) for turn in value))):
       found[name] = value
-    elif value is None and _TURNS.match(text.lstrip()):
+    elif value is None and _PRINTED_TURNS.match(text.lstrip()):
       raise Malformed(f'field "{name}" is a text of turns, printed by Python, that cannot be read: write it as JSON')
   return record | found if found else record
 

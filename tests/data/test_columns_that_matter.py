@@ -5,28 +5,15 @@ import time
 
 import pytest
 from json_lines import write_lines
+from two_rows import TURNS, read, refusal
 
 from mathqwen.data import sources
 from mathqwen.data.field_texts import gold_of
 from mathqwen.errors import UserError
 
-TURNS = [{'role': 'user', 'content': '1+1='}, {'role': 'assistant', 'content': '2'}]
 EARLIER = [{'role': 'user', 'content': '0+1='}, {'role': 'assistant', 'content': '1'}]
 TOOL = {'type': 'function', 'function': {'name': 'add', 'parameters': {}}}
 VERL = {'prompt': [TURNS[0]], 'reward_model': {'ground_truth': '2', 'style': 'rule'}}
-PLAIN = {'question': 'plain?', 'answer': '0'}
-
-
-def read(tmp_path, record, other=PLAIN, **options):
-  """(the examples of a file with this row and another one, report)."""
-  return sources.load(str(write_lines(tmp_path / 'rows.jsonl', record, other)), **options)
-
-
-def refusal(tmp_path, record, **options):
-  """(kind, reason) of the first row that is left out."""
-  _, report = read(tmp_path, record, **options)
-  ((kind, ((_, reason),)),) = report.rows.items()
-  return kind, reason
 
 
 # --- read ---

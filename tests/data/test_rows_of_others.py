@@ -4,25 +4,11 @@ import json
 
 import pytest
 from json_lines import write_lines
+from two_rows import TURNS, read, refusal
 
 from mathqwen.data import sources
 from mathqwen.data.field_texts import gold_of
 from mathqwen.errors import UserError
-
-TURNS = [{'role': 'user', 'content': '1+1='}, {'role': 'assistant', 'content': '2'}]
-
-
-def read(tmp_path, record, name='rows.jsonl', **options):
-  """(the examples of a file with this row and a plain one, report)."""
-  path = write_lines(tmp_path / name, record, {'question': 'plain?', 'answer': '0'})
-  return sources.load(str(path), **options)
-
-
-def refusal(tmp_path, record, **options):
-  """(kind, reason) of the first row that is left out."""
-  _, report = read(tmp_path, record, **options)
-  ((kind, ((_, reason),)),) = report.rows.items()
-  return kind, reason
 
 
 @pytest.mark.parametrize(
