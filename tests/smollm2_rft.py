@@ -10,6 +10,7 @@ python tests/smollm2_rft.py smollm2 OUT trl --data-dir DATA   # some stages only
   before, after_gold, after_own    accuracy on TEST random test problems, and the loss of their solutions
   sample   `data augment`: SAMPLES answers of the model after `gold` to each of QUESTIONS training questions
   own      fine-tuned from the original weights for as many steps, a quarter of the examples its own right answers
+  paired   how much higher the loss is after `own` than after `gold`, problem by problem
 
 Each stage ends in OUT/STAGE.json and is then skipped; a stage that was stopped continues where it was.
 """
@@ -52,6 +53,7 @@ def main() -> None:
     ),
     'own': lambda: mathqwen(*train, *(f'--set={setting}' for setting in own), '--workdir', out / 'own'),
     'after_own': lambda: scores(out / 'own', out, args.data_dir, 'after_own'),
+    'paired': lambda: paired(out),
   }
   out.mkdir(parents=True, exist_ok=True)
   for name in args.stages or stages:
@@ -100,10 +102,21 @@ def eval_loss(model: str | pathlib.Path, rows: list) -> dict:
     log_probs = jax.nn.log_softmax(ours.logits([padded])[0, : len(ids) - 1])
     nats = -np.asarray(log_probs)[np.arange(len(ids) - 1), ids[1:]]
     found.append((float(nats[np.array(mask[1:], bool)].sum()), sum(mask[1:])))
-  sums, tokens = np.array(found).T
+  return loss_of(*np.array(found).T) | {'problems': found}
+
+
+def loss_of(sums: np.ndarray, tokens: np.ndarray) -> dict:
+  """Nats per token of problems with these nats and tokens, and its 95% interval over problems."""
   mean = sums.sum() / tokens.sum()
   stderr = np.sqrt(((sums - mean * tokens) ** 2).sum()) / tokens.sum()  # of a ratio of sums over problems
-  return {'loss': mean, 'interval': (mean - 1.96 * stderr, mean + 1.96 * stderr), 'problems': found}
+  return {'loss': mean, 'interval': (mean - 1.96 * stderr, mean + 1.96 * stderr)}
+
+
+def paired(out: pathlib.Path) -> dict:
+  """`loss_of` the differences between the two fine-tuned models."""
+  stored = [json.loads((out / f'after_{name}.json').read_text()) for name in ('gold', 'own')]
+  gold, own = (np.array(scored['eval_loss']['problems']).T for scored in stored)
+  return loss_of(own[0] - gold[0], gold[1])
 
 
 def packed_rows(run: pathlib.Path, steps: int) -> list[dict]:
